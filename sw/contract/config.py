@@ -1,0 +1,244 @@
+"""``EngineConfig``: parameters of one engine, its presets, TOML form and fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .cells import CELLS
+from .errors import StillnetError
+
+__all__ = ["MEMORIES", "PRESETS", "EngineConfig"]
+
+MEMORIES = ("ram", "axi4", "port")
+"""What stands behind the memory port: on-chip RAM, an AXI4 master, or the bare port."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Everything that decides what hardware is generated.
+
+    A network fits an engine when its cells are there and its sizes are within the capacities; it
+    never needs a new bitstream otherwise.
+
+    Attributes
+    ----------
+    name : str
+        Name of the configuration; no part of the fingerprint.
+    lanes : int
+        Multipliers, and int8 weights in one memory word: a word has ``8 * lanes`` bits.
+        A power of two, 2 to 64.
+    cells : tuple of str
+        Cells that the engine has a pipeline for.
+    cell_width : int
+        Elements that the cell pipeline takes a cycle. A power of two, at most ``lanes``.
+    units : int
+        Capacity: units of all layers together, each layer rounded up to ``cell_width``.
+    inputs : int
+        Capacity: elements of the input vector (tokens are not limited by it).
+    accumulators : int
+        Capacity: accumulators a lane, over all layers.
+    layers, matrices : int
+        Capacity: entries of the descriptor tables. Biases take one matrix a layer.
+    address_bits : int
+        Width of a word address of the memory port.
+    fetch_columns, fetch_words : int
+        Columns, and words, that may be in flight. ``fetch_words`` should exceed the memory's
+        latency in cycles by 20 or more.
+    prefetch_blocks : int
+        Blocks of rows that the cell reads ahead of its pipeline.
+    second_threshold : bool
+        A second encoder for the recurrence of hidden vectors, so that a vector may have one
+        threshold towards the layer above and another towards itself.
+    memory : str
+        ``"ram"``, ``"axi4"`` or ``"port"``.
+    ram_words : int
+        Size of the on-chip memory; only for ``memory = "ram"``.
+    """
+
+    name: str = "custom"
+    lanes: int = 8
+    cells: tuple[str, ...] = ("gru", "linear", "relu", "sigmoid", "tanh")
+    cell_width: int = 1
+    units: int = 4096
+    inputs: int = 1024
+    accumulators: int = 2048
+    layers: int = 8
+    matrices: int = 32
+    address_bits: int = 24
+    fetch_columns: int = 64
+    fetch_words: int = 128
+    prefetch_blocks: int = 16
+    second_threshold: bool = False
+    memory: str = "port"
+    ram_words: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(self.cells))
+        powers = {
+            "lanes": (2, 64),
+            "cell_width": (1, self.lanes if isinstance(self.lanes, int) else 64),
+            "fetch_columns": (4, 256),
+            "prefetch_blocks": (2, 64),
+        }
+        ranges = {
+            "units": (self.cell_width, 1 << 15),
+            "inputs": (1, 1 << 15),
+            "accumulators": (2, 1 << 15),
+            "layers": (1, 16),
+            "matrices": (1, 64),
+            "address_bits": (8, 32),
+            "fetch_words": (8, 4096),
+            "ram_words": (0, 1 << 24),
+        }
+        for field, (low, high) in {**powers, **ranges}.items():
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise StillnetError(f"engine config: {field} must be an integer, not {value!r}")
+            if not low <= value <= high:
+                raise StillnetError(
+                    f"engine config: {field} must be between {low} and {high}, not {value}"
+                )
+            if field in powers and value & (value - 1):
+                raise StillnetError(f"engine config: {field} must be a power of two, not {value}")
+        if not self.cells:
+            raise StillnetError("engine config: cells must name at least one cell")
+        if len(set(self.cells)) != len(self.cells) or len(self.cells) > 15:
+            raise StillnetError(
+                f"engine config: cells must be at most 15 different names, not {self.cells}"
+            )
+        for cell in self.cells:
+            if cell not in CELLS:
+                raise StillnetError(
+                    f"engine config: cell '{cell}' is unknown; known are {', '.join(CELLS)}"
+                )
+        if not isinstance(self.second_threshold, bool):
+            raise StillnetError(
+                f"engine config: second_threshold must be true or false, not "
+                f"{self.second_threshold!r}"
+            )
+        if self.memory not in MEMORIES:
+            raise StillnetError(
+                f"engine config: memory must be one of {', '.join(MEMORIES)}, not '{self.memory}'"
+            )
+        if (self.memory == "ram") != (self.ram_words > 0):
+            raise StillnetError(
+                f"engine config: ram_words must be positive for memory 'ram' and 0 otherwise, not "
+                f"{self.ram_words} for '{self.memory}'"
+            )
+        if self.memory == "axi4" and self.word_bits < 32:
+            raise StillnetError(
+                f"engine config: memory 'axi4' needs words of 32 bits or more, lanes = "
+                f"{self.lanes} gives {self.word_bits}"
+            )
+
+    @property
+    def word_bits(self) -> int:
+        """Bits of a memory word."""
+        return 8 * self.lanes
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes of a memory word."""
+        return self.lanes
+
+    @property
+    def max_accumulators(self) -> int:
+        """Most accumulators that any of the cells has."""
+        return max(len(CELLS[c].accumulators) for c in self.cells)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """State variables of all the cells, each once; each has a memory of its own."""
+        names: list[str] = []
+        for cell in self.cells:
+            names += [s for s in CELLS[cell].state if s not in names]
+        return tuple(names)
+
+    @property
+    def fingerprint(self) -> int:
+        """32-bit digest of everything that an image depends on."""
+        from .image import VERSION
+
+        values = [f"{k}={v!r}" for k, v in sorted(self.to_dict().items()) if k != "name"]
+        text = f"stillnet image {VERSION};" + ";".join(values)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by field name, as in the TOML form."""
+        return {**dataclasses.asdict(self), "cells": list(self.cells)}
+
+    def to_toml(self) -> str:
+        """The configuration as a TOML document."""
+
+        def text(value: Any) -> str:
+            if isinstance(value, bool):
+                return "true" if value else "false"
+            if isinstance(value, list):
+                return "[" + ", ".join(text(v) for v in value) + "]"
+            return f'"{value}"' if isinstance(value, str) else str(value)
+
+        return "".join(f"{k} = {text(v)}\n" for k, v in self.to_dict().items())
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EngineConfig:
+        """Builds from plain values; unknown fields are refused by name."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise StillnetError(
+                    f"engine config: unknown field '{key}'; known are {', '.join(sorted(known))}"
+                )
+        return cls(**values)
+
+    @classmethod
+    def load(cls, source: str | Path) -> EngineConfig:
+        """A preset by name, or a TOML file by path."""
+        if str(source) in PRESETS:
+            return PRESETS[str(source)]
+        path = Path(source)
+        if not path.is_file():
+            raise StillnetError(
+                f"'{source}' is neither a preset ({', '.join(PRESETS)}) nor a TOML file"
+            )
+        try:
+            values = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise StillnetError(f"engine config '{source}' is not valid TOML: {error}") from error
+        return cls.from_dict({"name": path.stem, **values})
+
+
+PRESETS: dict[str, EngineConfig] = {
+    "tiny": EngineConfig(
+        name="tiny",
+        lanes=4,
+        units=256,
+        inputs=128,
+        accumulators=256,
+        layers=4,
+        matrices=12,
+        address_bits=16,
+        fetch_columns=16,
+        fetch_words=32,
+        prefetch_blocks=2,
+        memory="ram",
+        ram_words=16384,
+    ),
+    "sdram16": EngineConfig(name="sdram16", lanes=2, accumulators=4096, prefetch_blocks=16),
+    "axi64": EngineConfig(name="axi64", lanes=8, memory="axi4"),
+    "axi512": EngineConfig(
+        name="axi512",
+        lanes=64,
+        cell_width=8,
+        units=8192,
+        accumulators=1024,
+        fetch_words=256,
+        prefetch_blocks=4,
+        memory="axi4",
+    ),
+}
+"""Named configurations. ``stillnet generate --preset NAME``."""

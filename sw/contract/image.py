@@ -1,0 +1,119 @@
+"""Layout of the memory image: what the packer writes and the sequencer reads.
+
+An image is what lies in the engine's memory, byte for byte, little-endian::
+
+    header     HEADER records, then LAYER records of each layer, then MATRIX records of each matrix
+    biases     one run of words a layer
+    weights    one run of words a matrix
+    notes      JSON for people and tools (names, formats); the hardware never reads it
+
+A *record* is 32 bits in a slot of 64 bytes, so that its place depends on no word size. A *word* has
+``lanes`` bytes; byte i belongs to lane i, which owns the rows congruent to i.
+
+Rows are ordered unit-major: block b holds units ``b*lanes`` to ``b*lanes + lanes - 1``, all gates
+of a block together. A dense column is ``blocks * gates`` words: for each block, one word a gate, in
+the order of the cell's accumulators. A bias run has four words for each block and accumulator: the
+four bytes of 32-bit values, low byte first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from .errors import StillnetError
+
+__all__ = [
+    "BIAS_WORDS",
+    "HEADER",
+    "LAYER",
+    "MAGIC",
+    "MATRIX",
+    "SLOT_BYTES",
+    "VERSION",
+    "Kind",
+    "Record",
+]
+
+MAGIC = int.from_bytes(b"STIL", "little")
+VERSION = 1
+SLOT_BYTES = 64
+BIAS_WORDS = 4
+"""Memory words a word of accumulators takes in a bias run."""
+
+
+class Kind(IntEnum):
+    """What a matrix's words are."""
+
+    DENSE = 0
+    BIAS = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """Named bit fields of one 32-bit record, lowest first."""
+
+    fields: tuple[tuple[str, int], ...]
+
+    def __post_init__(self) -> None:
+        assert sum(width for _, width in self.fields) <= 32
+
+    def pack(self, values: dict[str, int]) -> int:
+        """The record's 32 bits; a value that does not fit its field is refused by name."""
+        word, position = 0, 0
+        for name, width in self.fields:
+            value = int(values[name])
+            if not 0 <= value < 1 << width:
+                raise StillnetError(
+                    f"image field '{name}' holds 0 to {(1 << width) - 1}, not {value}; use smaller "
+                    "layers"
+                )
+            word |= value << position
+            position += width
+        return word
+
+    def unpack(self, word: int) -> dict[str, int]:
+        """Values of the fields by name."""
+        values, position = {}, 0
+        for name, width in self.fields:
+            values[name] = (word >> position) & ((1 << width) - 1)
+            position += width
+        return values
+
+
+HEADER: tuple[Record, ...] = (
+    Record((("magic", 32),)),
+    Record((("version", 16), ("layers", 8), ("matrices", 8))),
+    Record((("fingerprint", 32),)),
+    Record((("words", 32),)),  # of the part that the hardware reads, header included
+    Record((("crc", 32),)),  # CRC-32 of the whole image, this record taken as zero
+    Record((("inputs", 16), ("input_mode", 2), ("input_one", 4), ("outputs", 10))),
+    Record((("input_threshold", 17),)),
+    Record((("notes_bytes", 32),)),
+)
+"""``inputs``: elements of the input vector (1 for one-hot). ``input_one``: log2 of a token's event
+value. ``outputs`` repeats the output layer's units modulo 1024, for tools."""
+
+LAYER: tuple[Record, ...] = (
+    Record((("cell", 4), ("mode", 2), ("reload", 1), ("output", 1))),
+    Record((("units", 16), ("blocks", 16))),
+    Record((("accumulator_base", 16), ("unit_base", 16))),
+    Record((("shift", 5), ("write_shift", 4), ("matrices", 8))),
+    Record((("threshold", 17),)),
+    Record((("threshold_recurrent", 17),)),
+    Record((("spare0", 32),)),
+    Record((("spare1", 32),)),
+)
+"""``cell``: place in the engine's list. ``unit_base``: first row of ``cell_width`` units in the
+state memories and event lists. ``matrices``: how many must be done before the cell may run, the
+bias run not counted."""
+
+MATRIX: tuple[Record, ...] = (
+    Record((("source", 5), ("target", 5), ("kind", 3), ("recurrent", 1), ("gates", 8))),
+    Record((("base", 32),)),
+    Record((("column_words", 16), ("list_base", 16))),
+    Record((("accumulator_base", 16), ("stride", 4))),
+)
+"""``source``: 0 the input, 1 + l layer l. ``recurrent``: the events of a step feed the next one.
+``gates``: mask over the accumulators of a block. ``stride``: accumulators a block.
+The order of the matrices is their priority, most urgent first."""

@@ -1,0 +1,121 @@
+"""The register map: 32-bit registers as the host sees them, at word indices.
+
+All counters are cleared together by ``CONTROL.clear_counters`` and wrap around at 2**32.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+__all__ = ["ADDRESS_BITS", "Control", "Error", "Region", "Register", "Status"]
+
+ADDRESS_BITS = 6
+
+
+class Register(IntEnum):
+    """Word index of each register."""
+
+    ID = 0
+    """Reads ``image.MAGIC``."""
+    VERSION = 1
+    """Reads ``image.VERSION``."""
+    FINGERPRINT = 2
+    """Fingerprint of the engine's configuration."""
+    STATUS = 3
+    """See :class:`Status`."""
+    CONTROL = 4
+    """Write :class:`Control` bits; each starts one action."""
+    IMAGE_BASE = 5
+    """Word address of the image in memory."""
+    THRESHOLD_SELECT = 6
+    """Which threshold ``THRESHOLD`` writes: 0 input, 1 + l layer l; plus 32 for the second one."""
+    THRESHOLD = 7
+    """Writes the selected threshold; it applies from the next encoding."""
+    STATE_SELECT = 8
+    """Region (bits 31:28, see :class:`Region`) and index of the next ``STATE_DATA`` access."""
+    STATE_DATA = 9
+    """Reads or writes one element of state; the index then advances by one."""
+    MEMORY_ADDRESS = 10
+    """Word address of the next memory write."""
+    MEMORY_DATA = 11
+    """Writes 32 bits of a memory word, low part first; a complete word is written to memory and
+    the address advances. Words of 16 bits take the low half of each write."""
+    CYCLES = 16
+    """Cycles in which a step was in progress."""
+    WORDS = 17
+    """Words that entered the lanes."""
+    STALL_CELL = 18
+    """Cycles in which a word waited for the cell to read the accumulator it would change."""
+    STALL_MEMORY = 19
+    """Cycles in which a column was in flight and no word had arrived."""
+    STALL_EVENTS = 20
+    """Cycles with no column in flight: nothing to fetch was known."""
+    SATURATIONS = 21
+    """Elements whose vector value was clipped to 16 bits."""
+    STEPS = 22
+    """Vectors that left the engine."""
+    LATENCY = 23
+    """Cycles from the first input word to the last output word of the latest step that met an
+    idle engine."""
+    EVENTS_SELECT = 24
+    """Source whose events ``EVENTS`` counts: 0 input, 1 + l layer l; plus 32 for the second
+    encoder."""
+    EVENTS = 25
+    """Events of the selected source."""
+
+
+class Control(IntFlag):
+    """Bits of ``CONTROL``."""
+
+    LOAD = 1
+    """Read the header of the image at ``IMAGE_BASE``, then clear."""
+    CLEAR = 2
+    """Set all state to zero and all accumulators to their biases."""
+    CLEAR_COUNTERS = 4
+    RESTORE = 8
+    """The next step takes every layer's vector from the input stream, after the input vector,
+    instead of from its cell."""
+    RESTORE_EXACT = 16
+    """With ``RESTORE``: thresholds count as zero, so that references become the given vectors."""
+    RESTORE_FIRST = 32
+    """With ``RESTORE``: only the first encoder of each hidden vector runs."""
+    RESTORE_SECOND = 64
+    """With ``RESTORE``: only the second encoder of hidden vectors runs, and not the input's."""
+
+
+class Status(IntFlag):
+    """Bits of ``STATUS``; an :class:`Error` code stands in bits 15:8."""
+
+    LOADED = 1
+    """An image was accepted; vectors are taken from the input stream."""
+    IDLE = 2
+    """Nothing is in progress: every event has reached its accumulators."""
+    MEMORY_ERROR = 4
+    """The memory answered with an error since the last load."""
+
+
+class Error(IntEnum):
+    """Why an image was refused."""
+
+    NONE = 0
+    MAGIC = 1
+    VERSION = 2
+    FINGERPRINT = 3
+    CAPACITY = 4
+    MEMORY = 5
+
+
+class Region(IntEnum):
+    """State regions behind ``STATE_SELECT``, read and written one 32-bit element at a time."""
+
+    STATE = 0
+    """State variables, 0 + number of the variable in ``EngineConfig.state_names`` (0 to 7). Index:
+    ``unit_base * cell_width + unit``."""
+    REFERENCE = 8
+    """Reference of hidden vectors, first encoder. Index as for state."""
+    REFERENCE_SECOND = 9
+    """Reference of hidden vectors, second encoder."""
+    INPUT = 10
+    """Reference of the input vector; for one-hot modes element 0 is the last token plus one."""
+    ACCUMULATOR = 11
+    """Accumulators, read only. Index: ``accumulator * lanes + lane``."""

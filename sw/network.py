@@ -1,0 +1,407 @@
+"""A quantized network: integers only, with formats and thresholds inside.
+
+The container is one ``.safetensors`` file: tensors ``layer/GATES/SOURCE`` and ``layer/bias/GATE``,
+and everything else as JSON in the metadata key ``stillnet``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .contract.cells import CELLS
+from .contract.events import Mode
+from .contract.fixed import ACCUMULATOR_BITS, RESCALE_GUARD_BITS
+from .errors import StillnetError
+from .files import write_atomically
+
+__all__ = ["FORMAT_VERSION", "INPUT", "Network", "QuantizedLayer", "QuantizedMatrix"]
+
+INPUT = -1
+FORMAT_VERSION = 1
+
+
+@dataclass
+class QuantizedMatrix:
+    """Integer weights from one source into some accumulators of a layer.
+
+    Attributes
+    ----------
+    source : int
+        ``INPUT`` or the index of a layer.
+    gates : tuple of str
+    weight : int8 array, shape (len(gates), units, size of the source)
+    fraction : int
+        Weight value = integer / 2**fraction.
+    """
+
+    source: int
+    gates: tuple[str, ...]
+    weight: np.ndarray
+    fraction: int
+
+    def column_words(self, lanes: int) -> int:
+        """Memory words of one dense column for an engine with ``lanes`` lanes."""
+        return -(-self.weight.shape[1] // lanes) * len(self.gates)
+
+
+@dataclass
+class QuantizedLayer:
+    """One cell with integer matrices.
+
+    Attributes
+    ----------
+    name, cell, units : as in the float model
+    matrices : list of QuantizedMatrix
+    bias : dict of str to int64 array, shape (units,)
+        In units of the accumulator: value = integer / 2**exponent.
+    shift : int
+        Rescale shift (``fixed.rescale``).
+    write_shift : int
+        The cell's 16-bit result, shifted right by this and rounded, is the layer's vector.
+    fraction : int
+        Fraction bits of the layer's vector.
+    mode : Mode
+        How the vector is turned into events.
+    threshold : int
+        In units of the vector's least significant bit; for the layers above.
+    threshold_recurrent : int or None
+        For the layer's own recurrence; None where one encoder serves both.
+    initial : dict of str to int64 array
+        Initial state, in the format of the state variable.
+    """
+
+    name: str
+    cell: str
+    units: int
+    matrices: list[QuantizedMatrix]
+    bias: dict[str, np.ndarray]
+    shift: int
+    write_shift: int
+    fraction: int
+    mode: Mode = Mode.DELTA
+    threshold: int = 0
+    threshold_recurrent: int | None = None
+    initial: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def blocks(self, lanes: int) -> int:
+        """Blocks of rows for an engine with ``lanes`` lanes."""
+        return -(-self.units // lanes)
+
+    def bias_words(self, lanes: int) -> int:
+        """Memory words of the bias run."""
+        return 4 * self.blocks(lanes) * len(CELLS[self.cell].accumulators)
+
+
+@dataclass
+class Network:
+    """A quantized network.
+
+    Attributes
+    ----------
+    inputs : int
+        Elements of the input vector, or tokens for one-hot modes.
+    input_fraction : int
+        Input value = integer / 2**input_fraction. For one-hot modes 2**input_fraction is the
+        value of a token's event.
+    input_mode : Mode
+    input_threshold : int
+    layers : list of QuantizedLayer
+        The last one is the output.
+    notes : dict
+        Free metadata: where it came from, error reports.
+    """
+
+    inputs: int
+    input_fraction: int
+    layers: list[QuantizedLayer]
+    input_mode: Mode = Mode.DELTA
+    input_threshold: int = 0
+    name: str = "network"
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> int:
+        """Elements of the output vector."""
+        return self.layers[-1].units
+
+    @property
+    def second_threshold(self) -> bool:
+        """Whether any hidden vector needs a second encoder."""
+        return any(layer.threshold_recurrent is not None for layer in self.layers)
+
+    def source_size(self, source: int) -> int:
+        """Elements of a source."""
+        return self.inputs if source == INPUT else self.layers[source].units
+
+    def source_mode(self, source: int) -> Mode:
+        """Event mode of a source."""
+        return self.input_mode if source == INPUT else self.layers[source].mode
+
+    def source_name(self, source: int) -> str:
+        """Name of a source for reports."""
+        return "input" if source == INPUT else self.layers[source].name
+
+    def reload(self, index: int) -> bool:
+        """Whether the accumulators of a layer start each step from the bias."""
+        return any(self.source_mode(m.source).reload for m in self.layers[index].matrices)
+
+    def source_bound(self, source: int) -> int:
+        """Largest possible magnitude of an element of a source, as an integer."""
+        if source == INPUT:
+            return 1 << self.input_fraction if self.input_mode.one_hot else 1 << 15
+        layer = self.layers[source]
+        bound = CELLS[layer.cell].bound
+        full = 1 << 15
+        return full if bound is None else min(full, int(np.ceil(bound * 2.0**layer.fraction)))
+
+    def quantize_input(self, x: np.ndarray) -> np.ndarray:
+        """Float vectors (or tokens) to integers as the engine takes them.
+
+        Parameters
+        ----------
+        x : array, shape (steps, inputs), or (steps,) or (steps, 1) of tokens for one-hot networks
+
+        Returns
+        -------
+        int64 array, shape (steps, inputs) or (steps, 1)
+        """
+        x = np.asarray(x)
+        if self.input_mode.one_hot:
+            tokens = x[:, None] if x.ndim == 1 else x
+            if tokens.ndim != 2 or tokens.shape[1] != 1 or len(tokens) == 0:
+                raise StillnetError(
+                    f"input has shape {x.shape}; network '{self.name}' takes one token a step, "
+                    "shape (steps,)"
+                )
+            if not np.all(tokens == np.floor(tokens)):
+                raise StillnetError(f"network '{self.name}' takes whole token numbers")
+            bad = tokens[(tokens < -1) | (tokens >= self.inputs)]
+            if len(bad):
+                raise StillnetError(
+                    f"token {int(bad[0])} is outside 0 to {self.inputs - 1}, the tokens of network "
+                    f"'{self.name}'"
+                )
+            return tokens.astype(np.int64)
+        if x.ndim != 2 or x.shape[1] != self.inputs or len(x) == 0:
+            raise StillnetError(
+                f"input has shape {x.shape}; network '{self.name}' takes (steps, {self.inputs}) "
+                "with at least one step"
+            )
+        x = x.astype(float)
+        if not np.all(np.isfinite(x)):
+            step, element = (int(i) for i in np.argwhere(~np.isfinite(x))[0])
+            raise StillnetError(
+                f"input holds {x[step, element]} at step {step}, element {element}; remove NaN and "
+                "infinity from the recording"
+            )
+        scaled = np.floor(x * 2.0**self.input_fraction + 0.5)
+        return np.clip(scaled, -(1 << 15), (1 << 15) - 1).astype(np.int64)
+
+    def dequantize_output(self, y: np.ndarray) -> np.ndarray:
+        """Integer outputs to float."""
+        return y / 2.0 ** self.layers[-1].fraction
+
+    # -- checks -----------------------------------------------------------------------------------
+
+    def exponent(self, index: int) -> int:
+        """Fraction bits of a layer's accumulators: the same for all of its matrices."""
+        layer = self.layers[index]
+        found = {}
+        for m in layer.matrices:
+            source = self.input_fraction if m.source == INPUT else self.layers[m.source].fraction
+            found[m.source] = source + m.fraction
+        if len(set(found.values())) != 1:
+            raise StillnetError(
+                f"layer '{layer.name}': its matrices have different exponents "
+                f"{sorted(found.values())}; quantize the network again"
+            )
+        return next(iter(found.values()))
+
+    def validate(self) -> None:
+        """Checks shapes, formats and that no accumulator can overflow.
+
+        Raises
+        ------
+        StillnetError
+            Naming the layer, and the row for an accumulator that does not fit 32 bits: for every
+            row \\|bias\\| + sum \\|w\\| * max \\|x\\| must be below 2**31.
+        """
+        if not self.layers:
+            raise StillnetError(f"network '{self.name}' has no layers")
+        for i, layer in enumerate(self.layers):
+            where = f"layer '{layer.name}'"
+            if layer.cell not in CELLS:
+                raise StillnetError(f"{where}: cell '{layer.cell}' is unknown")
+            cell = CELLS[layer.cell]
+            if set(layer.bias) != set(cell.accumulators):
+                raise StillnetError(
+                    f"{where}: biases are given for {sorted(layer.bias)}, the cell has "
+                    f"{sorted(cell.accumulators)}"
+                )
+            if not 0 <= layer.shift <= 31 or not 0 <= layer.write_shift <= 15:
+                raise StillnetError(f"{where}: shift {layer.shift} or {layer.write_shift} is wrong")
+            if not layer.matrices:
+                raise StillnetError(f"{where}: no matrix feeds it")
+            exponent = self.exponent(i)
+            if not cell.homogeneous and layer.shift != exponent - 13 + RESCALE_GUARD_BITS:
+                raise StillnetError(
+                    f"{where}: rescale shift {layer.shift} does not fit exponent {exponent}"
+                )
+            modes = {self.source_mode(m.source).reload for m in layer.matrices}
+            if len(modes) != 1:
+                raise StillnetError(
+                    f"{where}: fed by delta and by plain events at once; give all of its sources "
+                    "one kind of mode"
+                )
+            bound = {g: np.abs(b.astype(np.int64)) for g, b in layer.bias.items()}
+            for m in layer.matrices:
+                expected = (len(m.gates), layer.units, self.source_size(m.source))
+                if m.weight.shape != expected or m.weight.dtype != np.int8:
+                    raise StillnetError(
+                        f"{where}: weights from {self.source_name(m.source)} have shape "
+                        f"{m.weight.shape} and type {m.weight.dtype}, expected {expected}, int8"
+                    )
+                w = np.abs(m.weight.astype(np.int64))
+                one_hot = self.source_mode(m.source).one_hot
+                total = w.max(axis=2) if one_hot else w.sum(axis=2)
+                for g, part in zip(m.gates, total):
+                    if g not in bound:
+                        raise StillnetError(f"{where}: cell '{layer.cell}' has no gate '{g}'")
+                    bound[g] = bound[g] + part * self.source_bound(m.source)
+            for g, rows in bound.items():
+                worst = int(np.argmax(rows))
+                if rows[worst] >= 1 << (ACCUMULATOR_BITS - 1):
+                    raise StillnetError(
+                        f"{where}: row {worst} of gate '{g}' can reach {int(rows[worst])}, more "
+                        "than 32 bits hold; quantize with fewer weight or activation bits"
+                    )
+
+    # -- container --------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Writes the network as ``.safetensors``; the file is complete or absent."""
+        from safetensors.numpy import save
+
+        self.validate()
+        tensors: dict[str, np.ndarray] = {}
+        layers = []
+        for i, layer in enumerate(self.layers):
+            matrices = []
+            for j, m in enumerate(layer.matrices):
+                tensors[f"{i}/weight/{j}"] = np.ascontiguousarray(m.weight)
+                matrices.append(
+                    {"source": m.source, "gates": list(m.gates), "fraction": m.fraction}
+                )
+            for g, b in layer.bias.items():
+                tensors[f"{i}/bias/{g}"] = b.astype(np.int32)
+            for s, value in layer.initial.items():
+                tensors[f"{i}/initial/{s}"] = value.astype(np.int32)
+            layers.append(
+                {
+                    "name": layer.name,
+                    "cell": layer.cell,
+                    "units": layer.units,
+                    "matrices": matrices,
+                    "shift": layer.shift,
+                    "write_shift": layer.write_shift,
+                    "fraction": layer.fraction,
+                    "mode": layer.mode.name.lower(),
+                    "threshold": layer.threshold,
+                    "threshold_recurrent": layer.threshold_recurrent,
+                    "initial": sorted(layer.initial),
+                }
+            )
+        header = {
+            "version": FORMAT_VERSION,
+            "name": self.name,
+            "inputs": self.inputs,
+            "input_fraction": self.input_fraction,
+            "input_mode": self.input_mode.name.lower(),
+            "input_threshold": self.input_threshold,
+            "layers": layers,
+            "notes": self.notes,
+        }
+        write_atomically(path, save(tensors, {"stillnet": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Network:
+        """Reads a network written by :meth:`save`.
+
+        Raises
+        ------
+        StillnetError
+            Where the file is missing, cut, or anything else than a stillnet network.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise StillnetError(f"network file '{path}' does not exist")
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if "stillnet" not in metadata:
+                    raise StillnetError(
+                        f"'{path}' is a safetensors file but not a stillnet network; make one with "
+                        "'stillnet quantize'"
+                    )
+                header = json.loads(metadata["stillnet"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            raise StillnetError(
+                f"'{path}' is not a readable stillnet network ({error}); make it again with "
+                "'stillnet quantize'"
+            ) from error
+        if header.get("version") != FORMAT_VERSION:
+            raise StillnetError(
+                f"'{path}' has network format {header.get('version')}, this stillnet reads "
+                f"{FORMAT_VERSION}; quantize the model again"
+            )
+        try:
+            network = cls._from_header(header, tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StillnetError(f"'{path}' is damaged ({error}); quantize again") from error
+        network.validate()
+        return network
+
+    @classmethod
+    def _from_header(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Network:
+        layers = []
+        for i, d in enumerate(header["layers"]):
+            matrices = [
+                QuantizedMatrix(
+                    m["source"], tuple(m["gates"]), tensors[f"{i}/weight/{j}"], m["fraction"]
+                )
+                for j, m in enumerate(d["matrices"])
+            ]
+            accumulators = CELLS[d["cell"]].accumulators
+            layers.append(
+                QuantizedLayer(
+                    name=d["name"],
+                    cell=d["cell"],
+                    units=d["units"],
+                    matrices=matrices,
+                    bias={g: tensors[f"{i}/bias/{g}"].astype(np.int64) for g in accumulators},
+                    shift=d["shift"],
+                    write_shift=d["write_shift"],
+                    fraction=d["fraction"],
+                    mode=Mode[d["mode"].upper()],
+                    threshold=d["threshold"],
+                    threshold_recurrent=d["threshold_recurrent"],
+                    initial={s: tensors[f"{i}/initial/{s}"].astype(np.int64) for s in d["initial"]},
+                )
+            )
+        return cls(
+            inputs=header["inputs"],
+            input_fraction=header["input_fraction"],
+            layers=layers,
+            input_mode=Mode[header["input_mode"].upper()],
+            input_threshold=header["input_threshold"],
+            name=header["name"],
+            notes=header["notes"],
+        )
