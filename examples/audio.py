@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
 from stillnet.sw.errors import StillnetError
 
 __all__ = [
@@ -125,7 +124,7 @@ def write_wav(path: str | Path, signal: np.ndarray) -> int:
     scaled = np.rint(_signal("the signal to write", signal) * 32768.0)
     data = np.clip(scaled, -32768, 32767)
     try:
-        with wave.open(str(path), "wb") as file:
+        with open(path, "wb") as opened, wave.open(opened, "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(RATE)
@@ -177,8 +176,9 @@ def istft(spectra: np.ndarray, samples: int | None = None) -> np.ndarray:
     if samples is None:
         return signal
     if not 0 < samples <= len(signal):
-        raise StillnetError(f"samples must be 1 to {len(signal)} for {len(frames)} frames, "
-                            f"not {samples}")
+        raise StillnetError(
+            f"samples must be 1 to {len(signal)} for {len(frames)} frames, not {samples}"
+        )
     return signal[:samples]
 
 
@@ -284,9 +284,9 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float:
         raise StillnetError("the reference is silent, so that SI-SDR has no meaning")
     target = reference * (np.sum(estimate * reference) / energy)
     kept, lost = np.sum(target**2), np.sum((estimate - target) ** 2)
-    if lost == 0:
-        return np.inf
-    return float(10 * np.log10(kept / lost)) if kept > 0 else -np.inf
+    if kept == 0:
+        return -np.inf
+    return float(10 * np.log10(kept / lost)) if lost > 0 else np.inf
 
 
 # -- noises ---------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ from typing import Any, Protocol
 import numpy as np
 from data import INSTALL, g2p_path
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.errors import StillnetError
 from stillnet.sw.model import Model
@@ -53,15 +53,15 @@ __all__ = [
 GRAPHEMES = ("<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz")
 """Tokens of the encoder, 29."""
 
-_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
-_CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
+_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
+_CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH"
 
 PHONEMES = (
     "<pad>",
     "<unk>",
     "<s>",
     "</s>",
-    *sorted([*(v + stress for v in _VOWELS for stress in "012"), *_CONSONANTS, "UW"]),
+    *sorted([v + s for v in _VOWELS.split() for s in "012"] + _CONSONANTS.split() + ["UW"]),
 )
 """Tokens of the decoder, 74. ``UW`` comes with and without a digit."""
 
@@ -71,7 +71,7 @@ START_PHONEME, END_PHONEME = PHONEMES.index("<s>"), PHONEMES.index("</s>")
 WORDS = (
     "still network hardware silence speech memory column recurrent accelerator "
     "quick brown fox jumps over lazy dog stillnet amaranth yosys quantize"
-).split()
+)
 """Words that ``main`` speaks when none are given: common, technical, and never seen by anyone."""
 
 
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints words and their phonemes; returns the exit code."""
     parser = argparse.ArgumentParser(description="English words in, phonemes out.")
     parser.add_argument("words", nargs="*", metavar="WORD", help="words to speak")
-    words = parser.parse_args(arguments).words or WORDS
+    words = parser.parse_args(arguments).words or WORDS.split()
     table = Table(title="g2p-en in floating point", title_justify="left")
     table.add_column("word", style="bold")
     table.add_column("phonemes", style="cyan")
@@ -249,9 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for word in words:
             sound = spell_float(word)
-            table.add_row(word, " ".join(sound), str(len(letters(word)) + len(sound) + 1))
+            table.add_row(escape(word), " ".join(sound), str(len(letters(word)) + len(sound) + 1))
     except StillnetError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         return 2
     Console().print(table)
     return 0

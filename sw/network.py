@@ -15,7 +15,13 @@ import numpy as np
 
 from .contract.cells import CELLS
 from .contract.events import Mode
-from .contract.fixed import ACCUMULATOR_BITS, RESCALE_GUARD_BITS
+from .contract.fixed import (
+    ACCUMULATOR_BITS,
+    ACTIVATION,
+    EVENT_BITS,
+    PRE,
+    RESCALE_GUARD_BITS,
+)
 from .errors import StillnetError
 from .files import write_atomically
 
@@ -233,6 +239,7 @@ class Network:
         """
         if not self.layers:
             raise StillnetError(f"network '{self.name}' has no layers")
+        self._check_input()
         for i, layer in enumerate(self.layers):
             where = f"layer '{layer.name}'"
             if layer.cell not in CELLS:
@@ -247,10 +254,18 @@ class Network:
                 raise StillnetError(f"{where}: shift {layer.shift} or {layer.write_shift} is wrong")
             if not layer.matrices:
                 raise StillnetError(f"{where}: no matrix feeds it")
+            self._check_shapes(i)
             exponent = self.exponent(i)
-            if not cell.homogeneous and layer.shift != exponent - 13 + RESCALE_GUARD_BITS:
+            if cell.homogeneous:
+                fits = layer.write_shift == 0
+                fits &= layer.shift == exponent - layer.fraction + RESCALE_GUARD_BITS
+            else:
+                fits = layer.fraction == ACTIVATION.fraction - layer.write_shift
+                fits &= layer.shift == exponent - PRE.fraction + RESCALE_GUARD_BITS
+            if not fits:
                 raise StillnetError(
-                    f"{where}: rescale shift {layer.shift} does not fit exponent {exponent}"
+                    f"{where}: rescale shift {layer.shift}, write shift {layer.write_shift} and "
+                    f"fraction {layer.fraction} do not fit exponent {exponent}"
                 )
             modes = {self.source_mode(m.source).reload for m in layer.matrices}
             if len(modes) != 1:
@@ -258,28 +273,79 @@ class Network:
                     f"{where}: fed by delta and by plain events at once; give all of its sources "
                     "one kind of mode"
                 )
-            bound = {g: np.abs(b.astype(np.int64)) for g, b in layer.bias.items()}
-            for m in layer.matrices:
-                expected = (len(m.gates), layer.units, self.source_size(m.source))
-                if m.weight.shape != expected or m.weight.dtype != np.int8:
-                    raise StillnetError(
-                        f"{where}: weights from {self.source_name(m.source)} have shape "
-                        f"{m.weight.shape} and type {m.weight.dtype}, expected {expected}, int8"
-                    )
-                w = np.abs(m.weight.astype(np.int64))
-                one_hot = self.source_mode(m.source).one_hot
-                total = w.max(axis=2) if one_hot else w.sum(axis=2)
-                for g, part in zip(m.gates, total):
-                    if g not in bound:
-                        raise StillnetError(f"{where}: cell '{layer.cell}' has no gate '{g}'")
-                    bound[g] = bound[g] + part * self.source_bound(m.source)
-            for g, rows in bound.items():
+            for g, rows in self.accumulator_bound(i).items():
                 worst = int(np.argmax(rows))
                 if rows[worst] >= 1 << (ACCUMULATOR_BITS - 1):
                     raise StillnetError(
                         f"{where}: row {worst} of gate '{g}' can reach {int(rows[worst])}, more "
                         "than 32 bits hold; quantize with fewer weight or activation bits"
                     )
+
+    def accumulator_bound(self, index: int) -> dict[str, np.ndarray]:
+        """Largest possible magnitude of each accumulator of a layer, int64, shape (units,)."""
+        layer = self.layers[index]
+        bound = {g: np.abs(b.astype(np.int64)) for g, b in layer.bias.items()}
+        for m in layer.matrices:
+            w = np.abs(m.weight.astype(np.int64))
+            total = w.max(axis=2) if self.source_mode(m.source).one_hot else w.sum(axis=2)
+            for g, part in zip(m.gates, total):
+                bound[g] = bound[g] + part * self.source_bound(m.source)
+        return bound
+
+    def _check_input(self) -> None:
+        if self.inputs < 1:
+            raise StillnetError(f"network '{self.name}' has {self.inputs} inputs, at least 1 needed")
+        if self.input_mode.one_hot and not 0 <= self.input_fraction <= 15:
+            raise StillnetError(
+                f"network '{self.name}': a token's fraction must be 0 to 15, not "
+                f"{self.input_fraction}"
+            )
+        thresholds = {"input": self.input_threshold}
+        for layer in self.layers:
+            thresholds[f"layer '{layer.name}'"] = layer.threshold
+            if layer.threshold_recurrent is not None:
+                thresholds[f"layer '{layer.name}' (recurrent)"] = layer.threshold_recurrent
+        for where, value in thresholds.items():
+            if not 0 <= value < 1 << EVENT_BITS:
+                raise StillnetError(
+                    f"{where}: threshold must be 0 to {(1 << EVENT_BITS) - 1}, not {value}"
+                )
+
+    def _check_shapes(self, index: int) -> None:
+        layer = self.layers[index]
+        where, cell = f"layer '{layer.name}'", CELLS[layer.cell]
+        for g, b in layer.bias.items():
+            if b.shape != (layer.units,):
+                raise StillnetError(
+                    f"{where}: bias '{g}' has shape {b.shape}, expected {(layer.units,)}"
+                )
+        for m in layer.matrices:
+            if not INPUT <= m.source < len(self.layers):
+                raise StillnetError(f"{where}: source {m.source} does not exist")
+            expected = (len(m.gates), layer.units, self.source_size(m.source))
+            if m.weight.shape != expected or m.weight.dtype != np.int8:
+                raise StillnetError(
+                    f"{where}: weights from {self.source_name(m.source)} have shape "
+                    f"{m.weight.shape} and type {m.weight.dtype}, expected {expected}, int8"
+                )
+            for g in m.gates:
+                if g not in layer.bias or m.gates.count(g) != 1:
+                    raise StillnetError(
+                        f"{where}: cell '{layer.cell}' has no gate '{g}', or it is named twice"
+                    )
+        for s, value in layer.initial.items():
+            if s not in cell.state or value.shape != (layer.units,):
+                raise StillnetError(
+                    f"{where}: initial state '{s}' of shape {value.shape} does not exist"
+                )
+            limit = cell.state[s].maximum
+            if s == cell.output_state and cell.bound is not None:
+                limit = min(limit, int(np.ceil(cell.bound * 2.0 ** cell.state[s].fraction)))
+            if np.any(np.abs(value.astype(np.int64)) > limit):
+                raise StillnetError(
+                    f"{where}: initial state '{s}' exceeds {limit}, the bound that the proof "
+                    "against overflow rests on"
+                )
 
     # -- container --------------------------------------------------------------------------------
 
@@ -357,16 +423,17 @@ class Network:
                 f"'{path}' is not a readable stillnet network ({error}); make it again with "
                 "'stillnet quantize'"
             ) from error
-        if header.get("version") != FORMAT_VERSION:
+        version = header.get("version") if isinstance(header, dict) else None
+        if version != FORMAT_VERSION:
             raise StillnetError(
-                f"'{path}' has network format {header.get('version')}, this stillnet reads "
-                f"{FORMAT_VERSION}; quantize the model again"
+                f"'{path}' has network format {version}, this stillnet reads {FORMAT_VERSION}; "
+                "quantize the model again"
             )
         try:
             network = cls._from_header(header, tensors)
-        except (KeyError, TypeError, ValueError) as error:
+            network.validate()
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise StillnetError(f"'{path}' is damaged ({error}); quantize again") from error
-        network.validate()
         return network
 
     @classmethod

@@ -24,6 +24,7 @@ from enum import IntEnum
 from .errors import StillnetError
 
 __all__ = [
+    "accumulator_place",
     "BIAS_WORDS",
     "HEADER",
     "LAYER",
@@ -117,3 +118,13 @@ MATRIX: tuple[Record, ...] = (
 """``source``: 0 the input, 1 + l layer l. ``recurrent``: the events of a step feed the next one.
 ``gates``: mask over the accumulators of a block. ``stride``: accumulators a block.
 The order of the matrices is their priority, most urgent first."""
+
+
+def accumulator_place(base: int, stride: int, block: int, gate: int) -> int:
+    """Where an accumulator word lies: twice its row plus its half bank.
+
+    The row is (base + block*stride + gate) // 2. The half bank is its parity, turned over in odd
+    blocks where the stride is even, so that a column alternates between the banks.
+    """
+    address = base + block * stride + gate
+    return address ^ (block & 1 & ~stride)

@@ -118,4 +118,4 @@ class Region(IntEnum):
     INPUT = 10
     """Reference of the input vector; for one-hot modes element 0 is the last token plus one."""
     ACCUMULATOR = 11
-    """Accumulators, read only. Index: ``accumulator * lanes + lane``."""
+    """Accumulators, read only. Index: ``image.accumulator_place(...) * lanes + lane``."""

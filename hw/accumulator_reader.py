@@ -1,0 +1,256 @@
+"""Reads the accumulators of a layer ahead of its cell, and hands them out unit by unit.
+
+The reader follows two limits: it may read a block once every column of the step has been added to
+it, even while the last column is still on its way through the lanes; and columns of the next step
+may touch a block once the reader is past it. Its buffer lets it run ahead of the cell pipeline, so
+that both waits are short (design section 6, rules 1 and 5).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
+
+from .lanes import COMMIT_CYCLES, READ_LATENCY
+from .shapes import Shapes
+
+__all__ = ["AccumulatorReader", "read_command_layout"]
+
+
+def read_command_layout(config: EngineConfig) -> data.StructLayout:
+    """What the reader needs to know of a cell that was dispatched."""
+    s = Shapes(config)
+    return data.StructLayout(
+        {
+            "layer": unsigned(s.layer),
+            "parity": 1,
+            "skip": 1,
+            "blocks": unsigned(s.block),
+            "units": unsigned(s.unit),
+            "base": unsigned(s.accumulator_address),
+            "stride": unsigned(4),
+            "sequence": unsigned(s.sequence),
+            "pending": 1,
+        }
+    )
+
+
+class AccumulatorReader(wiring.Component):
+    """Accumulators of dispatched cells, ``cell_width`` units at a time.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    commands : In(stream of ``read_command_layout``)
+        Cells in the order of dispatch. ``sequence`` is the running number after the layer's last
+        column, if one is ``pending``; ``skip`` reads nothing (the host supplies the vector).
+    sequence, block : In
+        The lanes' progress.
+    hold_* : Out
+        The cell that is being read, for the lanes.
+    read_* : the lanes' accumulator read port.
+    units : Out(stream of accumulators * cell_width * 32 bits)
+        Accumulator a of unit u of the group at bits ``(a * cell_width + u) * 32``.
+    peek_valid, peek_address : In
+        The host reads an accumulator word; only while nothing is active.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        s = Shapes(config)
+        super().__init__(
+            {
+                "commands": In(stream.Signature(read_command_layout(config))),
+                "sequence": In(s.sequence),
+                "block": In(s.block),
+                "hold_layer": Out(s.layer),
+                "hold_parity": Out(1),
+                "hold_block": Out(s.block),
+                "hold_active": Out(1),
+                "read_valid": Out(1),
+                "read_address": Out(s.accumulator_address - 1),
+                "read_bank": Out(1),
+                "read_ready": In(1),
+                "read_data": In(config.lanes * ACCUMULATOR_BITS),
+                "units": Out(stream.Signature(unsigned(s.gates * config.cell_width * 32))),
+                "peek_valid": In(1),
+                "peek_address": In(s.accumulator_address),
+            }
+        )
+
+    @property
+    def config(self) -> EngineConfig:
+        """The engine's configuration."""
+        return self._config
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config, s = self._config, Shapes(self._config)
+        lanes, width, depth = config.lanes, config.cell_width, config.prefetch_blocks
+
+        # -- how far the columns of this step have come -------------------------------------------
+
+        sequence, progress = self.sequence, self.block
+        for i in range(COMMIT_CYCLES - 1):
+            later = Signal.like(self.sequence, name=f"sequence{i}")
+            later_block = Signal.like(self.block, name=f"block{i}")
+            m.d.sync += [later.eq(sequence), later_block.eq(progress)]
+            sequence, progress = later, later_block
+
+        command = Signal(read_command_layout(config))
+        active = Signal()
+        behind = Signal(s.sequence)  # columns taken beyond the last one of this cell
+        through = Signal()
+        at_last = Signal()
+        m.d.comb += [
+            behind.eq(sequence - command.sequence),
+            through.eq(~command.pending | ~behind[-1]),
+            at_last.eq(behind.all()),
+        ]
+        # Blocks that may be read; more than a layer has once the last column is through.
+        limit = Signal(s.block + 1)
+        m.d.sync += limit.eq(Mux(through, 1 << s.block, Mux(at_last, progress, 0)))
+
+        # -- fetch side: one accumulator word after the other -------------------------------------
+
+        block = Signal(s.block)
+        gate = Signal(range(max(2, s.gates)))
+        base = Signal(s.accumulator_address)
+        fresh = Signal()  # limit still belongs to the previous command
+        free = Signal(range(depth + 1), init=depth)  # blocks of the buffer not promised
+        left = Signal(s.unit)  # units of this block and the later ones
+
+        place = Signal(s.accumulator_address)
+        m.d.comb += [
+            place.eq(base + gate),
+            self.read_bank.eq(place[0] ^ (block[0] & ~command.stride[0])),
+            self.read_address.eq(place[1:]),
+            self.read_valid.eq(active & ~command.skip & ~fresh & (block < limit) & (free != 0)),
+        ]
+        with m.If(self.peek_valid):
+            m.d.comb += [
+                self.read_address.eq(self.peek_address[1:]),
+                self.read_bank.eq(self.peek_address[0]),
+            ]
+        granted = Signal()
+        gate_last = Signal()
+        block_last = Signal()
+        m.d.comb += [
+            granted.eq(self.read_valid & self.read_ready),
+            gate_last.eq(gate == command.stride - 1),
+            block_last.eq(block == command.blocks - 1),
+            self.hold_layer.eq(command.layer),
+            self.hold_parity.eq(command.parity),
+            self.hold_block.eq(block),
+            self.hold_active.eq(active),
+        ]
+        m.d.sync += fresh.eq(0)
+        with m.If(granted):
+            m.d.sync += gate.eq(gate + 1)
+            with m.If(gate_last):
+                m.d.sync += [
+                    gate.eq(0),
+                    block.eq(block + 1),
+                    base.eq(base + command.stride),
+                    left.eq(left - lanes),
+                ]
+        finished = Signal()
+        m.d.comb += finished.eq(active & (command.skip | (granted & gate_last & block_last)))
+        m.d.comb += self.commands.ready.eq(~active | finished)
+        with m.If(finished):
+            m.d.sync += active.eq(0)
+        with m.If(self.commands.ready & self.commands.valid):
+            entry = self.commands.payload
+            m.d.sync += [
+                active.eq(1),
+                command.eq(entry),
+                block.eq(0),
+                gate.eq(0),
+                base.eq(entry.base),
+                left.eq(entry.units),
+                fresh.eq(1),
+            ]
+
+        # -- buffer: one memory an accumulator, a block of units a row ----------------------------
+
+        arrived = Signal()
+        arrived_gate = Signal.like(gate)
+        arrived_last = Signal()
+        arrived_short = Signal(range(lanes + 1))  # units of the block
+        pipe = Cat(granted, gate, gate_last, Mux(left > lanes, lanes, left)[: len(arrived_short)])
+        for i in range(READ_LATENCY):
+            following = Signal(len(pipe), name=f"read{i}")
+            m.d.sync += following.eq(pipe)
+            pipe = following
+        m.d.comb += Cat(arrived, arrived_gate, arrived_last, arrived_short).eq(pipe)
+
+        write_row = Signal(range(depth))
+        read_row = Signal(range(depth))
+        level = Signal(range(depth + 1))  # blocks completely in the buffer
+        put, take = Signal(), Signal()
+        m.d.comb += put.eq(arrived & arrived_last)
+        m.d.sync += level.eq(level + put - take)
+        m.d.sync += free.eq(free - (granted & gate_last) + take)
+        with m.If(put):
+            m.d.sync += write_row.eq(write_row + 1)
+        with m.If(take):
+            m.d.sync += read_row.eq(read_row + 1)
+
+        groups = lanes // width
+        group = Signal(range(max(2, groups)))
+        counts = Memory(shape=unsigned(len(arrived_short)), depth=depth, init=[])
+        m.submodules.counts = counts
+        count_writer = counts.write_port()
+        count_reader = counts.read_port(domain="comb")
+        m.d.comb += [
+            count_writer.addr.eq(write_row),
+            count_writer.data.eq(arrived_short),
+            count_writer.en.eq(put),
+            count_reader.addr.eq(read_row),
+        ]
+        words = []
+        for g in range(s.gates):
+            memory = Memory(
+                shape=unsigned(lanes * 32),
+                depth=depth,
+                init=[],
+                attrs={"ram_style": "distributed"},
+            )
+            m.submodules[f"buffer{g}"] = memory
+            writer = memory.write_port()
+            reader = memory.read_port(domain="comb")
+            m.d.comb += [
+                writer.addr.eq(write_row),
+                writer.data.eq(self.read_data),
+                writer.en.eq(arrived & (arrived_gate == g)),
+                reader.addr.eq(read_row),
+            ]
+            words.append(reader.data.word_select(group, width * 32))
+
+        # -- issue side: one group of units after the other ---------------------------------------
+
+        output = self.units
+        advance = Signal()
+        group_last = Signal()
+        m.d.comb += [
+            advance.eq(~output.valid | output.ready),
+            group_last.eq(group * width + width >= count_reader.data),
+            take.eq(advance & (level != 0) & group_last),
+        ]
+        with m.If(advance):
+            m.d.sync += output.valid.eq(level != 0)
+            with m.If(level != 0):
+                m.d.sync += [
+                    output.payload.eq(Cat(*words)),
+                    group.eq(Mux(group_last, 0, group + 1)),
+                ]
+        return m

@@ -1,0 +1,255 @@
+"""The cell unit: takes accumulators unit by unit through the pipeline of the layer's cell.
+
+State variables live here. One cell of the network runs after the other without a gap, except where
+the next one is of another kind, or of the same layer as the one before (its state and reference
+would still be on their way): then the pipeline drains first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS
+
+from .cell_pipeline import CellPipeline, schedule
+from .rescale import RESCALE_LATENCY, Rescale
+from .shapes import Shapes
+
+__all__ = ["CellUnit", "cell_command_layout"]
+
+
+def cell_command_layout(config: EngineConfig) -> data.StructLayout:
+    """What the cell unit needs to know of a cell that was dispatched."""
+    s = Shapes(config)
+    return data.StructLayout(
+        {
+            "layer": unsigned(s.layer),
+            "cell": unsigned(4),
+            "skip": 1,
+            "output": 1,
+            "rows": unsigned(s.row),
+            "base": unsigned(s.row),
+            "shift": unsigned(5),
+        }
+    )
+
+
+class CellUnit(wiring.Component):
+    """Rescale units, the pipelines of all cells, and the state memories.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    commands : In(stream of ``cell_command_layout``)
+        Cells in the order of dispatch.
+    units : In(stream)
+        Accumulators, from the reader.
+    result_row : In
+        Row of the state memories that the next results belong to.
+    arrival : Out(1)
+        Results are there; ``result_row`` moves on with the next cycle.
+    result_valid, result, clipped : Out
+        Results of a group of units, one cycle after ``arrival``, and which of them were clipped.
+    command_done : In(1)
+        Pulses when a cell's last group has been written back and encoded.
+    output_credit : In(1)
+        Pulses when a group of the output layer has left.
+    idle : Out(1)
+    host_* : host access to the state memories, only while idle
+    """
+
+    OUTPUT_GROUPS = 64
+    """Groups of the output layer that may be between issue and output stream."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        s = Shapes(config)
+        width = config.cell_width
+        super().__init__(
+            {
+                "commands": In(stream.Signature(cell_command_layout(config))),
+                "units": In(stream.Signature(unsigned(s.gates * width * ACCUMULATOR_BITS))),
+                "result_row": In(s.row),
+                "arrival": Out(1),
+                "result_valid": Out(1),
+                "result": Out(width * ACTIVATION_BITS),
+                "clipped": Out(width),
+                "command_done": In(1),
+                "output_credit": In(1),
+                "idle": Out(1),
+                "host_active": In(1),
+                "host_variable": In(3),
+                "host_row": In(s.row),
+                "host_element": In(range(max(2, width))),
+                "host_write": In(1),
+                "host_clear": In(1),
+                "host_data": In(ACTIVATION_BITS),
+                "host_read": Out(ACTIVATION_BITS),
+            }
+        )
+
+    @property
+    def config(self) -> EngineConfig:
+        """The engine's configuration."""
+        return self._config
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config, s = self._config, Shapes(self._config)
+        width = config.cell_width
+
+        # -- issue: one group a cycle -------------------------------------------------------------
+
+        command = Signal(cell_command_layout(config))
+        active = Signal()
+        left = Signal(s.row)
+        row = Signal(s.row)
+        kind = Signal(4)  # cell whose units are in the pipeline
+        layer = Signal(s.layer)  # latest layer
+        flying = Signal(3)  # commands issued and not yet written back
+        credits_ = Signal(range(self.OUTPUT_GROUPS + 1), init=self.OUTPUT_GROUPS)
+
+        upcoming = self.commands.payload
+        may_start = Signal()
+        m.d.comb += may_start.eq(
+            (flying == 0) | ((upcoming.cell == kind) & (upcoming.layer != layer))
+        )
+        issue, last = Signal(), Signal()
+        m.d.comb += [
+            last.eq(left == 1),
+            issue.eq(active & self.units.valid & (~command.output | (credits_ != 0))),
+            self.units.ready.eq(active & (~command.output | (credits_ != 0))),
+        ]
+        start = Signal()
+        m.d.comb += [
+            self.commands.ready.eq((~active | (issue & last)) & may_start & ~flying[-1]),
+            start.eq(self.commands.ready & self.commands.valid),
+        ]
+        with m.If(issue):
+            m.d.sync += [left.eq(left - 1), row.eq(row + 1)]
+            with m.If(last):
+                m.d.sync += active.eq(0)
+        with m.If(start):
+            m.d.sync += [
+                command.eq(upcoming),
+                active.eq(~upcoming.skip),
+                left.eq(upcoming.rows),
+                row.eq(upcoming.base),
+                kind.eq(upcoming.cell),
+                layer.eq(upcoming.layer),
+            ]
+        m.d.sync += [
+            flying.eq(flying + start - self.command_done),
+            credits_.eq(credits_ + self.output_credit - (issue & command.output)),
+        ]
+        m.d.comb += self.idle.eq((flying == 0) & ~self.commands.valid)
+
+        # -- rescale: all accumulators of all units of the group ----------------------------------
+
+        pre: list[list[Signal]] = []
+        for g in range(s.gates):
+            pre.append([])
+            for p in range(width):
+                m.submodules[f"rescale{g}_{p}"] = unit = Rescale()
+                start_bit = (g * width + p) * ACCUMULATOR_BITS
+                m.d.comb += [
+                    unit.accumulator.eq(
+                        self.units.payload[start_bit:][:ACCUMULATOR_BITS].as_signed()
+                    ),
+                    unit.shift.eq(command.shift),
+                ]
+                pre[g].append(unit.result)
+
+        # -- state: read with the rescale, written with the result --------------------------------
+
+        latencies = [RESCALE_LATENCY + schedule(CELLS[c]).latency for c in config.cells]
+        depth = max(latencies)
+        flight = Signal(depth)
+        m.d.sync += flight.eq(Cat(issue, flight))
+        with m.If(flying == 0):  # what passed a short cell's tap must not reach a longer one's
+            m.d.sync += flight.eq(0)
+        arrival = self.arrival
+        with m.Switch(kind):
+            for i, latency in enumerate(latencies):
+                with m.Case(i):
+                    m.d.comb += arrival.eq(flight[latency - 1])
+
+        state_old: dict[str, list[Signal]] = {}
+        state_new: dict[str, list[Signal]] = {}
+        host_values = []
+        for v, name in enumerate(config.state_names):
+            state_old[name], state_new[name] = [], []
+            keeps = Signal(name=f"keeps_{name}")
+            with m.Switch(kind):
+                for i, cell in enumerate(config.cells):
+                    if name in CELLS[cell].state:
+                        with m.Case(i):
+                            m.d.comb += keeps.eq(1)
+            values = []
+            for p in range(width):
+                memory = Memory(shape=signed(ACTIVATION_BITS), depth=s.rows, init=[])
+                m.submodules[f"state_{name}{p}"] = memory
+                reader, writer = memory.read_port(), memory.write_port()
+                read1 = Signal(signed(ACTIVATION_BITS), name=f"{name}_read{p}")
+                old = Signal(signed(ACTIVATION_BITS), name=f"{name}_old{p}")
+                new = Signal(signed(ACTIVATION_BITS), name=f"{name}_new{p}")
+                m.d.comb += [
+                    reader.addr.eq(Mux(self.host_active, self.host_row, row)),
+                    writer.addr.eq(self.result_row),
+                    writer.data.eq(new),
+                    writer.en.eq(arrival & keeps),
+                ]
+                with m.If(self.host_active):
+                    m.d.comb += [
+                        writer.addr.eq(self.host_row),
+                        writer.data.eq(Mux(self.host_clear, 0, self.host_data)),
+                        writer.en.eq(
+                            self.host_clear
+                            | (
+                                self.host_write
+                                & (self.host_variable == v)
+                                & (self.host_element == p)
+                            )
+                        ),
+                    ]
+                m.d.sync += [read1.eq(reader.data), old.eq(read1)]
+                state_old[name].append(old)
+                state_new[name].append(new)
+                values.append(read1)
+            host_values.append(Array(values)[self.host_element])
+        if host_values:
+            m.d.comb += self.host_read.eq(Array(host_values)[self.host_variable])
+
+        # -- cells --------------------------------------------------------------------------------
+
+        results: list[list[tuple[Signal, Signal]]] = []
+        for i, name in enumerate(config.cells):
+            cell = CELLS[name]
+            results.append([])
+            for p in range(width):
+                m.submodules[f"{name}{p}"] = pipeline = CellPipeline(cell)
+                for g, accumulator in enumerate(cell.accumulators):
+                    m.d.comb += getattr(pipeline, f"m_{accumulator}").eq(pre[g][p])
+                for variable in cell.state:
+                    m.d.comb += getattr(pipeline, f"s_{variable}").eq(state_old[variable][p])
+                    with m.If(kind == i):
+                        m.d.comb += state_new[variable][p].eq(getattr(pipeline, f"n_{variable}"))
+                results[i].append((pipeline.y, pipeline.clipped))
+        m.d.sync += self.result_valid.eq(arrival)
+        with m.Switch(kind):
+            for i in range(len(config.cells)):
+                with m.Case(i):
+                    m.d.sync += [
+                        self.result.eq(Cat(y for y, _ in results[i])),
+                        self.clipped.eq(Cat(c for _, c in results[i])),
+                    ]
+        return m

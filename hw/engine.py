@@ -1,0 +1,499 @@
+"""The engine: all blocks of the diagram, and the host's way in.
+
+::
+
+    inputs -> [input encoder] -> events -> [column fetcher] -> memory port
+                                   ^             |
+            [write-back, encoder]--+       [scheduler]
+                   ^                             |
+              [cell unit] <- [accumulator reader] <- [lanes] <- words
+                   |
+                outputs
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out, connect, flipped
+from stillnet.sw.contract import image
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.fixed import ACTIVATION_BITS
+from stillnet.sw.contract.registers import (
+    ADDRESS_BITS,
+    Control,
+    Error,
+    Region,
+    Register,
+    Status,
+)
+
+from .accumulator_reader import AccumulatorReader
+from .cell_unit import CellUnit
+from .column_fetcher import ColumnFetcher
+from .counters import Counters
+from .image_loader import ImageLoader
+from .input_encoder import InputEncoder
+from .lanes import Lanes
+from .memory_port import MemoryPortSignature
+from .register_bus import RegisterBusSignature
+from .scheduler import Scheduler
+from .shapes import Shapes
+from .write_back import WriteBack, output_layout
+
+__all__ = ["Engine"]
+
+ACCESS_CYCLES = 5
+"""Cycles of an access to state or event counters, more than any of the memories takes."""
+
+
+class Engine(wiring.Component):
+    """One engine of a configuration, with its bare memory port and register bus.
+
+    Parameters
+    ----------
+    config : EngineConfig
+    check_dispatch : bool
+        See :class:`Scheduler`.
+
+    Members
+    -------
+    inputs : In(stream of 16 bits)
+        Elements of input vectors, one after the other, or tokens.
+    outputs : Out(stream of ``output_layout``)
+        Elements of output vectors; ``last`` marks the last one.
+    registers : In(RegisterBusSignature)
+        ``contract.registers``.
+    memory : Out(MemoryPortSignature)
+    """
+
+    def __init__(self, config: EngineConfig, *, check_dispatch: bool = True) -> None:
+        self._config = config
+        self._check_dispatch = check_dispatch
+        super().__init__(
+            {
+                "inputs": In(stream.Signature(signed(ACTIVATION_BITS))),
+                "outputs": Out(stream.Signature(output_layout())),
+                "registers": In(RegisterBusSignature(ADDRESS_BITS)),
+                "memory": Out(MemoryPortSignature(config.address_bits, config.word_bits)),
+            }
+        )
+
+    @property
+    def config(self) -> EngineConfig:
+        """The engine's configuration."""
+        return self._config
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self._config
+        m.submodules.loader = loader = ImageLoader(config)
+        m.submodules.scheduler = scheduler = Scheduler(config, check_dispatch=self._check_dispatch)
+        m.submodules.fetcher = fetcher = ColumnFetcher(config)
+        m.submodules.lanes = lanes = Lanes(config)
+        m.submodules.reader = reader = AccumulatorReader(config)
+        m.submodules.cells = cells = CellUnit(config)
+        m.submodules.write_back = write_back = WriteBack(config)
+        m.submodules.input_encoder = input_encoder = InputEncoder(config)
+        m.submodules.counters = counters = Counters(config)
+
+        # -- memory port: the loader's while it is busy, else the fetcher's -----------------------
+
+        memory = self.memory
+        m.d.comb += [
+            memory.read.payload.eq(Mux(loader.busy, loader.reads.payload, fetcher.reads.payload)),
+            memory.read.valid.eq(Mux(loader.busy, loader.reads.valid, fetcher.reads.valid)),
+            loader.reads.ready.eq(memory.read.ready & loader.busy),
+            fetcher.reads.ready.eq(memory.read.ready & ~loader.busy),
+            loader.words.payload.eq(memory.data.payload),
+            loader.words.valid.eq(memory.data.valid & loader.busy),
+            lanes.words.payload.eq(memory.data.payload),
+            lanes.words.valid.eq(memory.data.valid & ~loader.busy),
+            memory.data.ready.eq(Mux(loader.busy, loader.words.ready, lanes.words.ready)),
+            loader.memory_error.eq(memory.error),
+        ]
+
+        # -- events to columns to lanes -----------------------------------------------------------
+
+        connect(m, scheduler.runs, fetcher.runs)
+        connect(m, fetcher.columns, lanes.columns)
+        input_list = input_encoder.encoder
+        hidden_list = write_back.encoders[0]
+        second_list = write_back.encoders[-1]
+        m.d.comb += [
+            scheduler.rows_done.eq(fetcher.rows_done),
+            fetcher.list_input.eq(input_list.list_data),
+            fetcher.list_hidden.eq(hidden_list.list_data),
+            fetcher.list_second.eq(second_list.list_data),
+            fetcher.word_taken.eq(lanes.taken),
+            fetcher.column_done.eq(lanes.column_done),
+            input_list.list_bank.eq(fetcher.list_half),
+        ]
+        for encoder in (input_list, *write_back.encoders):
+            m.d.comb += [
+                encoder.list_enable.eq(fetcher.list_enable),
+                encoder.list_row.eq(fetcher.list_row),
+            ]
+
+        # -- dispatched cells ---------------------------------------------------------------------
+
+        # One cell is read, one waits: more would need more checks where words enter the lanes.
+        waiting = Signal.like(reader.commands.payload)
+        waiting_valid = Signal()
+        m.d.comb += [
+            scheduler.read_commands.ready.eq(~waiting_valid),
+            reader.commands.valid.eq(waiting_valid),
+            reader.commands.payload.eq(waiting),
+        ]
+        with m.If(reader.commands.ready):
+            m.d.sync += waiting_valid.eq(0)
+        with m.If(scheduler.read_commands.valid & scheduler.read_commands.ready):
+            m.d.sync += [waiting.eq(scheduler.read_commands.payload), waiting_valid.eq(1)]
+        for name, source, sink in (
+            ("cell_commands", scheduler.cell_commands, cells.commands),
+            ("write_commands", scheduler.write_commands, write_back.commands),
+        ):
+            fifo = SyncFIFOBuffered(width=len(source.payload.as_value()), depth=4)
+            m.submodules[name] = fifo
+            m.d.comb += [
+                fifo.w_data.eq(source.payload),
+                fifo.w_en.eq(source.valid & source.ready),
+                source.ready.eq(fifo.w_rdy),
+                sink.payload.eq(fifo.r_data),
+                sink.valid.eq(fifo.r_rdy),
+                fifo.r_en.eq(sink.ready),
+            ]
+
+        m.d.comb += [
+            lanes.hold_layer.eq(reader.hold_layer),
+            lanes.hold_parity.eq(reader.hold_parity),
+            lanes.hold_block.eq(reader.hold_block),
+            lanes.hold_active.eq(reader.hold_active),
+            lanes.hold_next_layer.eq(waiting.layer),
+            lanes.hold_next_parity.eq(waiting.parity),
+            lanes.hold_next_active.eq(waiting_valid),
+            lanes.read_valid.eq(reader.read_valid),
+            lanes.read_address.eq(reader.read_address),
+            lanes.read_bank.eq(reader.read_bank),
+            reader.read_ready.eq(lanes.read_ready),
+            reader.read_data.eq(lanes.read_data),
+            reader.sequence.eq(lanes.sequence),
+            reader.block.eq(lanes.block),
+            scheduler.issued.eq(fetcher.issued),
+            scheduler.issued_layer.eq(fetcher.issued_layer),
+            scheduler.sequence.eq(fetcher.sequence),
+            scheduler.reading.eq(reader.hold_active),
+            scheduler.reading_layer.eq(reader.hold_layer),
+            scheduler.next_reading.eq(waiting_valid),
+            scheduler.next_layer.eq(waiting.layer),
+        ]
+        connect(m, reader.units, cells.units)
+
+        # -- cells to vectors, events and outputs -------------------------------------------------
+
+        connect(m, write_back.outputs, flipped(self.outputs))
+        connect(m, input_encoder.restore, write_back.restore)
+        connect(m, flipped(self.inputs), input_encoder.inputs)
+        m.d.comb += [
+            cells.result_row.eq(write_back.result_row),
+            write_back.arrival.eq(cells.arrival),
+            write_back.result_valid.eq(cells.result_valid),
+            write_back.result.eq(cells.result),
+            write_back.clipped.eq(cells.clipped),
+            cells.command_done.eq(write_back.command_done),
+            cells.output_credit.eq(write_back.output_credit),
+            scheduler.status.eq(write_back.status),
+            scheduler.status_second.eq(write_back.status_second),
+            scheduler.input_status.eq(input_encoder.status),
+            input_encoder.finished.eq(scheduler.input_finished),
+            input_encoder.finished_half.eq(scheduler.input_half),
+        ]
+
+        # -- image --------------------------------------------------------------------------------
+
+        base = Signal(config.address_bits)
+        input_threshold = Signal(17)
+        m.d.comb += [
+            loader.base.eq(base),
+            scheduler.base.eq(base),
+            scheduler.layer_write.eq(loader.layer_write),
+            scheduler.matrix_write.eq(loader.matrix_write),
+            scheduler.record.eq(loader.record),
+            scheduler.index.eq(loader.index),
+            scheduler.value.eq(loader.value),
+            scheduler.layers.eq(loader.layers),
+            scheduler.matrices.eq(loader.matrices),
+            input_encoder.size.eq(loader.inputs),
+            input_encoder.mode.eq(loader.mode),
+            input_encoder.one.eq(loader.one),
+            input_encoder.threshold.eq(input_threshold),
+            input_encoder.users.eq(loader.users),
+        ]
+
+        # -- load, clear, restore -----------------------------------------------------------------
+
+        loaded, started = Signal(), Signal()
+        clearing, reset = Signal(), Signal()
+        load_wanted, clear_wanted = Signal(), Signal()
+        restoring, restore_dispatched = Signal(), Signal()
+        restore_exact, restore_first, restore_second = Signal(), Signal(), Signal()
+        error = Signal(Error)
+        s = Shapes(config)
+        sweep = Signal(range(max(s.rows, config.inputs) + 1))
+        quiet = Signal()
+        m.d.comb += [
+            quiet.eq(
+                input_encoder.idle
+                & ~fetcher.in_flight
+                & ~lanes.busy
+                & ~reader.hold_active
+                & ~waiting_valid
+                & cells.idle
+            ),
+            scheduler.quiet.eq(quiet),
+            scheduler.enable.eq(loaded & ~clearing),
+            scheduler.reset.eq(reset),
+            scheduler.restoring.eq(restoring),
+            input_encoder.enable.eq(loaded & ~clearing & ~load_wanted & ~clear_wanted),
+            input_encoder.reset.eq(reset),
+            input_encoder.restoring.eq(restoring),
+            input_encoder.restore_exact.eq(restore_exact),
+            input_encoder.restore_second.eq(restore_second),
+            write_back.reset.eq(reset),
+            write_back.restore_exact.eq(restore_exact),
+            write_back.restore_first.eq(restore_first),
+            write_back.restore_second.eq(restore_second),
+        ]
+        may_stop = Signal()  # nothing is in progress that a load or clear could cut off
+        m.d.comb += may_stop.eq(~started | (scheduler.idle & quiet & ~input_encoder.accepted))
+        with m.FSM(name="control"):
+            with m.State("RUN"):
+                with m.If(load_wanted & may_stop):
+                    m.d.sync += [loaded.eq(0), started.eq(0), load_wanted.eq(0)]
+                    m.d.comb += loader.start.eq(1)
+                    m.next = "LOAD"
+                with m.Elif(clear_wanted & loaded & may_stop):
+                    m.d.sync += [clear_wanted.eq(0), clearing.eq(1), sweep.eq(0)]
+                    m.next = "CLEAR"
+                with m.Elif(clear_wanted & ~loaded):
+                    m.d.sync += clear_wanted.eq(0)
+            with m.State("LOAD"), m.If(loader.done):
+                m.d.sync += [error.eq(loader.error), input_threshold.eq(loader.threshold)]
+                m.next = "RUN"
+                with m.If(loader.error == Error.NONE):
+                    m.d.sync += [clearing.eq(1), sweep.eq(0)]
+                    m.next = "CLEAR"
+            with m.State("CLEAR"):
+                m.d.sync += sweep.eq(sweep + 1)
+                with m.If(sweep == max(s.rows, config.inputs) - 1):
+                    m.next = "RESET"
+            with m.State("RESET"):
+                m.d.comb += reset.eq(1)
+                m.d.sync += [clearing.eq(0), loaded.eq(1), started.eq(1)]
+                m.next = "RUN"
+
+        with m.If(scheduler.step_dispatched & restoring):
+            m.d.sync += restore_dispatched.eq(1)
+        with m.If(restore_dispatched & cells.idle):
+            m.d.sync += [restore_dispatched.eq(0), restoring.eq(0)]
+
+        # -- registers ----------------------------------------------------------------------------
+
+        bus = self.registers
+        wait = Signal(range(ACCESS_CYCLES + 1))
+        answering = Signal()
+        state_region = Signal(4)
+        state_index = Signal(28)
+        threshold_select = Signal(6)
+        events_select = Signal(6)
+        memory_address = Signal(config.address_bits)
+        memory_word = Signal(config.word_bits)
+        parts = max(1, config.word_bits // 32)
+        part = Signal(range(max(2, parts)))
+        memory_write = Signal()
+        idle = Signal()
+        m.d.comb += idle.eq(scheduler.idle & quiet & loaded & ~clearing)
+
+        m.d.comb += [
+            memory.write.valid.eq(memory_write),
+            memory.write.payload.address.eq(memory_address),
+            memory.write.payload.data.eq(memory_word),
+        ]
+        with m.If(memory_write & memory.write.ready):
+            m.d.sync += [memory_write.eq(0), memory_address.eq(memory_address + 1)]
+
+        write = bus.write_strobe
+        data = bus.write_data
+        is_state = bus.address == Register.STATE_DATA
+        is_slow = is_state | (bus.address == Register.EVENTS)
+        with m.If(bus.write_strobe | bus.read_strobe):
+            m.d.sync += [answering.eq(1), wait.eq(Mux(is_slow, ACCESS_CYCLES, 0))]
+        with m.Elif(answering & (wait != 0)):
+            m.d.sync += wait.eq(wait - 1)
+        m.d.comb += bus.ack.eq(answering & (wait == 0) & ~memory_write)
+        with m.If(bus.ack):
+            m.d.sync += answering.eq(0)
+            with m.If(is_state):
+                m.d.sync += state_index.eq(state_index + 1)
+
+        clear_counters = Signal()
+        m.d.comb += clear_counters.eq(
+            write & (bus.address == Register.CONTROL) & data[_bit(Control.CLEAR_COUNTERS)]
+        )
+        with m.If(write), m.Switch(bus.address):
+            with m.Case(Register.CONTROL):
+                with m.If(data[_bit(Control.LOAD)]):
+                    m.d.sync += load_wanted.eq(1)
+                with m.If(data[_bit(Control.CLEAR)]):
+                    m.d.sync += clear_wanted.eq(1)
+                with m.If(data[_bit(Control.RESTORE)]):
+                    m.d.sync += [
+                        restoring.eq(1),
+                        restore_exact.eq(data[_bit(Control.RESTORE_EXACT)]),
+                        restore_first.eq(data[_bit(Control.RESTORE_FIRST)]),
+                        restore_second.eq(data[_bit(Control.RESTORE_SECOND)]),
+                    ]
+            with m.Case(Register.IMAGE_BASE):
+                m.d.sync += base.eq(data)
+            with m.Case(Register.THRESHOLD_SELECT):
+                m.d.sync += threshold_select.eq(data)
+            with m.Case(Register.THRESHOLD):
+                with m.If(threshold_select == 0):
+                    m.d.sync += input_threshold.eq(data)
+                with m.Else():
+                    m.d.comb += scheduler.threshold_write.eq(1)
+            with m.Case(Register.STATE_SELECT):
+                m.d.sync += [state_region.eq(data[28:]), state_index.eq(data[:28])]
+            with m.Case(Register.MEMORY_ADDRESS):
+                m.d.sync += [memory_address.eq(data), part.eq(0)]
+            with m.Case(Register.MEMORY_DATA):
+                m.d.sync += memory_word.word_select(part, min(32, config.word_bits)).eq(data)
+                with m.If(part == parts - 1):
+                    m.d.sync += [part.eq(0), memory_write.eq(1)]
+                with m.Else():
+                    m.d.sync += part.eq(part + 1)
+            with m.Case(Register.EVENTS_SELECT):
+                m.d.sync += events_select.eq(data)
+        m.d.comb += [
+            scheduler.threshold_layer.eq(threshold_select[:5] - 1),
+            scheduler.threshold_second.eq(threshold_select[5]),
+            scheduler.threshold_value.eq(data),
+        ]
+
+        # -- state behind STATE_SELECT and STATE_DATA ---------------------------------------------
+
+        width_shift = config.cell_width.bit_length() - 1
+        lane_shift = config.lanes.bit_length() - 1
+        host_row = Signal(28)
+        host_element = state_index[:width_shift]
+        host_active, host_write = Signal(), Signal()
+        m.d.comb += [
+            host_row.eq(Mux(clearing, sweep, state_index >> width_shift)),
+            host_active.eq(clearing | (idle & answering)),
+            host_write.eq(idle & write & is_state),
+        ]
+        # Writes happen with the strobe; reads have the time until the answer.
+        with m.If(host_write):
+            m.d.comb += host_active.eq(1)
+        input_row = Mux(clearing, sweep, state_index)
+        m.d.comb += [
+            cells.host_active.eq(host_active),
+            cells.host_row.eq(host_row),
+            cells.host_variable.eq(state_region[:3]),
+            cells.host_element.eq(host_element),
+            cells.host_write.eq(host_write & ~state_region[3]),
+            cells.host_clear.eq(clearing & (sweep < s.rows)),
+            cells.host_data.eq(data),
+            input_list.host_active.eq(host_active),
+            input_list.host_row.eq(input_row),
+            input_list.host_write.eq(host_write & (state_region == Region.INPUT)),
+            input_list.host_clear.eq(clearing & (sweep < config.inputs)),
+            input_list.host_data.eq(data),
+            input_encoder.host_token_write.eq(
+                host_write & (state_region == Region.INPUT) & (loader.mode[1])
+            ),
+            input_encoder.host_data.eq(data),
+        ]
+        for k, encoder in enumerate(write_back.encoders):
+            region = (Region.REFERENCE, Region.REFERENCE_SECOND)[k]
+            m.d.comb += [
+                encoder.host_active.eq(host_active),
+                encoder.host_row.eq(host_row),
+                encoder.host_element.eq(host_element),
+                encoder.host_write.eq(host_write & (state_region == region)),
+                encoder.host_clear.eq(clearing & (sweep < s.rows)),
+                encoder.host_data.eq(data),
+            ]
+        m.d.comb += [
+            reader.peek_valid.eq(host_active),
+            reader.peek_address.eq(state_index >> lane_shift),
+        ]
+        state_value = Signal(32)
+        with m.Switch(state_region):
+            with m.Case(Region.ACCUMULATOR):
+                m.d.comb += state_value.eq(
+                    lanes.read_data.word_select(state_index[:lane_shift], 32)
+                )
+            with m.Case(Region.REFERENCE):
+                m.d.comb += state_value.eq(hidden_list.host_read.as_signed())
+            with m.Case(Region.REFERENCE_SECOND):
+                m.d.comb += state_value.eq(second_list.host_read.as_signed())
+            with m.Case(Region.INPUT):
+                m.d.comb += state_value.eq(
+                    Mux(loader.mode[1], input_encoder.host_token, input_list.host_read.as_signed())
+                )
+            with m.Default():
+                m.d.comb += state_value.eq(cells.host_read.as_signed())
+
+        # -- reads --------------------------------------------------------------------------------
+
+        status = Cat(loaded & ~clearing & ~load_wanted, idle, memory.error)
+        assert (Status.LOADED, Status.IDLE, Status.MEMORY_ERROR) == (1, 2, 4)
+        m.d.comb += [
+            counters.address.eq(bus.address),
+            counters.select.eq(events_select),
+        ]
+        with m.Switch(bus.address):
+            with m.Case(Register.ID):
+                m.d.comb += bus.read_data.eq(image.MAGIC)
+            with m.Case(Register.VERSION):
+                m.d.comb += bus.read_data.eq(image.VERSION)
+            with m.Case(Register.FINGERPRINT):
+                m.d.comb += bus.read_data.eq(config.fingerprint)
+            with m.Case(Register.STATUS):
+                m.d.comb += bus.read_data.eq(Cat(status, Const(0, 5), error))
+            with m.Case(Register.IMAGE_BASE):
+                m.d.comb += bus.read_data.eq(base)
+            with m.Case(Register.STATE_DATA):
+                m.d.comb += bus.read_data.eq(Mux(idle, state_value, 0))
+            with m.Default():
+                m.d.comb += bus.read_data.eq(counters.value)
+
+        output_last = Signal()
+        m.d.comb += [
+            output_last.eq(self.outputs.valid & self.outputs.ready & self.outputs.payload.last),
+            counters.clear.eq(clear_counters),
+            counters.active.eq(loaded & ~clearing & ~scheduler.idle),
+            counters.word.eq(lanes.taken),
+            counters.held.eq(lanes.held),
+            counters.starved.eq(lanes.starved),
+            counters.saturated.eq(write_back.saturated),
+            counters.accepted.eq(input_encoder.accepted),
+            counters.was_idle.eq(scheduler.idle),
+            counters.output_last.eq(output_last),
+            counters.input_done.eq(input_encoder.done_last),
+            counters.input_total.eq(input_encoder.done_total),
+            counters.hidden_done.eq(write_back.done_last),
+            counters.hidden_layer.eq(write_back.done_layer),
+            counters.hidden_total.eq(write_back.done_total),
+            counters.second_total.eq(write_back.done_total_second),
+        ]
+
+        return m
+
+
+def _bit(flag: Control) -> int:
+    return int(flag).bit_length() - 1

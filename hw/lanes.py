@@ -1,0 +1,305 @@
+"""The lanes: multipliers, accumulators, and the walk of a column over them.
+
+Each lane owns the rows congruent to its number and their accumulators. All lanes see the same event
+value; each multiplies it by its own byte of the memory word. Accumulators lie in two half banks of
+simple dual-port RAM, arranged so that a dense column alternates between them: the cell reads the
+bank that the column leaves free (design section 6, rule 5).
+
+A word is four cycles on its way (read, multiply, add, write); sums still on the way are bypassed,
+so that columns of one word may hit the same row back to back (rule 6).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, EVENT_BITS
+from stillnet.sw.contract.image import BIAS_WORDS
+
+from .shapes import Shapes
+
+__all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
+
+WEIGHT_BITS = 8
+COMMIT_CYCLES = 4
+"""Cycles by which ``sequence`` and ``block`` must be delayed until a read sees the sums."""
+READ_LATENCY = 2
+"""Cycles from a granted read of an accumulator word to ``read_data``."""
+
+
+def column_layout(config: EngineConfig) -> data.StructLayout:
+    """One column in flight: what the lanes need to know of it besides its words."""
+    s = Shapes(config)
+    return data.StructLayout(
+        {
+            "value": signed(EVENT_BITS),
+            "words": unsigned(16),
+            "gates": unsigned(s.gates),
+            "stride": unsigned(4),
+            "base": unsigned(s.accumulator_address),
+            "bias": 1,
+            "layer": unsigned(s.layer),
+            "parity": 1,
+        }
+    )
+
+
+class Lanes(wiring.Component):
+    """Takes columns and their words; keeps the accumulators.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    columns : In(stream of ``column_layout``)
+        Columns in the order of their words.
+    words : In(stream of ``config.word_bits``)
+    hold_layer, hold_parity, hold_block, hold_active : In
+        The cell now reading: words of that layer for the other parity wait until their block is
+        below ``hold_block``.
+    hold_next_layer, hold_next_parity, hold_next_active : In
+        The cell that reads next: words of that layer for the other parity wait.
+    read_valid, read_address, read_bank, read_ready : accumulator read of the cell
+        A word of all lanes; granted while ``read_ready``.
+    read_data : Out(lanes * 32)
+        ``READ_LATENCY`` cycles after the grant.
+    column_done : Out(1)
+        Pulses as the last word of a column is taken.
+    sequence : Out
+        Number of columns completely taken, modulo 2**bits.
+    block : Out
+        Blocks of the column now being taken that are taken completely.
+    taken, held, starved : Out(1)
+        This cycle a word was taken; a word waited for the cell; a column waited for a word.
+    busy : Out(1)
+        A column or a sum is on its way.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        s = Shapes(config)
+        super().__init__(
+            {
+                "columns": In(stream.Signature(column_layout(config))),
+                "words": In(stream.Signature(unsigned(config.word_bits))),
+                "hold_layer": In(s.layer),
+                "hold_parity": In(1),
+                "hold_block": In(s.block),
+                "hold_active": In(1),
+                "hold_next_layer": In(s.layer),
+                "hold_next_parity": In(1),
+                "hold_next_active": In(1),
+                "read_valid": In(1),
+                "read_address": In(s.accumulator_address - 1),
+                "read_bank": In(1),
+                "read_ready": Out(1),
+                "read_data": Out(config.lanes * ACCUMULATOR_BITS),
+                "column_done": Out(1),
+                "sequence": Out(s.sequence),
+                "block": Out(s.block),
+                "taken": Out(1),
+                "held": Out(1),
+                "starved": Out(1),
+                "busy": Out(1),
+            }
+        )
+
+    @property
+    def config(self) -> EngineConfig:
+        """The engine's configuration."""
+        return self._config
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config, s = self._config, Shapes(self._config)
+        lanes = config.lanes
+
+        # -- walk: one word after the other over gates and blocks ---------------------------------
+
+        column = Signal(column_layout(config))
+        valid = Signal()
+        left = Signal(16)  # words of the column, this one included
+        block = Signal(s.block)
+        block_base = Signal(s.accumulator_address)
+        rest = Signal(s.gates)  # gates of this block still to come, this one included
+        byte = Signal(range(BIAS_WORDS))
+
+        def load(entry: Any) -> list[Any]:
+            return [
+                column.eq(entry),
+                left.eq(entry.words),
+                block.eq(0),
+                block_base.eq(entry.base),
+                rest.eq(entry.gates),
+                byte.eq(0),
+            ]
+
+        others = Signal(s.gates)  # rest without its lowest gate
+        m.d.comb += others.eq(rest & (rest - 1))
+        gate = Signal(range(max(2, s.gates)))
+        for g in reversed(range(s.gates)):
+            with m.If(rest[g]):
+                m.d.comb += gate.eq(g)
+
+        blocked = Signal()
+        next_blocked = Signal()  # registered: layers and parities change long before it matters
+        m.d.comb += blocked.eq(
+            (
+                self.hold_active
+                & (self.hold_layer == column.layer)
+                & (self.hold_parity != column.parity)
+                & (block >= self.hold_block)
+            )
+            | next_blocked
+        )
+        m.d.comb += next_blocked.eq(
+            self.hold_next_active
+            & (self.hold_next_layer == column.layer)
+            & (self.hold_next_parity != column.parity)
+        )
+
+        take = Signal()
+        last = Signal()
+        m.d.comb += [
+            take.eq(valid & self.words.valid & ~blocked),
+            self.words.ready.eq(valid & ~blocked),
+            last.eq(left == 1),
+            self.taken.eq(take),
+            self.held.eq(valid & self.words.valid & blocked),
+            self.starved.eq(valid & ~self.words.valid),
+            self.column_done.eq(take & last),
+            self.columns.ready.eq(~valid | (take & last)),
+            self.block.eq(block),
+        ]
+        byte_last = Signal()
+        m.d.comb += byte_last.eq(~column.bias | (byte == BIAS_WORDS - 1))
+        with m.If(take):
+            m.d.sync += left.eq(left - 1)
+            with m.If(column.bias):
+                m.d.sync += byte.eq(byte + 1)
+            with m.If(byte_last):
+                m.d.sync += rest.eq(others)
+                with m.If(others == 0):
+                    m.d.sync += [
+                        rest.eq(column.gates),
+                        block.eq(block + 1),
+                        block_base.eq(block_base + column.stride),
+                    ]
+        with m.If(take & last):
+            m.d.sync += [valid.eq(0), self.sequence.eq(self.sequence + 1), block.eq(0)]
+        with m.If(self.columns.ready & self.columns.valid):
+            m.d.sync += [valid.eq(1), *load(self.columns.payload)]
+
+        # -- stage 0: the word and its place ------------------------------------------------------
+
+        place = Signal(s.accumulator_address)
+        m.d.comb += place.eq(block_base + gate)
+        # Even strides would put gate 0 of every block into one bank; fold the block's parity in.
+        bank = Signal()
+        m.d.comb += bank.eq(place[0] ^ (block[0] & ~column.stride[0]))
+
+        valid0 = Signal()
+        row0 = Signal(s.accumulator_address - 1)
+        bank0 = Signal()
+        bias0 = Signal()
+        word0 = Signal(config.word_bits)
+        value0 = Signal(signed(EVENT_BITS))
+        m.d.sync += [
+            valid0.eq(take & byte_last),
+            row0.eq(place[1:]),
+            bank0.eq(bank),
+            bias0.eq(column.bias),
+            value0.eq(column.value),
+        ]
+        with m.If(take):
+            m.d.sync += word0.eq(self.words.payload)
+        history = Signal((BIAS_WORDS - 1) * config.word_bits)  # earlier words of a bias, low first
+        with m.If(take):
+            m.d.sync += history.eq(Cat(history[config.word_bits :], word0))
+
+        # -- stages 1 to 3: read, multiply, add, write --------------------------------------------
+
+        valid1, valid2, valid3 = (Signal(name=f"valid{i}") for i in range(1, 4))
+        row1, row2, row3 = (Signal.like(row0, name=f"row{i}") for i in range(1, 4))
+        bank1, bank2, bank3 = (Signal(name=f"bank{i}") for i in range(1, 4))
+        bias1 = Signal()
+        m.d.sync += [
+            Cat(valid1, valid2, valid3).eq(Cat(valid0, valid1, valid2)),
+            Cat(row1, row2, row3).eq(Cat(row0, row1, row2)),
+            Cat(bank1, bank2, bank3).eq(Cat(bank0, bank1, bank2)),
+            bias1.eq(bias0),
+        ]
+
+        def same(valid_n: Signal, row_n: Signal, bank_n: Signal) -> Any:
+            return valid_n & (row_n == row0) & (bank_n == bank0)
+
+        # Which older sum does the word in stage 1 need instead of what it read? (distance 1, 2, 3)
+        near1, near2, near3 = (Signal(name=f"near{i}") for i in range(1, 4))
+        near1_add = Signal()
+        m.d.sync += [
+            near1.eq(same(valid1, row1, bank1) & ~bias0),
+            near2.eq(same(valid2, row2, bank2)),
+            near3.eq(same(valid3, row3, bank3)),
+            near1_add.eq(near1),
+        ]
+
+        # The cell reads the bank that the column leaves free.
+        m.d.comb += self.read_ready.eq(~(valid0 & (bank0 == self.read_bank)))
+        read_bank1 = Signal()
+        m.d.sync += read_bank1.eq(self.read_bank)
+
+        half = -(-config.accumulators // 2)
+        m.d.comb += self.busy.eq(valid | valid0 | valid1 | valid2 | valid3 | self.columns.valid)
+        for i in range(lanes):
+            lane = Module()
+            a = Signal(signed(WEIGHT_BITS), name="weight")
+            b = Signal(signed(EVENT_BITS), name="event")
+            product = Signal(signed(ACCUMULATOR_BITS))
+            read = Signal(signed(ACCUMULATOR_BITS))
+            total = Signal(signed(ACCUMULATOR_BITS))
+            total1 = Signal(signed(ACCUMULATOR_BITS))
+            bytes_ = [history[k * config.word_bits + 8 * i :][:8] for k in range(BIAS_WORDS - 1)]
+            bias_value = Signal(ACCUMULATOR_BITS)
+            lane.d.sync += [
+                a.eq(word0[8 * i :][:8].as_signed()),
+                b.eq(value0),
+                bias_value.eq(Cat(*bytes_, word0[8 * i :][:8])),
+                product.eq(Mux(bias1, bias_value.as_signed(), a * b)),
+            ]
+            outputs = []
+            for k in range(2):
+                memory = Memory(shape=unsigned(ACCUMULATOR_BITS), depth=half, init=[])
+                lane.submodules[f"bank{k}"] = memory
+                reader = memory.read_port()
+                writer = memory.write_port()
+                lane.d.comb += [
+                    reader.addr.eq(Mux(valid0 & (bank0 == k), row0, self.read_address)),
+                    writer.addr.eq(row3),
+                    writer.data.eq(total),
+                    writer.en.eq(valid3 & (bank3 == k)),
+                ]
+                outputs.append(reader.data)
+            with lane.If(bias1):
+                lane.d.sync += read.eq(0)
+            with lane.Elif(near2):
+                lane.d.sync += read.eq(total)
+            with lane.Elif(near3):
+                lane.d.sync += read.eq(total1)
+            with lane.Else():
+                lane.d.sync += read.eq(Mux(bank1, outputs[1], outputs[0]))
+            lane.d.sync += [
+                total.eq(Mux(near1_add, total, read) + product),
+                total1.eq(total),
+                self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(
+                    Mux(read_bank1, outputs[1], outputs[0])
+                ),
+            ]
+            m.submodules[f"lane{i}"] = lane
+        return m

@@ -1,0 +1,539 @@
+"""The scheduler: which matrix fetches next, and when a cell may run.
+
+It knows layers, vectors and matrices, not cell types. The rules are those of the design, section 6:
+
+* Columns of (layer, step t+1) are fetched only after the cell (layer, t) was dispatched, and cells
+  are dispatched in the order (step, layer), each once all its columns are issued. So no column can
+  wait for a cell that waits for a column behind it.
+* Of several matrices with events, the choice falls on layers that the cell is not reading, then on
+  the oldest step, then on the order of the image.
+* A vector's list is complete before its cell is dispatched again, so no list is overwritten early.
+
+State of a matrix: ``finished`` is the parity of the latest step for which it gave all its columns,
+``seen`` the generation of the vector that it took them from, ``position`` the rows taken so far.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
+from stillnet.sw.contract import image
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.image import Kind
+
+from .accumulator_reader import read_command_layout
+from .cell_unit import cell_command_layout
+from .column_fetcher import run_layout
+from .input_encoder import InputStatus
+from .shapes import Shapes
+from .write_back import VectorStatus, write_command_layout
+
+__all__ = ["Scheduler"]
+
+
+def record_layout(records: tuple[image.Record, ...]) -> data.StructLayout:
+    """All records of a descriptor as one structure of its fields."""
+    fields: dict[str, Any] = {}
+    for k, record in enumerate(records):
+        used = 0
+        for name, width in record.fields:
+            fields[name] = unsigned(width)
+            used += width
+        if used < 32:
+            fields[f"unused{k}"] = unsigned(32 - used)
+    return data.StructLayout(fields)
+
+
+class Scheduler(wiring.Component):
+    """Descriptor tables, choice of matrices, dispatch of cells.
+
+    Parameters
+    ----------
+    config : EngineConfig
+    check_dispatch : bool
+        Rule 2 of the design. Without it about one random network in fifty hangs; only tests
+        switch it off.
+
+    Members
+    -------
+    layer_write, matrix_write, record, index, value : table writes by the loader
+    layers, matrices : In
+        Descriptors in use.
+    base : In
+        Word address of the image.
+    reset : In(1)
+        Starts over: all layers load their biases; pulses after the state memories are cleared.
+    enable : In(1)
+    status, status_second, input_status : event lists
+    runs : Out(stream of ``run_layout``), with ``rows_done``
+    read_commands, cell_commands, write_commands : Out(streams)
+        One of each for every cell dispatched.
+    issued, issued_layer, sequence : In
+        Columns as they are issued.
+    reading, reading_layer, next_reading, next_layer : In
+        Cells whose accumulators are being read, or will be next.
+    input_finished, input_half : Out
+        A matrix has taken all events of the input.
+    restoring : In(1)
+        Cells dispatched now take their vector from the host.
+    threshold_write, threshold_second, threshold_layer, threshold_value : In
+        The host sets a threshold.
+    quiet : In(1)
+        Nothing is on its way outside of the scheduler.
+    idle : Out(1)
+        Nothing is on its way anywhere, and no event is left.
+    step_dispatched : Out(1)
+        The last layer of a step was dispatched.
+    """
+
+    def __init__(self, config: EngineConfig, *, check_dispatch: bool = True) -> None:
+        self._config = config
+        self._check_dispatch = check_dispatch
+        s = Shapes(config)
+        status = data.ArrayLayout(VectorStatus(s.row), config.layers)
+        super().__init__(
+            {
+                "layer_write": In(1),
+                "matrix_write": In(1),
+                "record": In(3),
+                "index": In(8),
+                "value": In(32),
+                "layers": In(8),
+                "matrices": In(8),
+                "base": In(config.address_bits),
+                "reset": In(1),
+                "enable": In(1),
+                "status": In(status),
+                "status_second": In(status),
+                "input_status": In(data.ArrayLayout(InputStatus(bits_for(config.inputs)), 2)),
+                "runs": Out(stream.Signature(run_layout(config))),
+                "rows_done": In(16),
+                "read_commands": Out(stream.Signature(read_command_layout(config))),
+                "cell_commands": Out(stream.Signature(cell_command_layout(config))),
+                "write_commands": Out(stream.Signature(write_command_layout(config))),
+                "issued": In(1),
+                "issued_layer": In(s.layer),
+                "sequence": In(s.sequence),
+                "reading": In(1),
+                "reading_layer": In(s.layer),
+                "next_reading": In(1),
+                "next_layer": In(s.layer),
+                "input_finished": Out(1),
+                "input_half": Out(1),
+                "restoring": In(1),
+                "threshold_write": In(1),
+                "threshold_second": In(1),
+                "threshold_layer": In(s.layer),
+                "threshold_value": In(17),
+                "quiet": In(1),
+                "idle": Out(1),
+                "step_dispatched": Out(1),
+            }
+        )
+
+    @property
+    def config(self) -> EngineConfig:
+        """The engine's configuration."""
+        return self._config
+
+    def _table(self, m: Module, name: str, records: int, depth: int) -> tuple[list[Any], Any]:
+        """A descriptor table: one memory a record, all read at one index."""
+        index = Signal(range(max(2, depth)), name=f"{name}_index")
+        outputs, writers = [], []
+        for k in range(records):
+            memory = Memory(shape=unsigned(32), depth=depth, init=[])
+            m.submodules[f"{name}{k}"] = memory
+            reader, writer = memory.read_port(), memory.write_port()
+            m.d.comb += reader.addr.eq(index)
+            outputs.append(reader.data)
+            writers.append(writer)
+        self._writers = writers
+        return outputs, index
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config, s = self._config, Shapes(self._config)
+        layers, matrices, width = config.layers, config.matrices, config.cell_width
+
+        # -- tables -------------------------------------------------------------------------------
+
+        layer_words, layer_index = self._table(m, "layer_table", 6, layers)
+        layer_writers = self._writers
+        matrix_words, matrix_index = self._table(m, "matrix_table", 4, matrices)
+        matrix_writers = self._writers
+        for k, writer in enumerate(layer_writers):
+            m.d.comb += [
+                writer.addr.eq(self.index),
+                writer.data.eq(self.value),
+                writer.en.eq(self.layer_write & (self.record == k)),
+            ]
+        for k, writer in enumerate(matrix_writers):
+            m.d.comb += [
+                writer.addr.eq(self.index),
+                writer.data.eq(self.value),
+                writer.en.eq(self.matrix_write & (self.record == k)),
+            ]
+        with m.If(self.threshold_write):
+            for k, second in ((4, 0), (5, 1)):
+                m.d.comb += [
+                    layer_writers[k].addr.eq(self.threshold_layer),
+                    layer_writers[k].data.eq(self.threshold_value),
+                    layer_writers[k].en.eq(self.threshold_second == second),
+                ]
+        layer = Signal(record_layout(image.LAYER[:6]))
+        matrix = Signal(record_layout(image.MATRIX))
+        m.d.comb += [layer.eq(Cat(*layer_words)), matrix.eq(Cat(*matrix_words))]
+
+        # -- state of layers and matrices ---------------------------------------------------------
+
+        parity = Signal(layers)  # step that columns are collected for
+        loaded = Signal(layers)  # accumulators hold the biases
+        pending = Signal(layers)  # columns were issued since the latest dispatch
+        remaining = [Signal(8, name=f"remaining{i}") for i in range(layers)]
+        finished = Signal(matrices)
+        seen = Signal(matrices)
+        positions = Memory(shape=unsigned(16), depth=matrices, init=[])
+        m.submodules.positions = positions
+        position_reader, position_writer = positions.read_port(), positions.write_port()
+        latest = Memory(shape=unsigned(s.sequence), depth=layers, init=[])
+        m.submodules.latest = latest
+        latest_reader, latest_writer = latest.read_port(), latest.write_port()
+        m.d.comb += [
+            latest_writer.addr.eq(self.issued_layer),
+            latest_writer.data.eq(self.sequence + 1),
+            latest_writer.en.eq(self.issued),
+        ]
+        with m.If(self.issued):
+            m.d.sync += pending.bit_select(self.issued_layer, 1).eq(1)
+
+        # -- dispatch: cells in the order of (step, layer) ----------------------------------------
+
+        current = Signal(s.layer)
+        settled = Signal(2)  # the tables show the current layer
+        dispatch = Signal()
+        ready = Signal()
+        running = Signal()
+        m.d.comb += [
+            layer_index.eq(current),
+            latest_reader.addr.eq(current),
+            ready.eq(
+                running
+                & self.enable
+                & settled.all()
+                & (Array(remaining)[current] == 0)
+                & loaded.bit_select(current, 1)
+            ),
+            dispatch.eq(
+                ready
+                & self.read_commands.ready
+                & self.cell_commands.ready
+                & self.write_commands.ready
+            ),
+            self.read_commands.valid.eq(dispatch),
+            self.cell_commands.valid.eq(dispatch),
+            self.write_commands.valid.eq(dispatch),
+        ]
+        m.d.sync += settled.eq(Cat(1, settled))
+        rows = Signal(16)
+        round_up = width - 1
+        m.d.comb += rows.eq((layer.units + round_up) >> (width.bit_length() - 1))
+        read, cell, write = (
+            self.read_commands.payload,
+            self.cell_commands.payload,
+            self.write_commands.payload,
+        )
+        strides = Array([len(_accumulators(c)) for c in config.cells])
+        m.d.comb += [
+            read.layer.eq(current),
+            read.parity.eq(parity.bit_select(current, 1)),
+            read.skip.eq(self.restoring),
+            read.blocks.eq(layer.blocks),
+            read.units.eq(layer.units),
+            read.base.eq(layer.accumulator_base),
+            read.stride.eq(strides[layer.cell]),
+            read.sequence.eq(latest_reader.data),
+            read.pending.eq(pending.bit_select(current, 1)),
+            cell.layer.eq(current),
+            cell.cell.eq(layer.cell),
+            cell.skip.eq(self.restoring),
+            cell.output.eq(layer.output),
+            cell.rows.eq(rows),
+            cell.base.eq(layer.unit_base),
+            cell.shift.eq(layer.shift),
+            write.layer.eq(current),
+            write.skip.eq(self.restoring),
+            write.output.eq(layer.output),
+            write.mode.eq(layer.mode),
+            write.units.eq(layer.units),
+            write.rows.eq(rows),
+            write.base.eq(layer.unit_base),
+            write.write_shift.eq(layer.write_shift),
+            write.threshold.eq(layer.threshold),
+            write.threshold_recurrent.eq(layer.threshold_recurrent),
+        ]
+        last_layer = Signal()
+        m.d.comb += [
+            last_layer.eq(current == self.layers - 1),
+            self.step_dispatched.eq(dispatch & last_layer),
+        ]
+        with m.If(dispatch):
+            m.d.sync += [
+                settled.eq(0),
+                current.eq(Mux(last_layer, 0, current + 1)),
+                parity.bit_select(current, 1).eq(~parity.bit_select(current, 1)),
+                pending.bit_select(current, 1).eq(0),
+                Array(remaining)[current].eq(layer.matrices),
+            ]
+            with m.If(layer.reload):
+                m.d.sync += loaded.bit_select(current, 1).eq(0)
+
+        # -- scan: one matrix a cycle through three stages ----------------------------------------
+
+        scan = Signal(s.matrix)
+        scanning = Signal()
+        # stage 1: the tables show matrix ``index1``
+        valid1, index1, last1 = Signal(), Signal(s.matrix), Signal()
+        source_layer = Signal(s.layer)
+        from_input = Signal()
+        half = Signal()  # half of the input's list that comes next for this matrix
+        target = Signal(s.layer)
+        use_second = Signal()
+        m.d.comb += [
+            matrix_index.eq(scan),
+            position_reader.addr.eq(scan),
+            from_input.eq(matrix.source == 0),
+            source_layer.eq(matrix.source - 1),
+            target.eq(matrix.target),
+            half.eq(seen.bit_select(index1, 1)),
+            use_second.eq(matrix.recurrent if config.second_threshold else 0),
+        ]
+        vector = Signal(VectorStatus(16))
+        chosen_status = Mux(
+            use_second,
+            Array(self.status_second[i].as_value() for i in range(layers))[source_layer],
+            Array(self.status[i].as_value() for i in range(layers))[source_layer],
+        )
+        hidden = Signal(VectorStatus(s.row))
+        m.d.comb += hidden.eq(chosen_status)
+        fresh = Signal()  # the vector was not seen by this matrix
+        with m.If(from_input):
+            halves = Array(self.input_status[i].as_value() for i in range(2))
+            status = Signal(InputStatus(bits_for(config.inputs)))
+            m.d.comb += [
+                status.eq(halves[half]),
+                fresh.eq(status.present),
+                vector.complete.eq(status.complete),
+                vector.rows.eq(status.rows),
+            ]
+        with m.Else():
+            m.d.comb += [
+                fresh.eq(hidden.generation != seen.bit_select(index1, 1)),
+                vector.complete.eq(hidden.complete),
+                vector.rows.eq(hidden.rows),
+            ]
+        wanted = Signal()  # the layer still collects columns of this matrix
+        is_bias = Signal()
+        m.d.comb += is_bias.eq(matrix.kind == Kind.BIAS)
+        collects = finished.bit_select(index1, 1) != parity.bit_select(target, 1)
+        if not self._check_dispatch:
+            collects = 1
+        m.d.comb += wanted.eq(
+            Mux(
+                is_bias,
+                ~loaded.bit_select(target, 1),
+                loaded.bit_select(target, 1) & fresh & collects,
+            )
+        )
+        # stage 2: decision
+        valid2, index2, last2 = Signal(), Signal(s.matrix), Signal()
+        wanted2, events2, complete2 = Signal(), Signal(), Signal()
+        rows2, position2 = Signal(16), Signal(16)
+        bias2, input2, half2, held2, late2 = (Signal() for _ in range(5))
+        target2 = Signal(s.layer)
+        held = (self.reading & (self.reading_layer == target)) | (
+            self.next_reading & (self.next_layer == target)
+        )
+        m.d.sync += [
+            valid1.eq(scanning),
+            index1.eq(scan),
+            last1.eq(scanning & (scan == self.matrices - 1)),
+            valid2.eq(valid1),
+            index2.eq(index1),
+            last2.eq(last1),
+            wanted2.eq(wanted),
+            events2.eq(is_bias | (position_reader.data != vector.rows)),
+            complete2.eq(vector.complete & ~is_bias),
+            rows2.eq(Mux(is_bias, 1, vector.rows - position_reader.data)),
+            position2.eq(position_reader.data),
+            bias2.eq(is_bias),
+            input2.eq(from_input),
+            half2.eq(half),
+            held2.eq(held),
+            late2.eq(target < current),
+            target2.eq(target),
+        ]
+
+        candidate = Signal()
+        finish = Signal()
+        urgent = Signal()
+        m.d.comb += [
+            candidate.eq(valid2 & wanted2 & events2),
+            finish.eq(valid2 & wanted2 & ~events2 & complete2),
+            urgent.eq(candidate & ~held2 & ~late2),
+        ]
+        best_valid = Signal()
+        best_rank = Signal(2)
+        best = Signal(s.matrix)
+        best_rows, best_position = Signal(16), Signal(16)
+        better = Signal()
+        rank = Cat(late2, held2)
+        m.d.comb += better.eq(candidate & (~best_valid | (rank < best_rank)))
+        with m.If(better):
+            m.d.sync += [
+                best_valid.eq(1),
+                best_rank.eq(rank),
+                best.eq(index2),
+                best_rows.eq(rows2),
+                best_position.eq(position2),
+            ]
+        with m.If(finish):
+            m.d.sync += [
+                finished.bit_select(index2, 1).eq(parity.bit_select(target2, 1)),
+                seen.bit_select(index2, 1).eq(~seen.bit_select(index2, 1)),
+                Array(remaining)[target2].eq(Array(remaining)[target2] - 1),
+            ]
+            m.d.comb += [
+                position_writer.addr.eq(index2),
+                position_writer.data.eq(0),
+                position_writer.en.eq(1),
+                self.input_finished.eq(input2),
+                self.input_half.eq(half2),
+            ]
+
+        # -- run: the chosen matrix fetches -------------------------------------------------------
+
+        run = self.runs.payload
+        run_data = Signal(run_layout(config))
+        m.d.comb += run.eq(run_data)
+        clean = Signal()  # nothing moved since the pass began
+        moved = Signal()
+        m.d.comb += moved.eq(
+            ~self.quiet | candidate | finish | ready | ~self.enable | ~running | self.reset
+        )
+        with m.If(moved):
+            m.d.sync += [clean.eq(0), self.idle.eq(0)]
+
+        setup = Signal(s.matrix)
+        reset_wanted = Signal()
+        with m.FSM():
+            with m.State("STOPPED"):
+                with m.If(reset_wanted):
+                    m.d.sync += [setup.eq(0), reset_wanted.eq(0)]
+                    m.next = "SETUP"
+            with m.State("SETUP"):
+                m.d.comb += matrix_index.eq(setup)
+                m.next = "SETUP_WRITE"
+            with m.State("SETUP_WRITE"):
+                m.d.comb += [
+                    matrix_index.eq(setup),
+                    position_writer.addr.eq(setup),
+                    position_writer.data.eq(0),
+                    position_writer.en.eq(1),
+                ]
+                # A recurrence finds the empty vector of "step -1"; other matrices find nothing.
+                m.d.sync += [
+                    seen.bit_select(setup, 1).eq(matrix.recurrent),
+                    finished.bit_select(setup, 1).eq(1),
+                    setup.eq(setup + 1),
+                ]
+                m.next = "SETUP"
+                with m.If(setup == self.matrices - 1):
+                    m.d.sync += [current.eq(0), settled.eq(0)]
+                    m.next = "SETUP_LAYERS"
+            with m.State("SETUP_LAYERS"), m.If(settled.all()):
+                m.d.sync += [
+                    Array(remaining)[current].eq(layer.matrices),
+                    settled.eq(0),
+                    current.eq(current + 1),
+                ]
+                with m.If(last_layer):
+                    m.d.sync += [
+                        current.eq(0),
+                        parity.eq(0),
+                        loaded.eq(0),
+                        pending.eq(0),
+                        running.eq(1),
+                    ]
+                    m.next = "START"
+            with m.State("START"):
+                m.d.sync += [
+                    scan.eq(0),
+                    scanning.eq(1),
+                    best_valid.eq(0),
+                    clean.eq(~moved),
+                ]
+                m.next = "SCAN"
+                with m.If(reset_wanted):
+                    m.d.sync += scanning.eq(0)
+                    m.next = "STOPPED"
+            with m.State("SCAN"):
+                m.d.sync += scan.eq(scan + 1)
+                with m.If(scan == self.matrices - 1):
+                    m.d.sync += [scanning.eq(0), scan.eq(scan)]
+                with m.If(urgent | last2):
+                    m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0)]
+                    m.d.sync += [last1.eq(0), last2.eq(0)]
+                    m.next = "CHOOSE"
+            with m.State("CHOOSE"):
+                m.d.comb += [matrix_index.eq(best), position_reader.addr.eq(best)]
+                m.next = "START"
+                with m.If(best_valid):
+                    m.next = "PREPARE"
+                with m.Else():
+                    m.d.sync += self.idle.eq(clean & ~moved)
+            with m.State("PREPARE"):
+                m.d.comb += matrix_index.eq(best)
+                m.d.sync += [
+                    run_data.bias.eq(is_bias),
+                    run_data.from_input.eq(from_input),
+                    run_data.half.eq(seen.bit_select(best, 1)),
+                    run_data.second.eq(use_second),
+                    run_data.row.eq(matrix.list_base + best_position),
+                    run_data.rows.eq(best_rows),
+                    run_data.address.eq(self.base + matrix.base),
+                    run_data.words.eq(matrix.column_words),
+                    run_data.base.eq(matrix.accumulator_base),
+                    run_data.gates.eq(matrix.gates),
+                    run_data.stride.eq(matrix.stride),
+                    run_data.layer.eq(target),
+                    run_data.parity.eq(parity.bit_select(target, 1)),
+                ]
+                m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += self.runs.valid.eq(1)
+                with m.If(self.runs.ready):
+                    with m.If(run_data.bias):
+                        m.d.sync += loaded.bit_select(run_data.layer, 1).eq(1)
+                    with m.Else():
+                        m.d.comb += [
+                            position_writer.addr.eq(best),
+                            position_writer.data.eq(best_position + self.rows_done),
+                            position_writer.en.eq(1),
+                        ]
+                    m.next = "START"
+
+        # A reset comes only while idle, or before the first start.
+        with m.If(self.reset):
+            m.d.sync += [running.eq(0), reset_wanted.eq(1)]
+        return m
+
+
+def _accumulators(cell: str) -> tuple[str, ...]:
+    from stillnet.sw.contract.cells import CELLS
+
+    return CELLS[cell].accumulators

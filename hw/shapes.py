@@ -1,0 +1,49 @@
+"""Widths that follow from an engine configuration; derived in one place."""
+
+from __future__ import annotations
+
+from amaranth.utils import bits_for
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.config import EngineConfig
+
+__all__ = ["Shapes"]
+
+
+class Shapes:
+    """Signal widths of an engine.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Attributes
+    ----------
+    layer, matrix : int
+        Index of a layer, of a matrix.
+    gates : int
+        Mask over the accumulators of a block.
+    accumulator_address : int
+        Address of an accumulator word (one accumulator in every lane).
+    block : int
+        Count of blocks of a layer, up to all of them.
+    rows : int
+        Rows of ``cell_width`` units in the state memories.
+    row : int
+        Row number or count.
+    unit, column : int
+        Unit number or count; column number of any source.
+    sequence : int
+        Running number of a column; wide enough that no step comes near to half of its range.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.layer = max(1, bits_for(config.layers - 1))
+        self.matrix = max(1, bits_for(config.matrices - 1))
+        self.gates = max(len(CELLS[c].accumulators) for c in config.cells)
+        self.accumulator_address = max(2, bits_for(config.accumulators + config.accumulators % 2))
+        self.block = bits_for(-(-config.units // config.lanes))
+        self.rows = -(-config.units // config.cell_width)
+        self.row = bits_for(self.rows)
+        self.unit = bits_for(config.units)
+        self.column = 16
+        self.sequence = 20
