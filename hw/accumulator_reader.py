@@ -29,7 +29,7 @@ def read_command_layout(config: EngineConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "layer": unsigned(s.layer),
-            "parity": 1,
+            "step": unsigned(2),
             "skip": 1,
             "blocks": unsigned(s.block),
             "units": unsigned(s.unit),
@@ -73,7 +73,7 @@ class AccumulatorReader(wiring.Component):
                 "sequence": In(s.sequence),
                 "block": In(s.block),
                 "hold_layer": Out(s.layer),
-                "hold_parity": Out(1),
+                "hold_step": Out(2),
                 "hold_block": Out(s.block),
                 "hold_active": Out(1),
                 "read_valid": Out(1),
@@ -149,7 +149,7 @@ class AccumulatorReader(wiring.Component):
             gate_last.eq(gate == command.stride - 1),
             block_last.eq(block == command.blocks - 1),
             self.hold_layer.eq(command.layer),
-            self.hold_parity.eq(command.parity),
+            self.hold_step.eq(command.step),
             self.hold_block.eq(block),
             self.hold_active.eq(active),
         ]

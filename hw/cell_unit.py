@@ -63,8 +63,7 @@ class CellUnit(wiring.Component):
         Pulses when a cell's last group has been written back and encoded.
     output_credit : In(1)
         Pulses when a group of the output layer has left.
-    idle : Out(1)
-    host_* : host access to the state memories, only while idle
+    host_* : host access to the state memories, only while the engine is idle
     """
 
     OUTPUT_GROUPS = 64
@@ -85,7 +84,6 @@ class CellUnit(wiring.Component):
                 "clipped": Out(width),
                 "command_done": In(1),
                 "output_credit": In(1),
-                "idle": Out(1),
                 "host_active": In(1),
                 "host_variable": In(3),
                 "host_row": In(s.row),
@@ -151,7 +149,6 @@ class CellUnit(wiring.Component):
             flying.eq(flying + start - self.command_done),
             credits_.eq(credits_ + self.output_credit - (issue & command.output)),
         ]
-        m.d.comb += self.idle.eq((flying == 0) & ~self.commands.valid)
 
         # -- rescale: all accumulators of all units of the group ----------------------------------
 

@@ -47,7 +47,7 @@ def run_layout(config: EngineConfig) -> data.StructLayout:
             "gates": unsigned(s.gates),
             "stride": unsigned(4),
             "layer": unsigned(s.layer),
-            "parity": 1,
+            "step": unsigned(2),
         }
     )
 
@@ -267,7 +267,7 @@ class ColumnFetcher(wiring.Component):
             column.base.eq(run.base),
             column.bias.eq(run.bias),
             column.layer.eq(run.layer),
-            column.parity.eq(run.parity),
+            column.step.eq(run.step),
         ]
         m.submodules.columns = column_fifo = SyncFIFOBuffered(
             width=len(column.as_value()), depth=config.fetch_columns

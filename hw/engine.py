@@ -169,11 +169,11 @@ class Engine(wiring.Component):
 
         m.d.comb += [
             lanes.hold_layer.eq(reader.hold_layer),
-            lanes.hold_parity.eq(reader.hold_parity),
+            lanes.hold_step.eq(reader.hold_step),
             lanes.hold_block.eq(reader.hold_block),
             lanes.hold_active.eq(reader.hold_active),
             lanes.hold_next_layer.eq(waiting.layer),
-            lanes.hold_next_parity.eq(waiting.parity),
+            lanes.hold_next_step.eq(waiting.step),
             lanes.hold_next_active.eq(waiting_valid),
             lanes.read_valid.eq(reader.read_valid),
             lanes.read_address.eq(reader.read_address),
@@ -191,6 +191,10 @@ class Engine(wiring.Component):
             scheduler.next_layer.eq(waiting.layer),
         ]
         connect(m, reader.units, cells.units)
+        dispatched = Signal(4)  # cells dispatched and not yet encoded
+        m.d.sync += dispatched.eq(
+            dispatched + scheduler.read_commands.valid - write_back.command_done
+        )
 
         # -- cells to vectors, events and outputs -------------------------------------------------
 
@@ -251,7 +255,7 @@ class Engine(wiring.Component):
                 & ~lanes.busy
                 & ~reader.hold_active
                 & ~waiting_valid
-                & cells.idle
+                & (dispatched == 0)
             ),
             scheduler.quiet.eq(quiet),
             scheduler.enable.eq(loaded & ~clearing),
@@ -297,7 +301,7 @@ class Engine(wiring.Component):
 
         with m.If(scheduler.step_dispatched & restoring):
             m.d.sync += restore_dispatched.eq(1)
-        with m.If(restore_dispatched & cells.idle):
+        with m.If(restore_dispatched & (dispatched == 0)):
             m.d.sync += [restore_dispatched.eq(0), restoring.eq(0)]
 
         # -- registers ----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 
-from .event_encoder import LOOKUP_CYCLES, EventEncoder
+from .event_encoder import ENCODE_CYCLES, LOOKUP_CYCLES, EventEncoder
 
 __all__ = ["InputEncoder", "InputStatus"]
 
@@ -117,8 +117,12 @@ class InputEncoder(wiring.Component):
         m.d.comb += free.eq(Array(pending)[half] == 0)
         take = Signal()
         ready = Signal()
+        # A short vector could follow before the references of the one before it are written.
+        settling = Signal(LOOKUP_CYCLES + ENCODE_CYCLES)
         m.d.comb += [
-            ready.eq(self.enable & ~handed & ~second_event & (taking | free)),
+            ready.eq(
+                self.enable & ~handed & ~second_event & (taking | (free & ~settling.any()))
+            ),
             take.eq(ready & self.inputs.valid),
             self.inputs.ready.eq(ready | (handed & self.restore.ready)),
             self.restore.valid.eq(handed & self.inputs.valid),
@@ -175,6 +179,7 @@ class InputEncoder(wiring.Component):
             m.d.sync += [index.eq(Mux(last, 0, index + 1)), taking.eq(~last)]
         ended = Signal()
         m.d.comb += ended.eq(step & step_last)
+        m.d.sync += settling.eq(Cat(ended, settling))
         with m.If(ended):
             m.d.sync += [half.eq(~half), handed.eq(self.restoring)]
         with m.If(self.host_token_write):
@@ -207,7 +212,7 @@ class InputEncoder(wiring.Component):
 
         # -- the two halves -----------------------------------------------------------------------
 
-        done_half = later(half, LOOKUP_CYCLES + 3)
+        done_half = later(half, LOOKUP_CYCLES + ENCODE_CYCLES)
         for i in range(2):
             released = Signal(name=f"released{i}")
             m.d.comb += released.eq(self.finished & (self.finished_half == i))

@@ -44,7 +44,7 @@ def column_layout(config: EngineConfig) -> data.StructLayout:
             "base": unsigned(s.accumulator_address),
             "bias": 1,
             "layer": unsigned(s.layer),
-            "parity": 1,
+            "step": unsigned(2),
         }
     )
 
@@ -61,11 +61,11 @@ class Lanes(wiring.Component):
     columns : In(stream of ``column_layout``)
         Columns in the order of their words.
     words : In(stream of ``config.word_bits``)
-    hold_layer, hold_parity, hold_block, hold_active : In
-        The cell now reading: words of that layer for the other parity wait until their block is
-        below ``hold_block``.
-    hold_next_layer, hold_next_parity, hold_next_active : In
-        The cell that reads next: words of that layer for the other parity wait.
+    hold_layer, hold_step, hold_block, hold_active : In
+        The cell now reading: words of that layer for a later step wait until their block is below
+        ``hold_block``. Steps count modulo 4.
+    hold_next_layer, hold_next_step, hold_next_active : In
+        The cell that reads next: words of that layer for a later step wait.
     read_valid, read_address, read_bank, read_ready : accumulator read of the cell
         A word of all lanes; granted while ``read_ready``.
     read_data : Out(lanes * 32)
@@ -90,11 +90,11 @@ class Lanes(wiring.Component):
                 "columns": In(stream.Signature(column_layout(config))),
                 "words": In(stream.Signature(unsigned(config.word_bits))),
                 "hold_layer": In(s.layer),
-                "hold_parity": In(1),
+                "hold_step": In(2),
                 "hold_block": In(s.block),
                 "hold_active": In(1),
                 "hold_next_layer": In(s.layer),
-                "hold_next_parity": In(1),
+                "hold_next_step": In(2),
                 "hold_next_active": In(1),
                 "read_valid": In(1),
                 "read_address": In(s.accumulator_address - 1),
@@ -148,21 +148,25 @@ class Lanes(wiring.Component):
             with m.If(rest[g]):
                 m.d.comb += gate.eq(g)
 
+        def later(step: Any) -> Any:
+            """The column belongs to a later step than a cell that has not been read."""
+            ahead = Signal(2)
+            m.d.comb += ahead.eq(column.step - step)
+            return (ahead == 1) | (ahead == 2)
+
         blocked = Signal()
-        next_blocked = Signal()  # registered: layers and parities change long before it matters
         m.d.comb += blocked.eq(
             (
                 self.hold_active
                 & (self.hold_layer == column.layer)
-                & (self.hold_parity != column.parity)
+                & later(self.hold_step)
                 & (block >= self.hold_block)
             )
-            | next_blocked
-        )
-        m.d.comb += next_blocked.eq(
-            self.hold_next_active
-            & (self.hold_next_layer == column.layer)
-            & (self.hold_next_parity != column.parity)
+            | (
+                self.hold_next_active
+                & (self.hold_next_layer == column.layer)
+                & later(self.hold_next_step)
+            )
         )
 
         take = Signal()

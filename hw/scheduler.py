@@ -191,7 +191,9 @@ class Scheduler(wiring.Component):
 
         # -- state of layers and matrices ---------------------------------------------------------
 
-        parity = Signal(layers)  # step that columns are collected for
+        # Step that columns are collected for, modulo 4: its parity, and the bit above. Two cells
+        # of a layer without recurrence may wait while columns of a third step are on their way.
+        parity, above = Signal(layers), Signal(layers)
         loaded = Signal(layers)  # accumulators hold the biases
         pending = Signal(layers)  # columns were issued since the latest dispatch
         remaining = [Signal(8, name=f"remaining{i}") for i in range(layers)]
@@ -250,7 +252,7 @@ class Scheduler(wiring.Component):
         strides = Array([len(_accumulators(c)) for c in config.cells])
         m.d.comb += [
             read.layer.eq(current),
-            read.parity.eq(parity.bit_select(current, 1)),
+            read.step.eq(Cat(parity.bit_select(current, 1), above.bit_select(current, 1))),
             read.skip.eq(self.restoring),
             read.blocks.eq(layer.blocks),
             read.units.eq(layer.units),
@@ -286,6 +288,9 @@ class Scheduler(wiring.Component):
                 settled.eq(0),
                 current.eq(Mux(last_layer, 0, current + 1)),
                 parity.bit_select(current, 1).eq(~parity.bit_select(current, 1)),
+                above.bit_select(current, 1).eq(
+                    above.bit_select(current, 1) ^ parity.bit_select(current, 1)
+                ),
                 pending.bit_select(current, 1).eq(0),
                 Array(remaining)[current].eq(layer.matrices),
             ]
@@ -306,7 +311,7 @@ class Scheduler(wiring.Component):
         m.d.comb += [
             matrix_index.eq(scan),
             position_reader.addr.eq(scan),
-            from_input.eq(matrix.source == 0),
+            from_input.eq((matrix.source == 0) & (matrix.kind != Kind.BIAS)),
             source_layer.eq(matrix.source - 1),
             target.eq(matrix.target),
             half.eq(seen.bit_select(index1, 1)),
@@ -471,16 +476,12 @@ class Scheduler(wiring.Component):
                     ]
                     m.next = "START"
             with m.State("START"):
-                m.d.sync += [
-                    scan.eq(0),
-                    scanning.eq(1),
-                    best_valid.eq(0),
-                    clean.eq(~moved),
-                ]
-                m.next = "SCAN"
+                m.d.sync += [scan.eq(0), best_valid.eq(0), clean.eq(~moved)]
                 with m.If(reset_wanted):
-                    m.d.sync += scanning.eq(0)
                     m.next = "STOPPED"
+                with m.Elif(self.enable):
+                    m.d.sync += scanning.eq(1)
+                    m.next = "SCAN"
             with m.State("SCAN"):
                 m.d.sync += scan.eq(scan + 1)
                 with m.If(scan == self.matrices - 1):
@@ -511,7 +512,7 @@ class Scheduler(wiring.Component):
                     run_data.gates.eq(matrix.gates),
                     run_data.stride.eq(matrix.stride),
                     run_data.layer.eq(target),
-                    run_data.parity.eq(parity.bit_select(target, 1)),
+                    run_data.step.eq(Cat(parity.bit_select(target, 1), above.bit_select(target, 1))),
                 ]
                 m.next = "RUN"
             with m.State("RUN"):

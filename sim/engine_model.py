@@ -319,7 +319,7 @@ class EngineModel:
             if self.cycle - start > limit:
                 raise RuntimeError("the engine did not load the image in time")
 
-    def wait_idle(self, limit: int = 10_000_000) -> None:
+    def wait_idle(self, limit: int = 300_000) -> None:
         """Lets the clock run until nothing is in progress."""
         start = self.cycle
         while not self.read(Register.STATUS) & Status.IDLE:
@@ -332,7 +332,7 @@ class EngineModel:
         self.wait_idle()
 
     def run(
-        self, inputs: np.ndarray, steps: int, outputs: int, *, limit: int = 100_000_000
+        self, inputs: np.ndarray, steps: int, outputs: int, *, limit: int = 3_000_000
     ) -> tuple[np.ndarray, np.ndarray]:
         """Streams vectors through the engine, back to back.
 

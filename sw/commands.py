@@ -18,7 +18,7 @@ from .contract.config import PRESETS, EngineConfig
 from .contract.image import MAGIC
 from .errors import StillnetError
 from .files import write_atomically
-from .network import INPUT, Network
+from .network import Network
 from .progress import Progress, console_progress, silent
 from .reference import Reference
 
@@ -51,13 +51,17 @@ def load_array(path: str | Path, what: str = "input") -> np.ndarray:
         raise StillnetError(f"cannot read {what} '{path}': {error.strerror or error}") from error
     except (ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise StillnetError(f"{what} '{path}' is cut off or damaged ({reason}); {advice}") from error
+        raise StillnetError(
+            f"{what} '{path}' is cut off or damaged ({reason}); {advice}"
+        ) from error
     if array.dtype.kind not in "fiub":
         raise StillnetError(
             f"{what} '{path}' holds elements of type {array.dtype}; real numbers are needed"
         )
     if array.size == 0:
-        raise StillnetError(f"{what} '{path}' is empty, shape {array.shape}; give at least one step")
+        raise StillnetError(
+            f"{what} '{path}' is empty, shape {array.shape}; give at least one step"
+        )
     return array
 
 
@@ -358,13 +362,11 @@ def _run_run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show_run(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
     steps = max(int(result.get("steps") or 0), 1)
-    table = Table(title=f"{result['steps']} steps on {result['engine']}", title_justify="left")
-    table.add_column("events of")
-    table.add_column("in all", justify="right")
-    table.add_column("a step", justify="right")
+    table = _columns(
+        f"{result['steps']} steps on {result['engine']}",
+        {"events of": "left", "in all": "right", "a step": "right"},
+    )
     for name, count in (result.get("events") or {}).items():
         table.add_row(name, f"{count:,}", f"{count / steps:,.1f}")
     _print(table)
@@ -495,9 +497,10 @@ def _print(*tables: Any) -> None:
 
 
 def _columns(title: str, names: Mapping[str, str]) -> Any:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name, justify in names.items():
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     return table

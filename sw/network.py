@@ -294,7 +294,9 @@ class Network:
 
     def _check_input(self) -> None:
         if self.inputs < 1:
-            raise StillnetError(f"network '{self.name}' has {self.inputs} inputs, at least 1 needed")
+            raise StillnetError(
+                f"network '{self.name}' has {self.inputs} inputs, at least 1 needed"
+            )
         if self.input_mode.one_hot and not 0 <= self.input_fraction <= 15:
             raise StillnetError(
                 f"network '{self.name}': a token's fraction must be 0 to 15, not "

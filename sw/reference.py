@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .blas import single_thread
 from .contract.cells import CELLS
 from .contract.events import encode
 from .contract.fixed import ACTIVATION, narrow, rescale, wrap32
@@ -131,9 +132,12 @@ class Reference:
             self.state[i][s] = value.copy()
         report = StepReport()
         for i, layer in enumerate(self.network.layers):
-            s = CELLS[layer.cell].output_state
-            if s is not None and (i, s) in values:
-                self._publish(i, self._vector(i, self.state[i][s]), report)
+            output = CELLS[layer.cell].output_state
+            if output is not None and (i, output) in values:
+                self._publish(i, self._vector(i, self.state[i][output]), report)
+        for i in range(len(self.network.layers)):
+            if self.network.reload(i):  # what fed this step is over; recurrences wait for the next
+                self.accumulators[i] = self.expected_accumulators(i)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything that decides the future: state variables and reference vectors, as copies."""
@@ -208,6 +212,10 @@ class Reference:
         -------
         int64 array, shape (outputs,)
         """
+        with single_thread():
+            return self._step(x)
+
+    def _step(self, x: np.ndarray) -> np.ndarray:
         network, report = self.network, StepReport()
         self.last = report
         events = encode(
@@ -266,8 +274,7 @@ class Reference:
                 product = value.astype(np.float64) @ columns[index]
             else:
                 dense = np.zeros(len(columns))
-                # add.at, because the two events of a token are separate columns of one vector
-                np.add.at(dense, index, value)
+                dense[index] = value  # no column has two events
                 product = dense @ columns
             rows = product.astype(np.int64).reshape(len(matrix.gates), -1)
             gates = self._rows[i, j]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .blas import single_thread
 from .contract.cells import CELLS, Cell
 from .contract.events import Mode, encode
 from .contract.fixed import Format, narrow, rescale, wrap32
@@ -245,7 +246,8 @@ def run_float(model: Model, layout: Layout, x: np.ndarray, start: Start | None =
                 start.state[i, s] = rows
                 if s == CELLS[layer.cell].output_state:
                     start.vectors[i] = rows
-    return _run(arithmetic, layout, x, start)
+    with single_thread():
+        return _run(arithmetic, layout, x, start)
 
 
 def run_integers(
@@ -277,7 +279,8 @@ def run_integers(
     if network.input_mode.one_hot:
         x = x[:, 0]
         arithmetic.events[INPUT] = _token_events(network.input_mode, layout, x)
-    return _run(arithmetic, layout, x, start)
+    with single_thread():
+        return _run(arithmetic, layout, x, start)
 
 
 def _token_events(mode: Mode, layout: Layout, tokens: np.ndarray) -> int:
@@ -376,10 +379,10 @@ def _run(a: _Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
                 if s != CELLS[a.layers[i].cell].output_state or a.dtype is np.int64:
                     states[i, s] = np.empty_like(vectors[i])
         for t in range(layout.steps):
-            rows = layout.at(t)
-            n = rows.stop - rows.start
+            at = layout.at(t)
+            n = at.stop - at.start
             for i in group:
-                m = pre[i][rows]
+                m = pre[i][at]
                 for _, key, gates, operand in internal[i]:
                     product = carry[key][:n].astype(np.float64, copy=False) @ operand
                     m[:, gates] += product.reshape(n, len(gates), -1)
@@ -388,10 +391,10 @@ def _run(a: _Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
                 for s, value in new.items():
                     state[i, s][:n] = value
                     if (i, s) in states:
-                        states[i, s][rows] = value
-                vectors[i][rows] = v
+                        states[i, s][at] = value
+                vectors[i][at] = v
                 a.encode(i, v, carry[i][:n])
-                references[i][rows] = carry[i][:n]
+                references[i][at] = carry[i][:n]
                 if i in a.seconds:
                     a.encode(i + SECOND, v, carry[i + SECOND][:n])
     return Trace(layout, vectors, states, ranked, dict(a.events), a.saturations)

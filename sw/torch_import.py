@@ -44,7 +44,7 @@ _GRU_KEY = re.compile(
     r"(?:_l(?P<layer>\d+))?(?P<reverse>_reverse)?"
 )
 _LINEAR_KEY = re.compile(r"(?:(?P<prefix>.*)\.)?(?P<what>weight|bias)")
-_SAFETENSORS = {
+_SAFETENSORS: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),

@@ -77,9 +77,7 @@ def test_rescale_of_every_shift_at_the_extremes(shift: int) -> None:
     rng = random.Random(shift)
     values = [-(1 << 31), (1 << 31) - 1, -1, 0, 1]
     values += [rng.randrange(-(1 << 31), 1 << 31) >> rng.randrange(32) for _ in range(200)]
-    expected = [
-        min(max(exact_round(v << 8, shift), PRE.minimum), PRE.maximum) for v in values
-    ]
+    expected = [min(max(exact_round(v << 8, shift), PRE.minimum), PRE.maximum) for v in values]
     assert fixed.rescale(np.array(values), shift).tolist() == expected
 
 
@@ -128,8 +126,8 @@ def test_tables_are_odd_and_end_exactly() -> None:
 
 def test_table_entries_fit_their_words() -> None:
     assert len(tables.TANH_VALUES) == len(tables.TANH_SLOPES) == 1 << tables.SEGMENT_BITS
-    assert 0 <= min(tables.TANH_VALUES) and max(tables.TANH_VALUES) < 1 << tables.VALUE_BITS
-    assert 0 <= min(tables.TANH_SLOPES) and max(tables.TANH_SLOPES) < 1 << tables.SLOPE_BITS
+    assert min(tables.TANH_VALUES) >= 0 and max(tables.TANH_VALUES) < 1 << tables.VALUE_BITS
+    assert min(tables.TANH_SLOPES) >= 0 and max(tables.TANH_SLOPES) < 1 << tables.SLOPE_BITS
 
 
 # -- equations ------------------------------------------------------------------------------------
@@ -389,9 +387,7 @@ def test_engine_config_names_field_value_and_limit(field: str, value, message: s
 
 
 def test_axi_needs_words_of_32_bits() -> None:
-    with refused(
-        "engine config: memory 'axi4' needs words of 32 bits or more, lanes = 2 gives 16"
-    ):
+    with refused("engine config: memory 'axi4' needs words of 32 bits or more, lanes = 2 gives 16"):
         EngineConfig(lanes=2, memory="axi4")
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stillnet.sw import quantizer
 from stillnet.sw.contract.cells import CELLS, Cell, register
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.expr import sigmoid, tanh
 from stillnet.sw.contract.fixed import ACTIVATION
 from stillnet.sw.errors import StillnetError
+from stillnet.sw.formats import FormatChoice
 from stillnet.sw.model import INPUT, Layer, Matrix, Model
-from stillnet.sw.network import Network
+from stillnet.sw.network import Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.progress import silent
 from stillnet.sw.quantizer import quantize
 from stillnet.sw.reference import Reference
 from stillnet.sw.sequence import Layout, run_float
@@ -105,12 +106,15 @@ def test_any_scale_of_input(scale: float) -> None:
 
 def test_range_and_margin() -> None:
     model = Model(1).dense(np.ones((1, 1)))
-    for peak, margin, fraction in [(1.0, 1.0, 14), (1.0, 1.25, 14), (0.99, 2.0, 14), (7.9, 1.0, 12)]:
+    for peak, margin, fraction in [
+        (1.0, 1.0, 14),
+        (1.0, 1.25, 14),
+        (0.99, 2.0, 14),
+        (7.9, 1.0, 12),
+    ]:
         x = np.array([[0.0], [-peak]])
         network = quantize(model, x, margin=margin)
-        assert 32767 / 2 < peak * margin * 2.0 ** (fraction + 1) and (
-            peak * margin * 2.0**fraction <= 32767
-        )
+        assert peak * margin * 2.0**fraction <= 32767 < peak * margin * 2.0 ** (fraction + 1)
         assert network.input_fraction <= fraction
         assert network.layers[0].fraction == fraction
     with refused("margin must be between 1 and 1024, not 0.5"):
@@ -155,8 +159,8 @@ def test_exponents_are_the_best_by_trial() -> None:
     trace = run_float(model, layout, x)
     for index in range(2):
         for step in (-1, 1):
-            choice = quantizer._Choice(model, trace, 1.25, False)
-            choice.search(quantizer.silent)
+            choice = FormatChoice(model, trace, 1.25, False)
+            choice.search(silent)
             choice.exponent[index] += step
             try:
                 network = choice.build("other")
@@ -237,12 +241,56 @@ def test_feedback_from_above() -> None:
             ),
             {"y": np.zeros(5)},
         ),
-        Layer("high", "tanh", 4, (Matrix(0, ("y",), rng.normal(0, 1, (1, 4, 5))),), {"y": np.ones(4)}),
+        Layer(
+            "high", "tanh", 4, (Matrix(0, ("y",), rng.normal(0, 1, (1, 4, 5))),), {"y": np.ones(4)}
+        ),
     ]
     model, x = Model(3, layers), slow_signal(rng, 60, 3)
     trace = run_float(model, Layout([60]), x)
     assert np.allclose(trace.vectors[1], model.run(x), atol=1e-12)
     assert mean_error(quantize(model, x, thresholds=0.001), model, x) < 0.02
+
+
+def dense_network(weight: np.ndarray, bias: int, **options) -> Network:
+    matrix = QuantizedMatrix(INPUT, ("y",), weight.astype(np.int8)[None], 8)
+    bias_row = {"y": np.full(len(weight), bias, np.int64)}
+    fraction = options.get("input_fraction", 0)
+    layer = QuantizedLayer("d", "linear", len(weight), [matrix], bias_row, 8, 0, 8 + fraction)
+    return Network(weight.shape[1], layers=[layer], **{"input_fraction": 0, **options})
+
+
+def test_the_proof_against_overflow_is_exact() -> None:
+    reach = 128 * 32768 + 5 * 32768
+    dense_network(np.array([[-128, 5]]), (1 << 31) - 1 - reach).validate()
+    with refused(r"layer 'd': row 0 of gate 'y' can reach 2147483648, more than 32 bits hold; .*"):
+        dense_network(np.array([[-128, 5]]), (1 << 31) - reach).validate()
+    with refused(r"layer 'd': row 1 of gate 'y' can reach .*"):
+        dense_network(np.array([[0, 0], [-128, 5]]), -(1 << 31) + reach).validate()
+    # Only one token at a time: the largest weight counts, not the sum.
+    tokens = np.full((1, 5000), 127)
+    with refused("layer 'd': row 0 .*"):
+        dense_network(tokens, 0, input_fraction=15).validate()
+    dense_network(tokens, 0, input_fraction=15, input_mode=Mode.ONE_HOT).validate()
+
+
+@pytest.mark.parametrize(("fraction", "exponent"), [(12, 20), (4, 12), (2, 10), (12, 23)])
+def test_the_noise_model_predicts_the_error(fraction: int, exponent: int) -> None:
+    """Rounding of weights mostly, of both, of the input mostly; clipped weights."""
+    rng = np.random.default_rng(14)
+    model = Model(50).dense(rng.normal(0, 0.1, (80, 50)), name="d").dense(np.eye(80), name="e")
+    x = rng.normal(0, 1.5, (2000, 50))
+    choice = FormatChoice(model, run_float(model, Layout([2000]), x), 1.25, True)
+    choice.search(silent)
+    choice.fraction[INPUT], choice.exponent[0] = fraction, exponent
+    predicted = choice.cost(0, exponent)
+    result = Reference(choice.build("n"))
+    wanted = choice.accumulators(0, np.arange(2000))[:, 0]
+    got = []
+    for row in result.network.quantize_input(x):
+        result.step_integers(row)
+        got.append(result.accumulators[0][0] * 2.0**-exponent)
+    measured = np.mean((np.array(got) - wanted) ** 2) / np.mean(wanted**2)
+    assert 0.8 < measured / predicted < 1.25
 
 
 # -- recordings -----------------------------------------------------------------------------------
@@ -389,7 +437,7 @@ def test_thresholds_by_number_name_and_order(deep) -> None:
 def test_thresholds_of_recurrences(deep) -> None:
     model, x = deep
     network = quantize(model, x, thresholds=0.25, threshold_recurrent=0.375)
-    assert [q.threshold_recurrent is None for q in network.layers] == [True, False, False, True, True]
+    assert [q.name for q in network.layers if q.threshold_recurrent is not None] == ["gru1", "gru2"]
     layer = network.layers[1]
     assert layer.threshold_recurrent == 0.375 * 2.0**layer.fraction
     assert layer.threshold == 0.25 * 2.0**layer.fraction
@@ -450,7 +498,7 @@ def test_nonzero_layers(deep) -> None:
 # -- max_error ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [400, 1500])
+@pytest.mark.parametrize("steps", [50, 400, 1100])
 def test_max_error_is_kept_and_used(steps: int) -> None:
     model, x = deep_model(), slow_signal(np.random.default_rng(3), steps, 8)
     still = quantize(model, x)
@@ -464,9 +512,9 @@ def test_max_error_is_kept_and_used(steps: int) -> None:
         sum(v["events_per_step"] for v in n.notes["report"]["vectors"]) for n in (still, network)
     ]
     assert fired[1] < 0.8 * fired[0]
-    again = quantize(model, x, max_error=0.03)
-    assert again.layers[1].threshold == network.layers[1].threshold  # deterministic
-    assert again.input_threshold == network.input_threshold
+    if steps <= 400:
+        again = quantize(model, x, max_error=0.03)
+        assert again.notes == network.notes, "the search is deterministic"
     assert {what for what, _, _ in seen} >= {"float model", "common threshold", "check"}
     assert all(0 <= done <= total for _, done, total in seen)
     with refused(
@@ -567,7 +615,9 @@ def rewrite(path: Path, change) -> None:
         header = json.loads(file.metadata()["stillnet"])
         tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     header = change(header, tensors) or header
-    save_file(tensors, path, {"stillnet": header if isinstance(header, str) else json.dumps(header)})
+    save_file(
+        tensors, path, {"stillnet": header if isinstance(header, str) else json.dumps(header)}
+    )
 
 
 CHANGES = [

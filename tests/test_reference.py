@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stillnet.sw.blas import _control, single_thread
 from stillnet.sw.contract import fixed, tables
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.events import Mode
@@ -87,7 +88,11 @@ def step_bound(
     vector_error = state_error + 2.0 ** -(layer.fraction + 1)
     m, e = {}, {}
     for g, bias in gru.bias.items():
-        total, size, error = bias.copy(), np.abs(bias), np.abs(layer.bias[g] * 2.0**-exponent - bias)
+        total, size, error = (
+            bias.copy(),
+            np.abs(bias),
+            np.abs(layer.bias[g] * 2.0**-exponent - bias),
+        )
         terms = 1
         for gates, w, wq, v, dv in (
             (qx.gates, gru.wx, wqx, x, np.full(len(x), input_error)),
@@ -638,7 +643,7 @@ def test_state_of_another_network_is_refused() -> None:
     state = reference.get_state()
     with pytest.raises(
         StillnetError,
-        match=r"^state does not belong to network 'network': 0/h has shape \(4,\), expected \(5,\)$",
+        match=r"^state does not belong to network 'network': 0/h has shape \(4,\), exp.* \(5,\)$",
     ):
         reference.set_state({**state, "0/h": np.zeros(4)})
     state.pop("-1/reference")
@@ -655,7 +660,7 @@ def test_set_hidden_clears_and_encodes() -> None:
     reference.set_hidden({(0, "h"): h})
     v = fixed.round_shift(h, layer.write_shift)
     kept = np.where(np.abs(v) >= layer.threshold, v, 0)
-    assert np.array_equal(reference.state[0]["h"], h)
+    assert np.array_equal(reference.state[0]["h"], h) and reference.state[0]["h"] is not h
     assert np.array_equal(reference.reference[0], kept)
     assert not reference.reference[INPUT].any()
     assert np.array_equal(reference.accumulators[0], reference.expected_accumulators(0))
@@ -695,6 +700,32 @@ def test_a_threshold_change_applies_from_the_next_encoding() -> None:
     assert reference.last.events == {INPUT: 0, 0: 0} and reference.last.words == 0
     for k, v in reference.reference.items():
         assert np.array_equal(v, before[k])
+
+
+def test_accumulators_wrap_around() -> None:
+    """Only a host that sets h beyond its bound gets there; order still must not matter."""
+    recurrent = np.full((3, 1, 400), 127, np.int8)
+    layer = QuantizedLayer(
+        "gru",
+        "gru",
+        400,
+        [
+            QuantizedMatrix(INPUT, ("r", "u", "cx"), np.zeros((3, 400, 1), np.int8), 20),
+            QuantizedMatrix(0, ("r", "u", "ch"), np.repeat(recurrent, 400, axis=1), 6),
+        ],
+        {g: np.full(400, 1 << 30, np.int64) for g in ("r", "u", "cx", "ch")},
+        shift=20 - 13 + 8,
+        write_shift=0,
+        fraction=14,
+    )
+    reference = Reference(Network(1, 0, [layer]))
+    reference.set_hidden({(0, "h"): np.full(400, 32767)})
+    total = (1 << 30) + 400 * 127 * 32767
+    assert total >= 1 << 31
+    assert reference.accumulators[0][0].tolist() == [total - (1 << 32)] * 400
+    assert np.array_equal(reference.accumulators[0], reference.expected_accumulators(0))
+    reference.set_hidden({(0, "h"): np.zeros(400)})
+    assert np.all(reference.accumulators[0] == 1 << 30)
 
 
 # -- biases ---------------------------------------------------------------------------------------
@@ -793,7 +824,7 @@ def test_two_encoders_count_apart() -> None:
             network.layers[0].fraction + 6,
         )
     )
-    network.layers[0].threshold_recurrent = int(0.2 * 2**network.layers[0].fraction)
+    network.layers[0].threshold_recurrent = int(0.2 * 2 ** network.layers[0].fraction)
     network.layers[0].threshold = 1
     reference = Reference(network)
     total = {INPUT: 0, 0: 0, 1: 0, SECOND: 0}
@@ -802,7 +833,23 @@ def test_two_encoders_count_apart() -> None:
         for key, n in reference.last.events.items():
             total[key] += n
     assert 0 < total[SECOND] < total[0]
-    assert reference.event_names() == {INPUT: "input", 0: "gru", SECOND: "gru (recurrent)", 1: "out"}
+    assert reference.event_names() == {
+        INPUT: "input",
+        0: "gru",
+        SECOND: "gru (recurrent)",
+        1: "out",
+    }
+
+
+def test_inputs_are_rounded_half_up_and_clipped() -> None:
+    network = small_gru()
+    one = 2.0**network.input_fraction
+    x = np.array([[0.5, -0.5, 1.5], [0.49, 1e9, -1e9], [32767.4, 32767.5, -32768.5]])
+    assert network.quantize_input(x / one).tolist() == [
+        [1, 0, 2],
+        [0, 32767, -32768],
+        [32767, 32767, -32768],
+    ]
 
 
 def test_wrong_input_is_refused() -> None:
@@ -813,3 +860,22 @@ def test_wrong_input_is_refused() -> None:
         reference.run(np.array([[0, 0, 0], [0, 0, np.nan]]))
     with pytest.raises(StillnetError, match=r"^input has shape \(0, 3\); .* at least one step$"):
         reference.run(np.zeros((0, 3)))
+
+
+def test_one_blas_thread_inside_and_as_before_outside() -> None:
+    control = _control()
+    if control is None:
+        pytest.skip("NumPy has another BLAS than OpenBLAS here")
+    get, put = control
+    first = get()
+    try:
+        put(2)
+        with pytest.raises(KeyError), single_thread():
+            assert get() == 1
+            with single_thread():
+                assert get() == 1
+            assert get() == 1
+            raise KeyError
+        assert get() == 2
+    finally:
+        put(first)
