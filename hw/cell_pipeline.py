@@ -13,6 +13,7 @@ from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal, Value, s
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
 from stillnet.sw.contract import tables
 from stillnet.sw.contract.cells import Cell
 from stillnet.sw.contract.expr import Node

@@ -13,6 +13,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS
@@ -21,7 +22,7 @@ from .cell_pipeline import CellPipeline, schedule
 from .rescale import RESCALE_LATENCY, Rescale
 from .shapes import Shapes
 
-__all__ = ["CellUnit", "cell_command_layout"]
+__all__ = ["CellUnit", "cell_command_layout", "output_groups"]
 
 
 def cell_command_layout(config: EngineConfig) -> data.StructLayout:
@@ -38,6 +39,15 @@ def cell_command_layout(config: EngineConfig) -> data.StructLayout:
             "shift": unsigned(5),
         }
     )
+
+
+def output_groups(config: EngineConfig) -> int:
+    """Groups of the output layer that may be between issue and output stream.
+
+    The stream takes one element a cycle. A wider cell needs room for a long vector, so that it can
+    go on with the next step meanwhile (one block RAM); at one element a cycle a few will do.
+    """
+    return 64 if config.cell_width == 1 else 512
 
 
 class CellUnit(wiring.Component):
@@ -65,9 +75,6 @@ class CellUnit(wiring.Component):
         Pulses when a group of the output layer has left.
     host_* : host access to the state memories, only while the engine is idle
     """
-
-    OUTPUT_GROUPS = 64
-    """Groups of the output layer that may be between issue and output stream."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -114,7 +121,7 @@ class CellUnit(wiring.Component):
         kind = Signal(4)  # cell whose units are in the pipeline
         layer = Signal(s.layer)  # latest layer
         flying = Signal(3)  # commands issued and not yet written back
-        credits_ = Signal(range(self.OUTPUT_GROUPS + 1), init=self.OUTPUT_GROUPS)
+        credits_ = Signal(range(output_groups(config) + 1), init=output_groups(config))
 
         upcoming = self.commands.payload
         may_start = Signal()

@@ -8,6 +8,7 @@ from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.registers import Register
 

@@ -12,6 +12,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
+
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
@@ -120,9 +121,7 @@ class InputEncoder(wiring.Component):
         # A short vector could follow before the references of the one before it are written.
         settling = Signal(LOOKUP_CYCLES + ENCODE_CYCLES)
         m.d.comb += [
-            ready.eq(
-                self.enable & ~handed & ~second_event & (taking | (free & ~settling.any()))
-            ),
+            ready.eq(self.enable & ~handed & ~second_event & (taking | (free & ~settling.any()))),
             take.eq(ready & self.inputs.valid),
             self.inputs.ready.eq(ready | (handed & self.restore.ready)),
             self.restore.valid.eq(handed & self.inputs.valid),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, signed
+
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, PRE, RESCALE_GUARD_BITS
 
 __all__ = ["RESCALE_LATENCY", "Rescale"]

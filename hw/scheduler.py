@@ -22,6 +22,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
+
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import Kind
@@ -512,7 +513,9 @@ class Scheduler(wiring.Component):
                     run_data.gates.eq(matrix.gates),
                     run_data.stride.eq(matrix.stride),
                     run_data.layer.eq(target),
-                    run_data.step.eq(Cat(parity.bit_select(target, 1), above.bit_select(target, 1))),
+                    run_data.step.eq(
+                        Cat(parity.bit_select(target, 1), above.bit_select(target, 1))
+                    ),
                 ]
                 m.next = "RUN"
             with m.State("RUN"):

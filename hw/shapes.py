@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from amaranth.utils import bits_for
+
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 

@@ -13,11 +13,12 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
+
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 
-from .cell_unit import CellUnit
+from .cell_unit import output_groups
 from .event_encoder import ENCODE_CYCLES, LOOKUP_CYCLES, EventEncoder
 from .shapes import Shapes
 
@@ -265,7 +266,7 @@ class WriteBack(wiring.Component):
 
         group_bits = width * ACTIVATION_BITS
         m.submodules.outputs = fifo = SyncFIFOBuffered(
-            width=group_bits + width + 1, depth=CellUnit.OUTPUT_GROUPS
+            width=group_bits + width + 1, depth=output_groups(config)
         )
         m.d.comb += [
             fifo.w_data.eq(Cat(*values3, mask3, last3)),

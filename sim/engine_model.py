@@ -332,7 +332,7 @@ class EngineModel:
         self.wait_idle()
 
     def run(
-        self, inputs: np.ndarray, steps: int, outputs: int, *, limit: int = 3_000_000
+        self, inputs: np.ndarray, steps: int, outputs: int, *, limit: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Streams vectors through the engine, back to back.
 
@@ -344,12 +344,13 @@ class EngineModel:
         outputs : int
             Elements of an output vector.
         limit : int
-            Cycles after which the engine counts as hung.
+            Cycles after which the engine counts as hung; generous where not given.
 
         Returns
         -------
         int64 array, shape (steps, outputs), and the cycle of the last element of each step
         """
+        limit = 1_000_000 * (1 + steps) if limit is None else limit
         data = np.ascontiguousarray(np.asarray(inputs).reshape(-1), np.int16)
         result = np.zeros((steps, outputs), np.int16)
         cycles = np.zeros(steps, np.uint64)
