@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from audio import NOISES, RATE, features, make_noise, mix, read_wav, set_level, stft
+
 from stillnet.sw.errors import StillnetError
 
 __all__ = [

@@ -204,7 +204,8 @@ def show(console: Console, report: dict[str, Any], folder: Path) -> None:
         "frames in hardware": f"{report['frames_rtl']}, after {report['history_frames']} before",
         "cycles a frame": f"{report['cycles_per_frame']:,.0f}",
         f"time a frame at {report['clock_mhz']} MHz": (
-            f"{report['microseconds_per_frame']:,.0f} µs of a {report['hop_microseconds']:,.0f} µs hop"
+            f"{report['microseconds_per_frame']:,.0f} µs of a "
+            f"{report['hop_microseconds']:,.0f} µs hop"
         ),
         "memory port in use": f"{report['port_utilisation']:.1%}",
         "bytes a frame": f"{report['bytes_per_frame']:,.0f}, {dense:.1f} times less than dense",

@@ -28,6 +28,8 @@ from data import INSTALL, g2p_path
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from stillnet.sw import EngineConfig, Network, Reference, quantize
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.errors import StillnetError
 from stillnet.sw.model import Model
@@ -234,27 +236,131 @@ def spell_float(word: str, limit: int = 20) -> list[str]:
     return spell(FloatNetwork(encoder), FloatNetwork(decoder), word, limit)
 
 
+# -- integers and hardware ------------------------------------------------------------------------
+
+
+class ReferenceNetwork:
+    """A quantized network in the bit-exact reference, as a :class:`Stepper`."""
+
+    def __init__(self, network: Network) -> None:
+        self._reference = Reference(network)
+        self._network = network
+
+    def reset(self) -> None:
+        """Back to the initial state."""
+        self._reference.reset()
+
+    def step(self, x: int) -> np.ndarray:
+        """One token in, one integer output vector out."""
+        return self._reference.step_integers(np.array([x]))
+
+    def get_state(self) -> dict[tuple[int, str], np.ndarray]:
+        """State variables, integers in the format of the cell (s16.14 for h)."""
+        return {(i, s): v for i, d in enumerate(self._reference.state) for s, v in d.items()}
+
+    def set_state(self, state: Mapping[tuple[int, str], np.ndarray]) -> None:
+        """Clears, then sends the given states through the encoders."""
+        self._reference.set_hidden(dict(state))
+
+
+class HardwareNetwork:
+    """A quantized network on a generated engine in simulation, as a :class:`Stepper`."""
+
+    def __init__(self, network: Network, config: EngineConfig) -> None:
+        from stillnet.sim.equivalence import NetworkOnEngine
+
+        self._network = network
+        self._engine = NetworkOnEngine(network, config)
+
+    def reset(self) -> None:
+        """Back to the initial state."""
+        self._engine.reset()
+
+    def step(self, x: int) -> np.ndarray:
+        """One token in, one integer output vector out."""
+        outputs, _ = self._engine.model.run(np.array([x]), 1, self._network.outputs)
+        self._engine.model.wait_idle()
+        return outputs[0]
+
+    def get_state(self) -> dict[tuple[int, str], np.ndarray]:
+        """State variables read from the engine."""
+        return {
+            (i, s): self._engine.state(i, s)
+            for i, layer in enumerate(self._network.layers)
+            for s in CELLS[layer.cell].state
+        }
+
+    def set_state(self, state: Mapping[tuple[int, str], np.ndarray]) -> None:
+        """Clears, then sends the given states through the engine's encoders."""
+        self._engine.set_hidden(dict(state))
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The engine's counters."""
+        return self._engine.model.counters()
+
+
+def networks(words: Sequence[str]) -> tuple[Network, Network]:
+    """Encoder and decoder, quantized; calibrated on the float networks' way through ``words``."""
+    encoder, decoder = models()
+    heard = [np.array(letters(word)) for word in words]
+    said = [
+        np.array([START_PHONEME, *tokens(FloatNetwork(encoder), FloatNetwork(decoder), word)])
+        for word in words
+    ]
+    # The decoder is calibrated without the encoder's state, so its logits get room to be larger.
+    return quantize(encoder, heard), quantize(decoder, said, margin=3.0)
+
+
 # -- command line ---------------------------------------------------------------------------------
 
 
+CALIBRATION = tuple(
+    "silence memory network stream letter number question water people language".split()
+)
+"""Words whose tokens choose the number formats."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints words and their phonemes; returns the exit code."""
+    """Prints words and their phonemes; returns 0, or 1 where the hardware differs."""
     parser = argparse.ArgumentParser(description="English words in, phonemes out.")
     parser.add_argument("words", nargs="*", metavar="WORD", help="words to speak")
-    words = parser.parse_args(arguments).words or WORDS.split()
-    table = Table(title="g2p-en in floating point", title_justify="left")
+    parser.add_argument("--preset", default="axi64", help="engine configuration")
+    args = parser.parse_args(arguments)
+    words = args.words or WORDS.split()
+    table = Table(title="g2p-en: two networks on one engine configuration", title_justify="left")
     table.add_column("word", style="bold")
-    table.add_column("phonemes", style="cyan")
+    table.add_column("float", style="cyan")
+    table.add_column("reference")
+    table.add_column("hardware")
     table.add_column("steps", justify="right", style="dim")
+    differences = 0
     try:
+        config = EngineConfig.load(args.preset)
+        pair = networks(CALIBRATION)
+        reference = [ReferenceNetwork(n) for n in pair]
+        hardware = [HardwareNetwork(n, config) for n in pair]
         for word in words:
-            sound = spell_float(word)
-            table.add_row(escape(word), " ".join(sound), str(len(letters(word)) + len(sound) + 1))
+            exact = spell_float(word)
+            sound = spell(reference[0], reference[1], word)
+            engine = spell(hardware[0], hardware[1], word)
+            state = [h.get_state() for h in (*reference, *hardware)]
+            same = engine == sound and all(
+                np.array_equal(state[k][key], state[k + 2][key]) for k in (0, 1) for key in state[k]
+            )
+            differences += not same
+            table.add_row(
+                escape(word),
+                " ".join(exact),
+                "as float" if sound == exact else " ".join(sound),
+                "equal, bit for bit" if same else "[red]differs[/red]",
+                str(len(letters(word)) + len(sound) + 1),
+            )
     except StillnetError as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         return 2
     Console().print(table)
-    return 0
+    return 1 if differences else 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from audio import HOP, RATE, si_sdr, stft
+
 from stillnet.sw.errors import StillnetError
 
 __all__ = ["demo_picture"]

@@ -106,7 +106,6 @@ class GRU(Cell):
     """Gated recurrent unit, reset after the product (PyTorch, cuDNN, ONNX linear_before_reset=1).
 
     Two products, so two multipliers. b_hc is the bias of ``ch``: it lies inside r * (...).
-    Accumulators alternate between the two half banks for both of the matrices that feed them.
     """
 
     name = "gru"

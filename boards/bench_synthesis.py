@@ -1,0 +1,70 @@
+"""``stillnet bench synthesis``: area and speed of engines on an ECP5-25F, speed grade 6."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stillnet.hw.engine import Engine
+from stillnet.sw.bench_command import Bench, table
+from stillnet.sw.contract.config import EngineConfig
+
+from .synthesis import synthesize
+
+__all__ = ["BENCH", "configurations", "measure"]
+
+
+def configurations() -> dict[str, EngineConfig]:
+    """The engines that are built, by name."""
+    base = EngineConfig(
+        lanes=8, cells=("gru",), units=1536, inputs=64, accumulators=768, layers=2, matrices=8
+    )
+    return {"8 lanes, GRU, 40-768-2": base}
+
+
+def measure(progress: Callable[[str, int, int], None]) -> list[dict[str, Any]]:
+    """One row a configuration."""
+    rows = []
+    items = configurations()
+    for k, (name, config) in enumerate(items.items()):
+        progress(f"place and route: {name}", k, len(items))
+        rows.append({"engine": name, **synthesize(Engine(config))})
+    progress("place and route", len(items), len(items))
+    return rows
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    published = {
+        "engine": "EdgeDRNN's RTL, 8 PEs",
+        "device": "LFE5U-25F-6",
+        "comb": 8536,
+        "ff": 3868,
+        "dsp": 12,
+        "ram": 40,
+        "fmax_mhz": 55.0,
+    }
+    return table(
+        [*rows, published],
+        {
+            "engine": ("engine", ""),
+            "device": ("device", ""),
+            "comb": ("COMB", ",d"),
+            "ff": ("FF", ",d"),
+            "dsp": ("MULT18", "d"),
+            "ram": ("DP16KD", "d"),
+            "fmax_mhz": ("Fmax MHz", ".1f"),
+        },
+    )
+
+
+BENCH = Bench(
+    name="synthesis",
+    title="Area and speed",
+    about=(
+        "Yosys and nextpnr from pip, out of context: ports behind shift registers, which are left "
+        "out of the flip-flop count."
+    ),
+    measure=measure,
+    markdown=_markdown,
+)
+"""Registered in the entry-point group ``stillnet.benches``."""
