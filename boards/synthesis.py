@@ -39,10 +39,11 @@ class Harness(Elaboratable):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.component = component = self.component
-        inputs, outputs = [], []
+        inputs: list[Any] = []
+        outputs: list[Any] = []
         for _, member, value in component.signature.flatten(component):
             (inputs if member.flow.name == "In" else outputs).append(value)
-        shift_in = Signal(sum(len(_value(v)) for v in inputs))
+        shift_in = Signal(len(Cat(*(_value(v) for v in inputs))))
         held = Signal.like(shift_in)
         m.d.sync += shift_in.eq(Cat(self.serial_in, shift_in))
         with m.If(self.load):

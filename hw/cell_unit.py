@@ -194,8 +194,8 @@ class CellUnit(wiring.Component):
             state_old[name], state_new[name] = [], []
             keeps = Signal(name=f"keeps_{name}")
             with m.Switch(kind):
-                for i, cell in enumerate(config.cells):
-                    if name in CELLS[cell].state:
+                for i, kind_name in enumerate(config.cells):
+                    if name in CELLS[kind_name].state:
                         with m.Case(i):
                             m.d.comb += keeps.eq(1)
             values = []

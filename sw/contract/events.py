@@ -66,20 +66,22 @@ def encode(
     """
     if mode.one_hot:
         token = int(v[0])
-        old = np.flatnonzero(ref)
+        old = [int(i) for i in np.flatnonzero(ref)]
         ref[:] = 0
         if token != NO_TOKEN:
             ref[token] = one
-        index, value = [], []
-        if mode is Mode.ONE_HOT and not (len(old) and old[0] == token):
-            index += list(old)
-            value += [-one] * len(old)
-        elif mode is Mode.ONE_HOT:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        indices: list[int] = []
+        values: list[int] = []
+        if mode is Mode.ONE_HOT:
+            if old == [token]:
+                old = []
+                token = NO_TOKEN
+            indices += old
+            values += [-one] * len(old)
         if token != NO_TOKEN:
-            index.append(token)
-            value.append(one)
-        return np.array(index, np.int64), np.array(value, np.int64)
+            indices.append(token)
+            values.append(one)
+        return np.array(indices, np.int64), np.array(values, np.int64)
     d = v - ref if mode is Mode.DELTA else v
     index = np.flatnonzero((d != 0) & (np.abs(d) >= threshold))
     if mode is Mode.NONZERO:

@@ -216,7 +216,7 @@ def _aligned(node: Node, values: Iterable[np.ndarray]) -> list[np.ndarray]:
 
 
 _INTEGERS: dict[str, Callable[..., np.ndarray]] = {
-    "add": lambda node, a, b: sum(_aligned(node, (a, b))),
+    "add": lambda node, a, b: np.add(*_aligned(node, (a, b))),
     "sub": lambda node, a, b: np.subtract(*_aligned(node, (a, b))),
     "mul": lambda node, a, b: a * b,
     "narrow": lambda node, a: narrow(a, node.args[0].format.fraction, node.format),
