@@ -225,7 +225,13 @@ class CellUnit(wiring.Component):
                             )
                         ),
                     ]
-                m.d.sync += [read1.eq(reader.data), old.eq(read1)]
+                m.d.sync += read1.eq(reader.data)
+                waiting = read1
+                for k in range(RESCALE_LATENCY - 3):
+                    later = Signal.like(read1, name=f"{name}_later{p}_{k}")
+                    m.d.sync += later.eq(waiting)
+                    waiting = later
+                m.d.sync += old.eq(waiting)
                 state_old[name].append(old)
                 state_new[name].append(new)
                 values.append(read1)

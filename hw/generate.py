@@ -236,7 +236,7 @@ def _check_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in _KEYWORDS:
         raise StillnetError(
             f"'{name}' cannot be the name of a Verilog module; choose a file name of letters, "
-            "digits and underscores, such as core.v"
+            "digits and underscores that is no word of Verilog, such as core.v"
         )
     return name
 
@@ -335,8 +335,8 @@ def example_verilog(config: EngineConfig, name: str = "core") -> str:
         "port": "the image lies in the memory behind mem_*",
     }[config.memory]
     notes = (
-        f"\n// To start: {steps}; write IMAGE_BASE, then\n"
-        "// LOAD to CONTROL, and read STATUS until it is LOADED and IDLE. Then vectors may stream.\n"
+        f"\n// To start: {steps}; write IMAGE_BASE,\n"
+        "// then LOAD to CONTROL; read STATUS until it is LOADED and IDLE. Then vectors may come.\n"
         f"// Registers are listed in {name}.json and in docs/registers.md.\n\n"
     )
     return (

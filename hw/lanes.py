@@ -122,70 +122,90 @@ class Lanes(wiring.Component):
         config, s = self._config, Shapes(self._config)
         lanes = config.lanes
 
-        # -- walk: one word after the other over gates and blocks ---------------------------------
+        # -- walk: where each word of a column goes, one word ahead of the words -------------------
 
         column = Signal(column_layout(config))
         valid = Signal()
         left = Signal(16)  # words of the column, this one included
+        last = Signal()
         block = Signal(s.block)
         block_base = Signal(s.accumulator_address)
         rest = Signal(s.gates)  # gates of this block still to come, this one included
         byte = Signal(range(BIAS_WORDS))
-
-        def load(entry: Any) -> list[Any]:
-            return [
-                column.eq(entry),
-                left.eq(entry.words),
-                block.eq(0),
-                block_base.eq(entry.base),
-                rest.eq(entry.gates),
-                byte.eq(0),
-            ]
-
         others = Signal(s.gates)  # rest without its lowest gate
-        m.d.comb += others.eq(rest & (rest - 1))
         gate = Signal(range(max(2, s.gates)))
+        m.d.comb += [others.eq(rest & (rest - 1)), last.eq(left == 1)]
         for g in reversed(range(s.gates)):
             with m.If(rest[g]):
                 m.d.comb += gate.eq(g)
-
-        def later(step: Any) -> Any:
-            """The column belongs to a later step than a cell that has not been read."""
-            ahead = Signal(2)
-            m.d.comb += ahead.eq(column.step - step)
-            return (ahead == 1) | (ahead == 2)
-
-        blocked = Signal()
-        m.d.comb += blocked.eq(
-            (
-                self.hold_active
-                & (self.hold_layer == column.layer)
-                & later(self.hold_step)
-                & (block >= self.hold_block)
-            )
-            | (
-                self.hold_next_active
-                & (self.hold_next_layer == column.layer)
-                & later(self.hold_next_step)
-            )
-        )
-
-        take = Signal()
-        last = Signal()
-        m.d.comb += [
-            take.eq(valid & self.words.valid & ~blocked),
-            self.words.ready.eq(valid & ~blocked),
-            last.eq(left == 1),
-            self.taken.eq(take),
-            self.held.eq(valid & self.words.valid & blocked),
-            self.starved.eq(valid & ~self.words.valid),
-            self.column_done.eq(take & last),
-            self.columns.ready.eq(~valid | (take & last)),
-            self.block.eq(block),
-        ]
         byte_last = Signal()
         m.d.comb += byte_last.eq(~column.bias | (byte == BIAS_WORDS - 1))
-        with m.If(take):
+        place = Signal(s.accumulator_address)
+        m.d.comb += place.eq(block_base + gate)
+        # Even strides would put gate 0 of every block into one bank; fold the block's parity in.
+        bank = Signal()
+        m.d.comb += bank.eq(place[0] ^ (block[0] & ~column.stride[0]))
+
+        def may_enter(layer: Any, step: Any, at_block: Any) -> Any:
+            """No cell has still to read the unit for an earlier step than the column's."""
+
+            def earlier(cell_step: Any) -> Any:
+                ahead = Signal(2)
+                m.d.comb += ahead.eq(step - cell_step)
+                return (ahead == 1) | (ahead == 2)
+
+            return ~(
+                (
+                    self.hold_active
+                    & (self.hold_layer == layer)
+                    & earlier(self.hold_step)
+                    & (at_block >= self.hold_block)
+                )
+                | (
+                    self.hold_next_active
+                    & (self.hold_next_layer == layer)
+                    & earlier(self.hold_next_step)
+                )
+            )
+
+        # The place that the next word goes to, and whether it may: a register, because a cell only
+        # ever moves on. What it allowed a cycle ago it still allows.
+        next_valid, next_open = Signal(), Signal()
+        next_place = Signal.like(place)
+        next_bank, next_bias, next_write = Signal(), Signal(), Signal()
+        next_last, next_block_end = Signal(), Signal()
+        next_value = Signal(signed(EVENT_BITS))
+        next_layer, next_step = Signal(s.layer), Signal(2)
+        next_block = Signal(s.block)
+
+        take, advance = Signal(), Signal()
+        m.d.comb += [
+            take.eq(next_valid & next_open & self.words.valid),
+            self.words.ready.eq(next_valid & next_open),
+            advance.eq(~next_valid | take),
+            self.taken.eq(take),
+            self.held.eq(next_valid & self.words.valid & ~next_open),
+            self.starved.eq(next_valid & ~self.words.valid),
+            self.column_done.eq(take & next_last),
+            self.columns.ready.eq(~valid | (advance & last)),
+        ]
+        m.d.sync += next_open.eq(may_enter(next_layer, next_step, next_block))
+        with m.If(advance):
+            m.d.sync += [
+                next_valid.eq(valid),
+                next_open.eq(may_enter(column.layer, column.step, block)),
+                next_place.eq(place),
+                next_bank.eq(bank),
+                next_bias.eq(column.bias),
+                next_write.eq(byte_last),
+                next_last.eq(last),
+                next_block_end.eq(byte_last & (others == 0)),
+                next_value.eq(column.value),
+                next_layer.eq(column.layer),
+                next_step.eq(column.step),
+                next_block.eq(block),
+            ]
+        with m.If(advance & valid):
             m.d.sync += left.eq(left - 1)
             with m.If(column.bias):
                 m.d.sync += byte.eq(byte + 1)
@@ -197,18 +217,25 @@ class Lanes(wiring.Component):
                         block.eq(block + 1),
                         block_base.eq(block_base + column.stride),
                     ]
-        with m.If(take & last):
-            m.d.sync += [valid.eq(0), self.sequence.eq(self.sequence + 1), block.eq(0)]
+            with m.If(last):
+                m.d.sync += valid.eq(0)
         with m.If(self.columns.ready & self.columns.valid):
-            m.d.sync += [valid.eq(1), *load(self.columns.payload)]
+            entry = self.columns.payload
+            m.d.sync += [
+                valid.eq(1),
+                column.eq(entry),
+                left.eq(entry.words),
+                block.eq(0),
+                block_base.eq(entry.base),
+                rest.eq(entry.gates),
+                byte.eq(0),
+            ]
+        with m.If(take & next_block_end):
+            m.d.sync += self.block.eq(next_block + 1)
+        with m.If(take & next_last):
+            m.d.sync += [self.sequence.eq(self.sequence + 1), self.block.eq(0)]
 
         # -- stage 0: the word and its place ------------------------------------------------------
-
-        place = Signal(s.accumulator_address)
-        m.d.comb += place.eq(block_base + gate)
-        # Even strides would put gate 0 of every block into one bank; fold the block's parity in.
-        bank = Signal()
-        m.d.comb += bank.eq(place[0] ^ (block[0] & ~column.stride[0]))
 
         valid0 = Signal()
         row0 = Signal(s.accumulator_address - 1)
@@ -217,11 +244,11 @@ class Lanes(wiring.Component):
         word0 = Signal(config.word_bits)
         value0 = Signal(signed(EVENT_BITS))
         m.d.sync += [
-            valid0.eq(take & byte_last),
-            row0.eq(place[1:]),
-            bank0.eq(bank),
-            bias0.eq(column.bias),
-            value0.eq(column.value),
+            valid0.eq(take & next_write),
+            row0.eq(next_place[1:]),
+            bank0.eq(next_bank),
+            bias0.eq(next_bias),
+            value0.eq(next_value),
         ]
         with m.If(take):
             m.d.sync += word0.eq(self.words.payload)
@@ -261,7 +288,9 @@ class Lanes(wiring.Component):
         m.d.sync += read_bank1.eq(self.read_bank)
 
         half = -(-config.accumulators // 2)
-        m.d.comb += self.busy.eq(valid | valid0 | valid1 | valid2 | valid3 | self.columns.valid)
+        m.d.comb += self.busy.eq(
+            valid | next_valid | valid0 | valid1 | valid2 | valid3 | self.columns.valid
+        )
         for i in range(lanes):
             lane = Module()
             a = Signal(signed(WEIGHT_BITS), name="weight")

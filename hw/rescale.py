@@ -1,4 +1,4 @@
-"""Accumulator to pre-activation: ``contract.fixed.rescale`` in three cycles."""
+"""Accumulator to pre-activation: ``contract.fixed.rescale`` in four cycles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, PRE, RESCALE_GUARD_BITS
 
 __all__ = ["RESCALE_LATENCY", "Rescale"]
 
-RESCALE_LATENCY = 3
+RESCALE_LATENCY = 4
 
 
 class Rescale(Elaboratable):
@@ -22,7 +22,7 @@ class Rescale(Elaboratable):
     shift : Signal(5), in
         As in ``contract.fixed.rescale``; belongs to the accumulator of the same cycle.
     result : Signal(18), out
-        Three cycles later.
+        Four cycles later.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Rescale(Elaboratable):
                 with m.Case(k):
                     m.d.sync += fine.eq(coarse >> k)
         rounded = Signal(signed(len(wide)))
-        m.d.comb += rounded.eq((fine + 1) >> 1)
+        m.d.sync += rounded.eq((fine + 1) >> 1)
         upper = rounded[PRE.bits - 1 :]
         sign = rounded[-1]
         limit = Cat((~sign).replicate(PRE.bits - 1), sign).as_signed()

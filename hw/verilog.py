@@ -36,6 +36,8 @@ def engine_verilog(config: EngineConfig, *, check_dispatch: bool = True) -> str:
 # -- the same for people --------------------------------------------------------------------------
 
 _COLUMNS = 100
+_LOOP = 256
+"""Words that one initial block sets: Yosys takes time that grows with their square."""
 _TRIGGER = "run_once"
 _ESCAPED = re.compile(r"\\(\S+)\s")
 _MODULE = re.compile(r"^module (\w+) *\(([^)]*)\);\n(.*?)^endmodule\n", re.M | re.S)
@@ -175,11 +177,15 @@ def _body(body: str) -> str:
                 if items:
                     lines.append(_wrap(items, "    ", " "))
                     items = []
-                lines.append(
-                    f"    for (init_row = {address}; init_row <= {words[last][0]}; "
-                    "init_row = init_row + 1)"
-                )
-                lines.append(f"      {memory}[init_row] = {value};")
+                stop = words[last][0] + 1
+                for begin in range(address, stop, _LOOP):
+                    if begin > address:
+                        lines.extend(["  end", "  initial begin"])
+                    lines.append(
+                        f"    for (init_row = {begin}; init_row < {min(begin + _LOOP, stop)}; "
+                        "init_row = init_row + 1)"
+                    )
+                    lines.append(f"      {memory}[init_row] = {value};")
                 k = last + 1
             else:
                 items.append(f"{memory}[{address}] = {value};")

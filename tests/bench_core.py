@@ -22,6 +22,7 @@ from cocotbext.axi import (
     AxiStreamSink,
     AxiStreamSource,
 )
+
 from stillnet.sim.cocotb_bench import record
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
@@ -107,7 +108,7 @@ class TB:
         self.reference = Reference(NETWORK, CONFIG.lanes)
 
     async def _serve(self, probability):
-        """A memory behind the bare port: reads in order, random pauses, a latency of some cycles."""
+        """A memory behind the bare port: reads in order, random pauses, some latency."""
         dut, words = self.dut, deque()
         ready = valid = 0
         cycle = itertools.count()

@@ -40,9 +40,11 @@ CONFIGS: dict[str, EngineConfig] = {
     "8x1": engine_config(lanes=8),
     "8x2": engine_config(lanes=8, cell_width=2, second_threshold=True),
     "2x1": engine_config(lanes=2),
-    "64x8": engine_config(lanes=64, cell_width=8, second_threshold=True),
+    "64x8": engine_config(
+        lanes=64, cell_width=8, second_threshold=True, cells=("gru", "linear", "relu")
+    ),
 }
-"""Lanes times units a cycle."""
+"""Lanes times units a cycle. Fewer cells make the wide engine quicker to compile."""
 
 PROMPT = Behaviour(latency=1)
 """A memory that keeps the lanes busy in every cycle."""
@@ -440,7 +442,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("name", ["8x1", "2x1", "64x8"])
 def test_an_image_that_does_not_fit_is_refused(benches: dict[str, Bench], name: str) -> None:
-    """And with it nothing is lost: the next image works."""
+    """With its own reason each time, and nothing is lost: the next image works."""
     bench = benches[name]
     network = gru_stack(10)
     data = pack(network, bench.config).data
