@@ -20,7 +20,7 @@ from stillnet.sw.contract.image import accumulator_place
 from stillnet.sw.contract.registers import Control, Region, Register
 from stillnet.sw.errors import StillnetError
 from stillnet.sw.network import INPUT, Network
-from stillnet.sw.pack import Image, Placement, pack, place
+from stillnet.sw.packer import Image, Placement, pack, place
 from stillnet.sw.reference import SECOND, Reference
 
 from .engine_model import Behaviour, EngineModel

@@ -11,7 +11,7 @@ import numpy as np
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.errors import StillnetError
 from stillnet.sw.network import Network
-from stillnet.sw.pack import pack
+from stillnet.sw.packer import pack
 from stillnet.sw.progress import Progress, silent
 
 from .engine_model import Behaviour, build_model

@@ -3,7 +3,7 @@
 The functions of the command line under the same names, and the classes around them, loaded when
 first used::
 
-    from stillnet.sw import load_model, quantize, run, info
+    from stillnet.sw import load_model, quantize, run, pack, info, bench
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .bench_command import bench as bench
     from .commands import info as info
     from .commands import run as run
     from .contract.config import EngineConfig as EngineConfig
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .importer import load_model as load_model
     from .model import Model as Model
     from .network import Network as Network
+    from .packer import pack as pack
     from .quantizer import quantize as quantize
     from .reference import Reference as Reference
 
@@ -29,7 +31,9 @@ __all__ = [
     "Reference",
     "StillnetError",
     "info",
+    "bench",
     "load_model",
+    "pack",
     "quantize",
     "run",
 ]
@@ -42,7 +46,9 @@ _PLACES = {
     "Reference": "reference",
     "StillnetError": "errors",
     "info": "commands",
+    "bench": "bench_command",
     "load_model": "importer",
+    "pack": "packer",
     "quantize": "quantizer",
     "run": "commands",
 }

@@ -480,7 +480,7 @@ def info(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise StillnetError(f"cannot read '{path}': {error.strerror or error}") from error
     if path.suffix.lower() == ".img" or head == MAGIC.to_bytes(4, "little"):
-        from .pack import describe
+        from .packer import describe
 
         return describe(path)
     return _describe(Network.load(path))

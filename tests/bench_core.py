@@ -28,7 +28,7 @@ from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.registers import Control, Error, Region, Register, Status
 from stillnet.sw.network import Network
-from stillnet.sw.pack import pack, place
+from stillnet.sw.packer import pack, place
 from stillnet.sw.reference import Reference
 
 CONFIG = EngineConfig.load(os.environ["CONFIG"])

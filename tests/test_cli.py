@@ -169,7 +169,7 @@ def test_info_of_an_image(folder: Path, capsys, monkeypatch) -> None:
         "input_threshold": 64, "layers": [layer],
     }  # fmt: skip
     module = SimpleNamespace(describe=lambda path: seen)
-    monkeypatch.setitem(sys.modules, "stillnet.sw.pack", module)
+    monkeypatch.setitem(sys.modules, "stillnet.sw.packer", module)
     (folder / "net.img").write_bytes(b"x")
     (folder / "other").write_bytes(b"STIL and so on")
     assert stillnet_json(capsys, "info", "net.img") == seen
@@ -180,7 +180,7 @@ def test_info_of_an_image(folder: Path, capsys, monkeypatch) -> None:
 
 def test_info_of_a_packed_image(folder: Path, capsys) -> None:
     from stillnet.sw.contract.config import PRESETS
-    from stillnet.sw.pack import pack
+    from stillnet.sw.packer import pack
 
     image = pack(Network.load("net.safetensors"), PRESETS["axi64"])
     Path("net.img").write_bytes(image.data)

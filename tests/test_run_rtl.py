@@ -12,9 +12,10 @@ import pytest
 from stillnet.sim import equivalence
 from stillnet.sim.commands import rtl_engine
 from stillnet.sim.run import run_rtl
+from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.errors import StillnetError
 from stillnet.sw.network import Network
-from stillnet.sw.pack import pack
+from stillnet.sw.packer import pack
 from stillnet.sw.reference import Reference
 
 from test_core import gru_dense, small_config  # isort: skip
@@ -73,12 +74,14 @@ def test_flipped_weight_is_named(monkeypatch):
         packed = pack(network, config)
         data = bytearray(packed.data)
         matrix = network.layers[0].matrices[0]
-        columns = np.zeros((matrix.weight.shape[2], 3, 3, config.lanes), np.int8)  # block, gate
+        order = CELLS["gru"].accumulators
+        rank = sorted(range(3), key=lambda g: order.index(matrix.gates[g]))
         padded = np.zeros((3, 12, matrix.weight.shape[2]), np.int8)
-        padded[:, :9] = matrix.weight
-        columns[:] = padded.reshape(3, 3, config.lanes, -1).transpose(3, 1, 0, 2)
+        padded[:, :9] = matrix.weight[rank]
+        columns = padded.reshape(3, 3, config.lanes, -1).transpose(3, 1, 0, 2)
         place = data.index(columns.tobytes())
-        data[place + np.ravel_multi_index((2, 1, 1, 2), columns.shape)] ^= 0x40
+        gate = rank.index(1)
+        data[place + np.ravel_multi_index((2, 1, gate, 2), columns.shape)] ^= 0x40
         return dataclasses.replace(packed, data=bytes(data))
 
     monkeypatch.setattr(equivalence, "pack", corrupt)
