@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stillnet-setup
 JOBS ?= 2
 
-.PHONY: help setup demo test test-all lint bench clean
+.PHONY: help setup demo test test-all lint icarus bench clean
 
 help:
 	@echo "make demo      denoise speech: NSNet2 through the reference and the generated hardware"
@@ -39,10 +39,17 @@ lint: setup
 	$(BIN)/ruff format --check hw sw sim boards tests examples docs
 	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p stillnet
 
-test: lint
+# Icarus Verilog has no wheel; the tests hold the generated Verilog against it too.
+icarus:
+	@command -v iverilog >/dev/null || { echo "installing iverilog ..."; \
+		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y iverilog >/dev/null; } || \
+		{ echo "iverilog is missing; install Icarus Verilog with your system's packages"; exit 2; }
+
+test: lint icarus
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" tests
 
-test-all: lint
+test-all: lint icarus
 	$(BIN)/python -m pytest -q -n $(JOBS) tests
 
 bench: setup

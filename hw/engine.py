@@ -351,7 +351,7 @@ class Engine(wiring.Component):
         with m.If(write), m.Switch(bus.address):
             with m.Case(Register.CONTROL):
                 with m.If(data[_bit(Control.LOAD)]):
-                    m.d.sync += load_wanted.eq(1)
+                    m.d.sync += [load_wanted.eq(1), error.eq(Error.NONE)]
                 with m.If(data[_bit(Control.CLEAR)]):
                     m.d.sync += clear_wanted.eq(1)
                 with m.If(data[_bit(Control.RESTORE)]):

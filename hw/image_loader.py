@@ -176,9 +176,10 @@ class ImageLoader(wiring.Component):
             with m.State("READ"):
                 # The last words of the last slot are padding; all are taken.
                 m.d.comb += self.words.ready.eq(1)
-                with m.If(
-                    take & (word == slot_words - 1) & (slot + (record_words == slot_words) == slots)
-                ):
+                # A record just captured, or being captured now, is not yet in the slot counter.
+                counted = Signal(len(slot) + 1)
+                m.d.comb += counted.eq(slot + captured + (record_words == slot_words))
+                with m.If(take & (word == slot_words - 1) & (counted == slots)):
                     m.next = "SETTLE"
             with m.State("SETTLE"):
                 m.next = "CHECK"

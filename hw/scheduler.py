@@ -487,10 +487,13 @@ class Scheduler(wiring.Component):
                 m.d.sync += scan.eq(scan + 1)
                 with m.If(scan == self.matrices - 1):
                     m.d.sync += [scanning.eq(0), scan.eq(scan)]
-                with m.If(urgent | last2):
+                with m.If(urgent | last2 | ~self.enable):
                     m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0)]
                     m.d.sync += [last1.eq(0), last2.eq(0)]
                     m.next = "CHOOSE"
+                # The tables change under a scan while another image is loaded.
+                with m.If(~self.enable):
+                    m.next = "START"
             with m.State("CHOOSE"):
                 m.d.comb += [matrix_index.eq(best), position_reader.addr.eq(best)]
                 m.next = "START"

@@ -29,6 +29,7 @@ _MAKE_VARIABLES = {
     "PERL": "perl",
     "PYTHON3": sys.executable,
     "CFG_CXXFLAGS_STD": "-std=gnu++17",
+    "CFG_CXXFLAGS_PCH_I": "-include",
     "CFG_LDLIBS_THREADS": "-pthread",
 }
 

@@ -7,7 +7,8 @@ there. An entry point names a :class:`Command`::
     [project.entry-points."stillnet.commands"]
     pack = "stillnet.sw.pack_command:PACK"
 
-Exit codes: 0, 2 for bad input or usage (one line on standard error), 130 when interrupted.
+Exit codes: 0, 1 where hardware and reference differ, 2 for bad input or usage (one line on
+standard error), 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ def _dispatch(argv: list[str], as_json: bool) -> int:
         print(json.dumps(result, indent=2, default=_plain))
     else:
         getattr(command, "show", _show_values)(result)
-    return 0
+    return 1 if result.get("mismatches") else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -186,7 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 2 after a :class:`StillnetError` or bad usage, 130 after an interrupt.
+        Exit code: 0, 1 after a mismatch, 2 after a :class:`StillnetError` or bad usage, 130 after
+        an interrupt.
         Any other exception is a defect and keeps its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)

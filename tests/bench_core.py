@@ -336,7 +336,6 @@ async def image_of_another_engine(dut):
     nothing = bytes(8 * image.SLOT_BYTES)
     await timed(tb.put(nothing, by_registers=by_registers))
     assert await timed(tb.load()) == Error.MAGIC
-    await tb.reset()
     await timed(tb.put(IMAGE, by_registers=by_registers))
     assert await timed(tb.load()) == Error.NONE
     await timed(tb.stream(vectors(2)))

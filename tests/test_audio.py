@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from stillnet.sw.errors import StillnetError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

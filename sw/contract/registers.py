@@ -91,7 +91,7 @@ class Status(IntFlag):
     IDLE = 2
     """Nothing is in progress: every event has reached its accumulators."""
     MEMORY_ERROR = 4
-    """The memory answered with an error since the last load."""
+    """The memory answered with an error since reset; loads are refused until the next one."""
 
 
 class Error(IntEnum):
