@@ -47,10 +47,10 @@ icarus:
 		{ echo "iverilog is missing; install Icarus Verilog with your system's packages"; exit 2; }
 
 test: lint icarus
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" tests
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not torch" tests
 
 test-all: lint icarus
-	$(BIN)/python -m pytest -q -n $(JOBS) tests
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not torch" tests
 
 bench: setup
 	$(BIN)/stillnet bench all --output docs/benchmarks.md

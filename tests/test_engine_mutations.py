@@ -19,7 +19,7 @@ from random_networks import Bench, Case, engine_config, random_case
 from stillnet.hw import engine as engine_module
 from stillnet.hw.verilog import engine_verilog, to_verilog
 from stillnet.sim.engine_model import Behaviour
-from stillnet.sw import pack as pack_module
+from stillnet.sw import packer as pack_module
 from stillnet.sw.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
 
 CONFIG = engine_config(lanes=8)

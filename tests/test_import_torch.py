@@ -514,8 +514,10 @@ def test_pt_without_torch_says_how_to_convert(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.torch
 def test_pt_of_the_real_torch(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     rnn = torch.nn.GRU(3, 4, num_layers=2)
     path = tmp_path / "net.pt"
     torch.save({"rnn." + k: v for k, v in rnn.state_dict().items()}, path)
