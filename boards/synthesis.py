@@ -46,7 +46,9 @@ class Harness(Elaboratable):
         shift_in = Signal(len(Cat(*(_value(v) for v in inputs))))
         held = Signal.like(shift_in)
         m.d.sync += shift_in.eq(Cat(self.serial_in, shift_in))
-        with m.If(self.load):
+        load = Signal()
+        m.d.sync += load.eq(self.load)
+        with m.If(load):
             m.d.sync += held.eq(shift_in)
         position = 0
         for value in inputs:
@@ -56,7 +58,7 @@ class Harness(Elaboratable):
         out = Cat(*(_value(v) for v in outputs))
         sampled, shift_out = Signal(len(out)), Signal(len(out))
         m.d.sync += [sampled.eq(out), shift_out.eq(shift_out >> 1)]
-        with m.If(self.load):
+        with m.If(load):
             m.d.sync += shift_out.eq(sampled)
         m.d.comb += self.serial_out.eq(shift_out[0])
         return m
@@ -89,7 +91,7 @@ def synthesize(
     device: str = "25k",
     package: str = "CABGA381",
     speed: int = 6,
-    target_mhz: float = 120.0,
+    target_mhz: float = 105.0,
     seed: int = 1,
     timeout: int = 1500,
     keep: Path | None = None,
@@ -136,6 +138,8 @@ def synthesize(
                 "--seed",
                 str(seed),
                 "--timing-allow-fail",
+                "--router",
+                "router2",
                 "--report",
                 "report.json",
             ],

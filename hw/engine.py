@@ -47,7 +47,7 @@ from .write_back import WriteBack, output_layout
 
 __all__ = ["Engine"]
 
-ACCESS_CYCLES = 5
+ACCESS_CYCLES = 6
 """Cycles of an access to state or event counters, more than any of the memories takes."""
 
 
@@ -241,6 +241,7 @@ class Engine(wiring.Component):
         # -- load, clear, restore -----------------------------------------------------------------
 
         loaded, started = Signal(), Signal()
+        host_active = Signal()
         clearing, reset = Signal(), Signal()
         load_wanted, clear_wanted = Signal(), Signal()
         restoring, restore_dispatched = Signal(), Signal()
@@ -248,7 +249,7 @@ class Engine(wiring.Component):
         error = Signal(Error)
         s = Shapes(config)
         sweep = Signal(range(max(s.rows, config.inputs) + 1))
-        quiet = Signal()
+        quiet, scheduler_quiet = Signal(), Signal()
         m.d.comb += [
             quiet.eq(
                 input_encoder.idle
@@ -258,11 +259,12 @@ class Engine(wiring.Component):
                 & ~waiting_valid
                 & (dispatched == 0)
             ),
-            scheduler.quiet.eq(quiet),
             scheduler.enable.eq(loaded & ~clearing),
             scheduler.reset.eq(reset),
             scheduler.restoring.eq(restoring),
-            input_encoder.enable.eq(loaded & ~clearing & ~load_wanted & ~clear_wanted),
+            input_encoder.enable.eq(
+                loaded & ~clearing & ~load_wanted & ~clear_wanted & ~host_active
+            ),
             input_encoder.reset.eq(reset),
             input_encoder.restoring.eq(restoring),
             input_encoder.restore_exact.eq(restore_exact),
@@ -272,9 +274,12 @@ class Engine(wiring.Component):
             write_back.restore_first.eq(restore_first),
             write_back.restore_second.eq(restore_second),
         ]
+        # A cycle late is early enough: a pass of the scheduler over all matrices must be quiet.
+        m.d.sync += scheduler_quiet.eq(quiet)
+        m.d.comb += scheduler.quiet.eq(scheduler_quiet)
         may_stop = Signal()  # nothing is in progress that a load or clear could cut off
         m.d.comb += may_stop.eq(~started | (scheduler.idle & quiet & ~input_encoder.accepted))
-        with m.FSM(name="control"):
+        with m.FSM(name="control") as control:
             with m.State("RUN"):
                 with m.If(load_wanted & may_stop):
                     m.d.sync += [loaded.eq(0), started.eq(0), load_wanted.eq(0)]
@@ -320,7 +325,9 @@ class Engine(wiring.Component):
         part = Signal(range(max(2, parts)))
         memory_write = Signal()
         idle = Signal()
-        m.d.comb += idle.eq(scheduler.idle & quiet & loaded & ~clearing)
+        m.d.sync += idle.eq(
+            scheduler.idle & quiet & loaded & ~clearing & ~clear_wanted & ~load_wanted
+        )
 
         m.d.comb += [
             memory.write.valid.eq(memory_write),
@@ -392,35 +399,43 @@ class Engine(wiring.Component):
 
         width_shift = config.cell_width.bit_length() - 1
         lane_shift = config.lanes.bit_length() - 1
+        # All of it through registers: it reaches every memory of the engine, and has the time.
         host_row = Signal(28)
+        input_row = Signal(28)
         host_element = state_index[:width_shift]
-        host_active, host_write = Signal(), Signal()
-        m.d.comb += [
-            host_row.eq(Mux(clearing, sweep, state_index >> width_shift)),
-            host_active.eq(clearing | (idle & answering)),
+        host_write = Signal()
+        host_data = Signal(ACTIVATION_BITS)
+        clear_rows, clear_inputs = Signal(), Signal()
+        sweeping = control.ongoing("CLEAR")
+        m.d.sync += [
+            host_row.eq(Mux(sweeping, sweep, state_index >> width_shift)),
+            input_row.eq(Mux(sweeping, sweep, state_index)),
+            host_active.eq(
+                sweeping
+                | (idle & is_state & (answering | bus.write_strobe | bus.read_strobe) & ~bus.ack)
+            ),
             host_write.eq(idle & write & is_state),
+            host_data.eq(data),
+            clear_rows.eq(sweeping & (sweep < s.rows)),
+            clear_inputs.eq(sweeping & (sweep < config.inputs)),
         ]
-        # Writes happen with the strobe; reads have the time until the answer.
-        with m.If(host_write):
-            m.d.comb += host_active.eq(1)
-        input_row = Mux(clearing, sweep, state_index)
         m.d.comb += [
             cells.host_active.eq(host_active),
             cells.host_row.eq(host_row),
             cells.host_variable.eq(state_region[:3]),
             cells.host_element.eq(host_element),
             cells.host_write.eq(host_write & ~state_region[3]),
-            cells.host_clear.eq(clearing & (sweep < s.rows)),
-            cells.host_data.eq(data),
+            cells.host_clear.eq(clear_rows),
+            cells.host_data.eq(host_data),
             input_list.host_active.eq(host_active),
             input_list.host_row.eq(input_row),
             input_list.host_write.eq(host_write & (state_region == Region.INPUT)),
-            input_list.host_clear.eq(clearing & (sweep < config.inputs)),
-            input_list.host_data.eq(data),
+            input_list.host_clear.eq(clear_inputs),
+            input_list.host_data.eq(host_data),
             input_encoder.host_token_write.eq(
                 host_write & (state_region == Region.INPUT) & (loader.mode[1])
             ),
-            input_encoder.host_data.eq(data),
+            input_encoder.host_data.eq(host_data),
         ]
         for k, encoder in enumerate(write_back.encoders):
             region = (Region.REFERENCE, Region.REFERENCE_SECOND)[k]
@@ -429,8 +444,8 @@ class Engine(wiring.Component):
                 encoder.host_row.eq(host_row),
                 encoder.host_element.eq(host_element),
                 encoder.host_write.eq(host_write & (state_region == region)),
-                encoder.host_clear.eq(clearing & (sweep < s.rows)),
-                encoder.host_data.eq(data),
+                encoder.host_clear.eq(clear_rows),
+                encoder.host_data.eq(host_data),
             ]
         m.d.comb += [
             reader.peek_valid.eq(host_active),
