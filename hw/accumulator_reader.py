@@ -127,36 +127,52 @@ class AccumulatorReader(wiring.Component):
         gate = Signal(range(max(2, s.gates)))
         base = Signal(s.accumulator_address)
         fresh = Signal()  # limit still belongs to the previous command
+        asked = Signal()  # the command's last read is on its way
         free = Signal(range(depth + 1), init=depth)  # blocks of the buffer not promised
         left = Signal(s.unit)  # units of this block and the later ones
 
+        # The read itself starts from registers: its address reaches the memories of all lanes.
+        read_gate = Signal.like(gate)
+        read_gate_last, read_block_last = Signal(), Signal()
+        read_short = Signal(range(lanes + 1))
+        may_ask, granted = Signal(), Signal()
+        gate_last, block_last = Signal(), Signal()
         place = Signal(s.accumulator_address)
         m.d.comb += [
-            place.eq(base + gate),
-            self.read_bank.eq(place[0] ^ (block[0] & ~command.stride[0])),
-            self.read_address.eq(place[1:]),
-            self.read_valid.eq(active & ~command.skip & ~fresh & (block < limit) & (free != 0)),
-        ]
-        with m.If(self.peek_valid):
-            m.d.comb += [
-                self.read_address.eq(self.peek_address[1:]),
-                self.read_bank.eq(self.peek_address[0]),
-            ]
-        granted = Signal()
-        gate_last = Signal()
-        block_last = Signal()
-        m.d.comb += [
+            may_ask.eq(
+                active
+                & ~command.skip
+                & ~fresh
+                & ~asked
+                & (block < limit)
+                & (free != 0)
+                & (~self.read_valid | granted)
+            ),
             granted.eq(self.read_valid & self.read_ready),
             gate_last.eq(gate == command.stride - 1),
             block_last.eq(block == command.blocks - 1),
+            place.eq(base + gate),
             self.hold_layer.eq(command.layer),
             self.hold_step.eq(command.step),
-            self.hold_block.eq(block),
             self.hold_active.eq(active),
         ]
         m.d.sync += fresh.eq(0)
         with m.If(granted):
-            m.d.sync += gate.eq(gate + 1)
+            m.d.sync += self.read_valid.eq(0)
+            with m.If(read_gate_last):
+                m.d.sync += self.hold_block.eq(self.hold_block + 1)
+        with m.If(may_ask):
+            m.d.sync += [
+                self.read_valid.eq(1),
+                self.read_address.eq(place[1:]),
+                self.read_bank.eq(place[0] ^ (block[0] & ~command.stride[0])),
+                read_gate.eq(gate),
+                read_gate_last.eq(gate_last),
+                read_block_last.eq(block_last),
+                read_short.eq(Mux(left > lanes, lanes, left)),
+                gate.eq(gate + 1),
+                asked.eq(gate_last & block_last),
+            ]
             with m.If(gate_last):
                 m.d.sync += [
                     gate.eq(0),
@@ -164,9 +180,16 @@ class AccumulatorReader(wiring.Component):
                     base.eq(base + command.stride),
                     left.eq(left - lanes),
                 ]
+        with m.If(self.peek_valid):
+            m.d.sync += [
+                self.read_address.eq(self.peek_address[1:]),
+                self.read_bank.eq(self.peek_address[0]),
+            ]
         finished = Signal()
-        m.d.comb += finished.eq(active & (command.skip | (granted & gate_last & block_last)))
-        m.d.comb += self.commands.ready.eq(~active | finished)
+        m.d.comb += [
+            finished.eq(active & (command.skip | (granted & read_gate_last & read_block_last))),
+            self.commands.ready.eq(~active | finished),
+        ]
         with m.If(finished):
             m.d.sync += active.eq(0)
         with m.If(self.commands.ready & self.commands.valid):
@@ -175,10 +198,12 @@ class AccumulatorReader(wiring.Component):
                 active.eq(1),
                 command.eq(entry),
                 block.eq(0),
+                self.hold_block.eq(0),
                 gate.eq(0),
                 base.eq(entry.base),
                 left.eq(entry.units),
                 fresh.eq(1),
+                asked.eq(0),
             ]
 
         # -- buffer: one memory an accumulator, a block of units a row ----------------------------
@@ -187,7 +212,7 @@ class AccumulatorReader(wiring.Component):
         arrived_gate = Signal.like(gate)
         arrived_last = Signal()
         arrived_short = Signal(range(lanes + 1))  # units of the block
-        pipe = Cat(granted, gate, gate_last, Mux(left > lanes, lanes, left)[: len(arrived_short)])
+        pipe = Cat(granted, read_gate, read_gate_last, read_short)
         for i in range(READ_LATENCY):
             following = Signal(len(pipe), name=f"read{i}")
             m.d.sync += following.eq(pipe)
@@ -200,7 +225,7 @@ class AccumulatorReader(wiring.Component):
         put, take = Signal(), Signal()
         m.d.comb += put.eq(arrived & arrived_last)
         m.d.sync += level.eq(level + put - take)
-        m.d.sync += free.eq(free - (granted & gate_last) + take)
+        m.d.sync += free.eq(free - (may_ask & gate_last) + take)
         with m.If(put):
             m.d.sync += write_row.eq(write_row + 1)
         with m.If(take):
