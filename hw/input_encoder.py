@@ -110,6 +110,8 @@ class InputEncoder(wiring.Component):
         taking = Signal()  # within a vector
         handed = Signal()  # restoring, and the input vector is taken
         token = Signal(16)  # last token plus one
+        arrived, leaving = Signal(), Signal()  # a token was taken; the old one's event
+        same = Signal()  # the token is the old one
         second_event = Signal()  # the new token's event follows the old one's
 
         one_hot = Signal()
@@ -121,7 +123,14 @@ class InputEncoder(wiring.Component):
         # A short vector could follow before the references of the one before it are written.
         settling = Signal(LOOKUP_CYCLES + ENCODE_CYCLES)
         m.d.comb += [
-            ready.eq(self.enable & ~handed & ~second_event & (taking | (free & ~settling.any()))),
+            ready.eq(
+                self.enable
+                & ~handed
+                & ~arrived
+                & ~leaving
+                & ~second_event
+                & (taking | (free & ~settling.any()))
+            ),
             take.eq(ready & self.inputs.valid),
             self.inputs.ready.eq(ready | (handed & self.restore.ready)),
             self.restore.valid.eq(handed & self.inputs.valid),
@@ -148,32 +157,29 @@ class InputEncoder(wiring.Component):
         step_last = Signal()
         m.d.comb += step_last.eq(last)
         new = Signal(16)
-        m.d.comb += new.eq(self.inputs.payload + 1)
         one_value = Signal(signed(EVENT_BITS))
         m.d.comb += one_value.eq(1 << self.one)
         with m.If(one_hot):
             # A token is up to two events: the old one leaves, the new one comes.
-            m.d.comb += [direct.eq(1), step_last.eq(0)]
-            with m.If(second_event):
+            m.d.comb += [direct.eq(1), step.eq(leaving | second_event)]
+            m.d.sync += [arrived.eq(take), leaving.eq(arrived), second_event.eq(0)]
+            m.d.sync += same.eq((self.mode == Mode.ONE_HOT) & (token == new))
+            m.d.comb += direct_group.eq(token - 1)
+            with m.If(take):
+                m.d.sync += new.eq(self.inputs.payload + 1)
+            with m.If(leaving):
+                m.d.comb += step_last.eq(same)
+                m.d.sync += second_event.eq(~same)
+                with m.If((self.mode == Mode.ONE_HOT) & (token != 0) & ~same):
+                    m.d.comb += direct_value.eq(-one_value)
+                with m.If(enable):
+                    m.d.sync += token.eq(new)
+            with m.Else():
                 m.d.comb += [
-                    step.eq(1),
                     first.eq(0),
                     step_last.eq(1),
-                    direct_group.eq(token - 1),
                     direct_value.eq(Mux(token == 0, 0, one_value)),
                 ]
-                m.d.sync += second_event.eq(0)
-            with m.Else():
-                m.d.comb += direct_group.eq(token - 1)
-                with m.If((self.mode == Mode.ONE_HOT) & (token != 0) & (token != new)):
-                    m.d.comb += direct_value.eq(-one_value)
-                with m.If(take):
-                    with m.If((self.mode == Mode.ONE_HOT) & (token == new)):
-                        m.d.comb += step_last.eq(1)
-                    with m.Else():
-                        m.d.sync += second_event.eq(1)
-                    with m.If(enable):
-                        m.d.sync += token.eq(new)
         with m.Elif(take):
             m.d.sync += [index.eq(Mux(last, 0, index + 1)), taking.eq(~last)]
         ended = Signal()
@@ -231,7 +237,9 @@ class InputEncoder(wiring.Component):
             with m.If(released & (pending[i] == 1)):
                 m.d.sync += self.status[i].present.eq(0)
         busy = Signal()
-        m.d.comb += busy.eq(Cat(taking, second_event, *(p.any() for p in pending)).any())
+        m.d.comb += busy.eq(
+            Cat(taking, arrived, leaving, second_event, *(p.any() for p in pending)).any()
+        )
         m.d.comb += [
             self.idle.eq(~busy),
             self.done_last.eq(encoder.done_last),
