@@ -24,6 +24,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from stillnet.sw.contract import image
+from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import Kind
 
@@ -250,7 +251,7 @@ class Scheduler(wiring.Component):
             self.cell_commands.payload,
             self.write_commands.payload,
         )
-        strides = Array([len(_accumulators(c)) for c in config.cells])
+        strides = Array([len(CELLS[c].accumulators) for c in config.cells])
         m.d.comb += [
             read.layer.eq(current),
             read.step.eq(Cat(parity.bit_select(current, 1), above.bit_select(current, 1))),
@@ -538,9 +539,3 @@ class Scheduler(wiring.Component):
         with m.If(self.reset):
             m.d.sync += [running.eq(0), reset_wanted.eq(1)]
         return m
-
-
-def _accumulators(cell: str) -> tuple[str, ...]:
-    from stillnet.sw.contract.cells import CELLS
-
-    return CELLS[cell].accumulators

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from amaranth.utils import bits_for
 
-from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 
 __all__ = ["Shapes"]
@@ -40,7 +39,7 @@ class Shapes:
     def __init__(self, config: EngineConfig) -> None:
         self.layer = max(1, bits_for(config.layers - 1))
         self.matrix = max(1, bits_for(config.matrices - 1))
-        self.gates = max(len(CELLS[c].accumulators) for c in config.cells)
+        self.gates = config.max_accumulators
         self.accumulator_address = max(2, bits_for(config.accumulators + config.accumulators % 2))
         self.block = bits_for(-(-config.units // config.lanes))
         self.rows = -(-config.units // config.cell_width)
