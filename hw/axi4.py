@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Member, Out
 from amaranth.utils import exact_log2
 
 from .memory_port import MemoryPortSignature, check_width, read_request_layout
+from .register_slice import RegisterSlice
 
-__all__ = ["Axi4ReadMaster", "BurstSplitter", "RegisterSlice", "axi4_master_members"]
+__all__ = ["Axi4ReadMaster", "BurstSplitter", "axi4_master_members"]
 
 # AXI4 ends every burst at a 4 KB border and after 256 beats.
 _BORDER_BYTES = 4096
@@ -72,60 +73,6 @@ def axi4_master_members(word_bits: int, axi_address_bits: int, id_bits: int) -> 
         "m_axi_rvalid": In(1),
         "m_axi_rready": Out(1),
     }
-
-
-class RegisterSlice(wiring.Component):
-    """A stage of a stream with every output in a register, at one transfer a cycle.
-
-    It cuts the paths of ``payload`` and ``valid`` and that of ``ready``, which takes two places.
-
-    Parameters
-    ----------
-    shape : :class:`ShapeLike`
-        Shape of the payload.
-
-    Members
-    -------
-    i_stream : :py:`In(stream.Signature(shape))`
-        Stream taken.
-    o_stream : :py:`Out(stream.Signature(shape))`
-        The same, a cycle later.
-    """
-
-    def __init__(self, shape: Any):
-        self._shape = shape
-        super().__init__(
-            {
-                "i_stream": In(stream.Signature(shape)),
-                "o_stream": Out(stream.Signature(shape)),
-            }
-        )
-
-    @property
-    def shape(self) -> Any:
-        return self._shape
-
-    def elaborate(self, platform) -> Module:
-        m = Module()
-        i_stream, o_stream = self.i_stream, self.o_stream
-
-        # `spare` takes the payload that arrives when `ready` could not yet fall.
-        spare = Signal.like(i_stream.payload)
-        spare_valid = Signal()
-        m.d.comb += i_stream.ready.eq(~spare_valid)
-
-        with m.If(~o_stream.valid | o_stream.ready):
-            m.d.sync += [
-                o_stream.payload.eq(Mux(spare_valid, spare, i_stream.payload)),
-                o_stream.valid.eq(spare_valid | i_stream.valid),
-                spare_valid.eq(0),
-            ]
-        with m.Elif(~spare_valid):
-            m.d.sync += spare_valid.eq(i_stream.valid)
-        with m.If(~spare_valid):
-            m.d.sync += spare.eq(i_stream.payload)
-
-        return m
 
 
 class _InFlight(wiring.Component):

@@ -200,7 +200,13 @@ class CellUnit(wiring.Component):
                             m.d.comb += keeps.eq(1)
             values = []
             for p in range(width):
-                memory = Memory(shape=signed(ACTIVATION_BITS), depth=s.rows, init=[])
+                # No row is read for use while it is written: cells of one layer do not overlap.
+                memory = Memory(
+                    shape=signed(ACTIVATION_BITS),
+                    depth=s.rows,
+                    init=[],
+                    attrs={"no_rw_check": 1},
+                )
                 m.submodules[f"state_{name}{p}"] = memory
                 reader, writer = memory.read_port(), memory.write_port()
                 read1 = Signal(signed(ACTIVATION_BITS), name=f"{name}_read{p}")

@@ -41,6 +41,7 @@ from .input_encoder import InputEncoder
 from .lanes import Lanes
 from .memory_port import MemoryPortSignature
 from .register_bus import RegisterBusSignature
+from .register_slice import RegisterSlice
 from .scheduler import Scheduler
 from .shapes import Shapes
 from .write_back import WriteBack, output_layout
@@ -104,16 +105,19 @@ class Engine(wiring.Component):
         # -- memory port: the loader's while it is busy, else the fetcher's -----------------------
 
         memory = self.memory
+        m.submodules.word_slice = word_slice = RegisterSlice(config.word_bits)
+        connect(m, flipped(memory.data), word_slice.i_stream)
+        words = word_slice.o_stream
         m.d.comb += [
             memory.read.payload.eq(Mux(loader.busy, loader.reads.payload, fetcher.reads.payload)),
             memory.read.valid.eq(Mux(loader.busy, loader.reads.valid, fetcher.reads.valid)),
             loader.reads.ready.eq(memory.read.ready & loader.busy),
             fetcher.reads.ready.eq(memory.read.ready & ~loader.busy),
-            loader.words.payload.eq(memory.data.payload),
-            loader.words.valid.eq(memory.data.valid & loader.busy),
-            lanes.words.payload.eq(memory.data.payload),
-            lanes.words.valid.eq(memory.data.valid & ~loader.busy),
-            memory.data.ready.eq(Mux(loader.busy, loader.words.ready, lanes.words.ready)),
+            loader.words.payload.eq(words.payload),
+            loader.words.valid.eq(words.valid & loader.busy),
+            lanes.words.payload.eq(words.payload),
+            lanes.words.valid.eq(words.valid & ~loader.busy),
+            words.ready.eq(Mux(loader.busy, loader.words.ready, lanes.words.ready)),
             loader.memory_error.eq(memory.error),
         ]
 
@@ -220,9 +224,11 @@ class Engine(wiring.Component):
         # -- image --------------------------------------------------------------------------------
 
         base = Signal(config.address_bits)
+        verify = Signal()
         input_threshold = Signal(17)
         m.d.comb += [
             loader.base.eq(base),
+            loader.verify.eq(verify),
             scheduler.base.eq(base),
             scheduler.layer_write.eq(loader.layer_write),
             scheduler.matrix_write.eq(loader.matrix_write),
@@ -358,7 +364,11 @@ class Engine(wiring.Component):
         with m.If(write), m.Switch(bus.address):
             with m.Case(Register.CONTROL):
                 with m.If(data[_bit(Control.LOAD)]):
-                    m.d.sync += [load_wanted.eq(1), error.eq(Error.NONE)]
+                    m.d.sync += [
+                        load_wanted.eq(1),
+                        verify.eq(data[_bit(Control.VERIFY)]),
+                        error.eq(Error.NONE),
+                    ]
                 with m.If(data[_bit(Control.CLEAR)]):
                     m.d.sync += clear_wanted.eq(1)
                 with m.If(data[_bit(Control.RESTORE)]):

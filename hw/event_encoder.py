@@ -155,7 +155,13 @@ class EventEncoder(wiring.Component):
         m.d.sync += Cat(row1, row2, row3, row4).eq(Cat(self.row, row1, row2, row3))
         references, writers = [], []
         for p in range(width):
-            memory = Memory(shape=signed(ACTIVATION_BITS), depth=self._rows, init=[])
+            # No row is read for use while it is written: vectors of one source do not overlap.
+            memory = Memory(
+                shape=signed(ACTIVATION_BITS),
+                depth=self._rows,
+                init=[],
+                attrs={"no_rw_check": 1},
+            )
             m.submodules[f"reference{p}"] = memory
             reader, writer = memory.read_port(), memory.write_port()
             reference = Signal(signed(ACTIVATION_BITS), name=f"reference{p}")
@@ -281,7 +287,10 @@ class EventEncoder(wiring.Component):
             read_address.eq(Cat(self.list_row[:address_bits], self.list_bank[:bank_bits])),
         ]
         depth = ((self._lists - 1) << address_bits) + self._rows
-        m.submodules.list = memory = Memory(shape=len(entry.as_value()), depth=depth, init=[])
+        # Rows are read after `done` has said that they are there.
+        m.submodules.list = memory = Memory(
+            shape=len(entry.as_value()), depth=depth, init=[], attrs={"no_rw_check": 1}
+        )
         writer, reader = memory.write_port(), memory.read_port()
         m.d.comb += [
             writer.addr.eq(list_address),

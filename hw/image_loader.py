@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Mux, Signal, unsigned
+from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import stream, wiring
+from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
 
 from stillnet.sw.contract import image
@@ -15,6 +16,9 @@ from stillnet.sw.contract.registers import Error
 from .memory_port import read_request_layout
 
 __all__ = ["ImageLoader"]
+
+CHUNK_WORDS = 1 << 12
+"""Words of one read while the sum over the image is formed."""
 
 
 class ImageLoader(wiring.Component):
@@ -28,6 +32,9 @@ class ImageLoader(wiring.Component):
     -------
     start : In(1)
         Reads the image at ``base`` (a word address).
+    verify : In(1)
+        Then sums up all of the image too, a byte a cycle, and compares with the CRC-32 in its
+        header; steady from ``start`` to ``done``.
     reads, words : the memory port, while ``busy``
     memory_error : In(1)
     record, index, layer_write, matrix_write : Out
@@ -48,6 +55,7 @@ class ImageLoader(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
+                "verify": In(1),
                 "base": In(config.address_bits),
                 "reads": Out(stream.Signature(read_request_layout(config.address_bits, 16))),
                 "words": In(stream.Signature(unsigned(config.word_bits))),
@@ -87,30 +95,28 @@ class ImageLoader(wiring.Component):
         value = Signal(32)
         captured = Signal()
         in_tables = Signal()
-        header = [Signal(32, name=f"header{i}") for i in range(len(image.HEADER))]
+        header_slots = len(image.HEADER)
+        words_total = Signal(config.address_bits + 1)
+        checksum = Signal(32)
+        wrong = {
+            error: Signal(name=f"wrong_{error.name.lower()}")
+            for error in (Error.MAGIC, Error.VERSION, Error.FINGERPRINT)
+        }
+        m.d.comb += self.value.eq(value)
 
         def field(record: int, name: str) -> Any:
             position = 0
             for key, width in image.HEADER[record].fields:
                 if key == name:
-                    return header[record][position : position + width]
+                    return value[position : position + width]
                 position += width
             raise AssertionError(name)
-
-        m.d.comb += [
-            self.layers.eq(field(1, "layers")),
-            self.matrices.eq(field(1, "matrices")),
-            self.inputs.eq(field(5, "inputs")),
-            self.mode.eq(field(5, "input_mode")),
-            self.one.eq(field(5, "input_one")),
-            self.threshold.eq(header[6]),
-            self.value.eq(value),
-        ]
 
         take = Signal()
         m.d.comb += take.eq(self.words.ready & self.words.valid)
         m.d.sync += captured.eq(0)
-        with m.If(take):
+        summing = Signal()  # the words are only summed up
+        with m.If(take & ~summing):
             m.d.sync += word.eq(Mux(word == slot_words - 1, 0, word + 1))
             for k in range(record_words):
                 with m.If(word == k):
@@ -146,23 +152,64 @@ class ImageLoader(wiring.Component):
                     ~is_layer & (self.record == 0) & (source == 0) & (kind != image.Kind.BIAS)
                 ):
                     m.d.sync += self.users.eq(self.users + 1)
-            with m.Else():
-                m.d.sync += Array(header)[slot[: (len(header) - 1).bit_length()]].eq(value)
+            with m.Else(), m.Switch(slot):
+                with m.Case(0):
+                    m.d.sync += wrong[Error.MAGIC].eq(value != image.MAGIC)
+                with m.Case(1):
+                    m.d.sync += [
+                        wrong[Error.VERSION].eq(field(1, "version") != image.VERSION),
+                        self.layers.eq(field(1, "layers")),
+                        self.matrices.eq(field(1, "matrices")),
+                    ]
+                with m.Case(2):
+                    m.d.sync += wrong[Error.FINGERPRINT].eq(value != config.fingerprint)
+                with m.Case(3):
+                    m.d.sync += words_total.eq(value)
+                with m.Case(image.CRC_RECORD):
+                    m.d.sync += checksum.eq(value)
+                with m.Case(5):
+                    m.d.sync += [
+                        self.inputs.eq(field(5, "inputs")),
+                        self.mode.eq(field(5, "input_mode")),
+                        self.one.eq(field(5, "input_one")),
+                    ]
+                with m.Case(6):
+                    m.d.sync += self.threshold.eq(value)
 
-        m.d.comb += self.busy.eq(1)
+        # -- the sum over all words, a byte a cycle: slow, small, and done once a load -------------
+
+        m.submodules.crc = crc = CRC32_ISO_HDLC().create()
+        bytes_ = Signal(config.word_bits)
+        bytes_left = Signal(range(config.word_bytes + 1))
+        crc_at = image.CRC_RECORD * image.SLOT_BYTES
+        place_in_image = Signal(range(crc_at + 5))  # stays where the record is behind
+        in_record = Signal()
+        words_left = Signal.like(words_total)
+        chunk_left = Signal(range(CHUNK_WORDS + 1))
+        m.d.comb += [
+            in_record.eq((place_in_image >= crc_at) & (place_in_image < crc_at + 4)),
+            crc.valid.eq(bytes_left != 0),
+            crc.data.eq(Mux(in_record, 0, bytes_[:8])),
+        ]
+        with m.If(bytes_left != 0):
+            m.d.sync += [bytes_.eq(bytes_ >> 8), bytes_left.eq(bytes_left - 1)]
+            with m.If(place_in_image != crc_at + 4):
+                m.d.sync += place_in_image.eq(place_in_image + 1)
+
         request = Signal(read_request_layout(config.address_bits, 16))
         m.d.comb += self.reads.payload.eq(request)
         error = Signal(Error)
         m.d.comb += self.error.eq(error)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.busy.eq(0)
                 with m.If(self.start):
                     m.d.sync += [
+                        self.busy.eq(1),
+                        summing.eq(0),
                         request.address.eq(self.base),
-                        request.length.eq(len(header) * slot_words),
+                        request.length.eq(header_slots * slot_words),
                         slot.eq(0),
-                        slots.eq(len(header)),
+                        slots.eq(header_slots),
                         word.eq(0),
                         in_tables.eq(0),
                         self.users.eq(0),
@@ -190,13 +237,22 @@ class ImageLoader(wiring.Component):
                     m.next = "DONE"
                 with m.Elif(in_tables):
                     m.next = "DONE"
-                with m.Elif(header[0] != image.MAGIC):
+                    with m.If(self.verify):
+                        m.d.sync += [
+                            words_left.eq(words_total),
+                            request.address.eq(self.base),
+                            place_in_image.eq(0),
+                            summing.eq(1),
+                        ]
+                        m.d.comb += crc.start.eq(1)
+                        m.next = "SUM"
+                with m.Elif(wrong[Error.MAGIC]):
                     m.d.sync += error.eq(Error.MAGIC)
                     m.next = "DONE"
-                with m.Elif(field(1, "version") != image.VERSION):
+                with m.Elif(wrong[Error.VERSION]):
                     m.d.sync += error.eq(Error.VERSION)
                     m.next = "DONE"
-                with m.Elif(header[2] != config.fingerprint):
+                with m.Elif(wrong[Error.FINGERPRINT]):
                     m.d.sync += error.eq(Error.FINGERPRINT)
                     m.next = "DONE"
                 with m.Elif(
@@ -214,11 +270,43 @@ class ImageLoader(wiring.Component):
                         in_tables.eq(1),
                         slot.eq(0),
                         slots.eq(tables),
-                        request.address.eq(self.base + len(header) * slot_words),
+                        request.address.eq(self.base + header_slots * slot_words),
                         request.length.eq(tables * slot_words),
                     ]
+            with m.State("SUM"):
+                some = Signal(16)
+                m.d.comb += some.eq(Mux(words_left > CHUNK_WORDS, CHUNK_WORDS, words_left))
+                m.d.sync += [request.length.eq(some), chunk_left.eq(some)]
+                m.next = "SUM_REQUEST"
+            with m.State("SUM_REQUEST"):
+                m.d.comb += self.reads.valid.eq(1)
+                with m.If(self.reads.ready):
+                    m.d.sync += [
+                        words_left.eq(words_left - request.length),
+                        request.address.eq(request.address + request.length),
+                    ]
+                    m.next = "SUM_WORDS"
+            with m.State("SUM_WORDS"):
+                m.d.comb += self.words.ready.eq((bytes_left <= 1) & (chunk_left != 0))
+                with m.If(take):
+                    m.d.sync += [
+                        bytes_.eq(self.words.payload),
+                        bytes_left.eq(config.word_bytes),
+                        chunk_left.eq(chunk_left - 1),
+                    ]
+                with m.If((chunk_left == 0) & (bytes_left == 0)):
+                    m.next = "SUM"
+                    with m.If(words_left == 0):
+                        m.next = "COMPARE"
+            with m.State("COMPARE"):
+                with m.If(self.memory_error):
+                    m.d.sync += error.eq(Error.MEMORY)
+                with m.Elif(crc.crc != checksum):
+                    m.d.sync += error.eq(Error.CRC)
+                m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.done.eq(1)
+                m.d.sync += self.busy.eq(0)
                 m.next = "IDLE"
 
         return m

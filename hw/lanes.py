@@ -272,14 +272,16 @@ class Lanes(wiring.Component):
         def same(valid_n: Signal, row_n: Signal, bank_n: Signal) -> Any:
             return valid_n & (row_n == row0) & (bank_n == bank0)
 
-        # Which older sum does the word in stage 1 need instead of what it read? (distance 1, 2, 3)
+        # Which older sum does the word need instead of what it read? That of the word one, two or
+        # three places before it, the latest first. A bias is not added to anything.
         near1, near2, near3 = (Signal(name=f"near{i}") for i in range(1, 4))
-        near1_add = Signal()
+        use_total, use_older = Signal(), Signal()
         m.d.sync += [
             near1.eq(same(valid1, row1, bank1) & ~bias0),
-            near2.eq(same(valid2, row2, bank2)),
-            near3.eq(same(valid3, row3, bank3)),
-            near1_add.eq(near1),
+            near2.eq(same(valid2, row2, bank2) & ~bias0),
+            near3.eq(same(valid3, row3, bank3) & ~bias0),
+            use_total.eq(near1),
+            use_older.eq(near2 | near3),
         ]
 
         # The cell reads the bank that the column leaves free.
@@ -297,6 +299,8 @@ class Lanes(wiring.Component):
             b = Signal(signed(EVENT_BITS), name="event")
             product = Signal(signed(ACCUMULATOR_BITS))
             read = Signal(signed(ACCUMULATOR_BITS))
+            older = Signal(signed(ACCUMULATOR_BITS))
+            addend = Signal(signed(ACCUMULATOR_BITS))
             total = Signal(signed(ACCUMULATOR_BITS))
             total1 = Signal(signed(ACCUMULATOR_BITS))
             bytes_ = [history[k * config.word_bits + 8 * i :][:8] for k in range(BIAS_WORDS - 1)]
@@ -309,7 +313,13 @@ class Lanes(wiring.Component):
             ]
             outputs = []
             for k in range(2):
-                memory = Memory(shape=unsigned(ACCUMULATOR_BITS), depth=half, init=[])
+                # A sum read while it is written is bypassed: the memory may give either value.
+                memory = Memory(
+                    shape=unsigned(ACCUMULATOR_BITS),
+                    depth=half,
+                    init=[],
+                    attrs={"no_rw_check": 1},
+                )
                 lane.submodules[f"bank{k}"] = memory
                 reader = memory.read_port()
                 writer = memory.write_port()
@@ -320,16 +330,15 @@ class Lanes(wiring.Component):
                     writer.en.eq(valid3 & (bank3 == k)),
                 ]
                 outputs.append(reader.data)
+            # Straight from the memory to a register: half of a cycle is gone when its data comes.
             with lane.If(bias1):
                 lane.d.sync += read.eq(0)
-            with lane.Elif(near2):
-                lane.d.sync += read.eq(total)
-            with lane.Elif(near3):
-                lane.d.sync += read.eq(total1)
             with lane.Else():
                 lane.d.sync += read.eq(Mux(bank1, outputs[1], outputs[0]))
+            lane.d.comb += addend.eq(Mux(use_total, total, Mux(use_older, older, read)))
             lane.d.sync += [
-                total.eq(Mux(near1_add, total, read) + product),
+                older.eq(Mux(near2, total, total1)),
+                total.eq(addend + product),
                 total1.eq(total),
                 self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(
                     Mux(read_bank1, outputs[1], outputs[0])

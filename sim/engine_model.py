@@ -294,8 +294,12 @@ class EngineModel:
         memory += bytes(-len(memory) % self.config.word_bytes)
         self._library.stillnet_memory(self._handle, memory, ctypes.c_uint64(len(memory)))
 
-    def load(self, data: bytes, address: int = 0, *, limit: int = 1_000_000) -> None:
+    def load(
+        self, data: bytes, address: int = 0, *, verify: bool = False, limit: int = 1_000_000
+    ) -> None:
         """Places an image and has the engine load it.
+
+        With ``verify`` the engine sums up all of it, which takes a cycle a byte.
 
         Raises
         ------
@@ -304,7 +308,7 @@ class EngineModel:
         """
         self.place_image(data, address)
         self.write(Register.IMAGE_BASE, address)
-        self.write(Register.CONTROL, Control.LOAD)
+        self.write(Register.CONTROL, Control.LOAD | (Control.VERIFY if verify else 0))
         start = self.cycle
         while True:
             status = self.read(Register.STATUS)

@@ -54,6 +54,12 @@ class Image:
     notes: dict[str, Any]
 
     @property
+    def hardware(self) -> bytes:
+        """The part that the engine's memory must hold: all but the notes."""
+        at = 7 * SLOT_BYTES
+        return self.data[: len(self.data) - int.from_bytes(self.data[at : at + 4], "little")]
+
+    @property
     def config(self) -> EngineConfig:
         """The configuration that the image was packed for."""
         return EngineConfig.from_dict(self.notes["config"])
@@ -241,7 +247,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
             "input_one": network.input_fraction if one_hot else 0,
             "outputs": network.outputs % 1024,
             "input_threshold": network.input_threshold,
-            "notes_bytes": len(note_bytes),
+            "notes_bytes": len(note_bytes) + 4,
         },
     )
     for i, layer in enumerate(network.layers):
@@ -271,21 +277,18 @@ def pack(network: Network, config: EngineConfig) -> Image:
     header = bytearray(header_bytes)
     for k, record in enumerate(records):
         header[k * SLOT_BYTES : k * SLOT_BYTES + 4] = record.to_bytes(4, "little")
-    data = header + body + note_bytes
-    _set_crc(data)
-    return Image(bytes(data), notes)
+    data = header + body
+    data[_CRC_OFFSET : _CRC_OFFSET + 4] = _crc(data).to_bytes(4, "little")
+    return Image(bytes(data + note_bytes + zlib.crc32(note_bytes).to_bytes(4, "little")), notes)
 
 
-_CRC_OFFSET = 4 * SLOT_BYTES
+_CRC_OFFSET = layout.CRC_RECORD * SLOT_BYTES
 
 
 def _crc(data: bytes | bytearray) -> int:
+    """CRC-32 of the part that the hardware reads, its own record taken as zero."""
     zeroed = bytes(data[:_CRC_OFFSET]) + bytes(4) + bytes(data[_CRC_OFFSET + 4 :])
     return zlib.crc32(zeroed)
-
-
-def _set_crc(data: bytearray) -> None:
-    data[_CRC_OFFSET : _CRC_OFFSET + 4] = _crc(data).to_bytes(4, "little")
 
 
 def _notes(network: Network, config: EngineConfig, placement: Placement) -> dict[str, Any]:
@@ -353,12 +356,19 @@ def load_image(source: str | Path | bytes) -> Image:
             f"{name} has image version {header['version']}, this stillnet reads {layout.VERSION}; "
             "pack it again"
         )
-    if _crc(data) != header["crc"]:
+    hardware, notes_data = data[: len(data) - header["notes_bytes"]], b""
+    if header["notes_bytes"] >= 4:
+        notes_data = data[len(hardware) :]
+    if (
+        not notes_data
+        or _crc(hardware) != header["crc"]
+        or zlib.crc32(notes_data[:-4]) != int.from_bytes(notes_data[-4:], "little")
+    ):
         raise StillnetError(
             f"{name} is damaged or cut off ({len(data)} bytes, CRC does not match); copy or pack "
             "it again"
         )
-    notes = json.loads(data[len(data) - header["notes_bytes"] :])
+    notes = json.loads(notes_data[:-4])
     return Image(data, notes)
 
 

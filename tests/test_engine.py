@@ -444,6 +444,31 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("name", ["8x1", "2x1", "64x8"])
+def test_a_flipped_bit_is_found_where_the_load_verifies(
+    benches: dict[str, Bench], name: str
+) -> None:
+    bench = benches[name]
+    network = gru_stack(12)
+    image = pack(network, bench.config)
+    x = walk(13, 3, network.inputs)
+    rng = np.random.default_rng(14)
+    end = 8 * len(image.hardware)
+    places = [0, 8 * 256, 8 * 259 + 7, 8 * 260, end - 1, *rng.integers(0, end, 12)]
+    with loaded(bench, network) as engine:
+        model = engine.model
+        for place in places:
+            data = bytearray(image.data)
+            data[place // 8] ^= 1 << place % 8
+            with pytest.raises(StillnetError, match="refused the image"):
+                model.load(bytes(data), verify=True)
+            assert not model.read(Register.STATUS) & Status.LOADED, place
+        # The words before and after the image, and its notes, do not matter.
+        tail = bytes(rng.integers(0, 256, 200).astype(np.uint8))
+        model.load(image.hardware + tail, verify=True)
+        step_both(engine, Reference(network, bench.config.lanes), x)
+
+
+@pytest.mark.parametrize("name", ["8x1", "2x1", "64x8"])
 def test_an_image_that_does_not_fit_is_refused(benches: dict[str, Bench], name: str) -> None:
     """With its own reason each time, and nothing is lost: the next image works."""
     bench = benches[name]

@@ -15,11 +15,12 @@ from amaranth.sim import Simulator
 from bench_axi4 import SIGNALS, BusChecker, PromptSlave
 
 from stillnet.hw import axi4, ram_port
-from stillnet.hw.axi4 import Axi4ReadMaster, BurstSplitter, RegisterSlice
+from stillnet.hw.axi4 import Axi4ReadMaster, BurstSplitter
 from stillnet.hw.axi_lite import AxiLiteRegisters
 from stillnet.hw.memory_port import MemoryPortSignature
 from stillnet.hw.ram_port import RamPort
 from stillnet.hw.register_bus import RegisterBusSignature
+from stillnet.hw.register_slice import RegisterSlice
 from stillnet.sim import verilator
 from stillnet.sim.cocotb_bench import BenchFailed, run_bench
 from stillnet.sw.errors import StillnetError

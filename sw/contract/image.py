@@ -5,7 +5,8 @@ An image is what lies in the engine's memory, byte for byte, little-endian::
     header     HEADER records, then LAYER records of each layer, then MATRIX records of each matrix
     biases     one run of words a layer
     weights    one run of words a matrix
-    notes      JSON for people and tools (names, formats); the hardware never reads it
+    notes      JSON for people and tools (names, formats) and its CRC-32; the hardware never
+               reads it
 
 A *record* is 32 bits in a slot of 64 bytes, so that its place depends on no word size. A *word* has
 ``lanes`` bytes; byte i belongs to lane i, which owns the rows congruent to i.
@@ -26,6 +27,7 @@ from .errors import StillnetError
 __all__ = [
     "accumulator_place",
     "BIAS_WORDS",
+    "CRC_RECORD",
     "HEADER",
     "LAYER",
     "MAGIC",
@@ -39,6 +41,8 @@ __all__ = [
 MAGIC = int.from_bytes(b"STIL", "little")
 VERSION = 1
 SLOT_BYTES = 64
+CRC_RECORD = 4
+"""Place of the checksum in the header."""
 BIAS_WORDS = 4
 """Memory words a word of accumulators takes in a bias run."""
 
@@ -87,7 +91,7 @@ HEADER: tuple[Record, ...] = (
     Record((("version", 16), ("layers", 8), ("matrices", 8))),
     Record((("fingerprint", 32),)),
     Record((("words", 32),)),  # of the part that the hardware reads, header included
-    Record((("crc", 32),)),  # CRC-32 of the whole image, this record taken as zero
+    Record((("crc", 32),)),  # CRC-32 of those words, this record taken as zero
     Record((("inputs", 16), ("input_mode", 2), ("input_one", 4), ("outputs", 10))),
     Record((("input_threshold", 17),)),
     Record((("notes_bytes", 32),)),

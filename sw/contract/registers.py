@@ -81,6 +81,9 @@ class Control(IntFlag):
     """With ``RESTORE``: only the first encoder of each hidden vector runs."""
     RESTORE_SECOND = 64
     """With ``RESTORE``: only the second encoder of hidden vectors runs, and not the input's."""
+    VERIFY = 128
+    """With ``LOAD``: accept the image only if its words have the CRC-32 that the header says. Takes
+    a cycle a byte."""
 
 
 class Status(IntFlag):
@@ -103,6 +106,7 @@ class Error(IntEnum):
     FINGERPRINT = 3
     CAPACITY = 4
     MEMORY = 5
+    CRC = 6
 
 
 class Region(IntEnum):

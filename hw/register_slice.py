@@ -1,0 +1,63 @@
+"""A register stage that cuts the long paths of a stream, in both directions."""
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["RegisterSlice"]
+
+
+class RegisterSlice(wiring.Component):
+    """A stage of a stream with every output in a register, at one transfer a cycle.
+
+    It cuts the paths of ``payload`` and ``valid`` and that of ``ready``, which takes two places.
+
+    Parameters
+    ----------
+    shape : :class:`ShapeLike`
+        Shape of the payload.
+
+    Members
+    -------
+    i_stream : :py:`In(stream.Signature(shape))`
+        Stream taken.
+    o_stream : :py:`Out(stream.Signature(shape))`
+        The same, a cycle later.
+    """
+
+    def __init__(self, shape: Any):
+        self._shape = shape
+        super().__init__(
+            {
+                "i_stream": In(stream.Signature(shape)),
+                "o_stream": Out(stream.Signature(shape)),
+            }
+        )
+
+    @property
+    def shape(self) -> Any:
+        return self._shape
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        i_stream, o_stream = self.i_stream, self.o_stream
+
+        # `spare` takes the payload that arrives when `ready` could not yet fall.
+        spare = Signal.like(i_stream.payload)
+        spare_valid = Signal()
+        m.d.comb += i_stream.ready.eq(~spare_valid)
+
+        with m.If(~o_stream.valid | o_stream.ready):
+            m.d.sync += [
+                o_stream.payload.eq(Mux(spare_valid, spare, i_stream.payload)),
+                o_stream.valid.eq(spare_valid | i_stream.valid),
+                spare_valid.eq(0),
+            ]
+        with m.Elif(~spare_valid):
+            m.d.sync += spare_valid.eq(i_stream.valid)
+        with m.If(~spare_valid):
+            m.d.sync += spare.eq(i_stream.payload)
+
+        return m
