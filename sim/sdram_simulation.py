@@ -1,0 +1,346 @@
+"""The SDRAM controller in a compiled simulation, against a model of the part: Verilator, ctypes.
+
+``sdram_model.h`` is the part, ``sdram_harness.cpp`` the engine and the clock. Python gives whole
+runs of reads and writes and gets words, cycles and violations back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillnet.hw.sdram import SdramController
+from stillnet.hw.verilog import to_verilog
+
+from . import verilator
+
+__all__ = ["Run", "SdramSimulation", "Traffic", "build_library", "build_simulation"]
+
+_HERE = Path(__file__).parent
+_HARNESS = _HERE / "sdram_harness.cpp"
+_MODEL = _HERE / "sdram_model.h"
+_RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
+_TRAS_MAX_US = 100
+_VALUES = {
+    "violations": 0,
+    "cycle": 1,
+    "initialised": 2,
+    "longest_refresh_gap": 3,
+    "most_late": 4,
+    "error": 5,
+    "started": 6,
+    "cycles": 7,
+    "transfers": 8,
+    "refreshes": 9,
+    "row_stalls": 10,
+    "port_stalls": 11,
+    "cas_latency": 12,
+    "writes_seen": 16 + 3,
+    "reads_seen": 16 + 2,
+    "activates_seen": 16 + 4,
+    "precharges_seen": 16 + 5,
+    "refreshes_seen": 16 + 6,
+}
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+
+
+def _cache() -> Path:
+    from .engine_model import cache_folder
+
+    return cache_folder()
+
+
+def build_library(
+    verilog: str, top: str, harness: Path, *, headers: tuple[Path, ...] = (), optimise: str = "-O2"
+) -> Path:
+    """A shared library of a Verilog module and a C++ file, or the one in the cache.
+
+    Parameters
+    ----------
+    verilog : str
+    top : str
+        Its top module; the C++ class is called ``V`` and this.
+    harness : Path
+        The C++ file with the functions that Python calls.
+    headers : tuple of Path
+        Files that it includes, for the key of the cache.
+    optimise : str
+        Option for the C++ compiler.
+    """
+    environment = verilator.environment()
+    executable = verilator.executable()
+    key = hashlib.sha256()
+    for text in (verilog, top, optimise, harness.read_text(), *(h.read_text() for h in headers)):
+        key.update(text.encode() + b"\0")
+    key.update(str(executable.stat().st_mtime_ns).encode())
+    library = _cache() / "models" / f"{top}-{key.hexdigest()[:24]}.so"
+    if library.exists():
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    include = verilator.root() / "include"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / f"{top}.v").write_text(verilog)
+        _run(
+            [
+                *(str(executable), "--cc", "--top-module", top, "--prefix", f"V{top}", "-O3"),
+                *("--x-assign", "0", "--x-initial", "0", "-Wno-fatal", "-Wno-lint"),
+                *("--Mdir", str(folder / "model"), str(folder / f"{top}.v")),
+            ],
+            environment,
+        )
+        cxx = ["g++", "-std=gnu++17", "-fPIC", "-fno-gnu-unique", "-DVM_COVERAGE=0", "-DVM_SC=0"]
+        cxx += ["-DVM_TRACE=0", "-DVM_TRACE_VCD=0", "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0"]
+        cxx += [f"-I{include}", f"-I{include / 'vltstd'}"]
+        # The generated files are compiled as one: most of the time goes into the headers.
+        sources = sorted((folder / "model").glob("*.cpp"))
+        everything = folder / "everything.cpp"
+        everything.write_text("".join(f'#include "{s}"\n' for s in [*sources, harness]))
+        built = folder / "model.so"
+        runtime = [str(_runtime(cxx, include / source)) for source in _RUNTIME]
+        _run(
+            [
+                *(*cxx, optimise, f"-I{folder / 'model'}", f"-I{harness.parent}"),
+                *("-shared", "-Wl,-Bsymbolic", str(everything), *runtime),
+                *("-lpthread", "-o", str(built)),
+            ]
+        )
+        fresh = library.with_suffix(f".{os.getpid()}")
+        shutil.copy(built, fresh)
+        os.replace(fresh, library)
+    return library
+
+
+def _runtime(cxx: list[str], source: Path) -> Path:
+    """Verilator's own runtime is the same for every model: compiled once."""
+    words = " ".join([*cxx, str(source), str(source.stat().st_mtime_ns), os.uname().machine])
+    key = hashlib.sha256(words.encode()).hexdigest()[:24]
+    kept = _cache() / "runtime" / f"{source.stem}-{key}.o"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        _run([*cxx, "-O2", "-c", str(source), "-o", str(fresh)])
+        os.replace(fresh, kept)
+    return kept
+
+
+def build_simulation(controller: SdramController, *, optimise: str = "-O2") -> Path:
+    """The shared library of a controller with the harness."""
+    text = to_verilog(controller, "sdram")
+    return build_library(text, "sdram", _HARNESS, headers=(_MODEL,), optimise=optimise)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How the engine behaves at the memory port.
+
+    Attributes
+    ----------
+    request_stall, data_stall : int
+        Chance in each cycle, in 1/1024, that no request is offered, that no word is taken.
+    longest_pause : int
+        From time to time, no word is taken for up to so many cycles.
+    seed : int
+    tail : int
+        Cycles that a run goes on when all is done.
+    """
+
+    request_stall: int = 0
+    data_stall: int = 0
+    longest_pause: int = 0
+    seed: int = 1
+    tail: int = 40
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run.
+
+    Attributes
+    ----------
+    words : uint8 array, shape (words, bytes of a word)
+    accepted : int64 array, shape (reads,)
+        Cycle in which each read was accepted.
+    first : int64 array, shape (reads,)
+        Cycle in which its first word was taken; 0 for reads of no words.
+    """
+
+    words: np.ndarray
+    accepted: np.ndarray
+    first: np.ndarray
+
+
+class SdramSimulation:
+    """A controller and its part.
+
+    Parameters
+    ----------
+    controller : SdramController
+    timings : SdramTimings, optional
+        What the part requires; the datasheet's at the controller's clock where not given. The pause
+        after power-up is that of the controller.
+    optimise : str
+        Option for the C++ compiler: "-O1" builds faster and runs slower.
+    """
+
+    def __init__(
+        self, controller: SdramController, *, timings: Any = None, optimise: str = "-O2"
+    ) -> None:
+        self.controller = controller
+        part, clock = controller.part, controller.clock_hz
+        t = timings or part.timings(clock, cas_latency=controller.timings.cas_latency)
+        self._library = lib = ctypes.CDLL(str(build_simulation(controller, optimise=optimise)))
+        lib.sdram_new.restype = ctypes.c_void_p
+        lib.sdram_run.restype = ctypes.c_uint64
+        lib.sdram_value.restype = ctypes.c_int64
+        lib.sdram_failure.restype = ctypes.c_char_p
+        lib.sdram_violation.restype = ctypes.c_char_p
+        latencies = [latency for latency, highest in part.cas if clock <= highest]
+        values = [
+            *(part.row_bits, part.column_bits, part.bank_bits, part.data_bits),
+            *(t.trcd, t.trp, t.tras, _TRAS_MAX_US * clock // 10**6, t.trc, t.trfc, t.trrd),
+            *(t.twr, t.tmrd, 8, clock * 64 // 1000, part.refreshes),
+            *(controller.timings.startup, 8, max(latencies), min(latencies)),
+            *(controller.address_bits, controller.length_bits, controller.word_bits),
+            controller.input_delay,
+        ]
+        self._handle = ctypes.c_void_p(lib.sdram_new((ctypes.c_int64 * len(values))(*values)))
+
+    def close(self) -> None:
+        """Ends the simulation."""
+        if self._handle:
+            self._library.sdram_delete(self._handle)
+            self._handle = ctypes.c_void_p()
+
+    def __enter__(self) -> SdramSimulation:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def observe(self, function: Any, instance: Any) -> None:
+        """Calls a C function at each edge: ``void (*)(void *, const uint32_t pins[6])``."""
+        self._library.sdram_observe(self._handle, function, instance)
+
+    def ticks(self, count: int) -> None:
+        """Lets the clock run, with nothing asked for."""
+        self._library.sdram_ticks(self._handle, ctypes.c_uint64(count))
+
+    def start(self) -> None:
+        """Lets the clock run until power-up is over."""
+        self.ticks(self.controller.timings.startup)
+        while not self.started:
+            self.ticks(10)
+
+    def __getattr__(self, name: str) -> int:
+        if name not in _VALUES:
+            raise AttributeError(name)
+        return int(self._library.sdram_value(self._handle, _VALUES[name]))
+
+    @property
+    def first_violation(self) -> str:
+        """What the part was first told wrongly; empty if nothing was."""
+        return self._library.sdram_violation(self._handle).decode()
+
+    def clear_counters(self) -> None:
+        """Sets the hardware's counters to zero."""
+        self._library.sdram_clear_counters(self._handle)
+
+    def counters(self) -> dict[str, int]:
+        """The hardware's counters by name."""
+        names = ("cycles", "transfers", "refreshes", "row_stalls", "port_stalls")
+        return {name: getattr(self, name) for name in names}
+
+    def load(self, address: int, items: np.ndarray) -> None:
+        """Puts items of the data bus into the part, behind the controller's back."""
+        data = np.ascontiguousarray(items, np.uint32)
+        self._library.sdram_load(
+            self._handle, ctypes.c_uint64(address), _pointer(data), ctypes.c_uint64(len(data))
+        )
+
+    def peek(self, address: int, count: int) -> np.ndarray:
+        """Items of the data bus as they are in the part, uint32."""
+        data = np.zeros(count, np.uint32)
+        self._library.sdram_peek(
+            self._handle, ctypes.c_uint64(address), _pointer(data), ctypes.c_uint64(count)
+        )
+        return data
+
+    def run(
+        self,
+        reads: Any = (),
+        writes: Any = (),
+        data: np.ndarray | None = None,
+        *,
+        traffic: Traffic | None = None,
+        limit: int | None = None,
+    ) -> Run:
+        """Reads and writes at the same time; comes back when all is done and ``write_idle`` high.
+
+        Parameters
+        ----------
+        reads : sequence of (address, length)
+        writes : sequence of int
+            Addresses.
+        data : uint8 array, shape (writes, bytes of a word)
+        traffic : Traffic
+        limit : int
+            Cycles after which the controller counts as hung; generous where not given.
+
+        Raises
+        ------
+        AssertionError
+            If words are missing, or the port breaks its rules.
+        """
+        traffic = traffic or Traffic()
+        wanted = np.asarray(reads, np.int64).reshape(-1, 2)
+        read_address = np.ascontiguousarray(wanted[:, 0], np.uint64)
+        read_length = np.ascontiguousarray(wanted[:, 1], np.uint32)
+        write_address = np.ascontiguousarray(np.asarray(writes, np.int64), np.uint64)
+        word_bytes = self.controller.word_bits // 8
+        total = int(read_length.sum())
+        out = np.zeros((total, word_bytes), np.uint8)
+        first = np.zeros(len(wanted), np.uint64)
+        accepted = np.zeros(len(wanted), np.uint64)
+        given = np.zeros((0, word_bytes), np.uint8) if data is None else data
+        given = np.ascontiguousarray(given, np.uint8).reshape(-1, word_bytes)
+        if len(given) != len(write_address):
+            raise ValueError("one word of data is needed for each write")
+        columns = self.controller.word_bits // self.controller.part.data_bits
+        if limit is None:
+            limit = 400_000 + (total + len(given)) * columns * 100 + 200 * len(wanted)
+            limit += traffic.longest_pause * (total + 100)
+        missing = self._library.sdram_run(
+            self._handle,
+            *(_pointer(read_address), _pointer(read_length), ctypes.c_uint64(len(wanted))),
+            *(_pointer(out), ctypes.c_uint64(total), _pointer(first), _pointer(accepted)),
+            *(_pointer(write_address), _pointer(given), ctypes.c_uint64(len(given))),
+            ctypes.c_uint32(traffic.request_stall),
+            ctypes.c_uint32(traffic.data_stall),
+            ctypes.c_uint32(traffic.longest_pause),
+            *(ctypes.c_uint64(v) for v in (traffic.seed, traffic.tail, limit)),
+        )
+        failure = self._library.sdram_failure(self._handle).decode()
+        if failure:
+            raise AssertionError(f"the port breaks its rules: {failure}")
+        if missing:
+            raise AssertionError(f"{missing} words, reads or writes missing after {limit} cycles")
+        return Run(out, accepted.astype(np.int64), first.astype(np.int64))
+
+
+def _pointer(array: np.ndarray) -> ctypes.c_void_p:
+    return array.ctypes.data_as(ctypes.c_void_p)
