@@ -1,0 +1,256 @@
+"""From bytes on the wire to commands that are whole, right, and next in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from stillnet.sw.contract.link import (
+    ESCAPE,
+    FLAG,
+    FLIP,
+    HEADER_BYTES,
+    TRAILER_BYTES,
+    VERSION,
+    Cause,
+    Command,
+)
+
+__all__ = ["FrameReceiver", "check_ring", "frame_byte_layout", "read_ring"]
+
+
+def frame_byte_layout() -> data.StructLayout:
+    """A byte of a frame, and whether it is the last one."""
+    return data.StructLayout({"data": 8, "last": 1})
+
+
+def check_ring(what: str, value: Any) -> int:
+    """Return ``value`` if it can be the size of a ring of bytes, or say that ``what`` cannot.
+
+    Raises
+    ------
+    :exc:`ValueError`
+        If ``value`` is not a power of two from 64.
+    """
+    if not isinstance(value, int) or value < 64 or value & (value - 1):
+        raise ValueError(f"{what} must be a power of two from 64, not {value!r}")
+    return value
+
+
+def read_ring(m: Module, port: Any, end: Any, out: Any, *, flush: Any, start: Any) -> Signal:
+    """Makes a stream of what lies in a ring from a pointer to ``end``, a byte a cycle.
+
+    Behind the memory comes a register, as block RAM needs to be fast.
+
+    Parameters
+    ----------
+    m : :class:`Module`
+    port
+        Read port of the memory.
+    end
+        First place that does not hold a byte yet.
+    out
+        The stream.
+    flush
+        High to go on at ``start``; what was read ahead is dropped.
+    start
+        A place.
+
+    Returns
+    -------
+    :class:`Signal`
+        The next place to be read. Those before it are free.
+    """
+    pointer = Signal(len(port.addr))
+    latched = Signal()
+    fetch, move = Signal(), Signal()
+    m.d.comb += [
+        move.eq(~out.valid | out.ready),
+        fetch.eq((pointer != end) & (~latched | move)),
+        port.addr.eq(pointer),
+        port.en.eq(fetch),
+    ]
+    with m.If(move):
+        m.d.sync += [out.payload.eq(port.data), out.valid.eq(latched)]
+    with m.If(fetch):
+        m.d.sync += [pointer.eq(pointer + 1), latched.eq(1)]
+    with m.Elif(move):
+        m.d.sync += latched.eq(0)
+    with m.If(flush):
+        m.d.sync += [pointer.eq(start), latched.eq(0), out.valid.eq(0)]
+    return pointer
+
+
+class FrameReceiver(wiring.Component):
+    """Takes frames apart, checks them, and queues commands in a ring.
+
+    Nothing of a command comes out before its last bit has been checked. A frame that is not the
+    next command is dropped without a trace in the ring; ``causes`` says why.
+
+    Takes a byte every two cycles.
+
+    Parameters
+    ----------
+    ring_bytes : :class:`int`
+        Size of the ring, a power of two.
+
+    Members
+    -------
+    bytes : :py:`In(stream.Signature(8))`
+    line_error : :py:`In(1)`
+        A byte was lost here: the frame around it counts as damaged.
+    frames : :py:`Out(stream of frame_byte_layout())`
+        Kind, sequence and payload of commands, one after the other.
+    expected : :py:`Out(8)`
+        Sequence of the next command.
+    causes : :py:`Out(len(Cause))`
+        One cycle: what happened.
+    resume, resume_sequence : :py:`Out(1)`, :py:`Out(8)`
+        One cycle: ``Command.RESUME``.
+    restart : :py:`Out(1)`
+        One cycle: ``Command.RESET``; the ring is emptied.
+    """
+
+    def __init__(self, ring_bytes: int):
+        self._ring_bytes = check_ring("Receive buffer", ring_bytes)
+        super().__init__(
+            {
+                "bytes": In(stream.Signature(8)),
+                "line_error": In(1),
+                "frames": Out(stream.Signature(frame_byte_layout())),
+                "expected": Out(8),
+                "causes": Out(len(Cause)),
+                "resume": Out(1),
+                "resume_sequence": Out(8),
+                "restart": Out(1),
+            }
+        )
+
+    @property
+    def ring_bytes(self) -> int:
+        return self._ring_bytes
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        # A place that is written is never read in that cycle: Yosys need not add logic for it.
+        m.submodules.ring = ring = Memory(
+            shape=9, depth=self.ring_bytes, init=[], attrs={"no_rw_check": 1}
+        )
+        write = ring.write_port()
+        place, committed, after = (Signal(len(write.addr)) for _ in range(3))
+        m.d.comb += after.eq(place + 1)
+        out_place = read_ring(
+            m, ring.read_port(), committed, self.frames, flush=self.restart, start=0
+        )
+        room = Signal()
+        m.d.comb += room.eq(after != out_place)
+
+        # The CRC takes a byte in two halves: a fourth of the logic of a whole byte at once.
+        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=4).create()
+        byte = Signal(8)
+        escaped, damaged, overflow, broken = Signal(), Signal(), Signal(), Signal()
+        value = Signal(8)
+        m.d.comb += value.eq(byte ^ Mux(escaped, FLIP, 0))
+
+        # The last bytes are the checksum, but which they are is known only at the end. So bytes
+        # go to the ring late: by one more than the checksum has, to mark the last one.
+        delay = [Signal(8, name=f"delay{k}") for k in range(TRAILER_BYTES + 1)]
+        count = Signal(range(HEADER_BYTES + TRAILER_BYTES + 1))
+        whole = Signal()
+        m.d.comb += whole.eq(count == HEADER_BYTES + TRAILER_BYTES)
+        version_kind, sequence = Signal(8), Signal(8)
+        ending, good = Signal(), Signal()
+        m.d.comb += [write.addr.eq(place), write.data[:8].eq(delay[-1]), write.data[8].eq(ending)]
+
+        kind, ahead = Signal(4), Signal(8)
+        m.d.comb += [
+            kind.eq(version_kind[:4]),
+            ahead.eq(sequence - self.expected),
+            self.resume_sequence.eq(sequence),
+        ]
+        accept = Signal()
+        with m.FSM():
+            with m.State("TAKE"):
+                m.d.comb += self.bytes.ready.eq(1)
+                m.d.sync += byte.eq(self.bytes.payload)
+                with m.If(self.bytes.valid):
+                    m.next = "LOW"
+            with m.State("LOW"):
+                # An escape turns over a bit of the high half, so the low one need not wait for it.
+                m.d.comb += crc.data.eq(byte[:4])
+                with m.If(byte == FLAG):
+                    m.next = "END"
+                with m.Elif(byte == ESCAPE):
+                    m.d.sync += [escaped.eq(1), damaged.eq(damaged | escaped)]
+                    m.next = "TAKE"
+                with m.Else():
+                    m.d.comb += crc.valid.eq(1)
+                    m.next = "HIGH"
+            with m.State("HIGH"):
+                m.d.comb += [crc.data.eq(value[4:]), crc.valid.eq(1), self.bytes.ready.eq(1)]
+                m.d.sync += [byte.eq(self.bytes.payload), escaped.eq(0), delay[0].eq(value)]
+                m.d.sync += [b.eq(a) for a, b in zip(delay, delay[1:])]
+                m.d.sync += count.eq(count + ~whole)
+                with m.If(count == 0):
+                    m.d.sync += version_kind.eq(value)
+                with m.If(count == 1):
+                    m.d.sync += sequence.eq(value)
+                with m.If(count > TRAILER_BYTES):
+                    with m.If(room):
+                        m.d.comb += write.en.eq(1)
+                        m.d.sync += place.eq(after)
+                    with m.Else():
+                        m.d.sync += overflow.eq(1)
+                with m.If(self.bytes.valid):
+                    m.next = "LOW"
+                with m.Else():
+                    m.next = "TAKE"
+            with m.State("END"):
+                m.d.comb += [ending.eq(1), write.en.eq(room)]
+                m.d.sync += [
+                    good.eq(crc.match_detected & whole & ~damaged & ~escaped),
+                    overflow.eq(overflow | ~room),
+                ]
+                m.next = "DECIDE"
+            with m.State("DECIDE"):
+                m.d.comb += crc.start.eq(1)
+                m.d.sync += [
+                    place.eq(committed),
+                    count.eq(0),
+                    escaped.eq(0),
+                    damaged.eq(0),
+                    overflow.eq(0),
+                    broken.eq(0),
+                ]
+                m.next = "TAKE"
+                with m.If(broken):
+                    m.d.comb += self.causes.eq(Cause.LINE)
+                with m.Elif((count == 0) & ~damaged & ~escaped):
+                    pass  # between two flags
+                with m.Elif(~good):
+                    m.d.comb += self.causes.eq(Cause.CHECK)
+                with m.Elif(version_kind[4:] != VERSION):
+                    m.d.comb += self.causes.eq(Cause.VERSION)
+                with m.Elif(kind == Command.RESUME):
+                    m.d.comb += [self.resume.eq(1), self.causes.eq(Cause.RESUME)]
+                with m.Elif(kind == Command.RESET):
+                    m.d.comb += [self.restart.eq(1), self.causes.eq(Cause.RESET)]
+                    m.d.sync += [self.expected.eq(sequence + 1), place.eq(0), committed.eq(0)]
+                with m.Elif((kind != Command.HELLO) & (ahead != 0)):
+                    # A command of the past was done already; its reply was asked for, or will be.
+                    with m.If(~ahead[7]):
+                        m.d.comb += self.causes.eq(Cause.GAP)
+                with m.Elif(overflow):
+                    m.d.comb += self.causes.eq(Cause.FULL)
+                with m.Else():
+                    m.d.comb += accept.eq(1)
+        with m.If(accept):
+            m.d.sync += [self.expected.eq(sequence + 1), place.eq(after), committed.eq(after)]
+        with m.If(self.line_error):
+            m.d.sync += broken.eq(1)
+        return m
