@@ -280,26 +280,30 @@ class SdramController(wiring.Component):
         after_write = Signal(max(1, t.twtr - 1))
         # The part drives the bus to the end of its burst; one cycle is left for it to let go.
         after_read = Signal(BURST + t.cas_latency)
-        open_row, read, write, data = Signal(), Signal(), Signal(), Signal()
+        # What forbids data for other reasons than the row is worked out a cycle ahead.
+        may_read, may_write, held = Signal(), Signal(), Signal(init=1)
+        open_row, allowed, data = Signal(), Signal(), Signal()
+        read, write = Signal(), Signal()
+        after_write_next = Signal.like(after_write)
+        after_read_next = Signal.like(after_read)
         m.d.comb += [
             open_row.eq((burst.bank & ready).any()),
-            read.eq(
-                open_row
-                & ~burst.write
-                & ~slot[0]
-                & ~refresh.hold
-                & read_words.room
-                & ~after_write[0]
-            ),
-            write.eq(open_row & burst.write & ~slot[0] & ~refresh.hold & ~after_read[0]),
-            data.eq(read | write),
+            allowed.eq(Mux(burst.write, may_write, may_read) & ~slot[0]),
+            data.eq(open_row & allowed),
+            read.eq(data & ~burst.write),
+            write.eq(data & burst.write),
             bursts.take.eq(data),
             read_words.take.eq(read | slot[0]),
+            after_write_next.eq((after_write >> 1) | Mux(write, ones(t.twtr - 1), 0)),
+            after_read_next.eq((after_read >> 1) | Mux(read, ones(BURST + t.cas_latency), 0)),
         ]
         m.d.sync += [
             slot.eq(Mux(read, burst.extra, slot >> 1)),
-            after_write.eq((after_write >> 1) | Mux(write, ones(t.twtr - 1), 0)),
-            after_read.eq((after_read >> 1) | Mux(read, ones(BURST + t.cas_latency), 0)),
+            after_write.eq(after_write_next),
+            after_read.eq(after_read_next),
+            held.eq(refresh.hold),
+            may_read.eq(~refresh.hold & read_words.room & ~after_write_next[0]),
+            may_write.eq(~refresh.hold & ~after_read_next[0]),
         ]
 
         # ACTIVATE or PRECHARGE: chosen in one cycle, issued in the next one that is free.
@@ -308,23 +312,29 @@ class SdramController(wiring.Component):
         activating, precharging = Signal(), Signal()
         target = Signal(part.banks)
         issue, activate, precharge = Signal(), Signal(), Signal()
-        candidates = Signal(part.banks)
+        may_activate, may_precharge = Signal(part.banks), Signal(part.banks)
+        choose, choose_activate, choose_precharge = Signal(), Signal(), Signal()
+        lowest = Signal(part.banks)
         m.d.comb += [
-            issue.eq(~data & ~refresh.hold),
+            issue.eq(~data & ~held),
             activate.eq(activating & issue),
             precharge.eq(precharging & issue),
-            candidates.eq(
-                Mux(want_activate.any() & ~before_activate[0], want_activate, want_precharge)
-            ),
+            may_activate.eq(Mux(before_activate[0], 0, want_activate)),
+            may_precharge.eq(Mux(may_activate.any(), 0, want_precharge)),
+            choose.eq(~activating & ~precharging & ~refresh.hold),
+            choose_activate.eq(choose & may_activate.any()),
+            choose_precharge.eq(choose & may_precharge.any()),
         ]
-        with m.If(refresh.hold | (issue & (activating | precharging))):
-            m.d.sync += [activating.eq(0), precharging.eq(0)]
-        with m.Elif(~activating & ~precharging):
+        candidates = may_activate | may_precharge
+        m.d.comb += lowest.eq(candidates & ~(candidates - 1))
+        with m.If(choose):
             m.d.sync += [
-                activating.eq(want_activate.any() & ~before_activate[0]),
-                precharging.eq(want_precharge.any() & ~(want_activate.any() & ~before_activate[0])),
-                target.eq(candidates & ~(candidates - 1)),
+                activating.eq(choose_activate),
+                precharging.eq(choose_precharge),
+                target.eq(lowest),
             ]
+        with m.Elif(refresh.hold | issue):
+            m.d.sync += [activating.eq(0), precharging.eq(0)]
         m.d.sync += before_activate.eq((before_activate >> 1) | Mux(activate, ones(t.trrd - 2), 0))
 
         # What was issued, a cycle later: for timers that can wait, and for the pins.
@@ -360,6 +370,8 @@ class SdramController(wiring.Component):
                 unused[b].eq(bank.unused),
                 bank.dispatch.eq(dispatch & chosen[b]),
                 bank.finish.eq(issued_end & issued_bank[b]),
+                bank.choose_activate.eq(choose_activate & lowest[b]),
+                bank.choose_precharge.eq(choose_precharge & lowest[b]),
                 bank.activate.eq(activate & target[b]),
                 bank.precharge.eq(precharge & target[b]),
                 bank.close.eq(refresh.precharge),
@@ -428,13 +440,13 @@ class SdramController(wiring.Component):
         ]
 
         # Where the cycles went.
-        transfer, held, row_stall, port_stall = Signal(), Signal(), Signal(), Signal()
+        transfer, refreshing, row_stall, port_stall = Signal(), Signal(), Signal(), Signal()
         waiting = burst.bank.any()
         m.d.sync += [
             transfer.eq(data | slot[0]),
-            held.eq(~slot[0] & refresh.hold),
-            row_stall.eq(~slot[0] & ~refresh.hold & waiting & ~open_row),
-            port_stall.eq(~slot[0] & ~refresh.hold & open_row & ~data),
+            refreshing.eq(~slot[0] & held),
+            row_stall.eq(~slot[0] & ~held & waiting & ~open_row),
+            port_stall.eq(~slot[0] & ~held & open_row & ~data),
             refresh.idle.eq(~data & ~slot[0] & (~waiting | (open_row & ~burst.write))),
         ]
         with m.If(self.clear_counters):
@@ -443,7 +455,7 @@ class SdramController(wiring.Component):
         with m.Else():
             m.d.sync += self.cycles.eq(self.cycles + 1)
             for name, flag in zip(
-                _COUNTERS[1:], (transfer, held, row_stall, port_stall), strict=True
+                _COUNTERS[1:], (transfer, refreshing, row_stall, port_stall), strict=True
             ):
                 with m.If(flag):
                     m.d.sync += getattr(self, name).eq(getattr(self, name) + 1)

@@ -48,6 +48,8 @@ class SdramBank(wiring.Component):
         A segment now needs row ``next_row``.
     finish : :py:`In(1)`
         A segment has had its last command.
+    choose_activate, choose_precharge : :py:`In(1)`
+        What the bank wants will be issued, or all banks closed instead.
     activate, precharge, close : :py:`In(1)`
         Issued in this cycle: ACTIVATE, PRECHARGE, PRECHARGE of all banks.
     read : :py:`In(BURST - 1)`
@@ -75,6 +77,8 @@ class SdramBank(wiring.Component):
                 "unused": Out(1, init=1),
                 "dispatch": In(1),
                 "finish": In(1),
+                "choose_activate": In(1),
+                "choose_precharge": In(1),
                 "activate": In(1),
                 "precharge": In(1),
                 "close": In(1),
@@ -103,7 +107,9 @@ class SdramBank(wiring.Component):
         with m.Elif(self.finish & ~self.dispatch):
             m.d.sync += [uses.eq(uses - 1), self.unused.eq(uses == 1)]
 
-        # What the bank is: open with `row`, open with an older row, or closed.
+        # What the bank is: open with `row`, open with an older row, or closed. It counts as open or
+        # closed as soon as the command is chosen, so that nothing waits for the cycle in which it
+        # is issued. A refresh may come first; it closes the bank in any case.
         opened = Signal()
         stale = Signal()
         delay = Signal(max(1, t.trcd - 1))
@@ -113,12 +119,14 @@ class SdramBank(wiring.Component):
             usable = delay[t.trcd - 2]
         with m.If(usable):
             m.d.sync += self.ready.eq(1)
-        with m.If(self.activate):
+        with m.If(self.choose_activate):
             m.d.sync += opened.eq(1)
         with m.If(self.dispatch & ~self.same):
             m.d.sync += [stale.eq(opened), self.ready.eq(0)]
-        with m.If(self.precharge | self.close):
-            m.d.sync += [opened.eq(0), stale.eq(0), self.ready.eq(0)]
+        with m.If(self.choose_precharge | self.close):
+            m.d.sync += [opened.eq(0), stale.eq(0)]
+        with m.If(self.close):
+            m.d.sync += self.ready.eq(0)
 
         before_activate = Signal(max(t.trp, t.trc))
         before_precharge = Signal(max(t.tras, t.twr, BURST))

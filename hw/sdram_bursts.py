@@ -104,12 +104,23 @@ class BurstGenerator(wiring.Component):
         advance = Signal()
         m.d.comb += [
             advance.eq(~waiting | self.take),
-            self.i_stream.ready.eq(~valid | (advance & run.single)),
+            # Only when it is empty: segments come every other cycle at most.
+            self.i_stream.ready.eq(~valid),
         ]
 
         low = run.first[:_LOW]
         high = Mux(run.single, run.last, BURST - 1)
         extra = Cat((high - low)[:_LOW] > i for i in range(BURST - 1))
+        # A write goes on with the next column, a read with the next burst. Yosys must not draw
+        # `advance` into these sums: it comes late.
+        current = Signal(width)
+        next_first = Signal(width, attrs={"keep": 1})
+        next_steps = Signal(width, attrs={"keep": 1})
+        m.d.comb += [
+            current.eq(run.first | Mux(run.write, 0, BURST - 1)),
+            next_first.eq(current + 1),
+            next_steps.eq(run.steps - 1),
+        ]
         with m.If(advance):
             m.d.sync += [
                 waiting.eq(valid),
@@ -119,15 +130,12 @@ class BurstGenerator(wiring.Component):
                 self.burst.extra.eq(Mux(run.write, 0, extra)),
                 self.burst.end.eq(run.single),
             ]
-            # A write goes on with the next column, a read with the next burst.
-            current = Signal(width)
-            m.d.comb += current.eq(run.first | Mux(run.write, 0, BURST - 1))
             m.d.sync += [
-                run.first.eq(current + 1),
-                run.steps.eq(run.steps - 1),
+                run.first.eq(next_first),
+                run.steps.eq(next_steps),
                 run.single.eq(run.steps == 1),
                 valid.eq(valid & ~run.single),
             ]
-        with m.If(self.i_stream.ready):
+        with m.If(~valid):
             m.d.sync += [run.eq(self.i_stream.payload), valid.eq(self.i_stream.valid)]
         return m

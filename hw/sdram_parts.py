@@ -175,7 +175,7 @@ class SdramPart:
         least = self.cas_latency(clock_hz)
         if cas_latency is None:
             cas_latency = least
-        known = {latency: highest for latency, highest in self.cas}
+        known = dict(self.cas)
         if cas_latency not in known or clock_hz > known[cas_latency]:
             raise StillnetError(
                 f"SDRAM {self.name} has no CAS latency {cas_latency} at {clock_hz / 1e6:g} MHz; "

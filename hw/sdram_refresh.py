@@ -44,18 +44,20 @@ class RefreshControl(wiring.Component):
         Power-up is over.
     """
 
-    idle: In(1)
-    busy: In(1)
-    hold: Out(1, init=1)
-    precharge: Out(1)
-    refresh: Out(1)
-    load_mode: Out(1)
-    started: Out(1)
-
     def __init__(self, timings: SdramTimings, postponed: int):
         self._timings = timings
         self._postponed = postponed
-        super().__init__()
+        super().__init__(
+            {
+                "idle": In(1),
+                "busy": In(1),
+                "hold": Out(1, init=1),
+                "precharge": Out(1),
+                "refresh": Out(1),
+                "load_mode": Out(1),
+                "started": Out(1),
+            }
+        )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

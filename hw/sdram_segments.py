@@ -105,17 +105,18 @@ class SegmentSplitter(wiring.Component):
 
         # Stage 1: the request as columns. `more` is the number of columns without the first.
         prefer_write = Signal()
-        take_write, take_read = Signal(), Signal()
-        start_valid, start_ready, start_write = Signal(), Signal(), Signal()
+        choose_write, take_write, take_read = Signal(), Signal(), Signal()
+        start_valid, start_write = Signal(), Signal()
         start = Signal(part.address_bits)
         more = Signal(self._length_bits + (k - 1).bit_length())
         address = Signal(self._address_bits)
         length = Signal(self._length_bits)
         m.d.comb += [
-            take_write.eq(start_ready & write_valid & (prefer_write | ~read_valid)),
-            take_read.eq(start_ready & read_valid & ~(prefer_write & write_valid)),
-            address.eq(Mux(take_write, write_held, read_held.address)),
-            length.eq(Mux(take_write, 1, read_held.length)),
+            choose_write.eq(write_valid & (prefer_write | ~read_valid)),
+            take_write.eq(choose_write & ~start_valid),
+            take_read.eq(read_valid & ~choose_write & ~start_valid),
+            address.eq(Mux(choose_write, write_held, read_held.address)),
+            length.eq(Mux(choose_write, 1, read_held.length)),
             self.write_start.eq(take_write),
         ]
         fits = 1
@@ -126,13 +127,14 @@ class SegmentSplitter(wiring.Component):
             m.d.sync += [write_valid.eq(0), prefer_write.eq(0)]
         with m.If(take_read):
             m.d.sync += [read_valid.eq(0), prefer_write.eq(1)]
-        with m.If(start_ready):
-            m.d.sync += start_valid.eq(take_read | (take_write & ~self.write_drop))
-        with m.If(take_read | take_write):
+        # Each stage takes something only when it is empty, every other cycle, so that no `ready`
+        # reaches through it.
+        with m.If(~start_valid):
             m.d.sync += [
+                start_valid.eq(take_read | (take_write & ~self.write_drop)),
                 start.eq(address * k),
                 more.eq(length * k - 1),
-                start_write.eq(take_write),
+                start_write.eq(choose_write),
             ]
 
         # The last word that was asked for, compared a cycle later.
@@ -153,7 +155,6 @@ class SegmentSplitter(wiring.Component):
         m.d.comb += [
             total.eq(start[: part.column_bits] + more),
             room.eq(~self.o_stream.valid | self.o_stream.ready),
-            start_ready.eq(~start_valid | ~valid | (room & final)),
         ]
         with m.If(room):
             m.d.sync += self.o_stream.valid.eq(valid)
@@ -170,8 +171,9 @@ class SegmentSplitter(wiring.Component):
                     final.eq(rows == 1),
                     valid.eq(~final),
                 ]
-        with m.If(start_valid & (~valid | (room & final))):
+        with m.If(start_valid & ~valid):
             m.d.sync += [
+                start_valid.eq(0),
                 place.eq(start[part.column_bits :]),
                 column.eq(start[: part.column_bits]),
                 last.eq(total[: part.column_bits]),
