@@ -133,6 +133,8 @@ class CommandProcessor(wiring.Component):
         vector = Signal()
         m.d.comb += vector.eq((kind == Command.STEP) | (kind == Command.FEED))
 
+        m.d.comb += byte.data.eq(read_value.word_select(index, 8))
+
         def take_byte(k: int) -> None:
             m.d.sync += value[8 * k : 8 * k + 8].eq(frames.p.data)
 
@@ -255,10 +257,7 @@ class CommandProcessor(wiring.Component):
                 m.d.sync += read_value.eq(bus.read_data)
                 m.next = "RETURN"
             with m.State("RETURN"):
-                m.d.comb += [
-                    byte_valid.eq(1),
-                    byte.data.eq(read_value.word_select(index, 8)),
-                ]
+                m.d.comb += byte_valid.eq(1)
                 with m.If(byte_ready):
                     m.d.sync += index.eq(Mux(last_index, 0, index + 1))
                     with m.If(last_index):
@@ -271,14 +270,14 @@ class CommandProcessor(wiring.Component):
                 m.next = "FINISH"
 
             with m.State("IDENTITY"):
-                m.d.sync += rom_place.eq(rom_place + 1)
-                m.next = "IDENTITY_BYTE"
+                m.next = "IDENTITY_READ"
                 with m.If(rom_place == len(self.identity)):
                     m.next = "SKIP"
+            with m.State("IDENTITY_READ"):
+                m.d.sync += [read_value[:8].eq(identity_port.data), rom_place.eq(rom_place + 1)]
+                m.next = "IDENTITY_BYTE"
             with m.State("IDENTITY_BYTE"):
-                # The ROM's next place is already addressed, but read only when this byte is gone.
-                m.d.comb += [byte_valid.eq(1), byte.data.eq(identity_port.data)]
-                m.d.comb += identity_port.en.eq(0)
+                m.d.comb += byte_valid.eq(1)
                 with m.If(byte_ready):
                     m.next = "IDENTITY"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.memory import Memory
@@ -148,10 +148,13 @@ class FrameReceiver(wiring.Component):
             m, ring.read_port(), committed, self.frames, flush=self.restart, start=0
         )
         room = Signal()
-        m.d.comb += room.eq(after != out_place)
+        m.d.sync += room.eq(after != out_place)  # early enough: a byte takes two cycles
 
         # The CRC takes a byte in two halves: a fourth of the logic of a whole byte at once.
-        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=4).create()
+        # Its own start input would cost a multiplexer a bit; a reset is free.
+        crc = CRC32_ISO_HDLC(data_width=4).create()
+        crc_start = Signal()
+        m.submodules.crc = ResetInserter(crc_start)(crc)
         byte = Signal(8)
         escaped, damaged, overflow, broken = Signal(), Signal(), Signal(), Signal()
         value = Signal(8)
@@ -168,9 +171,12 @@ class FrameReceiver(wiring.Component):
         m.d.comb += [write.addr.eq(place), write.data[:8].eq(delay[-1]), write.data[8].eq(ending)]
 
         kind, ahead = Signal(4), Signal(8)
-        m.d.comb += [
-            kind.eq(version_kind[:4]),
-            ahead.eq(sequence - self.expected),
+        m.d.comb += [kind.eq(version_kind[:4]), ahead.eq(sequence - self.expected)]
+        # What happens elsewhere because of a frame happens a cycle later, from registers.
+        m.d.sync += [
+            self.causes.eq(0),
+            self.resume.eq(0),
+            self.restart.eq(0),
             self.resume_sequence.eq(sequence),
         ]
         accept = Signal()
@@ -218,7 +224,7 @@ class FrameReceiver(wiring.Component):
                 ]
                 m.next = "DECIDE"
             with m.State("DECIDE"):
-                m.d.comb += crc.start.eq(1)
+                m.d.comb += crc_start.eq(1)
                 m.d.sync += [
                     place.eq(committed),
                     count.eq(0),
@@ -229,24 +235,24 @@ class FrameReceiver(wiring.Component):
                 ]
                 m.next = "TAKE"
                 with m.If(broken):
-                    m.d.comb += self.causes.eq(Cause.LINE)
+                    m.d.sync += self.causes.eq(Cause.LINE)
                 with m.Elif((count == 0) & ~damaged & ~escaped):
                     pass  # between two flags
                 with m.Elif(~good):
-                    m.d.comb += self.causes.eq(Cause.CHECK)
+                    m.d.sync += self.causes.eq(Cause.CHECK)
                 with m.Elif(version_kind[4:] != VERSION):
-                    m.d.comb += self.causes.eq(Cause.VERSION)
+                    m.d.sync += self.causes.eq(Cause.VERSION)
                 with m.Elif(kind == Command.RESUME):
-                    m.d.comb += [self.resume.eq(1), self.causes.eq(Cause.RESUME)]
+                    m.d.sync += [self.resume.eq(1), self.causes.eq(Cause.RESUME)]
                 with m.Elif(kind == Command.RESET):
-                    m.d.comb += [self.restart.eq(1), self.causes.eq(Cause.RESET)]
+                    m.d.sync += [self.restart.eq(1), self.causes.eq(Cause.RESET)]
                     m.d.sync += [self.expected.eq(sequence + 1), place.eq(0), committed.eq(0)]
                 with m.Elif((kind != Command.HELLO) & (ahead != 0)):
                     # A command of the past was done already; its reply was asked for, or will be.
                     with m.If(~ahead[7]):
-                        m.d.comb += self.causes.eq(Cause.GAP)
+                        m.d.sync += self.causes.eq(Cause.GAP)
                 with m.Elif(overflow):
-                    m.d.comb += self.causes.eq(Cause.FULL)
+                    m.d.sync += self.causes.eq(Cause.FULL)
                 with m.Else():
                     m.d.comb += accept.eq(1)
         with m.If(accept):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
@@ -48,7 +48,9 @@ class FrameTransmitter(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=4).create()
+        crc = CRC32_ISO_HDLC(data_width=4).create()
+        crc_start = Signal()
+        m.submodules.crc = ResetInserter(crc_start)(crc)  # as in the receiver
         pending = Signal(len(Cause))
         m.d.sync += pending.eq(pending | self.causes)
 
@@ -60,7 +62,7 @@ class FrameTransmitter(wiring.Component):
         m.d.comb += special.eq((byte == FLAG) | (byte == ESCAPE))
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += crc.start.eq(1)
+                m.d.comb += crc_start.eq(1)
                 m.d.sync += [
                     notice.eq(pending.any()),
                     part.eq(0),

@@ -71,19 +71,31 @@ class ReplyStore(wiring.Component):
         write = ring.write_port()
         place = Signal(len(write.addr))
         m.submodules.begins = begins = Memory(shape=len(place), depth=self.window, init=[])
+        begins_bits = (self.window - 1).bit_length()
         begins_write, begins_read = begins.write_port(), begins.read_port(domain="comb")
 
-        take = Signal()
+        # A byte waits in a register first, so that the ring is written from registers.
+        held, held_valid = Signal(frame_byte_layout()), Signal()
+        held_begin, held_sequence = Signal(), Signal(begins_bits)
+        room, put = Signal(), Signal()
         m.d.comb += [
-            take.eq(self.replies.valid & self.replies.ready),
+            put.eq(held_valid & room),
+            self.replies.ready.eq(~held_valid | room),
             write.addr.eq(place),
-            write.data.eq(self.replies.payload.as_value()),
-            write.en.eq(take),
-            begins_write.addr.eq(self.sequence),
+            write.data.eq(held),
+            write.en.eq(put),
+            begins_write.addr.eq(held_sequence),
             begins_write.data.eq(place),
-            begins_write.en.eq(take & self.begin),
+            begins_write.en.eq(put & held_begin),
         ]
-        with m.If(take):
+        with m.If(self.replies.ready):
+            m.d.sync += [
+                held.eq(self.replies.payload),
+                held_valid.eq(self.replies.valid),
+                held_begin.eq(self.begin),
+                held_sequence.eq(self.sequence),
+            ]
+        with m.If(put):
             m.d.sync += place.eq(place + 1)
 
         # Going back waits for the end of the frame that is being sent.
@@ -110,5 +122,6 @@ class ReplyStore(wiring.Component):
             m.d.sync += [wanted.eq(1), sequence.eq(self.resume_sequence), known.eq(0)]
         pointer = read_ring(m, ring.read_port(), place, self.frames, flush=back, start=start)
         after = Signal.like(place)
-        m.d.comb += [after.eq(place + 1), self.replies.ready.eq(after != pointer)]
+        m.d.comb += after.eq(place + 1)
+        m.d.sync += room.eq((after != pointer) & ~put)  # known a cycle after each byte
         return m
