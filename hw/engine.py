@@ -70,6 +70,8 @@ class Engine(wiring.Component):
     registers : In(RegisterBusSignature)
         ``contract.registers``.
     memory : Out(MemoryPortSignature)
+    loaded, refused : Out(1)
+        An image is loaded; the last one was refused.
     """
 
     def __init__(self, config: EngineConfig, *, check_dispatch: bool = True) -> None:
@@ -81,6 +83,8 @@ class Engine(wiring.Component):
                 "outputs": Out(stream.Signature(output_layout())),
                 "registers": In(RegisterBusSignature(ADDRESS_BITS)),
                 "memory": Out(MemoryPortSignature(config.address_bits, config.word_bits)),
+                "loaded": Out(1),
+                "refused": Out(1),
             }
         )
 
@@ -253,6 +257,7 @@ class Engine(wiring.Component):
         restoring, restore_dispatched = Signal(), Signal()
         restore_exact, restore_first, restore_second = Signal(), Signal(), Signal()
         error = Signal(Error)
+        m.d.comb += [self.loaded.eq(loaded), self.refused.eq(error != Error.NONE)]
         s = Shapes(config)
         sweep = Signal(range(max(s.rows, config.inputs) + 1))
         quiet, scheduler_quiet = Signal(), Signal()

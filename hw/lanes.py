@@ -278,10 +278,10 @@ class Lanes(wiring.Component):
         use_total, use_older = Signal(), Signal()
         m.d.sync += [
             near1.eq(same(valid1, row1, bank1) & ~bias0),
-            near2.eq(same(valid2, row2, bank2) & ~bias0),
-            near3.eq(same(valid3, row3, bank3) & ~bias0),
+            near2.eq(same(valid2, row2, bank2)),
+            near3.eq(same(valid3, row3, bank3)),
             use_total.eq(near1),
-            use_older.eq(near2 | near3),
+            use_older.eq(near2 | near3 | bias1),
         ]
 
         # The cell reads the bank that the column leaves free.
@@ -306,10 +306,11 @@ class Lanes(wiring.Component):
             bytes_ = [history[k * config.word_bits + 8 * i :][:8] for k in range(BIAS_WORDS - 1)]
             bias_value = Signal(ACCUMULATOR_BITS)
             lane.d.sync += [
-                a.eq(word0[8 * i :][:8].as_signed()),
+                # Nothing stands between the multiplier and registers; a bias comes as older sum.
+                a.eq(Mux(bias0, 0, word0[8 * i :][:8].as_signed())),
                 b.eq(value0),
+                product.eq(a * b),
                 bias_value.eq(Cat(*bytes_, word0[8 * i :][:8])),
-                product.eq(Mux(bias1, bias_value.as_signed(), a * b)),
             ]
             outputs = []
             for k in range(2):
@@ -331,13 +332,10 @@ class Lanes(wiring.Component):
                 ]
                 outputs.append(reader.data)
             # Straight from the memory to a register: half of a cycle is gone when its data comes.
-            with lane.If(bias1):
-                lane.d.sync += read.eq(0)
-            with lane.Else():
-                lane.d.sync += read.eq(Mux(bank1, outputs[1], outputs[0]))
+            lane.d.sync += read.eq(Mux(bank1, outputs[1], outputs[0]))
             lane.d.comb += addend.eq(Mux(use_total, total, Mux(use_older, older, read)))
             lane.d.sync += [
-                older.eq(Mux(near2, total, total1)),
+                older.eq(Mux(bias1, bias_value.as_signed(), Mux(near2, total, total1))),
                 total.eq(addend + product),
                 total1.eq(total),
                 self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(

@@ -316,6 +316,24 @@ PARTS: dict[str, SdramPart] = {
             cas=((2, 100_000_000), (3, 166_000_000)),
             source="ESMT M12L64322A-6, operating AC parameters; also covers -5",
         ),
+        SdramPart(
+            name="M12L16161A-x2",
+            row_bits=11,
+            column_bits=8,
+            bank_bits=1,
+            data_bits=32,
+            trcd=20_000,
+            trp=20_000,
+            tras=45_000,
+            trc=70_000,
+            trfc=70_000,
+            trrd=15_000,
+            twr=15_000,
+            refreshes=4096,
+            startup_us=200,
+            cas=((2, 100_000_000), (3, 143_000_000)),
+            source="ESMT M12L16161A-7, AC parameters; two parts side by side; also covers -5",
+        ),
     )
 }
 """The parts known by name."""

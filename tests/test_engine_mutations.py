@@ -68,10 +68,10 @@ MUTATIONS: dict[str, Mutation] = {
         "lanes", "Lanes", (("near1.eq(same(valid1, row1, bank1) & ~bias0)", "near1.eq(0)"),)
     ),
     "no bypass at distance 2": Mutation(
-        "lanes", "Lanes", (("near2.eq(same(valid2, row2, bank2) & ~bias0)", "near2.eq(0)"),)
+        "lanes", "Lanes", (("near2.eq(same(valid2, row2, bank2))", "near2.eq(0)"),)
     ),
     "no bypass at distance 3": Mutation(
-        "lanes", "Lanes", (("near3.eq(same(valid3, row3, bank3) & ~bias0)", "near3.eq(0)"),)
+        "lanes", "Lanes", (("near3.eq(same(valid3, row3, bank3))", "near3.eq(0)"),)
     ),
     "an event is dropped": Mutation(
         "engine",

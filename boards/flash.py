@@ -1,0 +1,151 @@
+"""Bitstreams and images onto boards, with openFPGALoader."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from stillnet.sw.errors import StillnetError
+from stillnet.sw.packer import load_image
+
+from .build import tool
+from .targets import Board
+
+__all__ = ["commands", "detect", "flash"]
+
+DETECT_SECONDS = 30
+
+
+def commands(
+    board: Board, bitstream: Path | None, image: Path | None, *, persist: bool
+) -> list[list[str]]:
+    """The calls of openFPGALoader, in order.
+
+    An image goes to the configuration flash behind the bitstream, where the board finds it at
+    power-up. It is written first: the new bitstream starts as soon as it is there.
+
+    Raises
+    ------
+    StillnetError
+        If a file is missing, is for another board or does not fit.
+    """
+    loader = [tool("openfpgaloader-cli"), *board.loader]
+    calls = []
+    if bitstream is not None and not bitstream.is_file():
+        raise StillnetError(
+            f"bitstream '{bitstream}' does not exist; run: stillnet build --board {board.name}"
+        )
+    if bitstream is not None:
+        _check_build(board, bitstream)
+    if image is not None:
+        data = load_image(image)
+        expected = board.config().fingerprint
+        if data.config.fingerprint != expected:
+            raise StillnetError(
+                f"image '{image}' is for engine {data.config.fingerprint:08x}, board "
+                f"'{board.name}' has {expected:08x}; pack it with --preset {board.name}"
+            )
+        room = board.flash_bytes - board.image_offset
+        if len(data.data) > room:
+            raise StillnetError(
+                f"image '{image}' has {len(data.data)} bytes, the flash of board '{board.name}' "
+                f"has room for {room} behind the bitstream; load it over the link instead"
+            )
+        calls.append([*loader, "-f", "-o", str(board.image_offset), "--file-type", "raw"])
+        calls[-1] += ["--verify", "--skip-reset", str(image)]
+    if bitstream is not None:
+        if persist and bitstream.stat().st_size > board.image_offset:
+            raise StillnetError(
+                f"bitstream '{bitstream}' has {bitstream.stat().st_size} bytes and would reach "
+                f"into the image at {board.image_offset}; build it again with compression"
+            )
+        calls.append([*loader, *(["-f", "--verify"] if persist else ["-m"]), str(bitstream)])
+    return calls
+
+
+def _check_build(board: Board, bitstream: Path) -> None:
+    """Refuses a bitstream whose ``build.json`` names another board."""
+    record = bitstream.with_name("build.json")
+    if not record.is_file():
+        return
+    try:
+        built = json.loads(record.read_text()).get("board")
+    except json.JSONDecodeError:
+        return
+    if built != board.name:
+        raise StillnetError(
+            f"bitstream '{bitstream}' was built for board '{built}', not '{board.name}'; give "
+            f"--board {built} or build for '{board.name}'"
+        )
+
+
+def detect(board: Board) -> int:
+    """The JTAG identity of the connected FPGA.
+
+    Raises
+    ------
+    StillnetError
+        If no board answers, or it has another FPGA.
+    """
+    call = [tool("openfpgaloader-cli"), *board.loader, "--detect"]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, timeout=DETECT_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise StillnetError(
+            f"board '{board.name}' did not answer within {DETECT_SECONDS} s; unplug it and try "
+            "again"
+        ) from None
+    text = done.stdout + done.stderr
+    if "shared libraries" in text:
+        missing = re.search(r"libraries: (\S+?):", text)
+        raise StillnetError(
+            f"openFPGALoader needs {missing[1] if missing else 'a system library'}; install "
+            "libusb-1.0-0, libftdi1-2 and libhidapi-libusb0 with your system's packages"
+        )
+    found = re.search(r"idcode\s+(0x[0-9a-f]+)", text, re.I)
+    if found is None:
+        last = (text.strip().splitlines() or ["nothing"])[-1]
+        raise StillnetError(
+            f"no {board.title} found (openFPGALoader says: {last.strip()}); check the cable, and "
+            "that you may use the USB device (group plugdev, or a udev rule)"
+        )
+    idcode = int(found[1], 16)
+    if idcode & 0x0FFFFFFF != board.idcode & 0x0FFFFFFF and idcode != board.idcode:
+        raise StillnetError(
+            f"the connected FPGA has identity {idcode:08x}, board '{board.name}' has "
+            f"{board.idcode:08x}; choose the board that is connected"
+        )
+    return idcode
+
+
+def flash(
+    board: Board,
+    bitstream: Path | None,
+    image: Path | None,
+    *,
+    persist: bool,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Writes a bitstream (into the FPGA, or its flash to ``persist``) and an image (into flash).
+
+    Returns
+    -------
+    dict
+        board, commands (as typed), done.
+    """
+    calls = commands(board, bitstream, image, persist=persist)
+    if not calls:
+        raise StillnetError("nothing to write: give a bitstream, or an image with --image")
+    result = {"board": board.name, "commands": [shlex.join(c) for c in calls], "done": False}
+    if dry_run:
+        return result
+    detect(board)
+    for call in calls:
+        if subprocess.run(call).returncode != 0:
+            raise StillnetError(f"openFPGALoader failed: {shlex.join(call)}")
+    result["done"] = True
+    return result

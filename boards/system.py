@@ -1,0 +1,193 @@
+"""What is inside the pins, the same on every board and in the virtual board.
+
+::
+
+    serial port -> [uart] -> [host link] -> [engine] -> [SDRAM controller] -> SDRAM pins
+                                                \\-> or on-chip memory
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, ResetInserter, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from stillnet.hw.engine import Engine
+from stillnet.hw.link import HostLink
+from stillnet.hw.ram_port import RamPort
+from stillnet.hw.sdram import SdramController
+from stillnet.hw.sdram_parts import SdramPart
+from stillnet.hw.sdram_pins import SdramPinsSignature
+from stillnet.hw.uart import Uart
+from stillnet.sw.contract.config import EngineConfig
+
+__all__ = ["Lamps", "System"]
+
+
+class Lamps(wiring.Component):
+    """What the LEDs say, stretched so that eyes can follow.
+
+    Parameters
+    ----------
+    clock_hz : int
+
+    Members
+    -------
+    ready, loaded, step, trouble : In(1)
+        Memory has started; an image is loaded; an output vector left; something was wrong.
+    lamps : Out(4)
+        0 alive: blinks once a second, on without a break until the memory has started. 1 loaded.
+        2 working: a step within the last tenth of a second. 3 trouble: within the last second.
+    """
+
+    def __init__(self, clock_hz: int) -> None:
+        self._clock_hz = clock_hz
+        super().__init__(
+            {"ready": In(1), "loaded": In(1), "step": In(1), "trouble": In(1), "lamps": Out(4)}
+        )
+
+    @property
+    def clock_hz(self) -> int:
+        """Frequency of the clock."""
+        return self._clock_hz
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        tick_cycles = max(2, self.clock_hz // 32)
+        timer = Signal(range(tick_cycles))
+        tick = Signal()
+        beat = Signal(5)
+        working, trouble = Signal(2), Signal(5)
+        m.d.sync += [timer.eq(timer + 1), tick.eq(timer == tick_cycles - 2)]
+        with m.If(tick):
+            m.d.sync += [
+                timer.eq(0),
+                beat.eq(beat + 1),
+                working.eq(working - (working != 0)),
+                trouble.eq(trouble - (trouble != 0)),
+            ]
+        with m.If(self.step):
+            m.d.sync += working.eq(3)
+        with m.If(self.trouble):
+            m.d.sync += trouble.eq(31)
+        m.d.sync += self.lamps.eq(
+            Cat(~self.ready | beat[-1], self.loaded, working != 0, trouble != 0)
+        )
+        return m
+
+
+class System(wiring.Component):
+    """Host link, engine and memory.
+
+    Parameters
+    ----------
+    config : EngineConfig
+        With ``memory = "port"`` for SDRAM, or ``"ram"``.
+    clock_hz : int
+    part : SdramPart or None
+        None for on-chip memory.
+    baud : int or None
+        Of the serial port; None gives the link's byte streams instead.
+    board : str
+        Name that the host is told.
+    input_delay : int
+        See :class:`SdramController`: registers that the board adds around its pins.
+    startup_us : int, optional
+        Pause of the SDRAM after power-up, where not its own.
+
+    Members
+    -------
+    rx, tx : In(1), Out(1)
+        Serial port, with ``baud``.
+    host, reply : In, Out(stream of 8 bits)
+        The link's bytes, without.
+    sdram : Out(SdramPinsSignature(part))
+    lamps : Out(4)
+        See :class:`Lamps`.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        clock_hz: int,
+        part: SdramPart | None,
+        baud: int | None,
+        board: str,
+        input_delay: int = 0,
+        startup_us: int | None = None,
+    ) -> None:
+        self.config = config
+        self.clock_hz = clock_hz
+        self.part = part
+        self.baud = baud
+        self.board = board
+        self.input_delay = input_delay
+        self.startup_us = startup_us
+        members: dict[str, Any] = {"lamps": Out(4)}
+        if baud is None:
+            members["host"] = In(stream.Signature(8))
+            members["reply"] = Out(stream.Signature(8))
+        else:
+            members["rx"] = In(1, init=1)
+            members["tx"] = Out(1, init=1)
+        if part is not None:
+            members["sdram"] = Out(SdramPinsSignature(part))
+        super().__init__(members)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.link = link = HostLink(config, clock_hz=self.clock_hz, board=self.board)
+        m.submodules.lamps = lamps = Lamps(self.clock_hz)
+        engine = Engine(config)
+        m.submodules.engine = ResetInserter(link.engine_reset)(engine)
+
+        # -- bytes --------------------------------------------------------------------------------
+
+        if self.baud is None:
+            connect(m, flipped(self.host), link.rx)
+            connect(m, link.tx, flipped(self.reply))
+        else:
+            m.submodules.uart = uart = Uart(self.clock_hz, self.baud)
+            connect(m, uart.received, link.rx)
+            connect(m, link.tx, uart.sent)
+            m.d.comb += [uart.rx.eq(self.rx), self.tx.eq(uart.tx), link.rx_error.eq(uart.error)]
+
+        # -- memory -------------------------------------------------------------------------------
+
+        if self.part is None:
+            ram = RamPort(config.address_bits, config.word_bits, config.ram_words)
+            m.submodules.memory = ResetInserter(link.engine_reset)(ram)
+            connect(m, engine.memory, ram.port)
+            m.d.comb += lamps.ready.eq(1)
+        else:
+            sdram = SdramController(
+                self.part,
+                self.clock_hz,
+                config.address_bits,
+                config.word_bits,
+                input_delay=self.input_delay,
+                **({} if self.startup_us is None else {"startup_us": self.startup_us}),
+            )
+            m.submodules.memory = ResetInserter(link.engine_reset)(sdram)
+            connect(m, engine.memory, sdram.port)
+            connect(m, sdram.pins, flipped(self.sdram))
+            m.d.comb += lamps.ready.eq(sdram.started)
+
+        # -- engine -------------------------------------------------------------------------------
+
+        connect(m, link.registers, engine.registers)
+        connect(m, link.inputs, engine.inputs)
+        connect(m, engine.outputs, link.outputs)
+        m.d.comb += [
+            lamps.loaded.eq(engine.loaded),
+            lamps.step.eq(
+                engine.outputs.valid & engine.outputs.ready & engine.outputs.payload.last
+            ),
+            lamps.trouble.eq(link.rx_error | link.engine_reset | engine.refused),
+            self.lamps.eq(lamps.lamps),
+        ]
+        return m

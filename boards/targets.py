@@ -1,0 +1,236 @@
+"""The boards: what is on them, and which engine fits."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from stillnet.hw.sdram_parts import SdramPart, sdram_part
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.errors import StillnetError
+
+__all__ = ["BOARDS", "Board", "block_rams", "board", "presets"]
+
+CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board.
+
+    Attributes
+    ----------
+    name : str
+        As the commands take it.
+    title : str
+        As people call it.
+    platform : str
+        ``module:class`` of the platform, imported when it is needed.
+    device : str
+        FPGA with speed grade, for people.
+    block_rams : int
+        DP16KD of the device (FPGA-DS-02012, table 1.1); the 12F is a 25F for the open tools.
+    part : str
+        SDRAM; its bus is as wide as ``SdramPart.data_bits``.
+    clock_hz : int
+        Of the engine and the SDRAM.
+    sdram_phase : float
+        Degrees by which the SDRAM's clock is late.
+    baud : int
+    lamps : tuple of str
+        LEDs of :class:`Lamps`, in its order, as ``resource number inverted``; fewer on boards that
+        have fewer.
+    loader : tuple of str
+        Arguments by which openFPGALoader knows the board or its cable.
+    idcode : int
+        JTAG identity of the FPGA (TN1260, table 6).
+    flash_bytes : int
+        Size of the configuration flash.
+    image_offset : int
+        Where an image lies in it: behind the largest bitstream, on an erase block of 64 KB.
+    cell_width : int
+        See :class:`EngineConfig`.
+    """
+
+    name: str
+    title: str
+    platform: str
+    device: str
+    block_rams: int
+    part: str
+    loader: tuple[str, ...]
+    idcode: int
+    flash_bytes: int
+    image_offset: int
+    lamps: tuple[tuple[str, int], ...]
+    clock_hz: int = 100_000_000
+    sdram_phase: float = 225.0
+    baud: int = 3_000_000
+    cell_width: int = 1
+
+    @property
+    def sdram(self) -> SdramPart:
+        """The SDRAM."""
+        return sdram_part(self.part)
+
+    def config(self) -> EngineConfig:
+        """The largest engine whose memories take at most four fifths of the block RAM.
+
+        Two accumulators a unit, as a third of GRUs among dense layers needs. As many lanes as the SDRAM gives weights a cycle: more would wait for words.
+        """
+        lanes = self.sdram.data_bits // 8
+        address_bits = (self.sdram.size_bytes // lanes).bit_length() - 1
+        best = None
+        for scale in range(1, -3, -1):
+            best = EngineConfig(
+                name=self.name,
+                lanes=lanes,
+                cells=CELLS,
+                cell_width=self.cell_width,
+                units=int(4096 * 2.0**scale),
+                inputs=1024,
+                accumulators=int(8192 * 2.0**scale) // lanes,
+                layers=8,
+                matrices=32,
+                address_bits=min(32, address_bits),
+            )
+            if block_rams(best) <= self.block_rams * 4 // 5:
+                return best
+        assert best is not None
+        return best
+
+    def make_platform(self) -> Any:
+        """The platform object."""
+        module, name = self.platform.split(":")
+        return getattr(importlib.import_module(module), name)()
+
+
+def block_rams(config: EngineConfig) -> int:
+    """DP16KD that the memories of an engine take: accumulators, states, references, lists.
+
+    A block has 512 x 36 or 1024 x 18 bits. Tables of functions and the link take six more.
+    """
+
+    def blocks(depth: int, width: int) -> int:
+        wide = -(-width // 36) * -(-depth // 512)
+        narrow = -(-width // 18) * -(-depth // 1024)
+        return min(wide, narrow)
+
+    rows = config.units // config.cell_width
+    total = 2 * config.lanes * blocks(-(-config.accumulators // 2), 32)
+    total += config.cell_width * blocks(rows, 16) * (len(config.state_names) + 1)
+    total += blocks(rows, 17 * config.cell_width + 16)
+    total += blocks(config.inputs, 16) + blocks(2 * config.inputs, 33)
+    return total + 6
+
+
+def _ulx3s(size: str, block_rams: int, idcode: int) -> Board:
+    return Board(
+        name=f"ulx3s-{size}f",
+        title=f"ULX3S {size}F",
+        platform=f"amaranth_boards.ulx3s:ULX3S_{size}F_Platform",
+        device=f"LFE5U-{size}F-6BG381C",
+        block_rams=block_rams,
+        part="IS42S16160",
+        loader=("-b", "ulx3s"),
+        idcode=idcode,
+        flash_bytes=16 << 20,
+        image_offset=4 << 20,
+        lamps=(("led", 0), ("led", 1), ("led", 2), ("led", 3)),
+    )
+
+
+BOARDS: dict[str, Board] = {
+    b.name: b
+    for b in (
+        _ulx3s("12", 56, 0x21111043),
+        _ulx3s("25", 56, 0x41111043),
+        _ulx3s("45", 108, 0x41112043),
+        _ulx3s("85", 208, 0x41113043),
+        Board(
+            name="icepi-zero",
+            title="Icepi Zero v1.3",
+            platform="amaranth_boards.icepi_zero:IcepiZero1_3Platform",
+            device="LFE5U-25F-6BG256C",
+            block_rams=56,
+            part="W9825G6KH",
+            loader=("-b", "icepi-zero"),
+            idcode=0x41111043,
+            flash_bytes=16 << 20,
+            image_offset=2 << 20,
+            lamps=(("led", 0), ("led", 1), ("led", 2), ("led", 3)),
+        ),
+        Board(
+            name="icesugar-pro",
+            title="iCESugar-Pro",
+            platform="amaranth_boards.icesugar_pro:ICESugarProPlatform",
+            device="LFE5U-25F-6BG256C",
+            block_rams=56,
+            part="IS42S16160",
+            loader=("-c", "cmsisdap"),
+            idcode=0x41111043,
+            flash_bytes=32 << 20,
+            image_offset=2 << 20,
+            lamps=(("rgb_led", 1), ("rgb_led", 2), ("rgb_led", 0)),
+        ),
+        Board(
+            name="colorlight-5a-75b",
+            title="Colorlight 5A-75B r7.0",
+            platform="amaranth_boards.colorlight_5a75b_r7_0:Colorlight_5A75B_R70Platform",
+            device="LFE5U-25F-6BG256C",
+            block_rams=56,
+            part="M12L16161A-x2",
+            loader=("-b", "colorlight", "-c", "ft232"),
+            idcode=0x41111043,
+            flash_bytes=4 << 20,
+            image_offset=1 << 20,
+            lamps=(),
+        ),
+        Board(
+            name="colorlight-i5",
+            title="Colorlight i5 v7.0 on its extension board",
+            platform="stillnet.boards.colorlight:ColorlightI5Platform",
+            device="LFE5U-25F-6BG381C",
+            block_rams=56,
+            part="EM638325",
+            loader=("-b", "colorlight-i5"),
+            idcode=0x41111043,
+            flash_bytes=2 << 20,
+            image_offset=1 << 20,
+            lamps=(("led", 0),),
+        ),
+        Board(
+            name="colorlight-i9",
+            title="Colorlight i9 v7.2 on its extension board",
+            platform="stillnet.boards.colorlight:ColorlightI9Platform",
+            device="LFE5U-45F-6BG381C",
+            block_rams=108,
+            part="M12L64322A",
+            loader=("-b", "colorlight-i9"),
+            idcode=0x41112043,
+            flash_bytes=8 << 20,
+            image_offset=2 << 20,
+            lamps=(("led", 0),),
+        ),
+    )
+}
+"""The boards known by name."""
+
+
+def board(name: str) -> Board:
+    """The board of a name.
+
+    Raises
+    ------
+    StillnetError
+        If there is no such board.
+    """
+    if name not in BOARDS:
+        raise StillnetError(f"board '{name}' is unknown; known are {', '.join(BOARDS)}")
+    return BOARDS[name]
+
+
+def presets() -> dict[str, EngineConfig]:
+    """The engines of all boards, by the board's name."""
+    return {name: target.config() for name, target in BOARDS.items()}
