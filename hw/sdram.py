@@ -386,7 +386,7 @@ class SdramController(wiring.Component):
 
         # Pins.
         pins = self.pins
-        command = Signal(SdramCommand)
+        command = Signal(3)
         address = Signal(part.address_pins)
         columns = Cat(issued_column[:ALL_BANKS], 0, issued_column[ALL_BANKS:])
         with m.If(issued_read):
@@ -413,11 +413,10 @@ class SdramController(wiring.Component):
         with m.If(~issued_mode):
             for i in range(part.bank_bits):
                 m.d.comb += number[i].eq(Cat(issued_bank[b] for b in banks if b >> i & 1).any())
-        code = command.as_value()
         m.d.sync += [
             pins.cke.eq(1),
-            pins.cs.eq(code.any()),
-            Cat(pins.we, pins.cas, pins.ras).eq(code),
+            pins.cs.eq(command.any()),
+            Cat(pins.we, pins.cas, pins.ras).eq(command),
             pins.ba.eq(number),
             pins.a.eq(address),
             pins.dqm.eq((~refresh.started).replicate(len(pins.dqm))),

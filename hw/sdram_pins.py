@@ -1,6 +1,8 @@
 """The pins of an SDR SDRAM, and the commands on them."""
 
-from amaranth.lib import enum, wiring
+from enum import IntEnum
+
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .sdram_parts import SdramPart
@@ -14,8 +16,8 @@ BURST = 8
 """Columns of a READ. A READ between these borders wraps; no more than up to the border is used."""
 
 
-class SdramCommand(enum.Enum, shape=3):
-    """Commands, as ``Cat(we, cas, ras)`` with all three active high."""
+class SdramCommand(IntEnum):
+    """Commands, the bits of ``Cat(we, cas, ras)`` with all three active high."""
 
     NOP = 0b000
     WRITE = 0b011

@@ -191,8 +191,8 @@ class SdramSimulation:
     ----------
     controller : SdramController
     timings : SdramTimings, optional
-        What the part requires; the datasheet's at the controller's clock where not given. The pause
-        after power-up is that of the controller.
+        What the part requires; the datasheet's at the controller's clock where not given, but with
+        the controller's pause after power-up, which simulations shorten.
     optimise : str
         Option for the C++ compiler: "-O1" builds faster and runs slower.
     """
@@ -214,7 +214,7 @@ class SdramSimulation:
             *(part.row_bits, part.column_bits, part.bank_bits, part.data_bits),
             *(t.trcd, t.trp, t.tras, _TRAS_MAX_US * clock // 10**6, t.trc, t.trfc, t.trrd),
             *(t.twr, t.tmrd, 8, clock * 64 // 1000, part.refreshes),
-            *(controller.timings.startup, 8, max(latencies), min(latencies)),
+            *((timings or controller.timings).startup, 8, max(latencies), min(latencies)),
             *(controller.address_bits, controller.length_bits, controller.word_bits),
             controller.input_delay,
         ]
