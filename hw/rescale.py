@@ -32,27 +32,52 @@ class Rescale(Elaboratable):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        # One extra fraction bit stays below the point until the end, where it rounds.
-        wide = Signal(signed(ACCUMULATOR_BITS + RESCALE_GUARD_BITS + 1))
-        coarse = Signal.like(wide)
-        fine = Signal.like(wide)
+        # `wide` has one more fraction bit than the result, which rounds. Of its bits only those
+        # that can reach the result are kept; of those above, only whether they repeat the sign.
+        wide_bits = ACCUMULATOR_BITS + RESCALE_GUARD_BITS + 1
+        kept = PRE.bits + 1  # after both shifts
+        coarse_bits = kept + 7
+        sign = self.accumulator[-1]
+        wide = Signal(signed(wide_bits + 24))
         m.d.comb += wide.eq(self.accumulator << (RESCALE_GUARD_BITS + 1))
+
+        def differ(bits: Any, from_sign: Any) -> Any:
+            return Mux(from_sign, ~bits.all(), bits.any())
+
+        coarse = Signal(coarse_bits)
+        coarse_sign, coarse_over = Signal(), Signal()
         with m.Switch(self.shift[3:]):
             for k in range(4):
                 with m.Case(k):
-                    m.d.sync += coarse.eq(wide >> (8 * k))
+                    above = wide[min(8 * k + coarse_bits, wide_bits) : wide_bits]
+                    m.d.sync += [
+                        coarse.eq(wide[8 * k :][:coarse_bits]),
+                        coarse_over.eq(differ(above, sign) if len(above) else 0),
+                    ]
         fine_shift = Signal(3)
-        m.d.sync += fine_shift.eq(self.shift[:3])
+        m.d.sync += [coarse_sign.eq(sign), fine_shift.eq(self.shift[:3])]
+
+        fine = Signal(kept)
+        fine_sign, fine_over = Signal(), Signal()
         with m.Switch(fine_shift):
             for k in range(8):
                 with m.Case(k):
-                    m.d.sync += fine.eq(coarse >> k)
-        rounded = Signal(signed(len(wide)))
-        m.d.sync += rounded.eq((fine + 1) >> 1)
-        upper = rounded[PRE.bits - 1 :]
-        sign = rounded[-1]
-        limit = Cat((~sign).replicate(PRE.bits - 1), sign).as_signed()
-        m.d.sync += self.result.eq(
-            Mux(upper.all() | ~upper.any(), rounded[: PRE.bits].as_signed(), limit)
-        )
+                    m.d.sync += [
+                        fine.eq(coarse[k:][:kept]),
+                        fine_over.eq(coarse_over | differ(coarse[k + kept - 1 :], coarse_sign)),
+                    ]
+        m.d.sync += fine_sign.eq(coarse_sign)
+
+        rounded = Signal(PRE.bits)
+        rounded_sign, rounded_over = Signal(), Signal()
+        m.d.sync += [
+            rounded.eq(fine[1:] + fine[0]),
+            rounded_sign.eq(fine_sign),
+            rounded_over.eq(fine_over),
+        ]
+        # The largest value may have been rounded up, out of the range.
+        over = Signal()
+        m.d.comb += over.eq(rounded_over | (~rounded_sign & rounded[-1]))
+        limit = Cat((~rounded_sign).replicate(PRE.bits - 1), rounded_sign)
+        m.d.sync += self.result.eq(Mux(over, limit, rounded).as_signed())
         return m

@@ -220,17 +220,18 @@ class Scheduler(wiring.Component):
         current = Signal(s.layer)
         settled = Signal(2)  # the tables show the current layer
         dispatch = Signal()
-        ready = Signal()
+        ready, ready_next = Signal(), Signal()  # once ready, a cell stays so until dispatched
         running = Signal()
         m.d.comb += [
             layer_index.eq(current),
             latest_reader.addr.eq(current),
-            ready.eq(
+            ready_next.eq(
                 running
                 & self.enable
                 & settled.all()
                 & (Array(remaining)[current] == 0)
                 & loaded.bit_select(current, 1)
+                & ~dispatch
             ),
             dispatch.eq(
                 ready
@@ -242,7 +243,7 @@ class Scheduler(wiring.Component):
             self.cell_commands.valid.eq(dispatch),
             self.write_commands.valid.eq(dispatch),
         ]
-        m.d.sync += settled.eq(Cat(1, settled))
+        m.d.sync += [settled.eq(Cat(1, settled)), ready.eq(ready_next)]
         rows = Signal(16)
         round_up = width - 1
         m.d.comb += rows.eq((layer.units + round_up) >> (width.bit_length() - 1))
@@ -299,7 +300,7 @@ class Scheduler(wiring.Component):
             with m.If(layer.reload):
                 m.d.sync += loaded.bit_select(current, 1).eq(0)
 
-        # -- scan: one matrix a cycle through three stages ----------------------------------------
+        # -- scan: one matrix a cycle through four stages ----------------------------------------
 
         scan = Signal(s.matrix)
         scanning = Signal()
@@ -356,11 +357,12 @@ class Scheduler(wiring.Component):
                 loaded.bit_select(target, 1) & fresh & collects,
             )
         )
-        # stage 2: decision
+        # stage 2: the chosen vector against what was fetched of it
         valid2, index2, last2 = Signal(), Signal(s.matrix), Signal()
-        wanted2, events2, complete2 = Signal(), Signal(), Signal()
-        rows2, position2 = Signal(16), Signal(16)
-        bias2, input2, half2, held2, late2 = (Signal() for _ in range(5))
+        wanted2, bias2, input2, half2 = (Signal() for _ in range(4))
+        held2, late2 = Signal(), Signal()
+        vector2 = Signal.like(vector)
+        position2 = Signal(16)
         target2 = Signal(s.layer)
         held = (self.reading & (self.reading_layer == target)) | (
             self.next_reading & (self.next_layer == target)
@@ -373,9 +375,7 @@ class Scheduler(wiring.Component):
             index2.eq(index1),
             last2.eq(last1),
             wanted2.eq(wanted),
-            events2.eq(is_bias | (position_reader.data != vector.rows)),
-            complete2.eq(vector.complete & ~is_bias),
-            rows2.eq(Mux(is_bias, 1, vector.rows - position_reader.data)),
+            vector2.eq(vector),
             position2.eq(position_reader.data),
             bias2.eq(is_bias),
             input2.eq(from_input),
@@ -384,42 +384,63 @@ class Scheduler(wiring.Component):
             late2.eq(target < current),
             target2.eq(target),
         ]
+        # stage 3: decision
+        valid3, index3, last3 = Signal(), Signal(s.matrix), Signal()
+        wanted3, events3, complete3 = Signal(), Signal(), Signal()
+        rows3, position3 = Signal(16), Signal(16)
+        input3, half3, held3, late3 = (Signal() for _ in range(4))
+        target3 = Signal(s.layer)
+        m.d.sync += [
+            valid3.eq(valid2),
+            index3.eq(index2),
+            last3.eq(last2),
+            wanted3.eq(wanted2),
+            events3.eq(bias2 | (position2 != vector2.rows)),
+            complete3.eq(vector2.complete & ~bias2),
+            rows3.eq(Mux(bias2, 1, vector2.rows - position2)),
+            position3.eq(position2),
+            input3.eq(input2),
+            half3.eq(half2),
+            held3.eq(held2),
+            late3.eq(late2),
+            target3.eq(target2),
+        ]
 
         candidate = Signal()
         finish = Signal()
         urgent = Signal()
         m.d.comb += [
-            candidate.eq(valid2 & wanted2 & events2),
-            finish.eq(valid2 & wanted2 & ~events2 & complete2),
-            urgent.eq(candidate & ~held2 & ~late2),
+            candidate.eq(valid3 & wanted3 & events3),
+            finish.eq(valid3 & wanted3 & ~events3 & complete3),
+            urgent.eq(candidate & ~held3 & ~late3),
         ]
         best_valid = Signal()
         best_rank = Signal(2)
         best = Signal(s.matrix)
         best_rows, best_position = Signal(16), Signal(16)
         better = Signal()
-        rank = Cat(late2, held2)
+        rank = Cat(late3, held3)
         m.d.comb += better.eq(candidate & (~best_valid | (rank < best_rank)))
         with m.If(better):
             m.d.sync += [
                 best_valid.eq(1),
                 best_rank.eq(rank),
-                best.eq(index2),
-                best_rows.eq(rows2),
-                best_position.eq(position2),
+                best.eq(index3),
+                best_rows.eq(rows3),
+                best_position.eq(position3),
             ]
         with m.If(finish):
             m.d.sync += [
-                finished.bit_select(index2, 1).eq(parity.bit_select(target2, 1)),
-                seen.bit_select(index2, 1).eq(~seen.bit_select(index2, 1)),
-                Array(remaining)[target2].eq(Array(remaining)[target2] - 1),
+                finished.bit_select(index3, 1).eq(parity.bit_select(target3, 1)),
+                seen.bit_select(index3, 1).eq(~seen.bit_select(index3, 1)),
+                Array(remaining)[target3].eq(Array(remaining)[target3] - 1),
             ]
             m.d.comb += [
-                position_writer.addr.eq(index2),
+                position_writer.addr.eq(index3),
                 position_writer.data.eq(0),
                 position_writer.en.eq(1),
-                self.input_finished.eq(input2),
-                self.input_half.eq(half2),
+                self.input_finished.eq(input3),
+                self.input_half.eq(half3),
             ]
 
         # -- run: the chosen matrix fetches -------------------------------------------------------
@@ -430,7 +451,14 @@ class Scheduler(wiring.Component):
         clean = Signal()  # nothing moved since the pass began
         moved = Signal()
         m.d.comb += moved.eq(
-            ~self.quiet | candidate | finish | ready | ~self.enable | ~running | self.reset
+            ~self.quiet
+            | candidate
+            | finish
+            | ready
+            | ready_next
+            | ~self.enable
+            | ~running
+            | self.reset
         )
         with m.If(moved):
             m.d.sync += [clean.eq(0), self.idle.eq(0)]
@@ -488,9 +516,9 @@ class Scheduler(wiring.Component):
                 m.d.sync += scan.eq(scan + 1)
                 with m.If(scan == self.matrices - 1):
                     m.d.sync += [scanning.eq(0), scan.eq(scan)]
-                with m.If(urgent | last2 | ~self.enable):
-                    m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0)]
-                    m.d.sync += [last1.eq(0), last2.eq(0)]
+                with m.If(urgent | last3 | ~self.enable):
+                    m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
+                    m.d.sync += [last1.eq(0), last2.eq(0), last3.eq(0)]
                     m.next = "CHOOSE"
                 # The tables change under a scan while another image is loaded.
                 with m.If(~self.enable):

@@ -29,6 +29,7 @@ _HERE = Path(__file__).parent
 _HARNESS = _HERE / "sdram_harness.cpp"
 _MODEL = _HERE / "sdram_model.h"
 _RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
+_HEADERS = ("verilated.h", "deque", "memory", "string", "unordered_map", "vector")
 _TRAS_MAX_US = 100
 _VALUES = {
     "violations": 0,
@@ -65,7 +66,13 @@ def _cache() -> Path:
 
 
 def build_library(
-    verilog: str, top: str, harness: Path, *, headers: tuple[Path, ...] = (), optimise: str = "-O2"
+    verilog: str,
+    top: str,
+    harness: Path,
+    *,
+    headers: tuple[Path, ...] = (),
+    optimise: str = "-O2",
+    prologue: str = "",
 ) -> Path:
     """A shared library of a Verilog module and a C++ file, or the one in the cache.
 
@@ -80,11 +87,20 @@ def build_library(
         Files that it includes, for the key of the cache.
     optimise : str
         Option for the C++ compiler.
+    prologue : str
+        C++ before the file, such as definitions.
     """
     environment = verilator.environment()
     executable = verilator.executable()
     key = hashlib.sha256()
-    for text in (verilog, top, optimise, harness.read_text(), *(h.read_text() for h in headers)):
+    for text in (
+        verilog,
+        top,
+        optimise,
+        prologue,
+        harness.read_text(),
+        *(h.read_text() for h in headers),
+    ):
         key.update(text.encode() + b"\0")
     key.update(str(executable.stat().st_mtime_ns).encode())
     library = _cache() / "models" / f"{top}-{key.hexdigest()[:24]}.so"
@@ -109,13 +125,20 @@ def build_library(
         # The generated files are compiled as one: most of the time goes into the headers.
         sources = sorted((folder / "model").glob("*.cpp"))
         everything = folder / "everything.cpp"
-        everything.write_text("".join(f'#include "{s}"\n' for s in [*sources, harness]))
+        everything.write_text(prologue + "".join(f'#include "{s}"\n' for s in [*sources, harness]))
         built = folder / "model.so"
         runtime = [str(_runtime(cxx, include / source)) for source in _RUNTIME]
         _run(
             [
-                *(*cxx, optimise, f"-I{folder / 'model'}", f"-I{harness.parent}"),
-                *("-shared", "-Wl,-Bsymbolic", str(everything), *runtime),
+                *(*cxx, optimise, "-include", str(_headers([*cxx, optimise], include))),
+                *(
+                    f"-I{folder / 'model'}",
+                    f"-I{harness.parent}",
+                    "-shared",
+                    "-Wl,-Bsymbolic",
+                    str(everything),
+                    *runtime,
+                ),
                 *("-lpthread", "-o", str(built)),
             ]
         )
@@ -123,6 +146,26 @@ def build_library(
         shutil.copy(built, fresh)
         os.replace(fresh, library)
     return library
+
+
+def _headers(cxx: list[str], include: Path) -> Path:
+    """Headers that every model includes, compiled once: they take most of a build's time."""
+    text = "".join(f"#include <{name}>\n" for name in _HEADERS)
+    stamp = (include / "verilated.h").stat().st_mtime_ns
+    version = subprocess.run([cxx[0], "--version"], capture_output=True, text=True).stdout
+    key = hashlib.sha256(" ".join([*cxx, text, str(stamp), version]).encode()).hexdigest()[:24]
+    folder = _cache() / "runtime" / f"headers-{key}"
+    header = folder / "headers.h"
+    if not (folder / "headers.h.gch").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Processes that do this at the same time write the same.
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            fresh = Path(name)
+            (fresh / "headers.h").write_text(text)
+            _run([*cxx, "-x", "c++-header", str(fresh / "headers.h"), "-o", str(fresh / "h.gch")])
+            os.replace(fresh / "headers.h", header)
+            os.replace(fresh / "h.gch", folder / "headers.h.gch")
+    return header
 
 
 def _runtime(cxx: list[str], source: Path) -> Path:

@@ -1,0 +1,209 @@
+// A board: the system inside the pins, the SDRAM on them, and the far end of the serial port.
+//
+// Everything is sampled just before the rising edge and changes just after it. Time passes only in
+// board_run(); a host that waits asks for more of it.
+
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+
+#include "Vsystem.h"
+#include "sdram_model.h"
+#include "verilated.h"
+
+// Verilator writes the double underscores of Amaranth's port names in its own way.
+#define SDRAM(name) dut->sdram___05F##name
+#define STREAM(stream, name) dut->stream##___05F##name
+
+using stillnet::SdramGeometry;
+using stillnet::SdramModel;
+using stillnet::SdramPins;
+using stillnet::SdramTiming;
+
+namespace {
+
+constexpr uint8_t FLAG = 0x7E;  // begins and ends frames; only used to stop early
+
+// The host's end of a serial line: 8N1, at its own rate, which is no whole number of cycles.
+class HostUart {
+  public:
+    explicit HostUart(double cycles_a_bit) : period(cycles_a_bit) {}
+
+    // The level that the host drives, at a cycle.
+    bool drive(uint64_t cycle, std::deque<uint8_t>& bytes) {
+        if (!sending) {
+            if (bytes.empty()) return true;
+            shift = uint32_t(bytes.front()) << 1 | 1u << 9;
+            bytes.pop_front();
+            start = double(cycle);
+            sending = true;
+        }
+        const int bit = int((double(cycle) - start) / period);
+        if (bit < 10) return shift >> bit & 1;
+        sending = false;
+        return true;
+    }
+    // Looks at the level that the board drives; true when a byte is there.
+    bool sample(uint64_t cycle, bool level, uint8_t& byte) {
+        if (!receiving) {
+            if (level) return false;
+            receiving = true;
+            begin = double(cycle);
+            bits = 0;
+            value = 0;
+            return false;
+        }
+        if (double(cycle) < begin + (bits + 0.5) * period) return false;
+        if (bits >= 1 && bits <= 8) value |= uint32_t(level) << (bits - 1);
+        if (bits++ < 9) return false;
+        receiving = false;
+        if (!level) framing_errors++;
+        byte = uint8_t(value);
+        return level;
+    }
+    bool idle() const { return !sending && !receiving; }
+    uint64_t framing_errors = 0;
+
+  private:
+    double period, start = 0, begin = 0;
+    bool sending = false, receiving = false;
+    uint32_t shift = 0, value = 0;
+    int bits = 0;
+};
+
+}  // namespace
+
+struct Board {
+    VerilatedContext context;
+    std::unique_ptr<Vsystem> dut;
+    SdramModel memory;
+    HostUart uart;
+    std::deque<uint8_t> to_board, from_board;
+    std::deque<SdramPins> outward;  // registers of the IO cells
+    std::deque<uint32_t> inward;
+    uint64_t cycle = 0, activity = 0;
+    bool frame_seen = false;
+
+    Board(const SdramGeometry& g, const SdramTiming& t, int pin_registers, double cycles_a_bit)
+        : memory(g, t), uart(cycles_a_bit), outward(size_t(pin_registers / 2)),
+          inward(size_t(pin_registers - pin_registers / 2)) {
+        dut = std::make_unique<Vsystem>(&context);
+        dut->rst = 1;
+        quiet_inputs();
+        for (int i = 0; i < 4; i++) tick();
+        dut->rst = 0;
+    }
+
+    void quiet_inputs() {
+#ifdef STILLNET_BYTES
+        STREAM(host, valid) = 0;
+        STREAM(reply, ready) = 1;
+#else
+        dut->rx = 1;
+#endif
+    }
+
+    void received(uint8_t byte) {
+        if (byte == FLAG && !from_board.empty() && from_board.back() != FLAG) frame_seen = true;
+        from_board.push_back(byte);
+        activity = cycle;
+    }
+
+    void tick() {
+        dut->clk = 0;
+        dut->eval();
+#ifdef STILLNET_BYTES
+        const bool taken = STREAM(host, valid) && STREAM(host, ready);
+        if (taken) {
+            to_board.pop_front();
+            activity = cycle;
+        }
+        if (STREAM(reply, valid) && STREAM(reply, ready)) received(uint8_t(STREAM(reply, payload)));
+#else
+        uint8_t byte;
+        if (uart.sample(cycle, dut->tx, byte)) received(byte);
+        if (!uart.idle()) activity = cycle;
+#endif
+        SdramPins pins;
+        pins.cke = SDRAM(cke);
+        pins.cs = SDRAM(cs);
+        pins.ras = SDRAM(ras);
+        pins.cas = SDRAM(cas);
+        pins.we = SDRAM(we);
+        pins.ba = SDRAM(ba);
+        pins.a = SDRAM(a);
+        pins.dqm = SDRAM(dqm);
+        pins.dq = SDRAM(dq_o);
+        pins.dq_oe = SDRAM(dq_oe);
+        outward.push_back(pins);
+        inward.push_back(memory.clock_edge(outward.front()));
+        outward.pop_front();
+        const uint32_t dq = inward.front();
+        inward.pop_front();
+
+        dut->clk = 1;
+        dut->eval();
+        cycle++;
+        SDRAM(dq_i) = dq;
+#ifdef STILLNET_BYTES
+        STREAM(host, valid) = !to_board.empty();
+        if (!to_board.empty()) STREAM(host, payload) = to_board.front();
+#else
+        dut->rx = uart.drive(cycle, to_board);
+#endif
+    }
+};
+
+extern "C" {
+
+// geometry: row, column, bank, data bits. timing: in the order of SdramTiming.
+Board* board_new(const int32_t* geometry, const int64_t* timing, int pin_registers,
+                 double cycles_a_bit) {
+    const SdramGeometry g = {geometry[0], geometry[1], geometry[2], geometry[3]};
+    SdramTiming t;
+    t.trcd = int(timing[0]);
+    t.trp = int(timing[1]);
+    t.tras = int(timing[2]);
+    t.tras_max = int(timing[3]);
+    t.trc = int(timing[4]);
+    t.trfc = int(timing[5]);
+    t.trrd = int(timing[6]);
+    t.twr = int(timing[7]);
+    t.tmrd = int(timing[8]);
+    t.postponed = int(timing[9]);
+    t.window = timing[10];
+    t.refreshes = timing[11];
+    t.startup = timing[12];
+    t.startup_refreshes = int(timing[13]);
+    t.max_cas = int(timing[14]);
+    t.min_cas = int(timing[15]);
+    return new Board(g, t, pin_registers, cycles_a_bit);
+}
+void board_delete(Board* b) { delete b; }
+uint64_t board_cycle(Board* b) { return b->cycle; }
+uint64_t board_violations(Board* b) { return b->memory.violations + b->uart.framing_errors; }
+const char* board_violation(Board* b) { return b->memory.first_violation.c_str(); }
+uint32_t board_lamps(Board* b) { return b->dut->lamps; }
+void board_push(Board* b, const uint8_t* data, uint64_t size) {
+    b->to_board.insert(b->to_board.end(), data, data + size);
+}
+uint64_t board_waiting(Board* b) { return b->to_board.size(); }
+// Cycles since a byte last moved.
+uint64_t board_quiet(Board* b) { return b->cycle - b->activity; }
+// Lets the clock run, until a frame of the board is complete if `until_frame`.
+void board_run(Board* b, uint64_t cycles, int until_frame) {
+    const uint64_t end = b->cycle + cycles;
+    while (b->cycle < end && !(until_frame && b->frame_seen)) b->tick();
+}
+uint64_t board_pull(Board* b, uint8_t* data, uint64_t size) {
+    uint64_t count = 0;
+    while (count < size && !b->from_board.empty()) {
+        data[count++] = b->from_board.front();
+        b->from_board.pop_front();
+    }
+    b->frame_seen = false;
+    return count;
+}
+
+}  // extern "C"

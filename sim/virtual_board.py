@@ -1,0 +1,179 @@
+"""The virtual board: everything inside the pins of a board, and its SDRAM, compiled.
+
+The host's programs work on it as on a real one: as a transport in the same process
+(``Engine.open("sim:ulx3s-85f")``), or over a socket or pseudo-terminal (:mod:`.board_server`). Its
+clock is that of the simulation; it stands still while nobody asks for anything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+from stillnet.boards.system import System
+from stillnet.boards.targets import Board, board
+from stillnet.boards.top import PIN_REGISTERS
+from stillnet.hw.sdram_parts import SdramPart
+from stillnet.hw.verilog import to_verilog
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.errors import StillnetError
+
+from .sdram_simulation import build_library
+
+__all__ = ["STARTUP_US", "VirtualBoard", "sim_transport"]
+
+_HERE = Path(__file__).parent
+HARNESS = _HERE / "virtual_board.cpp"
+MODEL = _HERE / "sdram_model.h"
+STARTUP_US = 2
+"""Pause of the SDRAM after power-up, shorter than a real one's; nothing else is."""
+
+
+class VirtualBoard:
+    """A board in simulation, as a transport of the host driver.
+
+    Parameters
+    ----------
+    target : Board
+    serial : bool
+        Through the serial port, at its rate. Else the bytes go to the link directly, as over a
+        faster interface: an image of megabytes takes seconds instead of many minutes.
+    config : EngineConfig, optional
+        Instead of the board's engine.
+    """
+
+    def __init__(
+        self, target: Board, *, serial: bool = False, config: EngineConfig | None = None
+    ) -> None:
+        self.target = target
+        self.serial = serial
+        self.config = config or target.config()
+        self.name = f"the virtual {target.title}"
+        part = target.sdram
+        system = System(
+            self.config,
+            clock_hz=target.clock_hz,
+            part=part,
+            baud=target.baud if serial else None,
+            board=target.name,
+            input_delay=PIN_REGISTERS,
+            startup_us=STARTUP_US,
+        )
+        text = to_verilog(system, "system")
+        header = "" if serial else "#define STILLNET_BYTES 1\n"
+        self._library = lib = ctypes.CDLL(
+            str(build_library(text, "system", HARNESS, headers=(MODEL,), prologue=header))
+        )
+        lib.board_new.restype = ctypes.c_void_p
+        lib.board_violation.restype = ctypes.c_char_p
+        for name in ("cycle", "violations", "waiting", "quiet", "pull"):
+            getattr(lib, f"board_{name}").restype = ctypes.c_uint64
+        geometry = (part.row_bits, part.column_bits, part.bank_bits, part.data_bits)
+        timing = _timing(part, target.clock_hz)
+        self._handle = ctypes.c_void_p(
+            lib.board_new(
+                (ctypes.c_int32 * len(geometry))(*geometry),
+                (ctypes.c_int64 * len(timing))(*timing),
+                PIN_REGISTERS,
+                ctypes.c_double(target.clock_hz / target.baud),
+            )
+        )
+        self._buffer = ctypes.create_string_buffer(1 << 16)
+
+    # -- what only a simulation has ---------------------------------------------------------------
+
+    @property
+    def cycle(self) -> int:
+        """Clock cycles since the beginning."""
+        return int(self._library.board_cycle(self._handle))
+
+    @property
+    def lamps(self) -> int:
+        """The LEDs, as in :class:`~stillnet.boards.system.Lamps`."""
+        return int(self._library.board_lamps(self._handle))
+
+    @property
+    def violations(self) -> int:
+        """What the SDRAM, or the host's serial port, had to complain of."""
+        return int(self._library.board_violations(self._handle))
+
+    @property
+    def first_violation(self) -> str:
+        """The first of them."""
+        return self._library.board_violation(self._handle).decode()
+
+    @property
+    def quiet_cycles(self) -> int:
+        """Cycles since a byte moved."""
+        return int(self._library.board_quiet(self._handle))
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the board has not taken yet."""
+        return int(self._library.board_waiting(self._handle))
+
+    def run(self, cycles: int, *, until_frame: bool = False) -> None:
+        """Lets the clock run."""
+        self._library.board_run(self._handle, ctypes.c_uint64(cycles), int(until_frame))
+
+    def pull(self) -> bytes:
+        """Bytes that the board has sent."""
+        count = self._library.board_pull(
+            self._handle, self._buffer, ctypes.c_uint64(len(self._buffer))
+        )
+        return self._buffer.raw[:count]
+
+    # -- as a transport ---------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Simulated seconds."""
+        return self.cycle / self.target.clock_hz
+
+    def write(self, data: bytes) -> None:
+        """Bytes to the board."""
+        self._library.board_push(self._handle, data, ctypes.c_uint64(len(data)))
+
+    def read(self, timeout: float) -> bytes:
+        """Bytes from the board, as soon as a frame is complete or the time is over.
+
+        Raises
+        ------
+        StillnetError
+            If the SDRAM was used against its datasheet: then nothing that follows is to be trusted.
+        """
+        self.run(int(timeout * self.target.clock_hz) + 1, until_frame=True)
+        if self.violations:
+            raise StillnetError(
+                f"{self.name} broke the rules of its memory: {self.first_violation}; please report "
+                "this"
+            )
+        return self.pull()
+
+    def close(self) -> None:
+        """Ends the simulation."""
+        if self._handle:
+            self._library.board_delete(self._handle)
+            self._handle = ctypes.c_void_p()
+
+
+def _timing(part: SdramPart, clock_hz: int) -> tuple[int, ...]:
+    """The part's datasheet in cycles, in the order of the model's ``SdramTiming``."""
+    t = part.timings(clock_hz, startup_us=STARTUP_US)
+    latencies = [latency for latency, highest in part.cas if clock_hz <= highest]
+    return (
+        *(t.trcd, t.trp, t.tras, 100 * clock_hz // 10**6, t.trc, t.trfc, t.trrd, t.twr, t.tmrd),
+        *(8, clock_hz * 64 // 1000, part.refreshes, t.startup, 8, max(latencies), min(latencies)),
+    )
+
+
+def sim_transport(name: str, *, serial: bool | str = False) -> VirtualBoard:
+    """The transport behind ``sim:NAME``.
+
+    Parameters
+    ----------
+    name : str
+        A board, as in ``ulx3s-85f``.
+    serial : bool
+        See :class:`VirtualBoard`.
+    """
+    return VirtualBoard(board(name), serial=serial in (True, "true", "1", "yes"))
