@@ -11,8 +11,8 @@ from .memory_port import check_width
 
 __all__ = ["Uart", "UartReceiver", "UartTransmitter", "baud_increment"]
 
-MIN_CYCLES = 6
-"""Cycles a bit at least: three samples around its middle."""
+MIN_CYCLES = 8
+"""Cycles a bit at least, so that each eighth of it is seen."""
 
 
 def baud_increment(clock_hz: int, baud: int) -> tuple[int, int]:
@@ -28,7 +28,7 @@ def baud_increment(clock_hz: int, baud: int) -> tuple[int, int]:
     Raises
     ------
     :exc:`ValueError`
-        If a bit has fewer than six cycles.
+        If a bit has fewer than eight cycles.
     """
     check_width("UART clock", clock_hz)
     check_width("UART rate", baud)
@@ -100,7 +100,8 @@ class UartReceiver(wiring.Component):
         m.d.sync += self.error.eq(0)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [phase.eq(0), ones.eq(0), bit.eq(0)]
+                # The edge was one to two cycles ago.
+                m.d.sync += [phase.eq(3 * self._increment // 2), ones.eq(0), bit.eq(0)]
                 with m.If(~line):
                     m.next = "RECEIVE"
             with m.State("RECEIVE"):

@@ -8,6 +8,7 @@ one process; its clock is that of the simulation.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
 import shutil
@@ -112,6 +113,7 @@ class LinkBench(wiring.Component):
         return m
 
 
+@functools.cache
 def build_link_model(bench: LinkBench) -> Path:
     """Builds the shared library of a bench, or finds it in the cache."""
     text = to_verilog(bench, "link_bench")
@@ -140,7 +142,11 @@ def build_link_model(bench: LinkBench) -> Path:
         cxx += [f"-I{include}", f"-I{include / 'vltstd'}", f"-I{folder / 'model'}"]
         runtime = [include / "verilated.cpp", include / "verilated_threads.cpp"]
         objects = []
-        for source in [*sorted((folder / "model").glob("*.cpp")), *runtime, HARNESS]:
+        # One file: most of the time would go into the same headers again and again.
+        model = folder / "all.cpp"
+        parts = [*sorted((folder / "model").glob("*.cpp")), HARNESS]
+        model.write_text("".join(f'#include "{part}"\n' for part in parts))
+        for source in [model, *runtime]:
             target = folder / f"{source.stem}.o"
             if source in runtime:
                 _runtime_object(cxx, source, target, False)

@@ -276,7 +276,8 @@ def run(
     network : Network, or path of one
     x : array of float, shape (steps, inputs), or of tokens, shape (steps,)
     engine : str
-        ``"reference"``, or an engine of the entry-point group ``stillnet.engines`` (``"rtl"``).
+        ``"reference"``, or an engine of the entry-point group ``stillnet.engines``: ``"rtl"``,
+        ``"board:PORT"``, ``"sim:BOARD"``.
     preset : str
         Name of an engine configuration, or path of its TOML form; decides the words.
     steps : int, optional
@@ -295,12 +296,15 @@ def run(
     if not isinstance(network, Network):
         network = Network.load(network)
     engines = _engines()
-    if engine not in engines:
-        raise StillnetError(f"there is no engine '{engine}'; engines are {', '.join(engines)}")
+    name, colon, address = engine.partition(":")
+    if name not in engines:
+        raise StillnetError(f"there is no engine '{name}'; engines are {', '.join(engines)}")
+    if colon:
+        options["address"] = address
     if steps is not None and steps < 1:
         raise StillnetError(f"steps must be at least 1, not {steps}")
     try:
-        function = engines[engine]()
+        function = engines[name]()
     except ImportError as error:
         raise StillnetError(
             f"engine '{engine}' cannot be loaded ({error}); pip install \"stillnet[sim]\""
@@ -313,7 +317,11 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("network", metavar="NET", help="network from 'stillnet quantize'")
     add("input", metavar="X.npy", help="input vectors, (steps, inputs)")
-    add("--engine", default="reference", help="reference (default), or rtl: generated hardware")
+    add(
+        "--engine",
+        default="reference",
+        help="reference (default); rtl: generated hardware; board:PORT or sim:BOARD: a board",
+    )
     add(
         "--preset",
         default="axi64",
@@ -397,7 +405,9 @@ examples:
   stillnet run net.safetensors x.npy -o y.npy
       the bit-exact reference; events by source and the memory words that they fetch
   stillnet run net.safetensors x.npy --steps 5 --engine rtl --preset axi64 -o y.npy
-      the same through the generated Verilog in a simulator, compared value by value""",
+      the same through the generated Verilog in a simulator, compared value by value
+  stillnet run net.safetensors x.npy --engine board:/dev/ttyUSB0 -o y.npy
+      on a board, packed for the engine that it has; outputs are compared with the reference""",
 )
 
 

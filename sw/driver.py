@@ -325,9 +325,8 @@ class Engine:
     def stream(self, vectors: Iterable[np.ndarray], *, window: int | None = None) -> Iterator:
         """Float vectors in, float vectors out, several of them on their way at a time.
 
-        An output comes as soon as the board has sent it, but no vector is taken from ``vectors``
-        while ``window`` of them are on their way: with ``window=1`` each output comes before the
-        next vector is asked for.
+        No vector is taken from ``vectors`` while ``window`` of them are on their way: with
+        ``window=1`` each output comes before the next vector is asked for.
 
         Parameters
         ----------
@@ -357,13 +356,17 @@ class Engine:
         size = 1 if network.input_mode.one_hot else network.inputs
         finished = False
         try:
-            for x in vectors:
-                payload = self._elements(x, size)
+            source = iter(vectors)
+            while True:
                 while session.unanswered and (
-                    session.unanswered >= most or not session.room(len(payload), reply)
+                    session.unanswered >= most or not session.room(2 * size, reply)
                 ):
                     yield self._output(session.receive(), network)
-                session.send(Command.STEP, payload, reply)
+                try:
+                    x = next(source)
+                except StopIteration:
+                    break
+                session.send(Command.STEP, self._elements(x, size), reply)
             while session.unanswered:
                 yield self._output(session.receive(), network)
             finished = True
@@ -411,8 +414,9 @@ class Engine:
         """All state and references zero: the beginning of a sequence."""
         self._network()
         self._ready(fresh=True)
+        self._check_loaded(self._status())
         self._session.call(Command.ACCESS, link.clear())
-        self._idle()
+        self._wait(Status.LOADED | Status.IDLE)
         self._unknown = False
 
     def get_state(self) -> dict[str, np.ndarray]:
@@ -649,11 +653,15 @@ class Engine:
                 )
 
     def _idle(self) -> None:
-        status = self._wait(Status.IDLE)
-        if not status & Status.IDLE:
+        self._check_loaded(self._status())
+        self._wait(Status.IDLE)
+
+    def _check_loaded(self, status: int) -> None:
+        if not status & Status.LOADED:
             self._loaded = None
             raise StillnetError(
-                "the engine has no network any more; the board was reset? load the network again"
+                "the engine has no network any more (the board was restarted, or another program "
+                "loaded something); load the network again"
             )
 
     def _drain(self) -> None:

@@ -101,6 +101,7 @@ class Session:
         self._alive = False  # a notice came since the last answer
         self._repeated_from: int | None = None
         self._resumed_from: int | None = None
+        self._asked = 0  # the first command that was not sent yet when the board was last asked
 
     # -- beginning --------------------------------------------------------------------------------
 
@@ -306,6 +307,7 @@ class Session:
     def _resume(self, oldest: int) -> None:
         self.resumed += 1
         self._resumed_from = oldest
+        self._asked = self._next
         self._write(encode(Frame(Command.RESUME, oldest)))
 
     def _fail(self) -> None:
@@ -351,11 +353,15 @@ class Session:
                     "image"
                 )
             return
-        if Cause.RESUME not in causes and self._repeated_from == expected:
-            return  # frames behind the one that was lost; all of them are on their way again
         missing = list(self._unanswered)[accepted:]
         if not missing:
             return
+        if Cause.RESUME in causes:
+            # Of what was sent before the question, all that has not arrived is lost.
+            if not 0 < (self._asked - expected) % SEQUENCES <= len(missing):
+                return
+        elif self._repeated_from == expected:
+            return  # frames behind the one that was lost; all of them are on their way again
         self._repeated_from = expected
         self.repeated += len(missing)
         self._write(b"".join(command.data for command in missing))

@@ -89,7 +89,8 @@ class Command(IntEnum):
     """Not queued. "My next reply is number ``sequence``": the board repeats from there what it has
     answered already, and sends a notice."""
     RESET = 5
-    """Not queued. Resets the engine, forgets all commands and replies, sends a notice."""
+    """Not queued. Resets the engine, forgets all commands and replies, sends a notice. A HELLO must
+    follow."""
 
 
 class Outcome(IntEnum):
