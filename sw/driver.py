@@ -388,8 +388,10 @@ class Engine:
                 f"the vector has shape {x.shape} and type {x.dtype}; network '{self.network.name}' "
                 f"takes integers of shape ({size},)"
             )
-        # A token may be any number of 16 bits, or -1; elements are signed.
-        low, high = (-1, 0xFFFE) if self.network.input_mode.one_hot else (-(1 << 15), (1 << 15) - 1)
+        network = self.network
+        low, high = -(1 << 15), (1 << 15) - 1
+        if network.input_mode.one_hot:
+            low, high = -1, network.inputs - 1
         if x.min() < low or x.max() > high:
             raise StillnetError(
                 f"the vector holds {int(x.min())} to {int(x.max())}; elements must be {low} to "

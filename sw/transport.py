@@ -233,7 +233,7 @@ def open_transport(address: str, **options: Any) -> Transport:
                 f"'{address}' cannot be opened ({error}); pip install \"stillnet[sim]\""
             ) from error
         arguments = (rest,)
-    elif colon and kind in ("sim",):
+    elif colon and kind == "sim":
         raise StillnetError(f"'{address}' needs the simulation; pip install \"stillnet[sim]\"")
     elif not address:
         raise StillnetError(

@@ -266,6 +266,12 @@ def test_vectors_that_do_not_fit(engine: Engine) -> None:
         with pytest.raises(StillnetError, match=message):
             engine.step_integers(x)
     np.testing.assert_array_equal(engine.step_integers(row), fresh(net).step_integers(row))
+    tokens = next(n for n in map(network, range(50)) if n.input_mode.one_hot)
+    engine.load(tokens)
+    message = rf"^the vector holds \d+ to \d+; elements must be -1 to {tokens.inputs - 1}$"
+    with pytest.raises(StillnetError, match=message):
+        engine.step_integers(np.array([tokens.inputs]))
+    engine.load(net)
     with pytest.raises(StillnetError, match=r"^network '.*' has no vector 'h'; it has input, lay"):
         engine.set_threshold("h", 1)
     with pytest.raises(StillnetError, match=r"^threshold -1 of 'input' is .*must be 0 to 131071$"):
