@@ -39,6 +39,8 @@ class SdramController(wiring.Component):
 
     *Refresh.* As :class:`RefreshControl` says.
 
+    *Reset* forgets requests, and nothing that is in the memory if it is short.
+
     *Timing.* Every pin is driven by a register, ``dq_i`` goes to a register. All outputs of the
     port come from registers.
 
@@ -413,8 +415,11 @@ class SdramController(wiring.Component):
         with m.If(~issued_mode):
             for i in range(part.bank_bits):
                 m.d.comb += number[i].eq(Cat(issued_bank[b] for b in banks if b >> i & 1).any())
+        # A reset must not stop the part's clock in the middle of something.
+        clock_enable = Signal(reset_less=True)
+        m.d.sync += clock_enable.eq(1)
+        m.d.comb += pins.cke.eq(clock_enable)
         m.d.sync += [
-            pins.cke.eq(1),
             pins.cs.eq(command.any()),
             Cat(pins.we, pins.cas, pins.ras).eq(command),
             pins.ba.eq(number),

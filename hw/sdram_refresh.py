@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .sdram_parts import SdramTimings
+from .sdram_pins import BURST
 
 __all__ = ["RefreshControl"]
 
@@ -21,8 +22,9 @@ class RefreshControl(wiring.Component):
     then as many are made up for as fit. When so many are due they all go at once: closing and
     opening the banks costs the same for eight as for one.
 
-    After reset it waits ``timings.startup`` cycles, closes all banks, refreshes eight times and
-    loads the mode register.
+    After configuration it waits ``timings.startup`` cycles, closes all banks, refreshes eight times
+    and loads the mode register. A later reset does the same, but waits only until the commands
+    before it are over: a reset of a few cycles loses nothing that is in the memory.
 
     Parameters
     ----------
@@ -89,7 +91,9 @@ class RefreshControl(wiring.Component):
         # ACTIVATE to REFRESH takes tRC, of which tRAS passes before PRECHARGE.
         close = max(t.trp, t.trc - t.tras)
         startup = Signal(range(t.startup + 1), init=t.startup)
-        timer = Signal(range(max(t.trfc, close, t.tmrd + 2, 4)))
+        settled = max(t.trfc, t.tras, t.trc, t.twr) + BURST + t.cas_latency
+        timer = Signal(range(settled + t.tmrd + 1), init=settled)
+        powered = Signal(reset_less=True)
         forced = Signal(init=1)
         with m.If(timer != 0):
             m.d.sync += timer.eq(timer - 1)
@@ -97,7 +101,7 @@ class RefreshControl(wiring.Component):
         with m.FSM():
             with m.State("POWER-UP"):
                 m.d.sync += startup.eq(startup - 1)
-                with m.If(startup == 1):
+                with m.If((startup == 1) | (powered & (timer == 0))):
                     m.next = "PRECHARGE"
             with m.State("RUN"):
                 with m.If(many | (some & calm_long)):
@@ -123,6 +127,7 @@ class RefreshControl(wiring.Component):
                     with m.If(timer == 0):
                         m.d.comb += self.load_mode.eq(1)
                         m.d.sync += [timer.eq(t.tmrd + 1), self.started.eq(1)]
+                        m.d.sync += powered.eq(1)
                 # The banks choose in the cycle after this one and issue after the next.
                 with m.Elif(timer <= 2):
                     m.d.sync += self.hold.eq(0)

@@ -36,7 +36,8 @@ class SegmentSplitter(wiring.Component):
     """Cuts reads and writes at the ends of rows, at most one segment every two cycles.
 
     The address of a column is row | bank | column, so that what follows a row lies in the next
-    bank, where it can be activated in time. Reads and writes take turns when both wait.
+    bank, where it can be activated in time. A write goes before a read; as only so many writes may
+    be on their way, reads have their turn.
 
     Parameters
     ----------
@@ -104,19 +105,17 @@ class SegmentSplitter(wiring.Component):
             m.d.sync += [write_held.eq(self.write.payload), write_valid.eq(1)]
 
         # Stage 1: the request as columns. `more` is the number of columns without the first.
-        prefer_write = Signal()
-        choose_write, take_write, take_read = Signal(), Signal(), Signal()
+        take_write, take_read = Signal(), Signal()
         start_valid, start_write = Signal(), Signal()
         start = Signal(part.address_bits)
         more = Signal(self._length_bits + (k - 1).bit_length())
         address = Signal(self._address_bits)
         length = Signal(self._length_bits)
         m.d.comb += [
-            choose_write.eq(write_valid & (prefer_write | ~read_valid)),
-            take_write.eq(choose_write & ~start_valid),
-            take_read.eq(read_valid & ~choose_write & ~start_valid),
-            address.eq(Mux(choose_write, write_held, read_held.address)),
-            length.eq(Mux(choose_write, 1, read_held.length)),
+            take_write.eq(write_valid & ~start_valid),
+            take_read.eq(read_valid & ~write_valid & ~start_valid),
+            address.eq(Mux(write_valid, write_held, read_held.address)),
+            length.eq(Mux(write_valid, 1, read_held.length)),
             self.write_start.eq(take_write),
         ]
         fits = 1
@@ -124,9 +123,9 @@ class SegmentSplitter(wiring.Component):
             fits = write_held < self.words
         m.d.comb += self.write_drop.eq(~Cat(fits)[0])
         with m.If(take_write):
-            m.d.sync += [write_valid.eq(0), prefer_write.eq(0)]
+            m.d.sync += write_valid.eq(0)
         with m.If(take_read):
-            m.d.sync += [read_valid.eq(0), prefer_write.eq(1)]
+            m.d.sync += read_valid.eq(0)
         # Each stage takes something only when it is empty, every other cycle, so that no `ready`
         # reaches through it.
         with m.If(~start_valid):
@@ -134,7 +133,7 @@ class SegmentSplitter(wiring.Component):
                 start_valid.eq(take_read | (take_write & ~self.write_drop)),
                 start.eq(address * k),
                 more.eq(length * k - 1),
-                start_write.eq(choose_write),
+                start_write.eq(write_valid),
             ]
 
         # The last word that was asked for, compared a cycle later.
@@ -150,21 +149,26 @@ class SegmentSplitter(wiring.Component):
         last = Signal(part.column_bits)
         rows = Signal(max(1, len(more) + 1 - part.column_bits))
         final, valid, write = Signal(), Signal(), Signal()
-        room = Signal()
         total = Signal(part.column_bits + len(rows))
-        m.d.comb += [
-            total.eq(start[: part.column_bits] + more),
-            room.eq(~self.o_stream.valid | self.o_stream.ready),
-        ]
-        with m.If(room):
-            m.d.sync += self.o_stream.valid.eq(valid)
+        m.d.comb += total.eq(start[: part.column_bits] + more)
+
+        # Stage 3: a segment waits here, so that stage 2 need not know when one is dispatched.
+        ahead, ahead_valid = Signal.like(self.o_stream.payload), Signal()
+        with m.If(~self.o_stream.valid | self.o_stream.ready):
+            m.d.sync += [
+                self.o_stream.payload.eq(ahead),
+                self.o_stream.valid.eq(ahead_valid),
+                ahead_valid.eq(0),
+            ]
+        with m.If(~ahead_valid):
+            m.d.sync += ahead_valid.eq(valid)
             with m.If(valid):
                 m.d.sync += [
-                    self.o_stream.p.write.eq(write),
-                    self.o_stream.p.bank.eq(place[: part.bank_bits]),
-                    self.o_stream.p.row.eq(place[part.bank_bits :]),
-                    self.o_stream.p.first.eq(column),
-                    self.o_stream.p.last.eq(last | (~final).replicate(part.column_bits)),
+                    ahead.write.eq(write),
+                    ahead.bank.eq(place[: part.bank_bits]),
+                    ahead.row.eq(place[part.bank_bits :]),
+                    ahead.first.eq(column),
+                    ahead.last.eq(last | (~final).replicate(part.column_bits)),
                     place.eq(place + 1),
                     column.eq(0),
                     rows.eq(rows - 1),

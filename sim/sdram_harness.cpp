@@ -259,6 +259,13 @@ int64_t sdram_value(Harness* h, int which) {
     }
     return which >= 16 && which < 24 ? int64_t(h->memory.commands[which - 16]) : -1;
 }
+void sdram_reset(Harness* h, uint64_t cycles) {
+    h->dut->port___05Fread___05Fvalid = h->dut->port___05Fwrite___05Fvalid = 0;
+    h->dut->rst = 1;
+    for (uint64_t i = 0; i < cycles; i++) h->edge();
+    h->dut->rst = 0;
+    h->was_valid = h->expect_busy = false;
+}
 void sdram_clear_counters(Harness* h) {
     h->dut->clear_counters = 1;
     h->edge();

@@ -283,6 +283,10 @@ class SdramSimulation:
         """Lets the clock run, with nothing asked for."""
         self._library.sdram_ticks(self._handle, ctypes.c_uint64(count))
 
+    def reset(self, cycles: int) -> None:
+        """Resets the controller, and not the part; requests on offer are withdrawn."""
+        self._library.sdram_reset(self._handle, ctypes.c_uint64(cycles))
+
     def start(self) -> None:
         """Lets the clock run until power-up is over."""
         self.ticks(self.controller.timings.startup)

@@ -30,6 +30,7 @@ LITEDRAM = {
     "AS4C32M16": modules.AS4C32M16,
     "W9825G6KH": modules.W9825G6KH6,
     "M12L64322A": modules.M12L64322A,
+    "M12L16161A-x2": modules.M12L16161A,
 }
 """LiteDRAM's class for each of our parts. It has none for EM638325."""
 

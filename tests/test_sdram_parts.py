@@ -36,6 +36,11 @@ DIFFERENT = {
     ("M12L64322A", "tWR"): (12_000, 15, "two clocks in the datasheet of -6; LiteDRAM has ns of -5"),
     ("M12L64322A", "tRFC"): (60_000, 55, "LiteDRAM has grade -5, boards carry -6 too"),
     ("M12L64322A", "tRAS"): (42_000, 40, "LiteDRAM has grade -5, boards carry -6 too"),
+    ("M12L16161A-x2", "tRRD"): (15_000, 10, "LiteDRAM has grade -5, ours covers -7"),
+    ("M12L16161A-x2", "tRP"): (20_000, 15, "LiteDRAM has grade -5, ours covers -7"),
+    ("M12L16161A-x2", "tRCD"): (20_000, 15, "LiteDRAM has grade -5, ours covers -7"),
+    ("M12L16161A-x2", "tRFC"): (70_000, 55, "LiteDRAM has grade -5, ours covers -7"),
+    ("M12L16161A-x2", "tRAS"): (45_000, 40, "LiteDRAM has grade -5, ours covers -7"),
 }
 NAMES = ("tRP", "tRCD", "tWR", "tRFC", "tRAS", "tRRD")
 
@@ -130,7 +135,7 @@ def test_a_row_of_the_table_as_the_datasheet_has_it():
         (
             lambda: sdram_part("IS42S"),
             "SDRAM part 'IS42S' is unknown; known are AS4C32M16, EM638325, IS42S16160, "
-            "M12L64322A, MT48LC16M16, W9825G6KH",
+            "M12L16161A-x2, M12L64322A, MT48LC16M16, W9825G6KH",
         ),
         (
             lambda: PARTS["MT48LC16M16"].timings(150_000_000),
