@@ -68,6 +68,7 @@ SETUPS = (
     Setup("W9825G6KH", 133),
     Setup("EM638325", 100),
     Setup("M12L64322A", 100),
+    Setup("M12L16161A-x2", 100),
 )
 
 
