@@ -122,7 +122,7 @@ def _lines(command: list[str], folder: Path, log: Path, timeout: int) -> Iterato
             raise
         if process.wait() != 0:
             tail = [text for text in log.read_text().splitlines() if "ERROR" in text][-1:]
-            raise RuntimeError(f"{Path(command[0]).name} failed, see {log}: {' '.join(tail)}")
+            raise StillnetError(f"{Path(command[0]).name} failed, see {log}: {' '.join(tail)}")
 
 
 _MILESTONES = (

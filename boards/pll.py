@@ -124,9 +124,10 @@ def pll_settings(input_hz: int, output_hz: int, phase: float = 0.0) -> PllSettin
 
 
 class EcpClocks(Elaboratable):
-    """The domains ``sync`` and ``sdram``, the clock at the SDRAM's pins, from a board's oscillator.
+    """Drives ``sync`` and ``sdram``, the clock at the SDRAM's pins, from a board's oscillator.
 
-    ``sync`` leaves its reset when the PLL has locked. ``sdram`` is late by ``settings.phase``.
+    ``sync`` leaves its reset when the PLL has locked. ``sdram`` is late by ``settings.phase``. The
+    top level has the domains: :meth:`domains`.
 
     Attributes
     ----------
@@ -138,10 +139,14 @@ class EcpClocks(Elaboratable):
         self.settings = settings
         self.locked = Signal()
 
-    def elaborate(self, platform: Any) -> Module:
-        m = Module()
+    @staticmethod
+    def domains(m: Module) -> None:
+        """Adds the two domains to a module."""
         m.domains.sync = ClockDomain()
         m.domains.sdram = ClockDomain(reset_less=True)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
         feedback = ClockSignal("sync")
         m.submodules.pll = Instance(
             "EHXPLLL",

@@ -50,8 +50,8 @@ class Harness(Elaboratable):
         shift_in = Signal(len(Cat(*(_value(v) for v in inputs))))
         held = Signal.like(shift_in)
         m.d.sync += shift_in.eq(Cat(self.serial_in, shift_in))
-        load = Signal()
-        m.d.sync += load.eq(self.load)
+        load_early, load = Signal(), Signal()
+        m.d.sync += [load_early.eq(self.load), load.eq(load_early)]
         with m.If(load):
             m.d.sync += held.eq(shift_in)
         position = 0

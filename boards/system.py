@@ -170,7 +170,7 @@ class System(wiring.Component):
                 config.address_bits,
                 config.word_bits,
                 input_delay=self.input_delay,
-                **({} if self.startup_us is None else {"startup_us": self.startup_us}),
+                startup_us=self.startup_us,
             )
             m.submodules.memory = ResetInserter(link.engine_reset)(sdram)
             connect(m, engine.memory, sdram.port)

@@ -77,7 +77,8 @@ class Board:
     def config(self) -> EngineConfig:
         """The largest engine whose memories take at most four fifths of the block RAM.
 
-        Two accumulators a unit, as a third of GRUs among dense layers needs. As many lanes as the SDRAM gives weights a cycle: more would wait for words.
+        Two accumulators a unit, as a third of GRUs among dense layers needs. As many lanes as
+        the SDRAM gives weights a cycle: more would wait for words.
         """
         lanes = self.sdram.data_bits // 8
         address_bits = (self.sdram.size_bytes // lanes).bit_length() - 1

@@ -44,6 +44,7 @@ class BoardTop(Elaboratable):
         settings = pll_settings(
             int(platform.default_clk_frequency), board.clock_hz, board.sdram_phase
         )
+        EcpClocks.domains(m)
         m.submodules.clocks = EcpClocks(buffer.i, settings)
         m.submodules.system = system = System(
             self.config,

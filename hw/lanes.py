@@ -250,10 +250,11 @@ class Lanes(wiring.Component):
             bias0.eq(next_bias),
             value0.eq(next_value),
         ]
-        with m.If(take):
-            m.d.sync += word0.eq(self.words.payload)
+        # What is no word is not written either, so nothing wide waits for `take`.
+        entered0 = Signal()
+        m.d.sync += [word0.eq(self.words.payload), entered0.eq(take)]
         history = Signal((BIAS_WORDS - 1) * config.word_bits)  # earlier words of a bias, low first
-        with m.If(take):
+        with m.If(entered0):
             m.d.sync += history.eq(Cat(history[config.word_bits :], word0))
 
         # -- stages 1 to 3: read, multiply, add, write --------------------------------------------
