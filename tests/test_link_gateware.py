@@ -41,18 +41,31 @@ def simulate(dut, *processes) -> None:
 # -- the receiver alone ---------------------------------------------------------------------------
 
 
-def receive(data: bytes, *, seed: int = 0, errors: set[int] = frozenset(), ready: float = 1.0):
-    """Sends bytes to a receiver; returns the commands, the causes, and when restart was seen."""
+def receive(
+    data: bytes,
+    *,
+    seed: int = 0,
+    errors: set[int] = frozenset(),
+    ready: float = 1.0,
+    start: int = 0,
+):
+    """Sends bytes to a receiver; returns commands, causes, and numbers of RESUMEs.
+
+    Bytes are lost on the line at ``errors``. Commands are taken with a chance of ``ready`` in each
+    cycle, from the byte ``start`` on.
+    """
     dut = FrameReceiver(RING)
     rng = random.Random(seed)
     commands: list[bytes] = []
     causes: list[Cause] = []
     resumed: list[int] = []
     done = False
+    place = 0
 
     async def feed(ctx) -> None:
-        nonlocal done
+        nonlocal done, place
         for k, byte in enumerate(data):
+            place = k
             ctx.set(dut.line_error, k in errors)
             ctx.set(dut.bytes.payload, byte)
             ctx.set(dut.bytes.valid, 1)
@@ -67,7 +80,7 @@ def receive(data: bytes, *, seed: int = 0, errors: set[int] = frozenset(), ready
     async def take(ctx) -> None:
         command = bytearray()
         while not done:
-            ctx.set(dut.frames.ready, rng.random() < ready)
+            ctx.set(dut.frames.ready, place >= start and rng.random() < ready)
             _, _, valid, taken, payload, cause, resume, sequence = await ctx.tick().sample(
                 dut.frames.valid,
                 dut.frames.ready,
@@ -172,6 +185,14 @@ def test_full_ring_loses_only_what_does_not_fit() -> None:
     assert (commands, causes) == ([], [Cause.FULL, Cause.GAP])
 
 
+def test_frame_that_overflows_in_its_middle() -> None:
+    """Room comes while the frame is still coming: it is dropped as a whole all the same."""
+    first = command(0, bytes(200))
+    data = first + command(1, bytes(120)) + command(1, b"again")
+    commands, causes, _ = receive(data, start=len(first) + 80)
+    assert (commands, causes) == ([body(0, bytes(200)), body(1, b"again")], [Cause.FULL])
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_receiver_agrees_with_the_decoder(seed: int) -> None:
     """Frames between noise and damage: the same come through as in the software's decoder."""
@@ -260,6 +281,28 @@ def test_notices_between_frames() -> None:
     notice = Frame(link.NOTICE, 55, bytes([Cause.CHECK | Cause.GAP]))
     assert frames == [Frame(9, 0, b"abcdef"), notice, Frame(9, 1, b"ghi")]
     assert decoder.damaged == 0
+
+
+def test_no_cause_is_lost() -> None:
+    """Whenever a second one comes, both are told, in one notice or two."""
+    dut = FrameTransmitter()
+    told: list[Cause] = []
+
+    async def test(ctx) -> None:
+        ctx.set(dut.bytes.ready, 1)
+        for distance in range(1, 60):
+            decoder = FrameDecoder()
+            causes = Cause(0)
+            for cycle in range(200):
+                cause = {0: Cause.CHECK, distance: Cause.GAP}.get(cycle, 0)
+                ctx.set(dut.causes, cause)
+                _, _, valid, byte = await ctx.tick().sample(dut.bytes.valid, dut.bytes.payload)
+                for frame in decoder.feed(bytes([byte]) if valid else b""):
+                    causes |= Cause(frame.payload[0])
+            told.append(causes)
+
+    simulate(dut, test)
+    assert told == [Cause.CHECK | Cause.GAP] * 59
 
 
 def test_frame_cut_by_a_reset_is_not_taken_for_good() -> None:
@@ -354,13 +397,15 @@ def test_store_waits_for_room() -> None:
             ctx.set(dut.replies.valid, 1)
             await ctx.tick().until(dut.replies.ready)
         ctx.set(dut.replies.valid, 0)
+        await ctx.tick()
 
     async def take(ctx) -> None:
         await ctx.tick().repeat(200)
         ctx.set(dut.frames.ready, 1)
-        while len(taken) < len(sent):
-            payload = await ctx.tick().sample(dut.frames.payload).until(dut.frames.valid)
-            taken.append(payload[0].data)
+        for _ in range(2000):
+            _, _, valid, payload = await ctx.tick().sample(dut.frames.valid, dut.frames.payload)
+            if valid:
+                taken.append(payload.data)
 
     simulate(dut, put, take)
     assert bytes(taken) == sent
@@ -485,7 +530,7 @@ def test_half_an_image_never_computes(raw: Raw) -> None:
     raw.send(Command.RESET, sequence)
     assert raw.frames()[0].payload == bytes([Cause.RESET])
     raw.ask(Command.HELLO, sequence)
-    sequence = load(raw, sequence + 1, image, verify=False)
+    sequence = load(raw, sequence + 1, b"", verify=False)
     assert raw.ask(Command.STEP, sequence, vector).payload == refused
     # An image with a wrong bit is refused by the engine.
     wrong = bytearray(image)
