@@ -112,6 +112,8 @@ class FrameReceiver(wiring.Component):
         One cycle: what happened.
     resume, resume_sequence : :py:`Out(1)`, :py:`Out(8)`
         One cycle: ``Command.RESUME``.
+    question : :py:`Out(8)`
+        First byte of the payload of the latest RESUME.
     restart : :py:`Out(1)`
         One cycle: ``Command.RESET``; the ring is emptied.
     """
@@ -127,6 +129,7 @@ class FrameReceiver(wiring.Component):
                 "causes": Out(len(Cause)),
                 "resume": Out(1),
                 "resume_sequence": Out(8),
+                "question": Out(8),
                 "restart": Out(1),
             }
         )
@@ -166,7 +169,7 @@ class FrameReceiver(wiring.Component):
         count = Signal(range(HEADER_BYTES + TRAILER_BYTES + 1))
         whole = Signal()
         m.d.comb += whole.eq(count == HEADER_BYTES + TRAILER_BYTES)
-        version_kind, sequence = Signal(8), Signal(8)
+        version_kind, sequence, third = Signal(8), Signal(8), Signal(8)
         ending, good = Signal(), Signal()
         m.d.comb += [write.addr.eq(place), write.data[:8].eq(delay[-1]), write.data[8].eq(ending)]
 
@@ -206,6 +209,8 @@ class FrameReceiver(wiring.Component):
                     m.d.sync += version_kind.eq(value)
                 with m.If(count == 1):
                     m.d.sync += sequence.eq(value)
+                with m.If(count == 2):
+                    m.d.sync += third.eq(value)
                 with m.If(count > TRAILER_BYTES):
                     with m.If(room):
                         m.d.comb += write.en.eq(1)
@@ -244,6 +249,7 @@ class FrameReceiver(wiring.Component):
                     m.d.sync += self.causes.eq(Cause.VERSION)
                 with m.Elif(kind == Command.RESUME):
                     m.d.sync += [self.resume.eq(1), self.causes.eq(Cause.RESUME)]
+                    m.d.sync += self.question.eq(third)
                 with m.Elif(kind == Command.RESET):
                     m.d.sync += [self.restart.eq(1), self.causes.eq(Cause.RESET)]
                     m.d.sync += [self.expected.eq(sequence + 1), place.eq(0), committed.eq(0)]

@@ -29,6 +29,8 @@ class FrameTransmitter(wiring.Component):
         What happened this cycle. It is kept until a notice has said so.
     expected : :py:`In(8)`
         Sequence of notices, as it is when they are sent.
+    question : :py:`In(8)`
+        The latest question, repeated in notices.
     abort : :py:`In(1)`
         One cycle: the rest of the frame on ``frames`` will not come. What was sent of it is closed
         without a checksum, so that the host drops it.
@@ -41,6 +43,7 @@ class FrameTransmitter(wiring.Component):
                 "frames": In(stream.Signature(frame_byte_layout())),
                 "causes": In(len(Cause)),
                 "expected": In(8),
+                "question": In(8),
                 "abort": In(1),
                 "bytes": Out(stream.Signature(8)),
             }
@@ -55,6 +58,7 @@ class FrameTransmitter(wiring.Component):
         m.d.sync += pending.eq(pending | self.causes)
 
         notice, part = Signal(), Signal(2)
+        told, question = Signal(len(Cause)), Signal(8)  # of one moment, that of ``expected``
         byte, last = Signal(8), Signal()
         rest = Signal(8 * (TRAILER_BYTES - 1))  # of the checksum
         left = Signal(range(TRAILER_BYTES + 1))
@@ -77,15 +81,22 @@ class FrameTransmitter(wiring.Component):
                     m.next = "FETCH"
             with m.State("FETCH"):
                 with m.If(notice):
-                    m.d.sync += [part.eq(part + 1), last.eq(part == 2)]
+                    m.d.sync += [part.eq(part + 1), last.eq(part == 3)]
                     m.next = "LOW"
                     with m.Switch(part):
                         with m.Case(0):
                             m.d.sync += byte.eq(VERSION << 4 | NOTICE)
                         with m.Case(1):
-                            m.d.sync += byte.eq(self.expected)
+                            m.d.sync += [
+                                byte.eq(self.expected),
+                                question.eq(self.question),
+                                told.eq(pending),
+                                pending.eq(self.causes),
+                            ]
+                        with m.Case(2):
+                            m.d.sync += byte.eq(told)
                         with m.Default():
-                            m.d.sync += [byte.eq(pending), pending.eq(self.causes)]
+                            m.d.sync += byte.eq(question)
                 with m.Elif(aborted):
                     m.next = "CLOSE"
                 with m.Else():

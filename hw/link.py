@@ -149,6 +149,7 @@ class HostLink(wiring.Component):
             receiver.line_error.eq(self.rx_error),
             transmitter.causes.eq(receiver.causes),
             transmitter.expected.eq(receiver.expected),
+            transmitter.question.eq(receiver.question),
             transmitter.abort.eq(restart),
             store.begin.eq(processor.begin),
             store.sequence.eq(processor.sequence),

@@ -61,6 +61,7 @@ class _Unanswered:
     data: bytes
     receive_bytes: int
     reply_bytes: int
+    place: int  # of its latest transmission, among all that was sent
 
 
 class Session:
@@ -101,7 +102,11 @@ class Session:
         self._alive = False  # a notice came since the last answer
         self._repeated_from: int | None = None
         self._resumed_from: int | None = None
-        self._asked = 0  # the first command that was not sent yet when the board was last asked
+        # Questions that are not answered: place by number. A slow line may carry many at a time.
+        self._asked: dict[int, int] = {}
+        self._question = 0
+        self._place = 0
+        self._wait = retry
 
     # -- beginning --------------------------------------------------------------------------------
 
@@ -122,6 +127,7 @@ class Session:
         self._unanswered.clear()
         self._replies.clear()
         self._receive_bytes = self._reply_bytes = 0
+        self._asked.clear()
         alive = reset = False
         while self.transport.now() - begin < self.timeout:
             self.transport.write(encode(hello))
@@ -142,7 +148,7 @@ class Session:
                 reset = True
                 self.transport.write(encode(Frame(Command.RESET, hello.sequence)))
             else:
-                self.transport.write(encode(Frame(Command.RESUME, hello.sequence)))
+                self.transport.write(encode(Frame(Command.RESUME, hello.sequence, b"\0")))
         raise ConnectionLost(
             f"nothing that speaks stillnet's protocol answers on {self.transport.name}; check the "
             "cable, the board's power and bitstream, and that the rate of the port is the board's"
@@ -214,7 +220,9 @@ class Session:
             encode(Frame(kind, self._next, payload)),
             HEADER_BYTES + len(payload),
             HEADER_BYTES + reply + 1,
+            self._place,
         )
+        self._place += 1
         self._next = (self._next + 1) % SEQUENCES
         self._unanswered.append(command)
         self._receive_bytes += command.receive_bytes
@@ -263,6 +271,7 @@ class Session:
         self._heard = self._framed = self._progress = self._waited = self.transport.now()
         self._alive = False
         self._repeated_from = self._resumed_from = None
+        self._wait = self.retry
 
     def _write(self, data: bytes) -> None:
         try:
@@ -274,10 +283,10 @@ class Session:
     def _pump(self) -> None:
         """Waits for bytes, and deals with them or with their absence."""
         now = self.transport.now()
-        if now - self._waited > self.retry:  # the program did something else meanwhile
+        if now - self._waited > self._wait:  # the program did something else meanwhile
             self._heard = self._framed = self._progress = now
         damaged = self._decoder.damaged
-        wait = max(0.0, self._heard + self.retry - now)
+        wait = max(0.0, self._heard + self._wait - now)
         try:
             data = self.transport.read(wait)
         except StillnetError:
@@ -299,16 +308,19 @@ class Session:
             self.connected = False
             self._fail()
         # Silence; or noise that never ends.
-        if now - self._heard >= self.retry or now - self._framed >= 8 * self.retry:
+        if now - self._heard >= self._wait or now - self._framed >= 8 * self.retry:
             self._heard = self._framed = now
+            self._wait = min(2 * self._wait, 4 * self.retry)
             self._repeated_from = None
             self._resume(oldest)
 
     def _resume(self, oldest: int) -> None:
         self.resumed += 1
         self._resumed_from = oldest
-        self._asked = self._next
-        self._write(encode(Frame(Command.RESUME, oldest)))
+        self._question = (self._question + 1) % 256
+        self._asked[self._question] = self._place
+        self._place += 1
+        self._write(encode(Frame(Command.RESUME, oldest, bytes([self._question]))))
 
     def _fail(self) -> None:
         what = Command(self._unanswered[0].kind).name
@@ -338,8 +350,11 @@ class Session:
         self._begin_waiting()
 
     def _notice(self, frame: Frame) -> None:
-        causes = Cause(frame.payload[0]) if frame.payload else Cause(0)
+        if len(frame.payload) != 2:
+            return
+        causes, question = Cause(frame.payload[0]), frame.payload[1]
         self._alive = True
+        asked = self._asked.pop(question, None) if Cause.RESUME in causes else None
         if not self._unanswered:
             return
         expected, oldest = frame.sequence, self._unanswered[0].sequence
@@ -356,12 +371,15 @@ class Session:
         missing = list(self._unanswered)[accepted:]
         if not missing:
             return
-        if Cause.RESUME in causes:
+        if asked is not None:
             # Of what was sent before the question, all that has not arrived is lost.
-            if not 0 < (self._asked - expected) % SEQUENCES <= len(missing):
+            if missing[0].place > asked:
                 return
         elif self._repeated_from == expected:
             return  # frames behind the one that was lost; all of them are on their way again
         self._repeated_from = expected
         self.repeated += len(missing)
+        for command in missing:
+            command.place = self._place
+            self._place += 1
         self._write(b"".join(command.data for command in missing))

@@ -341,6 +341,65 @@ def test_faulty_wire(model: LinkModel, seed: int) -> None:
     np.testing.assert_array_equal(engine.step_integers(rows[0]), reference.step_integers(rows[0]))
 
 
+@pytest.mark.parametrize("direction", ["write", "read"])
+def test_one_lost_frame_costs_no_timeout(model: LinkModel, direction: str) -> None:
+    """The board's notice, or a reply with a wrong checksum, is enough to repeat at once."""
+    wire = FaultyWire(model, 0, 0)
+    engine = connect(wire, retry=5e-3, timeout=0.1)
+    net = delta_network()
+    engine.load(net)
+    rows = inputs(1, net, 8)
+    reference = fresh(net)
+    right = getattr(wire.inner, direction)
+    count = 0
+
+    def wrong(argument):
+        nonlocal count
+        result = argument if direction == "write" else right(argument)
+        if len(result) > 12:
+            count += 1
+            if count == 3:
+                result = result[:6] + bytes([result[6] ^ 1]) + result[7:]
+        return right(result) if direction == "write" else result
+
+    setattr(wire, direction, wrong)
+    begin = model.now()
+    for row, y in zip(rows, engine.stream_integers(rows, window=2)):
+        np.testing.assert_array_equal(y, reference.step_integers(row))
+    assert count > 3 and engine.session.repeated + engine.session.resumed > 0
+    assert model.now() - begin < 4e-3
+
+
+def test_slow_wire_is_not_taken_for_a_lossy_one(model: LinkModel) -> None:
+    """Silence while a long command is on its way: the board is asked, but nothing is repeated."""
+    engine = connect(model, retry=2e-4)
+    model.pace(200, 0)
+    net = delta_network()
+    engine.load(net)
+    assert engine.session.resumed > 3 and engine.session.repeated == 0
+
+
+def test_no_more_is_sent_than_the_board_has_room_for(engine: Engine, monkeypatch) -> None:
+    session, room = engine.session, engine.identity
+
+    def full() -> None:
+        raise StillnetError("full")
+
+    for payload, reply, most in (
+        (link.read(Register.CYCLES, 256), 1024, room.reply_bytes // 1027),
+        (link.write(Register.IMAGE_BASE, [0] * 250), 0, room.receive_bytes // 1004),
+        (b"", 0, room.window),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(session, "_pump", full)
+            with pytest.raises(StillnetError, match="^full$"):
+                for _ in range(100):
+                    session.send(Command.ACCESS, payload, reply)
+        assert session.unanswered == most
+        for _ in range(most):
+            assert len(session.receive()) == reply
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_wire_too_bad_to_use(model: LinkModel, seed: int) -> None:
     """Nothing gets through: an error that says so, and a board that works when the wire does."""
@@ -421,7 +480,7 @@ def test_nothing_answers() -> None:
     class Other(Silence):
         def read(self, timeout: float) -> bytes:
             super().read(timeout)
-            return link.encode(link.Frame(link.NOTICE, 0, b"\0"), version=3)
+            return link.encode(link.Frame(link.NOTICE, 0, b"\0\0"), version=3)
 
     with pytest.raises(ConnectionLost, match="^the board speaks version 3 of the protocol, this"):
         Engine(Other())  # type: ignore[arg-type]

@@ -98,8 +98,13 @@ def test_damaged_frames_are_counted() -> None:
     assert decoder.damaged == 2
     decoder.feed(b"\x7e\x7d\x7d\x5e\x00\x00\x00\x00\x7e")  # an escape is no escaped byte
     assert decoder.damaged == 3
-    decoder.feed(bytes(101))  # no end in sight
+    body = b"\x11\x00\x7d\x41"  # right but for an escape that is none
+    checksum = zlib.crc32(body).to_bytes(4, "little")
+    assert not {link.FLAG, link.ESCAPE} & set(checksum)
+    assert decoder.feed(b"\x7e" + body + checksum + b"\x7e") == []
     assert decoder.damaged == 4
+    decoder.feed(bytes(101))  # no end in sight
+    assert decoder.damaged == 5
     assert decoder.feed(good) == [Frame(1, 2, b"abc")]
 
 

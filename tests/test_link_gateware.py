@@ -14,6 +14,7 @@ import pytest
 from amaranth.sim import Simulator
 from link_bench import CONFIGS, Raw, board, inputs, network
 
+from stillnet.hw.command_processor import CommandProcessor
 from stillnet.hw.frame_receiver import FrameReceiver
 from stillnet.hw.frame_transmitter import FrameTransmitter
 from stillnet.hw.link import HostLink
@@ -101,6 +102,10 @@ def receive(
 
     simulate(dut, feed, take)
     return commands, causes, resumed
+
+
+def notice(expected: int, causes: Cause, question: int = 0) -> Frame:
+    return Frame(link.NOTICE, expected, bytes([causes, question]))
 
 
 def command(sequence: int, payload: bytes = b"", kind: int = Command.ACCESS) -> bytes:
@@ -228,6 +233,7 @@ def transmit(frames: list[bytes], *, notices: list[tuple[int, Cause]] = (), abor
     async def feed(ctx) -> None:
         nonlocal done
         ctx.set(dut.expected, 55)
+        ctx.set(dut.question, 33)
         cycle = 0
         for frame in frames:
             for k, byte in enumerate(frame):
@@ -278,8 +284,8 @@ def test_notices_between_frames() -> None:
     frames, decoder = transmit(
         [b"\x19\x00abcdef", b"\x19\x01ghi"], notices=[(2, Cause.CHECK), (4, Cause.GAP)]
     )
-    notice = Frame(link.NOTICE, 55, bytes([Cause.CHECK | Cause.GAP]))
-    assert frames == [Frame(9, 0, b"abcdef"), notice, Frame(9, 1, b"ghi")]
+    told = notice(55, Cause.CHECK | Cause.GAP, 33)
+    assert frames == [Frame(9, 0, b"abcdef"), told, Frame(9, 1, b"ghi")]
     assert decoder.damaged == 0
 
 
@@ -411,6 +417,34 @@ def test_store_waits_for_room() -> None:
     assert bytes(taken) == sent
 
 
+def test_half_values_have_zeros_above() -> None:
+    dut = CommandProcessor(b"", 4)
+    written: list[tuple[int, int]] = []
+    payload = link.write(5, [0xAABBCCDD]) + link.write(6, [0x1234], half=True)
+
+    async def test(ctx) -> None:
+        frame = body(0, payload)
+        place = 0
+        for _ in range(100):
+            ctx.set(dut.frames.valid, place < len(frame))
+            ctx.set(dut.frames.p.data, frame[min(place, len(frame) - 1)])
+            ctx.set(dut.frames.p.last, place == len(frame) - 1)
+            ctx.set(dut.replies.ready, 1)
+            _, _, taken, strobe, address, value = await ctx.tick().sample(
+                dut.frames.ready,
+                dut.registers.write_strobe,
+                dut.registers.address,
+                dut.registers.write_data,
+            )
+            place += taken and place < len(frame)
+            ctx.set(dut.registers.ack, strobe)
+            if strobe:
+                written.append((address, value))
+
+    simulate(dut, test)
+    assert written == [(5, 0xAABBCCDD), (6, 0x1234)]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -497,7 +531,7 @@ def test_unknown_command(raw: Raw) -> None:
 
 def test_other_version_is_answered(raw: Raw) -> None:
     raw.send(Command.ACCESS, 0, version=2)
-    assert raw.frames() == [Frame(link.NOTICE, 0, bytes([Cause.VERSION]))]
+    assert raw.frames() == [notice(0, Cause.VERSION)]
 
 
 def test_no_vector_without_an_image(raw: Raw) -> None:
@@ -528,7 +562,7 @@ def test_half_an_image_never_computes(raw: Raw) -> None:
     sequence = load(raw, sequence + 2, image, verify=False)
     assert raw.ask(Command.STEP, sequence, vector).payload == refused
     raw.send(Command.RESET, sequence)
-    assert raw.frames()[0].payload == bytes([Cause.RESET])
+    assert raw.frames()[0].payload == bytes([Cause.RESET, 0])
     raw.ask(Command.HELLO, sequence)
     sequence = load(raw, sequence + 1, b"", verify=False)
     assert raw.ask(Command.STEP, sequence, vector).payload == refused
@@ -555,9 +589,9 @@ def test_lost_reply_is_repeated_and_nothing_done_twice(raw: Raw) -> None:
     assert raw.frames() == expected
     raw.send(Command.STEP, sequence + 3, rows[3].astype("<i2").tobytes())  # again: not done
     assert raw.frames() == []
-    raw.send(Command.RESUME, sequence + 1)
-    notice = Frame(link.NOTICE, sequence + 4, bytes([Cause.RESUME]))
-    assert sorted(raw.frames(), key=str) == sorted([notice, *expected[1:]], key=str)
+    raw.send(Command.RESUME, sequence + 1, b"\x63")
+    told = notice(sequence + 4, Cause.RESUME, 0x63)
+    assert sorted(raw.frames(), key=str) == sorted([told, *expected[1:]], key=str)
     answer = raw.ask(Command.ACCESS, sequence + 4, link.read(Register.STEPS))
     assert answer.payload == b"\4\0\0\0\0"
 
@@ -572,7 +606,7 @@ def test_reset_frees_a_hanging_engine(raw: Raw) -> None:
     raw.send(Command.HELLO, 9)
     assert raw.frames() == []
     raw.send(Command.RESET, 30)
-    assert raw.frames() == [Frame(link.NOTICE, 31, bytes([Cause.RESET]))]
+    assert raw.frames() == [notice(31, Cause.RESET)]
     raw.ask(Command.HELLO, 30)
     sequence = load(raw, 31, image)
     row = inputs(3, net, 1)[0]

@@ -67,7 +67,7 @@ REPLY = 8
 """Added to the kind of a command for that of its reply."""
 NOTICE = 15
 """Kind of a frame that answers no command: says which command the board expects next (its
-``sequence``), and why it says so (:class:`Cause`, one byte)."""
+``sequence``), why it says so (:class:`Cause`, one byte), and the number of the latest question."""
 RUN_LENGTH = 256
 """Most accesses of one operation."""
 
@@ -87,7 +87,7 @@ class Command(IntEnum):
     """Elements for the engine's input stream that bring no output vector (restoring state)."""
     RESUME = 4
     """Not queued. "My next reply is number ``sequence``": the board repeats from there what it has
-    answered already, and sends a notice."""
+    answered already, and sends a notice. The payload, one byte, is the number of the question."""
     RESET = 5
     """Not queued. Resets the engine, forgets all commands and replies, sends a notice. A HELLO must
     follow."""
