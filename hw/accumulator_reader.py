@@ -222,6 +222,7 @@ class AccumulatorReader(wiring.Component):
 
         write_row = Signal(range(depth))
         read_row = Signal(range(depth))
+        group = Signal(range(max(2, lanes // width)))
         level = Signal(range(depth + 1))  # blocks completely in the buffer
         put, take = Signal(), Signal()
         m.d.comb += put.eq(arrived & arrived_last)
@@ -231,8 +232,6 @@ class AccumulatorReader(wiring.Component):
         with m.If(take):
             m.d.sync += read_row.eq(read_row + 1)
 
-        groups = lanes // width
-        group = Signal(range(max(2, groups)))
         counts = Memory(shape=unsigned(len(arrived_short)), depth=depth, init=[])
         m.submodules.counts = counts
         count_writer = counts.write_port()
@@ -243,8 +242,27 @@ class AccumulatorReader(wiring.Component):
             count_writer.en.eq(put),
             count_reader.addr.eq(read_row),
         ]
+
+        # -- issue side: one group of units after the other ---------------------------------------
+
+        # Two steps to a unit: four groups of a block become one, then that of the right quarter.
+        groups = lanes // width
+        near = min(groups, 4)
+        near_bits = near.bit_length() - 1
+        group_bits = width * 32
+        advance = Signal()
+        stage_valid = Signal()
+        stage_far = Signal(range(max(2, groups // near)))
         words = []
         for g in range(s.gates):
+            # The pointers reach many small memories, so each gate has its own. Nothing would keep
+            # synthesis from making them one again if they did not start at different places.
+            own_write = Signal(range(depth), init=g % depth, name=f"write_row{g}")
+            own_read = Signal(range(depth), init=g % depth, name=f"read_row{g}")
+            with m.If(put):
+                m.d.sync += own_write.eq(own_write + 1)
+            with m.If(take):
+                m.d.sync += own_read.eq(own_read + 1)
             memory = Memory(
                 shape=unsigned(lanes * 32),
                 depth=depth,
@@ -255,14 +273,19 @@ class AccumulatorReader(wiring.Component):
             writer = memory.write_port()
             reader = memory.read_port(domain="comb")
             m.d.comb += [
-                writer.addr.eq(write_row),
+                writer.addr.eq(own_write),
                 writer.data.eq(self.read_data),
                 writer.en.eq(arrived & (arrived_gate == g)),
-                reader.addr.eq(read_row),
+                reader.addr.eq(own_read),
             ]
-            words.append(reader.data.word_select(group, width * 32))
-
-        # -- issue side: one group of units after the other ---------------------------------------
+            stage = Signal(groups // near * group_bits, name=f"stage{g}")
+            parts = []
+            for far in range(groups // near):
+                block_part = reader.data[far * near * group_bits :][: near * group_bits]
+                parts.append(block_part.word_select(group[:near_bits], group_bits))
+            with m.If(advance):
+                m.d.sync += stage.eq(Cat(*parts))
+            words.append(stage.word_select(stage_far, group_bits))
 
         # Both registers of the slice stand here, so that the far cell unit's `ready` is cut off.
         m.submodules.units_slice = units_slice = RegisterSlice(self.units.payload.shape())
@@ -272,13 +295,16 @@ class AccumulatorReader(wiring.Component):
         some = Signal()  # level != 0, from a register
         level_next = Signal.like(level)
         m.d.comb += [
+            advance.eq(~stage_valid | output.ready),
             level_next.eq(level + put - take),
             group_last.eq(group * width + width >= count_reader.data),
             output.payload.eq(Cat(*words)),
-            output.valid.eq(some),
-            take.eq(output.ready & some & group_last),
+            output.valid.eq(stage_valid),
+            take.eq(advance & some & group_last),
         ]
         m.d.sync += [level.eq(level_next), some.eq(level_next != 0)]
-        with m.If(output.ready & some):
-            m.d.sync += group.eq(Mux(group_last, 0, group + 1))
+        with m.If(advance):
+            m.d.sync += [stage_valid.eq(some), stage_far.eq(group[near_bits:])]
+            with m.If(some):
+                m.d.sync += group.eq(Mux(group_last, 0, group + 1))
         return m

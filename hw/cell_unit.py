@@ -187,7 +187,7 @@ class CellUnit(wiring.Component):
         with m.Switch(kind):
             for i, latency in enumerate(latencies):
                 with m.Case(i):
-                    m.d.comb += arrival.eq(flight[latency - 1])
+                    m.d.sync += arrival.eq(flight[latency - 2])
 
         state_old: dict[str, list[Signal]] = {}
         state_new: dict[str, list[Signal]] = {}

@@ -143,16 +143,21 @@ class WriteBack(wiring.Component):
         position = Signal(range(max(2, width)))
         take = Signal()
         group_complete = Signal()
+        # Through a register: an element every other cycle, and no path from the host to here.
+        element = Signal(ACTIVATION_BITS)
         m.d.comb += [
-            self.restore.ready.eq(self.commands.valid & command.skip),
-            take.eq(self.restore.ready & self.restore.valid),
+            self.restore.ready.eq(self.commands.valid & command.skip & ~take),
             group_complete.eq(take & ((position == width - 1) | (position + 1 == left))),
+        ]
+        m.d.sync += [
+            take.eq(self.restore.ready & self.restore.valid),
+            element.eq(self.restore.payload),
         ]
         restored = Signal()
         m.d.sync += restored.eq(group_complete)
         with m.If(take):
             m.d.sync += [
-                collected.word_select(position, ACTIVATION_BITS).eq(self.restore.payload),
+                collected.word_select(position, ACTIVATION_BITS).eq(element),
                 position.eq(Mux(group_complete, 0, position + 1)),
             ]
 
