@@ -3,7 +3,9 @@
 ::
 
     serial port -> [uart] -> [host link] -> [engine] -> [SDRAM controller] -> SDRAM pins
-                                                \\-> or on-chip memory
+                                 |             ^  \\-> or on-chip memory
+                                 v             |
+          flash pins ------> [flash boot] -> registers
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.engine import Engine
+from stillnet.hw.flash_boot import FlashBoot
 from stillnet.hw.link import HostLink
 from stillnet.hw.ram_port import RamPort
 from stillnet.hw.sdram import SdramController
 from stillnet.hw.sdram_parts import SdramPart
 from stillnet.hw.sdram_pins import SdramPinsSignature
+from stillnet.hw.spi_flash import SpiFlashPinsSignature
 from stillnet.hw.uart import Uart
 from stillnet.sw.contract.config import EngineConfig
 
@@ -96,6 +100,11 @@ class System(wiring.Component):
         See :class:`SdramController`: registers that the board adds around its pins.
     startup_us : int, optional
         Pause of the SDRAM after power-up, where not its own.
+    image_offset : int or None
+        Where an image for power-up may lie in the configuration flash, in bytes. None where there
+        is no flash.
+    flash_bytes : int
+        Size of the flash.
 
     Members
     -------
@@ -104,6 +113,8 @@ class System(wiring.Component):
     host, reply : In, Out(stream of 8 bits)
         The link's bytes, without.
     sdram : Out(SdramPinsSignature(part))
+    flash : Out(SpiFlashPinsSignature())
+        With ``image_offset``.
     lamps : Out(4)
         See :class:`Lamps`.
     """
@@ -118,6 +129,8 @@ class System(wiring.Component):
         board: str,
         input_delay: int = 0,
         startup_us: int | None = None,
+        image_offset: int | None = None,
+        flash_bytes: int = 16 << 20,
     ) -> None:
         self.config = config
         self.clock_hz = clock_hz
@@ -126,6 +139,8 @@ class System(wiring.Component):
         self.board = board
         self.input_delay = input_delay
         self.startup_us = startup_us
+        self.image_offset = image_offset
+        self.flash_bytes = flash_bytes
         members: dict[str, Any] = {"lamps": Out(4)}
         if baud is None:
             members["host"] = In(stream.Signature(8))
@@ -135,6 +150,8 @@ class System(wiring.Component):
             members["tx"] = Out(1, init=1)
         if part is not None:
             members["sdram"] = Out(SdramPinsSignature(part))
+        if image_offset is not None:
+            members["flash"] = Out(SpiFlashPinsSignature())
         super().__init__(members)
 
     def elaborate(self, platform: Any) -> Module:
@@ -179,7 +196,26 @@ class System(wiring.Component):
 
         # -- engine -------------------------------------------------------------------------------
 
-        connect(m, link.registers, engine.registers)
+        boot_failed = Signal()
+        if self.image_offset is None:
+            connect(m, link.registers, engine.registers)
+        else:
+            m.submodules.boot = boot = FlashBoot(
+                config,
+                clock_hz=self.clock_hz,
+                offset=self.image_offset,
+                flash_bytes=self.flash_bytes,
+            )
+            connect(m, link.registers, boot.host)
+            connect(m, boot.registers, engine.registers)
+            connect(m, boot.pins, flipped(self.flash))
+            m.d.comb += [
+                boot.ready.eq(lamps.ready),
+                boot.stop.eq(link.engine_reset),
+                boot_failed.eq(boot.failed),
+            ]
+
+        # Vectors need no such gate: the link asks for STATUS before each, and waits for the answer.
         connect(m, link.inputs, engine.inputs)
         connect(m, engine.outputs, link.outputs)
         m.d.comb += [
@@ -187,7 +223,7 @@ class System(wiring.Component):
             lamps.step.eq(
                 engine.outputs.valid & engine.outputs.ready & engine.outputs.payload.last
             ),
-            lamps.trouble.eq(link.rx_error | link.engine_reset | engine.refused),
+            lamps.trouble.eq(link.rx_error | link.engine_reset | engine.refused | boot_failed),
             self.lamps.eq(lamps.lamps),
         ]
         return m

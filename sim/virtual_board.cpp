@@ -1,21 +1,25 @@
-// A board: the system inside the pins, the SDRAM on them, and the far end of the serial port.
+// A board: the system inside the pins, SDRAM and flash on them, and the far end of the serial port.
 //
 // Everything is sampled just before the rising edge and changes just after it. Time passes only in
 // board_run(); a host that waits asks for more of it.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <deque>
 #include <memory>
 
 #include "Vsystem.h"
+#include "flash_model.h"
 #include "sdram_model.h"
 #include "verilated.h"
 
 // Verilator writes the double underscores of Amaranth's port names in its own way.
 #define SDRAM(name) dut->sdram___05F##name
+#define FLASH_PIN(name) dut->flash___05F##name
 #define STREAM(stream, name) dut->stream##___05F##name
 
+using stillnet::FlashModel;
 using stillnet::SdramGeometry;
 using stillnet::SdramModel;
 using stillnet::SdramPins;
@@ -23,6 +27,10 @@ using stillnet::SdramTiming;
 
 namespace {
 
+// Cycles that data of the flash are late: 20 ns of pads and flash at 100 MHz.
+constexpr int FLASH_DELAY = 2;
+// Half a period of its clock, at most 33 MHz for READ (50 MHz for some parts).
+constexpr int FLASH_HALF = 2;
 constexpr uint8_t FLAG = 0x7E;  // begins and ends frames; only used to stop early
 
 // The host's end of a serial line: 8N1, at its own rate, which is no whole number of cycles.
@@ -78,6 +86,7 @@ struct Board {
     VerilatedContext context;
     std::unique_ptr<Vsystem> dut;
     SdramModel memory;
+    FlashModel flash;
     HostUart uart;
     std::deque<uint8_t> to_board, from_board;
     std::deque<SdramPins> outward;  // registers of the IO cells
@@ -85,8 +94,10 @@ struct Board {
     uint64_t cycle = 0, activity = 0;
     bool frame_seen = false;
 
-    Board(const SdramGeometry& g, const SdramTiming& t, int pin_registers, double cycles_a_bit)
-        : memory(g, t), uart(cycles_a_bit), outward(size_t(pin_registers / 2)),
+    Board(const SdramGeometry& g, const SdramTiming& t, int pin_registers, double cycles_a_bit,
+          uint64_t flash_bytes, uint64_t flash_wake)
+        : memory(g, t), flash(flash_bytes, FLASH_DELAY, flash_wake, FLASH_HALF),
+          uart(cycles_a_bit), outward(size_t(pin_registers / 2)),
           inward(size_t(pin_registers - pin_registers / 2)) {
         dut = std::make_unique<Vsystem>(&context);
         dut->rst = 1;
@@ -96,6 +107,7 @@ struct Board {
     }
 
     void quiet_inputs() {
+        FLASH_PIN(cipo) = 1;
 #ifdef STILLNET_BYTES
         STREAM(host, valid) = 0;
         STREAM(reply, ready) = 1;
@@ -141,11 +153,13 @@ struct Board {
         outward.pop_front();
         const uint32_t dq = inward.front();
         inward.pop_front();
+        const bool cipo = flash.cycle(FLASH_PIN(cs), FLASH_PIN(sck), FLASH_PIN(copi));
 
         dut->clk = 1;
         dut->eval();
         cycle++;
         SDRAM(dq_i) = dq;
+        FLASH_PIN(cipo) = cipo;
 #ifdef STILLNET_BYTES
         STREAM(host, valid) = !to_board.empty();
         if (!to_board.empty()) STREAM(host, payload) = to_board.front();
@@ -159,7 +173,7 @@ extern "C" {
 
 // geometry: row, column, bank, data bits. timing: in the order of SdramTiming.
 Board* board_new(const int32_t* geometry, const int64_t* timing, int pin_registers,
-                 double cycles_a_bit) {
+                 double cycles_a_bit, uint64_t flash_bytes, uint64_t flash_wake) {
     const SdramGeometry g = {geometry[0], geometry[1], geometry[2], geometry[3]};
     SdramTiming t;
     t.trcd = int(timing[0]);
@@ -178,12 +192,21 @@ Board* board_new(const int32_t* geometry, const int64_t* timing, int pin_registe
     t.startup_refreshes = int(timing[13]);
     t.max_cas = int(timing[14]);
     t.min_cas = int(timing[15]);
-    return new Board(g, t, pin_registers, cycles_a_bit);
+    return new Board(g, t, pin_registers, cycles_a_bit, flash_bytes, flash_wake);
 }
 void board_delete(Board* b) { delete b; }
 uint64_t board_cycle(Board* b) { return b->cycle; }
-uint64_t board_violations(Board* b) { return b->memory.violations + b->uart.framing_errors; }
-const char* board_violation(Board* b) { return b->memory.first_violation.c_str(); }
+// Bytes into the flash.
+void board_flash(Board* b, uint64_t at, const uint8_t* data, uint64_t size) {
+    std::copy(data, data + size, b->flash.memory.begin() + ptrdiff_t(at));
+}
+uint64_t board_violations(Board* b) {
+    return b->memory.violations + b->flash.violations + b->uart.framing_errors;
+}
+const char* board_violation(Board* b) {
+    return b->memory.violations ? b->memory.first_violation.c_str()
+                                : b->flash.first_violation.c_str();
+}
 uint32_t board_lamps(Board* b) { return b->dut->lamps; }
 void board_push(Board* b, const uint8_t* data, uint64_t size) {
     b->to_board.insert(b->to_board.end(), data, data + size);

@@ -1,4 +1,4 @@
-"""The virtual board: everything inside the pins of a board, and its SDRAM, compiled.
+"""The virtual board: everything inside the pins of a board, its SDRAM and its flash, compiled.
 
 The host's programs work on it as on a real one: as a transport in the same process
 (``Engine.open("sim:ulx3s-85f")``), or over a socket or pseudo-terminal (:mod:`.board_server`). Its
@@ -8,6 +8,7 @@ clock is that of the simulation; it stands still while nobody asks for anything.
 from __future__ import annotations
 
 import ctypes
+import functools
 from pathlib import Path
 
 from stillnet.boards.system import System
@@ -24,9 +25,11 @@ __all__ = ["STARTUP_US", "VirtualBoard", "sim_transport"]
 
 _HERE = Path(__file__).parent
 HARNESS = _HERE / "virtual_board.cpp"
-MODEL = _HERE / "sdram_model.h"
+MODELS = (_HERE / "sdram_model.h", _HERE / "flash_model.h")
 STARTUP_US = 2
 """Pause of the SDRAM after power-up, shorter than a real one's; nothing else is."""
+FLASH_WAKE_US = 30
+"""What the flash needs to wake up, the longest of the common parts (see ``flash_model.h``)."""
 
 
 class VirtualBoard:
@@ -40,43 +43,53 @@ class VirtualBoard:
         faster interface: an image of megabytes takes seconds instead of many minutes.
     config : EngineConfig, optional
         Instead of the board's engine.
+    flash : bytes, optional
+        An image in the configuration flash, where the board looks for one at power-up. Without, the
+        flash is erased.
     """
 
     def __init__(
-        self, target: Board, *, serial: bool = False, config: EngineConfig | None = None
+        self,
+        target: Board,
+        *,
+        serial: bool = False,
+        config: EngineConfig | None = None,
+        flash: bytes | None = None,
     ) -> None:
         self.target = target
         self.serial = serial
         self.config = config or target.config()
         self.name = f"the virtual {target.title}"
         part = target.sdram
-        system = System(
-            self.config,
-            clock_hz=target.clock_hz,
-            part=part,
-            baud=target.baud if serial else None,
-            board=target.name,
-            input_delay=PIN_REGISTERS,
-            startup_us=STARTUP_US,
-        )
-        text = to_verilog(system, "system")
-        header = "" if serial else "#define STILLNET_BYTES 1\n"
-        self._library = lib = ctypes.CDLL(
-            str(build_library(text, "system", HARNESS, headers=(MODEL,), prologue=header))
-        )
+        self._library = lib = _library(target, serial, self.config)
         lib.board_new.restype = ctypes.c_void_p
         lib.board_violation.restype = ctypes.c_char_p
         for name in ("cycle", "violations", "waiting", "quiet", "pull"):
             getattr(lib, f"board_{name}").restype = ctypes.c_uint64
         geometry = (part.row_bits, part.column_bits, part.bank_bits, part.data_bits)
         timing = _timing(part, target.clock_hz)
+        wake = FLASH_WAKE_US * target.clock_hz // 10**6
         self._handle = ctypes.c_void_p(
             lib.board_new(
                 (ctypes.c_int32 * len(geometry))(*geometry),
                 (ctypes.c_int64 * len(timing))(*timing),
                 PIN_REGISTERS,
                 ctypes.c_double(target.clock_hz / target.baud),
+                ctypes.c_uint64(target.flash_bytes),
+                ctypes.c_uint64(wake),
             )
+        )
+        image = flash or b""
+        if target.image_offset + len(image) > target.flash_bytes:
+            raise StillnetError(
+                f"image of {len(image)} bytes does not fit the flash of {self.name} behind "
+                f"{target.image_offset}; use a smaller network"
+            )
+        lib.board_flash(
+            self._handle,
+            ctypes.c_uint64(target.image_offset),
+            image,
+            ctypes.c_uint64(len(image)),
         )
         self._buffer = ctypes.create_string_buffer(1 << 16)
 
@@ -94,7 +107,7 @@ class VirtualBoard:
 
     @property
     def violations(self) -> int:
-        """What the SDRAM, or the host's serial port, had to complain of."""
+        """What the SDRAM, the flash, or the host's serial port had to complain of."""
         return int(self._library.board_violations(self._handle))
 
     @property
@@ -139,12 +152,12 @@ class VirtualBoard:
         Raises
         ------
         StillnetError
-            If the SDRAM was used against its datasheet: then nothing that follows is to be trusted.
+            If a memory was used against its datasheet: then nothing that follows is to be trusted.
         """
         self.run(int(timeout * self.target.clock_hz) + 1, until_frame=True)
         if self.violations:
             raise StillnetError(
-                f"{self.name} broke the rules of its memory: {self.first_violation}; please report "
+                f"{self.name} broke the rules of a memory: {self.first_violation}; please report "
                 "this"
             )
         return self.pull()
@@ -154,6 +167,25 @@ class VirtualBoard:
         if self._handle:
             self._library.board_delete(self._handle)
             self._handle = ctypes.c_void_p()
+
+
+@functools.cache
+def _library(target: Board, serial: bool, config: EngineConfig) -> ctypes.CDLL:
+    """The compiled model, which any number of boards may share."""
+    system = System(
+        config,
+        clock_hz=target.clock_hz,
+        part=target.sdram,
+        baud=target.baud if serial else None,
+        board=target.name,
+        input_delay=PIN_REGISTERS,
+        startup_us=STARTUP_US,
+        image_offset=target.image_offset,
+        flash_bytes=target.flash_bytes,
+    )
+    text = to_verilog(system, "system")
+    header = "" if serial else "#define STILLNET_BYTES 1\n"
+    return ctypes.CDLL(str(build_library(text, "system", HARNESS, headers=MODELS, prologue=header)))
 
 
 def _timing(part: SdramPart, clock_hz: int) -> tuple[int, ...]:
