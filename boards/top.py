@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Elaboratable, Module
+from amaranth.build import Attrs, Pins, PinsN, Resource, Subsignal
+from amaranth.hdl import Elaboratable, Instance, Module
 from amaranth.lib import io
 
 from .pll import EcpClocks, pll_settings
 from .system import System
 from .targets import Board
 
-__all__ = ["PIN_REGISTERS", "BoardTop"]
+__all__ = ["FLASH_PINS", "PIN_REGISTERS", "BoardTop", "connect_flash"]
 
 PIN_REGISTERS = 2
 """Registers in the IO cells on the way to the SDRAM and back."""
+
+FLASH_PINS = {"BG256": ("N8", "T8", "T7"), "BG381": ("R2", "W2", "V2")}
+"""CSSPIN, MOSI and MISO of each package, where the FPGA reads its configuration: the flash can be
+nowhere else (pinout files of the LFE5U-25 to -85). Not from the board files, because
+amaranth-boards 0.0.21 has the two data pins of the Colorlight 5A-75B the wrong way round."""
 
 
 class BoardTop(Elaboratable):
@@ -53,12 +59,15 @@ class BoardTop(Elaboratable):
             baud=board.baud,
             board=board.name,
             input_delay=PIN_REGISTERS,
+            image_offset=board.image_offset,
+            flash_bytes=board.flash_bytes,
         )
         self._sdram(m, platform, system)
         uart = platform.request("uart", dir=_members(platform, "uart"))
         m.submodules.rx = rx = io.Buffer("i", uart.rx)
         m.submodules.tx = tx = io.FFBuffer("o", uart.tx)
         m.d.comb += [system.rx.eq(rx.i), tx.o.eq(system.tx)]
+        connect_flash(m, platform, system.flash)
         self._lamps(m, platform, system)
         return m
 
@@ -102,6 +111,48 @@ class BoardTop(Elaboratable):
                 pin = platform.request(resource, number, dir="-")
             m.submodules[f"lamp{k}"] = out = io.Buffer("o", pin)
             m.d.comb += out.o.eq(system.lamps[k])
+
+
+def connect_flash(m: Module, platform: Any, source: Any) -> None:
+    """Connects the configuration flash of an ECP5 board.
+
+    Its clock is on MCLK, a pin that a design reaches only through USRMCLK (FPGA-TN-02039, section
+    6.1.2), so a clock pin of the board files is left alone. Hold and write protection stay off
+    where they are wired.
+
+    Parameters
+    ----------
+    m : Module
+    platform
+    source : SpiFlashPinsSignature
+    """
+    cs, copi, cipo = FLASH_PINS[platform.package]
+    wired = [
+        sub
+        for name in ("spi_flash", "spi_flash_1x")
+        if (name, 0) in platform.resources
+        for sub in platform.lookup(name).ios
+        if sub.name in ("hold", "wp")
+    ]
+    flash = Resource(
+        "boot_flash",
+        0,
+        Subsignal("cs", PinsN(cs, dir="o")),
+        Subsignal("copi", Pins(copi, dir="o")),
+        Subsignal("cipo", Pins(cipo, dir="i")),
+        *wired,
+        Attrs(IO_TYPE="LVCMOS33"),
+    )
+    platform.add_resources([flash])
+    pins = platform.request("boot_flash", dir=_members(platform, "boot_flash"))
+    levels = {"cs": source.cs, "copi": source.copi, "hold": 0, "wp": 0}
+    for name, level in levels.items():
+        if hasattr(pins, name):
+            m.submodules[f"flash_{name}"] = out = io.Buffer("o", getattr(pins, name))
+            m.d.comb += out.o.eq(level)
+    m.submodules.flash_cipo = data = io.Buffer("i", pins.cipo)
+    m.d.comb += source.cipo.eq(data.i)
+    m.submodules.flash_clock = Instance("USRMCLK", i_USRMCLKI=source.sck, i_USRMCLKTS=0)
 
 
 def _members(platform: Any, resource: str) -> dict[str, str]:

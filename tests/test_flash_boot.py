@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import ClockDomain, Elaboratable, Module
 from random_networks import Case, random_case
 
-from stillnet.boards.targets import board
+from stillnet.boards.targets import BOARDS, board
+from stillnet.boards.top import connect_flash
 from stillnet.hw.flash_boot import FlashBoot
 from stillnet.hw.spi_flash import SpiFlashReader
 from stillnet.hw.verilog import to_verilog
@@ -371,6 +374,50 @@ def test_parameters_that_cannot_be_are_refused() -> None:
         SpiFlashReader(CLOCK, 0)
     ram = EngineConfig(name="ram", lanes=8, memory="ram", ram_words=2048)
     assert FlashBoot(ram, clock_hz=CLOCK, offset=0).limit_words == 2048
+
+
+# -- pins -----------------------------------------------------------------------------------------
+
+
+class Pinned(Elaboratable):
+    """Only the flash of a board."""
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.domains.sync = ClockDomain()
+        m.submodules.reader = reader = SpiFlashReader(CLOCK)
+        connect_flash(m, platform, reader.pins)
+        return m
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_the_flash_of_each_board_is_where_it_is_configured_from(name: str, monkeypatch) -> None:
+    monkeypatch.setenv("AMARANTH_USE_YOSYS", "builtin")
+    for variable in ("YOSYS", "NEXTPNR_ECP5", "ECPPACK", "OPENFPGALOADER"):
+        monkeypatch.setenv(variable, "true")
+    platform = BOARDS[name].make_platform()
+    files = platform.prepare(Pinned(), "top").files
+    located = dict(re.findall(r'COMP "boot_flash_0__(\w+)__io" SITE "(\w+)"', files["top.lpf"]))
+    theirs = next(
+        {sub.name: sub.ios[0] for sub in resource.ios}
+        for (resource_name, _), resource in platform.resources.items()
+        if resource_name in ("spi_flash", "spi_flash_1x")
+    )
+    assert set(theirs) - {"clk"} == set(located)
+    for member, pins in theirs.items():
+        if member == "clk":
+            assert pins.names == ["N9"]  # MCLK: only through the primitive
+        elif (name, member) in (("colorlight-5a-75b", "copi"), ("colorlight-5a-75b", "cipo")):
+            assert pins.names != [located[member]], "the board file is right now"
+        else:
+            assert pins.names == [located[member]]
+        assert pins.invert == (member in ("cs", "hold", "wp"))
+    rtlil = files["top.il"]
+    assert rtlil.count("cell \\USRMCLK") == 1
+    for member in located:
+        block = rtlil[rtlil.index(f"module \\top.flash_{member}\n") :].split("\nend\n")[0]
+        assert ("cell $xor" in block) == (member in ("cs", "hold", "wp")), member
+        assert ("connect \\A 1'0" in block) == (member in ("hold", "wp")), member
 
 
 # -- boards that load themselves ------------------------------------------------------------------
