@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, Signal
-from amaranth.lib.cdc import ResetSynchronizer
+from amaranth.lib.cdc import FFSynchronizer
 
 from stillnet.sw.errors import StillnetError
 
@@ -16,6 +16,10 @@ VCO_HZ = (400_000_000, 800_000_000)
 PFD_HZ = (3_125_000, 400_000_000)
 """Ranges of the oscillator and of the phase detector: ECP5 family data sheet (FPGA-DS-02012),
 sysCLOCK PLL timing."""
+
+
+LOCK_BITS = 10
+"""Periods of the oscillator, as a power of two, from lock to the first edge of ``sync``."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,9 @@ def pll_settings(input_hz: int, output_hz: int, phase: float = 0.0) -> PllSettin
 class EcpClocks(Elaboratable):
     """Drives ``sync`` and ``sdram``, the clock at the SDRAM's pins, from a board's oscillator.
 
-    ``sync`` leaves its reset when the PLL has locked. ``sdram`` is late by ``settings.phase``. The
-    top level has the domains: :meth:`domains`.
+    ``sync`` begins to tick some time after the PLL has locked. Registers have their first values
+    from the configuration, so neither domain has a reset, which would have to reach everything.
+    ``sdram`` is late by ``settings.phase``. The top level has the domains: :meth:`domains`.
 
     Attributes
     ----------
@@ -142,17 +147,27 @@ class EcpClocks(Elaboratable):
     @staticmethod
     def domains(m: Module) -> None:
         """Adds the two domains to a module."""
-        m.domains.sync = ClockDomain()
+        m.domains.sync = ClockDomain(reset_less=True)
         m.domains.sdram = ClockDomain(reset_less=True)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        feedback = ClockSignal("sync")
+        # The clock of the oscillator runs from the start: it waits for the PLL.
+        m.domains.oscillator = ClockDomain(reset_less=True, local=True)
+        locked = Signal()
+        settled = Signal(LOCK_BITS + 1)
+        m.d.comb += ClockSignal("oscillator").eq(self.clock)
+        m.submodules.locked = FFSynchronizer(self.locked, locked, o_domain="oscillator")
+        with m.If(~locked):
+            m.d.oscillator += settled.eq(0)
+        with m.Elif(~settled[-1]):
+            m.d.oscillator += settled.eq(settled + 1)
+        fast = Signal()
         m.submodules.pll = Instance(
             "EHXPLLL",
             **self.settings.parameters(),
             i_CLKI=self.clock,
-            i_CLKFB=feedback,
+            i_CLKFB=fast,
             i_RST=0,
             i_STDBY=0,
             i_PHASESEL0=0,
@@ -163,9 +178,11 @@ class EcpClocks(Elaboratable):
             i_PLLWAKESYNC=0,
             i_ENCLKOP=0,
             i_ENCLKOS=0,
-            o_CLKOP=ClockSignal("sync"),
+            o_CLKOP=fast,
             o_CLKOS=ClockSignal("sdram"),
             o_LOCK=self.locked,
         )
-        m.submodules.reset = ResetSynchronizer(~self.locked, domain="sync")
+        m.submodules.gate = Instance(
+            "DCCA", i_CLKI=fast, i_CE=settled[-1], o_CLKO=ClockSignal("sync")
+        )
         return m

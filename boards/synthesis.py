@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from amaranth.hdl import Cat, Elaboratable, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal
 
 from stillnet.sw.errors import StillnetError
 
@@ -42,6 +42,8 @@ class Harness(Elaboratable):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        # Registers have their first values from the configuration, so no reset goes everywhere.
+        m.domains.sync = ClockDomain(reset_less=True)
         m.submodules.component = component = self.component
         inputs: list[Any] = []
         outputs: list[Any] = []

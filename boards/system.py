@@ -160,7 +160,10 @@ class System(wiring.Component):
         m.submodules.link = link = HostLink(config, clock_hz=self.clock_hz, board=self.board)
         m.submodules.lamps = lamps = Lamps(self.clock_hz)
         engine = Engine(config)
-        m.submodules.engine = ResetInserter(link.engine_reset)(engine)
+        # From a register: it reaches all of the engine within a cycle.
+        restart = Signal()
+        m.d.sync += restart.eq(link.engine_reset)
+        m.submodules.engine = ResetInserter(restart)(engine)
 
         # -- bytes --------------------------------------------------------------------------------
 
@@ -177,7 +180,7 @@ class System(wiring.Component):
 
         if self.part is None:
             ram = RamPort(config.address_bits, config.word_bits, config.ram_words)
-            m.submodules.memory = ResetInserter(link.engine_reset)(ram)
+            m.submodules.memory = ResetInserter(restart)(ram)
             connect(m, engine.memory, ram.port)
             m.d.comb += lamps.ready.eq(1)
         else:
@@ -189,7 +192,7 @@ class System(wiring.Component):
                 input_delay=self.input_delay,
                 startup_us=self.startup_us,
             )
-            m.submodules.memory = ResetInserter(link.engine_reset)(sdram)
+            m.submodules.memory = ResetInserter(restart)(sdram)
             connect(m, engine.memory, sdram.port)
             connect(m, sdram.pins, flipped(self.sdram))
             m.d.comb += lamps.ready.eq(sdram.started)

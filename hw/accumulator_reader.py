@@ -18,6 +18,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
 
+from .data_register import Data
 from .lanes import COMMIT_CYCLES, READ_LATENCY
 from .register_slice import RegisterSlice
 from .shapes import Shapes
@@ -278,7 +279,7 @@ class AccumulatorReader(wiring.Component):
                 writer.en.eq(arrived & (arrived_gate == g)),
                 reader.addr.eq(own_read),
             ]
-            stage = Signal(groups // near * group_bits, name=f"stage{g}")
+            stage = Data(groups // near * group_bits, name=f"stage{g}")
             parts = []
             for far in range(groups // near):
                 block_part = reader.data[far * near * group_bits :][: near * group_bits]

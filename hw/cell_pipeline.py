@@ -19,6 +19,8 @@ from stillnet.sw.contract.cells import Cell
 from stillnet.sw.contract.expr import Node
 from stillnet.sw.contract.fixed import PRE
 
+from .data_register import Data
+
 __all__ = ["CellPipeline", "Schedule", "TableLookup", "schedule"]
 
 LATENCY = {"add": 1, "sub": 1, "mul": 3, "relu": 1, "tanh": 7, "sigmoid": 7, "narrow": 2}
@@ -71,8 +73,8 @@ class TableLookup(Elaboratable):
 
     def __init__(self, sigmoid: bool) -> None:
         self.sigmoid = sigmoid
-        self.x = Signal(signed(PRE.bits))
-        self.y = Signal(signed((tables.SIGMOID if sigmoid else tables.TANH).bits))
+        self.x = Data(signed(PRE.bits))
+        self.y = Data(signed((tables.SIGMOID if sigmoid else tables.TANH).bits))
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -81,11 +83,11 @@ class TableLookup(Elaboratable):
 
         # 1: magnitude, clipped to the table
         z = self.x if self.sigmoid else self.x << 1
-        magnitude = Signal(PRE.bits + 1)
+        magnitude = Data(PRE.bits + 1)
         m.d.comb += magnitude.eq(Mux(self.x < 0, -z, z))
-        clipped = Signal(index_bits + fraction_bits)
+        clipped = Data(index_bits + fraction_bits)
         m.d.sync += clipped.eq(Mux(magnitude > limit, limit, magnitude))
-        negative = [Signal(name=f"negative{i}") for i in range(6)]
+        negative = [Data(name=f"negative{i}") for i in range(6)]
         m.d.sync += negative[0].eq(self.x < 0)
         for a, b in zip(negative, negative[1:]):
             m.d.sync += b.eq(a)
@@ -98,8 +100,8 @@ class TableLookup(Elaboratable):
         m.submodules.table = memory = Memory(shape=shape, depth=1 << index_bits, init=init)
         read = memory.read_port()
         m.d.comb += read.addr.eq(clipped[fraction_bits:])
-        entry = Signal(shape)
-        fraction1, fraction2 = Signal(fraction_bits), Signal(fraction_bits)
+        entry = Data(shape)
+        fraction1, fraction2 = Data(fraction_bits), Data(fraction_bits)
         m.d.sync += [
             entry.eq(read.data),
             fraction1.eq(clipped[:fraction_bits]),
@@ -110,13 +112,13 @@ class TableLookup(Elaboratable):
         slope = entry[tables.VALUE_BITS :]
         partial = []
         for k in range(0, fraction_bits, 2):
-            part = Signal(tables.SLOPE_BITS + 2, name=f"partial{k}")
+            part = Data(tables.SLOPE_BITS + 2, name=f"partial{k}")
             m.d.sync += part.eq(
                 Mux(fraction2[k], slope, 0) + (Mux(fraction2[k + 1], slope, 0) << 1)
             )
             partial.append(part << k)
-        value4, value5 = Signal(tables.VALUE_BITS), Signal(tables.VALUE_BITS)
-        product = Signal(tables.SLOPE_BITS + fraction_bits)
+        value4, value5 = Data(tables.VALUE_BITS), Data(tables.VALUE_BITS)
+        product = Data(tables.SLOPE_BITS + fraction_bits)
         half = 1 << (fraction_bits - 1)
         m.d.sync += [
             value4.eq(entry[: tables.VALUE_BITS]),
@@ -125,7 +127,7 @@ class TableLookup(Elaboratable):
         ]
 
         # 6, 7: add, restore the sign
-        total = Signal(tables.VALUE_BITS + 1)
+        total = Data(tables.VALUE_BITS + 1)
         m.d.sync += total.eq(value5 + product[fraction_bits:])
         centre = 1 << 15 if self.sigmoid else 0
         m.d.sync += self.y.eq(Mux(negative[5], centre - total, centre + total))
@@ -192,7 +194,7 @@ class CellPipeline(wiring.Component):
             key = (id(node), cycle)
             if key not in value:
                 before = at(node, cycle - 1)
-                later = Signal(before.shape(), name=f"{node.op}_later{next(counter)}")
+                later = Data(before.shape(), name=f"{node.op}_later{next(counter)}")
                 m.d.sync += later.eq(before)
                 value[key] = later
             return value[key]
@@ -200,7 +202,7 @@ class CellPipeline(wiring.Component):
         for node in graph.nodes():
             when = ready[id(node)]
             key = (id(node), when)
-            out = Signal(signed(node.format.bits), name=f"{node.op}{next(counter)}")
+            out = Data(signed(node.format.bits), name=f"{node.op}{next(counter)}")
             if node.op == "accumulator":
                 value[key] = getattr(self, f"m_{node.name}")
                 continue
@@ -214,8 +216,8 @@ class CellPipeline(wiring.Component):
                 a, b = (v << (fraction - n.format.fraction) for n, v in zip(node.args, args))
                 m.d.sync += out.eq(a + b if node.op == "add" else a - b)
             elif node.op == "mul":
-                a, b = (Signal(v.shape(), name=f"factor{next(counter)}") for v in args)
-                product = Signal(out.shape(), name=f"product{next(counter)}")
+                a, b = (Data(v.shape(), name=f"factor{next(counter)}") for v in args)
+                product = Data(out.shape(), name=f"product{next(counter)}")
                 m.d.sync += [a.eq(args[0]), b.eq(args[1]), product.eq(a * b), out.eq(product)]
             elif node.op == "relu":
                 m.d.sync += out.eq(Mux(args[0] < 0, 0, args[0]))
@@ -231,7 +233,7 @@ class CellPipeline(wiring.Component):
         if id(graph.result) in clipped:
             flag = clipped[id(graph.result)]
             for _ in range(latency - ready[id(graph.result)]):
-                later = Signal(name=f"clipped_later{next(counter)}")
+                later = Data(name=f"clipped_later{next(counter)}")
                 m.d.sync += later.eq(flag)
                 flag = later
             m.d.comb += self.clipped.eq(flag)
@@ -244,7 +246,7 @@ class CellPipeline(wiring.Component):
         """Rounds half up, then saturates; returns the flag that it did, in step with ``out``."""
         shift = node.args[0].format.fraction - node.format.fraction
         bits = len(operand) - shift + 1
-        rounded = Signal(signed(max(bits, node.format.bits + 1)))
+        rounded = Data(signed(max(bits, node.format.bits + 1)))
         if shift > 0:
             m.d.sync += rounded.eq((operand + Const(1 << (shift - 1), shift + 1)) >> shift)
         else:
@@ -253,7 +255,7 @@ class CellPipeline(wiring.Component):
         fits = Signal()
         m.d.comb += fits.eq(upper.all() | ~upper.any())
         sign = rounded[-1]
-        flag = Signal()
+        flag = Data()
         limit = Cat((~sign).replicate(node.format.bits - 1), sign).as_signed()
         m.d.sync += [
             out.eq(Mux(fits, rounded[: node.format.bits].as_signed(), limit)),

@@ -112,8 +112,10 @@ class ImageLoader(wiring.Component):
                 position += width
             raise AssertionError(name)
 
-        take = Signal()
+        # A word every other cycle, so that nothing waits for what the loader makes of it.
+        take, want = Signal(), Signal()
         m.d.comb += take.eq(self.words.ready & self.words.valid)
+        m.d.sync += self.words.ready.eq(want & ~take)
         m.d.sync += captured.eq(0)
         summing = Signal()  # the words are only summed up
         with m.If(take & ~summing):
@@ -222,7 +224,7 @@ class ImageLoader(wiring.Component):
                     m.next = "READ"
             with m.State("READ"):
                 # The last words of the last slot are padding; all are taken.
-                m.d.comb += self.words.ready.eq(1)
+                m.d.comb += want.eq(1)
                 # A record just captured, or being captured now, is not yet in the slot counter.
                 counted = Signal(len(slot) + 1)
                 m.d.comb += counted.eq(slot + captured + (record_words == slot_words))
@@ -287,7 +289,7 @@ class ImageLoader(wiring.Component):
                     ]
                     m.next = "SUM_WORDS"
             with m.State("SUM_WORDS"):
-                m.d.comb += self.words.ready.eq((bytes_left <= 1) & (chunk_left != 0))
+                m.d.comb += want.eq((bytes_left <= 1) & (chunk_left != 0))
                 with m.If(take):
                     m.d.sync += [
                         bytes_.eq(self.words.payload),

@@ -22,6 +22,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, EVENT_BITS
 from stillnet.sw.contract.image import BIAS_WORDS
 
+from .data_register import Data
 from .shapes import Shapes
 
 __all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
@@ -174,7 +175,7 @@ class Lanes(wiring.Component):
         next_place = Signal.like(place)
         next_bank, next_bias, next_write = Signal(), Signal(), Signal()
         next_last, next_block_end = Signal(), Signal()
-        next_value = Signal(signed(EVENT_BITS))
+        next_value = Data(signed(EVENT_BITS))
         next_layer, next_step = Signal(s.layer), Signal(2)
         next_block = Signal(s.block)
 
@@ -238,11 +239,11 @@ class Lanes(wiring.Component):
         # -- stage 0: the word and its place ------------------------------------------------------
 
         valid0 = Signal()
-        row0 = Signal(s.accumulator_address - 1)
+        row0 = Data(s.accumulator_address - 1)
         bank0 = Signal()
         bias0 = Signal()
-        word0 = Signal(config.word_bits)
-        value0 = Signal(signed(EVENT_BITS))
+        word0 = Data(config.word_bits)
+        value0 = Data(signed(EVENT_BITS))
         m.d.sync += [
             valid0.eq(take & next_write),
             row0.eq(next_place[1:]),
@@ -253,7 +254,7 @@ class Lanes(wiring.Component):
         # What is no word is not written either, so nothing wide waits for `take`.
         entered0 = Signal()
         m.d.sync += [word0.eq(self.words.payload), entered0.eq(take)]
-        history = Signal((BIAS_WORDS - 1) * config.word_bits)  # earlier words of a bias, low first
+        history = Data((BIAS_WORDS - 1) * config.word_bits)  # earlier words of a bias, low first
         with m.If(entered0):
             m.d.sync += history.eq(Cat(history[config.word_bits :], word0))
 
@@ -296,16 +297,16 @@ class Lanes(wiring.Component):
         )
         for i in range(lanes):
             lane = Module()
-            a = Signal(signed(WEIGHT_BITS), name="weight")
-            b = Signal(signed(EVENT_BITS), name="event")
-            product = Signal(signed(ACCUMULATOR_BITS))
-            read = Signal(signed(ACCUMULATOR_BITS))
-            older = Signal(signed(ACCUMULATOR_BITS))
+            a = Data(signed(WEIGHT_BITS), name="weight")
+            b = Data(signed(EVENT_BITS), name="event")
+            product = Data(signed(ACCUMULATOR_BITS))
+            read = Data(signed(ACCUMULATOR_BITS))
+            older = Data(signed(ACCUMULATOR_BITS))
             addend = Signal(signed(ACCUMULATOR_BITS))
-            total = Signal(signed(ACCUMULATOR_BITS))
-            total1 = Signal(signed(ACCUMULATOR_BITS))
+            total = Data(signed(ACCUMULATOR_BITS))
+            total1 = Data(signed(ACCUMULATOR_BITS))
             bytes_ = [history[k * config.word_bits + 8 * i :][:8] for k in range(BIAS_WORDS - 1)]
-            bias_value = Signal(ACCUMULATOR_BITS)
+            bias_value = Data(ACCUMULATOR_BITS)
             lane.d.sync += [
                 # Nothing stands between the multiplier and registers; a bias comes as older sum.
                 a.eq(Mux(bias0, 0, word0[8 * i :][:8].as_signed())),

@@ -45,13 +45,15 @@ class RegisterSlice(wiring.Component):
         i_stream, o_stream = self.i_stream, self.o_stream
 
         # `spare` takes the payload that arrives when `ready` could not yet fall.
-        spare = Signal.like(i_stream.payload)
+        spare = Signal.like(i_stream.payload, reset_less=True)
+        payload = Signal.like(i_stream.payload, reset_less=True)
+        m.d.comb += o_stream.payload.eq(payload)
         spare_valid = Signal()
         m.d.comb += i_stream.ready.eq(~spare_valid)
 
         with m.If(~o_stream.valid | o_stream.ready):
             m.d.sync += [
-                o_stream.payload.eq(Mux(spare_valid, spare, i_stream.payload)),
+                payload.eq(Mux(spare_valid, spare, i_stream.payload)),
                 o_stream.valid.eq(spare_valid | i_stream.valid),
                 spare_valid.eq(0),
             ]

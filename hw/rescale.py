@@ -8,6 +8,8 @@ from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, signed
 
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, PRE, RESCALE_GUARD_BITS
 
+from .data_register import Data
+
 __all__ = ["RESCALE_LATENCY", "Rescale"]
 
 RESCALE_LATENCY = 4
@@ -26,9 +28,9 @@ class Rescale(Elaboratable):
     """
 
     def __init__(self) -> None:
-        self.accumulator = Signal(signed(ACCUMULATOR_BITS))
-        self.shift = Signal(5)
-        self.result = Signal(signed(PRE.bits))
+        self.accumulator = Data(signed(ACCUMULATOR_BITS))
+        self.shift = Data(5)
+        self.result = Data(signed(PRE.bits))
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -38,14 +40,14 @@ class Rescale(Elaboratable):
         kept = PRE.bits + 1  # after both shifts
         coarse_bits = kept + 7
         sign = self.accumulator[-1]
-        wide = Signal(signed(wide_bits + 24))
+        wide = Data(signed(wide_bits + 24))
         m.d.comb += wide.eq(self.accumulator << (RESCALE_GUARD_BITS + 1))
 
         def differ(bits: Any, from_sign: Any) -> Any:
             return Mux(from_sign, ~bits.all(), bits.any())
 
-        coarse = Signal(coarse_bits)
-        coarse_sign, coarse_over = Signal(), Signal()
+        coarse = Data(coarse_bits)
+        coarse_sign, coarse_over = Data(), Data()
         with m.Switch(self.shift[3:]):
             for k in range(4):
                 with m.Case(k):
@@ -54,11 +56,11 @@ class Rescale(Elaboratable):
                         coarse.eq(wide[8 * k :][:coarse_bits]),
                         coarse_over.eq(differ(above, sign) if len(above) else 0),
                     ]
-        fine_shift = Signal(3)
+        fine_shift = Data(3)
         m.d.sync += [coarse_sign.eq(sign), fine_shift.eq(self.shift[:3])]
 
-        fine = Signal(kept)
-        fine_sign, fine_over = Signal(), Signal()
+        fine = Data(kept)
+        fine_sign, fine_over = Data(), Data()
         with m.Switch(fine_shift):
             for k in range(8):
                 with m.Case(k):
@@ -68,8 +70,8 @@ class Rescale(Elaboratable):
                     ]
         m.d.sync += fine_sign.eq(coarse_sign)
 
-        rounded = Signal(PRE.bits)
-        rounded_sign, rounded_over = Signal(), Signal()
+        rounded = Data(PRE.bits)
+        rounded_sign, rounded_over = Data(), Data()
         m.d.sync += [
             rounded.eq(fine[1:] + fine[0]),
             rounded_sign.eq(fine_sign),
