@@ -39,11 +39,12 @@ class Harness(Elaboratable):
         self.serial_in = Signal()
         self.serial_out = Signal()
         self.load = Signal()
+        # Registers have their first values from the configuration, so no reset goes everywhere.
+        self.domain = ClockDomain("sync", reset_less=True)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        # Registers have their first values from the configuration, so no reset goes everywhere.
-        m.domains.sync = ClockDomain(reset_less=True)
+        m.domains += self.domain
         m.submodules.component = component = self.component
         inputs: list[Any] = []
         outputs: list[Any] = []
@@ -116,7 +117,7 @@ def synthesize(
     text = verilog.convert(
         harness,
         name="top",
-        ports=[harness.serial_in, harness.serial_out, harness.load],
+        ports=[harness.domain.clk, harness.serial_in, harness.serial_out, harness.load],
         emit_src=False,
     )
     overhead = 0
