@@ -56,7 +56,7 @@ struct Bench {
         const bool cipo = flash.cycle(PIN(cs), PIN(sck), PIN(copi));
         failures += dut->failed;
         const bool strobe = BUS(write_strobe) || BUS(read_strobe);
-        const bool aborting = dut->stop;
+        const bool stopping = dut->stop;
         if (strobe) {
             broken += waiting || (BUS(write_strobe) && BUS(read_strobe));
             current = {cycle, BUS(write_strobe), BUS(address), BUS(write_data)};
@@ -78,7 +78,7 @@ struct Bench {
             host_read = HOST(read_data);
             host_waiting = false;
         }
-        if (aborting) waiting = host_waiting = false;  // the engine is reset, and the link
+        if (stopping) waiting = host_waiting = false;  // the engine is reset, and the link
 
         dut->clk = 1;
         dut->eval();
@@ -122,7 +122,7 @@ void bench_host(Bench* b, uint32_t write, uint32_t address, uint32_t data) {
     b->dut->host___05Fread_strobe = !write;
     b->host_waiting = true;
 }
-void bench_abort(Bench* b) { b->dut->stop = 1; }
+void bench_stop(Bench* b) { b->dut->stop = 1; }
 // Runs until it is not busy and the host has its answer, or for so many cycles.
 void bench_run(Bench* b, uint64_t cycles, int until) {
     const uint64_t end = b->cycle + cycles;
