@@ -214,7 +214,7 @@ class System(wiring.Component):
             connect(m, boot.pins, flipped(self.flash))
             m.d.comb += [
                 boot.ready.eq(lamps.ready),
-                boot.stop.eq(link.engine_reset),
+                boot.stop.eq(restart),
                 boot_failed.eq(boot.failed),
             ]
 
