@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -250,6 +250,8 @@ class AccumulatorReader(wiring.Component):
         groups = lanes // width
         near = min(groups, 4)
         near_bits = near.bit_length() - 1
+        group_last = Signal()
+        some = Signal()  # level != 0, from a register
         group_bits = width * 32
         advance = Signal()
         stage_valid = Signal()
@@ -280,10 +282,17 @@ class AccumulatorReader(wiring.Component):
                 reader.addr.eq(own_read),
             ]
             stage = Data(groups // near * group_bits, name=f"stage{g}")
+            # So is the pointer to the group; its choices are turned by as much as it is ahead.
+            own_group = Signal(range(max(2, near)), init=g % near, name=f"group{g}")
+            with m.If(advance & some):
+                m.d.sync += own_group.eq(Mux(group_last, g % near, (own_group + 1) & (near - 1)))
             parts = []
             for far in range(groups // near):
-                block_part = reader.data[far * near * group_bits :][: near * group_bits]
-                parts.append(block_part.word_select(group[:near_bits], group_bits))
+                choices = [
+                    reader.data[(far * near + (k - g) % near) * group_bits :][:group_bits]
+                    for k in range(near)
+                ]
+                parts.append(Array(choices)[own_group])
             with m.If(advance):
                 m.d.sync += stage.eq(Cat(*parts))
             words.append(stage.word_select(stage_far, group_bits))
@@ -292,8 +301,6 @@ class AccumulatorReader(wiring.Component):
         m.submodules.units_slice = units_slice = RegisterSlice(self.units.payload.shape())
         connect(m, units_slice.o_stream, flipped(self.units))
         output = units_slice.i_stream
-        group_last = Signal()
-        some = Signal()  # level != 0, from a register
         level_next = Signal.like(level)
         m.d.comb += [
             advance.eq(~stage_valid | output.ready),

@@ -122,6 +122,7 @@ class ColumnFetcher(wiring.Component):
         active = Signal()  # a run is in progress
         next_row = Signal(16)
         unread = Signal(16)  # rows whose read was not started
+        some_unread = Signal()
         rows_left = Signal(16)  # rows not completely issued
         run_words = Signal(range(YIELD_WORDS + 1))
         stages = Signal(LIST_READ_LATENCY)  # which stages of the read hold a row
@@ -174,13 +175,14 @@ class ColumnFetcher(wiring.Component):
         emitted = Signal()
         emit = Signal()
         allowed = Signal()
+        long = Signal()  # the run's columns; it stands a cycle before anything is emitted
         m.d.comb += [
             # The counters show a column two cycles after it was emitted; short of that, pause.
-            allowed.eq(active & credit & ~(emitted & (run.words >= config.fetch_words // 2))),
-            emit.eq(allowed & Mux(run.bias, rows_left != 0, ready_row)),
+            allowed.eq(active & credit & ~(emitted & long)),
+            emit.eq(allowed & (run.bias | ready_row)),
             advance.eq(~ready_row | (emit & row_last)),
         ]
-        m.d.sync += emitted.eq(emit)
+        m.d.sync += [emitted.eq(emit), long.eq(run.words >= config.fetch_words // 2)]
         with m.If(emit & ~run.bias):
             with m.If(row_last):
                 m.d.sync += spent.eq(0)
@@ -190,9 +192,13 @@ class ColumnFetcher(wiring.Component):
         row_done = Signal()
         m.d.comb += row_done.eq(emit & (run.bias | row_last))
         with m.If(advance):
-            m.d.sync += stages.eq(Cat(active & (unread != 0), stages))
-            with m.If(active & (unread != 0)):
-                m.d.sync += [unread.eq(unread - 1), next_row.eq(next_row + 1)]
+            m.d.sync += stages.eq(Cat(active & some_unread, stages))
+            with m.If(active & some_unread):
+                m.d.sync += [
+                    unread.eq(unread - 1),
+                    some_unread.eq(unread != 1),
+                    next_row.eq(next_row + 1),
+                ]
         with m.If(emit):
             total = Signal(17)
             m.d.comb += total.eq(run_words + run.words)
@@ -210,7 +216,8 @@ class ColumnFetcher(wiring.Component):
             m.d.sync += [
                 active.eq(1),
                 next_row.eq(run.row),
-                unread.eq(Mux(run.bias, 0, run.rows)),
+                unread.eq(run.rows),
+                some_unread.eq(~run.bias & (run.rows != 0)),
                 rows_left.eq(run.rows),
                 rows_done.eq(0),
                 run_words.eq(0),

@@ -27,6 +27,8 @@ class ImageLoader(wiring.Component):
     Parameters
     ----------
     config : EngineConfig
+    sum_bits : int
+        Bits a cycle of the sum over the image: 8, or 1 where the part is small.
 
     Members
     -------
@@ -50,8 +52,9 @@ class ImageLoader(wiring.Component):
     error : Out(``registers.Error``)
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, sum_bits: int = 8) -> None:
         self._config = config
+        self._sum_bits = sum_bits
         super().__init__(
             {
                 "start": In(1),
@@ -82,6 +85,11 @@ class ImageLoader(wiring.Component):
     def config(self) -> EngineConfig:
         """The engine's configuration."""
         return self._config
+
+    @property
+    def sum_bits(self) -> int:
+        """Bits a cycle of the sum over the image."""
+        return self._sum_bits
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -178,30 +186,34 @@ class ImageLoader(wiring.Component):
                 with m.Case(6):
                     m.d.sync += self.threshold.eq(value)
 
-        # -- the sum over all words, a byte a cycle: slow, small, and done once a load -------------
+        # -- the sum over all words, at most a byte a cycle: slow, small, done once a load ---------
 
-        m.submodules.crc = crc = CRC32_ISO_HDLC().create()
-        bytes_ = Signal(config.word_bits)
-        bytes_left = Signal(range(config.word_bytes + 1))
-        crc_at = image.CRC_RECORD * image.SLOT_BYTES
-        place_in_image = Signal(range(crc_at + 5))  # stays where the record is behind
+        m.submodules.crc = crc = CRC32_ISO_HDLC(self._sum_bits).create()
+        digits_ = Signal(config.word_bits)
+        digits = 8 // self._sum_bits  # a byte
+        digits_left = Signal(range(config.word_bytes * digits + 1))
+        crc_at = image.CRC_RECORD * image.SLOT_BYTES * digits
+        place_in_image = Signal(range(crc_at + 4 * digits + 1))  # stays where the record is behind
         in_record = Signal()
         words_left = Signal.like(words_total)
         chunk_left = Signal(range(CHUNK_WORDS + 1))
         m.d.comb += [
-            in_record.eq((place_in_image >= crc_at) & (place_in_image < crc_at + 4)),
-            crc.valid.eq(bytes_left != 0),
-            crc.data.eq(Mux(in_record, 0, bytes_[:8])),
+            in_record.eq((place_in_image >= crc_at) & (place_in_image < crc_at + 4 * digits)),
+            crc.valid.eq(digits_left != 0),
+            crc.data.eq(Mux(in_record, 0, digits_[: self._sum_bits])),
         ]
-        with m.If(bytes_left != 0):
-            m.d.sync += [bytes_.eq(bytes_ >> 8), bytes_left.eq(bytes_left - 1)]
-            with m.If(place_in_image != crc_at + 4):
+        with m.If(digits_left != 0):
+            m.d.sync += [digits_.eq(digits_ >> self._sum_bits), digits_left.eq(digits_left - 1)]
+            with m.If(place_in_image != crc_at + 4 * digits):
                 m.d.sync += place_in_image.eq(place_in_image + 1)
 
         request = Signal(read_request_layout(config.address_bits, 16))
         m.d.comb += self.reads.payload.eq(request)
         error = Signal(Error)
         m.d.comb += self.error.eq(error)
+        too_much = Signal()
+        tables = Signal(10)
+        tables_at = Signal(config.address_bits)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
@@ -227,10 +239,22 @@ class ImageLoader(wiring.Component):
                 m.d.comb += want.eq(1)
                 # A record just captured, or being captured now, is not yet in the slot counter.
                 counted = Signal(len(slot) + 1)
+                at_end = Signal()  # a cycle later, which is before the next word
                 m.d.comb += counted.eq(slot + captured + (record_words == slot_words))
-                with m.If(take & (word == slot_words - 1) & (counted == slots)):
+                m.d.sync += at_end.eq((word == slot_words - 1) & (counted == slots))
+                with m.If(take & at_end):
                     m.next = "SETTLE"
             with m.State("SETTLE"):
+                m.d.sync += [
+                    too_much.eq(
+                        (self.layers > config.layers)
+                        | (self.layers == 0)
+                        | (self.matrices > config.matrices)
+                        | (self.inputs > config.inputs)
+                    ),
+                    tables.eq(layer_slots + self.matrices * len(image.MATRIX)),
+                    tables_at.eq(self.base + header_slots * slot_words),
+                ]
                 m.next = "CHECK"
             with m.State("CHECK"):
                 m.next = "REQUEST"
@@ -257,22 +281,15 @@ class ImageLoader(wiring.Component):
                 with m.Elif(wrong[Error.FINGERPRINT]):
                     m.d.sync += error.eq(Error.FINGERPRINT)
                     m.next = "DONE"
-                with m.Elif(
-                    (self.layers > config.layers)
-                    | (self.layers == 0)
-                    | (self.matrices > config.matrices)
-                    | (self.inputs > config.inputs)
-                ):
+                with m.Elif(too_much):
                     m.d.sync += error.eq(Error.CAPACITY)
                     m.next = "DONE"
                 with m.Else():
-                    tables = Signal(10)
-                    m.d.comb += tables.eq(layer_slots + self.matrices * len(image.MATRIX))
                     m.d.sync += [
                         in_tables.eq(1),
                         slot.eq(0),
                         slots.eq(tables),
-                        request.address.eq(self.base + header_slots * slot_words),
+                        request.address.eq(tables_at),
                         request.length.eq(tables * slot_words),
                     ]
             with m.State("SUM"):
@@ -289,14 +306,14 @@ class ImageLoader(wiring.Component):
                     ]
                     m.next = "SUM_WORDS"
             with m.State("SUM_WORDS"):
-                m.d.comb += want.eq((bytes_left <= 1) & (chunk_left != 0))
+                m.d.comb += want.eq((digits_left <= 1) & (chunk_left != 0))
                 with m.If(take):
                     m.d.sync += [
-                        bytes_.eq(self.words.payload),
-                        bytes_left.eq(config.word_bytes),
+                        digits_.eq(self.words.payload),
+                        digits_left.eq(config.word_bytes * digits),
                         chunk_left.eq(chunk_left - 1),
                     ]
-                with m.If((chunk_left == 0) & (bytes_left == 0)):
+                with m.If((chunk_left == 0) & (digits_left == 0)):
                     m.next = "SUM"
                     with m.If(words_left == 0):
                         m.next = "COMPARE"

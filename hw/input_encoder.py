@@ -138,7 +138,9 @@ class InputEncoder(wiring.Component):
             self.accepted.eq(take & ~taking),
         ]
         last = Signal()
-        m.d.comb += last.eq(index == self.size - 1)
+        last_index = Signal.like(index)
+        m.d.sync += last_index.eq(self.size - 1)
+        m.d.comb += last.eq(index == last_index)
         with m.If(~self.restoring):
             m.d.sync += handed.eq(0)
 

@@ -244,9 +244,14 @@ class Scheduler(wiring.Component):
             self.write_commands.valid.eq(dispatch),
         ]
         m.d.sync += [settled.eq(Cat(1, settled)), ready.eq(ready_next)]
+        # The tables show a layer a cycle before it is settled.
         rows = Signal(16)
+        single = Signal()
         round_up = width - 1
-        m.d.comb += rows.eq((layer.units + round_up) >> (width.bit_length() - 1))
+        m.d.sync += [
+            rows.eq((layer.units + round_up) >> (width.bit_length() - 1)),
+            single.eq(layer.units <= width),
+        ]
         read, cell, write = (
             self.read_commands.payload,
             self.cell_commands.payload,
@@ -275,6 +280,7 @@ class Scheduler(wiring.Component):
             write.output.eq(layer.output),
             write.mode.eq(layer.mode),
             write.units.eq(layer.units),
+            write.single.eq(single),
             write.rows.eq(rows),
             write.base.eq(layer.unit_base),
             write.write_shift.eq(layer.write_shift),
@@ -451,14 +457,7 @@ class Scheduler(wiring.Component):
         clean = Signal()  # nothing moved since the pass began
         moved = Signal()
         m.d.comb += moved.eq(
-            ~self.quiet
-            | candidate
-            | finish
-            | ready
-            | ready_next
-            | ~self.enable
-            | ~running
-            | self.reset
+            ~self.quiet | candidate | finish | ready | ~self.enable | ~running | self.reset
         )
         with m.If(moved):
             m.d.sync += [clean.eq(0), self.idle.eq(0)]

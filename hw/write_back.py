@@ -26,7 +26,10 @@ __all__ = ["VectorStatus", "WriteBack", "output_layout", "write_command_layout"]
 
 
 def write_command_layout(config: EngineConfig) -> data.StructLayout:
-    """What write-back needs to know of a cell that was dispatched."""
+    """What write-back needs to know of a cell that was dispatched.
+
+    ``single``: its units are one group.
+    """
     s = Shapes(config)
     return data.StructLayout(
         {
@@ -35,6 +38,7 @@ def write_command_layout(config: EngineConfig) -> data.StructLayout:
             "output": 1,
             "mode": Mode,
             "units": unsigned(s.unit),
+            "single": 1,
             "rows": unsigned(s.row),
             "base": unsigned(s.row),
             "write_shift": unsigned(4),
@@ -163,11 +167,15 @@ class WriteBack(wiring.Component):
 
         step = Signal()
         m.d.comb += step.eq(self.arrival | group_complete)
-        last = Signal()
-        m.d.comb += [last.eq(left <= width), self.commands.ready.eq(step & last)]
+        last, last_next = Signal(), Signal()  # the group is the command's last one
+        m.d.comb += [
+            last.eq(Mux(started, last_next, command.single)),
+            self.commands.ready.eq(step & last),
+        ]
         with m.If(step):
             m.d.sync += [
                 started.eq(~last),
+                last_next.eq(left <= 2 * width),
                 row.eq(self.result_row + 1),
                 units_left.eq(left - width),
             ]
