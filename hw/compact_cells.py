@@ -18,17 +18,17 @@ from stillnet.sw.contract import tables
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.expr import Node
-from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, PRE
+from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, PRE, RESCALE_GUARD_BITS
 
 from .cell_pipeline import CellPipeline
-from .rescale import RESCALE_LATENCY, Rescale
 
 __all__ = ["CompactCells", "plan"]
 
-READ_CYCLES = 1
+SHIFTS = 31
+"""Largest rescale shift."""
 LOOKUP_CYCLES = 5
 LATENCY = {
-    "accumulator": READ_CYCLES + RESCALE_LATENCY,
+    "accumulator": SHIFTS + 4,
     "state": 0,
     "add": 1,
     "sub": 1,
@@ -39,7 +39,7 @@ LATENCY = {
     "narrow": 2,
 }
 UNITS = {"accumulator": "read", "mul": "mul", "tanh": "table", "sigmoid": "table"}
-"""What there is one of. Each takes a new operand in every cycle."""
+"""What there is one of. Each takes a new operand in every cycle, the reader after the last one."""
 
 
 def plan(name: str) -> tuple[dict[int, int], int]:
@@ -55,9 +55,58 @@ def plan(name: str) -> tuple[dict[int, int], int]:
         while unit is not None and (unit, start) in taken:
             start += 1
         if unit is not None:
-            taken.add((unit, start))
+            busy = LATENCY[node.op] if unit == "read" else 1
+            taken.update((unit, start + k) for k in range(busy))
         ready[id(node)] = start + LATENCY[node.op]
     return ready, max(ready.values())
+
+
+class SlowRescale(Elaboratable):
+    """``contract.fixed.rescale``, a bit a cycle.
+
+    Attributes
+    ----------
+    start : Signal(1), in
+        The accumulator is there in the next cycle.
+    accumulator : Signal(32), in
+    shift : Signal(5), in
+        Steady until the result is there.
+    result : Signal(18), out
+        ``LATENCY["accumulator"]`` cycles after ``start``, until the next one.
+    """
+
+    def __init__(self) -> None:
+        self.start = Signal()
+        self.accumulator = Signal(signed(ACCUMULATOR_BITS))
+        self.shift = Signal(5)
+        self.result = Signal(signed(PRE.bits))
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        # One fraction bit more than the result has, which rounds.
+        wide = Signal(signed(ACCUMULATOR_BITS + RESCALE_GUARD_BITS + 1))
+        left = Signal(5)
+        load = Signal()
+        m.d.sync += load.eq(self.start)
+        with m.If(load):
+            m.d.sync += [
+                wide.eq(self.accumulator << (RESCALE_GUARD_BITS + 1)),
+                left.eq(self.shift),
+            ]
+        with m.Elif(left != 0):
+            m.d.sync += [wide.eq(wide >> 1), left.eq(left - 1)]
+        rounded = Signal(signed(PRE.bits + 1))
+        upper = wide[PRE.bits :]
+        over = Signal()
+        m.d.sync += [
+            rounded.eq(wide[1 : PRE.bits + 1].as_signed() + wide[0]),
+            over.eq(upper.any() & ~upper.all()),
+        ]
+        sign = wide[-1]
+        limit = Cat((~sign).replicate(PRE.bits - 1), sign)
+        clipped = over | (rounded[-1] != rounded[-2])
+        m.d.sync += self.result.eq(Mux(clipped, limit, rounded[: PRE.bits]).as_signed())
+        return m
 
 
 class SharedTable(Elaboratable):
@@ -176,7 +225,7 @@ class CompactCells(wiring.Component):
         names = self.config.state_names
         plans = [plan(name) for name in self.config.cells]
 
-        m.submodules.rescale = rescale = Rescale()
+        m.submodules.rescale = rescale = SlowRescale()
         m.d.comb += [rescale.accumulator.eq(self.accumulator), rescale.shift.eq(self.shift)]
         tables_used = any(
             n.op in ("tanh", "sigmoid") for c in self.config.cells for n in CELLS[c].graph.nodes()
@@ -243,7 +292,10 @@ class CompactCells(wiring.Component):
                 active = selected & (now == start)
                 if node.op == "accumulator":
                     with m.If(active):
-                        m.d.comb += self.gate.eq(cell.accumulators.index(node.name))
+                        m.d.comb += [
+                            self.gate.eq(cell.accumulators.index(node.name)),
+                            rescale.start.eq(1),
+                        ]
                     direct[id(node)] = rescale.result
                 elif node.op == "state":
                     direct[id(node)] = self.state[names.index(node.name)]

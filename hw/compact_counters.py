@@ -44,8 +44,8 @@ class CompactCounters(wiring.Component):
     Members
     -------
     clear : In(1)
-    clearing : Out(1)
-        The memory is being cleared; nothing may happen meanwhile.
+    readable : Out(1)
+        This cycle ``value`` is that of the register; not while the memory is being cleared.
     active, word, starved, saturated : In(1)
         What happened this cycle; while active, what is neither a word nor starved counts as a
         stall for events.
@@ -56,7 +56,7 @@ class CompactCounters(wiring.Component):
     pending : Out(1)
         Its events have not had their turn yet; no other vector may be done.
     address : In, value : Out(32)
-        Read by register, ``ROUND_CYCLES`` and three cycles later.
+        Read by register, ``ROUND_CYCLES`` later or more, in a cycle that is ``readable``.
     select : In(6)
         Source of the event counter.
     """
@@ -67,7 +67,7 @@ class CompactCounters(wiring.Component):
         super().__init__(
             {
                 "clear": In(1),
-                "clearing": Out(1),
+                "readable": Out(1),
                 "active": In(1),
                 "word": In(1),
                 "starved": In(1),
@@ -110,14 +110,15 @@ class CompactCounters(wiring.Component):
         amount = Signal(16)
         place = Signal(6)
         sweep = Signal(7)  # clearing, one a cycle; also after reset
-        m.d.comb += self.clearing.eq(~sweep[-1])
+        clearing = Signal()
+        m.d.comb += clearing.eq(~sweep[-1])
         with m.Switch(turn):
             for k, register in enumerate(COUNTED):
                 few = Signal(range(ROUND_CYCLES + 1), name=register.name.lower())
                 with m.Case(k):
                     m.d.comb += [amount.eq(few), place.eq(register)]
                 mine = (turn == k) & adding
-                m.d.sync += few.eq(Mux(mine | self.clearing, 0, few) + happened[register])
+                m.d.sync += few.eq(Mux(mine | clearing, 0, few) + happened[register])
             with m.Default():
                 m.d.comb += [amount.eq(events), place.eq(32 | source)]
         # A vector may be done in the middle of the turn of the one before.
@@ -140,13 +141,11 @@ class CompactCounters(wiring.Component):
             m.d.comb += wanted.eq(self.address)
         m.d.comb += [
             reader.addr.eq(Mux(adding, wanted, place)),
-            writer.addr.eq(Mux(self.clearing, sweep, place)),
-            writer.data.eq(Mux(self.clearing, 0, reader.data + amount)),
-            writer.en.eq(self.clearing | adding),
+            writer.addr.eq(Mux(clearing, sweep, place)),
+            writer.data.eq(Mux(clearing, 0, reader.data + amount)),
+            writer.en.eq(clearing | adding),
         ]
-        host_value = Signal(32)
-        with m.If(~adding):
-            m.d.sync += host_value.eq(reader.data)
+        m.d.comb += self.readable.eq(~adding & ~clearing)
 
         timing = Signal()
         elapsed = Signal(32)
@@ -156,9 +155,9 @@ class CompactCounters(wiring.Component):
             m.d.sync += timing.eq(0)
         with m.If(self.accepted):
             m.d.sync += [elapsed.eq(1), timing.eq(1)]
-        with m.If(self.clearing):
+        with m.If(clearing):
             m.d.sync += [elapsed.eq(0), sweep.eq(sweep + 1)]
         with m.If(self.clear):
             m.d.sync += sweep.eq(0)
-        m.d.comb += self.value.eq(Mux(self.address == Register.LATENCY, elapsed, host_value))
+        m.d.comb += self.value.eq(Mux(self.address == Register.LATENCY, elapsed, reader.data))
         return m

@@ -53,12 +53,12 @@ ACCESS_CYCLES = ROUND_CYCLES + 4
 
 LAYER_RECORDS = 8
 MATRIX_RECORDS = 4
-USED_LAYER_RECORDS = 5
-"""Those behind it are of no use here."""
+THRESHOLD_RECORD = 4
+"""Looked up for each element; those before it once a step, those behind it are of no use here."""
 
 
 class CompactEngine(wiring.Component):
-    """An engine with the ports, registers and images of :class:`.Engine`, at a third of its size.
+    """An engine with the ports, registers and images of :class:`.Engine`, at two fifths of its size.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class CompactEngine(wiring.Component):
         m = Module()
         config, s = self._config, Shapes(self._config)
         lanes, word_bits = config.lanes, config.word_bits
-        m.submodules.loader = loader = ImageLoader(config)
+        m.submodules.loader = loader = ImageLoader(config, sum_bits=1)
         m.submodules.cells = cells = CompactCells(config)
         m.submodules.counters = counters = CompactCounters(config)
         memory = self.memory
@@ -132,8 +132,6 @@ class CompactEngine(wiring.Component):
         cell = Signal(4)
         mode, reload, output = Signal(Mode), Signal(), Signal()
         shift, write_shift = Signal(5), Signal(4)
-        threshold = Signal(EVENT_BITS)
-        accumulator_base = Signal(s.accumulator_address)
         last_layer = Signal()
         m.d.comb += last_layer.eq(layer == loader.layers - 1)
 
@@ -142,8 +140,6 @@ class CompactEngine(wiring.Component):
         bias_all = Signal()  # of all layers
         gates = Signal(s.gates)
         stride = Signal(4)
-        matrix_base = Signal(config.address_bits)
-        words = Signal(16)
 
         # -- descriptors --------------------------------------------------------------------------
 
@@ -171,7 +167,7 @@ class CompactEngine(wiring.Component):
         ]
         with m.If(threshold_write):
             m.d.comb += [
-                table_writer.addr.eq((threshold_select[:5] - 1) * LAYER_RECORDS + 4),
+                table_writer.addr.eq((threshold_select[:5] - 1) * LAYER_RECORDS + THRESHOLD_RECORD),
                 table_writer.data.eq(write_data),
                 table_writer.en.eq(1),
             ]
@@ -245,13 +241,16 @@ class CompactEngine(wiring.Component):
         # -- encoder ------------------------------------------------------------------------------
 
         difference = Signal(signed(EVENT_BITS))
-        limit = Signal(signed(EVENT_BITS + 1))
+        limit, magnitude = Signal(EVENT_BITS), Signal(EVENT_BITS)
         plain, encode = Signal(), Signal()  # mode; the vector is encoded at all
         m.d.comb += [
             plain.eq(Mux(hidden, mode, loader.mode) == Mode.NONZERO),
             encode.eq(~(restoring & restore_second)),
-            limit.eq(Mux(restoring & restore_exact, 0, Mux(hidden, threshold, input_threshold))),
-            fire.eq(encode & (difference != 0) & ((difference >= limit) | (difference <= -limit))),
+            limit.eq(
+                Mux(restoring & restore_exact, 0, Mux(hidden, entry[:EVENT_BITS], input_threshold))
+            ),
+            magnitude.eq(Mux(difference < 0, -difference, difference)),
+            fire.eq(encode & (magnitude != 0) & (magnitude >= limit)),
             event_writer.data.index.eq(index),
             event_writer.data.value.eq(difference),
         ]
@@ -270,7 +269,7 @@ class CompactEngine(wiring.Component):
         others = Signal(s.gates)
         walk_gate = Signal(range(max(2, s.gates)))
         byte = Signal(range(BIAS_WORDS))
-        words_left = Signal(16)
+        words_left = Signal(range(BIAS_WORDS * config.accumulators + 1))
         take, in_cell = Signal(), Signal()
         place, place0, place1 = (Signal(s.accumulator_address, name=f"place{i}") for i in range(3))
         m.d.comb += others.eq(rest & (rest - 1))
@@ -285,13 +284,12 @@ class CompactEngine(wiring.Component):
         write0, write1 = Signal(), Signal()
         event_value = Signal(signed(EVENT_BITS))
         word0 = Signal(word_bits)
-        history = Signal((BIAS_WORDS - 1) * word_bits)  # earlier words of a bias, low first
         with m.If(take):
-            m.d.sync += [word0.eq(memory.data.payload), history.eq(Cat(history, word0)[word_bits:])]
+            m.d.sync += word0.eq(memory.data.payload)
         byte_last = Signal()
         m.d.comb += byte_last.eq(~bias | (byte == BIAS_WORDS - 1))
         m.d.sync += [
-            write0.eq(take & byte_last),
+            write0.eq(take),
             place0.eq(place),
             write1.eq(write0),
             place1.eq(place0),
@@ -306,7 +304,11 @@ class CompactEngine(wiring.Component):
                         block_base.eq(block_base + stride),
                         odd.eq(~odd & ~stride[0]),
                     ]
-        walking = Signal()  # a word may come
+        walking, waiting = (
+            Signal(),
+            Signal(),
+        )  # a word may come; it is a bias's, and one is on its way
+        m.d.comb += waiting.eq(bias & (write0 | write1))
         sums = []
         for i in range(lanes):
             accumulators = Memory(
@@ -319,15 +321,15 @@ class CompactEngine(wiring.Component):
             reader, writer = accumulators.read_port(), accumulators.write_port()
             product = Signal(signed(EVENT_BITS + 8), name=f"product{i}")
             total = Signal(ACCUMULATOR_BITS, name=f"total{i}")
-            bytes_ = [history[k * word_bits + 8 * i :][:8] for k in range(BIAS_WORDS - 1)]
             m.d.sync += product.eq(word0[8 * i :][:8].as_signed() * event_value)
             m.d.comb += [
                 # No word meets the sum of one just before it: columns follow at a distance.
                 reader.addr.eq(Mux(walking | write0, place0, place)),
                 total.eq(reader.data + product),
-                writer.addr.eq(Mux(bias, place0, place1)),
-                writer.data.eq(Mux(bias, Cat(*bytes_, word0[8 * i :][:8]), total)),
-                writer.en.eq(Mux(bias, write0, write1)),
+                writer.addr.eq(place1),
+                # The bytes of a bias come low first, and push each other down.
+                writer.data.eq(Mux(bias, Cat(reader.data[8:], word0[8 * i :][:8]), total)),
+                writer.en.eq(write1),
             ]
             sums.append(reader.data)
         lane_bits = lanes.bit_length() - 1
@@ -346,12 +348,14 @@ class CompactEngine(wiring.Component):
         m.d.comb += [
             memory.read.valid.eq(Mux(loader.busy, loader.reads.valid, request)),
             memory.read.payload.address.eq(Mux(loader.busy, loader.reads.payload.address, address)),
-            memory.read.payload.length.eq(Mux(loader.busy, loader.reads.payload.length, words)),
+            memory.read.payload.length.eq(
+                Mux(loader.busy, loader.reads.payload.length, words_left)
+            ),
             loader.reads.ready.eq(memory.read.ready),
             loader.words.payload.eq(memory.data.payload),
             loader.words.valid.eq(memory.data.valid & loader.busy),
-            memory.data.ready.eq(Mux(loader.busy, loader.words.ready, walking)),
-            take.eq(walking & memory.data.valid),
+            memory.data.ready.eq(Mux(loader.busy, loader.words.ready, walking & ~waiting)),
+            take.eq(walking & ~waiting & memory.data.valid),
             loader.memory_error.eq(memory.error),
             loader.base.eq(base),
             loader.verify.eq(verify),
@@ -371,7 +375,7 @@ class CompactEngine(wiring.Component):
         sweep_end = Signal()
         m.d.comb += sweep_end.eq(row.all())
         lane_shift = lane_bits
-        state_index = Signal(24)
+        state_index = Signal(max(row_bits, s.accumulator_address + lane_bits))
         last_matrix = Signal()
         m.d.comb += last_matrix.eq(matrix == loader.matrices - 1)
         vector_done = Signal()
@@ -382,7 +386,10 @@ class CompactEngine(wiring.Component):
         def scan(of_bias: Any) -> list[Any]:
             return [matrix.eq(0), bias.eq(of_bias)]
 
-        m.d.comb += table_place.eq(matrices_at + Cat(Const(0, 2), matrix) + record)
+        def present(number: int) -> Any:
+            """The table shows a record of the matrix in the next cycle."""
+            return table_place.eq(matrices_at + Cat(Const(number, 2), matrix))
+
         with m.FSM(name="step") as step:
             with m.State("IDLE"):
                 # The host's accesses go through the same addresses.
@@ -465,6 +472,7 @@ class CompactEngine(wiring.Component):
                 m.next = "DIFFERENCE"
             with m.State("DIFFERENCE"):
                 m.d.sync += difference.eq(value - Mux(plain, 0, reference_reader.data))
+                m.d.comb += table_place.eq(Cat(Const(THRESHOLD_RECORD, 3), layer))
                 m.next = "ENCODE"
             with m.State("ENCODE"):
                 m.d.comb += [append.eq(fire), reference_write.eq(fire | (plain & encode))]
@@ -516,12 +524,11 @@ class CompactEngine(wiring.Component):
                             shift.eq(field(image.LAYER, 3, "shift")),
                             write_shift.eq(field(image.LAYER, 3, "write_shift")),
                         ]
-                    with m.Case(USED_LAYER_RECORDS):
-                        m.d.sync += [threshold.eq(entry), record.eq(0)]
                 strides = Array([len(CELLS[c].accumulators) for c in config.cells])
                 m.d.sync += [hidden.eq(1), odd.eq(0), lane.eq(0), stride.eq(strides[cell])]
                 m.d.sync += [*first_element()]
-                with m.If(record == USED_LAYER_RECORDS):
+                with m.If(record == THRESHOLD_RECORD):
+                    m.d.sync += record.eq(0)
                     m.next = "UNIT"
                     with m.If(restoring):
                         m.next = "ELEMENT"
@@ -544,7 +551,7 @@ class CompactEngine(wiring.Component):
 
             # matrices that the events go to, or biases
             with m.State("SCAN"):
-                m.d.sync += record.eq(1)
+                m.d.comb += present(0)
                 m.next = "MATRIX"
             with m.State("MATRIX"):
                 source = Signal(5)
@@ -561,48 +568,42 @@ class CompactEngine(wiring.Component):
                         & (field(image.MATRIX, 0, "source") == source)
                         & (count != 0)
                     )
-                m.d.sync += record.eq(record + 1)
-                with m.Switch(record):
-                    with m.Case(1):
-                        m.d.sync += gates.eq(field(image.MATRIX, 0, "gates"))
-                        with m.If(~fits):
-                            m.d.sync += record.eq(0)
-                            m.next = "AFTER"
-                    with m.Case(2):
-                        m.d.sync += matrix_base.eq(field(image.MATRIX, 1, "base"))
-                    with m.Case(3):
-                        m.d.sync += words.eq(field(image.MATRIX, 2, "column_words"))
-                    with m.Case(MATRIX_RECORDS):
-                        m.d.sync += [
-                            accumulator_base.eq(field(image.MATRIX, 3, "accumulator_base")),
-                            stride.eq(field(image.MATRIX, 3, "stride")),
-                            event.eq(0),
-                            record.eq(0),
-                        ]
-                        m.next = "COLUMN"
+                m.d.sync += [gates.eq(field(image.MATRIX, 0, "gates")), event.eq(0)]
+                m.next = "AFTER"
+                with m.If(fits):
+                    m.next = "COLUMN"
+            # One column. What it needs of the matrix is looked up again each time: registers are
+            # dearer than the cycles, which also let the words of the one before reach their sums.
             with m.State("COLUMN"):
+                m.d.comb += present(2)
                 m.next = "EVENT"
                 with m.If(Mux(bias, event != 0, event == count)):
                     m.next = "AFTER"
             with m.State("EVENT"):
+                column_words = field(image.MATRIX, 2, "column_words")
+                m.d.comb += present(1)
                 m.d.sync += [
                     event_value.eq(event_reader.data.value),
-                    offset.eq(Mux(bias, 0, event_reader.data.index * words)),
+                    offset.eq(Mux(bias, 0, event_reader.data.index * column_words)),
                     event.eq(event + 1),
+                    words_left.eq(column_words),
                 ]
                 m.next = "ADDRESS"
             with m.State("ADDRESS"):
+                m.d.comb += present(3)
                 m.d.sync += [
-                    address.eq(base + matrix_base + offset),
-                    block_base.eq(accumulator_base),
+                    address.eq(base + field(image.MATRIX, 1, "base") + offset),
                     rest.eq(gates),
                     odd.eq(0),
                     byte.eq(0),
-                    words_left.eq(words),
                 ]
                 m.next = "REQUEST"
             with m.State("REQUEST"):
-                m.d.comb += request.eq(1)
+                m.d.comb += [present(3), request.eq(1)]
+                m.d.sync += [
+                    block_base.eq(field(image.MATRIX, 3, "accumulator_base")),
+                    stride.eq(field(image.MATRIX, 3, "stride")),
+                ]
                 with m.If(memory.read.ready):
                     m.next = "WORDS"
             with m.State("WORDS"):
@@ -618,7 +619,7 @@ class CompactEngine(wiring.Component):
                         m.d.sync += [bias_all.eq(0), clearing.eq(0), loaded.eq(1)]
                         m.next = "IDLE"
                     with m.Elif(~bias):
-                        m.d.sync += [layer.eq(Mux(hidden, layer + 1, 0)), record.eq(0)]
+                        m.d.sync += layer.eq(Mux(hidden, layer + 1, 0))
                         m.next = "LAYER"
                         with m.If(hidden & last_layer):
                             m.d.sync += restoring.eq(0)
@@ -658,7 +659,7 @@ class CompactEngine(wiring.Component):
         with m.Elif(answering & (wait != 0)):
             m.d.sync += wait.eq(wait - 1)
         m.d.comb += [
-            bus.ack.eq(answering & (wait == 0) & ~memory_write & ~counters.clearing),
+            bus.ack.eq(answering & (wait == 0) & ~memory_write & counters.readable),
             host_busy.eq(is_state & (answering | bus.write_strobe | bus.read_strobe)),
         ]
         with m.If(bus.ack):

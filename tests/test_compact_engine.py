@@ -92,8 +92,8 @@ def test_long_columns_are_mostly_words(narrow: Bench) -> None:
     assert moving["words"] == still["words"] == 16 * 24
     cycles = moving["latency"] - still["latency"]
     assert 24 * 16 < cycles <= 32 * 16 + 10
-    # A unit of a dense layer takes two dozen cycles: nothing overlaps.
-    assert still["latency"] < 192 * 24 + 200
+    # A unit of a dense layer takes four dozen cycles: it is rescaled a bit a cycle.
+    assert still["latency"] < 192 * 48 + 200
 
 
 @pytest.mark.parametrize("broken", ["limit", "odd", "bias"])
@@ -105,7 +105,7 @@ def test_mutants_are_seen(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from stillnet.hw import compact_engine
 
     before, after = {
-        "limit": ("difference <= -limit", "difference < -limit"),
+        "limit": ("magnitude >= limit", "magnitude > limit"),
         "odd": ("odd.eq(~odd & ~stride[0])", "odd.eq(0)"),
         "bias": ("write_shift.eq(field(image.LAYER, 3", "write_shift.eq(0 & field(image.LAYER, 3"),
     }[broken]
