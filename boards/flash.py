@@ -49,7 +49,7 @@ def commands(
                 f"image '{image}' is for engine {data.config.fingerprint:08x}, board "
                 f"'{board.name}' has {expected:08x}; pack it with --preset {board.name}"
             )
-        room = board.flash_bytes - board.image_offset
+        room = min(board.flash_bytes, 16 << 20) - board.image_offset  # 24 address bits
         if len(data.data) > room:
             raise StillnetError(
                 f"image '{image}' has {len(data.data)} bytes, the flash of board '{board.name}' "

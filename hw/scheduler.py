@@ -464,6 +464,17 @@ class Scheduler(wiring.Component):
 
         setup = Signal(s.matrix)
         reset_wanted = Signal()
+
+        def begin_pass() -> None:
+            m.d.sync += [scan.eq(0), scanning.eq(1), best_valid.eq(0), clean.eq(~moved)]
+            m.next = "SCAN"
+
+        def next_pass() -> None:
+            """Without a pause, unless something else is wanted."""
+            m.next = "START"
+            with m.If(self.enable & ~reset_wanted):
+                begin_pass()
+
         with m.FSM():
             with m.State("STOPPED"):
                 with m.If(reset_wanted):
@@ -505,12 +516,10 @@ class Scheduler(wiring.Component):
                     ]
                     m.next = "START"
             with m.State("START"):
-                m.d.sync += [scan.eq(0), best_valid.eq(0), clean.eq(~moved)]
                 with m.If(reset_wanted):
                     m.next = "STOPPED"
                 with m.Elif(self.enable):
-                    m.d.sync += scanning.eq(1)
-                    m.next = "SCAN"
+                    begin_pass()
             with m.State("SCAN"):
                 m.d.sync += scan.eq(scan + 1)
                 with m.If(scan == self.matrices - 1):
@@ -524,11 +533,11 @@ class Scheduler(wiring.Component):
                     m.next = "START"
             with m.State("CHOOSE"):
                 m.d.comb += [matrix_index.eq(best), position_reader.addr.eq(best)]
-                m.next = "START"
                 with m.If(best_valid):
                     m.next = "PREPARE"
                 with m.Else():
                     m.d.sync += self.idle.eq(clean & ~moved)
+                    next_pass()
             with m.State("PREPARE"):
                 m.d.comb += matrix_index.eq(best)
                 m.d.sync += [
@@ -560,7 +569,7 @@ class Scheduler(wiring.Component):
                             position_writer.data.eq(best_position + self.rows_done),
                             position_writer.en.eq(1),
                         ]
-                    m.next = "START"
+                    next_pass()
 
         # A reset comes only while idle, or before the first start.
         with m.If(self.reset):
