@@ -58,7 +58,7 @@ THRESHOLD_RECORD = 4
 
 
 class CompactEngine(wiring.Component):
-    """An engine with the ports, registers and images of :class:`.Engine`, at two fifths of its size.
+    """An engine with the ports, registers and images of :class:`.Engine`, two fifths of its size.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ from typing import Any
 from stillnet.boards.targets import BOARDS, board
 from stillnet.sw.cli import Command
 from stillnet.sw.errors import StillnetError
+from stillnet.sw.packer import load_image
 
 from .virtual_board import VirtualBoard
 
@@ -125,6 +126,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="through the board's serial port at its true rate: slow, for small networks",
     )
+    parser.add_argument(
+        "--flash", metavar="NET.img", help="image in the flash: the board loads it at power-up"
+    )
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -136,7 +140,16 @@ def _run(args: argparse.Namespace) -> dict[str, Any] | None:
 
     target = board(args.board)
     say(f"building the {target.title} ...")
-    model = VirtualBoard(target, serial=args.serial)
+    flash = None
+    if args.flash:
+        image = load_image(args.flash)
+        if image.config.fingerprint != target.config().fingerprint:
+            raise StillnetError(
+                f"image '{args.flash}' is for engine '{image.config.name}'; pack it with --preset "
+                f"{target.name}"
+            )
+        flash = image.data
+    model = VirtualBoard(target, serial=args.serial, flash=flash)
     try:
         if args.pty:
             _over_terminal(model, say)

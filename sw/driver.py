@@ -259,6 +259,31 @@ class Engine:
         self._loaded = _outline(image)
         self._unknown = False
 
+    def attach(self, source: Image | Network | bytes | str | Path) -> None:
+        """Joins a board that runs a network already, and leaves image and state as they are.
+
+        As after a start from flash, or after another program's steps.
+
+        Parameters
+        ----------
+        source : Image, Network, bytes, or path of an image or a network
+            The network on the board, for names, sizes and formats. The board cannot tell whether it
+            is the same; :meth:`start` reads and verifies the image instead.
+
+        Raises
+        ------
+        StillnetError
+            If nothing is loaded.
+        """
+        image = self._image(source)
+        self._ready(fresh=True)
+        if not self._status() & Status.LOADED:
+            raise StillnetError(
+                f"nothing is loaded on board '{self.identity.board}'; load the network"
+            )
+        self._loaded = _outline(image)
+        self._unknown = False
+
     def _image(self, source: Image | Network | bytes | str | Path) -> Image:
         if isinstance(source, (str, Path)) and Path(source).suffix == ".safetensors":
             source = Network.load(source)

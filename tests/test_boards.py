@@ -298,6 +298,22 @@ def test_the_virtual_board_equals_the_reference(ulx3s: VirtualBoard) -> None:
     assert ulx3s.violations == 0, ulx3s.first_violation
 
 
+def test_a_host_joins_a_board_that_runs(ulx3s: VirtualBoard) -> None:
+    engine = Engine(ulx3s)
+    case = random_case(3, engine.config)
+    reference = Reference(case.network, engine.config.lanes)
+    engine.load(case.network)
+    half = len(case.inputs) // 2
+    for row, y in zip(case.inputs[:half], engine.stream_integers(case.inputs[:half])):
+        np.testing.assert_array_equal(y, reference.step_integers(row))
+    again = Engine(ulx3s)
+    with pytest.raises(StillnetError):
+        next(iter(again.stream_integers(case.inputs[half:])))
+    again.attach(case.network)
+    for row, y in zip(case.inputs[half:], again.stream_integers(case.inputs[half:])):
+        np.testing.assert_array_equal(y, reference.step_integers(row))
+
+
 @pytest.mark.parametrize("name", ["colorlight-i5", "colorlight-5a-75b"])
 def test_boards_with_a_wide_bus_and_no_mask(name: str) -> None:
     model = VirtualBoard(board(name))
