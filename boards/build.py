@@ -125,6 +125,9 @@ def _lines(command: list[str], folder: Path, log: Path, timeout: int) -> Iterato
             raise StillnetError(f"{Path(command[0]).name} failed, see {log}: {' '.join(tail)}")
 
 
+_CLOCKS = {"clocks.clk": "engine", "clocks.sdram_clk": "sdram", "clocks.i": "oscillator"}
+"""Nets of :class:`EcpClocks` by what people call them."""
+
 _MILESTONES = (
     ("Packing constants", 5),
     ("Creating initial analytic placement", 10),
@@ -188,7 +191,7 @@ def place_and_route(
     clocks = {}
     for name, values in report["fmax"].items():
         short = re.sub(r"^\$glbnet\$|\$TRELLIS_IO_IN$", "", name)
-        clocks[short] = {
+        clocks[_CLOCKS.get(short, short)] = {
             "fmax_mhz": round(values["achieved"], 2),
             "target_mhz": round(values["constraint"], 2),
         }
