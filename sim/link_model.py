@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +23,7 @@ from stillnet.hw.uart import Uart
 from stillnet.hw.verilog import to_verilog
 from stillnet.sw.contract.config import EngineConfig
 
-from . import verilator
-from .engine_model import _run, _runtime_object, cache_folder
+from .compiled_model import build_library
 
 __all__ = ["LinkBench", "LinkModel", "build_link_model"]
 
@@ -121,44 +116,7 @@ def build_link_model(bench: LinkBench) -> Path:
         for member in ("payload", "valid", "ready"):
             text = text.replace(f"\\{name}__{member} ", f"{name}_{member} ")
             text = text.replace(f"{name}__{member}", f"{name}_{member}")
-    environment, executable = verilator.environment(), verilator.executable()
-    key = hashlib.sha256()
-    for part in (text, HARNESS.read_text(), str(executable.stat().st_mtime_ns)):
-        key.update(part.encode())
-    library = cache_folder() / "models" / f"link-{key.hexdigest()[:24]}.so"
-    if library.exists():
-        return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "link_bench.v").write_text(text)
-        command = [str(executable), "--cc", "--top-module", "link_bench", "--prefix"]
-        command += ["Vlink_bench", "-O3", "--x-assign", "0", "--x-initial", "0"]
-        command += ["-Wno-fatal", "-Wno-lint", "--Mdir", str(folder / "model")]
-        _run([*command, str(folder / "link_bench.v")], environment, "Verilator refused the bench")
-        include = verilator.root() / "include"
-        defines = ("COVERAGE", "SC", "TRACE", "TRACE_VCD", "TRACE_FST", "TRACE_SAIF")
-        cxx = ["g++", "-std=gnu++17", "-fPIC", "-O2", *(f"-DVM_{d}=0" for d in defines)]
-        cxx += [f"-I{include}", f"-I{include / 'vltstd'}", f"-I{folder / 'model'}"]
-        runtime = [include / "verilated.cpp", include / "verilated_threads.cpp"]
-        objects = []
-        # One file: most of the time would go into the same headers again and again.
-        model = folder / "all.cpp"
-        parts = [*sorted((folder / "model").glob("*.cpp")), HARNESS]
-        model.write_text("".join(f'#include "{part}"\n' for part in parts))
-        for source in [model, *runtime]:
-            target = folder / f"{source.stem}.o"
-            if source in runtime:
-                _runtime_object(cxx, source, target, False)
-            else:
-                _run([*cxx, "-c", str(source), "-o", str(target)], None, "g++ failed")
-            objects.append(str(target))
-        built = folder / "model.so"
-        _run(["g++", "-shared", "-o", str(built), *objects, "-lpthread"], None, "linking failed")
-        fresh = library.with_suffix(f".{os.getpid()}")
-        shutil.copy(built, fresh)
-        os.replace(fresh, library)
-    return library
+    return build_library(text, "link_bench", HARNESS)
 
 
 class LinkModel:

@@ -19,7 +19,7 @@ from stillnet.hw.verilog import to_verilog
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.errors import StillnetError
 
-from .sdram_simulation import build_library
+from .compiled_model import build_library
 
 __all__ = ["STARTUP_US", "VirtualBoard", "sim_transport"]
 

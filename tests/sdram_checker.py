@@ -20,7 +20,8 @@ from migen import Module, Signal
 from migen.fhdl import verilog
 
 from stillnet.hw.sdram_parts import SdramPart
-from stillnet.sim.sdram_simulation import SdramSimulation, build_library
+from stillnet.sim.compiled_model import build_library
+from stillnet.sim.sdram_simulation import SdramSimulation
 
 HARNESS = Path(__file__).with_name("sdram_checker.cpp")
 

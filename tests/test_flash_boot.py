@@ -19,7 +19,7 @@ from stillnet.boards.top import connect_flash
 from stillnet.hw.flash_boot import FlashBoot
 from stillnet.hw.spi_flash import SpiFlashReader
 from stillnet.hw.verilog import to_verilog
-from stillnet.sim.sdram_simulation import build_library
+from stillnet.sim.compiled_model import build_library
 from stillnet.sim.virtual_board import VirtualBoard
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
