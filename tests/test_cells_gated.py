@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION, PRE, Format
+from stillnet.sw.contract.rules import INTEGERS
 from stillnet.sw.errors import StillnetError
 from stillnet.sw.model import Model
 from stillnet.sw.network import Network
@@ -251,19 +252,6 @@ def test_the_bound_notices(change) -> None:
 
 # -- extremes -------------------------------------------------------------------------------------
 
-CELLS_HERE = (
-    "lstm",
-    "lstm_peephole",
-    "gru_reset",
-    "gru_before",
-    "egru",
-    "gru_relu",
-    "gru_before_relu",
-    "gru_reset_relu",
-    "mingru",
-    "ligru",
-)
-
 
 def extreme(fmt: Format, count: int, rng: np.random.Generator, low=None) -> np.ndarray:
     low = fmt.minimum if low is None else low
@@ -273,7 +261,7 @@ def extreme(fmt: Format, count: int, rng: np.random.Generator, low=None) -> np.n
     )
 
 
-@pytest.mark.parametrize("name", CELLS_HERE)
+@pytest.mark.parametrize("name", list(CELLS))
 def test_integers_at_the_ends_of_every_format(name) -> None:
     """Every node stays inside its format, and bounded outputs inside their bound."""
     cell, rng = CELLS[name], np.random.default_rng(1)
@@ -287,8 +275,6 @@ def test_integers_at_the_ends_of_every_format(name) -> None:
         if s == "h" and cell.bound is not None:  # what the state can hold
             one = 1 << ACTIVATION.fraction
             state[s] = np.clip(state[s], -one, one)
-    from stillnet.sw.contract.rules import INTEGERS
-
     values = cell.graph._walk(INTEGERS, m, state)
     for node in cell.graph.nodes():
         if not node.is_condition:
