@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .cell import CELLS, Cell, register
+from .cell import CELLS, Cell, load_cells, register
 from .expr import Node, output, relu, select, sigmoid, tanh
 from .fixed import ACTIVATION, PRE, Format
 
@@ -38,6 +38,7 @@ __all__ = [
     "Relu",
     "Sigmoid",
     "Tanh",
+    "load_cells",
     "register",
 ]
 
