@@ -59,12 +59,12 @@ def main() -> None:
 
     # Stands for a trained network: 8 inputs, 32 units, 4 outputs.
     rng = np.random.default_rng(1)
-    w, u = rng.normal(0, 0.4, (32, 8)), rng.normal(0, 0.2, (32, 32))
-    bz, bh = rng.normal(1, 0.5, 32), rng.normal(0, 0.5, 32)
+    w, u = rng.normal(0, 0.3, (32, 8)), rng.normal(0, 0.1, (32, 32))
+    bz, bh = rng.normal(0, 0.5, 32), rng.normal(0, 0.5, 32)
     readout = rng.normal(0, 0.3, (4, 32))
-    x = np.cumsum(rng.normal(0, 0.2, (300, 8)), axis=0)
+    x = np.cumsum(rng.normal(0, 0.1, (300, 8)), axis=0)
 
-    zeta, nu = np.full(32, 0.9), np.full(32, 0.05)
+    zeta, nu = np.full(32, 0.98), np.full(32, 0.02)
     model = Model(8).layer(
         "fastgrnn",
         {"a": w},
