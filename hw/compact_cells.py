@@ -20,7 +20,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.expr import Node
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, PRE, RESCALE_GUARD_BITS
 
-from .cell_pipeline import CellPipeline
+from .cell_pipeline import narrow
 
 __all__ = ["CompactCells", "plan"]
 
@@ -320,7 +320,7 @@ class CompactCells(wiring.Component):
                     direct[id(node)] = table.y[:bits].as_signed()
                 elif node.op == "narrow":
                     out = Signal(signed(bits), name=f"narrow_{name}{start}")
-                    flags[id(node)] = CellPipeline._narrow(m, node, args[0], out)
+                    flags[id(node)] = narrow(m, node, args[0], out)
                     direct[id(node)] = out
             with m.If(selected):
                 m.d.comb += [

@@ -93,6 +93,8 @@ class QuantizedLayer:
     threshold: int = 0
     threshold_recurrent: int | None = None
     initial: dict[str, np.ndarray] = field(default_factory=dict)
+    parameters: dict[str, np.ndarray] = field(default_factory=dict)
+    peers: dict[str, int] = field(default_factory=dict)
 
     def blocks(self, lanes: int) -> int:
         """Blocks of rows for an engine with ``lanes`` lanes."""

@@ -40,6 +40,8 @@ class Cell:
     name: ClassVar[str]
     accumulators: ClassVar[tuple[str, ...]]
     state: ClassVar[dict[str, Format]] = {}
+    parameters: ClassVar[dict[str, Format]] = {}
+    peers: ClassVar[dict[str, Format]] = {}
     homogeneous: ClassVar[bool] = False
     bound: ClassVar[float | None] = None
 
