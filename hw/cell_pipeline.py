@@ -138,8 +138,7 @@ class CellPipeline(wiring.Component):
             if operation.wires:
                 continue
             args = [at(a, start) for a in operation.args]
-            condition = kind in ("greater", "equal")
-            shape = unsigned(1) if condition else signed(operation.format.bits)
+            shape = unsigned(1) if node.is_condition else signed(operation.format.bits)
             out = Data(shape, name=f"{kind}{next(counter)}")
             value[key] = out
             if kind == "mul":

@@ -79,6 +79,13 @@ class QuantizedLayer:
         For the layer's own recurrence; None where one encoder serves both.
     initial : dict of str to int64 array
         Initial state, in the format of the state variable.
+    parameters : dict of str to int64 array, shape (units,)
+        Constants of the cell, in their formats.
+    peers : dict of str to int
+        The layers whose state variables of these names the cell reads.
+    exponents : dict of str to int
+        Powers of two of the cell's scale labels (``Cell.scale``): an integer of a name with label a
+        and format sN.F stands for integer / 2**(F + exponents[a]). Zero where absent.
     """
 
     name: str
@@ -95,6 +102,7 @@ class QuantizedLayer:
     initial: dict[str, np.ndarray] = field(default_factory=dict)
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
     peers: dict[str, int] = field(default_factory=dict)
+    exponents: dict[str, int] = field(default_factory=dict)
 
     def blocks(self, lanes: int) -> int:
         """Blocks of rows for an engine with ``lanes`` lanes."""

@@ -21,12 +21,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
+from .cell import Cell
 from .errors import StillnetError
-
-if TYPE_CHECKING:
-    from .cells import Cell
 
 __all__ = [
     "accumulator_place",
@@ -137,7 +134,7 @@ def block_rows(cell: Cell) -> int:
     One for each accumulator, then one for each parameter; at least one, so that every layer has a
     bias run and is read.
     """
-    return max(1, len(cell.accumulators) + len(cell.parameters))
+    return max(1, cell.rows)
 
 
 def accumulator_place(base: int, stride: int, block: int, gate: int) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from .cells import Cell
+from .cell import Cell
 from .expr import MULTIPLIER_BITS, Graph, Node
 from .fixed import Format
 
