@@ -166,8 +166,8 @@ class CellPipeline(wiring.Component):
                 self._simple(m, operation, args, out, counter)
 
         for unit, uses in shared.items():
-            shape = [max((u[k].shape() for u in uses), key=lambda s: s.width) for k in (1, 2)]
-            a, b = (Signal(s, name=f"shared_{x}{unit}") for x, s in zip("ab", shape))
+            widths = [max(len(values[k]) for _, *values in uses) for k in (0, 1)]
+            a, b = (Signal(signed(w), name=f"shared_{x}{unit}") for x, w in zip("ab", widths))
             with m.Switch(self.phase):
                 for phase, x, y in uses:
                     with m.Case(phase):

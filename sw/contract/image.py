@@ -113,8 +113,8 @@ LAYER: tuple[Record, ...] = (
 )
 """``cell``: place in the engine's list. ``unit_base``: first row of ``cell_width`` units in the
 state memories and event lists. ``matrices``: how many must be done before the cell may run, the
-bias run not counted. ``peer0``, ``peer1``: ``unit_base`` of the layers whose state the cell reads, in
-the order of ``Cell.peers``."""
+bias run not counted. ``peer0``, ``peer1``: ``unit_base`` of the layers whose state the cell reads,
+in the order of ``Cell.peers``."""
 
 MATRIX: tuple[Record, ...] = (
     Record((("source", 5), ("target", 5), ("kind", 3), ("recurrent", 1), ("gates", 8))),

@@ -211,7 +211,7 @@ class _Lowering:
 
 
 def lower(graph: Graph) -> tuple[list[Operation], dict[int, Operation]]:
-    """The operations of a graph, operands before users, and the value of each node by its ``id``."""
+    """The operations of a graph, operands before users, and each node's value by its ``id``."""
     lowering = _Lowering()
     for node in graph.nodes():
         args = tuple(lowering.value[id(a)] for a in node.args)
