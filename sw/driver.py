@@ -43,8 +43,8 @@ BLOCK_BYTES = 1024
 """Bytes of memory that one load command writes."""
 FEED_BYTES = 1024
 """Bytes of elements that one feed command brings."""
-STATE_RUN = 512
-"""Elements of state that one command reads or writes."""
+STATE_BYTES = 1024
+"""Bytes of state that one command reads or writes."""
 
 _COUNTERS = (
     Register.CYCLES,
@@ -547,8 +547,9 @@ class Engine:
     def _read_elements(self, region: int, index: int, count: int) -> np.ndarray:
         parts = []
         size = self._element_bytes(region)
-        for at in range(0, count, STATE_RUN):
-            some = min(STATE_RUN, count - at)
+        run = STATE_BYTES // size
+        for at in range(0, count, run):
+            some = min(run, count - at)
             payload = link.read_state(region, index + at, some, half=size == 2)
             parts.append(self._session.call(Command.ACCESS, payload, size * some))
         return np.frombuffer(b"".join(parts), f"<i{size}").astype(np.int64)
@@ -572,10 +573,11 @@ class Engine:
 
     def _write_state(self, region: int, layer: int, values: np.ndarray) -> None:
         values = np.asarray(values, np.int64)
-        for at in range(0, len(values), STATE_RUN):
-            part = values[at : at + STATE_RUN].tolist()
-            half = self._element_bytes(region) == 2
-            payload = link.write_state(region, self._place(layer) + at, part, half=half)
+        size = self._element_bytes(region)
+        run = STATE_BYTES // size
+        for at in range(0, len(values), run):
+            part = values[at : at + run].tolist()
+            payload = link.write_state(region, self._place(layer) + at, part, half=size == 2)
             self._session.call(Command.ACCESS, payload)
 
     def _restore(self, x: np.ndarray, vectors: list[np.ndarray], flags: Control) -> None:
