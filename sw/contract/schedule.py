@@ -161,6 +161,7 @@ def limbs(bits: int) -> int:
 class _Lowering:
     operations: list[Operation] = field(default_factory=list)
     value: dict[int, Operation] = field(default_factory=dict)
+    parts: dict[Operation, list[Operation]] = field(default_factory=dict)
 
     def emit(
         self,
@@ -180,7 +181,9 @@ class _Lowering:
         bits, count = operand.format.bits, limbs(operand.format.bits)
         if count == 1:
             return [operand]
-        parts = []
+        if operand in self.parts:
+            return self.parts[operand]
+        parts = self.parts[operand] = []
         for k in range(count):
             low = k * LIMB_BITS
             top = k == count - 1
