@@ -72,7 +72,7 @@ def test_wide_operands_are_split_into_parts_of_one_multiplier() -> None:
         class Wide(Cell):
             name = "wide"
             accumulators = ("y",)
-            parameters = {"a": Format(bits, 0), "b": Format(63 - bits, 0)}  # noqa: B023, RUF012
+            parameters = {"a": Format(bits, 0), "b": Format(63 - bits, 0)}
 
             def update(self, m: object, state: object) -> Node:
                 return output(wide_mul(m.a, m.b))  # type: ignore[attr-defined]
