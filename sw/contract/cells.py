@@ -30,6 +30,7 @@ __all__ = [
     "Cell",
     "GRUBefore",
     "GRUBeforeRelu",
+    "GRURelu",
     "GRUReset",
     "GRUResetRelu",
     "LSTMPeephole",
@@ -63,6 +64,19 @@ class GRU(Cell):
         r, u = sigmoid(m.r), sigmoid(m.u)
         c = tanh(m.cx + r * m.ch)
         return state.h.next(c + u * (state.h - c))
+
+
+@register
+class GRURelu(Cell):
+    """GRU, reset after the product, with ReLU for the candidate: h is limited by its format."""
+
+    name = "gru_relu"
+    accumulators = ("r", "cx", "u", "ch")
+    state: ClassVar[dict[str, Format]] = {"h": RELU_STATE}
+
+    def update(self, m: Any, state: Any) -> Node:
+        c = relu(m.cx + sigmoid(m.r) * m.ch).narrow(PRE)
+        return state.h.next(c + sigmoid(m.u) * (state.h - c))
 
 
 @register
