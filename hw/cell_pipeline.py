@@ -20,12 +20,15 @@ from amaranth.lib.wiring import In, Out
 from stillnet.sw.contract.cells import Cell
 from stillnet.sw.contract.expr import Node
 from stillnet.sw.contract.fixed import PRE
-from stillnet.sw.contract.schedule import LIMB_BITS, Operation, schedule
+from stillnet.sw.contract.schedule import LATENCY, LIMB_BITS, Operation, schedule
 
 from .data_register import Data
+from .multiplier import MULTIPLIER_LATENCY, Multiplier
 from .table_lookup import TableLookup
 
 __all__ = ["CellPipeline", "TableLookup", "narrow", "schedule"]
+
+assert LATENCY["mul"] == MULTIPLIER_LATENCY + 1
 
 
 class CellPipeline(wiring.Component):
@@ -144,11 +147,12 @@ class CellPipeline(wiring.Component):
             if kind == "mul":
                 unit = plan.multiplier[operation]
                 if sharing == 1:
-                    self._multiply(m, args[0], args[1], out, counter)
+                    product = self._product(m, f"multiplier{next(counter)}", *args)
+                    m.d.sync += out.eq(product)
                     continue
                 # The multiplier is built once all of its products are known.
                 if unit not in products:
-                    products[unit] = Signal(
+                    products[unit] = Data(
                         signed(self._product_bits(unit)), name=f"shared_product{unit}"
                     )
                 shared.setdefault(unit, []).append((start % sharing, args[0], args[1]))
@@ -172,7 +176,7 @@ class CellPipeline(wiring.Component):
                 for phase, x, y in uses:
                     with m.Case(phase):
                         m.d.comb += [a.eq(x), b.eq(y)]
-            self._multiply(m, a, b, products[unit], counter)
+            m.d.sync += products[unit].eq(self._product(m, f"multiplier{unit}", a, b))
 
         m.d.comb += self.y.eq(at(plan.result, latency))
         if plan.result in clipped:
@@ -190,18 +194,12 @@ class CellPipeline(wiring.Component):
         return sum(widest)
 
     @staticmethod
-    def _multiply(m: Module, a: Value, b: Value, out: Signal, counter: Any) -> None:
-        """One multiplier, three cycles: registers before it, inside and after it."""
-        factors: list[Value] = []
-        for operand in (a, b):
-            if isinstance(operand, Const):
-                factors.append(operand)
-                continue
-            factor = Data(operand.shape(), name=f"factor{next(counter)}")
-            m.d.sync += factor.eq(operand)
-            factors.append(factor)
-        product = Data(out.shape(), name=f"product{next(counter)}")
-        m.d.sync += [product.eq(factors[0] * factors[1]), out.eq(product)]
+    def _product(m: Module, name: str, a: Value, b: Value) -> Value:
+        """The product of two operands, ``MULTIPLIER_LATENCY`` cycles later."""
+        multiplier = Multiplier(len(a), len(b))
+        m.submodules[name] = multiplier
+        m.d.comb += [multiplier.a.eq(a), multiplier.b.eq(b)]
+        return multiplier.product
 
     @staticmethod
     def _simple(

@@ -141,6 +141,7 @@ class CellUnit(wiring.Component):
         credit = Signal()  # from a register: the last credit is never used
         m.d.sync += credit.eq(credits_ > 1)
         upcoming = self.commands.payload
+        # Known a cycle late, but not that late that the command just started is forgotten.
         start = Signal()
         may_start = Signal()
         follows = (upcoming.cell == kind) & (upcoming.layer != layer)
@@ -150,7 +151,7 @@ class CellUnit(wiring.Component):
             with m.If(start):
                 m.d.sync += alone.eq(_any_of(upcoming.cell, with_peers))
             follows &= ~alone
-        m.d.comb += may_start.eq((flying == 0) | follows)
+        m.d.sync += may_start.eq(((flying == 0) | follows) & ~start)
         issue, last = Signal(), Signal()
         may_issue: Any = active & (~command.output | credit)
         if sharing > 1:

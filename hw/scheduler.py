@@ -521,10 +521,11 @@ class Scheduler(wiring.Component):
                         current.eq(0),
                         parity.eq(0),
                         loaded.eq(0),
-                        constant.eq(0),
                         pending.eq(0),
                         running.eq(1),
                     ]
+                    if parameters:
+                        m.d.sync += constant.eq(0)
                     m.next = "START"
             with m.State("START"):
                 with m.If(reset_wanted):
@@ -551,9 +552,10 @@ class Scheduler(wiring.Component):
                     next_pass()
             with m.State("PREPARE"):
                 m.d.comb += matrix_index.eq(best)
+                if parameters:
+                    m.d.sync += run_constant.eq(matrix.recurrent)
                 m.d.sync += [
                     run_data.bias.eq(is_bias),
-                    run_constant.eq(matrix.recurrent if parameters else 0),
                     run_data.from_input.eq(from_input),
                     run_data.half.eq(seen.bit_select(best, 1)),
                     run_data.second.eq(use_second),
@@ -573,10 +575,14 @@ class Scheduler(wiring.Component):
             with m.State("RUN"):
                 m.d.comb += self.runs.valid.eq(1)
                 with m.If(self.runs.ready):
-                    with m.If(run_data.bias & run_constant):
-                        m.d.sync += constant.bit_select(run_data.layer, 1).eq(1)
-                    with m.Elif(run_data.bias):
-                        m.d.sync += loaded.bit_select(run_data.layer, 1).eq(1)
+                    with m.If(run_data.bias):
+                        if parameters:
+                            m.d.sync += [
+                                constant.bit_select(run_data.layer, 1).eq(1),
+                                loaded.bit_select(run_data.layer, 1).eq(~run_constant),
+                            ]
+                        else:
+                            m.d.sync += loaded.bit_select(run_data.layer, 1).eq(1)
                     with m.Else():
                         m.d.comb += [
                             position_writer.addr.eq(best),

@@ -20,6 +20,7 @@ from .fixed import Format
 
 __all__ = [
     "CARRY_BITS",
+    "LATENCY",
     "LIMB_BITS",
     "OPERANDS",
     "Operation",
