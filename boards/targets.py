@@ -123,7 +123,8 @@ def block_rams(config: EngineConfig) -> int:
 
     rows = config.units // config.cell_width
     total = 2 * config.lanes * blocks(-(-config.accumulators // 2), 32)
-    total += config.cell_width * blocks(rows, 16) * (len(config.state_names) + 1)
+    state = [16, *map(config.state_bits, config.state_names)]  # with the references
+    total += config.cell_width * sum(blocks(rows, bits) for bits in state)
     total += blocks(rows, 17 * config.cell_width + 16)
     total += blocks(config.inputs, 16) + blocks(2 * config.inputs, 33)
     return total + 6

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .cell_chart import cell_chart, describe_cell
 from .cli import Command
 from .contract.config import PRESETS, EngineConfig
 from .contract.image import MAGIC
@@ -665,15 +666,29 @@ def _show_image(result: dict[str, Any]) -> None:
 
 
 def _configure_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="network (.safetensors) or image (.img)")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="network (.safetensors) or image (.img)"
+    )
+    parser.add_argument("--cell", metavar="NAME", help="draw the pipeline of a cell instead")
+    parser.add_argument(
+        "--sharing",
+        type=int,
+        default=1,
+        metavar="K",
+        help="with --cell: a unit every K cycles, multipliers shared (1)",
+    )
 
 
 def _run_info(args: argparse.Namespace) -> dict[str, Any]:
-    return info(args.file)
+    if (args.file is None) == (args.cell is None):
+        raise StillnetError("name a network or an image to explain, or a cell with --cell")
+    return info(args.file) if args.cell is None else describe_cell(args.cell, args.sharing)
 
 
 def _show_info(result: dict[str, Any]) -> None:
-    if result["kind"] == "network":
+    if result["kind"] == "cell":
+        print(cell_chart(result))
+    elif result["kind"] == "network":
         _show_network(result)
     else:
         _show_image(result)
@@ -681,7 +696,7 @@ def _show_info(result: dict[str, Any]) -> None:
 
 INFO = Command(
     name="info",
-    help="Explain a network or a memory image: sizes, formats, thresholds, errors.",
+    help="Explain a network, a memory image or a cell: sizes, formats, errors, pipeline.",
     configure=_configure_info,
     run=_run_info,
     show=_show_info,
@@ -692,6 +707,9 @@ examples:
       error of each layer against the float model on the calibration recordings
   stillnet info net.img
       which engine an image was packed for, and what is in it
+  stillnet info --cell GRU
+      what the hardware does in which cycle; '=' works, a digit is a multiplier, '.' waits. With
+      --sharing 2, as an engine with cell_sharing = 2 does it
 
 fraction: bits after the binary point. A vector element is integer / 2**fraction.
 exponent: the same for accumulators. headroom: bits that no input can ever reach.""",

@@ -270,7 +270,7 @@ def test_unknown_commands_and_options(capsys) -> None:
         "there is no command 'xyzzy'; commands are quantize, run, info"
     )
     assert refusal(capsys, "info") == (
-        "the following arguments are required: FILE; see 'stillnet info --help'"
+        "name a network or an image to explain, or a cell with --cell"
     )
     assert refusal(capsys, "info", "a", "--frob") == (
         "unrecognized arguments: --frob; see 'stillnet info --help'"
