@@ -82,13 +82,15 @@ def _error(node: Node, value: Any, values: list[Any], errors: list[Any]) -> Any:
             high, low = node.format.maximum * unit, node.format.minimum * unit
             inside = (value + errors[0] <= high) & (value - errors[0] - rounding >= low)
             return np.where(inside, errors[0] + rounding, np.inf)
-        return errors[0] + rounding + _outside(node, value)
+        high, low = node.format.maximum * unit, node.format.minimum * unit
+        furthest = np.maximum(np.abs(value - low), np.abs(value - high))
+        return np.minimum(errors[0] + rounding + _outside(node, value), furthest)
     if op == "relu":
         return errors[0]
     if op == "tanh":
-        return errors[0] + table_errors()["tanh"]
+        return np.minimum(errors[0], 2.0) + table_errors()["tanh"]
     if op == "sigmoid":
-        return errors[0] / 4 + table_errors()["sigmoid"]
+        return np.minimum(errors[0] / 4, 1.0) + table_errors()["sigmoid"]
     if op == "greater":  # a - b, if exact, decides even where it is zero
         gap, doubt = np.abs(values[0] - values[1]), errors[0] + errors[1]
         return (gap > doubt) | (doubt == 0)

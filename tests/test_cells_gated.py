@@ -374,8 +374,8 @@ def test_refusals() -> None:
         Model(6).gru(**w3, activation="gelu", name="a")
     with refused(r"layer 'a': c0 has shape \(3,\), expected \(10,\)"):
         Model(6).lstm(**w4, c0=np.zeros(3), name="a")
-    with refused("layer 'a': initial state 'c' is 17 at unit 0, a lstm holds -15.9999 to 15.9999"):
-        quantize(Model(6).lstm(**w4, c0=np.full(10, 17.0), name="a"), x)
+    with refused("layer 'a': initial state 'c' is 64 at unit 0, a lstm holds -64 to 64"):
+        quantize(Model(6).lstm(**w4, c0=np.full(10, 64.0), name="a"), x)
     theta = np.zeros(10)
     theta[4] = -0.5
     with refused("layer 'a': parameter 'theta' is -0.5 at unit 4, cell 'egru' takes 0 to 1.99994"):
