@@ -429,7 +429,7 @@ class Engine(wiring.Component):
         input_row = Signal(28)
         host_element = state_index[:width_shift]
         host_write = Signal()
-        host_data = Signal(ACTIVATION_BITS)
+        host_data = Signal(s.state)
         clear_rows, clear_inputs = Signal(), Signal()
         sweeping = control.ongoing("CLEAR")
         m.d.sync += [

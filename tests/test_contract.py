@@ -193,7 +193,7 @@ def test_cell_errors() -> None:
         name, accumulators = "constant", ("a",)
 
         def update(self, m, state):
-            return expr.output(m.a * 2)
+            return expr.output(m.a * "2")
 
     class Huge(Cell):
         name, accumulators = "huge", ("a",)
@@ -214,8 +214,7 @@ def test_cell_errors() -> None:
     with refused("cell equation: state 's' is assigned twice"):
         _ = Twice().graph
     with refused(
-        "cell equations combine accumulators and state only, not 2; fold constants into weights "
-        "and biases"
+        "cell equations combine accumulators, parameters, state and numbers only, not '2'"
     ):
         _ = Constant().graph
     with refused("cell equation: 'add' of s64.0 and s64.0 needs 65 bits"):
@@ -374,7 +373,7 @@ def test_modes() -> None:
         ("ram_words", -1, r"ram_words must be between 0 and \d+, not -1"),
         ("cells", (), "cells must name at least one cell"),
         ("cells", ("gru", "gru"), r"cells must be at most 15 different names, not \(.*\)"),
-        ("cells", ("lstm9",), "cell 'lstm9' is unknown; known are gru, linear, .*"),
+        ("cells", ("lstm9",), "cell 'lstm9' is unknown; known are gru, .*"),
         ("second_threshold", 1, "second_threshold must be true or false, not 1"),
         ("memory", "ddr9", f"memory must be one of {', '.join(MEMORIES)}, not 'ddr9'"),
         ("memory", "ram", "ram_words must be positive for memory 'ram' and 0 otherwise, not 0 .*"),
@@ -418,9 +417,10 @@ def test_config_files_that_are_not(tmp_path) -> None:
         EngineConfig.load("axi63")
 
 
-def test_fingerprint_covers_every_field_but_the_name() -> None:
+def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
     base = EngineConfig()
     assert dataclasses.replace(base, name="other").fingerprint == base.fingerprint
+    assert dataclasses.replace(base, cell_sharing=2).fingerprint == base.fingerprint
     changes: dict[str, object] = {
         "cells": ("gru",),
         "second_threshold": True,
@@ -429,14 +429,14 @@ def test_fingerprint_covers_every_field_but_the_name() -> None:
     }
     seen = {base.fingerprint}
     for f in dataclasses.fields(base):
-        if f.name in ("name", "ram_words"):
+        if f.name in ("name", "cell_sharing", "ram_words"):
             continue
         value = changes.get(f.name, getattr(base, f.name))
         value = value if f.name in changes else value * 2 if f.name != "address_bits" else 25
         seen.add(dataclasses.replace(base, **{f.name: value}).fingerprint)
     seen.add(dataclasses.replace(base, memory="ram", ram_words=64).fingerprint)
     seen.add(dataclasses.replace(base, memory="ram", ram_words=65).fingerprint)
-    assert len(seen) == 1 + len(dataclasses.fields(base)) - 2 + 2
+    assert len(seen) == 1 + len(dataclasses.fields(base)) - 3 + 2
     assert all(0 <= f < 1 << 32 for f in seen)
 
 
