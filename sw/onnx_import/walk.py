@@ -1,0 +1,393 @@
+"""One pass over the nodes of an ONNX graph; the operators are in modules of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import StillnetError
+from .layers import Affine, Dense, Gru
+from .tensors import (
+    LARGEST,
+    MOVES,
+    Axis,
+    Const,
+    Dim,
+    Fix,
+    Flow,
+    States,
+    Value,
+    dim_size,
+    first_line,
+    label,
+    refuse,
+    shown_values,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .graph import Graph
+
+HINTS = {
+    "LSTM": "LSTM layers are not supported yet; use a GRU with linear_before_reset=1",
+    "RNN": "plain RNN layers are not supported; use a GRU with linear_before_reset=1",
+    "BatchNormalization": "batch normalisation is not supported as a node; fold it into the dense "
+    "layer next to it, as exporters do in evaluation mode with constant folding",
+    "Loop": "loops are not supported; export the layer as one GRU node",
+    "Scan": "loops are not supported; export the layer as one GRU node",
+} | dict.fromkeys(
+    ("Softmax", "LogSoftmax", "ArgMax", "Log", "Exp", "Sqrt", "Pow"),
+    "this function is not supported on the chip; end or start the exported graph next to it and "
+    "compute it on the host",
+)
+"""What to do about operators that are refused."""
+
+
+Handler = Callable[["Walk", Any, list[Value | None]], None]
+"""Takes the walk, the node and the values of its inputs; writes its outputs."""
+
+HANDLERS: dict[str, Handler] = {}
+"""Operators on data, by name; filled by the modules of operators."""
+
+
+def handles(*operators: str) -> Callable[[Handler], Handler]:
+    """Registers a function for the operators of these names."""
+
+    def register(handler: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(operators, handler))
+        return handler
+
+    return register
+
+
+@dataclass
+class Walk:
+    """One pass over the nodes: the tensors so far, and the head of the chain."""
+
+    graph: Graph
+    start: Flow
+    env: dict[str, Value] = field(default_factory=dict)
+    layers: list[Dense | Gru] = field(default_factory=list)
+    version: int = 0
+    changed_by: str = ""
+    feature: Dim | None = None
+    time: Dim | None = None
+    roles: dict[Axis, str] = field(default_factory=dict)
+    open: Dense | None = None  # a dense layer that an activation or affine may still join
+    pending: Affine | None = None
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.env = {**self.graph.constants, self.graph.data: self.start}
+
+    # -- nodes ------------------------------------------------------------------------------------
+
+    def visit(self, node: onnx.NodeProto) -> None:
+        """Runs one node."""
+        try:
+            self._visit(node)
+        except (StillnetError, Fix):
+            raise
+        except Exception as e:  # attributes of the wrong kind, indices out of range, ...
+            raise StillnetError(
+                f"node '{label(node)}' ({node.op_type}): it cannot be read "
+                f"({type(e).__name__}: {first_line(e)}); the file is damaged, export it again"
+            ) from e
+
+    def _visit(self, node: onnx.NodeProto) -> None:
+        values: list[Value | None] = []
+        for name in node.input:
+            if name and name not in self.env:
+                refuse(
+                    node,
+                    f"it reads tensor '{name}', which nothing before it writes: the file is "
+                    "damaged, export it again",
+                )
+            values.append(self.env[name] if name else None)
+        if node.domain not in ("", "ai.onnx"):
+            refuse(
+                node,
+                f"operators of the domain '{node.domain}' are not supported; export with standard "
+                "ONNX operators",
+            )
+        if node.op_type == "If":
+            self._if(node, values)
+            return
+        if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
+            refuse(node, "random values are not supported; export the model for inference")
+        if any(a.g.node or a.graphs for a in node.attribute):
+            refuse(node, HINTS.get(node.op_type, "subgraphs are not supported; remove it"))
+        if all(v is None or isinstance(v, Const) for v in values):
+            self._constant(node, values)
+        elif any(isinstance(v, States) for v in values):
+            if node.op_type not in MOVES:
+                refuse(node, "it computes with final states; only a graph output may take them")
+            self.write(node, take_state(self, node, values))
+        else:
+            handler = HANDLERS.get(node.op_type)
+            if handler is None:
+                refuse(
+                    node,
+                    HINTS.get(
+                        node.op_type,
+                        f"operator {node.op_type} is not supported; stillnet takes GRU, Gemm, "
+                        "MatMul, Add, Relu, Sigmoid and Tanh, so export the part of the model "
+                        "without this node",
+                    ),
+                )
+            handler(self, node, values)
+
+    def write(self, node: onnx.NodeProto, *values: Value) -> None:
+        for name, value in zip(node.output, values):
+            if name:
+                self.env[name] = value
+
+    def _constant(self, node: onnx.NodeProto, values: list[Value | None]) -> None:
+        """A node without data: computed now."""
+        consts = [v for v in values if isinstance(v, Const)]
+        state = None
+        if node.op_type == "GRU" and values and isinstance(values[0], Const):
+            refuse(node, "its X is a constant; export a graph whose input feeds the GRU")
+        if any(c.state for c in consts) and node.op_type not in ("Shape", "Size"):
+            data = consts if node.op_type == "Concat" else consts[:1]
+            state = next(c.state for c in consts if c.state)
+            if node.op_type not in MOVES or any(not c.state for c in data):
+                refuse(
+                    node,
+                    f"it computes with the state input '{state}'; the engine carries states "
+                    "itself, so feed that input to the initial_h of the GRU only",
+                )
+        if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+            wanted = consts[0 if node.op_type == "ConstantOfShape" else 1].value.astype(float)
+            if np.prod(np.maximum(wanted, 1)) > LARGEST:
+                refuse(
+                    node, f"its result of {shown_values(wanted)} elements is too large; shrink it"
+                )
+        feeds = {n: v.value for n, v in zip(node.input, values) if isinstance(v, Const)}
+        onnx = self.graph.onnx
+        helper = onnx.helper
+        inner = helper.make_graph(
+            [node],
+            "constant",
+            [helper.make_value_info(name, onnx.TypeProto()) for name in feeds],
+            [helper.make_value_info(name, onnx.TypeProto()) for name in node.output if name],
+        )
+        model = helper.make_model(inner, opset_imports=[helper.make_opsetid("", self.graph.opset)])
+        from onnx.reference import ReferenceEvaluator
+
+        try:
+            with np.errstate(all="ignore"):
+                results = ReferenceEvaluator(model).run(None, feeds)
+            arrays = [np.asarray(r) for r in results]  # type: ignore[union-attr]
+        except Exception as e:  # the evaluator raises anything
+            refuse(
+                node,
+                f"its constant result cannot be computed ({first_line(e)}); fold constants at "
+                "export",
+            )
+        for name, array in zip((o for o in node.output if o), arrays):
+            self.env[name] = Const(array, state)
+
+    def _if(self, node: onnx.NodeProto, values: list[Value | None]) -> None:
+        """A branch whose condition is known is taken; torch writes them for ``squeeze``."""
+        condition = values[0]
+        if not isinstance(condition, Const) or condition.state:
+            refuse(node, "its condition depends on the data; export a graph without it")
+        wanted = "then_branch" if bool(np.all(condition.value)) else "else_branch"
+        body = next(a.g for a in node.attribute if a.name == wanted)
+        for tensor in body.initializer:
+            self.env[tensor.name] = Const(self.graph.array(tensor))
+        for inner in body.node:
+            self.visit(inner)
+        self.write(node, *(self.env[o.name] for o in body.output))
+
+    # -- reading and changing the head ------------------------------------------------------------
+
+    def flow(self, node: onnx.NodeProto, values: Sequence[Value | None]) -> Flow:
+        """The only flow among the inputs of a node."""
+        flows = [v for v in values if isinstance(v, Flow)]
+        if len(flows) > 1:
+            refuse(
+                node,
+                "it joins two computed tensors (a branch, a skip connection, or weights that are "
+                "not constant); only a chain of layers with constant weights is supported",
+            )
+        return flows[0]
+
+    def newest(self, node: onnx.NodeProto, flow: Flow) -> None:
+        if flow.version != self.version:
+            name = next(n for n in node.input if isinstance(self.env.get(n), Flow))
+            refuse(
+                node,
+                f"it reads tensor '{name}', which feeds node '{self.changed_by}' or one before it "
+                "as well; branches are not supported, so export a single chain of layers",
+            )
+
+    def changed(self, node: onnx.NodeProto, dims: Sequence[Dim], reduced: bool) -> Flow:
+        self.version += 1
+        self.changed_by = label(node)
+        return Flow(self.version, tuple(dims), reduced)
+
+    def const(self, node: onnx.NodeProto, value: Value | None, slot: str) -> np.ndarray:
+        """A weight as float64."""
+        if isinstance(value, Const) and value.state:
+            refuse(
+                node,
+                f"its {slot} is the state input '{value.state}'; feed that input to the initial_h "
+                "of a GRU only",
+            )
+        if not isinstance(value, Const):
+            refuse(
+                node,
+                f"its {slot} is not constant; only constant weights are supported, so export it "
+                "as an initializer",
+            )
+        if value.value.dtype.kind in "OSUcb" or value.value.size == 0:
+            refuse(
+                node,
+                f"its {slot} has type {value.value.dtype} and shape {value.value.shape}; numbers "
+                "are needed, export the model again",
+            )
+        return value.value.astype(np.float64)
+
+    def contract(self, node: onnx.NodeProto, dim: Dim, size: int) -> None:
+        """Checks that ``dim`` is the feature axis, of the size that the weights have."""
+        if self.feature is None:
+            if len(dim) > 1:
+                refuse(
+                    node,
+                    "it multiplies several axes of the input at once ("
+                    + ", ".join(a.name for a in dim)
+                    + "); feed it one vector a step",
+                )
+            if dim and dim[0].dynamic and dim[0].position is not None and size != dim[0].size:
+                raise Fix(dim[0].position, size)
+            self.feature = dim
+        if dim != self.feature:
+            names = ", ".join(a.name for a in dim) or "an axis of size 1"
+            refuse(
+                node,
+                f"it multiplies along {names}, not along the features of the layer before; feed "
+                "it one vector a step",
+            )
+        if dim_size(dim) != size:
+            refuse(
+                node,
+                f"its weights take {size} inputs, but the layer before gives {dim_size(dim)}; "
+                "export the model again",
+            )
+
+    def take_pending(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Folds a scale and shift of the inputs: (units, inputs) to the same, and a bias."""
+        if self.pending is None:
+            return weight, np.zeros(len(weight))
+        scale, shift = self.pending.scale, self.pending.shift
+        self.pending = None
+        with np.errstate(all="ignore"):
+            return weight * scale, weight @ np.broadcast_to(shift, weight.shape[1:])
+
+    def fresh_name(self, node: onnx.NodeProto) -> str:
+        name, used = label(node), {layer.name for layer in self.layers}
+        return next(
+            n for i in range(len(used) + 1) if (n := f"{name}_{i}" if i else name) not in used
+        )
+
+    # -- layers -----------------------------------------------------------------------------------
+
+    # -- scale and shift --------------------------------------------------------------------------
+
+    # -- moves ------------------------------------------------------------------------------------
+
+    def parameter(
+        self, node: onnx.NodeProto, values: list[Value | None], index: int, attribute: str
+    ) -> list[int] | None:
+        """Integers given as an input or, in older opsets, as an attribute."""
+        value = values[index] if index < len(values) else None
+        if isinstance(value, Const):
+            return [int(n) for n in value.value.reshape(-1)]
+        found = self.attributes(node).get(attribute)
+        return None if found is None else [int(n) for n in found]
+
+    def axes(self, node: onnx.NodeProto, axes: Sequence[int], rank: int) -> list[int]:
+        """Axis numbers counted from 0."""
+        if any(not -rank <= a < rank for a in axes):
+            refuse(node, f"axes {list(axes)} do not fit {rank} axes; export the model again")
+        return [a % rank for a in axes]
+
+    def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+        get = self.graph.onnx.helper.get_attribute_value
+        return {a.name: get(a) for a in node.attribute}
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Finds the data output among the graph's outputs and checks that the chain ends there."""
+        data: list[str] = []
+        last: list[str] = []
+        for name in self.graph.outputs:
+            value = self.env.get(name)
+            if value is None:
+                raise StillnetError(
+                    f"graph output '{name}' is written by no node: the file is damaged, export it "
+                    "again"
+                )
+            if isinstance(value, Const):
+                raise StillnetError(
+                    f"graph output '{name}' does not depend on the data input "
+                    f"'{self.graph.data}': remove it from the graph's outputs"
+                )
+            if isinstance(value, Flow) and not value.final:
+                data.append(name)
+            elif isinstance(value, Flow) and value.version == self.version:
+                last.append(name)
+        data = data or last
+        if len(data) > 1:
+            raise StillnetError(
+                f"the graph has {len(data)} data outputs ("
+                + ", ".join(f"'{d}'" for d in data)
+                + "); stillnet gives one: export the part that computes one of them"
+            )
+        value = self.env[data[0]] if data else None
+        if not isinstance(value, Flow) or value.version != self.version:
+            raise StillnetError(
+                f"graph output '{data[0] if data else self.graph.outputs[0]}' is not the result "
+                "of the last layer: export one output, that of the last layer"
+            )
+        if self.pending is not None:
+            raise StillnetError(
+                f"node '{self.pending.node}': it scales or shifts the network's output, which no "
+                "dense layer follows; remove it and compute it on the host"
+            )
+        if not self.layers:
+            raise StillnetError(
+                f"the graph from '{self.graph.data}' to '{data[0]}' holds no layer: export a "
+                "graph with a GRU, Gemm or MatMul"
+            )
+
+
+def take_state(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> Value:
+    """One state out of those that were joined, or a move of all of them."""
+    states = values[0]
+    if isinstance(states, States) and states.parts:
+        count = len(states.parts)
+        if node.op_type == "Gather" and isinstance(values[1], Const):
+            index, axis = values[1].value, walk.attributes(node).get("axis", 0)
+            if index.ndim == 0 and axis == states.axis and -count <= index < count:
+                part = states.parts[int(index)]
+                return replace(part, dims=part.dims[:axis] + part.dims[axis + 1 :])
+        if node.op_type == "Slice":
+            starts = walk.parameter(node, values, 1, "starts") or []
+            ends = walk.parameter(node, values, 2, "ends") or []
+            axes = walk.parameter(node, values, 3, "axes") or list(range(len(starts)))
+            steps = walk.parameter(node, values, 4, "steps") or [1] * len(starts)
+            if axes == [states.axis]:
+                picked = range(count)[starts[0] : ends[0] : steps[0]]
+                if len(picked) == 1:
+                    return states.parts[picked[0]]
+    return States()
