@@ -12,10 +12,8 @@ from .torch_import import LayerList, load_npz, load_pt, load_safetensors
 
 __all__ = ["load_model"]
 
-_FORMATS = ".onnx, .safetensors, .npz, .pt or .pth"
+_FORMATS = ".onnx, .keras, .h5, .safetensors, .npz, .pt or .pth"
 _OTHERS = {
-    ".keras": "Keras models are not read directly; convert it with tf2onnx to .onnx",
-    ".h5": "Keras models are not read directly; convert it with tf2onnx to .onnx",
     ".tflite": "TensorFlow Lite models are not read; convert the original with tf2onnx to .onnx",
     ".pb": "TensorFlow models are not read directly; convert it with tf2onnx to .onnx",
     ".npy": "one array is no model; save the weights with numpy.savez(path, **arrays) as .npz",
@@ -30,10 +28,11 @@ def load_model(path: str | PathLike[str], *, layers: LayerList | None = None) ->
 
     Parameters
     ----------
-    path : path of an ONNX file, or of a PyTorch ``state_dict`` (.safetensors, .npz, .pt, .pth)
+    path : path of an ONNX file, of a Keras model (.keras, .h5), or of a PyTorch ``state_dict``
+        (.safetensors, .npz, .pt, .pth)
     layers : sequence of (kind, prefix), optional
         Order and activations of the modules of a ``state_dict``, which does not hold them; see
-        :mod:`stillnet.sw.torch_import`. Not allowed for ONNX files, which do.
+        :mod:`stillnet.sw.torch_import`. Not allowed for ONNX and Keras files, which do.
 
     Raises
     ------
@@ -52,6 +51,14 @@ def load_model(path: str | PathLike[str], *, layers: LayerList | None = None) ->
         from .onnx_import import load_onnx
 
         return load_onnx(path)
+    if kind == ".keras":
+        if layers is not None:
+            raise StillnetError(
+                f"file '{path}' is a Keras model, which knows its layers itself: leave out layers"
+            )
+        from .keras_import import load_keras
+
+        return load_keras(path)
     if kind == ".safetensors":
         return load_safetensors(path, layers)
     if kind == ".npz":
@@ -81,12 +88,18 @@ def _kind(path: Path) -> str:
             return ".npz"
         if any(n.endswith("data.pkl") for n in names):
             return ".pt"
+        if "config.json" in names:
+            return ".keras"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return ".keras"
     if len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return ".safetensors"
     if suffix in (".onnx", ".safetensors", ".npz"):
         return suffix
     if suffix in (".pt", ".pth"):
         return ".pt"
+    if suffix in (".keras", ".h5", ".hdf5"):
+        return ".keras"
     if suffix in _OTHERS:
         raise StillnetError(f"file '{path}' cannot be imported: {_OTHERS[suffix]}")
     raise StillnetError(
