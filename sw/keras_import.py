@@ -277,20 +277,14 @@ class _Reader:
         candidate = self._gates(name, kind, config)
         # Keras 1 and early 2 had no reset_after; their GRU reset before the product.
         after = bool(config.get("reset_after", False))
-        if candidate not in (("tanh",) if after else ("tanh", "relu")):
-            _refuse(
-                name,
-                kind,
-                f"its activation is {candidate}; only tanh is supported"
-                + ("" if after else " and relu")
-                + f" with reset_after={after}",
-            )
+        if candidate not in ("tanh", "relu"):
+            _refuse(name, kind, f"its activation is {candidate}; only tanh and relu are supported")
         w, r, b = self._matrices(name, kind, config, 3, 2 if after else 1)
 
         def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
             rb = b[1] if after else None
-            extra: dict[str, Any] = {} if after else {"reset": "before", "activation": candidate}
-            model.gru(w, r, wb, rb, order="urc", name=name, **extra)
+            reset = "after" if after else "before"
+            model.gru(w, r, wb, rb, order="urc", reset=reset, activation=candidate, name=name)
 
         self._chain.recurrent(name, w, b[0], add)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .layers import Affine, Dense
-from .tensors import Axis, Dim, Fix, Flow, Value, label, refuse, shown_shape
+from .tensors import Axis, Dim, Fix, Flow, Value, dim_size, label, refuse, shown_shape
 from .walk import Walk, handles
 
 if TYPE_CHECKING:
@@ -99,16 +99,30 @@ def activation(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> 
 
 def activate(walk: Walk, node: onnx.NodeProto, flow: Flow, kind: str) -> Flow:
     if walk.open is None:
-        refuse(
-            node,
-            f"{kind} does not follow a dense layer; activations are part of dense layers, so "
-            "put a Gemm or MatMul before it or compute it on the host",
-        )
+        flow = _identity(walk, node, flow)
+    assert walk.open is not None
     walk.open.activation = kind
     walk.open = None
     ranges = {"relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
     walk.low, walk.high = ranges[kind]
     return walk.changed(node, flow.dims, flow.reduced)
+
+
+def _identity(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:
+    """A dense layer for an activation that follows none; its matrix is the identity.
+
+    It costs a column of one weight a fired element.
+    """
+    if walk.feature is None and (not flow.dims or any(a.dynamic for a in flow.dims[-1])):
+        refuse(
+            node,
+            f"{node.op_type} is the first node of the graph, on vectors of unknown size; export "
+            "it with the number of features fixed",
+        )
+    at = len(flow.dims) - 1
+    if walk.feature is not None and walk.feature in flow.dims:
+        at = flow.dims.index(walk.feature)
+    return add_dense(walk, node, flow, at, np.eye(dim_size(flow.dims[at])))
 
 
 @handles("Clip")
@@ -174,6 +188,9 @@ def affine(walk: Walk, node: onnx.NodeProto, scale: np.ndarray, shift: np.ndarra
             walk.open.bias = walk.open.bias * scale + shift
         return
     walk.low, walk.high = -math.inf, math.inf
+    if walk.table is not None:
+        walk.table = walk.table * scale + shift
+        return
     old = walk.pending or Affine("", np.ones(()), np.zeros(()))
     walk.pending = Affine(label(node), old.scale * scale, old.shift * scale + shift)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StillnetError
 from ..model import Model
-from . import dense, moves, recurrent  # noqa: F401 -- they register their operators
+from . import dense, embedding, moves, recurrent  # noqa: F401 -- they register their operators
 from .graph import Graph
-from .layers import Dense, Gru, build_model, same_layers
+from .layers import build_model, same_layers
 from .tensors import first_line
+from .walk import Walk
 
 if TYPE_CHECKING:
     import onnx
@@ -76,16 +78,20 @@ def from_onnx(model: onnx.ModelProto | bytes, name: str = "network") -> Model:
     if isinstance(model, bytes):
         model = parse(model, "the model")
     try:
-        return build_model(walk_twice(model, onnx), name)
+        walk = walk_twice(model, onnx)
+        result = build_model(walk.layers, name, walk.one_hot)
     except StillnetError as e:
         text = str(e)
         if text.isprintable():
             raise
         clean = "".join(c if c.isprintable() else "?" for c in text)  # names in a damaged file
         raise StillnetError(clean) from None
+    for note in walk.notes:
+        warnings.warn(note, stacklevel=2)
+    return result
 
 
-def walk_twice(model: onnx.ModelProto, onnx: Any) -> list[Dense | Gru]:
+def walk_twice(model: onnx.ModelProto, onnx: Any) -> Walk:
     """The chain of layers, walked with two sets of sizes for the dynamic axes."""
     if model.functions:
         from onnx.inliner import inline_local_functions
@@ -102,7 +108,7 @@ def walk_twice(model: onnx.ModelProto, onnx: Any) -> list[Dense | Gru]:
     first = graph.walk(101, fixed)
     if any(a.dynamic for a in graph.axes):
         second = graph.walk(211, fixed)
-        if not same_layers(first, second):
+        if not same_layers(first.layers, second.layers):
             raise StillnetError(
                 "the network changes with the length of the sequence; export it with the sizes "
                 "of its dynamic axes fixed"

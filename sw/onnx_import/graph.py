@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StillnetError
-from .layers import Dense, Gru
-from .tensors import FLOATS, LARGEST, MOVES, Axis, Const, Dim, Fix, Flow, first_line, refuse
+from .ending import finish
+from .tensors import (
+    FLOATS,
+    INTEGERS,
+    LARGEST,
+    MOVES,
+    Axis,
+    Const,
+    Dim,
+    Fix,
+    Flow,
+    first_line,
+    refuse,
+)
 from .walk import Walk
 
 if TYPE_CHECKING:
@@ -39,8 +51,9 @@ class Graph:
         self.states = {
             name
             for node in self.needed
-            if node.op_type == "GRU" and len(node.input) > 5
-            for name in self._roots(node.input[5])
+            for slot in node.input[5:7]
+            if node.op_type in ("GRU", "LSTM")
+            for name in self._roots(slot)
         }
         self.data = self._data_input()
         self.axes: list[Axis] = []
@@ -116,26 +129,28 @@ class Graph:
             )
         return data[0]
 
-    def walk(self, probe: int, fixed: dict[int, int]) -> list[Dense | Gru]:
-        """The layers, with dynamic axes of prime sizes from ``probe`` on."""
+    def walk(self, probe: int, fixed: dict[int, int]) -> Walk:
+        """A finished walk over the nodes, with dynamic axes of prime sizes from ``probe`` on."""
         while True:
             try:
                 return self._walk_once(probe, fixed)
             except Fix as fix:
                 fixed[fix.position] = fix.size
 
-    def _walk_once(self, probe: int, fixed: dict[int, int]) -> list[Dense | Gru]:
+    def _walk_once(self, probe: int, fixed: dict[int, int]) -> Walk:
         sizes = primes(probe)
         named: dict[str, int] = {}
 
         def dims(name: str) -> list[tuple[int, str | None]]:
             """Sizes of a graph input; dynamic ones with the name to call them by."""
             tensor = self.inputs[name].type.tensor_type
-            if tensor.elem_type not in FLOATS:
+            if tensor.elem_type not in FLOATS and not (
+                name == self.data and tensor.elem_type in INTEGERS
+            ):
                 kind = self.type_name(tensor.elem_type)
                 raise StillnetError(
-                    f"graph input '{name}' holds {kind} elements; stillnet takes float vectors "
-                    "(fold an embedding into the layer after it)"
+                    f"graph input '{name}' holds {kind} elements; stillnet takes float vectors, "
+                    "or int32 or int64 tokens for an embedding"
                 )
             if not tensor.HasField("shape"):
                 raise StillnetError(
@@ -159,7 +174,9 @@ class Graph:
             axis = Axis(text, size, param is not None, i)
             layout.append(() if size == 1 else (axis,))
             self.axes.append(axis)
-        walk = Walk(self, Flow(0, tuple(layout)))
+        tokens = self.inputs[self.data].type.tensor_type.elem_type in INTEGERS
+        walk = Walk(self, Flow(0, tuple(layout), tokens=tokens))
+        first = 0
         for name in self.inputs:
             if name != self.data:
                 shape = tuple(size for size, _ in dims(name))
@@ -168,11 +185,13 @@ class Graph:
                         f"state input '{name}' has the shape {shape}, which is too large: export "
                         "the model again"
                     )
-                walk.env[name] = Const(np.zeros(shape, np.float32), state=name)
+                tags = first + np.arange(math.prod(shape)).reshape(shape)
+                first += tags.size
+                walk.env[name] = walk.state_inputs[name] = Const(tags, state=name)
         for node in self.needed:
             walk.visit(node)
-        walk.finish()
-        return walk.layers
+        finish(walk)
+        return walk
 
 
 def primes(start: int) -> Iterator[int]:

@@ -27,6 +27,23 @@ class Gru:
     wb: np.ndarray  # (3*H,)
     rb: np.ndarray  # (3*H,)
     h0: np.ndarray | None
+    reset: str = "after"
+    activation: str = "tanh"
+
+
+@dataclass
+class Lstm:
+    name: str
+    w: np.ndarray  # (4*H, inputs), gates i, o, f, g
+    r: np.ndarray  # (4*H, H)
+    wb: np.ndarray  # (4*H,)
+    rb: np.ndarray  # (4*H,)
+    peepholes: np.ndarray | None  # (3, H): i, o, f
+    h0: np.ndarray | None
+    c0: np.ndarray | None
+
+
+Layer = Dense | Gru | Lstm
 
 
 @dataclass
@@ -38,20 +55,48 @@ class Affine:
     shift: np.ndarray
 
 
-def build_model(layers: Sequence[Dense | Gru], name: str) -> Model:
-    top = layers[0]
-    model = Model((top.weight if isinstance(top, Dense) else top.w).shape[1], name=name)
+def inputs_of(layer: Layer) -> int:
+    """Elements of the vector that a layer takes."""
+    return (layer.weight if isinstance(layer, Dense) else layer.w).shape[1]
+
+
+def build_model(layers: Sequence[Layer], name: str, one_hot: bool) -> Model:
+    model = Model(inputs_of(layers[0]), name=name, one_hot=one_hot)
     for layer in layers:
         if isinstance(layer, Dense):
             model.dense(layer.weight, layer.bias, layer.activation, name=layer.name)
+        elif isinstance(layer, Lstm):
+            _add_lstm(model, layer)
         else:
             model.gru(
-                layer.w, layer.r, layer.wb, layer.rb, h0=layer.h0, order="urc", name=layer.name
+                layer.w,
+                layer.r,
+                layer.wb,
+                layer.rb,
+                h0=layer.h0,
+                order="urc",
+                reset=layer.reset,
+                activation=layer.activation,
+                name=layer.name,
             )
     return model
 
 
-def same_layers(a: Sequence[Dense | Gru], b: Sequence[Dense | Gru]) -> bool:
+def _add_lstm(model: Model, layer: Lstm) -> None:
+    model.lstm(
+        layer.w,
+        layer.r,
+        layer.wb,
+        layer.rb,
+        h0=layer.h0,
+        c0=layer.c0,
+        peepholes=None if layer.peepholes is None else dict(zip("iof", layer.peepholes)),
+        order="iofg",
+        name=layer.name,
+    )
+
+
+def same_layers(a: Sequence[Layer], b: Sequence[Layer]) -> bool:
     def equal(p: Any, q: Any) -> bool:
         if isinstance(p, np.ndarray) and isinstance(q, np.ndarray):
             return np.array_equal(p, q, equal_nan=True)

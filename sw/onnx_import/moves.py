@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .embedding import look_up
 from .tensors import (
     FLOATS,
+    INTEGERS,
     Axis,
     Const,
     Dim,
     Fix,
     Flow,
-    States,
     Value,
     dim_size,
     refuse,
@@ -62,6 +63,11 @@ def dropout(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> Non
 def cast(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     flow = only_data(walk, node, values)
     to = walk.attributes(node).get("to")
+    if flow.tokens and to in INTEGERS:
+        walk.write(node, flow)
+        return
+    if flow.tokens:
+        refuse(node, "it makes numbers of tokens; only an embedding or a OneHot may take them")
     if to not in FLOATS:
         kind = walk.graph.type_name(to or 0)
         refuse(node, f"it rounds the data to {kind}, which is not supported; remove it")
@@ -196,28 +202,19 @@ def concat(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
     if len(values) == 1:
         identity(walk, node, values)
         return
-    parts = tuple(v for v in values if isinstance(v, Flow) and v.final)
-    if len(parts) == len(values):
-        axis = walk.axes(node, [walk.attributes(node).get("axis", 0)], len(parts[0].dims))[0]
-        alone = all(len(p.dims) > axis and not p.dims[axis] for p in parts)
-        walk.write(node, States(parts if alone else (), axis))
-    else:
-        refuse(
-            node,
-            "it joins computed tensors, which is a branch; only a chain of layers is "
-            "supported, so export it without the branch",
-        )
+    refuse(
+        node,
+        "it joins computed tensors, which is a branch; only a chain of layers is supported, so "
+        "export it without the branch",
+    )
 
 
 @handles("Gather")
 def gather(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     flow = walk.flow(node, values)
     if values[0] is not flow:
-        refuse(
-            node,
-            "it looks up rows by the data (an embedding), which is not supported here; fold "
-            "the table into the matrix of the layer after it",
-        )
+        look_up(walk, node, values)
+        return
     axis = walk.axes(node, [int(walk.attributes(node).get("axis", 0))], len(flow.dims))[0]
     index = values[1].value if isinstance(values[1], Const) else np.zeros((0, 0))
     kept: tuple[Dim, ...] = ((),) if index.ndim == 1 else ()

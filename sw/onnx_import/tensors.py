@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 """Element types of ONNX that weights and inputs may have."""
 
+INTEGERS = {6: "int32", 7: "int64"}
+"""Element types of ONNX that tokens may have."""
+
 MOVES = frozenset(
     ("Cast", "CastLike", "Concat", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Reshape")
     + ("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
@@ -43,42 +46,60 @@ Dim = tuple[Axis, ...]
 """One dimension of a tensor: the product of axes, outermost first; () has size 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Const:
-    """A tensor known at import. ``state`` names the graph input if it stands for a state."""
+    """A tensor known at import.
+
+    ``state`` names the graph input if it stands for a state. Then the values are tags, one number
+    an element of that input, so that its elements are known again after any moves.
+    """
 
     value: np.ndarray
     state: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flow:
     """A tensor that carries the vectors of the chain.
 
     ``version`` counts changes of value: only the newest may be read by a layer. ``reduced`` marks
-    the last step alone, ``final`` the Y_h of a GRU that nothing but moves has touched.
+    the last step alone. ``final`` has the tags (:func:`state_tags`) of the Y_h of a recurrent layer
+    that nothing but moves has touched. ``tokens`` marks integers that an embedding will look up.
     """
 
     version: int
     dims: tuple[Dim, ...]
     reduced: bool = False
-    final: bool = False
+    final: np.ndarray | None = None
+    tokens: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(dim_size(d) for d in self.dims)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class States:
-    """Final states joined into one tensor, for a graph output.
+    """Final states, joined or taken apart, for a graph output; see :func:`state_tags`."""
 
-    ``parts`` along ``axis`` while nothing has moved them: one of them may be taken out again
-    (``h_n[-1]`` in PyTorch).
-    """
+    tags: np.ndarray
 
-    parts: tuple[Flow, ...] = ()
-    axis: int = 0
+
+_UNITS = 1 << 24
+_BATCH = 1 << 20
+
+
+def state_tags(layer: int, name: str, batch: int, units: int) -> np.ndarray:
+    """A number for each element of a final state, shape (1, batch, units)."""
+    first = (layer * 2 + (name == "c")) * _BATCH
+    return ((first + np.arange(batch)[:, None]) * _UNITS + np.arange(units))[None]
+
+
+def state_of(tag: int) -> tuple[int, str, int, int]:
+    """Layer, name, batch and unit of a number that :func:`state_tags` gave."""
+    rest, unit = divmod(int(tag), _UNITS)
+    rest, batch = divmod(rest, _BATCH)
+    return rest // 2, "hc"[rest % 2], batch, unit
 
 
 Value = Const | Flow | States

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StillnetError
-from .layers import Affine, Dense, Gru
+from .layers import Affine, Dense, Layer
 from .tensors import (
     LARGEST,
     MOVES,
@@ -34,12 +34,11 @@ if TYPE_CHECKING:
     from .graph import Graph
 
 HINTS = {
-    "LSTM": "LSTM layers are not supported yet; use a GRU with linear_before_reset=1",
-    "RNN": "plain RNN layers are not supported; use a GRU with linear_before_reset=1",
+    "RNN": "plain RNN layers are not supported; use a GRU or LSTM",
     "BatchNormalization": "batch normalisation is not supported as a node; fold it into the dense "
     "layer next to it, as exporters do in evaluation mode with constant folding",
-    "Loop": "loops are not supported; export the layer as one GRU node",
-    "Scan": "loops are not supported; export the layer as one GRU node",
+    "Loop": "loops are not supported; export the layer as one GRU or LSTM node",
+    "Scan": "loops are not supported; export the layer as one GRU or LSTM node",
 } | dict.fromkeys(
     ("Softmax", "LogSoftmax", "ArgMax", "Log", "Exp", "Sqrt", "Pow"),
     "this function is not supported on the chip; end or start the exported graph next to it and "
@@ -72,14 +71,26 @@ class Walk:
     graph: Graph
     start: Flow
     env: dict[str, Value] = field(default_factory=dict)
-    layers: list[Dense | Gru] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
     version: int = 0
     changed_by: str = ""
     feature: Dim | None = None
     time: Dim | None = None
     roles: dict[Axis, str] = field(default_factory=dict)
+    lasts: list[Flow] = field(default_factory=list)  # Y_h of each recurrent layer, as it came
     open: Dense | None = None  # a dense layer that an activation or affine may still join
     pending: Affine | None = None
+    table: np.ndarray | None = (
+        None  # of an embedding that no layer has taken yet (tokens, features)
+    )
+    one_hot: bool = False
+    state_inputs: dict[str, Const] = field(default_factory=dict)
+    starts: dict[int, tuple[int, str, int]] = field(default_factory=dict)
+    """Tag of an element of a state input to the layer, state and unit that it starts."""
+    shared: dict[str, set[str]] = field(default_factory=dict)
+    """State inputs that start several states, and what they start."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should be warned of."""
     low: float = -math.inf
     high: float = math.inf
 
@@ -125,23 +136,86 @@ class Walk:
             refuse(node, HINTS.get(node.op_type, "subgraphs are not supported; remove it"))
         if all(v is None or isinstance(v, Const) for v in values):
             self._constant(node, values)
+        elif any(_tags(v) is not None for v in values) and node.op_type in MOVES:
+            self._move_states(node, values)
         elif any(isinstance(v, States) for v in values):
-            if node.op_type not in MOVES:
-                refuse(node, "it computes with final states; only a graph output may take them")
-            self.write(node, take_state(self, node, values))
+            refuse(node, "it computes with final states; only a graph output may take them")
         else:
-            handler = HANDLERS.get(node.op_type)
-            if handler is None:
-                refuse(
-                    node,
-                    HINTS.get(
-                        node.op_type,
-                        f"operator {node.op_type} is not supported; stillnet takes GRU, Gemm, "
-                        "MatMul, Add, Relu, Sigmoid and Tanh, so export the part of the model "
-                        "without this node",
-                    ),
-                )
-            handler(self, node, values)
+            self._data(node, values)
+
+    def _data(self, node: onnx.NodeProto, values: list[Value | None]) -> None:
+        """A node that reads the vectors of the chain."""
+        if any(isinstance(v, Flow) and v.tokens for v in values) and node.op_type not in (
+            *MOVES,
+            "OneHot",
+            "Shape",
+            "Size",
+        ):
+            refuse(
+                node,
+                "it computes with tokens; only an embedding (Gather) or a OneHot may take them",
+            )
+        handler = HANDLERS.get(node.op_type)
+        if handler is None:
+            refuse(
+                node,
+                HINTS.get(
+                    node.op_type,
+                    f"operator {node.op_type} is not supported; stillnet takes GRU, LSTM, Gemm, "
+                    "MatMul, Add, Relu, Sigmoid and Tanh, so export the part of the model "
+                    "without this node",
+                ),
+            )
+        handler(self, node, values)
+
+    def _move_states(self, node: onnx.NodeProto, values: list[Value | None]) -> None:
+        """Moves final states: as the last step of a layer while it is one, and as tags.
+
+        The last step of the newest layer may still be read by the next one (``h_n[-1]``).
+        """
+        moved: Flow | None = None
+        refusal: StillnetError | None = None
+        before = dict(self.env)
+        if not any(isinstance(v, States) for v in values) and node.op_type != "Concat":
+            try:
+                self._data(node, values)
+                result = self.env[node.output[0]]
+                moved = result if isinstance(result, Flow) else None
+            except StillnetError as e:
+                refusal = e
+        self.env = {**before}
+        if any(_tags(v) is None and not _plain(v) for v in values):
+            if refusal is not None:
+                raise refusal
+            refuse(
+                node,
+                "it joins computed tensors, which is a branch; only a chain of layers is "
+                "supported, so export it without the branch",
+            )
+        tags = [t if (t := _tags(v)) is not None else v.value for v in values if v]  # type: ignore
+        if node.op_type in ("Cast", "CastLike", "Dropout", "Identity"):
+            results = tags[:1]
+        else:
+            results = self._evaluate(node, tags)
+        for name, value in zip((o for o in node.output if o), results):
+            if moved is not None and moved.shape == value.shape:
+                self.env[name] = replace(moved, final=value)
+            else:
+                self.env[name] = self._last_step(value) or States(value)
+
+    def _last_step(self, tags: np.ndarray) -> Flow | None:
+        """The last step of one layer, if these are all the elements of its final h."""
+        axes = [i for i, n in enumerate(tags.shape) if n > 1]
+        for flow in self.lasts:
+            assert flow.final is not None
+            own = [i for i, n in enumerate(flow.final.shape) if n > 1]
+            if len(own) == len(axes) and np.array_equal(tags.reshape(-1), flow.final.reshape(-1)):
+                dims: list[Dim] = [()] * tags.ndim
+                for i, k in zip(axes, own):
+                    dims[i] = flow.dims[k]
+                if tuple(dim_size(d) for d in dims) == tags.shape:
+                    return replace(flow, dims=tuple(dims), final=tags)
+        return None
 
     def write(self, node: onnx.NodeProto, *values: Value) -> None:
         for name, value in zip(node.output, values):
@@ -152,8 +226,9 @@ class Walk:
         """A node without data: computed now."""
         consts = [v for v in values if isinstance(v, Const)]
         state = None
-        if node.op_type == "GRU" and values and isinstance(values[0], Const):
-            refuse(node, "its X is a constant; export a graph whose input feeds the GRU")
+        if node.op_type in ("GRU", "LSTM") and values and isinstance(values[0], Const):
+            kind = node.op_type
+            refuse(node, f"its X is a constant; export a graph whose input feeds the {kind}")
         if any(c.state for c in consts) and node.op_type not in ("Shape", "Size"):
             data = consts if node.op_type == "Concat" else consts[:1]
             state = next(c.state for c in consts if c.state)
@@ -161,7 +236,7 @@ class Walk:
                 refuse(
                     node,
                     f"it computes with the state input '{state}'; the engine carries states "
-                    "itself, so feed that input to the initial_h of the GRU only",
+                    "itself, so feed that input to the initial state of a GRU or LSTM only",
                 )
         if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
             wanted = consts[0 if node.op_type == "ConstantOfShape" else 1].value.astype(float)
@@ -169,7 +244,16 @@ class Walk:
                 refuse(
                     node, f"its result of {shown_values(wanted)} elements is too large; shrink it"
                 )
-        feeds = {n: v.value for n, v in zip(node.input, values) if isinstance(v, Const)}
+        if state and node.op_type in ("Cast", "CastLike", "Dropout"):
+            arrays = [consts[0].value]  # numbers that stand for elements are not rounded
+        else:
+            arrays = self._evaluate(node, [v.value for v in consts])
+        for name, array in zip((o for o in node.output if o), arrays):
+            self.env[name] = Const(array, state)
+
+    def _evaluate(self, node: onnx.NodeProto, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The results of a node on constants, which are the values of its non-empty inputs."""
+        feeds = dict(zip((n for n in node.input if n), values))
         onnx = self.graph.onnx
         helper = onnx.helper
         inner = helper.make_graph(
@@ -184,15 +268,13 @@ class Walk:
         try:
             with np.errstate(all="ignore"):
                 results = ReferenceEvaluator(model).run(None, feeds)
-            arrays = [np.asarray(r) for r in results]  # type: ignore[union-attr]
+            return [np.asarray(r) for r in results]  # type: ignore[union-attr]
         except Exception as e:  # the evaluator raises anything
             refuse(
                 node,
                 f"its constant result cannot be computed ({first_line(e)}); fold constants at "
                 "export",
             )
-        for name, array in zip((o for o in node.output if o), arrays):
-            self.env[name] = Const(array, state)
 
     def _if(self, node: onnx.NodeProto, values: list[Value | None]) -> None:
         """A branch whose condition is known is taken; torch writes them for ``squeeze``."""
@@ -239,8 +321,8 @@ class Walk:
         if isinstance(value, Const) and value.state:
             refuse(
                 node,
-                f"its {slot} is the state input '{value.state}'; feed that input to the initial_h "
-                "of a GRU only",
+                f"its {slot} is the state input '{value.state}'; feed that input to the initial "
+                "state of a GRU or LSTM only",
             )
         if not isinstance(value, Const):
             refuse(
@@ -284,7 +366,13 @@ class Walk:
             )
 
     def take_pending(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Folds a scale and shift of the inputs: (units, inputs) to the same, and a bias."""
+        """Folds an embedding, or a scale and shift, of the inputs into a matrix.
+
+        Returns the matrix (units, inputs) and what it adds to the bias (units,).
+        """
+        if self.table is not None:
+            table, self.table = self.table, None
+            return weight @ table.T, np.zeros(len(weight))
         if self.pending is None:
             return weight, np.zeros(len(weight))
         scale, shift = self.pending.scale, self.pending.shift
@@ -298,11 +386,7 @@ class Walk:
             n for i in range(len(used) + 1) if (n := f"{name}_{i}" if i else name) not in used
         )
 
-    # -- layers -----------------------------------------------------------------------------------
-
-    # -- scale and shift --------------------------------------------------------------------------
-
-    # -- moves ------------------------------------------------------------------------------------
+    # -- attributes and parameters ----------------------------------------------------------------
 
     def parameter(
         self, node: onnx.NodeProto, values: list[Value | None], index: int, attribute: str
@@ -324,70 +408,14 @@ class Walk:
         get = self.graph.onnx.helper.get_attribute_value
         return {a.name: get(a) for a in node.attribute}
 
-    # -- the end ----------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Finds the data output among the graph's outputs and checks that the chain ends there."""
-        data: list[str] = []
-        last: list[str] = []
-        for name in self.graph.outputs:
-            value = self.env.get(name)
-            if value is None:
-                raise StillnetError(
-                    f"graph output '{name}' is written by no node: the file is damaged, export it "
-                    "again"
-                )
-            if isinstance(value, Const):
-                raise StillnetError(
-                    f"graph output '{name}' does not depend on the data input "
-                    f"'{self.graph.data}': remove it from the graph's outputs"
-                )
-            if isinstance(value, Flow) and not value.final:
-                data.append(name)
-            elif isinstance(value, Flow) and value.version == self.version:
-                last.append(name)
-        data = data or last
-        if len(data) > 1:
-            raise StillnetError(
-                f"the graph has {len(data)} data outputs ("
-                + ", ".join(f"'{d}'" for d in data)
-                + "); stillnet gives one: export the part that computes one of them"
-            )
-        value = self.env[data[0]] if data else None
-        if not isinstance(value, Flow) or value.version != self.version:
-            raise StillnetError(
-                f"graph output '{data[0] if data else self.graph.outputs[0]}' is not the result "
-                "of the last layer: export one output, that of the last layer"
-            )
-        if self.pending is not None:
-            raise StillnetError(
-                f"node '{self.pending.node}': it scales or shifts the network's output, which no "
-                "dense layer follows; remove it and compute it on the host"
-            )
-        if not self.layers:
-            raise StillnetError(
-                f"the graph from '{self.graph.data}' to '{data[0]}' holds no layer: export a "
-                "graph with a GRU, Gemm or MatMul"
-            )
+def _tags(value: Value | None) -> np.ndarray | None:
+    """The tags of final states; None for anything else."""
+    if isinstance(value, States):
+        return value.tags
+    return value.final if isinstance(value, Flow) else None
 
 
-def take_state(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> Value:
-    """One state out of those that were joined, or a move of all of them."""
-    states = values[0]
-    if isinstance(states, States) and states.parts:
-        count = len(states.parts)
-        if node.op_type == "Gather" and isinstance(values[1], Const):
-            index, axis = values[1].value, walk.attributes(node).get("axis", 0)
-            if index.ndim == 0 and axis == states.axis and -count <= index < count:
-                part = states.parts[int(index)]
-                return replace(part, dims=part.dims[:axis] + part.dims[axis + 1 :])
-        if node.op_type == "Slice":
-            starts = walk.parameter(node, values, 1, "starts") or []
-            ends = walk.parameter(node, values, 2, "ends") or []
-            axes = walk.parameter(node, values, 3, "axes") or list(range(len(starts)))
-            steps = walk.parameter(node, values, 4, "steps") or [1] * len(starts)
-            if axes == [states.axis]:
-                picked = range(count)[starts[0] : ends[0] : steps[0]]
-                if len(picked) == 1:
-                    return states.parts[picked[0]]
-    return States()
+def _plain(value: Value | None) -> bool:
+    """Whether this is a parameter of a move: absent, or a constant that is no state."""
+    return value is None or isinstance(value, Const) and not value.state
