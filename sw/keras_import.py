@@ -50,7 +50,7 @@ def load_keras(path: str | PathLike[str]) -> Model:
     ----------
     path : path of a file that ``model.save`` of Keras 2 or 3 wrote
         Layers: GRU (``reset_after`` True or False), LSTM, RNN over a GRUCell or LSTMCell, Dense
-        and TimeDistributed(Dense), Embedding in front, Activation, ReLU, BatchNormalization,
+        and TimeDistributed(Dense), Conv1D with padding="causal", Embedding in front, Activation, ReLU, BatchNormalization,
         Rescaling, and those that only matter in training.
 
     Returns
@@ -173,6 +173,47 @@ class _Reader:
         weight, *bias = self._weights(name, kind, 1 + use_bias)
         self._chain.dense(name, weight.T, bias[0] if bias else None, activation)
 
+    def conv(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+        def number(key: str) -> int:
+            value = config.get(key, 1)
+            return int(value[0] if isinstance(value, list) else value)
+
+        self._not_reduced(name, kind)
+        kernel, dilation, groups = number("kernel_size"), number("dilation_rate"), number("groups")
+        if number("strides") != 1:
+            _refuse(
+                name,
+                kind,
+                f"strides is {number('strides')}; a stream has one output for each input, so keep "
+                "the strided front end on the host",
+            )
+        if config.get("padding") != "causal" and kernel > 1:
+            _refuse(
+                name,
+                kind,
+                f"padding is {config.get('padding')}, which is not causal; use padding='causal'",
+            )
+        if config.get("data_format", "channels_last") != "channels_last":
+            _refuse(name, kind, "data_format is channels_first; use channels_last")
+        use_bias = bool(config.get("use_bias", True))
+        activation = self._kind_of_activation(name, kind, config.get("activation"), "activation")
+        weight, *bias = self._weights(name, kind, 1 + use_bias)
+        taps, part, units = weight.shape
+        full = np.zeros((units, part * groups, (taps - 1) * dilation + 1))
+        for g, rows in enumerate(np.split(np.arange(units), groups)):
+            columns = slice(g * part, (g + 1) * part)
+            full[rows, columns, ::dilation] = weight[:, :, rows].transpose(2, 1, 0)
+        self._chain.conv(name, full, bias[0] if bias else None, activation)
+
+    def _not_reduced(self, name: str, kind: str) -> None:
+        if self._reduced:
+            _refuse(
+                name,
+                kind,
+                f"it reads the last step of '{self._reduced}' only; set return_sequences=True "
+                "there",
+            )
+
     def time_distributed(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
         inner = config["layer"]
         if inner["class_name"] not in ("Dense", "Activation", "ReLU", *_NOTHING):
@@ -227,13 +268,7 @@ class _Reader:
 
     def _recurrent(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
         """What holds for both kinds of recurrent layer."""
-        if self._reduced:
-            _refuse(
-                name,
-                kind,
-                f"it reads the last step of '{self._reduced}' only; set return_sequences=True "
-                "there",
-            )
+        self._not_reduced(name, kind)
         if config.get("go_backwards"):
             _refuse(name, kind, "go_backwards is set; a stream has no end to start from")
         if config.get("time_major"):
@@ -319,6 +354,7 @@ class _Reader:
 _LAYERS: dict[str, Callable[[_Reader, str, str, Mapping[str, Any]], None]] = {
     "Activation": _Reader.activation,
     "BatchNormalization": _Reader.batch_normalization,
+    "Conv1D": _Reader.conv,
     "Dense": _Reader.dense,
     "Embedding": _Reader.embedding,
     "GRU": _Reader.gru,

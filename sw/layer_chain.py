@@ -33,6 +33,16 @@ class _Dense:
 
 
 @dataclass
+class _Conv:
+    """A convolution that an activation or a scale may still join."""
+
+    name: str
+    weight: np.ndarray  # (units, inputs, taps), newest last
+    bias: np.ndarray  # (units,)
+    activation: str
+
+
+@dataclass
 class _Affine:
     """``scale * v + shift``, one value a feature, not yet part of a layer."""
 
@@ -67,7 +77,7 @@ class LayerChain:
         self._table: np.ndarray | None = None  # (tokens, features)
         self._table_name = ""
         self._tokens: int | None = None
-        self._open: _Dense | None = None
+        self._open: _Dense | _Conv | None = None
         self._affine: _Affine | None = None
 
     @property
@@ -120,7 +130,8 @@ class LayerChain:
         if size is not None and any(a.ndim and a.shape != (size,) for a in (scale, shift)):
             self.refuse(name, f"it has {max(scale.size, shift.size)} values for {size} features")
         if self._open is not None and self._open.activation == "linear":
-            self._open.weight = self._open.weight * np.atleast_1d(scale)[:, None]
+            rows = np.atleast_1d(scale).reshape(-1, *[1] * (self._open.weight.ndim - 1))
+            self._open.weight = self._open.weight * rows
             self._open.bias = self._open.bias * scale + shift
             return
         self._flush()
@@ -134,7 +145,8 @@ class LayerChain:
         """An activation on its own: joins the linear layer before it."""
         if kind == "linear":
             return
-        if self._open is not None and self._open.activation == "linear":
+        joins = "relu" if isinstance(self._open, _Conv) else kind
+        if self._open is not None and self._open.activation == "linear" and kind == joins:
             self._open.activation = kind
             self._flush()
             return
@@ -157,6 +169,24 @@ class LayerChain:
         self._open = _Dense(name, weight, bias, activation)
         if activation != "linear":
             self._flush()
+
+    def conv(self, name: str, weight: np.ndarray, bias: np.ndarray | None, activation: str) -> None:
+        """A causal convolution in time; ``weight`` (units, inputs, taps), the newest tap last."""
+        units, size, taps = weight.shape
+        if taps == 1:
+            self.dense(name, weight[:, :, 0], bias, activation)
+            return
+        if self._affine is not None and np.any(self._affine.shift):
+            self.refuse(
+                name,
+                f"its input is shifted by '{self._affine.name}', and zeros are put in front after "
+                "that; shift the recording on the host",
+            )
+        flat, shift = self._enter(name, weight.transpose(0, 2, 1).reshape(units * taps, size))
+        weight = flat.reshape(units, taps, -1).transpose(0, 2, 1)
+        bias = np.zeros(units) if bias is None else bias
+        self._open = _Conv(name, weight, bias + shift.reshape(units, taps).sum(axis=1), "linear")
+        self.activation(f"{name}.{activation}", activation)
 
     def recurrent(
         self, name: str, w: np.ndarray, b: np.ndarray | None, add: Callable[..., Any]
@@ -210,7 +240,9 @@ class LayerChain:
         """Adds the dense layer that nothing can join any more."""
         if self._open is not None:
             d, self._open = self._open, None
-            self._need_model().dense(d.weight, d.bias, d.activation, name=d.name)
+            model = self._need_model()
+            add = model.conv if isinstance(d, _Conv) else model.dense
+            add(d.weight, d.bias, d.activation, name=d.name)
 
     def _enter(self, name: str, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Folds what waits into a matrix (rows, inputs); the same and a bias (rows,)."""

@@ -736,7 +736,7 @@ CHAIN_REFUSALS = {
     "unknown operator": (
         [FC, ("LeakyRelu", "m", "y")],
         r"node 'leakyrelu_y' \(LeakyRelu\): operator LeakyRelu is not supported; stillnet takes "
-        r"GRU, LSTM, Gemm, MatMul, Add, Relu, Sigmoid and Tanh, so .* without this node",
+        r"GRU, LSTM, Gemm, MatMul, Conv, Add, Relu, Sigmoid and Tanh, so .* without this node",
     ),
     "softmax": (
         [FC, ("Softmax", "m", "y")],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .layers import Affine, Dense
+from .layers import Affine, Conv, Dense
 from .tensors import Axis, Dim, Fix, Flow, Value, dim_size, label, refuse, shown_shape
 from .walk import Walk, handles
 
@@ -24,7 +24,7 @@ def add_dense(walk: Walk, node: onnx.NodeProto, flow: Flow, at: int, weight: np.
     name = walk.fresh_name(node)
     walk.open = Dense(name, weight, bias)
     walk.layers.append(walk.open)
-    walk.low, walk.high = -math.inf, math.inf
+    walk.unbounded()
     units = len(weight)
     walk.feature = () if units == 1 else (Axis(f"the outputs of '{name}'", units),)
     dims = list(flow.dims)
@@ -98,7 +98,7 @@ def activation(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> 
 
 
 def activate(walk: Walk, node: onnx.NodeProto, flow: Flow, kind: str) -> Flow:
-    if walk.open is None:
+    if walk.open is None or isinstance(walk.open, Conv) and kind != "relu":
         flow = _identity(walk, node, flow)
     assert walk.open is not None
     walk.open.activation = kind
@@ -181,13 +181,40 @@ def arithmetic(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> 
     walk.write(node, walk.changed(node, dims, flow.reduced))
 
 
+@handles("BatchNormalization")
+def batch_normalization(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    """Of trained statistics: a scale and shift of each feature, which is axis 1."""
+    flow = walk.flow(node, values)
+    walk.newest(node, flow)
+    attrs = walk.attributes(node)
+    if attrs.get("training_mode", 0) or len([o for o in node.output if o]) > 1:
+        refuse(node, "it computes statistics as in training; export the model for inference")
+    if values[0] is not flow or len(flow.dims) < 2:
+        refuse(node, f"its input has {len(flow.dims)} axes, at least 2 are needed")
+    gamma, beta, mean, variance = (
+        walk.const(node, v, what).reshape(-1)
+        for v, what in zip(values[1:5], ("scale", "B", "mean", "var"))
+    )
+    with np.errstate(all="ignore"):
+        scale = gamma / np.sqrt(variance + float(attrs.get("epsilon", 1e-5)))
+        shift = beta - mean * scale
+    if not (np.all(np.isfinite(scale)) and np.all(np.isfinite(shift))):
+        refuse(node, "its statistics give NaN or infinity; train or export the model again")
+    column = (-1, *[1] * (len(flow.dims) - 2))
+    scale, dims = per_feature(walk, node, flow, scale.reshape(column), "scale")
+    shift, _ = per_feature(walk, node, flow, shift.reshape(column), "B")
+    affine(walk, node, scale, shift)
+    walk.write(node, walk.changed(node, dims, flow.reduced))
+
+
 def affine(walk: Walk, node: onnx.NodeProto, scale: np.ndarray, shift: np.ndarray) -> None:
     if walk.open is not None:
         with np.errstate(all="ignore"):
-            walk.open.weight = walk.open.weight * np.atleast_1d(scale)[:, None]
+            rows = np.atleast_1d(scale).reshape(-1, *[1] * (walk.open.weight.ndim - 1))
+            walk.open.weight = walk.open.weight * rows
             walk.open.bias = walk.open.bias * scale + shift
         return
-    walk.low, walk.high = -math.inf, math.inf
+    walk.unbounded()
     if walk.table is not None:
         walk.table = walk.table * scale + shift
         return

@@ -43,6 +43,11 @@ def finish(walk: Walk) -> None:
             f"graph output '{data[0] if data else walk.graph.outputs[0]}' is not the result "
             "of the last layer: export one output, that of the last layer"
         )
+    if value.excess or value.padded:
+        raise StillnetError(
+            f"graph output '{data[0]}' is longer than the input, as a convolution or its padding "
+            "left it; pad in front of the convolution only"
+        )
     if walk.table is not None:
         raise StillnetError(
             f"node '{walk.changed_by}': it ends the network with an embedding, which no layer "

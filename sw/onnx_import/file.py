@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import StillnetError
 from ..model import Model
-from . import dense, embedding, moves, recurrent  # noqa: F401 -- they register their operators
+from . import convolution, dense, embedding, moves, recurrent  # noqa: F401 -- they register their operators
 from .graph import Graph
 from .layers import build_model, same_layers
 from .tensors import first_line

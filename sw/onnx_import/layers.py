@@ -20,6 +20,14 @@ class Dense:
 
 
 @dataclass
+class Conv:
+    name: str
+    weight: np.ndarray  # (units, inputs, taps), newest last
+    bias: np.ndarray  # (units,)
+    activation: str = "linear"
+
+
+@dataclass
 class Gru:
     name: str
     w: np.ndarray  # (3*H, inputs), gates z, r, h
@@ -43,7 +51,7 @@ class Lstm:
     c0: np.ndarray | None
 
 
-Layer = Dense | Gru | Lstm
+Layer = Dense | Conv | Gru | Lstm
 
 
 @dataclass
@@ -57,7 +65,7 @@ class Affine:
 
 def inputs_of(layer: Layer) -> int:
     """Elements of the vector that a layer takes."""
-    return (layer.weight if isinstance(layer, Dense) else layer.w).shape[1]
+    return (layer.weight if isinstance(layer, Dense | Conv) else layer.w).shape[1]
 
 
 def build_model(layers: Sequence[Layer], name: str, one_hot: bool) -> Model:
@@ -65,6 +73,8 @@ def build_model(layers: Sequence[Layer], name: str, one_hot: bool) -> Model:
     for layer in layers:
         if isinstance(layer, Dense):
             model.dense(layer.weight, layer.bias, layer.activation, name=layer.name)
+        elif isinstance(layer, Conv):
+            model.conv(layer.weight, layer.bias, layer.activation, name=layer.name)
         elif isinstance(layer, Lstm):
             _add_lstm(model, layer)
         else:

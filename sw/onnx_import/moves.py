@@ -234,7 +234,17 @@ def slice_(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
     dims = list(flow.dims)
     for start, end, axis, step in zip(starts, ends, axes, steps):
         size = dim_size(dims[axis])
-        picked = range(*slice(start, end, step or 1).indices(size))
+        longer = flow.excess if axis == 2 else 0
+        picked = range(*slice(start, end, step or 1).indices(size + longer))
+        if longer and picked == range(size):
+            flow = replace(flow, excess=0)
+            continue
+        if longer:
+            refuse(
+                node,
+                f"it takes other steps than the first {shown_shape(replace(flow, dims=(dims[2],)))}"
+                f" of a convolution with {longer} too many; cut off the last {longer}",
+            )
         if picked == range(size):
             continue
         flow = pick(walk, node, flow, axis, list(picked[:2]))

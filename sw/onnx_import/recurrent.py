@@ -195,7 +195,7 @@ def _finish(
     index = len(walk.layers) - 1
     name = walk.layers[-1].name
     walk.open = None
-    walk.low, walk.high = -math.inf, math.inf  # a state from outside need not be within 1
+    walk.unbounded()  # a state from outside need not be within 1
     walk.feature = () if units == 1 else (Axis(f"the outputs of '{name}'", units),)
     y: tuple[Dim, ...] = (time, (), batch, walk.feature)
     y_h: tuple[Dim, ...] = ((), batch, walk.feature)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StillnetError
-from .layers import Affine, Dense, Layer
+from .layers import Affine, Conv, Dense, Layer
 from .tensors import (
     LARGEST,
     MOVES,
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 HINTS = {
     "RNN": "plain RNN layers are not supported; use a GRU or LSTM",
-    "BatchNormalization": "batch normalisation is not supported as a node; fold it into the dense "
-    "layer next to it, as exporters do in evaluation mode with constant folding",
     "Loop": "loops are not supported; export the layer as one GRU or LSTM node",
     "Scan": "loops are not supported; export the layer as one GRU or LSTM node",
 } | dict.fromkeys(
@@ -78,7 +76,7 @@ class Walk:
     time: Dim | None = None
     roles: dict[Axis, str] = field(default_factory=dict)
     lasts: list[Flow] = field(default_factory=list)  # Y_h of each recurrent layer, as it came
-    open: Dense | None = None  # a dense layer that an activation or affine may still join
+    open: Dense | Conv | None = None  # a layer that an activation or affine may still join
     pending: Affine | None = None
     table: np.ndarray | None = (
         None  # of an embedding that no layer has taken yet (tokens, features)
@@ -155,6 +153,15 @@ class Walk:
                 node,
                 "it computes with tokens; only an embedding (Gather) or a OneHot may take them",
             )
+        for v in values:
+            if isinstance(v, Flow) and v.padded and node.op_type not in ("Conv", "Identity"):
+                refuse(node, "it reads a padded sequence; only a causal convolution may take it")
+            if isinstance(v, Flow) and v.excess and node.op_type not in ("Slice", "Identity"):
+                refuse(
+                    node,
+                    f"it reads a convolution that looks {v.excess} steps ahead; pad in front "
+                    "only, or cut these steps off first",
+                )
         handler = HANDLERS.get(node.op_type)
         if handler is None:
             refuse(
@@ -162,7 +169,7 @@ class Walk:
                 HINTS.get(
                     node.op_type,
                     f"operator {node.op_type} is not supported; stillnet takes GRU, LSTM, Gemm, "
-                    "MatMul, Add, Relu, Sigmoid and Tanh, so export the part of the model "
+                    "MatMul, Conv, Add, Relu, Sigmoid and Tanh, so export the part of the model "
                     "without this node",
                 ),
             )
@@ -315,6 +322,10 @@ class Walk:
         self.version += 1
         self.changed_by = label(node)
         return Flow(self.version, tuple(dims), reduced)
+
+    def unbounded(self) -> None:
+        """Forgets what is known of the range of the values."""
+        self.low, self.high = -math.inf, math.inf
 
     def const(self, node: onnx.NodeProto, value: Value | None, slot: str) -> np.ndarray:
         """A weight as float64."""
