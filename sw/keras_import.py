@@ -50,8 +50,8 @@ def load_keras(path: str | PathLike[str]) -> Model:
     ----------
     path : path of a file that ``model.save`` of Keras 2 or 3 wrote
         Layers: GRU (``reset_after`` True or False), LSTM, RNN over a GRUCell or LSTMCell, Dense
-        and TimeDistributed(Dense), Conv1D with padding="causal", Embedding in front, Activation, ReLU, BatchNormalization,
-        Rescaling, and those that only matter in training.
+        and TimeDistributed(Dense), Conv1D with padding="causal", Embedding in front, Activation,
+        ReLU, BatchNormalization, Rescaling, and those that only matter in training.
 
     Returns
     -------
