@@ -59,12 +59,21 @@ class Reference:
     network : Network
     lanes : int
         Lanes of the engine whose memory words are counted.
+    clear_every : int
+        Every so many steps of a sequence the state variables in ``Cell.cleared`` (h of an EGRU)
+        become zero, and nothing else does: what was sent stays sent. 0 is never.
     """
 
-    def __init__(self, network: Network, lanes: int = 8) -> None:
+    def __init__(self, network: Network, lanes: int = 8, *, clear_every: int = 0) -> None:
         network.validate()
+        if isinstance(clear_every, bool) or not isinstance(clear_every, int) or clear_every < 0:
+            raise StillnetError(
+                f"clear_every must be a number of steps, or 0 for never, not {clear_every!r}"
+            )
         self.network = network
         self.lanes = lanes
+        self.clear_every = clear_every
+        self._steps = 0
         self.last = StepReport()
         # Integer products below 2**53 are exact in float64, and BLAS is fast there:
         # |sum| <= 2**7 * 2**16 * (columns) stays below for any vector that fits an engine.
@@ -90,6 +99,7 @@ class Reference:
     def clear(self) -> None:
         """All state and references zero, accumulators at their biases: ``Control.CLEAR``."""
         network = self.network
+        self._steps = 0
         self.accumulators = [b.copy() for b in self._bias]
         self.state: list[dict[str, np.ndarray]] = [
             {s: np.zeros(layer.units, np.int64) for s in CELLS[layer.cell].state}
@@ -101,6 +111,12 @@ class Reference:
             self.reference[i] = np.zeros(layer.units, np.int64)
             if layer.threshold_recurrent is not None:
                 self.reference_second[i] = np.zeros(layer.units, np.int64)
+
+    def clear_cells(self) -> None:
+        """Sets the state variables in ``Cell.cleared`` to zero; vectors and references stay."""
+        for i, layer in enumerate(self.network.layers):
+            for s in CELLS[layer.cell].cleared:
+                self.state[i][s] = np.zeros(layer.units, np.int64)
 
     def reset(self) -> None:
         """Back to the beginning of a sequence: cleared, then the network's initial state if any."""
@@ -218,6 +234,9 @@ class Reference:
     def _step(self, x: np.ndarray) -> np.ndarray:
         network, report = self.network, StepReport()
         self.last = report
+        if self.clear_every and self._steps and self._steps % self.clear_every == 0:
+            self.clear_cells()
+        self._steps += 1
         events = encode(
             network.input_mode,
             x,
@@ -231,8 +250,10 @@ class Reference:
         for i, layer in enumerate(network.layers):
             cell = CELLS[layer.cell]
             pre = rescale(self.accumulators[i], layer.shift)
+            peers = {s: self.state[j][s] for s, j in layer.peers.items()}
             y, self.state[i], clipped = cell.evaluate(
-                dict(zip(cell.accumulators, pre)), self.state[i]
+                {**dict(zip(cell.accumulators, pre)), **layer.parameters},
+                {**self.state[i], **peers},
             )
             report.saturations += clipped
             if network.reload(i):
