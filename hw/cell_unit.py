@@ -126,9 +126,10 @@ class CellUnit(wiring.Component):
         credit = Signal()  # from a register: the last credit is never used
         m.d.sync += credit.eq(credits_ > 1)
         upcoming = self.commands.payload
-        may_start = Signal()
-        m.d.comb += may_start.eq(
-            (flying == 0) | ((upcoming.cell == kind) & (upcoming.layer != layer))
+        # Known a cycle late, but not that late that the command just started is forgotten.
+        may_start, start = Signal(), Signal()
+        m.d.sync += may_start.eq(
+            ((flying == 0) | ((upcoming.cell == kind) & (upcoming.layer != layer))) & ~start
         )
         issue, last = Signal(), Signal()
         m.d.comb += [
@@ -136,7 +137,6 @@ class CellUnit(wiring.Component):
             issue.eq(active & self.units.valid & (~command.output | credit)),
             self.units.ready.eq(active & (~command.output | credit)),
         ]
-        start = Signal()
         m.d.comb += [
             self.commands.ready.eq((~active | (issue & last)) & may_start & ~flying[-1]),
             start.eq(self.commands.ready & self.commands.valid),
