@@ -200,9 +200,9 @@ def _guess(state: Mapping[str, Any], keys: Sequence[str]) -> list[tuple[str, str
                 "the modules that are supported; remove or fold it, or choose modules with layers",
             )
     chain = []
-    for m in modules:
-        used = _module_keys(m.recurrent, m.prefix, keys)
-        chain.append((_recurrent_kind(state, used) if m.recurrent else "linear", m.prefix, used))
+    for recurrent, prefix in modules:
+        used = _module_keys(recurrent, prefix, keys)
+        chain.append((_recurrent_kind(state, used) if recurrent else "linear", prefix, used))
     dense = [prefix or "linear" for kind, prefix, _ in chain if kind == "linear"]
     text = []
     if len(chain) > 1:
@@ -379,7 +379,7 @@ def _stacked(used: Sequence[str], family: str) -> dict[int, dict[str, str]]:
                 f"train a forward {family}",
             )
         if m["kind"] == "hr":
-            refuse_tensor(key, f"proj_size is not supported; train a {family} without projection")
+            refuse_tensor(key, "proj_size is not supported; train without projection")
         parts.setdefault(int(m["layer"] or 0), {})[f"{m['what']}_{m['kind']}"] = key
     return parts
 

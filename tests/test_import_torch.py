@@ -249,7 +249,7 @@ REFUSALS = {
     ),
     "projection": (
         gru_with(weight_hr_l0=np.ones((2, 4))),
-        r"tensor 'rnn.weight_hr_l0': proj_size is not supported; train a GRU without projection",
+        r"tensor 'rnn.weight_hr_l0': proj_size is not supported; train without projection",
     ),
     "rnn": (
         {"rnn.weight_ih_l0": np.ones((4, 3)), "rnn.weight_hh_l0": np.ones((4, 4))},
