@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from .errors import StillnetError
 from .keras_file import KerasFile, read_keras
+from .keras_order import layer_name, ordered, refuse_layer
 from .layer_chain import ACTIVATIONS, LayerChain
 from .model import Model
 
@@ -78,10 +79,6 @@ def load_keras(path: str | PathLike[str]) -> Model:
         ) from None
 
 
-def _refuse(name: str, kind: str, text: str) -> NoReturn:
-    raise StillnetError(f"layer '{name}' ({kind}): {text}")
-
-
 def _widen(array: np.ndarray) -> np.ndarray:
     """float64; the two bytes of a bfloat16, which HDF5 does not know, too."""
     if array.dtype.kind == "V":
@@ -101,9 +98,9 @@ class _Reader:
         self._reduced = ""  # the layer that keeps the last step only
 
     def read(self) -> Model:
-        for layer in _ordered(self._file.config):
+        for layer in ordered(self._file.config):
             kind, config = str(layer["class_name"]), layer.get("config") or {}
-            self._layer(_name(layer), kind, config)
+            self._layer(layer_name(layer), kind, config)
         return self._chain.model()
 
     def _layer(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
@@ -116,7 +113,7 @@ class _Reader:
             return
         handler = _LAYERS.get(kind)
         if handler is None:
-            _refuse(
+            refuse_layer(
                 name,
                 kind,
                 _HINTS.get(
@@ -131,7 +128,7 @@ class _Reader:
         """The arrays of a layer as float64."""
         arrays = self._file.weights.get(name)
         if arrays is None or len(arrays) != count:
-            _refuse(
+            refuse_layer(
                 name,
                 kind,
                 f"the file has {len(arrays or ())} weight arrays for it, {count} are needed; save "
@@ -139,14 +136,16 @@ class _Reader:
             )
         for a in arrays:
             if a.dtype.kind not in "fV":
-                _refuse(
+                refuse_layer(
                     name,
                     kind,
                     f"its weights have the type {a.dtype}; save the model before it is quantized",
                 )
         wide = [_widen(a) for a in arrays]
         if not all(np.all(np.isfinite(a)) for a in wide):
-            _refuse(name, kind, "its weights hold NaN or infinity; train or save the model again")
+            refuse_layer(
+                name, kind, "its weights hold NaN or infinity; train or save the model again"
+            )
         return wide
 
     def _kind_of_activation(self, name: str, kind: str, value: Any, what: str) -> str:
@@ -155,7 +154,7 @@ class _Reader:
             value = (value.get("config") or {}).get("name", value.get("class_name"))
         found = str(value or "linear")
         if found not in ACTIVATIONS:
-            _refuse(
+            refuse_layer(
                 name,
                 kind,
                 f"its {what} is {found}; only {', '.join(ACTIVATIONS)} are supported, so end the "
@@ -169,7 +168,7 @@ class _Reader:
         use_bias = bool(config.get("use_bias", True))
         activation = self._kind_of_activation(name, kind, config.get("activation"), "activation")
         if config.get("lora_rank"):
-            _refuse(name, kind, "lora_rank is set; merge the adapter and save the model again")
+            refuse_layer(name, kind, "lora_rank is set; merge the adapter and save the model again")
         weight, *bias = self._weights(name, kind, 1 + use_bias)
         self._chain.dense(name, weight.T, bias[0] if bias else None, activation)
 
@@ -181,20 +180,20 @@ class _Reader:
         self._not_reduced(name, kind)
         kernel, dilation, groups = number("kernel_size"), number("dilation_rate"), number("groups")
         if number("strides") != 1:
-            _refuse(
+            refuse_layer(
                 name,
                 kind,
                 f"strides is {number('strides')}; a stream has one output for each input, so keep "
                 "the strided front end on the host",
             )
         if config.get("padding") != "causal" and kernel > 1:
-            _refuse(
+            refuse_layer(
                 name,
                 kind,
                 f"padding is {config.get('padding')}, which is not causal; use padding='causal'",
             )
         if config.get("data_format", "channels_last") != "channels_last":
-            _refuse(name, kind, "data_format is channels_first; use channels_last")
+            refuse_layer(name, kind, "data_format is channels_first; use channels_last")
         use_bias = bool(config.get("use_bias", True))
         activation = self._kind_of_activation(name, kind, config.get("activation"), "activation")
         weight, *bias = self._weights(name, kind, 1 + use_bias)
@@ -207,7 +206,7 @@ class _Reader:
 
     def _not_reduced(self, name: str, kind: str) -> None:
         if self._reduced:
-            _refuse(
+            refuse_layer(
                 name,
                 kind,
                 f"it reads the last step of '{self._reduced}' only; set return_sequences=True "
@@ -217,7 +216,7 @@ class _Reader:
     def time_distributed(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
         inner = config["layer"]
         if inner["class_name"] not in ("Dense", "Activation", "ReLU", *_NOTHING):
-            _refuse(
+            refuse_layer(
                 name,
                 kind,
                 f"it holds a {inner['class_name']}; only Dense and activations are supported "
@@ -232,12 +231,12 @@ class _Reader:
     def relu(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
         for key in ("max_value", "negative_slope", "threshold"):
             if config.get(key):
-                _refuse(name, kind, f"{key} is {config[key]}; only a plain ReLU is supported")
+                refuse_layer(name, kind, f"{key} is {config[key]}; only a plain ReLU is supported")
         self._chain.activation(name, "relu")
 
     def embedding(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
         if config.get("mask_zero"):
-            _refuse(
+            refuse_layer(
                 name,
                 kind,
                 "mask_zero is set, which leaves out steps; train without it and leave padding "
@@ -252,7 +251,9 @@ class _Reader:
         axis = config.get("axis", -1)
         axis = axis[0] if isinstance(axis, list) else axis
         if axis not in (-1, 2):
-            _refuse(name, kind, f"axis is {axis}; only the last one, the features, is supported")
+            refuse_layer(
+                name, kind, f"axis is {axis}; only the last one, the features, is supported"
+            )
         arrays = self._weights(name, kind, 2 + use_scale + center)
         mean, variance = arrays[-2:]
         scale = 1 / np.sqrt(variance + float(config.get("epsilon", 1e-3)))
@@ -270,9 +271,9 @@ class _Reader:
         """What holds for both kinds of recurrent layer."""
         self._not_reduced(name, kind)
         if config.get("go_backwards"):
-            _refuse(name, kind, "go_backwards is set; a stream has no end to start from")
+            refuse_layer(name, kind, "go_backwards is set; a stream has no end to start from")
         if config.get("time_major"):
-            _refuse(name, kind, "time_major is set; save the model with batches first")
+            refuse_layer(name, kind, "time_major is set; save the model with batches first")
         if not config.get("return_sequences"):
             self._reduced = name
 
@@ -282,7 +283,9 @@ class _Reader:
             name, kind, config.get("recurrent_activation", "sigmoid"), "recurrent_activation"
         )
         if gate != "sigmoid":
-            _refuse(name, kind, f"its recurrent_activation is {gate}; only sigmoid is supported")
+            refuse_layer(
+                name, kind, f"its recurrent_activation is {gate}; only sigmoid is supported"
+            )
         return self._kind_of_activation(name, kind, config.get("activation", "tanh"), "activation")
 
     def _matrices(
@@ -298,7 +301,7 @@ class _Reader:
             or r.shape != (units, gates * units)
             or b.shape != (rows * gates * units,)
         ):
-            _refuse(
+            refuse_layer(
                 name,
                 kind,
                 f"its weights have the shapes {w.shape}, {r.shape}"
@@ -313,7 +316,9 @@ class _Reader:
         # Keras 1 and early 2 had no reset_after; their GRU reset before the product.
         after = bool(config.get("reset_after", False))
         if candidate not in ("tanh", "relu"):
-            _refuse(name, kind, f"its activation is {candidate}; only tanh and relu are supported")
+            refuse_layer(
+                name, kind, f"its activation is {candidate}; only tanh and relu are supported"
+            )
         w, r, b = self._matrices(name, kind, config, 3, 2 if after else 1)
 
         def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
@@ -327,7 +332,7 @@ class _Reader:
         self._recurrent(name, kind, config)
         candidate = self._gates(name, kind, config)
         if candidate != "tanh":
-            _refuse(name, kind, f"its activation is {candidate}; only tanh is supported")
+            refuse_layer(name, kind, f"its activation is {candidate}; only tanh is supported")
         w, r, b = self._matrices(name, kind, config, 4, 1)
 
         def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
@@ -340,7 +345,7 @@ class _Reader:
         cell = config["cell"]
         inner = str(cell["class_name"]) if isinstance(cell, Mapping) else "list of cells"
         if inner not in ("GRUCell", "LSTMCell"):
-            _refuse(
+            refuse_layer(
                 name,
                 kind,
                 f"its cell is a {inner}; only GRUCell and LSTMCell are supported"
@@ -364,113 +369,3 @@ _LAYERS: dict[str, Callable[[_Reader, str, str, Mapping[str, Any]], None]] = {
     "Rescaling": _Reader.rescaling,
     "TimeDistributed": _Reader.time_distributed,
 }
-
-
-# -- the order of the layers ----------------------------------------------------------------------
-
-
-def _name(layer: Mapping[str, Any]) -> str:
-    return str((layer.get("config") or {}).get("name", layer.get("name", "?")))
-
-
-def _ordered(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The layers from the input to the output."""
-    kind, config = model.get("class_name"), model.get("config")
-    if kind == "Sequential":
-        layers = config if isinstance(config, list) else (config or {}).get("layers", [])
-        return [*_implied_input(layers), *layers]
-    if kind not in ("Functional", "Model"):
-        raise StillnetError(
-            f"the model is a {kind}, whose layers the file does not describe; save a Sequential "
-            "or functional model"
-        )
-    assert isinstance(config, Mapping)
-    by_name = {_name(layer): layer for layer in config["layers"]}
-    inputs = _histories(config.get("input_layers", []))
-    outputs = _histories(config.get("output_layers", []))
-    if len(inputs) != 1:
-        raise StillnetError(
-            f"the model has {len(inputs)} inputs ({', '.join(repr(i[0]) for i in inputs)}); "
-            "stillnet takes one, and carries states itself: save the model with one input"
-        )
-    data = [o for o in outputs if o[1] == 0]
-    for state in (o for o in outputs if o[1]):
-        if by_name[state[0]]["class_name"] not in ("GRU", "LSTM", "RNN"):
-            data.append(state)
-    if len(data) != 1:
-        raise StillnetError(
-            f"the model has {len(data)} outputs beside final states; stillnet gives one: save the "
-            "model with one output"
-        )
-    chain: list[Mapping[str, Any]] = []
-    name = data[0][0]
-    while True:
-        layer = by_name[name]
-        if layer in chain:
-            _refuse(name, str(layer["class_name"]), "it feeds itself; save the model again")
-        chain.append(layer)
-        nodes = layer.get("inbound_nodes") or []
-        if not nodes:
-            break
-        sources = _sources(nodes)
-        if len(nodes) > 1:
-            _refuse(
-                name, str(layer["class_name"]), "it is used twice; shared layers are not supported"
-            )
-        if len(sources) != 1:
-            _refuse(
-                name,
-                str(layer["class_name"]),
-                f"it takes {len(sources)} tensors; only a chain of layers is supported, and the "
-                "engine carries states itself",
-            )
-        if sources[0][1]:
-            _refuse(
-                name,
-                str(layer["class_name"]),
-                f"it reads a final state of '{sources[0][0]}'; read its first output instead",
-            )
-        name = sources[0][0]
-    chain.reverse()
-    if _name(chain[0]) != inputs[0][0]:
-        raise StillnetError(
-            f"the model's output does not depend on its input '{inputs[0][0]}'; save a chain of "
-            "layers"
-        )
-    return chain
-
-
-def _implied_input(layers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Keras 2 may write the shape of the input into the first layer."""
-    if not layers or layers[0]["class_name"] in ("InputLayer", "Embedding"):
-        return []
-    shape = (layers[0].get("config") or {}).get("batch_input_shape")
-    if not shape:
-        return []
-    return [{"class_name": "InputLayer", "config": {"name": "input", "batch_shape": shape}}]
-
-
-def _histories(value: Any) -> list[tuple[str, int]]:
-    """(layer, tensor) of ``input_layers`` or ``output_layers``: one triple or nested ones."""
-    if isinstance(value, Mapping):
-        return [h for v in value.values() for h in _histories(v)]
-    if isinstance(value, list):
-        if len(value) >= 3 and isinstance(value[0], str) and isinstance(value[2], int):
-            return [(value[0], value[2])]
-        return [h for v in value for h in _histories(v)]
-    return []
-
-
-def _sources(nodes: Any) -> list[tuple[str, int]]:
-    """(layer, tensor) of everything that a layer is called on, in Keras 2's and 3's form."""
-    if isinstance(nodes, Mapping):
-        if nodes.get("class_name") == "__keras_tensor__":
-            history = nodes["config"]["keras_history"]
-            return [(str(history[0]), int(history[2]))]
-        return [s for v in nodes.values() for s in _sources(v)]
-    if isinstance(nodes, list):
-        if len(nodes) >= 3 and isinstance(nodes[0], str) and isinstance(nodes[1], int):
-            more = _sources(nodes[3]) if len(nodes) > 3 else []
-            return [(nodes[0], int(nodes[2])), *more]
-        return [s for v in nodes for s in _sources(v)]
-    return []

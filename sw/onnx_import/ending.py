@@ -82,8 +82,8 @@ def _check_states(walk: Walk) -> None:
         found = [state_of(t) for t in tags.reshape(-1)]
         ends = [(layer, state, unit) for layer, state, batch, unit in found if batch == 0]
         for name, const in walk.state_inputs.items():
-            elements = [int(t) for t in const.value.reshape(-1)]
-            begins = [walk.starts[t] for t in elements if t in walk.starts]
+            numbers = [int(t) for t in const.value.reshape(-1)]
+            begins = [walk.starts[t] for t in numbers if t in walk.starts]
             if begins == ends:
                 pairs.append((name, output))
             elif len(set(begins)) == len(begins) and set(begins) == set(ends):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import StillnetError
+from .final_states import move_states, tags_of
 from .layers import Affine, Conv, Dense, Layer
 from .tensors import (
     LARGEST,
@@ -134,14 +135,14 @@ class Walk:
             refuse(node, HINTS.get(node.op_type, "subgraphs are not supported; remove it"))
         if all(v is None or isinstance(v, Const) for v in values):
             self._constant(node, values)
-        elif any(_tags(v) is not None for v in values) and node.op_type in MOVES:
-            self._move_states(node, values)
+        elif any(tags_of(v) is not None for v in values) and node.op_type in MOVES:
+            move_states(self, node, values)
         elif any(isinstance(v, States) for v in values):
             refuse(node, "it computes with final states; only a graph output may take them")
         else:
-            self._data(node, values)
+            self.data(node, values)
 
-    def _data(self, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    def data(self, node: onnx.NodeProto, values: list[Value | None]) -> None:
         """A node that reads the vectors of the chain."""
         if any(isinstance(v, Flow) and v.tokens for v in values) and node.op_type not in (
             *MOVES,
@@ -175,55 +176,6 @@ class Walk:
             )
         handler(self, node, values)
 
-    def _move_states(self, node: onnx.NodeProto, values: list[Value | None]) -> None:
-        """Moves final states: as the last step of a layer while it is one, and as tags.
-
-        The last step of the newest layer may still be read by the next one (``h_n[-1]``).
-        """
-        moved: Flow | None = None
-        refusal: StillnetError | None = None
-        before = dict(self.env)
-        if not any(isinstance(v, States) for v in values) and node.op_type != "Concat":
-            try:
-                self._data(node, values)
-                result = self.env[node.output[0]]
-                moved = result if isinstance(result, Flow) else None
-            except StillnetError as e:
-                refusal = e
-        self.env = {**before}
-        if any(_tags(v) is None and not _plain(v) for v in values):
-            if refusal is not None:
-                raise refusal
-            refuse(
-                node,
-                "it joins computed tensors, which is a branch; only a chain of layers is "
-                "supported, so export it without the branch",
-            )
-        tags = [t if (t := _tags(v)) is not None else v.value for v in values if v]  # type: ignore
-        if node.op_type in ("Cast", "CastLike", "Dropout", "Identity"):
-            results = tags[:1]
-        else:
-            results = self._evaluate(node, tags)
-        for name, value in zip((o for o in node.output if o), results):
-            if moved is not None and moved.shape == value.shape:
-                self.env[name] = replace(moved, final=value)
-            else:
-                self.env[name] = self._last_step(value) or States(value)
-
-    def _last_step(self, tags: np.ndarray) -> Flow | None:
-        """The last step of one layer, if these are all the elements of its final h."""
-        axes = [i for i, n in enumerate(tags.shape) if n > 1]
-        for flow in self.lasts:
-            assert flow.final is not None
-            own = [i for i, n in enumerate(flow.final.shape) if n > 1]
-            if len(own) == len(axes) and np.array_equal(tags.reshape(-1), flow.final.reshape(-1)):
-                dims: list[Dim] = [()] * tags.ndim
-                for i, k in zip(axes, own):
-                    dims[i] = flow.dims[k]
-                if tuple(dim_size(d) for d in dims) == tags.shape:
-                    return replace(flow, dims=tuple(dims), final=tags)
-        return None
-
     def write(self, node: onnx.NodeProto, *values: Value) -> None:
         for name, value in zip(node.output, values):
             if name:
@@ -254,11 +206,11 @@ class Walk:
         if state and node.op_type in ("Cast", "CastLike", "Dropout"):
             arrays = [consts[0].value]  # numbers that stand for elements are not rounded
         else:
-            arrays = self._evaluate(node, [v.value for v in consts])
+            arrays = self.evaluate(node, [v.value for v in consts])
         for name, array in zip((o for o in node.output if o), arrays):
             self.env[name] = Const(array, state)
 
-    def _evaluate(self, node: onnx.NodeProto, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def evaluate(self, node: onnx.NodeProto, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The results of a node on constants, which are the values of its non-empty inputs."""
         feeds = dict(zip((n for n in node.input if n), values))
         onnx = self.graph.onnx
@@ -418,15 +370,3 @@ class Walk:
     def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
         get = self.graph.onnx.helper.get_attribute_value
         return {a.name: get(a) for a in node.attribute}
-
-
-def _tags(value: Value | None) -> np.ndarray | None:
-    """The tags of final states; None for anything else."""
-    if isinstance(value, States):
-        return value.tags
-    return value.final if isinstance(value, Flow) else None
-
-
-def _plain(value: Value | None) -> bool:
-    """Whether this is a parameter of a move: absent, or a constant that is no state."""
-    return value is None or isinstance(value, Const) and not value.state
