@@ -137,14 +137,19 @@ def load_safetensors(path: str | PathLike[str], layers: LayerList | None = None)
     path = Path(path)
     state, metadata = read_safetensors(path)
     if layers is None and "layers" in metadata:
-        try:
-            layers = json.loads(metadata["layers"])
-        except ValueError as e:
-            raise StillnetError(
-                f"file '{path}': its metadata key 'layers' is not JSON ({e}): write "
-                'it as [["gru", "rnn"], ["sigmoid", "fc"]]'
-            ) from None
+        layers = layers_of(path, metadata)
     return from_state_dict(state, layers, name=path.stem)
+
+
+def layers_of(path: Path, metadata: Mapping[str, str]) -> LayerList:
+    """The list of layers in the metadata of a file."""
+    try:
+        return json.loads(metadata["layers"])
+    except ValueError as e:
+        raise StillnetError(
+            f"file '{path}': its metadata key 'layers' is not JSON ({e}): write "
+            'it as [["gru", "rnn"], ["sigmoid", "fc"]]'
+        ) from None
 
 
 def load_npz(path: str | PathLike[str], layers: LayerList | None = None) -> Model:
