@@ -46,7 +46,8 @@ def changed(module: str, *changes: tuple[str, str]) -> types.ModuleType:
 
 PIPELINES: dict[str, tuple[str, int, tuple[str, str]]] = {
     "select swapped": ("egru", 1, ("out.eq(Mux(args[0], x, y))", "out.eq(Mux(args[0], y, x))")),
-    "comparison lets the equal pass": ("s5_state", 1, ("out.eq(x > y)", "out.eq(x >= y)")),
+    "zero passes the gate": ("s5_imag", 1, ("out.eq(x > y)", "out.eq(x >= y)")),
+    "an event at the threshold": ("egru", 1, ("out.eq(x > y)", "out.eq(x >= y)")),
     "and for or": (
         "s5_imag",
         1,
