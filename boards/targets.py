@@ -51,6 +51,8 @@ class Board:
         Where an image lies in it: behind the largest bitstream, on an erase block of 64 KB.
     cell_width : int
         See :class:`EngineConfig`.
+    cells : tuple of str
+        Of the engine.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Board:
     sdram_phase: float = 225.0
     baud: int = 3_000_000
     cell_width: int = 1
+    cells: tuple[str, ...] = CELLS
 
     @property
     def sdram(self) -> SdramPart:
@@ -87,7 +90,7 @@ class Board:
             best = EngineConfig(
                 name=self.name,
                 lanes=lanes,
-                cells=CELLS,
+                cells=self.cells,
                 cell_width=self.cell_width,
                 units=int(4096 * 2.0**scale),
                 inputs=1024,

@@ -221,12 +221,16 @@ def _reference_engine(
     preset: str,
     steps: int | None = None,
     progress: Progress | None = None,
+    clear_every: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
     if options:
-        raise StillnetError(f"engine 'reference' has no option '{next(iter(options))}'")
+        raise StillnetError(
+            f"engine 'reference' has no option '{next(iter(options))}'; it has clear_every"
+        )
     progress = progress or silent
-    reference = Reference(network, lanes=EngineConfig.load(preset).lanes)
+    lanes = EngineConfig.load(preset).lanes
+    reference = Reference(network, lanes, clear_every=clear_every)
     rows = network.quantize_input(x)[:steps]
     names = reference.event_names()
     events = dict.fromkeys(names.values(), 0)
@@ -285,7 +289,8 @@ def run(
         Only so many steps.
     progress : Progress, optional
     options
-        For the engine.
+        For the engine. ``clear_every`` of the reference sets h of EGRUs to zero every so many
+        steps.
 
     Returns
     -------
@@ -439,8 +444,11 @@ def _describe(network: Network) -> dict[str, Any]:
                 "write_shift": layer.write_shift,
                 "headroom_bits": 31 - math.log2(max(worst, 1)),
                 "bytes": sum(m.weight.size for m in layer.matrices)
-                + 4 * layer.units * len(layer.bias),
+                + 4 * layer.units * (len(layer.bias) + len(layer.parameters)),
                 "initial": sorted(layer.initial),
+                "parameters": sorted(layer.parameters),
+                "peers": {s: network.source_name(j) for s, j in layer.peers.items()},
+                "exponents": layer.exponents,
                 "matrices": [
                     {
                         "source": network.source_name(m.source),
@@ -566,7 +574,10 @@ def _show_network(result: dict[str, Any]) -> None:
             str(layer["exponent"]),
             f"{layer['headroom_bits']:.1f} bits",
             f"{layer['bytes']:,}",
-            ", ".join(f"{m['source']} (.{m['fraction']})" for m in layer["matrices"]),
+            ", ".join(
+                [f"{m['source']} (.{m['fraction']})" for m in layer["matrices"]]
+                + [f"{s} of {name}" for s, name in layer["peers"].items()]
+            ),
         )
     _print(network)
     report = result.get("report")
