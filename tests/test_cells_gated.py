@@ -197,6 +197,35 @@ def test_egru_of_any_size(size, clear_every) -> None:
     check(model, network, x, clear_every=clear_every)
 
 
+def test_egru_language_model() -> None:
+    """Tokens in, two layers of events, a decoder that works for events only."""
+    rng = np.random.default_rng(6)
+    tokens, units = 20, 24
+    layers = [weights(rng, 3, n, units, 1.5) for n in (tokens, units)]
+    theta = [np.maximum(rng.normal(0.02, 0.05, units), 0) for _ in layers]
+    decoder = rng.normal(0, 1, (tokens, units)), rng.normal(0, 0.1, tokens)
+    x = rng.integers(0, tokens, 120)
+    model = Model(tokens, one_hot=True)
+    for k, (w, t) in enumerate(zip(layers, theta)):
+        model.egru(**w, theta=t, name=f"egru{k}")
+    model.dense(*decoder, name="decoder")
+    y, _ = egru(np.eye(tokens)[x], **layers[0], theta=theta[0], h=np.zeros(units), clear_every=70)
+    y, _ = egru(y, **layers[1], theta=theta[1], h=np.zeros(units), clear_every=70)
+    wanted = y @ decoder[0].T + decoder[1]
+    assert np.allclose(model.run(x, clear_every=70), wanted, atol=1e-12)
+    network = quantize(model, x)
+    assert network.input_mode is Mode.ONE_HOT_PLAIN
+    got, _ = check(model, network, x, clear_every=70)
+    assert np.mean(np.argmax(got, 1) == np.argmax(wanted, 1)) > 0.9
+    reference = Reference(network, clear_every=70)
+    fired = [0, 0]
+    for row in network.quantize_input(x):
+        reference.step_integers(row)
+        assert reference.last.events[-1] == 1
+        fired = [f + reference.last.events[k] for k, f in enumerate(fired)]
+    assert 0 < fired[0] < 0.8 * 120 * units, "most units keep silent most of the time"
+
+
 @settings(max_examples=25, deadline=None)
 @given(SIZES)
 def test_small_gated_cells_of_any_size(size) -> None:
