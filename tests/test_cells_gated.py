@@ -375,6 +375,25 @@ def test_saved_whole_sequence_and_streamed_are_the_same(name, model, x, tmp_path
     assert np.array_equal(y[:3], np.array([first.step_integers(r) for r in rows[:3]]))
 
 
+@pytest.mark.parametrize("reset", ["before", "after"])
+def test_two_thresholds_and_their_search(reset) -> None:
+    rng = np.random.default_rng(0)
+    model = Model(6).gru(**weights(rng, 3, 6, 16, 1.0), reset=reset, name="g")
+    model.lstm(**weights(rng, 4, 16, 12, 1.0), name="l").dense(rng.normal(0, 0.3, (3, 12)))
+    x = slow(rng, 400, 6) / 4
+    network = quantize(model, x, thresholds=0.01, threshold_recurrent=0.02)
+    assert network.layers[-3].threshold_recurrent is not None
+    rows = network.quantize_input(x[:80])
+    reference, layout = Reference(network), Layout([80])
+    y = np.array([reference.step_integers(r) for r in rows])
+    flat = run_integers(network, layout, layout.pack([rows]))
+    assert np.array_equal(flat.vectors[len(network.layers) - 1], y)
+    network = quantize(model, x, max_error=0.03)
+    assert network.notes["report"]["output_error"] <= 0.03
+    assert all(layer.threshold > 0 for layer in network.layers[:-1])
+    check(model, network, x[:60])
+
+
 def test_clear_every_touches_h_only() -> None:
     _, model, x = some_networks()[4]
     network = quantize(model, x)
