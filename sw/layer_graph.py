@@ -53,7 +53,7 @@ class _Part:
     source: _Source
     scale: np.ndarray
     shift: np.ndarray
-    shifted_by: str = ""
+    by: str = ""  # the node that scaled, shifted or looked it up
 
     @property
     def plain(self) -> bool:
@@ -83,6 +83,11 @@ class LayerGraph:
     what : str
         What the messages call a part of the file, such as ``"layer"``.
 
+    Attributes
+    ----------
+    dropped : list of str
+        Layers that :meth:`model` left out, as no output depends on them.
+
     Raises
     ------
     StillnetError
@@ -95,6 +100,7 @@ class LayerGraph:
         self._model: Model | None = None
         self._input = _Source(None, INPUT)
         self._tokens: int | None = None
+        self.dropped: list[str] = []
 
     def refuse(self, name: str, text: str) -> NoReturn:
         """Raises with the name of the layer in front."""
@@ -134,7 +140,7 @@ class LayerGraph:
             )
         self._tokens = len(table)
         if fold:
-            return _vector(_Source(table.shape[1], INPUT, table=table))
+            return _vector(_Source(table.shape[1], INPUT, table=table), name)
         tokens = _vector(_Source(len(table), INPUT, tokens=True))
         return self.dense(tokens, name, table.T, None, "linear")
 
@@ -171,19 +177,23 @@ class LayerGraph:
             first = columns.stop
             a, b = (x[columns] if x.ndim and len(v.parts) > 1 else x for x in (scale, shift))
             if p.source.table is not None:
-                table = (p.source.table * p.scale + p.shift) * a + b
-                parts.append(_Part(replace(p.source, table=table), np.ones(()), np.zeros(())))
+                table = p.source.table * a + b
+                parts.append(replace(p, source=replace(p.source, table=table)))
             else:
-                by = name if np.any(b) else p.shifted_by
-                parts.append(_Part(p.source, p.scale * a, p.shift * a + b, by))
+                parts.append(_Part(p.source, p.scale * a, p.shift * a + b, name))
         return Vector(tuple(parts))
+
+    def joins(self, v: Vector, kind: str) -> bool:
+        """Whether an activation can join the layer before it."""
+        joined = _joinable(v)
+        return joined is not None and (joined.weight.ndim == 2 or kind == "relu")
 
     def activation(self, v: Vector, name: str, kind: str) -> Vector:
         """An activation on its own: joins the linear layer before it."""
         if kind == "linear":
             return v
         joined = _joinable(v)
-        if joined is not None and (joined.weight.ndim == 2 or kind == "relu"):
+        if joined is not None and self.joins(v, kind):
             return self._open(replace(joined, activation=kind))
         if v.size is None:
             self.refuse(
@@ -213,7 +223,7 @@ class LayerGraph:
             if np.any(p.shift):
                 self.refuse(
                     name,
-                    f"its input is shifted by '{p.shifted_by}', and zeros are put in front after "
+                    f"its input is shifted by '{p.by}', and zeros are put in front after "
                     "that; shift the recording on the host",
                 )
         bias = np.zeros(len(weight)) if bias is None else bias
@@ -242,9 +252,15 @@ class LayerGraph:
         """The finished model, whose output is the vectors named, side by side."""
         for name, v in outputs:
             for p in v.parts:
-                if not p.plain or p.source.table is not None:
+                if p.source.table is not None:
                     self.refuse(
-                        p.shifted_by or name,
+                        p.by,
+                        "it ends the network with an embedding, which no layer reads; save a "
+                        "model with a layer behind it",
+                    )
+                if not p.plain:
+                    self.refuse(
+                        p.by or name,
                         "it scales or shifts the network's output, which no dense layer follows; "
                         "remove it and compute it on the host",
                     )
@@ -253,14 +269,40 @@ class LayerGraph:
             raise StillnetError(
                 f"model '{self._name}' holds no layer: save a model with a recurrent or dense layer"
             )
-        last = [self._settle(p.source) for p in out.parts]
-        if last != [len(self._layers()) - 1]:
+        ends = [self._settle(p.source) for p in out.parts]
+        ends = self._drop(ends)
+        if ends != [len(self._layers()) - 1]:
+            for p, index in zip(out.parts, ends):
+                p.source.index = index
             size = out.size
             assert size is not None
             joined = self.dense(out, "outputs", np.eye(size), None, "linear")
             self._settle(joined.parts[0].source)
         assert self._model is not None
         return self._model
+
+    def _drop(self, ends: list[int]) -> list[int]:
+        """Leaves out layers that these do not depend on; the indices of these afterwards."""
+        layers = self._layers()
+        kept: set[int] = set()
+        todo = list(ends)
+        while todo:
+            index = todo.pop()
+            if index != INPUT and index not in kept:
+                kept.add(index)
+                todo += [m.source for m in layers[index].matrices]
+                todo += layers[index].peers.values()
+        self.dropped = [layer.name for i, layer in enumerate(layers) if i not in kept]
+        new = {INPUT: INPUT} | {old: i for i, old in enumerate(sorted(kept))}
+        layers[:] = [
+            replace(
+                layers[i],
+                matrices=tuple(replace(m, source=new[m.source]) for m in layers[i].matrices),
+                peers={k: new[p] for k, p in layers[i].peers.items()},
+            )
+            for i in sorted(kept)
+        ]
+        return [new[i] for i in ends]
 
     # -- folding ----------------------------------------------------------------------------------
 
@@ -358,8 +400,8 @@ class LayerGraph:
         return len(self._model.layers) - 1
 
 
-def _vector(source: _Source) -> Vector:
-    return Vector((_Part(source, np.ones(()), np.zeros(())),))
+def _vector(source: _Source, by: str = "") -> Vector:
+    return Vector((_Part(source, np.ones(()), np.zeros(()), by),))
 
 
 def _joinable(v: Vector) -> _Pending | None:
