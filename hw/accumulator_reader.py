@@ -25,6 +25,9 @@ from .shapes import Shapes
 
 __all__ = ["AccumulatorReader", "read_command_layout"]
 
+QUARTERS = 4
+"""Parts of an accumulator that are buffered apart, so that no pointer reaches far."""
+
 
 def read_command_layout(config: EngineConfig) -> data.StructLayout:
     """What the reader needs to know of a cell that was dispatched."""
@@ -261,56 +264,67 @@ class AccumulatorReader(wiring.Component):
         near_bits = near.bit_length() - 1
         group_last = Signal()
         some = Signal()  # level != 0, from a register
-        group_bits = width * 32
         advance = Signal()
         stage_valid = Signal()
         stage_far = Signal(range(max(2, groups // near)))
+        # Pointers reach many small memories, so a quarter of the bits of each gate has its own.
+        # Synthesis would make them one again if they did not start at different places. Those to
+        # the group are pairs, one counting up and one down.
+        bits = ACCUMULATOR_BITS // QUARTERS
+        part_bits = width * bits
         words = []
         for g in range(s.gates):
-            # The pointers reach many small memories, so each half of a gate's has its own. Nothing
-            # would keep synthesis from making them one again if they did not start at different
-            # places.
-            held: list[Any] = []
-            for half in range(2):
-                start = (2 * g + half) % depth
-                own_write = Signal(range(depth), init=start, name=f"write_row{g}_{half}")
-                own_read = Signal(range(depth), init=start, name=f"read_row{g}_{half}")
+            turned = []
+            for down in range(2):
+                start = g % near
+                count = Signal(range(max(2, near)), init=start, name=f"group{g}_{down}")
+                following = (count - 1 if down else count + 1) & (near - 1)
+                with m.If(advance & some):
+                    m.d.sync += count.eq(Mux(group_last, start, following))
+                turned.append(count)
+            selected = []
+            for q in range(QUARTERS):
+                start = (QUARTERS * g + q) % depth
+                write_at = Signal(range(depth), init=start, name=f"write_row{g}_{q}")
+                read_at = Signal(range(depth), init=start, name=f"read_row{g}_{q}")
                 with m.If(put):
-                    m.d.sync += own_write.eq(own_write + 1)
+                    m.d.sync += write_at.eq(write_at + 1)
                 with m.If(take):
-                    m.d.sync += own_read.eq(own_read + 1)
+                    m.d.sync += read_at.eq(read_at + 1)
                 memory = Memory(
-                    shape=unsigned(lanes * 16),
+                    shape=unsigned(lanes * bits),
                     depth=depth,
                     init=[],
                     attrs={"ram_style": "distributed"},
                 )
-                m.submodules[f"buffer{g}_{half}"] = memory
+                m.submodules[f"buffer{g}_{q}"] = memory
                 writer = memory.write_port()
                 reader = memory.read_port(domain="comb")
                 m.d.comb += [
-                    writer.addr.eq(own_write),
-                    writer.data.eq(self.read_data[half * lanes * 16 :][: lanes * 16]),
+                    writer.addr.eq(write_at),
+                    writer.data.eq(
+                        Cat(
+                            self.read_data[i * ACCUMULATOR_BITS + q * bits :][:bits]
+                            for i in range(lanes)
+                        )
+                    ),
                     writer.en.eq(arrived & (arrived_gate == g)),
-                    reader.addr.eq(own_read),
+                    reader.addr.eq(read_at),
                 ]
-                held.append(reader.data)
-            row = Cat(*held)
-            stage = Data(groups // near * group_bits, name=f"stage{g}")
-            # So is the pointer to the group; its choices are turned by as much as it is ahead.
-            own_group = Signal(range(max(2, near)), init=g % near, name=f"group{g}")
-            with m.If(advance & some):
-                m.d.sync += own_group.eq(Mux(group_last, g % near, (own_group + 1) & (near - 1)))
-            parts = []
-            for far in range(groups // near):
-                choices = [
-                    row[(far * near + (k - g) % near) * group_bits :][:group_bits]
-                    for k in range(near)
-                ]
-                parts.append(Array(choices)[own_group])
-            with m.If(advance):
-                m.d.sync += stage.eq(Cat(*parts))
-            words.append(stage.word_select(stage_far, group_bits))
+                down = q // 2
+                places = [(g - k if down else k - g) % near for k in range(near)]
+                parts = []
+                for far in range(groups // near):
+                    choices = [
+                        reader.data[(far * near + k) * part_bits :][:part_bits] for k in places
+                    ]
+                    parts.append(Array(choices)[turned[down]])
+                stage = Data(groups // near * part_bits, name=f"stage{g}_{q}")
+                with m.If(advance):
+                    m.d.sync += stage.eq(Cat(*parts))
+                selected.append(stage.word_select(stage_far, part_bits))
+            for p in range(width):
+                words += [value[p * bits : (p + 1) * bits] for value in selected]
 
         # Both registers of the slice stand here, so that the far cell unit's `ready` is cut off.
         m.submodules.units_slice = units_slice = RegisterSlice(self.units.payload.shape())

@@ -124,8 +124,9 @@ class Engine(wiring.Component):
             loader.words.payload.eq(words.payload),
             loader.words.valid.eq(words.valid & loader.busy),
             lanes.words.payload.eq(words.payload),
-            lanes.words.valid.eq(words.valid & ~loader.busy),
-            words.ready.eq(Mux(loader.busy, loader.words.ready, lanes.words.ready)),
+            # Neither asks for words while it is the other's turn.
+            lanes.words.valid.eq(words.valid),
+            words.ready.eq(loader.words.ready | lanes.words.ready),
             loader.memory_error.eq(memory.error),
         ]
 
@@ -428,7 +429,7 @@ class Engine(wiring.Component):
         input_row = Signal(28)
         host_element = state_index[:width_shift]
         host_write = Signal()
-        host_data = Signal(ACTIVATION_BITS)
+        host_data = Signal(s.state)
         clear_rows, clear_inputs = Signal(), Signal()
         sweeping = control.ongoing("CLEAR")
         m.d.sync += [

@@ -170,44 +170,72 @@ class Lanes(wiring.Component):
                 )
             )
 
-        # The place that the next word goes to, and whether it may: a register, because a cell only
-        # ever moves on. What it allowed a cycle ago it still allows.
-        next_valid, next_open = Signal(), Signal()
-        next_place = Signal.like(place)
-        next_bank, next_bias, next_write = Signal(), Signal(), Signal()
-        next_last, next_block_end = Signal(), Signal()
-        next_value = Data(signed(EVENT_BITS))
-        next_layer, next_step = Signal(s.layer), Signal(2)
-        next_block = Signal(s.block)
+        # The places of the next word and of the one after it. Whether a word may enter comes from a
+        # register, because a cell only ever moves on: what it allowed a cycle ago it still allows.
+        # The second place is there so that the walk does not hang on the words.
+        next_valid, spare_valid = Signal(), Signal()
+        enter = Signal()  # there is a place, and it may be entered
+        spare_open = Signal()
+        step_layout = data.StructLayout(
+            {
+                "place": len(place),
+                "bank": 1,
+                "bias": 1,
+                "write": 1,
+                "last": 1,
+                "block_end": 1,
+                "value": signed(EVENT_BITS),
+                "layer": s.layer,
+                "step": 2,
+                "block": s.block,
+            }
+        )
+        walk, next_, spare = Signal(step_layout), Data(step_layout), Data(step_layout)
+        m.d.comb += [
+            walk.place.eq(place),
+            walk.bank.eq(bank),
+            walk.bias.eq(column.bias),
+            walk.write.eq(byte_last),
+            walk.last.eq(last),
+            walk.block_end.eq(byte_last & (others == 0)),
+            walk.value.eq(column.value),
+            walk.layer.eq(column.layer),
+            walk.step.eq(column.step),
+            walk.block.eq(block),
+        ]
+
+        def may(step: Any) -> Any:
+            return may_enter(step.layer, step.step, step.block)
 
         take, advance = Signal(), Signal()
+        walk_open = Signal()
         m.d.comb += [
-            take.eq(next_valid & next_open & self.words.valid),
-            self.words.ready.eq(next_valid & next_open),
+            take.eq(enter & self.words.valid),
+            self.words.ready.eq(enter),
             advance.eq(~next_valid | take),
             self.taken.eq(take),
-            self.held.eq(next_valid & self.words.valid & ~next_open),
+            self.held.eq(next_valid & self.words.valid & ~enter),
             self.starved.eq(next_valid & ~self.words.valid),
-            self.column_done.eq(take & next_last),
-            self.columns.ready.eq(~valid | (advance & last)),
+            self.column_done.eq(take & next_.last),
+            self.columns.ready.eq(~valid | (~spare_valid & last)),
+            walk_open.eq(may(walk)),
         ]
-        m.d.sync += next_open.eq(may_enter(next_layer, next_step, next_block))
         with m.If(advance):
             m.d.sync += [
-                next_valid.eq(valid),
-                next_open.eq(may_enter(column.layer, column.step, block)),
-                next_place.eq(place),
-                next_bank.eq(bank),
-                next_bias.eq(column.bias),
-                next_write.eq(byte_last),
-                next_last.eq(last),
-                next_block_end.eq(byte_last & (others == 0)),
-                next_value.eq(column.value),
-                next_layer.eq(column.layer),
-                next_step.eq(column.step),
-                next_block.eq(block),
+                next_valid.eq(spare_valid | valid),
+                enter.eq(Mux(spare_valid, spare_open, valid & walk_open)),
+                next_.eq(Mux(spare_valid, spare, walk)),
+                spare_valid.eq(0),
             ]
-        with m.If(advance & valid):
+        with m.Else():
+            m.d.sync += enter.eq(may(next_))
+            with m.If(~spare_valid):
+                m.d.sync += spare_valid.eq(valid)
+        with m.If(spare_valid):
+            m.d.sync += spare_open.eq(may(spare))
+        with m.Else():
+            m.d.sync += [spare.eq(walk), spare_open.eq(walk_open)]
+        with m.If(~spare_valid & valid):
             m.d.sync += left.eq(left - 1)
             with m.If(column.bias):
                 m.d.sync += byte.eq(byte + 1)
@@ -232,9 +260,9 @@ class Lanes(wiring.Component):
                 rest.eq(entry.gates),
                 byte.eq(0),
             ]
-        with m.If(take & next_block_end):
-            m.d.sync += self.block.eq(next_block + 1)
-        with m.If(take & next_last):
+        with m.If(take & next_.block_end):
+            m.d.sync += self.block.eq(next_.block + 1)
+        with m.If(take & next_.last):
             m.d.sync += [self.sequence.eq(self.sequence + 1), self.block.eq(0)]
 
         # -- stage 0: the word and its place ------------------------------------------------------
@@ -245,10 +273,10 @@ class Lanes(wiring.Component):
         bias0 = Signal()
         word0 = Data(config.word_bits)
         m.d.sync += [
-            valid0.eq(take & next_write),
-            row0.eq(next_place[1:]),
-            bank0.eq(next_bank),
-            bias0.eq(next_bias),
+            valid0.eq(take & next_.write),
+            row0.eq(next_.place[1:]),
+            bank0.eq(next_.bank),
+            bias0.eq(next_.bias),
         ]
         # What is no word is not written either, so nothing wide waits for `take`.
         entered0 = Signal()
@@ -292,7 +320,14 @@ class Lanes(wiring.Component):
 
         half = -(-config.accumulators // 2)
         m.d.comb += self.busy.eq(
-            valid | next_valid | valid0 | valid1 | valid2 | valid3 | self.columns.valid
+            valid
+            | next_valid
+            | spare_valid
+            | valid0
+            | valid1
+            | valid2
+            | valid3
+            | self.columns.valid
         )
         for i in range(lanes):
             lane = Module()
@@ -309,7 +344,7 @@ class Lanes(wiring.Component):
             lane.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
             lane.d.comb += [
                 multiplier.a.eq(self.words.payload[WEIGHT_BITS * i :][:WEIGHT_BITS].as_signed()),
-                multiplier.b.eq(next_value),
+                multiplier.b.eq(next_.value),
             ]
             lane.d.sync += [
                 product.eq(multiplier.product),

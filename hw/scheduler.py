@@ -164,7 +164,8 @@ class Scheduler(wiring.Component):
 
         # -- tables -------------------------------------------------------------------------------
 
-        layer_words, layer_index = self._table(m, "layer_table", 6, layers)
+        layer_records = image.LAYER[: 7 if s.peers else 6]
+        layer_words, layer_index = self._table(m, "layer_table", len(layer_records), layers)
         layer_writers = self._writers
         matrix_words, matrix_index = self._table(m, "matrix_table", 4, matrices)
         matrix_writers = self._writers
@@ -187,7 +188,7 @@ class Scheduler(wiring.Component):
                     layer_writers[k].data.eq(self.threshold_value),
                     layer_writers[k].en.eq(self.threshold_second == second),
                 ]
-        layer = Signal(record_layout(image.LAYER[:6]))
+        layer = Signal(record_layout(layer_records))
         matrix = Signal(record_layout(image.MATRIX))
         m.d.comb += [layer.eq(Cat(*layer_words)), matrix.eq(Cat(*matrix_words))]
 
@@ -197,6 +198,9 @@ class Scheduler(wiring.Component):
         # of a layer without recurrence may wait while columns of a third step are on their way.
         parity, above = Signal(layers), Signal(layers)
         loaded = Signal(layers)  # accumulators hold the biases
+        # Parameters are loaded once, in a run of their own that the image lists before the biases.
+        parameters = any(CELLS[c].accumulators and CELLS[c].parameters for c in config.cells)
+        constant = Signal(layers)  # parameters are there
         pending = Signal(layers)  # columns were issued since the latest dispatch
         remaining = [Signal(8, name=f"remaining{i}") for i in range(layers)]
         finished = Signal(matrices)
@@ -257,7 +261,7 @@ class Scheduler(wiring.Component):
             self.cell_commands.payload,
             self.write_commands.payload,
         )
-        strides = Array([len(CELLS[c].accumulators) for c in config.cells])
+        strides = Array([image.block_rows(CELLS[c]) for c in config.cells])
         m.d.comb += [
             read.layer.eq(current),
             read.step.eq(Cat(parity.bit_select(current, 1), above.bit_select(current, 1))),
@@ -287,6 +291,8 @@ class Scheduler(wiring.Component):
             write.threshold.eq(layer.threshold),
             write.threshold_recurrent.eq(layer.threshold_recurrent),
         ]
+        for k in range(s.peers):
+            m.d.comb += cell.peers[k].eq((layer.peer0, layer.peer1)[k])
         last_layer = Signal()
         m.d.comb += [
             last_layer.eq(current == self.layers - 1),
@@ -308,6 +314,7 @@ class Scheduler(wiring.Component):
 
         # -- scan: one matrix a cycle through four stages ----------------------------------------
 
+        # The tables are read at ``scan`` and nowhere else, so that their index is a register.
         scan = Signal(s.matrix)
         scanning = Signal()
         # stage 1: the tables show matrix ``index1``
@@ -353,13 +360,16 @@ class Scheduler(wiring.Component):
         wanted = Signal()  # the layer still collects columns of this matrix
         is_bias = Signal()
         m.d.comb += is_bias.eq(matrix.kind == Kind.BIAS)
+        unloaded = ~loaded.bit_select(target, 1)
+        if parameters:
+            unloaded = Mux(matrix.recurrent, ~constant.bit_select(target, 1), unloaded)
         collects = finished.bit_select(index1, 1) != parity.bit_select(target, 1)
         if not self._check_dispatch:
             collects = 1
         m.d.comb += wanted.eq(
             Mux(
                 is_bias,
-                ~loaded.bit_select(target, 1),
+                unloaded,
                 loaded.bit_select(target, 1) & fresh & collects,
             )
         )
@@ -462,7 +472,7 @@ class Scheduler(wiring.Component):
         with m.If(moved):
             m.d.sync += [clean.eq(0), self.idle.eq(0)]
 
-        setup = Signal(s.matrix)
+        run_constant = Signal()  # the run loads parameters
         reset_wanted = Signal()
 
         def begin_pass() -> None:
@@ -478,26 +488,24 @@ class Scheduler(wiring.Component):
         with m.FSM():
             with m.State("STOPPED"):
                 with m.If(reset_wanted):
-                    m.d.sync += [setup.eq(0), reset_wanted.eq(0)]
+                    m.d.sync += [scan.eq(0), reset_wanted.eq(0)]
                     m.next = "SETUP"
             with m.State("SETUP"):
-                m.d.comb += matrix_index.eq(setup)
                 m.next = "SETUP_WRITE"
             with m.State("SETUP_WRITE"):
                 m.d.comb += [
-                    matrix_index.eq(setup),
-                    position_writer.addr.eq(setup),
+                    position_writer.addr.eq(scan),
                     position_writer.data.eq(0),
                     position_writer.en.eq(1),
                 ]
                 # A recurrence finds the empty vector of "step -1"; other matrices find nothing.
                 m.d.sync += [
-                    seen.bit_select(setup, 1).eq(matrix.recurrent),
-                    finished.bit_select(setup, 1).eq(1),
-                    setup.eq(setup + 1),
+                    seen.bit_select(scan, 1).eq(matrix.recurrent),
+                    finished.bit_select(scan, 1).eq(1),
+                    scan.eq(scan + 1),
                 ]
                 m.next = "SETUP"
-                with m.If(setup == self.matrices - 1):
+                with m.If(scan == self.matrices - 1):
                     m.d.sync += [current.eq(0), settled.eq(0)]
                     m.next = "SETUP_LAYERS"
             with m.State("SETUP_LAYERS"), m.If(settled.all()):
@@ -514,6 +522,8 @@ class Scheduler(wiring.Component):
                         pending.eq(0),
                         running.eq(1),
                     ]
+                    if parameters:
+                        m.d.sync += constant.eq(0)
                     m.next = "START"
             with m.State("START"):
                 with m.If(reset_wanted):
@@ -527,19 +537,20 @@ class Scheduler(wiring.Component):
                 with m.If(urgent | last3 | ~self.enable):
                     m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
                     m.d.sync += [last1.eq(0), last2.eq(0), last3.eq(0)]
+                    m.d.sync += scan.eq(Mux(better, index3, best))
                     m.next = "CHOOSE"
                 # The tables change under a scan while another image is loaded.
                 with m.If(~self.enable):
                     m.next = "START"
             with m.State("CHOOSE"):
-                m.d.comb += [matrix_index.eq(best), position_reader.addr.eq(best)]
                 with m.If(best_valid):
                     m.next = "PREPARE"
                 with m.Else():
                     m.d.sync += self.idle.eq(clean & ~moved)
                     next_pass()
             with m.State("PREPARE"):
-                m.d.comb += matrix_index.eq(best)
+                if parameters:
+                    m.d.sync += run_constant.eq(matrix.recurrent)
                 m.d.sync += [
                     run_data.bias.eq(is_bias),
                     run_data.from_input.eq(from_input),
@@ -562,7 +573,13 @@ class Scheduler(wiring.Component):
                 m.d.comb += self.runs.valid.eq(1)
                 with m.If(self.runs.ready):
                     with m.If(run_data.bias):
-                        m.d.sync += loaded.bit_select(run_data.layer, 1).eq(1)
+                        if parameters:
+                            m.d.sync += [
+                                constant.bit_select(run_data.layer, 1).eq(1),
+                                loaded.bit_select(run_data.layer, 1).eq(~run_constant),
+                            ]
+                        else:
+                            m.d.sync += loaded.bit_select(run_data.layer, 1).eq(1)
                     with m.Else():
                         m.d.comb += [
                             position_writer.addr.eq(best),

@@ -134,7 +134,7 @@ class Builders:
         peepholes : dict of "i", "f", "o" to array, shape (H,)
             Weights from c to the gates: i and f see the old c, o the new one.
         h0, c0 : arrays, shape (H,)
-            Initial state; \\|c0\\| below 16.
+            Initial state; \\|c0\\| below 64.
         order : str
             Order of the gates in the rows: ``"ifgo"`` (PyTorch, Keras) or ``"iofg"`` (ONNX i, o,
             f, c).

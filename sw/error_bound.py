@@ -24,10 +24,10 @@ from .contract.expr import Graph, Node
 from .contract.fixed import PRE
 from .contract.rules import FLOATS
 from .layers import Layer
-from .network import Network
+from .network import Network, QuantizedLayer
 from .network_checks import label_exponent
 
-__all__ = ["accumulator_bound", "cell_bound", "table_errors"]
+__all__ = ["accumulator_bound", "cell_bound", "layer_exponents", "table_errors"]
 
 
 @cache
@@ -82,13 +82,15 @@ def _error(node: Node, value: Any, values: list[Any], errors: list[Any]) -> Any:
             high, low = node.format.maximum * unit, node.format.minimum * unit
             inside = (value + errors[0] <= high) & (value - errors[0] - rounding >= low)
             return np.where(inside, errors[0] + rounding, np.inf)
-        return errors[0] + rounding + _outside(node, value)
+        high, low = node.format.maximum * unit, node.format.minimum * unit
+        furthest = np.maximum(np.abs(value - low), np.abs(value - high))
+        return np.minimum(errors[0] + rounding + _outside(node, value), furthest)
     if op == "relu":
         return errors[0]
     if op == "tanh":
-        return errors[0] + table_errors()["tanh"]
+        return np.minimum(errors[0], 2.0) + table_errors()["tanh"]
     if op == "sigmoid":
-        return errors[0] / 4 + table_errors()["sigmoid"]
+        return np.minimum(errors[0] / 4, 1.0) + table_errors()["sigmoid"]
     if op == "greater":  # a - b, if exact, decides even where it is zero
         gap, doubt = np.abs(values[0] - values[1]), errors[0] + errors[1]
         return (gap > doubt) | (doubt == 0)
@@ -110,6 +112,15 @@ def _error(node: Node, value: Any, values: list[Any], errors: list[Any]) -> Any:
     raise AssertionError(op)
 
 
+def layer_exponents(layer: QuantizedLayer) -> dict[str, int]:
+    """Powers of two for :func:`cell_bound`: those of a layer's labels; of a homogeneous cell the
+    one, under the name "", that its rescale shift stands for."""
+    cell = CELLS[layer.cell]
+    if not cell.homogeneous:
+        return layer.exponents
+    return {"": layer.fraction - cell.graph.result.format.fraction}
+
+
 def cell_bound(
     cell: Cell,
     m: dict[str, np.ndarray],
@@ -128,7 +139,7 @@ def cell_bound(
     m_error, state_error : dict of str to array
         Largest errors of these. Accumulators are then rounded (or floored) to ``PRE``.
     exponents : dict of str to int
-        ``QuantizedLayer.exponents``.
+        As from :func:`layer_exponents`.
 
     Returns
     -------

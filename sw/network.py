@@ -452,6 +452,11 @@ class Network:
     def _from_header(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Network:
         layers = []
         for i, d in enumerate(header["layers"]):
+            if d["cell"] not in CELLS:
+                raise StillnetError(
+                    f"layer '{d['name']}': cell '{d['cell']}' is unknown; load the file that "
+                    "registers it: stillnet --cells FILE.py COMMAND ..."
+                )
             matrices = [
                 QuantizedMatrix(
                     m["source"], tuple(m["gates"]), tensors[f"{i}/weight/{j}"], m["fraction"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.error_bound import accumulator_bound, cell_bound
+from stillnet.sw.error_bound import accumulator_bound, cell_bound, layer_exponents
 from stillnet.sw.model import INPUT, Model
 from stillnet.sw.network import Network
 from stillnet.sw.network_checks import state_format
@@ -98,7 +98,7 @@ def check(
                 operands[s] = real
                 errors[s] = np.abs((old_states if before else new_states)[j, s] - real)
             bound, state_bounds = cell_bound(
-                cell, m, operands, m_error, errors, quantized.exponents
+                cell, m, operands, m_error, errors, layer_exponents(quantized)
             )
             if quantized.write_shift:
                 bound = bound + 0.5 * 2.0**-quantized.fraction

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION, PRE, Format
+from stillnet.sw.contract.rules import INTEGERS
 from stillnet.sw.errors import StillnetError
 from stillnet.sw.model import Model
 from stillnet.sw.network import Network
@@ -251,19 +252,6 @@ def test_the_bound_notices(change) -> None:
 
 # -- extremes -------------------------------------------------------------------------------------
 
-CELLS_HERE = (
-    "lstm",
-    "lstm_peephole",
-    "gru_reset",
-    "gru_before",
-    "egru",
-    "gru_relu",
-    "gru_before_relu",
-    "gru_reset_relu",
-    "mingru",
-    "ligru",
-)
-
 
 def extreme(fmt: Format, count: int, rng: np.random.Generator, low=None) -> np.ndarray:
     low = fmt.minimum if low is None else low
@@ -273,7 +261,7 @@ def extreme(fmt: Format, count: int, rng: np.random.Generator, low=None) -> np.n
     )
 
 
-@pytest.mark.parametrize("name", CELLS_HERE)
+@pytest.mark.parametrize("name", list(CELLS))
 def test_integers_at_the_ends_of_every_format(name) -> None:
     """Every node stays inside its format, and bounded outputs inside their bound."""
     cell, rng = CELLS[name], np.random.default_rng(1)
@@ -287,8 +275,6 @@ def test_integers_at_the_ends_of_every_format(name) -> None:
         if s == "h" and cell.bound is not None:  # what the state can hold
             one = 1 << ACTIVATION.fraction
             state[s] = np.clip(state[s], -one, one)
-    from stillnet.sw.contract.rules import INTEGERS
-
     values = cell.graph._walk(INTEGERS, m, state)
     for node in cell.graph.nodes():
         if not node.is_condition:
@@ -388,8 +374,8 @@ def test_refusals() -> None:
         Model(6).gru(**w3, activation="gelu", name="a")
     with refused(r"layer 'a': c0 has shape \(3,\), expected \(10,\)"):
         Model(6).lstm(**w4, c0=np.zeros(3), name="a")
-    with refused("layer 'a': initial state 'c' is 17 at unit 0, a lstm holds -15.9999 to 15.9999"):
-        quantize(Model(6).lstm(**w4, c0=np.full(10, 17.0), name="a"), x)
+    with refused("layer 'a': initial state 'c' is 64 at unit 0, a lstm holds -64 to 64"):
+        quantize(Model(6).lstm(**w4, c0=np.full(10, 64.0), name="a"), x)
     theta = np.zeros(10)
     theta[4] = -0.5
     with refused("layer 'a': parameter 'theta' is -0.5 at unit 4, cell 'egru' takes 0 to 1.99994"):
