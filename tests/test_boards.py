@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -161,6 +162,29 @@ def test_build_stops_at_the_first_seed_that_meets_timing(tools, tmp_path: Path) 
     assert build_module.build(board("ulx3s-25f"), output)["cached"]
     assert (output / "calls").read_text() == calls
     assert not build_module.build(board("ulx3s-85f"), output)["cached"]
+
+
+def test_build_with_other_cells(tools, tmp_path: Path) -> None:
+    """The last step of docs/your-own-cell.md, up to place and route."""
+    tools([120.0])
+    example = Path(__file__).parents[1] / "examples" / "own_cell.py"
+    output = tmp_path / "out"
+    program = (
+        "import sys, stillnet.boards.build as build\n"
+        "from stillnet.sw.cli import main\n"
+        f"build.tool = lambda name: {str(tmp_path / 'tools')!r} + '/' + name\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["--cells", str(example), "build", "--board", "ulx3s-25f", "-o", str(output)]
+    # In a process of its own: a registered cell stays.
+    subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--engine-cells", "fastgrnn,linear"],
+        check=True,
+        capture_output=True,
+    )
+    text = (output / "engine.toml").read_text()
+    assert 'cells = ["fastgrnn", "linear"]' in text
+    assert "fastgrnn" in json.loads((output / "build.json").read_text())["config"]["cells"]
 
 
 def test_build_without_timing_says_by_how_much(tools, tmp_path: Path, capsys) -> None:

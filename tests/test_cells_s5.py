@@ -296,6 +296,49 @@ def test_state_wraps_and_is_not_clipped() -> None:
     assert exact > (1 << 31) - 1 and new["xr"][0] == exact - (1 << 32)
 
 
+# -- scales ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_formats_follow_the_signal(scale) -> None:
+    """Linear up to the gate of the GLU, which is constant here."""
+    rng = np.random.default_rng(3)
+    p = block(rng, 8, 6, "zoh")
+    model = Model(4).s5_encoder(rng.normal(0, 1, (8, 4)))
+    glu = np.zeros((8, 8)), p["glu"][1]
+    model.s5(p["lam"], p["b"], p["c"], p["d"], glu=glu, step=p["step"], name="b")
+    model.dense(rng.normal(0, 1, (3, 8)))
+    x = signal(rng, 60, 4) * scale
+    network = quantize(model, x)
+    got, _ = check(model, network, x)
+    wanted = model.run(x)
+    assert np.sqrt(np.mean((got - wanted) ** 2)) < 0.03 * np.sqrt(np.mean(wanted**2))
+    streams = {layer.exponents["v"] for layer in network.layers if "v" in layer.exponents}
+    states = {layer.exponents["x"] for layer in network.layers if "x" in layer.exponents}
+    assert len(streams) == 1 and len(states) == 1, "peers share a scale"
+
+
+def test_silent_calibration() -> None:
+    rng = np.random.default_rng(3)
+    model, _ = stack(rng, 4, 6, 5, 1, 2)
+    network = quantize(model, np.zeros((5, 4)))
+    check(model, network, np.zeros((5, 4)))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-4, 300.0])
+def test_row_factors_of_any_size(gamma) -> None:
+    rng = np.random.default_rng(3)
+    lam = 0.99 * np.exp(1j * rng.uniform(-1, 1, 5))
+    b, c = rng.normal(0, 1, (5, 4)) + 0j, rng.normal(0, 1, (3, 5)) + 0j
+    model, x = Model(4).lru(lam, b, c, gamma=gamma), signal(rng, 100, 4)
+    network = quantize(model, x)
+    got, _ = check(model, network, x)
+    wanted = model.run(x)
+    assert np.sqrt(np.mean((got - wanted) ** 2)) <= 0.03 * np.sqrt(np.mean(wanted**2))
+    if gamma:
+        assert np.abs(network.layers[0].parameters["gamma"]).max() > 1 << 10
+
+
 # -- LRU ------------------------------------------------------------------------------------------
 
 

@@ -28,8 +28,10 @@ from stillnet.sw.contract.link import Command
 from stillnet.sw.contract.registers import Register
 from stillnet.sw.driver import ConnectionLost, Engine, RefusedCommand
 from stillnet.sw.errors import StillnetError
+from stillnet.sw.model import Model
 from stillnet.sw.network import Network
 from stillnet.sw.packer import pack
+from stillnet.sw.quantizer import quantize
 from stillnet.sw.reference import Reference
 from stillnet.sw.transport import open_transport
 
@@ -72,6 +74,29 @@ def delta_network(name: str = "wide") -> Network:
         if all(np.any(a != b) for a, b in zip(ys, ys[1:])):
             return net
     raise AssertionError("no such network")
+
+
+def test_egru_is_cleared_every_so_many_steps() -> None:
+    """Only h: what was sent stays sent. On hardware, in the reference, and in floating point."""
+    rng = np.random.default_rng(0)
+    w = [rng.normal(0, 0.5, (30, n)) for n in (6, 10)]
+    model = Model(6).egru(*w, theta=np.full(10, 0.05), name="egru")
+    model.lstm(rng.normal(0, 0.5, (20, 10)), rng.normal(0, 0.5, (20, 5)), name="lstm")
+    x = np.cumsum(rng.normal(0, 0.3, (25, 6)), axis=0)
+    net = quantize(model, x)
+    bench = board("events")
+    engine = connect(bench)
+    result = run_on_board(net, x, engine, clear_every=7)
+    assert result["mismatches"] == 0 and result["steps"] == 25
+    reference = fresh(net, "events")
+    for step, row in enumerate(net.quantize_input(x)):
+        if step and step % 7 == 0:
+            reference.clear_cells()
+        reference.step_integers(row)
+    same_state(engine, reference)
+    assert not np.array_equal(result["outputs"], run_on_board(net, x, engine)["outputs"])
+    assert np.abs(result["outputs"] - model.run(x, clear_every=7)).max() < 0.1
+    bench.end()
 
 
 # -- what it is for -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -215,6 +216,27 @@ class EngineConfig:
             return f'"{value}"' if isinstance(value, str) else str(value)
 
         return "".join(f"{k} = {text(v)}\n" for k, v in self.to_dict().items())
+
+    @property
+    def option(self) -> str:
+        """Option of a command that names this configuration."""
+        return f"--preset {self.name}" if self.name in _presets() else f"--config {self.name}.toml"
+
+    def changed(self, settings: Iterable[str]) -> EngineConfig:
+        """The same with some fields set, each as a line of TOML: ``cells=["gru", "lstm"]``.
+
+        Its name is ``custom``, because it is no preset any more.
+        """
+        values: dict[str, Any] = {"name": "custom"}
+        for text in settings:
+            try:
+                values |= tomllib.loads(text)
+            except tomllib.TOMLDecodeError as error:
+                raise StillnetError(
+                    f"engine config: '{text}' is not FIELD=VALUE as in TOML ({error}); text stands "
+                    "in quotes, lists in brackets"
+                ) from error
+        return self.from_dict({**self.to_dict(), **values})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EngineConfig:
