@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .cells import CELLS
+from .cells import CELLS, Cell
 from .errors import StillnetError
 from .image import VERSION, block_rows
 
@@ -20,8 +20,24 @@ __all__ = ["MEMORIES", "PRESETS", "EngineConfig"]
 MAX_STATE_NAMES = 8
 """State variables that the host can select (``registers.Region``)."""
 
+FIRST_CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
+"""Cells whose equations are as fixed as the image version."""
+
 MEMORIES = ("ram", "axi4", "port")
 """What stands behind the memory port: on-chip RAM, an AXI4 master, or the bare port."""
+
+
+def cell_signature(cell: Cell) -> str:
+    """What hardware and images depend on in a cell, as text: operands, formats, equation."""
+    nodes = cell.graph.nodes()
+    place = {id(n): k for k, n in enumerate(nodes)}
+    lines = [cell.name, repr(cell.accumulators)]
+    lines += [f"{k}={f}" for kind in (cell.parameters, cell.peers) for k, f in kind.items()]
+    for n in nodes:
+        args = ",".join(str(place[id(a)]) for a in n.args)
+        lines.append(f"{n.op}({args}){n.format}{n.name}{n.value}")
+    lines += [f"{k}:{place[id(n)]}" for k, n in cell.graph.following.items()]
+    return ";".join([*lines, str(place[id(cell.graph.result)])])
 
 
 @dataclass(frozen=True)
@@ -195,9 +211,14 @@ class EngineConfig:
 
     @property
     def fingerprint(self) -> int:
-        """32-bit digest of everything that an image depends on."""
+        """32-bit digest of everything that an image depends on.
+
+        The fields but ``name`` and ``cell_sharing``, the version of the image, and the equations of
+        all cells but the first ones, which do not change any more: a cell of one's own may.
+        """
         left_out = ("name", "cell_sharing")
         values = [f"{k}={v!r}" for k, v in sorted(self.to_dict().items()) if k not in left_out]
+        values += [cell_signature(CELLS[c]) for c in self.cells if c not in FIRST_CELLS]
         text = f"stillnet image {VERSION};" + ";".join(values)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
