@@ -314,6 +314,7 @@ class Scheduler(wiring.Component):
 
         # -- scan: one matrix a cycle through four stages ----------------------------------------
 
+        # The tables are read at ``scan`` and nowhere else, so that their index is a register.
         scan = Signal(s.matrix)
         scanning = Signal()
         # stage 1: the tables show matrix ``index1``
@@ -472,7 +473,6 @@ class Scheduler(wiring.Component):
             m.d.sync += [clean.eq(0), self.idle.eq(0)]
 
         run_constant = Signal()  # the run loads parameters
-        setup = Signal(s.matrix)
         reset_wanted = Signal()
 
         def begin_pass() -> None:
@@ -488,26 +488,24 @@ class Scheduler(wiring.Component):
         with m.FSM():
             with m.State("STOPPED"):
                 with m.If(reset_wanted):
-                    m.d.sync += [setup.eq(0), reset_wanted.eq(0)]
+                    m.d.sync += [scan.eq(0), reset_wanted.eq(0)]
                     m.next = "SETUP"
             with m.State("SETUP"):
-                m.d.comb += matrix_index.eq(setup)
                 m.next = "SETUP_WRITE"
             with m.State("SETUP_WRITE"):
                 m.d.comb += [
-                    matrix_index.eq(setup),
-                    position_writer.addr.eq(setup),
+                    position_writer.addr.eq(scan),
                     position_writer.data.eq(0),
                     position_writer.en.eq(1),
                 ]
                 # A recurrence finds the empty vector of "step -1"; other matrices find nothing.
                 m.d.sync += [
-                    seen.bit_select(setup, 1).eq(matrix.recurrent),
-                    finished.bit_select(setup, 1).eq(1),
-                    setup.eq(setup + 1),
+                    seen.bit_select(scan, 1).eq(matrix.recurrent),
+                    finished.bit_select(scan, 1).eq(1),
+                    scan.eq(scan + 1),
                 ]
                 m.next = "SETUP"
-                with m.If(setup == self.matrices - 1):
+                with m.If(scan == self.matrices - 1):
                     m.d.sync += [current.eq(0), settled.eq(0)]
                     m.next = "SETUP_LAYERS"
             with m.State("SETUP_LAYERS"), m.If(settled.all()):
@@ -539,19 +537,18 @@ class Scheduler(wiring.Component):
                 with m.If(urgent | last3 | ~self.enable):
                     m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
                     m.d.sync += [last1.eq(0), last2.eq(0), last3.eq(0)]
+                    m.d.sync += scan.eq(Mux(better, index3, best))
                     m.next = "CHOOSE"
                 # The tables change under a scan while another image is loaded.
                 with m.If(~self.enable):
                     m.next = "START"
             with m.State("CHOOSE"):
-                m.d.comb += [matrix_index.eq(best), position_reader.addr.eq(best)]
                 with m.If(best_valid):
                     m.next = "PREPARE"
                 with m.Else():
                     m.d.sync += self.idle.eq(clean & ~moved)
                     next_pass()
             with m.State("PREPARE"):
-                m.d.comb += matrix_index.eq(best)
                 if parameters:
                     m.d.sync += run_constant.eq(matrix.recurrent)
                 m.d.sync += [

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from random_networks import random_case
 
+from stillnet.boards import bench_boards
 from stillnet.boards import build as build_module
 from stillnet.boards import flash as flash_module
 from stillnet.boards.pll import PFD_HZ, VCO_HZ, pll_settings
@@ -196,6 +197,21 @@ def test_build_without_timing_says_by_how_much(tools, tmp_path: Path, capsys) ->
     assert "--seeds 6" in error
     assert not (output / "top.bit").exists()
     assert json.loads((output / "build.json").read_text())["timing_met"] is False
+
+
+def test_the_bench_reports_boards_with_and_without_timing(tools, tmp_path: Path) -> None:
+    names = ("ulx3s-25f", "colorlight-i9")
+    tools([101.5])
+    (met,) = bench_boards.measure(lambda *_: None, names[:1], tmp_path)
+    assert met["timing_met"] and (met["fmax_mhz"], met["clock_mhz"]) == (101.5, 100.0)
+    assert met["bitstream_bytes"] == len(b"bits")
+    tools([90.0, 91.0, 92.5, 80.0, 80.0, 80.0])
+    rows = bench_boards.measure(lambda *_: None, names, tmp_path)
+    assert rows[0] == met  # not built again
+    assert not rows[1]["timing_met"] and rows[1]["fmax_mhz"] == 92.5
+    assert (rows[1]["seed"], rows[1]["seeds"], rows[1]["bitstream_bytes"]) == (3, 6, 0)
+    text = bench_boards.BENCH.markdown(rows)
+    assert "| ulx3s-25f | " in text and " | NO | " in text
 
 
 def test_a_tool_that_fails_is_named_with_its_log(tools, tmp_path: Path) -> None:
