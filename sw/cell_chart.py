@@ -23,11 +23,12 @@ def describe_cell(name: str, sharing: int = 1) -> dict[str, Any]:
     sharing : int
         Cycles a unit, 1 to 16.
     """
-    if name.lower() not in CELLS:
+    found = name if name in CELLS else name.lower()
+    if found not in CELLS:
         raise StillnetError(f"cell '{name}' is unknown; known are {', '.join(CELLS)}")
     if not 1 <= sharing <= 16:
         raise StillnetError(f"sharing must be between 1 and 16, not {sharing}")
-    return {"kind": "cell", **cell_report(CELLS[name.lower()], sharing)}
+    return {"kind": "cell", **cell_report(CELLS[found], sharing)}
 
 
 def cell_chart(report: dict[str, Any]) -> str:
