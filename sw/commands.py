@@ -125,7 +125,7 @@ def _names(text: str) -> list[str]:
 
 def _configure_quantize(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="trained model: .onnx, .safetensors, .npz, .pt")
+    add("model", metavar="MODEL", help="trained model: .onnx, .keras, .h5, .safetensors, .npz, .pt")
     add(
         "--calibrate",
         nargs="+",

@@ -495,18 +495,6 @@ class Engine:
                 self._write_state(self._state_region(s), i, state[f"{i}/{s}"])
         self._unknown = False
 
-    def clear_cells(self) -> None:
-        """Sets the state variables in ``Cell.cleared`` to zero, as ``Reference.clear_cells``.
-
-        Vectors and their references stay: what was sent stays sent.
-        """
-        network = self.network
-        self._ready()
-        self._idle()
-        for i, layer in enumerate(network.layers):
-            for s in CELLS[layer.cell].cleared:
-                self._write_state(self._state_region(s), i, np.zeros(layer.units))
-
     def set_hidden(self, values: dict[tuple[int, str], np.ndarray]) -> None:
         """As ``Reference.set_hidden``: clear, then send given states through the encoders.
 

