@@ -364,7 +364,7 @@ def test_modes() -> None:
         ("units", 0, "units must be between 1 and 32768, not 0"),
         ("inputs", 0, "inputs must be between 1 and 32768, not 0"),
         ("accumulators", 1, "accumulators must be between 2 and 32768, not 1"),
-        ("layers", 17, "layers must be between 1 and 16, not 17"),
+        ("layers", 32, "layers must be between 1 and 31, not 32"),
         ("matrices", 65, "matrices must be between 1 and 64, not 65"),
         ("address_bits", 7, "address_bits must be between 8 and 32, not 7"),
         ("fetch_columns", 3, "fetch_columns must be between 4 and 256, not 3"),

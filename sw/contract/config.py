@@ -116,7 +116,7 @@ class EngineConfig:
             "inputs": (1, 1 << 15),
             "cell_sharing": (1, 16),
             "accumulators": (2, 1 << 15),
-            "layers": (1, 16),
+            "layers": (1, 31),
             "matrices": (1, 64),
             "address_bits": (8, 32),
             "fetch_words": (8, 4096),
