@@ -286,8 +286,13 @@ class EventEncoder(wiring.Component):
         bank_bits = bits_for(self._lists - 1) if self._lists > 1 else 0
         list_address = Signal(address_bits + bank_bits)
         read_address = Signal(address_bits + bank_bits)
+        at = Data(address_bits)  # row that the next events of the vector go to
+        row = Signal(address_bits)
+        m.d.comb += row.eq(Mux(first2, base2, at))
+        with m.If(valid2):
+            m.d.sync += at.eq(row + fire.any())
         m.d.comb += [
-            list_address.eq(Cat((base2 + before)[:address_bits], bank2[:bank_bits])),
+            list_address.eq(Cat(row, bank2[:bank_bits])),
             read_address.eq(Cat(self.list_row[:address_bits], self.list_bank[:bank_bits])),
         ]
         depth = ((self._lists - 1) << address_bits) + self._rows

@@ -209,16 +209,24 @@ class Scheduler(wiring.Component):
         positions = Memory(shape=unsigned(16), depth=matrices, init=[])
         m.submodules.positions = positions
         position_reader, position_writer = positions.read_port(), positions.write_port()
+        # A cell is dispatched many cycles after its last column, so a register does no harm.
+        issued, issued_layer = Signal(), Data(s.layer)
+        issued_sequence = Data(s.sequence)
+        m.d.sync += [
+            issued.eq(self.issued),
+            issued_layer.eq(self.issued_layer),
+            issued_sequence.eq(self.sequence + 1),
+        ]
         latest = Memory(shape=unsigned(s.sequence), depth=layers, init=[])
         m.submodules.latest = latest
         latest_reader, latest_writer = latest.read_port(), latest.write_port()
         m.d.comb += [
-            latest_writer.addr.eq(self.issued_layer),
-            latest_writer.data.eq(self.sequence + 1),
-            latest_writer.en.eq(self.issued),
+            latest_writer.addr.eq(issued_layer),
+            latest_writer.data.eq(issued_sequence),
+            latest_writer.en.eq(issued),
         ]
-        with m.If(self.issued):
-            m.d.sync += pending.bit_select(self.issued_layer, 1).eq(1)
+        with m.If(issued):
+            m.d.sync += pending.bit_select(issued_layer, 1).eq(1)
 
         # -- dispatch: cells in the order of (step, layer) ----------------------------------------
 
@@ -226,6 +234,7 @@ class Scheduler(wiring.Component):
         settled = Signal(2)  # the tables show the current layer
         dispatch = Signal()
         ready, ready_next = Signal(), Signal()  # once ready, a cell stays so until dispatched
+        room = Signal()  # so does this; the next cell is not ready before it shows the last one
         running = Signal()
         m.d.comb += [
             layer_index.eq(current),
@@ -238,17 +247,18 @@ class Scheduler(wiring.Component):
                 & loaded.bit_select(current, 1)
                 & ~dispatch
             ),
-            dispatch.eq(
-                ready
-                & self.read_commands.ready
-                & self.cell_commands.ready
-                & self.write_commands.ready
-            ),
+            dispatch.eq(ready & room),
             self.read_commands.valid.eq(dispatch),
             self.cell_commands.valid.eq(dispatch),
             self.write_commands.valid.eq(dispatch),
         ]
-        m.d.sync += [settled.eq(Cat(1, settled)), ready.eq(ready_next)]
+        m.d.sync += [
+            settled.eq(Cat(1, settled)),
+            ready.eq(ready_next),
+            room.eq(
+                self.read_commands.ready & self.cell_commands.ready & self.write_commands.ready
+            ),
+        ]
         # The tables show a layer a cycle before it is settled.
         rows = Signal(16)
         single = Signal()
