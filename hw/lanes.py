@@ -126,13 +126,13 @@ class Lanes(wiring.Component):
 
         # -- walk: where each word of a column goes, one word ahead of the words -------------------
 
-        column = Signal(column_layout(config))
+        column = Data(column_layout(config))
         valid = Signal()
-        left = Signal(16)  # words of the column, this one included
+        left = Data(16)  # words of the column, this one included
         last = Signal()
-        block = Signal(s.block)
-        block_base = Signal(s.accumulator_address)
-        rest = Signal(s.gates)  # gates of this block still to come, this one included
+        block = Data(s.block)
+        block_base = Data(s.accumulator_address)
+        rest = Data(s.gates)  # gates of this block still to come, this one included
         byte = Signal(range(BIAS_WORDS))
         others = Signal(s.gates)  # rest without its lowest gate
         gate = Signal(range(max(2, s.gates)))

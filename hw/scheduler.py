@@ -31,6 +31,7 @@ from stillnet.sw.contract.image import Kind
 from .accumulator_reader import read_command_layout
 from .cell_unit import cell_command_layout
 from .column_fetcher import run_layout
+from .data_register import Data
 from .input_encoder import InputStatus
 from .shapes import Shapes
 from .write_back import VectorStatus, write_command_layout
@@ -202,9 +203,9 @@ class Scheduler(wiring.Component):
         parameters = any(CELLS[c].accumulators and CELLS[c].parameters for c in config.cells)
         constant = Signal(layers)  # parameters are there
         pending = Signal(layers)  # columns were issued since the latest dispatch
-        remaining = [Signal(8, name=f"remaining{i}") for i in range(layers)]
-        finished = Signal(matrices)
-        seen = Signal(matrices)
+        remaining = [Data(8, name=f"remaining{i}") for i in range(layers)]
+        finished = Data(matrices)
+        seen = Data(matrices)
         positions = Memory(shape=unsigned(16), depth=matrices, init=[])
         m.submodules.positions = positions
         position_reader, position_writer = positions.read_port(), positions.write_port()
@@ -377,9 +378,9 @@ class Scheduler(wiring.Component):
         valid2, index2, last2 = Signal(), Signal(s.matrix), Signal()
         wanted2, bias2, input2, half2 = (Signal() for _ in range(4))
         held2, late2 = Signal(), Signal()
-        vector2 = Signal.like(vector)
-        position2 = Signal(16)
-        target2 = Signal(s.layer)
+        vector2 = Signal.like(vector, reset_less=True)
+        position2 = Data(16)
+        target2 = Data(s.layer)
         held = (self.reading & (self.reading_layer == target)) | (
             self.next_reading & (self.next_layer == target)
         )
@@ -403,9 +404,9 @@ class Scheduler(wiring.Component):
         # stage 3: decision
         valid3, index3, last3 = Signal(), Signal(s.matrix), Signal()
         wanted3, events3, complete3 = Signal(), Signal(), Signal()
-        rows3, position3 = Signal(16), Signal(16)
+        rows3, position3 = Data(16), Data(16)
         input3, half3, held3, late3 = (Signal() for _ in range(4))
-        target3 = Signal(s.layer)
+        target3 = Data(s.layer)
         m.d.sync += [
             valid3.eq(valid2),
             index3.eq(index2),
@@ -433,7 +434,7 @@ class Scheduler(wiring.Component):
         best_valid = Signal()
         best_rank = Signal(2)
         best = Signal(s.matrix)
-        best_rows, best_position = Signal(16), Signal(16)
+        best_rows, best_position = Data(16), Data(16)
         better = Signal()
         rank = Cat(late3, held3)
         m.d.comb += better.eq(candidate & (~best_valid | (rank < best_rank)))
@@ -462,7 +463,7 @@ class Scheduler(wiring.Component):
         # -- run: the chosen matrix fetches -------------------------------------------------------
 
         run = self.runs.payload
-        run_data = Signal(run_layout(config))
+        run_data = Data(run_layout(config))
         m.d.comb += run.eq(run_data)
         clean = Signal()  # nothing moved since the pass began
         moved = Signal()
