@@ -23,6 +23,7 @@ from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, EVENT_BITS
 from stillnet.sw.contract.image import BIAS_WORDS
 
 from .data_register import Data
+from .multiplier import Multiplier
 from .shapes import Shapes
 
 __all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
@@ -243,13 +244,11 @@ class Lanes(wiring.Component):
         bank0 = Signal()
         bias0 = Signal()
         word0 = Data(config.word_bits)
-        value0 = Data(signed(EVENT_BITS))
         m.d.sync += [
             valid0.eq(take & next_write),
             row0.eq(next_place[1:]),
             bank0.eq(next_bank),
             bias0.eq(next_bias),
-            value0.eq(next_value),
         ]
         # What is no word is not written either, so nothing wide waits for `take`.
         entered0 = Signal()
@@ -297,9 +296,7 @@ class Lanes(wiring.Component):
         )
         for i in range(lanes):
             lane = Module()
-            a = Data(signed(WEIGHT_BITS), name="weight")
-            b = Data(signed(EVENT_BITS), name="event")
-            product = Data(signed(ACCUMULATOR_BITS))
+            product = Data(signed(WEIGHT_BITS + EVENT_BITS))
             read = Data(signed(ACCUMULATOR_BITS))
             older = Data(signed(ACCUMULATOR_BITS))
             addend = Signal(signed(ACCUMULATOR_BITS))
@@ -307,11 +304,15 @@ class Lanes(wiring.Component):
             total1 = Data(signed(ACCUMULATOR_BITS))
             bytes_ = [history[k * config.word_bits + 8 * i :][:8] for k in range(BIAS_WORDS - 1)]
             bias_value = Data(ACCUMULATOR_BITS)
+            # Nothing stands between the multiplier and registers. A bias comes as an older sum: the
+            # event's value is 0 there.
+            lane.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
+            lane.d.comb += [
+                multiplier.a.eq(self.words.payload[WEIGHT_BITS * i :][:WEIGHT_BITS].as_signed()),
+                multiplier.b.eq(next_value),
+            ]
             lane.d.sync += [
-                # Nothing stands between the multiplier and registers; a bias comes as older sum.
-                a.eq(Mux(bias0, 0, word0[8 * i :][:8].as_signed())),
-                b.eq(value0),
-                product.eq(a * b),
+                product.eq(multiplier.product),
                 bias_value.eq(Cat(*bytes_, word0[8 * i :][:8])),
             ]
             outputs = []
