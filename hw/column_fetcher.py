@@ -50,6 +50,7 @@ def run_layout(config: EngineConfig) -> data.StructLayout:
             "stride": unsigned(4),
             "layer": unsigned(s.layer),
             "step": unsigned(2),
+            **({"int4": 1} if config.int4 else {}),
         }
     )
 
@@ -284,6 +285,8 @@ class ColumnFetcher(wiring.Component):
             column.layer.eq(run.layer),
             column.step.eq(run.step),
         ]
+        if config.int4:
+            m.d.comb += column.int4.eq(run.int4)
         m.submodules.columns = column_fifo = SyncFIFOBuffered(
             width=len(column.as_value()), depth=config.fetch_columns
         )
