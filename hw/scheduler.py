@@ -33,6 +33,7 @@ from .cell_unit import cell_command_layout
 from .column_fetcher import run_layout
 from .data_register import Data
 from .input_encoder import InputStatus
+from .lanes import format_fields
 from .shapes import Shapes
 from .write_back import VectorStatus, write_command_layout
 
@@ -168,7 +169,8 @@ class Scheduler(wiring.Component):
         layer_records = image.LAYER[: 7 if s.peers else 6]
         layer_words, layer_index = self._table(m, "layer_table", len(layer_records), layers)
         layer_writers = self._writers
-        matrix_words, matrix_index = self._table(m, "matrix_table", 4, matrices)
+        matrix_records = image.matrix_records(config.sparse)[: 6 if config.sparse else 4]
+        matrix_words, matrix_index = self._table(m, "matrix_table", len(matrix_records), matrices)
         matrix_writers = self._writers
         for k, writer in enumerate(layer_writers):
             m.d.comb += [
@@ -190,7 +192,7 @@ class Scheduler(wiring.Component):
                     layer_writers[k].en.eq(self.threshold_second == second),
                 ]
         layer = Signal(record_layout(layer_records))
-        matrix = Signal(record_layout(image.MATRIX))
+        matrix = Signal(record_layout(matrix_records))
         m.d.comb += [layer.eq(Cat(*layer_words)), matrix.eq(Cat(*matrix_words))]
 
         # -- state of layers and matrices ---------------------------------------------------------
@@ -200,7 +202,9 @@ class Scheduler(wiring.Component):
         parity, above = Signal(layers), Signal(layers)
         loaded = Signal(layers)  # accumulators hold the biases
         # Parameters are loaded once, in a run of their own that the image lists before the biases.
-        parameters = any(CELLS[c].accumulators and CELLS[c].parameters for c in config.cells)
+        parameters = config.row_scale or any(
+            CELLS[c].accumulators and CELLS[c].parameters for c in config.cells
+        )
         constant = Signal(layers)  # parameters are there
         pending = Signal(layers)  # columns were issued since the latest dispatch
         remaining = [Data(8, name=f"remaining{i}") for i in range(layers)]
@@ -272,7 +276,7 @@ class Scheduler(wiring.Component):
             self.cell_commands.payload,
             self.write_commands.payload,
         )
-        strides = Array([image.block_rows(CELLS[c]) for c in config.cells])
+        strides = Array([image.block_rows(CELLS[c], config.row_scale) for c in config.cells])
         m.d.comb += [
             read.layer.eq(current),
             read.step.eq(Cat(parity.bit_select(current, 1), above.bit_select(current, 1))),
@@ -579,6 +583,15 @@ class Scheduler(wiring.Component):
                         Cat(parity.bit_select(target, 1), above.bit_select(target, 1))
                     ),
                 ]
+                for name in format_fields(config):
+                    m.d.sync += run_data[name].eq(matrix[name])
+                if config.columns:
+                    m.d.sync += [
+                        run_data.lengths.eq(matrix.lengths),
+                        run_data.unequal.eq(
+                            (matrix.kind == Kind.BLOCK) | (matrix.kind == Kind.STEP)
+                        ),
+                    ]
                 m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += self.runs.valid.eq(1)
