@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth.back import rtlil
-from amaranth.hdl import Elaboratable, Fragment, Module, Signal
+from amaranth.hdl import Elaboratable, Module, Signal
 from amaranth.lib.memory import Memory
 from random_networks import random_case
 
@@ -155,27 +155,29 @@ def test_memories_without_checks_have_no_bypass() -> None:
     """Yosys says so itself: registers beside the block RAM's own there are only with the check."""
 
     class Pair(Elaboratable):
+        def __init__(self) -> None:
+            sizes = {"to": 12, "data": 32, "write": 1, "at": 12, "read": 32}
+            self.ports = [
+                Signal(n, name=f"{name}{k}") for k in range(2) for name, n in sizes.items()
+            ]
+
         def elaborate(self, platform: Any) -> Module:
             m = Module()
-            self.ports = []
             for k, attrs in enumerate(({}, {"no_rw_check": 1})):
-                memory = Memory(shape=16, depth=1024, init=[], attrs=attrs)
+                memory = Memory(shape=32, depth=4096, init=[], attrs=attrs)
                 m.submodules[f"memory{k}"] = memory
                 reader, writer = memory.read_port(), memory.write_port()
-                ports = [Signal(n, name=f"{name}{k}") for name, n in PORTS.items()]
+                to, data, write, at, read = self.ports[5 * k :][:5]
                 m.d.comb += [
-                    writer.addr.eq(ports[0]),
-                    writer.data.eq(ports[1]),
-                    writer.en.eq(ports[2]),
-                    reader.addr.eq(ports[3]),
-                    ports[4].eq(reader.data),
+                    writer.addr.eq(to),
+                    writer.data.eq(data),
+                    writer.en.eq(write),
+                    reader.addr.eq(at),
+                    read.eq(reader.data),
                 ]
-                self.ports += ports
             return m
 
-    PORTS = {"to": 10, "data": 16, "write": 1, "at": 10, "read": 16}
     pair = Pair()
-    Fragment.get(pair, None)
     text = rtlil.convert(pair, ports=pair.ports)
     changed = build_module.without_collision_checks(text)
     assert text.count("COLLISION_X_MASK 1'0") == 2
