@@ -27,12 +27,14 @@ from .errors import StillnetError
 __all__ = [
     "accumulator_place",
     "BIAS_WORDS",
+    "FORMATS",
     "CRC_RECORD",
     "HEADER",
     "LAYER",
     "MAGIC",
     "MATRIX",
     "SLOT_BYTES",
+    "UNEQUAL_FORMATS",
     "VERSION",
     "Kind",
     "Record",
@@ -47,11 +49,26 @@ BIAS_WORDS = 4
 """Memory words a word of accumulators takes in a bias run."""
 
 
+FORMATS = ("dense", "block", "bitmap", "place", "step")
+
+"""Formats of columns (docs/weights.md): every word; only words in which something is kept; of every
+16 rows of a lane the same number, marked by a bitmap; of every 4 or 16 rows the same number, each
+with its place; any rows, each a step from the one before."""
+
+
+UNEQUAL_FORMATS = ("block", "step")
+"""Formats whose columns differ in length; the engine keeps a table of the lengths."""
+
+
 class Kind(IntEnum):
     """What a matrix's words are."""
 
     DENSE = 0
     BIAS = 1
+    BLOCK = 2
+    BITMAP = 3
+    PLACE = 4
+    STEP = 5
 
 
 @dataclass(frozen=True)
