@@ -66,6 +66,7 @@ def best_steps(
     bits: int,
     ratio: np.ndarray | None = None,
     kept: np.ndarray | None = None,
+    bounds: tuple[np.ndarray, float] | None = None,
 ) -> np.ndarray:
     """The step of each row at which clipped rounding has the least squared error.
 
@@ -79,11 +80,13 @@ def best_steps(
         See :class:`Grid`; ones where absent.
     kept : bool array, shape (rows, columns), optional
         Weights that count; all where absent.
+    bounds : (array of shape (rows,), float), optional
+        Smallest and largest step.
 
     Returns
     -------
     array, shape (rows,)
-        Positive; 1 for rows without a weight that is not zero.
+        Positive; 1, or the largest, for rows without a weight that is not zero.
     """
     ratio = np.ones(weight.shape[1]) if ratio is None else ratio
     scaled = weight / ratio
@@ -92,14 +95,15 @@ def best_steps(
     importance = power * ratio**2
     highest = (1 << (bits - 1)) - 1
     peak = np.max(np.abs(scaled), axis=1, initial=0.0)
-    full = np.where(peak > 0, peak / (highest + 0.5), 1.0)
+    full = np.where(peak > 0, peak / (highest + 0.5), 1.0 if bounds is None else bounds[1])
     best, least = full.copy(), np.full(len(weight), np.inf)
     for part in np.geomspace(1.0, _SMALLEST, _CANDIDATES):
-        step = (full * part)[:, None]
+        tried = full * part if bounds is None else np.clip(full * part, *bounds)
+        step = tried[:, None]
         rounded = np.clip(np.rint(scaled / step), -highest - 1, highest) * step
         error = (rounded - scaled) ** 2 @ importance
         better = error < least
-        best[better], least[better] = (full * part)[better], error[better]
+        best[better], least[better] = tried[better], error[better]
     return best
 
 

@@ -19,7 +19,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .masks import Pattern
 from .rounding import Grid
 
 __all__ = ["descend", "objective", "refit_steps", "sweep"]
@@ -67,27 +66,27 @@ def sweep(
     order = np.argsort(-np.diag(hessian), kind="stable")
     inverse = np.linalg.inv(hessian[np.ix_(order, order)])
     factor = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    left = wanted[:, order].copy()
+    left = np.ascontiguousarray(wanted.T[order])  # a row here is a column of the matrix
     result = np.empty_like(left)
     columns = len(order)
     for first in range(0, columns, _BLOCK):
         last = min(first + _BLOCK, columns)
-        errors = np.empty((len(left), last - first))
+        errors = np.empty((last - first, left.shape[1]))
         for k in range(first, last):
             column = int(order[k])
-            target = left[:, k]
+            target = left[k]
             rounded = grid.nearest(target, column)
-            scale = importance / factor[k, k] ** 2
-            saved = np.maximum(target**2 - (target - rounded) ** 2, 0.0) * scale
-            value = np.where(choose(saved, column), rounded, 0.0)
-            result[:, k] = value
+            saved = np.maximum(target**2 - (target - rounded) ** 2, 0.0)
+            stays = choose(saved * importance / factor[k, k] ** 2, column)
+            value = np.where(stays, rounded, 0.0)
+            result[k] = value
             error = (target - value) / factor[k, k]
-            left[:, k + 1 : last] -= error[:, None] * factor[k, k + 1 : last]
-            errors[:, k - first] = error
-        left[:, last:] -= errors @ factor[first:last, last:]
+            left[k + 1 : last] -= factor[k, k + 1 : last, None] * error
+            errors[k - first] = error
+        left[last:] -= factor[first:last, last:].T @ errors
     back = np.empty_like(result)
-    back[:, order] = result
-    return back
+    back[order] = result
+    return np.ascontiguousarray(back.T)
 
 
 def descend(
@@ -100,39 +99,39 @@ def descend(
     sweeps: int = 6,
 ) -> np.ndarray:
     """Coordinate descent from ``value``; parameters as those of :func:`sweep`."""
-    value = value.copy()
-    gradient = (value - wanted) @ hessian
+    value = np.ascontiguousarray(value.T)  # a row here is a column of the matrix
+    gradient = hessian @ (value - wanted.T)
     diagonal = np.diag(hessian).copy()
     columns = len(diagonal)
     for _ in range(sweeps):
         moved = False
         for first in range(0, columns, _BLOCK):
             last = min(first + _BLOCK, columns)
-            change = np.zeros((len(value), last - first))
+            inside = gradient[first:last].copy()
+            change = np.zeros_like(inside)
             for k in range(first, last):
-                target = value[:, k] - gradient[:, k] / diagonal[k]
+                target = value[k] - inside[k - first] / diagonal[k]
                 rounded = grid.nearest(target, k)
                 saved = np.maximum(target**2 - (target - rounded) ** 2, 0.0)
-                new = np.where(choose(saved * importance * diagonal[k], k), rounded, 0.0)
-                delta = new - value[:, k]
+                stays = choose(saved * importance * diagonal[k], k)
+                delta = np.where(stays, rounded, 0.0) - value[k]
                 if np.any(delta):
                     moved = True
-                    value[:, k] = new
-                    gradient[:, k:last] += delta[:, None] * hessian[k, k:last]
-                    change[:, k - first] = delta
-            # Within the block, columns before k are behind; all others wait for the block's end.
-            for k in range(first, last):
-                if k > first:
-                    gradient[:, first:k] += change[:, k - first, None] * hessian[k, first:k]
-            outside = np.r_[0:first, last:columns]
-            gradient[:, outside] += change @ hessian[first:last][:, outside]
+                    value[k] += delta
+                    inside[k + 1 - first :] += hessian[k, k + 1 : last, None] * delta
+                    change[k - first] = delta
+            gradient += hessian[:, first:last] @ change
         if not moved:
             break
-    return value
+    return np.ascontiguousarray(value.T)
 
 
 def refit_steps(
-    integers: np.ndarray, wanted: np.ndarray, hessian: np.ndarray, grid: Grid
+    integers: np.ndarray,
+    wanted: np.ndarray,
+    hessian: np.ndarray,
+    grid: Grid,
+    bounds: tuple[np.ndarray, float] | None = None,
 ) -> np.ndarray:
     """The step of each row that is best for given integers: a line search in closed form.
 
@@ -145,19 +144,5 @@ def refit_steps(
     product = shape @ hessian
     power = np.einsum("rc,rc->r", product, shape)
     best = np.einsum("rc,rc->r", product, wanted) / np.where(power > 0, power, 1.0)
-    return np.where((power > 0) & (best > 0), best, grid.step)
-
-
-def chooser(pattern: Pattern, gates: int, units: int, kept: np.ndarray | None = None) -> Choose:
-    """How a pattern is met while solving.
-
-    Groups of ``lane`` are chosen anew in each column; the other patterns reach over columns and
-    are fixed beforehand by ``kept``.
-    """
-    if kept is not None:
-        return lambda saliency, column: kept[:, column]
-    if pattern.dense:
-        everything = np.ones(gates * units, bool)
-        return lambda saliency, column: everything
-    groups = pattern.groups(gates, units)
-    return lambda saliency, column: pattern.keep(saliency[:, None], gates, groups)[:, 0]
+    best = np.where((power > 0) & (best > 0), best, grid.step)
+    return best if bounds is None else np.clip(best, *bounds)
