@@ -24,6 +24,12 @@ CLOCK_PIN = "G2"
 """A pin of the package CABGA381 that reaches the global clocks; not all pins do."""
 
 
+class Family:
+    """Stands for a platform: what components ask to choose primitives."""
+
+    family = "ecp5"
+
+
 class Harness(Elaboratable):
     """Shifts values into all inputs of a component, and its outputs out.
 
@@ -107,6 +113,7 @@ def synthesize(
     text = verilog.convert(
         harness,
         name="top",
+        platform=Family(),
         ports=[harness.domain.clk, harness.serial_in, harness.serial_out, harness.load],
         emit_src=False,
     )

@@ -83,7 +83,7 @@ class AccumulatorReader(wiring.Component):
                 "read_address": Out(s.accumulator_address - 1),
                 "read_bank": Out(1),
                 "read_ready": In(1),
-                "read_data": In(config.lanes * ACCUMULATOR_BITS),
+                "read_data": In(config.multipliers * ACCUMULATOR_BITS),
                 "units": Out(stream.Signature(unsigned(s.gates * config.cell_width * 32))),
                 "peek_valid": In(1),
                 "peek_address": In(s.accumulator_address),
@@ -98,7 +98,7 @@ class AccumulatorReader(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config, s = self._config, Shapes(self._config)
-        lanes, width, depth = config.lanes, config.cell_width, config.prefetch_blocks
+        lanes, width, depth = config.multipliers, config.cell_width, config.prefetch_blocks
 
         # -- how far the columns of this step have come -------------------------------------------
 

@@ -20,10 +20,19 @@ from stillnet.sw.contract.expr import Node
 from stillnet.sw.contract.fixed import PRE
 
 from .data_register import Data
+from .multiplier import MULTIPLIER_LATENCY, Multiplier
 
 __all__ = ["CellPipeline", "Schedule", "TableLookup", "schedule"]
 
-LATENCY = {"add": 1, "sub": 1, "mul": 3, "relu": 1, "tanh": 7, "sigmoid": 7, "narrow": 2}
+LATENCY = {
+    "add": 1,
+    "sub": 1,
+    "mul": MULTIPLIER_LATENCY + 1,
+    "relu": 1,
+    "tanh": 7,
+    "sigmoid": 7,
+    "narrow": 2,
+}
 """Cycles of each operation. Multipliers have registers before and after them."""
 
 
@@ -216,9 +225,8 @@ class CellPipeline(wiring.Component):
                 a, b = (v << (fraction - n.format.fraction) for n, v in zip(node.args, args))
                 m.d.sync += out.eq(a + b if node.op == "add" else a - b)
             elif node.op == "mul":
-                a, b = (Data(v.shape(), name=f"factor{next(counter)}") for v in args)
-                product = Data(out.shape(), name=f"product{next(counter)}")
-                m.d.sync += [a.eq(args[0]), b.eq(args[1]), product.eq(a * b), out.eq(product)]
+                product = self._product(m, f"multiplier{next(counter)}", *args)
+                m.d.sync += out.eq(product)
             elif node.op == "relu":
                 m.d.sync += out.eq(Mux(args[0] < 0, 0, args[0]))
             elif node.op in ("tanh", "sigmoid"):
@@ -240,6 +248,14 @@ class CellPipeline(wiring.Component):
         for name, node in graph.following.items():
             m.d.comb += getattr(self, f"n_{name}").eq(at(node, latency))
         return m
+
+    @staticmethod
+    def _product(m: Module, name: str, a: Value, b: Value) -> Value:
+        """The product of two operands, ``MULTIPLIER_LATENCY`` cycles later."""
+        multiplier = Multiplier(len(a), len(b))
+        m.submodules[name] = multiplier
+        m.d.comb += [multiplier.a.eq(a), multiplier.b.eq(b)]
+        return multiplier.product
 
     @staticmethod
     def _narrow(m: Module, node: Node, operand: Value, out: Signal) -> Signal:

@@ -20,6 +20,7 @@ from stillnet.sw.contract.fixed import EVENT_BITS
 from .event_encoder import LIST_READ_LATENCY, list_layout
 from .lanes import column_layout
 from .memory_port import read_request_layout
+from .multiplier import Multiplier
 from .shapes import Shapes
 
 __all__ = ["ColumnFetcher", "run_layout"]
@@ -49,6 +50,7 @@ def run_layout(config: EngineConfig) -> data.StructLayout:
             "stride": unsigned(4),
             "layer": unsigned(s.layer),
             "step": unsigned(2),
+            **({"int4": 1} if config.int4 else {}),
         }
     )
 
@@ -236,24 +238,30 @@ class ColumnFetcher(wiring.Component):
 
         # -- address: base + index * words, in three stages ---------------------------------------
 
-        index1 = Signal(16)
+        # The first stage of the index is the multiplier's own register. A bias is column 0, and its
+        # value is 0: the lanes take it for an older sum, to which nothing is added.
+        m.submodules.multiplier = multiplier = Multiplier(17, 17)
         words1 = Signal(16)
         value1 = Signal(signed(EVENT_BITS))
         valid1, valid2, valid3 = (Signal(name=f"valid{i}") for i in range(1, 4))
-        product2 = Signal(32)
         address3 = Signal(config.address_bits)
-        m.d.sync += [
-            valid1.eq(emit),
-            index1.eq(Mux(run.bias, 0, entry.group * width + Mux(run.from_input, 0, element))),
-            words1.eq(run.words),
-            value1.eq(entry.values[element]),
-            valid2.eq(valid1),
-            product2.eq(index1 * words1),
-            valid3.eq(valid2),
-            address3.eq(run.address + product2),
+        index, value = Signal(16), Signal(signed(EVENT_BITS))
+        m.d.comb += [
+            index.eq(entry.group * width + element),
+            value.eq(entry.values[element]),
+            multiplier.a.eq(Mux(run.bias, 0, index)),
+            multiplier.b.eq(run.words),
         ]
         with m.If(run.from_input):
-            m.d.sync += [index1.eq(entry.group), value1.eq(entry.values[0])]
+            m.d.comb += [index.eq(entry.group), value.eq(entry.values[0])]
+        m.d.sync += [
+            valid1.eq(emit),
+            words1.eq(run.words),
+            value1.eq(Mux(run.bias, 0, value)),
+            valid2.eq(valid1),
+            valid3.eq(valid2),
+            address3.eq(run.address + multiplier.product),
+        ]
 
         m.submodules.requests = request_fifo = SyncFIFOBuffered(
             width=config.address_bits + 16, depth=REQUESTS + 2
@@ -277,6 +285,8 @@ class ColumnFetcher(wiring.Component):
             column.layer.eq(run.layer),
             column.step.eq(run.step),
         ]
+        if config.int4:
+            m.d.comb += column.int4.eq(run.int4)
         m.submodules.columns = column_fifo = SyncFIFOBuffered(
             width=len(column.as_value()), depth=config.fetch_columns
         )

@@ -413,7 +413,7 @@ class Engine(wiring.Component):
         # -- state behind STATE_SELECT and STATE_DATA ---------------------------------------------
 
         width_shift = config.cell_width.bit_length() - 1
-        lane_shift = config.lanes.bit_length() - 1
+        lane_shift = config.multipliers.bit_length() - 1
         # All of it through registers: it reaches every memory of the engine, and has the time.
         host_row = Signal(28)
         input_row = Signal(28)

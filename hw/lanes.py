@@ -23,6 +23,7 @@ from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, EVENT_BITS
 from stillnet.sw.contract.image import BIAS_WORDS
 
 from .data_register import Data
+from .multiplier import Multiplier
 from .shapes import Shapes
 
 __all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
@@ -47,6 +48,7 @@ def column_layout(config: EngineConfig) -> data.StructLayout:
             "bias": 1,
             "layer": unsigned(s.layer),
             "step": unsigned(2),
+            **({"int4": 1} if config.int4 else {}),
         }
     )
 
@@ -102,7 +104,7 @@ class Lanes(wiring.Component):
                 "read_address": In(s.accumulator_address - 1),
                 "read_bank": In(1),
                 "read_ready": Out(1),
-                "read_data": Out(config.lanes * ACCUMULATOR_BITS),
+                "read_data": Out(config.multipliers * ACCUMULATOR_BITS),
                 "column_done": Out(1),
                 "sequence": Out(s.sequence),
                 "block": Out(s.block),
@@ -121,7 +123,10 @@ class Lanes(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config, s = self._config, Shapes(self._config)
-        lanes = config.lanes
+        lanes = config.multipliers
+        halves = lanes // config.lanes
+        # The words of a bias, or of one weight for each lane.
+        parts = BIAS_WORDS * halves
 
         # -- walk: where each word of a column goes, one word ahead of the words -------------------
 
@@ -132,7 +137,7 @@ class Lanes(wiring.Component):
         block = Signal(s.block)
         block_base = Signal(s.accumulator_address)
         rest = Signal(s.gates)  # gates of this block still to come, this one included
-        byte = Signal(range(BIAS_WORDS))
+        byte = Signal(range(parts))
         others = Signal(s.gates)  # rest without its lowest gate
         gate = Signal(range(max(2, s.gates)))
         m.d.comb += [others.eq(rest & (rest - 1)), last.eq(left == 1)]
@@ -140,7 +145,11 @@ class Lanes(wiring.Component):
             with m.If(rest[g]):
                 m.d.comb += gate.eq(g)
         byte_last = Signal()
-        m.d.comb += byte_last.eq(~column.bias | (byte == BIAS_WORDS - 1))
+        if config.int4:
+            last_part = Mux(column.bias, parts - 1, ~column.int4)
+            m.d.comb += byte_last.eq(byte == last_part)
+        else:
+            m.d.comb += byte_last.eq(~column.bias | (byte == parts - 1))
         place = Signal(s.accumulator_address)
         m.d.comb += place.eq(block_base + gate)
         # Even strides would put gate 0 of every block into one bank; fold the block's parity in.
@@ -178,6 +187,7 @@ class Lanes(wiring.Component):
         next_value = Data(signed(EVENT_BITS))
         next_layer, next_step = Signal(s.layer), Signal(2)
         next_block = Signal(s.block)
+        next_int4, next_half = Signal(), Signal()
 
         take, advance = Signal(), Signal()
         m.d.comb += [
@@ -192,13 +202,17 @@ class Lanes(wiring.Component):
         ]
         m.d.sync += next_open.eq(may_enter(next_layer, next_step, next_block))
         with m.If(advance):
+            if config.int4:
+                m.d.sync += [next_int4.eq(column.int4), next_half.eq(byte[0])]
             m.d.sync += [
                 next_valid.eq(valid),
                 next_open.eq(may_enter(column.layer, column.step, block)),
                 next_place.eq(place),
                 next_bank.eq(bank),
                 next_bias.eq(column.bias),
-                next_write.eq(byte_last),
+                next_write.eq(byte_last | ~column.bias)
+                if config.int4
+                else next_write.eq(byte_last),
                 next_last.eq(last),
                 next_block_end.eq(byte_last & (others == 0)),
                 next_value.eq(column.value),
@@ -208,8 +222,11 @@ class Lanes(wiring.Component):
             ]
         with m.If(advance & valid):
             m.d.sync += left.eq(left - 1)
-            with m.If(column.bias):
-                m.d.sync += byte.eq(byte + 1)
+            if config.int4:
+                m.d.sync += byte.eq(Mux(byte_last, 0, byte + 1))
+            else:
+                with m.If(column.bias):
+                    m.d.sync += byte.eq(byte + 1)
             with m.If(byte_last):
                 m.d.sync += rest.eq(others)
                 with m.If(others == 0):
@@ -243,18 +260,16 @@ class Lanes(wiring.Component):
         bank0 = Signal()
         bias0 = Signal()
         word0 = Data(config.word_bits)
-        value0 = Data(signed(EVENT_BITS))
         m.d.sync += [
             valid0.eq(take & next_write),
             row0.eq(next_place[1:]),
             bank0.eq(next_bank),
             bias0.eq(next_bias),
-            value0.eq(next_value),
         ]
         # What is no word is not written either, so nothing wide waits for `take`.
         entered0 = Signal()
         m.d.sync += [word0.eq(self.words.payload), entered0.eq(take)]
-        history = Data((BIAS_WORDS - 1) * config.word_bits)  # earlier words of a bias, low first
+        history = Data((parts - 1) * config.word_bits)  # earlier words of a bias, low first
         with m.If(entered0):
             m.d.sync += history.eq(Cat(history[config.word_bits :], word0))
 
@@ -297,22 +312,39 @@ class Lanes(wiring.Component):
         )
         for i in range(lanes):
             lane = Module()
-            a = Data(signed(WEIGHT_BITS), name="weight")
-            b = Data(signed(EVENT_BITS), name="event")
-            product = Data(signed(ACCUMULATOR_BITS))
+            product = Data(signed(WEIGHT_BITS + EVENT_BITS))
             read = Data(signed(ACCUMULATOR_BITS))
             older = Data(signed(ACCUMULATOR_BITS))
             addend = Signal(signed(ACCUMULATOR_BITS))
             total = Data(signed(ACCUMULATOR_BITS))
             total1 = Data(signed(ACCUMULATOR_BITS))
-            bytes_ = [history[k * config.word_bits + 8 * i :][:8] for k in range(BIAS_WORDS - 1)]
+            side, place_in_word = divmod(i, config.lanes)
+            whole = Cat(history, word0)
+            bytes_ = [
+                whole[(k * halves + side) * config.word_bits + 8 * place_in_word :][:8]
+                for k in range(BIAS_WORDS)
+            ]
             bias_value = Data(ACCUMULATOR_BITS)
+            # Nothing stands between the multiplier and registers. A bias comes as an older sum: the
+            # event's value is 0 there.
+            weight = Signal(signed(WEIGHT_BITS))
+            lane.d.comb += weight.eq(
+                self.words.payload[WEIGHT_BITS * place_in_word :][:WEIGHT_BITS].as_signed()
+            )
+            if config.int4:
+                # A word of bytes feeds one half of the lanes, the others add nothing.
+                with lane.If(next_int4):
+                    lane.d.comb += weight.eq(self.words.payload[4 * i :][:4].as_signed())
+                with lane.Elif(next_half != side):
+                    lane.d.comb += weight.eq(0)
+            lane.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
+            lane.d.comb += [
+                multiplier.a.eq(weight),
+                multiplier.b.eq(next_value),
+            ]
             lane.d.sync += [
-                # Nothing stands between the multiplier and registers; a bias comes as older sum.
-                a.eq(Mux(bias0, 0, word0[8 * i :][:8].as_signed())),
-                b.eq(value0),
-                product.eq(a * b),
-                bias_value.eq(Cat(*bytes_, word0[8 * i :][:8])),
+                product.eq(multiplier.product),
+                bias_value.eq(Cat(*bytes_)),
             ]
             outputs = []
             for k in range(2):

@@ -557,6 +557,8 @@ class Scheduler(wiring.Component):
                         Cat(parity.bit_select(target, 1), above.bit_select(target, 1))
                     ),
                 ]
+                if config.int4:
+                    m.d.sync += run_data.int4.eq(matrix.int4)
                 m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += self.runs.valid.eq(1)

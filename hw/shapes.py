@@ -41,7 +41,7 @@ class Shapes:
         self.matrix = max(1, bits_for(config.matrices - 1))
         self.gates = config.max_accumulators
         self.accumulator_address = max(2, bits_for(config.accumulators + config.accumulators % 2))
-        self.block = bits_for(-(-config.units // config.lanes))
+        self.block = bits_for(-(-config.units // config.multipliers))
         self.rows = -(-config.units // config.cell_width)
         self.row = bits_for(self.rows)
         self.unit = bits_for(config.units)

@@ -139,7 +139,7 @@ class NetworkOnEngine:
     def accumulators(self, layer: int) -> np.ndarray:
         """Accumulators of a layer, shape (accumulators, units)."""
         units = self.network.layers[layer].units
-        lanes = self.config.lanes
+        lanes = self.config.multipliers
         count = len(CELLS[self.network.layers[layer].cell].accumulators)
         blocks = -(-units // lanes)
         base = self.placement.accumulator_base[layer]
@@ -309,7 +309,7 @@ def run_engine(
     """
     if len(x) == 0:
         raise StillnetError("the input has no steps")
-    reference = Reference(network, config.lanes)
+    reference = Reference(network, config=config)
     with NetworkOnEngine(network, config, model=model, trace=trace, verilog=verilog) as engine:
         engine.model.behave(behaviour or Behaviour())
         engine.reset()

@@ -57,6 +57,12 @@ class Layer:
         One entry for each accumulator of the cell.
     initial : dict of str to array of float, shape (units,)
         Initial value of state variables that do not start at zero.
+    parameters : dict of str to array of float, shape (units,)
+        Constants of the cell, one entry for each that it has.
+    peers : dict of str to int
+        For each peer of the cell the index of the layer whose state variable it reads.
+    plain : bool
+        The vector is sent as plain events (``Mode.NONZERO``), not as differences.
     """
 
     name: str
@@ -65,6 +71,9 @@ class Layer:
     matrices: tuple[Matrix, ...]
     bias: dict[str, np.ndarray]
     initial: dict[str, np.ndarray] = field(default_factory=dict)
+    parameters: dict[str, np.ndarray] = field(default_factory=dict)
+    peers: dict[str, int] = field(default_factory=dict)
+    plain: bool = False
 
 
 @dataclass

@@ -105,6 +105,13 @@ class QuantizedLayer:
         For the layer's own recurrence; None where one encoder serves both.
     initial : dict of str to int64 array
         Initial state, in the format of the state variable.
+    parameters : dict of str to int64 array, shape (units,)
+        Constants of the cell, in their formats.
+    peers : dict of str to int
+        The layers whose state variables of these names the cell reads.
+    exponents : dict of str to int
+        Powers of two of the cell's scale labels (``Cell.scale``): an integer of a name with label a
+        and format sN.F stands for integer / 2**(F + exponents[a]). Zero where absent.
     scale : dict of str to int64 array, shape (units,), or None
         A multiplier for each row of each accumulator, applied after the rescale shift
         (``fixed.scale_row``). All matrices that add into a row share it.
@@ -124,6 +131,9 @@ class QuantizedLayer:
     threshold: int = 0
     threshold_recurrent: int | None = None
     initial: dict[str, np.ndarray] = field(default_factory=dict)
+    parameters: dict[str, np.ndarray] = field(default_factory=dict)
+    peers: dict[str, int] = field(default_factory=dict)
+    exponents: dict[str, int] = field(default_factory=dict)
     scale: dict[str, np.ndarray] | None = None
     thresholds: np.ndarray | None = None
 

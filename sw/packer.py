@@ -15,12 +15,17 @@ import numpy as np
 
 from .contract import image as layout
 from .contract.cells import CELLS
+from .contract.columns import Layout, bias_words, encode
 from .contract.config import EngineConfig
-from .contract.image import BIAS_WORDS, SLOT_BYTES, Kind
+from .contract.image import BIAS_WORDS, SLOT_BYTES, UNEQUAL_FORMATS, Kind
 from .errors import StillnetError
 from .network import INPUT, Network
 
 __all__ = ["Image", "Placement", "describe", "load_image", "pack", "place"]
+
+_NO_FORMAT = {"int4": 0, "kept": 0, "width": 0, "blocks": 0, "lengths": 0} | {
+    f"spare{k}": 0 for k in (5, 6, 7)
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def place(network: Network, config: EngineConfig) -> Placement:
         unit_base.append(units // config.cell_width)
         accumulator_base.append(accumulators)
         units += -(-layer.units // config.cell_width) * config.cell_width
-        accumulators += layer.blocks(config.lanes) * len(CELLS[layer.cell].accumulators)
+        accumulators += layer.blocks(config.multipliers) * len(CELLS[layer.cell].accumulators)
         accumulators += accumulators % 2
     inputs = 1 if network.input_mode.one_hot else network.inputs
     matrices = sum(1 + len(layer.matrices) for layer in network.layers)
@@ -112,15 +117,6 @@ def _check_cells(network: Network, config: EngineConfig) -> None:
             f"network '{network.name}' has a separate recurrent threshold, engine '{config.name}' "
             "has one encoder; generate one with second_threshold = true"
         )
-
-
-def _dense_words(weight: np.ndarray, lanes: int) -> np.ndarray:
-    """int8 weights (gates, units, columns) as bytes (columns, blocks, gates, lanes)."""
-    gates, units, columns = weight.shape
-    blocks = -(-units // lanes)
-    padded = np.zeros((gates, blocks * lanes, columns), np.int8)
-    padded[:, :units] = weight
-    return padded.reshape(gates, blocks, lanes, columns).transpose(3, 1, 0, 2)
 
 
 def _bias_words(bias: np.ndarray, lanes: int) -> np.ndarray:
@@ -156,7 +152,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
     """
     network.validate()
     placement = place(network, config)
-    lanes = config.lanes
+    lanes = config.multipliers
     jobs = sorted(
         ((i, j) for i, layer in enumerate(network.layers) for j in range(len(layer.matrices))),
         key=lambda ij: _priority(
@@ -165,7 +161,8 @@ def pack(network: Network, config: EngineConfig) -> Image:
     )
     layers = len(network.layers)
     runs = layers + len(jobs)
-    slots = len(layout.HEADER) + len(layout.LAYER) * layers + len(layout.MATRIX) * runs
+    records_each = layout.matrix_records(config.columns)
+    slots = len(layout.HEADER) + len(layout.LAYER) * layers + len(records_each) * runs
     header_bytes = slots * SLOT_BYTES
     body = bytearray()
 
@@ -181,6 +178,8 @@ def pack(network: Network, config: EngineConfig) -> Image:
         records.extend(record.pack(values) for record in group)
 
     matrix_values: list[dict[str, int]] = []
+    layouts: dict[tuple[int, int], Layout] = {}
+    lengths: list[int] = []
     for i, layer in enumerate(network.layers):
         order = CELLS[layer.cell].accumulators
         stack = np.stack([layer.bias[a] for a in order]).astype(np.int64)
@@ -192,32 +191,42 @@ def pack(network: Network, config: EngineConfig) -> Image:
                 "recurrent": 0,
                 "gates": (1 << len(order)) - 1,
                 "base": run(_bias_words(stack, lanes)),
-                "column_words": layer.bias_words(lanes),
+                "column_words": bias_words(layer.units, len(order), config),
                 "list_base": 0,
                 "accumulator_base": placement.accumulator_base[i],
                 "stride": len(order),
+                **_NO_FORMAT,
             }
         )
     for i, j in jobs:
         layer = network.layers[i]
         matrix = layer.matrices[j]
         order = CELLS[layer.cell].accumulators
-        # The columns hold the gates in the order of the accumulators, whatever the file's order.
-        rank = sorted(range(len(matrix.gates)), key=lambda g: order.index(matrix.gates[g]))
+        stored = matrix.layout(layer.cell, config)
+        layouts[i, j] = stored
+        equal = stored.kind.name.lower() not in UNEQUAL_FORMATS
         matrix_values.append(
             {
                 "source": matrix.source + 1,
                 "target": i,
-                "kind": Kind.DENSE,
+                "kind": stored.kind,
                 "recurrent": int(matrix.source >= i),
-                "gates": sum(1 << order.index(g) for g in matrix.gates),
-                "base": run(_dense_words(matrix.weight[rank], lanes)),
-                "column_words": matrix.column_words(lanes),
+                "gates": matrix.mask(layer.cell),
+                "base": run(encode(matrix.ordered(layer.cell), stored, config)),
+                "column_words": stored.pitch,
                 "list_base": 0 if matrix.source == INPUT else placement.unit_base[matrix.source],
                 "accumulator_base": placement.accumulator_base[i],
                 "stride": len(order),
+                **_NO_FORMAT,
+                "int4": int(stored.bits == 4),
+                "kept": stored.kept,
+                "width": stored.width.bit_length() - 1 if stored.width else 0,
+                "blocks": 0 if stored.kind == Kind.DENSE else stored.blocks,
+                "lengths": 0 if equal else len(lengths),
             }
         )
+        if not equal:
+            lengths += stored.lengths.tolist()
     words = (header_bytes + len(body)) // config.word_bytes
     if words > 1 << config.address_bits:
         raise StillnetError(
@@ -229,7 +238,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
             f"network '{network.name}' needs {words} words, the on-chip memory of engine "
             f"'{config.name}' has {config.ram_words}; use a smaller network or raise 'ram_words'"
         )
-    notes = _notes(network, config, placement)
+    notes = _notes(network, config, placement, layouts)
     note_bytes = json.dumps(notes).encode()
     one_hot = network.input_mode.one_hot
     emit(
@@ -273,7 +282,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
             },
         )
     for values in matrix_values:
-        emit(layout.MATRIX, values)
+        emit(records_each, values)
     header = bytearray(header_bytes)
     for k, record in enumerate(records):
         header[k * SLOT_BYTES : k * SLOT_BYTES + 4] = record.to_bytes(4, "little")
@@ -291,7 +300,12 @@ def _crc(data: bytes | bytearray) -> int:
     return zlib.crc32(zeroed)
 
 
-def _notes(network: Network, config: EngineConfig, placement: Placement) -> dict[str, Any]:
+def _notes(
+    network: Network,
+    config: EngineConfig,
+    placement: Placement,
+    layouts: dict[tuple[int, int], Layout],
+) -> dict[str, Any]:
     return {
         "name": network.name,
         "config": config.to_dict(),
@@ -315,10 +329,13 @@ def _notes(network: Network, config: EngineConfig, placement: Placement) -> dict
                         "source": network.source_name(m.source),
                         "gates": list(m.gates),
                         "columns": m.weight.shape[2],
-                        "column_words": m.column_words(config.lanes),
+                        "column_words": layouts[i, j].pitch,
                         "fraction": m.fraction,
+                        "format": layouts[i, j].name,
+                        "bits": layouts[i, j].bits,
+                        "words": layouts[i, j].words,
                     }
-                    for m in layer.matrices
+                    for j, m in enumerate(layer.matrices)
                 ],
             }
             for i, layer in enumerate(network.layers)

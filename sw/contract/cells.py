@@ -2,103 +2,49 @@
 
 From the ``update`` of a cell come the NumPy reference, the hardware pipeline and the float form
 that tests hold against PyTorch and onnxruntime. To add a cell, subclass :class:`Cell`, write
-``update`` as in the paper, and :func:`register` it.
+``update`` as in the paper, and :func:`register` it. ``docs/cells.md`` lists them all.
+
+==================  ================================================================================
+module              cells
+==================  ================================================================================
+``cells``           GRU in its forms, LSTM, EGRU, dense layers
+``cells_s5``        the S5 block and the LRU: diagonal complex recurrences
+``cells_small``     minGRU, LiGRU, leaky integrator
+``cells_conv``      causal convolution in time
+==================  ================================================================================
 """
 
 from __future__ import annotations
 
-from functools import cached_property
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import numpy as np
-
-from .errors import StillnetError
-from .expr import Graph, Node, Variable, output, relu, sigmoid, tanh
+from .cell import CELLS, Cell, register
+from .expr import Node, output, relu, select, sigmoid, tanh
 from .fixed import ACTIVATION, PRE, Format
 
-__all__ = ["CELLS", "GRU", "Cell", "Linear", "Relu", "Sigmoid", "Tanh", "register"]
+__all__ = [
+    "CELLS",
+    "EGRU",
+    "GRU",
+    "LSTM",
+    "Cell",
+    "GRUBefore",
+    "GRUBeforeRelu",
+    "GRUReset",
+    "GRUResetRelu",
+    "LSTMPeephole",
+    "Linear",
+    "Relu",
+    "Sigmoid",
+    "Tanh",
+    "register",
+]
 
+PEEPHOLE = Format(18, 14)
+"""Peephole weights: one multiplier input, +-8."""
 
-class Cell:
-    """A recurrent or feed-forward cell, element-wise after its accumulators.
-
-    Attributes
-    ----------
-    name : str
-    accumulators : tuple of str
-        In the order in which they lie in a block of rows. Matrices name the ones they add into.
-    state : dict of str to Format
-        Variables that live between steps, one value a unit.
-    homogeneous : bool
-        The equation commutes with scaling by a power of two (identity, ReLU). The rescale shift of
-        the layer then chooses the scale of the output, and ``PRE`` only says how wide it is.
-    bound : float or None
-        Largest possible magnitude of the output, where the equation limits it.
-    """
-
-    name: ClassVar[str]
-    accumulators: ClassVar[tuple[str, ...]]
-    state: ClassVar[dict[str, Format]] = {}
-    homogeneous: ClassVar[bool] = False
-    bound: ClassVar[float | None] = None
-
-    def update(self, m: Any, state: Any) -> Node:
-        """The equation. ``m`` has the accumulators, ``state`` the variables, as attributes."""
-        raise StillnetError(f"cell '{self.name}' has no update equation")
-
-    @cached_property
-    def graph(self) -> Graph:
-        """The equation as a graph, every format inferred."""
-        m = SimpleNamespace(
-            **{a: Node("accumulator", (), PRE, a) for a in self.accumulators},
-        )
-        variables = {name: Variable(name, fmt) for name, fmt in self.state.items()}
-        result = self.update(m, SimpleNamespace(**variables))
-        if result.format.bits != ACTIVATION.bits:
-            raise StillnetError(
-                f"cell '{self.name}' returns {result.format}; end its update with "
-                "state.x.next(...) or output(...), which have 16 bits"
-            )
-        following: dict[str, Node] = {}
-        for name, variable in variables.items():
-            if variable.following is None:
-                raise StillnetError(f"cell '{self.name}' never assigns its state '{name}'")
-            following[name] = variable.following
-        return Graph(result, following)
-
-    @cached_property
-    def output_state(self) -> str | None:
-        """The state variable that is also the output vector, if one is."""
-        for name, node in self.graph.following.items():
-            if node is self.graph.result:
-                return name
-        return None
-
-    def evaluate(
-        self, m: dict[str, np.ndarray], state: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray], int]:
-        """One step in integers; see :meth:`Graph.integers`."""
-        return self.graph.integers(m, state)
-
-    def evaluate_float(
-        self, m: dict[str, np.ndarray], state: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """One step in floating point."""
-        return self.graph.floats(m, state)
-
-
-CELLS: dict[str, Cell] = {}
-"""Every registered cell by name."""
-
-
-def register(cell: type[Cell]) -> type[Cell]:
-    """Makes a cell known by its name; usable as a class decorator."""
-    known = CELLS.get(cell.name)
-    if known is not None and type(known) is not cell:
-        raise StillnetError(f"a cell named '{cell.name}' exists already; choose another name")
-    CELLS[cell.name] = cell()
-    return cell
+RELU_STATE = Format(16, 11)
+"""Hidden state of a recurrence through ReLU: +-16, the range of a pre-activation."""
 
 
 @register
@@ -117,6 +63,118 @@ class GRU(Cell):
         r, u = sigmoid(m.r), sigmoid(m.u)
         c = tanh(m.cx + r * m.ch)
         return state.h.next(c + u * (state.h - c))
+
+
+@register
+class GRUReset(Cell):
+    """First half of a GRU with the reset before the product: r * h, for the layer above.
+
+    Fed by the events of x and of the layer above, whose h is the peer (both of the last step).
+    """
+
+    name = "gru_reset"
+    accumulators = ("r",)
+    peers: ClassVar[dict[str, Format]] = {"h": ACTIVATION}
+    bound = 1.0
+
+    def update(self, m: Any, state: Any) -> Node:
+        return output(sigmoid(m.r) * state.h)
+
+
+@register
+class GRUBefore(Cell):
+    """Second half: fed by x, by its own h (gate u) and by the layer below's r * h (gate c)."""
+
+    name = "gru_before"
+    accumulators = ("u", "c")
+    state: ClassVar[dict[str, Format]] = {"h": ACTIVATION}
+    bound = 1.0
+
+    def update(self, m: Any, state: Any) -> Node:
+        c = tanh(m.c)
+        return state.h.next(c + sigmoid(m.u) * (state.h - c))
+
+
+@register
+class GRUResetRelu(Cell):
+    """``gru_reset`` for a candidate through ReLU, whose h goes up to 16."""
+
+    name = "gru_reset_relu"
+    accumulators = ("r",)
+    peers: ClassVar[dict[str, Format]] = {"h": RELU_STATE}
+
+    def update(self, m: Any, state: Any) -> Node:
+        return (sigmoid(m.r) * state.h).narrow(RELU_STATE)
+
+
+@register
+class GRUBeforeRelu(Cell):
+    """``gru_before`` with ReLU for the candidate (RNNoise): h is limited by its format only."""
+
+    name = "gru_before_relu"
+    accumulators = ("u", "c")
+    state: ClassVar[dict[str, Format]] = {"h": RELU_STATE}
+
+    def update(self, m: Any, state: Any) -> Node:
+        c = relu(m.c)
+        return state.h.next(c + sigmoid(m.u) * (state.h - c))
+
+
+@register
+class LSTM(Cell):
+    """Long short-term memory (PyTorch, ONNX). c has the range of a pre-activation, +-16."""
+
+    name = "lstm"
+    accumulators = ("i", "f", "g", "o")
+    state: ClassVar[dict[str, Format]] = {"c": PRE, "h": ACTIVATION}
+    bound = 1.0
+
+    def update(self, m: Any, state: Any) -> Node:
+        i, f, o = sigmoid(m.i), sigmoid(m.f), sigmoid(m.o)
+        c = state.c.next(f * state.c + i * tanh(m.g))
+        return state.h.next(o * tanh(c))
+
+
+@register
+class LSTMPeephole(Cell):
+    """LSTM whose gates also see c, each unit its own (ONNX input P)."""
+
+    name = "lstm_peephole"
+    accumulators = ("i", "f", "g", "o")
+    parameters: ClassVar[dict[str, Format]] = dict.fromkeys(("pi", "pf", "po"), PEEPHOLE)
+    state: ClassVar[dict[str, Format]] = {"c": PRE, "h": ACTIVATION}
+    bound = 1.0
+
+    def update(self, m: Any, state: Any) -> Node:
+        i = sigmoid(m.i + m.pi * state.c)
+        f = sigmoid(m.f + m.pf * state.c)
+        c = state.c.next(f * state.c + i * tanh(m.g))
+        return state.h.next(sigmoid(m.o + m.po * c) * tanh(c))
+
+
+@register
+class EGRU(Cell):
+    """Event-based GRU (arXiv 2206.06178): the unit speaks where c exceeds its threshold, strictly.
+
+    u is the paper's z, cx and ch the two halves of its g. The vector is sent as plain events
+    (``Mode.NONZERO``). With thresholds of zero or more, \\|h\\| <= 1 and \\|y\\| <= 1.
+    """
+
+    name = "egru"
+    accumulators = ("r", "cx", "u", "ch")
+    parameters: ClassVar[dict[str, Format]] = {"theta": ACTIVATION}
+    state: ClassVar[dict[str, Format]] = {"h": ACTIVATION}
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"theta": (0.0, 2.0)}
+    bound = 1.0
+    cleared = ("h",)
+
+    def update(self, m: Any, state: Any) -> Node:
+        r, u = sigmoid(m.r), sigmoid(m.u)
+        g = tanh(m.cx + r * m.ch)
+        c = (g + u * (state.h - g)).narrow(ACTIVATION)
+        fires = c > m.theta
+        state.h.next(select(fires, c - m.theta, c))
+        return select(fires, c, 0)
 
 
 @register
@@ -165,3 +223,6 @@ class Tanh(Cell):
 
     def update(self, m: Any, state: Any) -> Node:
         return output(tanh(m.y))
+
+
+from . import cells_conv, cells_s5, cells_small  # noqa: E402, F401  (they register themselves)

@@ -33,11 +33,13 @@ __all__ = [
     "LAYER",
     "MAGIC",
     "MATRIX",
+    "MATRIX_LENGTHS",
     "SLOT_BYTES",
     "UNEQUAL_FORMATS",
     "VERSION",
     "Kind",
     "Record",
+    "matrix_records",
 ]
 
 MAGIC = int.from_bytes(b"STIL", "little")
@@ -131,14 +133,41 @@ state memories and event lists. ``matrices``: how many must be done before the c
 bias run not counted."""
 
 MATRIX: tuple[Record, ...] = (
-    Record((("source", 5), ("target", 5), ("kind", 3), ("recurrent", 1), ("gates", 8))),
+    Record(
+        (
+            ("source", 5),
+            ("target", 5),
+            ("kind", 3),
+            ("recurrent", 1),
+            ("gates", 8),
+            ("int4", 1),
+            ("kept", 5),
+            ("width", 2),
+        )
+    ),
     Record((("base", 32),)),
     Record((("column_words", 16), ("list_base", 16))),
-    Record((("accumulator_base", 16), ("stride", 4))),
+    Record((("accumulator_base", 16), ("stride", 4), ("blocks", 12))),
 )
 """``source``: 0 the input, 1 + l layer l. ``recurrent``: the events of a step feed the next one.
 ``gates``: mask over the accumulators of a block. ``stride``: accumulators a block.
-The order of the matrices is their priority, most urgent first."""
+The order of the matrices is their priority, most urgent first. The others are zero for "dense":
+``int4`` weights of four bits; ``kept`` rounds of a group; ``width`` log2 of the bits of an index;
+``blocks`` of the layer."""
+
+MATRIX_LENGTHS: tuple[Record, ...] = (
+    Record((("lengths", 16),)),
+    Record((("spare5", 32),)),
+    Record((("spare6", 32),)),
+    Record((("spare7", 32),)),
+)
+"""Behind ``MATRIX`` where the engine reads columns of unequal length: first place of the matrix in
+the table of lengths."""
+
+
+def matrix_records(columns: int) -> tuple[Record, ...]:
+    """Records of a matrix, in an engine with room for so many lengths."""
+    return MATRIX + MATRIX_LENGTHS if columns else MATRIX
 
 
 def accumulator_place(base: int, stride: int, block: int, gate: int) -> int:
