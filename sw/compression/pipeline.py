@@ -18,7 +18,7 @@ import numpy as np
 from ..contract.cells import CELLS
 from ..contract.config import PRESETS, EngineConfig
 from ..contract.events import Mode
-from ..cost import column_words, step_words, words_within
+from ..cost import column_words, predict, step_words, words_within
 from ..errors import StillnetError
 from ..formats import FormatChoice
 from ..model import INPUT, Model
@@ -46,6 +46,9 @@ _ROWS = 8_000
 
 _JUDGED = 4_000
 """Steps on which thresholds are judged while they are searched."""
+
+_TIMED = 40
+"""Steps whose cycles are predicted one by one."""
 
 _PROBED = 3_000
 """Steps over which sensitivities are averaged."""
@@ -212,6 +215,8 @@ def compress(
             limits = _limits(setup, f"limits-{k}", compressed, network, limits)
     encoders = Encoders(limits.thresholds if limits else dict(thresholds or {}), job.fraction)
     set_limits(network, encoders)
+    if limits is not None and options.max_error is not None:
+        _settle(setup, network, limits)
     network.validate()
     _report(setup, network, work)
     return network
@@ -408,6 +413,29 @@ def _limits(
     return limits
 
 
+def _settle(setup: _Setup, network: Network, limits: Limits) -> None:
+    """The search ran in floating point: in integers, too, the error must keep the budget."""
+    budget = setup.options.max_error or 0.0
+    for _ in range(8):
+        if _integer_error(setup, network)[0] <= budget:
+            return
+        limits.thresholds = {s: 0.93 * v for s, v in limits.thresholds.items()}
+        set_limits(network, Encoders(limits.thresholds, setup.job.fraction))
+    raise StillnetError(
+        f"max_error {budget:g} cannot be kept: in integers the mean error is "
+        f"{_integer_error(setup, network)[0]:.4g}; allow more"
+    )
+
+
+def _integer_error(setup: _Setup, network: Network) -> tuple[float, Trace]:
+    """Mean absolute error of the output on the judged recordings, bit-exact."""
+    layout, x, wanted = setup.judged
+    rows = layout.pack([network.quantize_input(p) for p in layout.unpack(x)])
+    result = run_integers(network, layout, rows)
+    y = network.dequantize_output(result.vectors[len(network.layers) - 1])
+    return float(np.mean(np.abs(y - wanted))), result
+
+
 def _costs(setup: _Setup, compressed: Model, limits: Limits) -> dict[int, np.ndarray]:
     """How often each column fires; a tenth of the mean is added, for what calibration missed."""
     from .simulate import simulate
@@ -424,12 +452,12 @@ def _costs(setup: _Setup, compressed: Model, limits: Limits) -> dict[int, np.nda
 def _report(setup: _Setup, network: Network, work: LayerWork) -> None:
     """Errors and costs on calibration, from integers."""
     job, options = setup.job, setup.options
-    layout, x, wanted = setup.judged
-    rows = layout.pack([network.quantize_input(p) for p in layout.unpack(x)])
-    result: Trace = run_integers(network, layout, rows)
-    last = len(network.layers) - 1
-    error = np.abs(network.dequantize_output(result.vectors[last]) - wanted)
+    layout, x, _ = setup.judged
+    error, result = _integer_error(setup, network)
     words = step_words(network, setup.config, result)
+    # Cycles a word from some steps in the middle of a recording; words from all of them.
+    first = network.quantize_input(layout.unpack(x)[layout.recordings // 2][:_TIMED])
+    cost = predict(network, first, setup.config, clock_mhz=options.clock_mhz, warm=len(first) // 2)
     layers = []
     for i, layer in enumerate(job.model.layers):
         parts = {k: c for k, c in work.items() if k[0] == i}
@@ -456,9 +484,10 @@ def _report(setup: _Setup, network: Network, work: LayerWork) -> None:
         "engine": setup.config.to_dict(),
         "steps": job.layout.rows,
         "judged_steps": layout.rows,
-        "output_error": float(np.mean(error)),
+        "output_error": error,
         "words_a_step": words,
         "bytes_a_step": words * setup.config.word_bytes,
+        "frame_ms": cost.milliseconds * words / max(cost.words, 1e-9),
         "saturations": result.saturations,
         "layers": layers,
     }
