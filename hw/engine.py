@@ -127,6 +127,14 @@ class Engine(wiring.Component):
 
         # -- events to columns to lanes -----------------------------------------------------------
 
+        if config.columns:
+            m.d.comb += [
+                fetcher.length_write.eq(
+                    loader.entry_write & (loader.entry[28:31] == image.Table.LENGTHS)
+                ),
+                fetcher.length_index.eq(loader.entry_index),
+                fetcher.length.eq(loader.entry[:16]),
+            ]
         connect(m, scheduler.runs, fetcher.runs)
         connect(m, fetcher.columns, lanes.columns)
         input_list = input_encoder.encoder
@@ -181,6 +189,7 @@ class Engine(wiring.Component):
             lanes.hold_step.eq(reader.hold_step),
             lanes.hold_block.eq(reader.hold_block),
             lanes.hold_active.eq(reader.hold_active),
+            lanes.hold_sequence.eq(reader.hold_sequence),
             lanes.hold_next_layer.eq(waiting.layer),
             lanes.hold_next_step.eq(waiting.step),
             lanes.hold_next_active.eq(waiting_valid),

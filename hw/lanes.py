@@ -13,18 +13,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, EVENT_BITS
-from stillnet.sw.contract.image import BIAS_WORDS
+from stillnet.sw.contract.image import BIAS_WORDS, Kind
 
 from .data_register import Data
 from .multiplier import Multiplier
 from .shapes import Shapes
+from .sparse_lanes import SparseLanes
 
 __all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
 
@@ -48,9 +49,21 @@ def column_layout(config: EngineConfig) -> data.StructLayout:
             "bias": 1,
             "layer": unsigned(s.layer),
             "step": unsigned(2),
-            **({"int4": 1} if config.int4 else {}),
+            **format_fields(config),
         }
     )
+
+
+def format_fields(config: EngineConfig) -> dict[str, Any]:
+    """What a column needs beside that where it may not be dense or not int8."""
+    s = Shapes(config)
+    fields: dict[str, Any] = {"int4": 1} if config.int4 else {}
+    if config.sparse:
+        address = unsigned(s.accumulator_address)
+        fields |= {"kind": unsigned(3), "kept": unsigned(5), "width": unsigned(2)}
+        fields |= {"blocks": unsigned(s.block), "lane_rows": address}
+        fields |= {"hole_at": address, "hole": address}
+    return fields
 
 
 class Lanes(wiring.Component):
@@ -68,6 +81,8 @@ class Lanes(wiring.Component):
     hold_layer, hold_step, hold_block, hold_active : In
         The cell now reading: words of that layer for a later step wait until their block is below
         ``hold_block``. Steps count modulo 4.
+    hold_sequence : In
+        Number after the last column that the cell now reading needs.
     hold_next_layer, hold_next_step, hold_next_active : In
         The cell that reads next: words of that layer for a later step wait.
     read_valid, read_address, read_bank, read_ready : accumulator read of the cell
@@ -97,6 +112,7 @@ class Lanes(wiring.Component):
                 "hold_step": In(2),
                 "hold_block": In(s.block),
                 "hold_active": In(1),
+                "hold_sequence": In(s.sequence),
                 "hold_next_layer": In(s.layer),
                 "hold_next_step": In(2),
                 "hold_next_active": In(1),
@@ -151,7 +167,12 @@ class Lanes(wiring.Component):
         else:
             m.d.comb += byte_last.eq(~column.bias | (byte == parts - 1))
         place = Signal(s.accumulator_address)
-        m.d.comb += place.eq(block_base + gate)
+        if config.sparse:
+            # Gate after gate, so that the rows of a lane can be numbered through.
+            bases = [Signal.like(block_base, name=f"base{g}") for g in range(s.gates)]
+            m.d.comb += place.eq(Array(bases)[gate] + block)
+        else:
+            m.d.comb += place.eq(block_base + gate)
         # Even strides would put gate 0 of every block into one bank; fold the block's parity in.
         bank = Signal()
         m.d.comb += bank.eq(place[0] ^ (block[0] & ~column.stride[0]))
@@ -188,14 +209,23 @@ class Lanes(wiring.Component):
         next_layer, next_step = Signal(s.layer), Signal(2)
         next_block = Signal(s.block)
         next_int4, next_half = Signal(), Signal()
+        stall = Signal()  # no word is taken, whatever the cell says
+
+        ordered = Const(1)  # block after block
+        order: Any = block
+        if config.sparse:
+            ordered = Signal()
+            m.d.comb += ordered.eq((column.kind == Kind.DENSE) | column.bias)
+            # Where a column goes through the blocks as it likes, none of them may be unread.
+            order = Mux(ordered, block, (1 << s.block) - 1)
 
         take, advance = Signal(), Signal()
         m.d.comb += [
-            take.eq(next_valid & next_open & self.words.valid),
-            self.words.ready.eq(next_valid & next_open),
+            take.eq(next_valid & next_open & self.words.valid & ~stall),
+            self.words.ready.eq(next_valid & next_open & ~stall),
             advance.eq(~next_valid | take),
             self.taken.eq(take),
-            self.held.eq(next_valid & self.words.valid & ~next_open),
+            self.held.eq(next_valid & self.words.valid & ~(next_open & ~stall)),
             self.starved.eq(next_valid & ~self.words.valid),
             self.column_done.eq(take & next_last),
             self.columns.ready.eq(~valid | (advance & last)),
@@ -206,7 +236,7 @@ class Lanes(wiring.Component):
                 m.d.sync += [next_int4.eq(column.int4), next_half.eq(byte[0])]
             m.d.sync += [
                 next_valid.eq(valid),
-                next_open.eq(may_enter(column.layer, column.step, block)),
+                next_open.eq(may_enter(column.layer, column.step, order)),
                 next_place.eq(place),
                 next_bank.eq(bank),
                 next_bias.eq(column.bias),
@@ -214,11 +244,11 @@ class Lanes(wiring.Component):
                 if config.int4
                 else next_write.eq(byte_last),
                 next_last.eq(last),
-                next_block_end.eq(byte_last & (others == 0)),
+                next_block_end.eq(byte_last & (others == 0) & ordered),
                 next_value.eq(column.value),
                 next_layer.eq(column.layer),
                 next_step.eq(column.step),
-                next_block.eq(block),
+                next_block.eq(order),
             ]
         with m.If(advance & valid):
             m.d.sync += left.eq(left - 1)
@@ -248,10 +278,55 @@ class Lanes(wiring.Component):
                 rest.eq(entry.gates),
                 byte.eq(0),
             ]
+            if config.sparse:
+                m.d.sync += [b.eq(entry.base + g * entry.blocks) for g, b in enumerate(bases)]
+        sequence, taken_block = self.sequence, self.block
+        if config.sparse:
+            sequence, taken_block = Signal.like(sequence), Signal.like(taken_block)
         with m.If(take & next_block_end):
-            m.d.sync += self.block.eq(next_block + 1)
+            m.d.sync += taken_block.eq(next_block + 1)
         with m.If(take & next_last):
-            m.d.sync += [self.sequence.eq(self.sequence + 1), self.block.eq(0)]
+            m.d.sync += [sequence.eq(sequence + 1), taken_block.eq(0)]
+
+        if config.sparse:
+            # A stage of its own behind the walk; every lane has an address of its own.
+            first, next_first = Signal(), Signal()
+            next_column = Data(column.shape())
+            with m.If(advance):
+                m.d.sync += [next_column.eq(column), next_first.eq(first)]
+            with m.If(advance & valid):
+                m.d.sync += first.eq(0)
+            with m.If(self.columns.ready & self.columns.valid):
+                m.d.sync += first.eq(1)
+            m.submodules.sparse = sparse = SparseLanes(config)
+            head = sparse.head
+            m.d.comb += [
+                sparse.taken.eq(take),
+                sparse.word.eq(self.words.payload),
+                head.value.eq(next_column.value),
+                head.kind.eq(Mux(next_column.bias, Kind.BIAS, next_column.kind)),
+                head.int4.eq(next_int4),
+                head.half.eq(next_half),
+                head.first.eq(next_first),
+                head.place.eq(next_place),
+                head.write.eq(next_write),
+                *(
+                    head[name].eq(next_column[name])
+                    for name in ("kept", "width", "base", "lane_rows", "hole_at", "hole")
+                ),
+                sparse.sequence.eq(sequence),
+                sparse.block.eq(taken_block),
+                self.sequence.eq(sparse.done_sequence),
+                self.block.eq(sparse.done_block),
+                sparse.hold_active.eq(self.hold_active),
+                sparse.hold_sequence.eq(self.hold_sequence),
+                stall.eq(sparse.stall),
+                sparse.read_row.eq(Cat(self.read_bank, self.read_address)),
+                self.read_data.eq(sparse.read_data),
+                self.read_ready.eq(1),
+                self.busy.eq(valid | next_valid | sparse.busy | self.columns.valid),
+            ]
+            return m
 
         # -- stage 0: the word and its place ------------------------------------------------------
 

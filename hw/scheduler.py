@@ -32,6 +32,7 @@ from .accumulator_reader import read_command_layout
 from .cell_unit import cell_command_layout
 from .column_fetcher import run_layout
 from .input_encoder import InputStatus
+from .lanes import format_fields
 from .shapes import Shapes
 from .write_back import VectorStatus, write_command_layout
 
@@ -166,7 +167,8 @@ class Scheduler(wiring.Component):
 
         layer_words, layer_index = self._table(m, "layer_table", 6, layers)
         layer_writers = self._writers
-        matrix_words, matrix_index = self._table(m, "matrix_table", 4, matrices)
+        matrix_records = image.matrix_records(config.sparse)[: 6 if config.sparse else 4]
+        matrix_words, matrix_index = self._table(m, "matrix_table", len(matrix_records), matrices)
         matrix_writers = self._writers
         for k, writer in enumerate(layer_writers):
             m.d.comb += [
@@ -188,7 +190,7 @@ class Scheduler(wiring.Component):
                     layer_writers[k].en.eq(self.threshold_second == second),
                 ]
         layer = Signal(record_layout(image.LAYER[:6]))
-        matrix = Signal(record_layout(image.MATRIX))
+        matrix = Signal(record_layout(matrix_records))
         m.d.comb += [layer.eq(Cat(*layer_words)), matrix.eq(Cat(*matrix_words))]
 
         # -- state of layers and matrices ---------------------------------------------------------
@@ -557,8 +559,15 @@ class Scheduler(wiring.Component):
                         Cat(parity.bit_select(target, 1), above.bit_select(target, 1))
                     ),
                 ]
-                if config.int4:
-                    m.d.sync += run_data.int4.eq(matrix.int4)
+                for name in format_fields(config):
+                    m.d.sync += run_data[name].eq(matrix[name])
+                if config.columns:
+                    m.d.sync += [
+                        run_data.lengths.eq(matrix.lengths),
+                        run_data.unequal.eq(
+                            (matrix.kind == Kind.BLOCK) | (matrix.kind == Kind.STEP)
+                        ),
+                    ]
                 m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += self.runs.valid.eq(1)

@@ -144,12 +144,13 @@ class NetworkOnEngine:
         blocks = -(-units // lanes)
         base = self.placement.accumulator_base[layer]
         words = blocks * count + 1
+        gaps = blocks if self.config.sparse else 0
         raw = self.model.read_state(Region.ACCUMULATOR, base * lanes, words * lanes)
         raw = raw.reshape(words, lanes)
         result = np.zeros((count, blocks * lanes), np.int64)
         for block in range(blocks):
             for gate in range(count):
-                row = accumulator_place(base, count, block, gate) - base
+                row = accumulator_place(base, count, block, gate, gaps) - base
                 result[gate, block * lanes : (block + 1) * lanes] = raw[row]
         return result[:, :units]
 

@@ -23,9 +23,21 @@ from .network import INPUT, Network
 
 __all__ = ["Image", "Placement", "describe", "load_image", "pack", "place"]
 
-_NO_FORMAT = {"int4": 0, "kept": 0, "width": 0, "blocks": 0, "lengths": 0} | {
-    f"spare{k}": 0 for k in (5, 6, 7)
-}
+_NO_FORMAT = dict.fromkeys(
+    (
+        "int4",
+        "kept",
+        "width",
+        "blocks",
+        "lengths",
+        "lane_rows",
+        "hole_at",
+        "hole",
+        "spare6",
+        "spare7",
+    ),
+    0,
+)
 
 
 @dataclass(frozen=True)
@@ -129,6 +141,43 @@ def _bias_words(bias: np.ndarray, lanes: int) -> np.ndarray:
     return np.stack([(rows >> (8 * k)) & 0xFF for k in range(BIAS_WORDS)], axis=2).astype(np.uint8)
 
 
+def _tables(network: Network, config: EngineConfig, lengths: list[int]) -> bytes:
+    """The tables behind the descriptors, in whole slots."""
+    tables: dict[layout.Table, list[int]] = {}
+    if config.columns:
+        if len(lengths) > config.columns:
+            raise StillnetError(
+                f"network '{network.name}' needs columns = {len(lengths)}, engine "
+                f"'{config.name}' has {config.columns}; generate an engine with a larger 'columns'"
+            )
+        tables[layout.Table.LENGTHS] = lengths
+    data = b"".join(
+        layout.ENTRY.pack({"value": v, "spare": 0, "table": table, "first": int(k == 0)}).to_bytes(
+            4, "little"
+        )
+        for table, values in tables.items()
+        for k, v in enumerate(values)
+    )
+    return data + bytes(-len(data) % SLOT_BYTES)
+
+
+def _rows(gates: int, stored: Layout, base: int) -> dict[str, int]:
+    """Which accumulators the rows of a lane are, for formats that number them through."""
+    if stored.kind == Kind.DENSE:
+        return {}
+    start = (gates & -gates).bit_length() - 1
+    mask = gates >> start
+    before = (~mask & (mask + 1)).bit_length() - 1  # gates up to the first that is not fed
+    after = mask >> before
+    hole = ((after & -after).bit_length() - 1) if after else 0
+    return {
+        "accumulator_base": base + start * stored.blocks,
+        "lane_rows": stored.gates * stored.blocks,
+        "hole_at": before * stored.blocks if hole else 0,
+        "hole": hole * stored.blocks,
+    }
+
+
 def _priority(source: int, target: int, layers: int) -> tuple[int, int]:
     """Design section 6, rule 4: inputs of upper layers, recurrences of lower layers, network
     inputs, the recurrence of the last layer."""
@@ -161,9 +210,20 @@ def pack(network: Network, config: EngineConfig) -> Image:
     )
     layers = len(network.layers)
     runs = layers + len(jobs)
-    records_each = layout.matrix_records(config.columns)
+    layouts = {
+        (i, j): network.layers[i].matrices[j].layout(network.layers[i].cell, config)
+        for i, j in jobs
+    }
+    lengths: list[int] = []
+    first_length: dict[tuple[int, int], int] = {}
+    for ij in jobs:
+        if layouts[ij].kind.name.lower() in UNEQUAL_FORMATS:
+            first_length[ij] = len(lengths)
+            lengths += layouts[ij].lengths.tolist()
+    records_each = layout.matrix_records(config.sparse)
     slots = len(layout.HEADER) + len(layout.LAYER) * layers + len(records_each) * runs
-    header_bytes = slots * SLOT_BYTES
+    entries = _tables(network, config, lengths)
+    header_bytes = slots * SLOT_BYTES + len(entries)
     body = bytearray()
 
     def run(data: np.ndarray) -> int:
@@ -178,8 +238,6 @@ def pack(network: Network, config: EngineConfig) -> Image:
         records.extend(record.pack(values) for record in group)
 
     matrix_values: list[dict[str, int]] = []
-    layouts: dict[tuple[int, int], Layout] = {}
-    lengths: list[int] = []
     for i, layer in enumerate(network.layers):
         order = CELLS[layer.cell].accumulators
         stack = np.stack([layer.bias[a] for a in order]).astype(np.int64)
@@ -196,15 +254,14 @@ def pack(network: Network, config: EngineConfig) -> Image:
                 "accumulator_base": placement.accumulator_base[i],
                 "stride": len(order),
                 **_NO_FORMAT,
+                "blocks": layer.blocks(lanes) if config.sparse else 0,
             }
         )
     for i, j in jobs:
         layer = network.layers[i]
         matrix = layer.matrices[j]
         order = CELLS[layer.cell].accumulators
-        stored = matrix.layout(layer.cell, config)
-        layouts[i, j] = stored
-        equal = stored.kind.name.lower() not in UNEQUAL_FORMATS
+        stored = layouts[i, j]
         matrix_values.append(
             {
                 "source": matrix.source + 1,
@@ -221,12 +278,11 @@ def pack(network: Network, config: EngineConfig) -> Image:
                 "int4": int(stored.bits == 4),
                 "kept": stored.kept,
                 "width": stored.width.bit_length() - 1 if stored.width else 0,
-                "blocks": 0 if stored.kind == Kind.DENSE else stored.blocks,
-                "lengths": 0 if equal else len(lengths),
+                "blocks": stored.blocks if config.sparse else 0,
+                "lengths": first_length.get((i, j), 0),
+                **_rows(matrix.mask(layer.cell), stored, placement.accumulator_base[i]),
             }
         )
-        if not equal:
-            lengths += stored.lengths.tolist()
     words = (header_bytes + len(body)) // config.word_bytes
     if words > 1 << config.address_bits:
         raise StillnetError(
@@ -256,6 +312,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
             "input_one": network.input_fraction if one_hot else 0,
             "outputs": network.outputs % 1024,
             "input_threshold": network.input_threshold,
+            "table_slots": len(entries) // SLOT_BYTES,
             "notes_bytes": len(note_bytes) + 4,
         },
     )
@@ -284,6 +341,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
     for values in matrix_values:
         emit(records_each, values)
     header = bytearray(header_bytes)
+    header[slots * SLOT_BYTES :] = entries
     for k, record in enumerate(records):
         header[k * SLOT_BYTES : k * SLOT_BYTES + 4] = record.to_bytes(4, "little")
     data = header + body

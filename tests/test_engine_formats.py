@@ -9,9 +9,13 @@ from format_networks import format_case
 from random_networks import Bench, engine_config
 
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.image import FORMATS
 
+FEW = {"lanes": 8, "cells": ("gru", "linear", "relu")}
 CONFIGS: dict[str, EngineConfig] = {
-    "int4": engine_config(lanes=8, int4=True, cells=("gru", "linear", "relu")),
+    "int4": engine_config(int4=True, **FEW),
+    "sparse": engine_config(formats=FORMATS, columns=512, **FEW),
+    "both": engine_config(int4=True, formats=FORMATS, columns=512, **FEW),
 }
 
 

@@ -189,6 +189,11 @@ class EngineConfig:
         return len(self.formats) > 1
 
     @property
+    def tables(self) -> bool:
+        """Whether the engine keeps tables that come with an image (``contract.image.ENTRY``)."""
+        return self.columns > 0 or self.element_thresholds
+
+    @property
     def word_bits(self) -> int:
         """Bits of a memory word."""
         return 8 * self.lanes

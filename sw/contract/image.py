@@ -29,16 +29,18 @@ __all__ = [
     "BIAS_WORDS",
     "FORMATS",
     "CRC_RECORD",
+    "ENTRY",
     "HEADER",
     "LAYER",
     "MAGIC",
     "MATRIX",
-    "MATRIX_LENGTHS",
+    "MATRIX_SPARSE",
     "SLOT_BYTES",
     "UNEQUAL_FORMATS",
     "VERSION",
     "Kind",
     "Record",
+    "Table",
     "matrix_records",
 ]
 
@@ -112,7 +114,7 @@ HEADER: tuple[Record, ...] = (
     Record((("words", 32),)),  # of the part that the hardware reads, header included
     Record((("crc", 32),)),  # CRC-32 of those words, this record taken as zero
     Record((("inputs", 16), ("input_mode", 2), ("input_one", 4), ("outputs", 10))),
-    Record((("input_threshold", 17),)),
+    Record((("input_threshold", 17), ("table_slots", 15))),
     Record((("notes_bytes", 32),)),
 )
 """``inputs``: elements of the input vector (1 for one-hot). ``input_one``: log2 of a token's event
@@ -155,26 +157,47 @@ The order of the matrices is their priority, most urgent first. The others are z
 ``int4`` weights of four bits; ``kept`` rounds of a group; ``width`` log2 of the bits of an index;
 ``blocks`` of the layer."""
 
-MATRIX_LENGTHS: tuple[Record, ...] = (
-    Record((("lengths", 16),)),
-    Record((("spare5", 32),)),
+MATRIX_SPARSE: tuple[Record, ...] = (
+    Record((("lengths", 16), ("lane_rows", 16))),
+    Record((("hole_at", 16), ("hole", 16))),
     Record((("spare6", 32),)),
     Record((("spare7", 32),)),
 )
-"""Behind ``MATRIX`` where the engine reads columns of unequal length: first place of the matrix in
-the table of lengths."""
+"""Behind ``MATRIX`` where the engine reads more than dense columns. ``lengths``: first place of the
+matrix in the table of lengths. ``lane_rows``: rows of a lane that the matrix feeds; from
+``hole_at`` on they lie ``hole`` accumulators further. ``accumulator_base`` is then that of the
+first gate fed."""
 
 
-def matrix_records(columns: int) -> tuple[Record, ...]:
-    """Records of a matrix, in an engine with room for so many lengths."""
-    return MATRIX + MATRIX_LENGTHS if columns else MATRIX
+ENTRY = Record((("value", 17), ("spare", 11), ("table", 3), ("first", 1)))
+"""Entry of a table. The tables stand one after the other behind the descriptors, sixteen entries a
+slot, ``table_slots`` of them; ``first`` marks the first entry of each."""
 
 
-def accumulator_place(base: int, stride: int, block: int, gate: int) -> int:
+class Table(IntEnum):
+    """What a table is; the numbers are those of its entries."""
+
+    NONE = 0
+    LENGTHS = 1
+    INPUT_THRESHOLDS = 2
+    THRESHOLDS = 3
+
+
+def matrix_records(sparse: bool) -> tuple[Record, ...]:
+    """Records of a matrix, in an engine that reads more than dense columns or not."""
+    return MATRIX + MATRIX_SPARSE if sparse else MATRIX
+
+
+def accumulator_place(base: int, stride: int, block: int, gate: int, blocks: int = 0) -> int:
     """Where an accumulator word lies: twice its row plus its half bank.
 
     The row is (base + block*stride + gate) // 2. The half bank is its parity, turned over in odd
     blocks where the stride is even, so that a column alternates between the banks.
+
+    In an engine that reads more than dense columns, ``blocks`` is their number in the layer: there
+    the gates lie one after the other, at base + gate*blocks + block.
     """
+    if blocks:
+        return base + gate * blocks + block
     address = base + block * stride + gate
     return address ^ (block & 1 & ~stride)
