@@ -190,7 +190,9 @@ def calibration_features(seconds: float = 30.0, seed: int = 0) -> np.ndarray:
     return features(stft(calibration_clip(seconds, seed)))
 
 
-def calibration_recordings(clips: int = 4, seconds: float = 30.0, seed: int = 0) -> list[np.ndarray]:
+def calibration_recordings(
+    clips: int = 4, seconds: float = 30.0, seed: int = 0
+) -> list[np.ndarray]:
     """NSNet2's features of diverse clips, for choices that must hold for sounds not yet heard.
 
     Scenes of 1.5 to 5 s follow each other: speech of other speed, tilt and level, in one noise or
@@ -237,7 +239,9 @@ def _diverse_clip(seconds: float, seed: list[int]) -> np.ndarray:
         kind = str(rng.choice([*["one"] * 14, "two", "clean", "room", "silence"]))
         words = _other_voice(speech, rng) if rng.random() < 0.6 else speech
         begin = rng.integers(0, len(words))
-        talk = set_level(np.take(words, begin + np.arange(length), mode="wrap"), rng.uniform(-45, -14))
+        talk = set_level(
+            np.take(words, begin + np.arange(length), mode="wrap"), rng.uniform(-45, -14)
+        )
         if kind == "silence":
             scene = np.zeros(length)
         elif kind == "room":
@@ -250,7 +254,9 @@ def _diverse_clip(seconds: float, seed: list[int]) -> np.ndarray:
             sound = noise(length)
             if kind == "two":
                 sound = sound + rng.uniform(0.2, 1.0) * noise(length)
-            snr = rng.choice([-20, -5, 0, 5, 10, 15, 25], p=[0.06, 0.16, 0.16, 0.2, 0.16, 0.16, 0.1])
+            snr = rng.choice(
+                [-20, -5, 0, 5, 10, 15, 25], p=[0.06, 0.16, 0.16, 0.2, 0.16, 0.16, 0.1]
+            )
             scene = mix(talk, sound, float(snr))
         peak = np.max(np.abs(scene))
         out[at : at + length] = scene * min(1.0, 0.98 / peak) if peak > 0 else scene

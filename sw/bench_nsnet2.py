@@ -53,7 +53,11 @@ CASES = (
     Case("lane", "int4, 8 of 16 a lane", CompressOptions(sparsity=0.5, pattern="lane")),
     Case("half", "int4, half gone", CompressOptions(sparsity=0.5)),
     Case("int8-thresholds", "int8, thresholds", CompressOptions(bits=8, max_error=0.02, refits=0)),
-    Case("half-thresholds", "int4, half gone, thresholds", CompressOptions(sparsity=0.5, max_error=0.021)),
+    Case(
+        "half-thresholds",
+        "int4, half gone, thresholds",
+        CompressOptions(sparsity=0.5, max_error=0.021),
+    ),
 )
 """What is measured. Budgets are of the error on calibration."""
 
@@ -149,10 +153,10 @@ BENCH = Bench(
     name="nsnet2",
     title="NSNet2, compressed",
     about=(
-        "Mean absolute error of the gains against the float network, on test speech with pink noise "
-        "and with a kind of noise that calibration has never heard, 5 dB each; everything is chosen "
-        "on calibration speech. Kilobytes that a frame of 10 ms reads, and its time on a 16-bit "
-        "SDRAM at 100 MHz."
+        "Mean absolute error of the gains against the float network, on test speech with pink "
+        "noise and with a kind of noise that calibration has never heard, 5 dB each; everything "
+        "is chosen on calibration speech. Kilobytes that a frame of 10 ms reads, and its time on a "
+        "16-bit SDRAM at 100 MHz."
     ),
     measure=lambda progress: nsnet2(progress=progress),
     markdown=_markdown,

@@ -135,9 +135,7 @@ class ScheduleModel:
             return np.concatenate([self._run([*self._tail(events, t)]) for t in range(len(events))])
         return self._run(events)
 
-    def _tail(
-        self, events: list[dict[int, np.ndarray]], step: int
-    ) -> list[dict[int, np.ndarray]]:
+    def _tail(self, events: list[dict[int, np.ndarray]], step: int) -> list[dict[int, np.ndarray]]:
         return [events[step]]
 
     def _run(self, events: list[dict[int, np.ndarray]]) -> np.ndarray:

@@ -153,9 +153,7 @@ def sweep(
                 pieces = layout.unpack(x)
                 row |= measure(model, network, pieces, engine, clock_mhz=base.clock_mhz)
                 if judged_on is not None:
-                    tested = measure(
-                        model, network, judged_on, engine, clock_mhz=base.clock_mhz
-                    )
+                    tested = measure(model, network, judged_on, engine, clock_mhz=base.clock_mhz)
                     row |= {f"test_{k}": v for k, v in tested.items()}
                 rows.append(row)
                 progress("points", len(rows), len(bits) * len(sparsity) * len(errors))
@@ -171,7 +169,7 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise StillnetError(
-            f"plots need matplotlib ({error}); pip install \"stillnet[plot]\""
+            f'plots need matplotlib ({error}); pip install "stillnet[plot]"'
         ) from error
     import io
 

@@ -124,12 +124,16 @@ def choose_exponents(
             sources = [layer.matrices[j].source for j, _ in bundle.parts]
             first = job.fraction[sources[0]]
             ratio = np.concatenate(
-                [np.full(job.model.source_size(s), 2.0 ** (job.fraction[s] - first)) for s in sources]
+                [
+                    np.full(job.model.source_size(s), 2.0 ** (job.fraction[s] - first))
+                    for s in sources
+                ]
             )
             power = np.concatenate([np.var(job.trace.vectors[s], axis=0) for s in sources])
             power = power + 0.01 * power.mean()
-            felt = np.concatenate([job.sensitivity.accumulators[i, g].mean(axis=0)
-                                   for g in bundle.gates])
+            felt = np.concatenate(
+                [job.sensitivity.accumulators[i, g].mean(axis=0) for g in bundle.gates]
+            )
             parts.append((place, weight, peak, first, ratio, power, felt + 1e-3 * felt.mean()))
 
         def trial(exponent: int, place_of: int, peak: np.ndarray, reach: float = reach):

@@ -1,7 +1,7 @@
 """What is finished stays finished: results of a compression in a folder, stage by stage.
 
 A folder belongs to one model, one set of recordings and one set of options, by their digest; for
-anything else it is refused. Files are complete or absent, so that a run may be killed at any moment.
+anything else it is refused. Files are complete or absent, so that a run may be killed any time.
 """
 
 from __future__ import annotations
@@ -116,7 +116,13 @@ class Checkpoint:
                 break
             arrays, facts = found
             for place, (error, nearest) in facts.items():
-                names = ("integers", "step", "ratio", "bias", "kept")
-                values = [arrays[f"{place}-{name}"] for name in names]
-                work[index, int(place)] = Compressed(*values, error, nearest)
+                work[index, int(place)] = Compressed(
+                    arrays[f"{place}-integers"],
+                    arrays[f"{place}-step"],
+                    arrays[f"{place}-ratio"],
+                    arrays[f"{place}-bias"],
+                    arrays[f"{place}-kept"],
+                    error,
+                    nearest,
+                )
         return work

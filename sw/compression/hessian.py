@@ -47,8 +47,9 @@ class Bundle:
 
     def columns(self, model: Model) -> list[slice]:
         """Columns of each part."""
-        sizes = [model.source_size(model.layers[self.layer].matrices[j].source) for j, _ in
-                 self.parts]
+        sizes = [
+            model.source_size(model.layers[self.layer].matrices[j].source) for j, _ in self.parts
+        ]
         ends = np.cumsum(sizes)
         return [slice(int(e - s), int(e)) for e, s in zip(ends, sizes)]
 
@@ -65,10 +66,8 @@ def bundles(model: Model, index: int) -> list[Bundle]:
         grouped.setdefault(tuple(j for j, _ in parts), []).append(g)
     result = []
     for matrices, gates in grouped.items():
-        parts = tuple(
-            (j, tuple(layer.matrices[j].gates.index(g) for g in gates)) for j in matrices
-        )
-        result.append(Bundle(index, tuple(gates), parts))
+        where = tuple((j, tuple(layer.matrices[j].gates.index(g) for g in gates)) for j in matrices)
+        result.append(Bundle(index, tuple(gates), where))
     return result
 
 

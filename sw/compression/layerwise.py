@@ -275,9 +275,7 @@ def _solve_layer(
             axis=1,
         )
         target = np.concatenate([wanted[g] for g in bundle.gates], axis=1)
-        results[index, place] = _solve(
-            job, settings, bundle, place, sources, gather(z, target)
-        )
+        results[index, place] = _solve(job, settings, bundle, place, sources, gather(z, target))
     return results
 
 

@@ -210,11 +210,11 @@ class LimitSearch:
         """Rates of exchange at which the predicted error of all vectors together is a hundredth of
         a unit; a beginning only."""
         rows = self.wanted.shape[1]
-        common = {s: 0.0 for s in self.sources}
+        common = dict.fromkeys(self.sources, 0.0)
         low, high = -40.0, 60.0
         for _ in range(24):
             middle = (low + high) / 2
-            chosen = self.thresholds({s: middle for s in common})
+            chosen = self.thresholds(dict.fromkeys(common, middle))
             total = 0.0
             for s in self.sources:
                 c = self.curves[s]
@@ -224,7 +224,7 @@ class LimitSearch:
                     self.sensitivity.vectors[s] @ c.error[place, np.arange(c.rate.shape[1])]
                 )
             low, high = (middle, high) if total / rows < 1e-4 else (low, middle)
-        return {s: (low + high) / 2 for s in common}
+        return dict.fromkeys(common, (low + high) / 2)
 
     def run(
         self,

@@ -108,9 +108,7 @@ class CompressOptions:
         if self.max_error is not None and self.frame_ms is not None:
             raise StillnetError("give max_error or frame_ms, not both: each decides the thresholds")
         if self.method not in ("second-order", "nearest"):
-            raise StillnetError(
-                f"method must be 'second-order' or 'nearest', not '{self.method}'"
-            )
+            raise StillnetError(f"method must be 'second-order' or 'nearest', not '{self.method}'")
 
     @property
     def searched(self) -> bool:
@@ -240,11 +238,12 @@ def _prepare(
             f"model '{model.name}' takes tokens, whose columns have no second-order statistics; "
             "use 'stillnet quantize'"
         )
-    if any(getattr(layer, "peers", None) for layer in model.layers):
-        raise StillnetError(
-            f"model '{model.name}' has layers that read the state of other layers, which 'compress' "
-            "does not solve yet; use 'stillnet quantize'"
-        )
+    for layer in model.layers:
+        if layer.peers or layer.parameters or layer.plain:
+            raise StillnetError(
+                f"layer '{layer.name}' has constants of its own, reads another layer's state or "
+                "sends plain events, which 'compress' does not solve yet; use 'stillnet quantize'"
+            )
     pieces = _pieces(_recordings(model, calibration), _ROWS)
     layout = Layout([len(p) for p in pieces])
     x = layout.pack(pieces)
@@ -297,7 +296,11 @@ def _prepare(
         job,
         settings,
         sources,
-        (judged, judged.pack([pieces[k] for k in chosen]), judged.pack([wanted[k] for k in chosen])),
+        (
+            judged,
+            judged.pack([pieces[k] for k in chosen]),
+            judged.pack([wanted[k] for k in chosen]),
+        ),
         progress,
         exponents,
         Checkpoint(None if folder is None else Path(folder), digest(model, x, facts)),

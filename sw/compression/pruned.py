@@ -55,7 +55,9 @@ def honour(job: Job, given: Given) -> None:
     names = {(layer.name, g) for layer in job.model.layers for g in layer.bias}
     for key, value in given.steps.items():
         if key not in names:
-            raise StillnetError(f"steps name gate '{key[1]}' of layer '{key[0]}', which is not there")
+            raise StillnetError(
+                f"steps name gate '{key[1]}' of layer '{key[0]}', which is not there"
+            )
         if not np.all(np.isfinite(value)) or np.any(np.asarray(value) <= 0):
             raise StillnetError(
                 f"layer '{key[0]}': the steps of gate '{key[1]}' must be positive numbers"
@@ -69,8 +71,8 @@ def honour(job: Job, given: Given) -> None:
             if any(named) and not all(named):
                 missing = bundle.gates[named.index(False)]
                 raise StillnetError(
-                    f"layer '{layer.name}': steps are given for some gates but not for '{missing}'; "
-                    "give all of them"
+                    f"layer '{layer.name}': steps are given for some gates but not for "
+                    f"'{missing}'; give all of them"
                 )
             if all(named):
                 job.steps[i, place] = np.concatenate(

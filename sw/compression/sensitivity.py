@@ -85,9 +85,7 @@ class _Slopes:
 def accumulators_of(model: Model, trace: Trace, index: int) -> dict[str, np.ndarray]:
     """Float accumulators of a layer over a whole trace, by gate, shape (rows, units)."""
     layer = model.layers[index]
-    m = {
-        g: np.tile(np.asarray(b, float), (trace.layout.rows, 1)) for g, b in layer.bias.items()
-    }
+    m = {g: np.tile(np.asarray(b, float), (trace.layout.rows, 1)) for g, b in layer.bias.items()}
     for matrix in layer.matrices:
         flat = matrix.weight.reshape(-1, matrix.weight.shape[2])
         if matrix.source == INPUT and model.one_hot:
@@ -148,9 +146,7 @@ def _backward(
     seen = {s: np.zeros_like(v) for s, v in upstream.items()}
     accumulators: dict[tuple[int, str], np.ndarray] = {}
     for group in reversed(groups):
-        internal = {
-            i: [m for m in model.layers[i].matrices if m.source in group] for i in group
-        }
+        internal = {i: [m for m in model.layers[i].matrices if m.source in group] for i in group}
         carry: dict[tuple[int, str], np.ndarray] = {}
         late = {i: np.zeros((layout.recordings, model.layers[i].units)) for i in group}
         for i in group:
@@ -189,8 +185,8 @@ def _backward(
                 for s, value in new.items():
                     carry[i, s][:n] = value
                 for m in internal[i]:
-                    g = np.concatenate([accumulators[i, a][at] for a in m.gates], axis=1)
-                    back = g @ m.weight.reshape(-1, m.weight.shape[2])
+                    arrived = np.concatenate([accumulators[i, a][at] for a in m.gates], axis=1)
+                    back = arrived @ m.weight.reshape(-1, m.weight.shape[2])
                     if m.source >= i:
                         following[m.source][:n] += back
                     else:
@@ -200,9 +196,9 @@ def _backward(
             for m in model.layers[i].matrices:
                 if m.source in group or m.source not in upstream:
                     continue
-                g = np.concatenate([accumulators[i, a] for a in m.gates], axis=1)
-                upstream[m.source] += g @ m.weight.reshape(-1, m.weight.shape[2])
-    for s in sources:
-        if s != last:
-            seen[s] += upstream[s]
+                arrived = np.concatenate([accumulators[i, a] for a in m.gates], axis=1)
+                upstream[m.source] += arrived @ m.weight.reshape(-1, m.weight.shape[2])
+    for source in sources:
+        if source != last:
+            seen[source] += upstream[source]
     return accumulators, seen
