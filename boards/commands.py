@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=int, default=6, metavar="N", help="seeds of the placer to try (6)"
     )
     parser.add_argument("--force", action="store_true", help="build even if nothing has changed")
+    parser.add_argument(
+        "--engine-cells", metavar="A,B", help="cells of the engine instead of the board's own list"
+    )
 
 
 def _run_build(args: argparse.Namespace) -> dict[str, Any]:
@@ -31,6 +35,8 @@ def _run_build(args: argparse.Namespace) -> dict[str, Any]:
     from .build import build
 
     target = board(args.board)
+    if args.engine_cells:
+        target = replace(target, cells=tuple(args.engine_cells.split(",")))
     with console_progress(args.json) as progress:
         return build(
             target,
@@ -91,9 +97,11 @@ BUILD = Command(
   stillnet build --list
   stillnet build --board ulx3s-85f          build/ulx3s-85f/top.bit and build.json
   stillnet build --board ulx3s-85f --seeds 12
+  stillnet --cells my.py build --board ulx3s-85f --engine-cells my,linear -o build/my
 
 The first build takes some minutes; the same design again takes seconds. A network for the board is
-packed with --preset NAME, which is the engine that 'build' puts on it.
+packed with --preset NAME, which is the engine that 'build' puts on it; with --engine-cells, for
+engine.toml in the output folder.
 """,
 )
 

@@ -51,6 +51,8 @@ class Board:
         Where an image lies in it: behind the largest bitstream, on an erase block of 64 KB.
     cell_width : int
         See :class:`EngineConfig`.
+    cells : tuple of str
+        Of the engine.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Board:
     sdram_phase: float = 225.0
     baud: int = 3_000_000
     cell_width: int = 1
+    cells: tuple[str, ...] = CELLS
 
     @property
     def sdram(self) -> SdramPart:
@@ -87,7 +90,7 @@ class Board:
             best = EngineConfig(
                 name=self.name,
                 lanes=lanes,
-                cells=CELLS,
+                cells=self.cells,
                 cell_width=self.cell_width,
                 units=int(4096 * 2.0**scale),
                 inputs=1024,
@@ -120,7 +123,8 @@ def block_rams(config: EngineConfig) -> int:
 
     rows = config.units // config.cell_width
     total = 2 * config.lanes * blocks(-(-config.accumulators // 2), 32)
-    total += config.cell_width * blocks(rows, 16) * (len(config.state_names) + 1)
+    state = [16, *map(config.state_bits, config.state_names)]  # with the references
+    total += config.cell_width * sum(blocks(rows, bits) for bits in state)
     total += blocks(rows, 17 * config.cell_width + 16)
     total += blocks(config.inputs, 16) + blocks(2 * config.inputs, 33)
     return total + 6

@@ -25,6 +25,9 @@ from .shapes import Shapes
 
 __all__ = ["AccumulatorReader", "read_command_layout"]
 
+QUARTERS = 4
+"""Parts of an accumulator that are buffered apart, so that no pointer reaches far."""
+
 
 def read_command_layout(config: EngineConfig) -> data.StructLayout:
     """What the reader needs to know of a cell that was dispatched."""
@@ -120,18 +123,21 @@ class AccumulatorReader(wiring.Component):
             through.eq(~command.pending | ~behind[-1]),
             at_last.eq(behind.all()),
         ]
-        # Blocks that may be read; more than a layer has once the last column is through.
-        limit = Signal(s.block + 1)
-        m.d.sync += limit.eq(Mux(through, 1 << s.block, Mux(at_last, progress, 0)))
-
         # -- fetch side: one accumulator word after the other -------------------------------------
 
         block = Signal(s.block)
         gate = Signal(range(max(2, s.gates)))
         base = Signal(s.accumulator_address)
-        fresh = Signal()  # limit still belongs to the previous command
+        fresh = Signal()  # what may be read is still that of the previous command
         asked = Signal()  # the command's last read is on its way
         free = Signal(range(depth + 1), init=depth)  # blocks of the buffer not promised
+        some_free = Signal(init=1)
+        # Whether the block and the one after it may be read, from what was known a cycle ago.
+        open_, open_next, moved = Signal(), Signal(), Signal()
+        m.d.sync += [
+            open_.eq(through | (at_last & (block < progress))),
+            open_next.eq(through | (at_last & (block + 1 < progress))),
+        ]
         left = Signal(s.unit)  # units of this block and the later ones
 
         # The read itself starts from registers: its address reaches the memories of all lanes.
@@ -153,8 +159,8 @@ class AccumulatorReader(wiring.Component):
                 & ~command.skip
                 & ~fresh
                 & ~asked
-                & (block < limit)
-                & (free != 0)
+                & Mux(moved, open_next, open_)
+                & some_free
                 & (~self.read_valid | granted)
             ),
             granted.eq(self.read_valid & self.read_ready),
@@ -166,7 +172,9 @@ class AccumulatorReader(wiring.Component):
             self.hold_active.eq(active),
             self.hold_sequence.eq(command.sequence),
         ]
-        m.d.sync += fresh.eq(0)
+        asked_block = Signal()
+        m.d.comb += asked_block.eq(may_ask & gate_last)
+        m.d.sync += [fresh.eq(0), moved.eq(asked_block)]
         with m.If(granted):
             m.d.sync += self.read_valid.eq(0)
             with m.If(read_gate_last):
@@ -237,21 +245,25 @@ class AccumulatorReader(wiring.Component):
         level = Signal(range(depth + 1))  # blocks completely in the buffer
         put, take = Signal(), Signal()
         m.d.comb += put.eq(arrived & arrived_last)
-        m.d.sync += free.eq(free - (may_ask & gate_last) + take)
+        # The late signals choose between sums that are ready.
+        with m.If(take & ~asked_block):
+            m.d.sync += [free.eq(free + 1), some_free.eq(1)]
+        with m.Elif(asked_block & ~take):
+            m.d.sync += [free.eq(free - 1), some_free.eq(free > 1)]
         with m.If(put):
             m.d.sync += write_row.eq(write_row + 1)
         with m.If(take):
             m.d.sync += read_row.eq(read_row + 1)
 
-        counts = Memory(shape=unsigned(len(arrived_short)), depth=depth, init=[])
-        m.submodules.counts = counts
-        count_writer = counts.write_port()
-        count_reader = counts.read_port(domain="comb")
+        ends = Memory(shape=unsigned((lanes // width - 1).bit_length() or 1), depth=depth, init=[])
+        m.submodules.ends = ends  # last group of each block
+        end_writer = ends.write_port()
+        end_reader = ends.read_port(domain="comb")
         m.d.comb += [
-            count_writer.addr.eq(write_row),
-            count_writer.data.eq(arrived_short),
-            count_writer.en.eq(put),
-            count_reader.addr.eq(read_row),
+            end_writer.addr.eq(write_row),
+            end_writer.data.eq((arrived_short - 1) >> (width.bit_length() - 1)),
+            end_writer.en.eq(put),
+            end_reader.addr.eq(read_row),
         ]
 
         # -- issue side: one group of units after the other ---------------------------------------
@@ -262,65 +274,85 @@ class AccumulatorReader(wiring.Component):
         near_bits = near.bit_length() - 1
         group_last = Signal()
         some = Signal()  # level != 0, from a register
-        group_bits = width * 32
         advance = Signal()
         stage_valid = Signal()
         stage_far = Signal(range(max(2, groups // near)))
+        # Pointers reach many small memories, so a quarter of the bits of each gate has its own.
+        # Synthesis would make them one again if they did not start at different places. Those to
+        # the group are pairs, one counting up and one down.
+        bits = ACCUMULATOR_BITS // QUARTERS
+        part_bits = width * bits
         words = []
         for g in range(s.gates):
-            # The pointers reach many small memories, so each gate has its own. Nothing would keep
-            # synthesis from making them one again if they did not start at different places.
-            own_write = Signal(range(depth), init=g % depth, name=f"write_row{g}")
-            own_read = Signal(range(depth), init=g % depth, name=f"read_row{g}")
-            with m.If(put):
-                m.d.sync += own_write.eq(own_write + 1)
-            with m.If(take):
-                m.d.sync += own_read.eq(own_read + 1)
-            memory = Memory(
-                shape=unsigned(lanes * 32),
-                depth=depth,
-                init=[],
-                attrs={"ram_style": "distributed"},
-            )
-            m.submodules[f"buffer{g}"] = memory
-            writer = memory.write_port()
-            reader = memory.read_port(domain="comb")
-            m.d.comb += [
-                writer.addr.eq(own_write),
-                writer.data.eq(self.read_data),
-                writer.en.eq(arrived & (arrived_gate == g)),
-                reader.addr.eq(own_read),
-            ]
-            stage = Data(groups // near * group_bits, name=f"stage{g}")
-            # So is the pointer to the group; its choices are turned by as much as it is ahead.
-            own_group = Signal(range(max(2, near)), init=g % near, name=f"group{g}")
-            with m.If(advance & some):
-                m.d.sync += own_group.eq(Mux(group_last, g % near, (own_group + 1) & (near - 1)))
-            parts = []
-            for far in range(groups // near):
-                choices = [
-                    reader.data[(far * near + (k - g) % near) * group_bits :][:group_bits]
-                    for k in range(near)
+            turned = []
+            for down in range(2):
+                start = g % near
+                count = Signal(range(max(2, near)), init=start, name=f"group{g}_{down}")
+                following = (count - 1 if down else count + 1) & (near - 1)
+                with m.If(advance & some):
+                    m.d.sync += count.eq(Mux(group_last, start, following))
+                turned.append(count)
+            selected = []
+            for q in range(QUARTERS):
+                start = (QUARTERS * g + q) % depth
+                write_at = Signal(range(depth), init=start, name=f"write_row{g}_{q}")
+                read_at = Signal(range(depth), init=start, name=f"read_row{g}_{q}")
+                with m.If(put):
+                    m.d.sync += write_at.eq(write_at + 1)
+                with m.If(take):
+                    m.d.sync += read_at.eq(read_at + 1)
+                memory = Memory(
+                    shape=unsigned(lanes * bits),
+                    depth=depth,
+                    init=[],
+                    attrs={"ram_style": "distributed"},
+                )
+                m.submodules[f"buffer{g}_{q}"] = memory
+                writer = memory.write_port()
+                reader = memory.read_port(domain="comb")
+                m.d.comb += [
+                    writer.addr.eq(write_at),
+                    writer.data.eq(
+                        Cat(
+                            self.read_data[i * ACCUMULATOR_BITS + q * bits :][:bits]
+                            for i in range(lanes)
+                        )
+                    ),
+                    writer.en.eq(arrived & (arrived_gate == g)),
+                    reader.addr.eq(read_at),
                 ]
-                parts.append(Array(choices)[own_group])
-            with m.If(advance):
-                m.d.sync += stage.eq(Cat(*parts))
-            words.append(stage.word_select(stage_far, group_bits))
+                down = q // 2
+                places = [(g - k if down else k - g) % near for k in range(near)]
+                parts = []
+                for far in range(groups // near):
+                    choices = [
+                        reader.data[(far * near + k) * part_bits :][:part_bits] for k in places
+                    ]
+                    parts.append(Array(choices)[turned[down]])
+                stage = Data(groups // near * part_bits, name=f"stage{g}_{q}")
+                with m.If(advance):
+                    m.d.sync += stage.eq(Cat(*parts))
+                selected.append(stage.word_select(stage_far, part_bits))
+            for p in range(width):
+                words += [value[p * bits : (p + 1) * bits] for value in selected]
 
         # Both registers of the slice stand here, so that the far cell unit's `ready` is cut off.
         m.submodules.units_slice = units_slice = RegisterSlice(self.units.payload.shape())
         connect(m, units_slice.o_stream, flipped(self.units))
         output = units_slice.i_stream
-        level_next = Signal.like(level)
+        filled = Signal.like(level)
         m.d.comb += [
             advance.eq(~stage_valid | output.ready),
-            level_next.eq(level + put - take),
-            group_last.eq(group * width + width >= count_reader.data),
+            filled.eq(level + put),
+            group_last.eq(group == end_reader.data),
             output.payload.eq(Cat(*words)),
             output.valid.eq(stage_valid),
             take.eq(advance & some & group_last),
         ]
-        m.d.sync += [level.eq(level_next), some.eq(level_next != 0)]
+        m.d.sync += [
+            level.eq(Mux(take, filled - 1, filled)),
+            some.eq(Mux(take, filled > 1, filled != 0)),
+        ]
         with m.If(advance):
             m.d.sync += [stage_valid.eq(some), stage_far.eq(group[near_bits:])]
             with m.If(some):

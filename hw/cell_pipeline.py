@@ -1,154 +1,44 @@
 """A cell's equation as a pipeline: one unit a cycle, generated from ``contract.cells``.
 
-Every operation has a latency; values that wait for a slower partner pass through registers. There
-is no back-pressure inside: whoever feeds the pipeline makes sure that its results have a place.
+What happens when is planned by ``contract.schedule``; this module builds it. Values that wait for
+a slower partner pass through registers. There is no back-pressure inside: whoever feeds the
+pipeline makes sure that its results have a place.
+
+With ``sharing`` a unit enters every so many cycles, always in phase 0, and a multiplier serves
+several products, each in a phase of its own. A value that waits is then held for ``sharing`` cycles
+in one register.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from stillnet.sw.contract import tables
 from stillnet.sw.contract.cells import Cell
 from stillnet.sw.contract.expr import Node
 from stillnet.sw.contract.fixed import PRE
+from stillnet.sw.contract.schedule import LATENCY, LIMB_BITS, Operation, schedule
 
 from .data_register import Data
 from .multiplier import MULTIPLIER_LATENCY, Multiplier
+from .table_lookup import TableLookup
 
-__all__ = ["CellPipeline", "Schedule", "TableLookup", "schedule"]
+__all__ = ["CellPipeline", "TableLookup", "narrow", "schedule"]
 
-LATENCY = {
-    "add": 1,
-    "sub": 1,
-    "mul": MULTIPLIER_LATENCY + 1,
-    "relu": 1,
-    "tanh": 7,
-    "sigmoid": 7,
-    "narrow": 2,
-}
-"""Cycles of each operation. Multipliers have registers before and after them."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When each value of a cell is ready.
-
-    Attributes
-    ----------
-    ready : dict of int to int
-        Cycle by ``id`` of the node; inputs are ready in cycle 0.
-    latency : int
-        Cycle in which every result is ready.
-    """
-
-    ready: dict[int, int]
-    latency: int
-
-
-def schedule(cell: Cell) -> Schedule:
-    """As soon as possible; there is nothing to share at one unit a cycle."""
-    ready: dict[int, int] = {}
-    for node in cell.graph.nodes():
-        start = max((ready[id(a)] for a in node.args), default=0)
-        ready[id(node)] = start + LATENCY.get(node.op, 0)
-    return Schedule(ready, max(ready.values()))
-
-
-class TableLookup(Elaboratable):
-    """tanh or sigmoid from the contract's table, seven cycles.
-
-    The interpolation multiplies ten by eight bits in logic, so that multipliers are left for the
-    lanes and for the products of the equations.
-
-    Parameters
-    ----------
-    sigmoid : bool
-        Whether the result is 1/2 + tanh(x/2)/2 rather than tanh(x).
-
-    Attributes
-    ----------
-    x : Signal(18), in
-        Format ``PRE``.
-    y : Signal(18), out
-        Format ``SIGMOID`` or ``TANH``.
-    """
-
-    def __init__(self, sigmoid: bool) -> None:
-        self.sigmoid = sigmoid
-        self.x = Data(signed(PRE.bits))
-        self.y = Data(signed((tables.SIGMOID if sigmoid else tables.TANH).bits))
-
-    def elaborate(self, platform: Any) -> Module:
-        m = Module()
-        index_bits, fraction_bits = tables.SEGMENT_BITS, tables.FRACTION_BITS
-        limit = (1 << (index_bits + fraction_bits)) - 1
-
-        # 1: magnitude, clipped to the table
-        z = self.x if self.sigmoid else self.x << 1
-        magnitude = Data(PRE.bits + 1)
-        m.d.comb += magnitude.eq(Mux(self.x < 0, -z, z))
-        clipped = Data(index_bits + fraction_bits)
-        m.d.sync += clipped.eq(Mux(magnitude > limit, limit, magnitude))
-        negative = [Data(name=f"negative{i}") for i in range(6)]
-        m.d.sync += negative[0].eq(self.x < 0)
-        for a, b in zip(negative, negative[1:]):
-            m.d.sync += b.eq(a)
-
-        # 2, 3: table, with its output register
-        shape = unsigned(tables.VALUE_BITS + tables.SLOPE_BITS)
-        init = [
-            v | (d << tables.VALUE_BITS) for v, d in zip(tables.TANH_VALUES, tables.TANH_SLOPES)
-        ]
-        m.submodules.table = memory = Memory(shape=shape, depth=1 << index_bits, init=init)
-        read = memory.read_port()
-        m.d.comb += read.addr.eq(clipped[fraction_bits:])
-        entry = Data(shape)
-        fraction1, fraction2 = Data(fraction_bits), Data(fraction_bits)
-        m.d.sync += [
-            entry.eq(read.data),
-            fraction1.eq(clipped[:fraction_bits]),
-            fraction2.eq(fraction1),
-        ]
-
-        # 4, 5: slope times fraction, two bits of the fraction a partial sum
-        slope = entry[tables.VALUE_BITS :]
-        partial = []
-        for k in range(0, fraction_bits, 2):
-            part = Data(tables.SLOPE_BITS + 2, name=f"partial{k}")
-            m.d.sync += part.eq(
-                Mux(fraction2[k], slope, 0) + (Mux(fraction2[k + 1], slope, 0) << 1)
-            )
-            partial.append(part << k)
-        value4, value5 = Data(tables.VALUE_BITS), Data(tables.VALUE_BITS)
-        product = Data(tables.SLOPE_BITS + fraction_bits)
-        half = 1 << (fraction_bits - 1)
-        m.d.sync += [
-            value4.eq(entry[: tables.VALUE_BITS]),
-            value5.eq(value4),
-            product.eq((partial[0] + partial[1]) + (partial[2] + (partial[3] + half))),
-        ]
-
-        # 6, 7: add, restore the sign
-        total = Data(tables.VALUE_BITS + 1)
-        m.d.sync += total.eq(value5 + product[fraction_bits:])
-        centre = 1 << 15 if self.sigmoid else 0
-        m.d.sync += self.y.eq(Mux(negative[5], centre - total, centre + total))
-        return m
+assert LATENCY["mul"] == MULTIPLIER_LATENCY + 1
 
 
 class CellPipeline(wiring.Component):
-    """One cell's equation for one unit a cycle.
+    """One cell's equation for one unit every ``sharing`` cycles.
 
     Parameters
     ----------
     cell : Cell
+    sharing : int
+        Cycles a unit.
 
     Attributes
     ----------
@@ -157,27 +47,35 @@ class CellPipeline(wiring.Component):
 
     Members
     -------
-    m_NAME : In(18)
-        Rescaled accumulator, format ``PRE``.
+    m_NAME : In
+        Rescaled accumulator, format ``PRE``, or parameter.
     s_NAME : In
-        Old state variable.
+        Old state variable, or the peer's of that name.
     n_NAME : Out
         New state variable.
     y : Out(16)
         Result.
     clipped : Out(1)
         The result was saturated.
+    phase : In
+        Cycle modulo ``sharing``, 0 as operands enter; only where multipliers are shared.
     """
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, sharing: int = 1) -> None:
         self._cell = cell
-        self._schedule = schedule(cell)
+        self._sharing = sharing
+        self._schedule = schedule(cell, sharing)
         members: dict[str, Any] = {f"m_{a}": In(signed(PRE.bits)) for a in cell.accumulators}
-        for name, fmt in cell.state.items():
+        for name, fmt in cell.parameters.items():
+            members[f"m_{name}"] = In(signed(fmt.bits))
+        for name, fmt in {**cell.state, **cell.peers}.items():
             members[f"s_{name}"] = In(signed(fmt.bits))
+        for name, fmt in cell.state.items():
             members[f"n_{name}"] = Out(signed(fmt.bits))
         members["y"] = Out(signed(16))
         members["clipped"] = Out(1)
+        if sharing > 1:
+            members["phase"] = In(range(sharing))
         super().__init__(members)
 
     @property
@@ -186,68 +84,114 @@ class CellPipeline(wiring.Component):
         return self._cell
 
     @property
+    def sharing(self) -> int:
+        """Cycles a unit."""
+        return self._sharing
+
+    @property
     def latency(self) -> int:
         """Cycles from operands to results."""
         return self._schedule.latency
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        ready, latency = self._schedule.ready, self._schedule.latency
-        graph = self._cell.graph
-        value: dict[tuple[int, int], Value] = {}
-        clipped: dict[int, Value] = {}
+        plan, sharing = self._schedule, self._sharing
+        latency = plan.latency
+        value: dict[tuple[Operation, int], Value] = {}
+        clipped: dict[Operation, Value] = {}
         counter = iter(range(1 << 20))
 
-        def at(node: Node, cycle: int) -> Value:
-            """The node's value in a later cycle, through a shared chain of registers."""
-            key = (id(node), cycle)
+        def wait(name: str, source: Value, ready: int, cycle: int) -> Signal:
+            """A register that takes a value so that it is there in a later cycle.
+
+            Where units are ``sharing`` cycles apart it takes it once a unit and keeps it.
+            """
+            later = Data(source.shape(), name=f"{name}_later{next(counter)}")
+            if sharing == 1:
+                m.d.sync += later.eq(source)
+            else:
+                with m.If(self.phase == ready % sharing):
+                    m.d.sync += later.eq(source)
+            return later
+
+        def at(operation: Operation, cycle: int) -> Value:
+            """The value in a cycle from ``ready`` on, through a shared chain of registers."""
+            if operation.wires:
+                return _wires(operation, [at(a, cycle) for a in operation.args])
+            ready = plan.ready(operation)
+            held = -(-(cycle - ready) // sharing)  # registers on the way
+            key = (operation, held)
             if key not in value:
-                before = at(node, cycle - 1)
-                later = Data(before.shape(), name=f"{node.op}_later{next(counter)}")
-                m.d.sync += later.eq(before)
-                value[key] = later
+                before = at(operation, ready + (held - 1) * sharing)
+                value[key] = wait(operation.kind, before, ready, cycle)
             return value[key]
 
-        for node in graph.nodes():
-            when = ready[id(node)]
-            key = (id(node), when)
-            out = Data(signed(node.format.bits), name=f"{node.op}{next(counter)}")
-            if node.op == "accumulator":
+        shared: dict[int, list[tuple[int, Value, Value]]] = {}
+        products: dict[int, Signal] = {}
+        for operation in plan.operations:
+            start = plan.start[operation]
+            key = (operation, 0)
+            node, kind = operation.node, operation.kind
+            if kind in ("accumulator", "parameter"):
                 value[key] = getattr(self, f"m_{node.name}")
                 continue
-            if node.op == "state":
+            if kind in ("state", "peer"):
                 value[key] = getattr(self, f"s_{node.name}")
                 continue
-            start = when - LATENCY[node.op]
-            args = [at(a, start) for a in node.args]
-            if node.op in ("add", "sub"):
-                fraction = node.format.fraction
-                a, b = (v << (fraction - n.format.fraction) for n, v in zip(node.args, args))
-                m.d.sync += out.eq(a + b if node.op == "add" else a - b)
-            elif node.op == "mul":
-                product = self._product(m, f"multiplier{next(counter)}", *args)
-                m.d.sync += out.eq(product)
-            elif node.op == "relu":
-                m.d.sync += out.eq(Mux(args[0] < 0, 0, args[0]))
-            elif node.op in ("tanh", "sigmoid"):
-                lookup = TableLookup(node.op == "sigmoid")
-                m.submodules[f"{node.op}{next(counter)}"] = lookup
-                m.d.comb += [lookup.x.eq(args[0]), out.eq(lookup.y)]
-            elif node.op == "narrow":
-                clipped[id(node)] = self._narrow(m, node, args[0], out)
+            if operation.wires:
+                continue
+            args = [at(a, start) for a in operation.args]
+            shape = unsigned(1) if node.is_condition else signed(operation.format.bits)
+            out = Data(shape, name=f"{kind}{next(counter)}")
             value[key] = out
+            if kind == "mul":
+                unit = plan.multiplier[operation]
+                if sharing == 1:
+                    product = self._product(m, f"multiplier{next(counter)}", *args)
+                    m.d.sync += out.eq(product)
+                    continue
+                # The multiplier is built once all of its products are known.
+                if unit not in products:
+                    products[unit] = Data(
+                        signed(self._product_bits(unit)), name=f"shared_product{unit}"
+                    )
+                shared.setdefault(unit, []).append((start % sharing, args[0], args[1]))
+                value[key] = products[unit][: operation.format.bits].as_signed()
+            elif kind in ("tanh", "sigmoid"):
+                lookup = TableLookup(kind == "sigmoid")
+                m.submodules[f"{kind}{next(counter)}"] = lookup
+                m.d.comb += [lookup.x.eq(args[0]), out.eq(lookup.y)]
+            elif kind == "narrow":
+                clipped[operation] = narrow(m, node, args[0], out, operation.steps, counter)
+            elif kind == "floor":
+                shift = node.args[0].format.fraction - node.format.fraction
+                clipped[operation] = _saturate(m, _shifted(args[0], -shift), out)
+            else:
+                self._simple(m, operation, args, out, counter)
 
-        m.d.comb += self.y.eq(at(graph.result, latency))
-        if id(graph.result) in clipped:
-            flag = clipped[id(graph.result)]
-            for _ in range(latency - ready[id(graph.result)]):
-                later = Data(name=f"clipped_later{next(counter)}")
-                m.d.sync += later.eq(flag)
-                flag = later
+        for unit, uses in shared.items():
+            widths = [max(len(values[k]) for _, *values in uses) for k in (0, 1)]
+            a, b = (Signal(signed(w), name=f"shared_{x}{unit}") for x, w in zip("ab", widths))
+            with m.Switch(self.phase):
+                for phase, x, y in uses:
+                    with m.Case(phase):
+                        m.d.comb += [a.eq(x), b.eq(y)]
+            m.d.sync += products[unit].eq(self._product(m, f"multiplier{unit}", a, b))
+
+        m.d.comb += self.y.eq(at(plan.result, latency))
+        if plan.result in clipped:
+            flag, ready = clipped[plan.result], plan.ready(plan.result)
+            for _ in range(-(-(latency - ready) // sharing)):
+                flag = wait("clipped", flag, ready, latency)
             m.d.comb += self.clipped.eq(flag)
-        for name, node in graph.following.items():
-            m.d.comb += getattr(self, f"n_{name}").eq(at(node, latency))
+        for name, operation in plan.following.items():
+            m.d.comb += getattr(self, f"n_{name}").eq(at(operation, latency))
         return m
+
+    def _product_bits(self, unit: int) -> int:
+        uses = [o for o, u in self._schedule.multiplier.items() if u == unit]
+        widest = [max(o.args[k].format.bits for o in uses) for k in (0, 1)]
+        return sum(widest)
 
     @staticmethod
     def _product(m: Module, name: str, a: Value, b: Value) -> Value:
@@ -258,23 +202,143 @@ class CellPipeline(wiring.Component):
         return multiplier.product
 
     @staticmethod
-    def _narrow(m: Module, node: Node, operand: Value, out: Signal) -> Signal:
-        """Rounds half up, then saturates; returns the flag that it did, in step with ``out``."""
-        shift = node.args[0].format.fraction - node.format.fraction
-        bits = len(operand) - shift + 1
-        rounded = Data(signed(max(bits, node.format.bits + 1)))
-        if shift > 0:
-            m.d.sync += rounded.eq((operand + Const(1 << (shift - 1), shift + 1)) >> shift)
+    def _simple(
+        m: Module, operation: Operation, args: list[Value], out: Signal, counter: Any
+    ) -> None:
+        """Sums, comparisons, choices: a cycle, or several where the carry is long."""
+        kind = operation.kind
+        numbers = [(a.format.fraction, v) for a, v in zip(operation.args, args)]
+        numbers = numbers[-2:]  # of a choice, the values
+        fraction = max(f for f, _ in numbers)
+        x, y = (_shifted(v, fraction - f) for f, v in (numbers[0], numbers[-1]))
+        if kind in ("add", "sub"):
+            _sum(m, out, x, y, kind == "sub", operation.steps, counter)
+        elif kind == "greater" and operation.steps > 1:
+            below = Data(signed(operation.carry), name=f"below{next(counter)}")
+            _sum(m, below, y, x, True, operation.steps, counter)
+            m.d.comb += out.eq(below[-1])
+        elif kind == "greater":
+            m.d.sync += out.eq(x > y)
+        elif kind == "equal":
+            m.d.sync += out.eq(x == y)
+        elif kind == "select":
+            m.d.sync += out.eq(Mux(args[0], x, y))
+        elif kind == "join":
+            # The lowest bits are those of the first operand.
+            low = Data(operation.shift, name=f"low{next(counter)}")
+            upper = Data(signed(len(out) - operation.shift), name=f"upper{next(counter)}")
+            rest = args[0][: operation.shift]
+            for _ in range(operation.steps - 1):
+                later = Data(operation.shift, name=f"low{next(counter)}")
+                m.d.sync += later.eq(rest)
+                rest = later
+            m.d.sync += low.eq(rest)
+            high = args[0][operation.shift :].as_signed()
+            _sum(m, upper, high, args[1], False, operation.steps, counter)
+            m.d.comb += out.eq(Cat(low, upper).as_signed())
+        elif kind == "relu":
+            m.d.sync += out.eq(Mux(args[0] < 0, 0, args[0]))
         else:
-            m.d.sync += rounded.eq(operand << -shift)
-        upper = rounded[node.format.bits - 1 :]
-        fits = Signal()
-        m.d.comb += fits.eq(upper.all() | ~upper.any())
-        sign = rounded[-1]
-        flag = Data()
-        limit = Cat((~sign).replicate(node.format.bits - 1), sign).as_signed()
-        m.d.sync += [
-            out.eq(Mux(fits, rounded[: node.format.bits].as_signed(), limit)),
-            flag.eq(~fits),
-        ]
-        return flag
+            raise NotImplementedError(f"operation '{kind}' has no hardware")
+
+
+def _sum(
+    m: Module, out: Signal, x: Value, y: Value, subtract: bool, steps: int, counter: Any
+) -> None:
+    """``out`` becomes x + y or x - y after ``steps`` cycles, with a part of the carry in each."""
+    if steps == 1:
+        m.d.sync += out.eq(x - y if subtract else x + y)
+        return
+    bits = len(out)
+    a, b = (Signal(signed(bits), name=f"term{next(counter)}") for _ in range(2))
+    m.d.comb += [a.eq(x), b.eq(~y if subtract else y)]
+    size = -(-bits // steps)
+    carry: Value = Const(int(subtract), 1)
+    done: list[Value] = []
+    for k in range(steps):
+        part = slice(k * size, min(bits, (k + 1) * size))
+        width = part.stop - part.start
+        total = Data(width + 1, name=f"sum{next(counter)}")
+        m.d.sync += total.eq(a[part] + b[part] + carry)
+        if k < steps - 1:
+            # What the later parts need waits a cycle; what is done waits with them.
+            a_later, b_later = (Data(bits, name=f"term{next(counter)}") for _ in range(2))
+            m.d.sync += [a_later.eq(a), b_later.eq(b)]
+            a, b = a_later, b_later
+        kept = []
+        for d in done:
+            later = Data(len(d), name=f"part{next(counter)}")
+            m.d.sync += later.eq(d)
+            kept.append(later)
+        done = [*kept, total[:width]]
+        carry = total[width]
+    m.d.comb += out.eq(Cat(*done))
+
+
+def narrow(
+    m: Module, node: Node, operand: Value, out: Signal, steps: int = 1, counter: Any = None
+) -> Signal:
+    """Rounds half up, then saturates; returns the flag that it did, in step with ``out``.
+
+    ``steps`` cycles to round and one to saturate.
+    """
+    shift = node.args[0].format.fraction - node.format.fraction
+    bits = len(operand) - shift + 1
+    rounded = Data(signed(max(bits, node.format.bits + 1)))
+    if shift > 0 and steps > 1:
+        _sum(m, rounded, operand >> shift, operand[shift - 1], False, steps, counter)
+    elif shift > 0:
+        m.d.sync += rounded.eq((operand + Const(1 << (shift - 1), shift + 1)) >> shift)
+    else:
+        for _ in range(steps - 1):
+            later = Data(operand.shape(), name=f"narrow_later{next(counter)}")
+            m.d.sync += later.eq(operand)
+            operand = later
+        m.d.sync += rounded.eq(operand << -shift)
+    return _saturate(m, rounded, out)
+
+
+def _saturate(m: Module, value: Value, out: Signal) -> Signal:
+    """Clips to the width of ``out`` in one cycle; returns the flag that it did."""
+    bits = len(out)
+    if len(value) <= bits:
+        m.d.sync += out.eq(value)
+        return Signal()
+    upper = value[bits - 1 :]
+    fits = Signal()
+    m.d.comb += fits.eq(upper.all() | ~upper.any())
+    sign = value[-1]
+    flag = Data()
+    limit = Cat((~sign).replicate(bits - 1), sign).as_signed()
+    m.d.sync += [out.eq(Mux(fits, value[:bits].as_signed(), limit)), flag.eq(~fits)]
+    return flag
+
+
+def _shifted(value: Value, left: int) -> Value:
+    """The value, shifted left, or right with its sign; a constant stays one."""
+    if isinstance(value, Const):
+        integer = value.value << left if left >= 0 else value.value >> -left
+        return Const(integer, signed(max(1, len(value) + left)))
+    return value << left if left >= 0 else value >> -left
+
+
+def _wires(operation: Operation, args: list[Value]) -> Value:
+    """Operations that take no cycle."""
+    kind, node, bits = operation.kind, operation.node, operation.format.bits
+    if kind == "constant":
+        return Const(node.value, signed(bits))
+    if kind == "limb" and operation.unsigned:
+        part = args[0][operation.shift : operation.shift + LIMB_BITS]
+        return Cat(part, Const(0, 1)).as_signed()
+    if kind == "limb":
+        return args[0][operation.shift :].as_signed()
+    if kind == "scale":
+        return args[0]
+    if kind == "wrap":
+        value = _shifted(args[0], operation.format.fraction - node.args[0].format.fraction)
+        return value[:bits].as_signed() if len(value) > bits else value
+    if kind == "not":
+        return ~args[0]
+    if kind in ("and", "or"):
+        return args[0] & args[1] if kind == "and" else args[0] | args[1]
+    raise NotImplementedError(f"operation '{kind}' has no hardware")

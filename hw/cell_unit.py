@@ -2,7 +2,7 @@
 
 State variables live here. One cell of the network runs after the other without a gap, except where
 the next one is of another kind, or of the same layer as the one before (its state and reference
-would still be on their way): then the pipeline drains first.
+would still be on their way), or reads the state of another layer: then the pipeline drains first.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS
 
 from .cell_pipeline import CellPipeline, schedule
+from .data_register import Data
 from .rescale import RESCALE_LATENCY, Rescale
 from .shapes import Shapes
 
@@ -28,17 +29,18 @@ __all__ = ["CellUnit", "cell_command_layout", "output_groups"]
 def cell_command_layout(config: EngineConfig) -> data.StructLayout:
     """What the cell unit needs to know of a cell that was dispatched."""
     s = Shapes(config)
-    return data.StructLayout(
-        {
-            "layer": unsigned(s.layer),
-            "cell": unsigned(4),
-            "skip": 1,
-            "output": 1,
-            "rows": unsigned(s.row),
-            "base": unsigned(s.row),
-            "shift": unsigned(5),
-        }
-    )
+    fields: dict[str, Any] = {
+        "layer": unsigned(s.layer),
+        "cell": unsigned(4),
+        "skip": 1,
+        "output": 1,
+        "rows": unsigned(s.row),
+        "base": unsigned(s.row),
+        "shift": unsigned(5),
+    }
+    if s.peers:
+        fields["peers"] = data.ArrayLayout(unsigned(s.row), s.peers)
+    return data.StructLayout(fields)
 
 
 def output_groups(config: EngineConfig) -> int:
@@ -48,6 +50,18 @@ def output_groups(config: EngineConfig) -> int:
     go on with the next step meanwhile (one block RAM); at one element a cycle a few will do.
     """
     return 64 if config.cell_width == 1 else 512
+
+
+def _parameter_bits(cell: Cell, row: int) -> int:
+    """Width of the parameter in a row of a block; 0 where there is none."""
+    place = row - len(cell.accumulators)
+    formats = list(cell.parameters.values())
+    return formats[place].bits if 0 <= place < len(formats) else 0
+
+
+def _any_of(kind: Signal, cells: list[int]) -> Any:
+    """Whether a cell is one of some."""
+    return Cat(kind == i for i in cells).any()
 
 
 class CellUnit(wiring.Component):
@@ -97,8 +111,8 @@ class CellUnit(wiring.Component):
                 "host_element": In(range(max(2, width))),
                 "host_write": In(1),
                 "host_clear": In(1),
-                "host_data": In(ACTIVATION_BITS),
-                "host_read": Out(ACTIVATION_BITS),
+                "host_data": In(s.state),
+                "host_read": Out(s.state),
             }
         )
 
@@ -110,7 +124,7 @@ class CellUnit(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config, s = self._config, Shapes(self._config)
-        width = config.cell_width
+        width, sharing = config.cell_width, config.cell_sharing
 
         # -- issue: one group a cycle -------------------------------------------------------------
 
@@ -118,6 +132,7 @@ class CellUnit(wiring.Component):
         active = Signal()
         left = Signal(s.row)
         row = Signal(s.row)
+        peer_rows = [Signal(s.row, name=f"peer_row{k}") for k in range(s.peers)]
         kind = Signal(4)  # cell whose units are in the pipeline
         layer = Signal(s.layer)  # latest layer
         flying = Signal(3)  # commands issued and not yet written back
@@ -126,23 +141,36 @@ class CellUnit(wiring.Component):
         credit = Signal()  # from a register: the last credit is never used
         m.d.sync += credit.eq(credits_ > 1)
         upcoming = self.commands.payload
+        # Known a cycle late, but not that late that the command just started is forgotten.
+        start = Signal()
         may_start = Signal()
-        m.d.comb += may_start.eq(
-            (flying == 0) | ((upcoming.cell == kind) & (upcoming.layer != layer))
-        )
+        follows = (upcoming.cell == kind) & (upcoming.layer != layer)
+        with_peers = [i for i, c in enumerate(config.cells) if CELLS[c].peers]
+        if with_peers:
+            alone = Signal()  # cells of this kind read what the one before may be writing
+            with m.If(start):
+                m.d.sync += alone.eq(_any_of(upcoming.cell, with_peers))
+            follows &= ~alone
+        m.d.sync += may_start.eq(((flying == 0) | follows) & ~start)
         issue, last = Signal(), Signal()
+        may_issue: Any = active & (~command.output | credit)
+        if sharing > 1:
+            # Units enter the pipelines in phase 0, after the rescale.
+            phase = Signal(range(sharing))
+            m.d.sync += phase.eq(Mux(phase == sharing - 1, 0, phase + 1))
+            may_issue &= phase == -RESCALE_LATENCY % sharing
         m.d.comb += [
             last.eq(left == 1),
-            issue.eq(active & self.units.valid & (~command.output | credit)),
-            self.units.ready.eq(active & (~command.output | credit)),
+            issue.eq(may_issue & self.units.valid),
+            self.units.ready.eq(may_issue),
         ]
-        start = Signal()
         m.d.comb += [
             self.commands.ready.eq((~active | (issue & last)) & may_start & ~flying[-1]),
             start.eq(self.commands.ready & self.commands.valid),
         ]
         with m.If(issue):
             m.d.sync += [left.eq(left - 1), row.eq(row + 1)]
+            m.d.sync += [r.eq(r + 1) for r in peer_rows]
             with m.If(last):
                 m.d.sync += active.eq(0)
         with m.If(start):
@@ -154,30 +182,43 @@ class CellUnit(wiring.Component):
                 kind.eq(upcoming.cell),
                 layer.eq(upcoming.layer),
             ]
+            m.d.sync += [r.eq(upcoming.peers[k]) for k, r in enumerate(peer_rows)]
         m.d.sync += [
             flying.eq(flying + start - self.command_done),
             credits_.eq(credits_ + self.output_credit - (issue & command.output)),
         ]
 
-        # -- rescale: all accumulators of all units of the group ----------------------------------
+        # -- rescale: all accumulators of all units of the group; parameters pass unchanged -------
 
+        cells = [CELLS[c] for c in config.cells]
+        accumulators = max(len(c.accumulators) for c in cells)
         pre: list[list[Signal]] = []
+        constant: list[list[Signal]] = []
         for g in range(s.gates):
             pre.append([])
+            constant.append([])
+            parameter_bits = max((_parameter_bits(c, g) for c in cells), default=0)
             for p in range(width):
-                m.submodules[f"rescale{g}_{p}"] = unit = Rescale()
                 start_bit = (g * width + p) * ACCUMULATOR_BITS
-                m.d.comb += [
-                    unit.accumulator.eq(
-                        self.units.payload[start_bit:][:ACCUMULATOR_BITS].as_signed()
-                    ),
-                    unit.shift.eq(command.shift),
-                ]
-                pre[g].append(unit.result)
+                word = self.units.payload[start_bit:][:ACCUMULATOR_BITS]
+                if g < accumulators:
+                    m.submodules[f"rescale{g}_{p}"] = unit = Rescale()
+                    m.d.comb += [
+                        unit.accumulator.eq(word.as_signed()),
+                        unit.shift.eq(command.shift),
+                    ]
+                    pre[g].append(unit.result)
+                if parameter_bits:
+                    value = word[:parameter_bits]
+                    for k in range(RESCALE_LATENCY):
+                        later = Data(parameter_bits, name=f"parameter{g}_{p}_{k}")
+                        m.d.sync += later.eq(value)
+                        value = later
+                    constant[g].append(value)
 
         # -- state: read with the rescale, written with the result --------------------------------
 
-        latencies = [RESCALE_LATENCY + schedule(CELLS[c]).latency for c in config.cells]
+        latencies = [RESCALE_LATENCY + schedule(CELLS[c], sharing).latency for c in config.cells]
         depth = max(latencies)
         flight = Signal(depth)
         m.d.sync += flight.eq(Cat(issue, flight))
@@ -201,21 +242,29 @@ class CellUnit(wiring.Component):
                         with m.Case(i):
                             m.d.comb += keeps.eq(1)
             values = []
+            bits = config.state_bits(name)
+            read_row = row
+            for k, peer_row in enumerate(peer_rows):
+                readers = [i for i, c in enumerate(cells) if list(c.peers)[k : k + 1] == [name]]
+                if readers:
+                    read_peer = Signal(name=f"{name}_from_peer{k}")
+                    m.d.comb += read_peer.eq(_any_of(kind, readers))
+                    read_row = Mux(read_peer, peer_row, read_row)
             for p in range(width):
                 # No row is read for use while it is written: cells of one layer do not overlap.
                 memory = Memory(
-                    shape=signed(ACTIVATION_BITS),
+                    shape=signed(bits),
                     depth=s.rows,
                     init=[],
                     attrs={"no_rw_check": 1},
                 )
                 m.submodules[f"state_{name}{p}"] = memory
                 reader, writer = memory.read_port(), memory.write_port()
-                read1 = Signal(signed(ACTIVATION_BITS), name=f"{name}_read{p}")
-                old = Signal(signed(ACTIVATION_BITS), name=f"{name}_old{p}")
-                new = Signal(signed(ACTIVATION_BITS), name=f"{name}_new{p}")
+                read1 = Signal(signed(bits), name=f"{name}_read{p}")
+                old = Signal(signed(bits), name=f"{name}_old{p}")
+                new = Signal(signed(bits), name=f"{name}_new{p}")
                 m.d.comb += [
-                    reader.addr.eq(Mux(self.host_active, self.host_row, row)),
+                    reader.addr.eq(Mux(self.host_active, self.host_row, read_row)),
                     writer.addr.eq(self.result_row),
                     writer.data.eq(new),
                     writer.en.eq(arrival & keeps),
@@ -254,11 +303,16 @@ class CellUnit(wiring.Component):
             cell = CELLS[name]
             results.append([])
             for p in range(width):
-                m.submodules[f"{name}{p}"] = pipeline = CellPipeline(cell)
+                m.submodules[f"{name}{p}"] = pipeline = CellPipeline(cell, sharing)
+                if sharing > 1:
+                    m.d.comb += pipeline.phase.eq(phase)
                 for g, accumulator in enumerate(cell.accumulators):
                     m.d.comb += getattr(pipeline, f"m_{accumulator}").eq(pre[g][p])
-                for variable in cell.state:
+                for g, parameter in enumerate(cell.parameters, len(cell.accumulators)):
+                    m.d.comb += getattr(pipeline, f"m_{parameter}").eq(constant[g][p])
+                for variable in {**cell.state, **cell.peers}:
                     m.d.comb += getattr(pipeline, f"s_{variable}").eq(state_old[variable][p])
+                for variable in cell.state:
                     with m.If(kind == i):
                         m.d.comb += state_new[variable][p].eq(getattr(pipeline, f"n_{variable}"))
                 results[i].append((pipeline.y, pipeline.clipped))

@@ -181,25 +181,27 @@ class ColumnFetcher(wiring.Component):
             & (words_in_flight < config.fetch_words)
             & (requests < REQUESTS - 1)
         )
-        emitted = Signal()
         emit = Signal()
-        allowed = Signal()
+        bias = Signal()  # the run is a bias: a row that no list holds
         long = Signal()  # the run's columns; it stands a cycle before anything is emitted
+        pause = Signal()
         m.d.comb += [
-            # The counters show a column two cycles after it was emitted; short of that, pause.
-            allowed.eq(active & credit & ~(emitted & long)),
-            emit.eq(allowed & (run.bias | ready_row)),
+            emit.eq(active & credit & ~pause & ready_row),
             advance.eq(~ready_row | (emit & row_last)),
         ]
-        m.d.sync += [emitted.eq(emit), long.eq(run.words >= config.fetch_words // 2)]
-        with m.If(emit & ~run.bias):
+        m.d.sync += [
+            # The counters show a column two cycles after it was emitted; short of that, pause.
+            pause.eq(emit & long),
+            long.eq(run.words >= config.fetch_words // 2),
+        ]
+        with m.If(emit & ~bias):
             with m.If(row_last):
                 m.d.sync += spent.eq(0)
             with m.Else():
                 m.d.sync += spent.eq(spent | (rest & ~(rest - 1)))
 
         row_done = Signal()
-        m.d.comb += row_done.eq(emit & (run.bias | row_last))
+        m.d.comb += row_done.eq(emit & (bias | row_last))
         with m.If(advance):
             m.d.sync += stages.eq(Cat(active & some_unread, stages))
             with m.If(active & some_unread):
@@ -230,7 +232,8 @@ class ColumnFetcher(wiring.Component):
                 rows_left.eq(run.rows),
                 rows_done.eq(0),
                 run_words.eq(0),
-                stages.eq(0),
+                bias.eq(run.bias),
+                stages.eq(Mux(run.bias, 1 << (LIST_READ_LATENCY - 1), 0)),
                 spent.eq(0),
                 drain.eq(0),
             ]
@@ -256,7 +259,7 @@ class ColumnFetcher(wiring.Component):
         m.d.comb += [
             index.eq(entry.group * width + element),
             value.eq(entry.values[element]),
-            multiplier.a.eq(Mux(run.bias, 0, index)),
+            multiplier.a.eq(Mux(bias, 0, index)),
             multiplier.b.eq(run.words),
         ]
         with m.If(run.from_input):
@@ -264,7 +267,7 @@ class ColumnFetcher(wiring.Component):
         m.d.sync += [
             valid1.eq(emit),
             words1.eq(run.words),
-            value1.eq(Mux(run.bias, 0, value)),
+            value1.eq(Mux(bias, 0, value)),
             valid2.eq(valid1),
             valid3.eq(valid2),
             address3.eq(run.address + multiplier.product),

@@ -20,9 +20,22 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.expr import Node
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, PRE, RESCALE_GUARD_BITS
 
-from .cell_pipeline import CellPipeline
+from .cell_pipeline import narrow
 
-__all__ = ["CompactCells", "plan"]
+__all__ = ["CompactCells", "check_cell", "plan"]
+
+OPERATIONS = (
+    "accumulator",
+    "state",
+    "add",
+    "sub",
+    "mul",
+    "relu",
+    "tanh",
+    "sigmoid",
+    "narrow",
+)
+"""What an equation may use."""
 
 SHIFTS = 31
 """Largest rescale shift."""
@@ -40,6 +53,28 @@ LATENCY = {
 }
 UNITS = {"accumulator": "read", "mul": "mul", "tanh": "table", "sigmoid": "table"}
 """What there is one of. Each takes a new operand in every cycle, the reader after the last one."""
+
+
+def check_cell(name: str) -> None:
+    """Refuses a cell that needs what only :class:`.CellPipeline` has.
+
+    Raises
+    ------
+    ValueError
+        Naming the cell and what it needs.
+    """
+    cell = CELLS[name]
+    wide = [s for s, f in cell.state.items() if f.bits != ACTIVATION_BITS]
+    for what, found in {
+        "parameters": list(cell.parameters),
+        "state of other layers": list(cell.peers),
+        "wide state variables": wide,
+        "operations": sorted({n.op for n in cell.graph.nodes()} - set(OPERATIONS)),
+    }.items():
+        if found:
+            raise ValueError(
+                f"Compact engine cannot hold cell '{name}': it has no {what} ({', '.join(found)})"
+            )
 
 
 def plan(name: str) -> tuple[dict[int, int], int]:
@@ -320,7 +355,7 @@ class CompactCells(wiring.Component):
                     direct[id(node)] = table.y[:bits].as_signed()
                 elif node.op == "narrow":
                     out = Signal(signed(bits), name=f"narrow_{name}{start}")
-                    flags[id(node)] = CellPipeline._narrow(m, node, args[0], out)
+                    flags[id(node)] = narrow(m, node, args[0], out)
                     direct[id(node)] = out
             with m.If(selected):
                 m.d.comb += [

@@ -38,7 +38,7 @@ from stillnet.sw.contract.registers import (
     Status,
 )
 
-from .compact_cells import CompactCells
+from .compact_cells import CompactCells, check_cell
 from .compact_counters import ROUND_CYCLES, CompactCounters
 from .image_loader import ImageLoader
 from .memory_port import MemoryPortSignature
@@ -89,6 +89,10 @@ class CompactEngine(wiring.Component):
             raise ValueError(f"Compact engine needs a cell width of 1, not {config.cell_width}")
         if config.second_threshold:
             raise ValueError("Compact engine has one threshold a vector, not a second one")
+        if config.cell_sharing != 1:
+            raise ValueError("Compact engine has one multiplier for its cells; share none")
+        for name in config.cells:
+            check_cell(name)
         self._config = config
         super().__init__(
             {

@@ -36,6 +36,7 @@ from .accumulator_reader import AccumulatorReader
 from .cell_unit import CellUnit
 from .column_fetcher import ColumnFetcher
 from .counters import Counters
+from .data_register import Data
 from .image_loader import ImageLoader
 from .input_encoder import InputEncoder
 from .lanes import Lanes
@@ -48,8 +49,11 @@ from .write_back import WriteBack, output_layout
 
 __all__ = ["Engine"]
 
-ACCESS_CYCLES = 6
+ACCESS_CYCLES = 8
 """Cycles of an access to state or event counters, more than any of the memories takes."""
+
+READ_CYCLES = 2
+"""Cycles from the address of a register to its value."""
 
 
 class Engine(wiring.Component):
@@ -120,8 +124,9 @@ class Engine(wiring.Component):
             loader.words.payload.eq(words.payload),
             loader.words.valid.eq(words.valid & loader.busy),
             lanes.words.payload.eq(words.payload),
-            lanes.words.valid.eq(words.valid & ~loader.busy),
-            words.ready.eq(Mux(loader.busy, loader.words.ready, lanes.words.ready)),
+            # Neither asks for words while it is the other's turn.
+            lanes.words.valid.eq(words.valid),
+            words.ready.eq(loader.words.ready | lanes.words.ready),
             loader.memory_error.eq(memory.error),
         ]
 
@@ -136,7 +141,10 @@ class Engine(wiring.Component):
                 fetcher.length.eq(loader.entry[:16]),
             ]
         connect(m, scheduler.runs, fetcher.runs)
-        connect(m, fetcher.columns, lanes.columns)
+        # Words come later than their column, so the column has the time for a slice.
+        m.submodules.column_slice = column_slice = RegisterSlice(fetcher.columns.payload.shape())
+        connect(m, fetcher.columns, column_slice.i_stream)
+        connect(m, column_slice.o_stream, lanes.columns)
         input_list = input_encoder.encoder
         hidden_list = write_back.encoders[0]
         second_list = write_back.encoders[-1]
@@ -299,11 +307,13 @@ class Engine(wiring.Component):
         m.d.comb += scheduler.quiet.eq(scheduler_quiet)
         may_stop = Signal()  # nothing is in progress that a load or clear could cut off
         m.d.comb += may_stop.eq(~started | (scheduler.idle & quiet & ~input_encoder.accepted))
+        start = Signal()
+        m.d.comb += loader.start.eq(start)
+        m.d.sync += start.eq(0)
         with m.FSM(name="control") as control:
             with m.State("RUN"):
                 with m.If(load_wanted & may_stop):
-                    m.d.sync += [loaded.eq(0), started.eq(0), load_wanted.eq(0)]
-                    m.d.comb += loader.start.eq(1)
+                    m.d.sync += [loaded.eq(0), started.eq(0), load_wanted.eq(0), start.eq(1)]
                     m.next = "LOAD"
                 with m.Elif(clear_wanted & loaded & may_stop):
                     m.d.sync += [clear_wanted.eq(0), clearing.eq(1), sweep.eq(0)]
@@ -362,7 +372,7 @@ class Engine(wiring.Component):
         is_state = bus.address == Register.STATE_DATA
         is_slow = is_state | (bus.address == Register.EVENTS)
         with m.If(bus.write_strobe | bus.read_strobe):
-            m.d.sync += [answering.eq(1), wait.eq(Mux(is_slow, ACCESS_CYCLES, 0))]
+            m.d.sync += [answering.eq(1), wait.eq(Mux(is_slow, ACCESS_CYCLES, READ_CYCLES))]
         with m.Elif(answering & (wait != 0)):
             m.d.sync += wait.eq(wait - 1)
         m.d.comb += bus.ack.eq(answering & (wait == 0) & ~memory_write)
@@ -428,7 +438,7 @@ class Engine(wiring.Component):
         input_row = Signal(28)
         host_element = state_index[:width_shift]
         host_write = Signal()
-        host_data = Signal(ACTIVATION_BITS)
+        host_data = Signal(s.state)
         clear_rows, clear_inputs = Signal(), Signal()
         sweeping = control.ongoing("CLEAR")
         m.d.sync += [
@@ -451,6 +461,7 @@ class Engine(wiring.Component):
             cells.host_write.eq(host_write & ~state_region[3]),
             cells.host_clear.eq(clear_rows),
             cells.host_data.eq(host_data),
+            input_encoder.host_active.eq(host_active),
             input_list.host_active.eq(host_active),
             input_list.host_row.eq(input_row),
             input_list.host_write.eq(host_write & (state_region == Region.INPUT)),
@@ -500,21 +511,25 @@ class Engine(wiring.Component):
             counters.address.eq(bus.address),
             counters.select.eq(events_select),
         ]
+        # Values from far away come through a register, and so does the choice between them.
+        state_late, counter_late, read_data = Data(32), Data(32), Data(32)
+        m.d.sync += [state_late.eq(Mux(idle, state_value, 0)), counter_late.eq(counters.value)]
+        m.d.comb += bus.read_data.eq(read_data)
         with m.Switch(bus.address):
             with m.Case(Register.ID):
-                m.d.comb += bus.read_data.eq(image.MAGIC)
+                m.d.sync += read_data.eq(image.MAGIC)
             with m.Case(Register.VERSION):
-                m.d.comb += bus.read_data.eq(image.VERSION)
+                m.d.sync += read_data.eq(image.VERSION)
             with m.Case(Register.FINGERPRINT):
-                m.d.comb += bus.read_data.eq(config.fingerprint)
+                m.d.sync += read_data.eq(config.fingerprint)
             with m.Case(Register.STATUS):
-                m.d.comb += bus.read_data.eq(Cat(status, Const(0, 5), error))
+                m.d.sync += read_data.eq(Cat(status, Const(0, 5), error))
             with m.Case(Register.IMAGE_BASE):
-                m.d.comb += bus.read_data.eq(base)
+                m.d.sync += read_data.eq(base)
             with m.Case(Register.STATE_DATA):
-                m.d.comb += bus.read_data.eq(Mux(idle, state_value, 0))
+                m.d.sync += read_data.eq(state_late)
             with m.Default():
-                m.d.comb += bus.read_data.eq(counters.value)
+                m.d.sync += read_data.eq(counter_late)
 
         output_last = Signal()
         m.d.comb += [

@@ -184,13 +184,14 @@ class EventEncoder(wiring.Component):
             Cat(last1, last2).eq(Cat(self.last, last1)),
         ]
         plain, plain1, plain2 = Signal(), Signal(), Signal()
-        threshold1 = Signal(EVENT_BITS)
+        limit, limit_negative = (Signal(signed(EVENT_BITS + 1), name=f"limit{i}") for i in range(2))
         base1, base2 = Signal(row_bits), Signal(row_bits)
         bank1, bank2 = Signal.like(self.bank), Signal.like(self.bank)
         m.d.comb += plain.eq(self.mode == Mode.NONZERO)
         m.d.sync += [
             Cat(plain1, plain2).eq(Cat(plain, plain1)),
-            threshold1.eq(self.threshold),
+            limit.eq(self.threshold),
+            limit_negative.eq(-self.threshold),
             Cat(base1, base2).eq(Cat(self.list_base, base1)),
             Cat(bank1, bank2).eq(Cat(self.bank, bank1)),
         ]
@@ -209,8 +210,6 @@ class EventEncoder(wiring.Component):
             exists = Signal(name=f"exists{p}")
             difference1 = Signal(signed(EVENT_BITS), name=f"difference1_{p}")
             difference2 = Signal(signed(EVENT_BITS), name=f"difference2_{p}")
-            limit = Signal(signed(EVENT_BITS + 1), name=f"limit{p}")
-            m.d.comb += limit.eq(threshold1)
             m.d.sync += [
                 value1.eq(value),
                 exists.eq(self.mask[p] & self.enable),
@@ -226,7 +225,7 @@ class EventEncoder(wiring.Component):
                 fire[p].eq(
                     exists
                     & (difference1 != 0)
-                    & (direct1 | (difference1 >= limit) | (difference1 <= -limit))
+                    & (direct1 | (difference1 >= limit) | (difference1 <= limit_negative))
                 ),
             ]
             differences.append(difference2)

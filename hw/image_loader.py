@@ -144,10 +144,13 @@ class ImageLoader(wiring.Component):
         # A captured record goes to the header or to a table; the slot counter says which.
         layer_slots = Signal(10)
         m.d.comb += layer_slots.eq(self.layers * len(image.LAYER))
+        # Records are two cycles apart or more, so their place is found a cycle ahead.
         place = Signal(10)
-        m.d.comb += place.eq(Mux(slot < layer_slots, slot, slot - layer_slots))
         is_layer = Signal()
-        m.d.comb += is_layer.eq(slot < layer_slots)
+        m.d.sync += [
+            place.eq(Mux(slot < layer_slots, slot, slot - layer_slots)),
+            is_layer.eq(slot < layer_slots),
+        ]
         layer_shift = (len(image.LAYER) - 1).bit_length()
         matrix_records = len(image.matrix_records(config.sparse))
         matrix_shift = (matrix_records - 1).bit_length()
@@ -204,11 +207,10 @@ class ImageLoader(wiring.Component):
         digits_left = Signal(range(config.word_bytes * digits + 1))
         crc_at = image.CRC_RECORD * image.SLOT_BYTES * digits
         place_in_image = Signal(range(crc_at + 4 * digits + 1))  # stays where the record is behind
-        in_record = Signal()
+        in_record = Signal()  # the next digit belongs to the record of the checksum itself
         words_left = Signal.like(words_total)
         chunk_left = Signal(range(CHUNK_WORDS + 1))
         m.d.comb += [
-            in_record.eq((place_in_image >= crc_at) & (place_in_image < crc_at + 4 * digits)),
             crc.valid.eq(digits_left != 0),
             crc.data.eq(Mux(in_record, 0, digits_[: self._sum_bits])),
         ]
@@ -216,6 +218,10 @@ class ImageLoader(wiring.Component):
             m.d.sync += [digits_.eq(digits_ >> self._sum_bits), digits_left.eq(digits_left - 1)]
             with m.If(place_in_image != crc_at + 4 * digits):
                 m.d.sync += place_in_image.eq(place_in_image + 1)
+            with m.If(place_in_image == crc_at - 1):
+                m.d.sync += in_record.eq(1)
+            with m.If(place_in_image == crc_at + 4 * digits - 1):
+                m.d.sync += in_record.eq(0)
 
         request = Signal(read_request_layout(config.address_bits, 16))
         m.d.comb += self.reads.payload.eq(request)
@@ -231,10 +237,10 @@ class ImageLoader(wiring.Component):
                     words_left.eq(words_total),
                     request.address.eq(self.base),
                     place_in_image.eq(0),
+                    in_record.eq(0),
                     summing.eq(1),
                 ]
-                m.d.comb += crc.start.eq(1)
-                m.next = "SUM"
+                m.next = "SUM_START"
 
         if config.tables:
             # Entries stand close, so a word is taken apart; short words are put together first.
@@ -364,6 +370,9 @@ class ImageLoader(wiring.Component):
                             m.d.sync += [listed_left.eq(entries), piece.eq(0)]
                     with m.If((chunk_left == 0) & (listed_left == 0)):
                         m.next = "TABLE"
+            with m.State("SUM_START"):
+                m.d.comb += crc.start.eq(1)
+                m.next = "SUM"
             with m.State("SUM"):
                 some = Signal(16)
                 m.d.comb += some.eq(Mux(words_left > CHUNK_WORDS, CHUNK_WORDS, words_left))

@@ -122,22 +122,26 @@ class InputEncoder(wiring.Component):
         ready = Signal()
         # A short vector could follow before the references of the one before it are written.
         settling = Signal(LOOKUP_CYCLES + ENCODE_CYCLES)
+        last = Signal()
+        # Decided a cycle ahead: what allows an element stays true until a vector or a token ends.
+        open_ = Signal()
+        m.d.sync += open_.eq(
+            self.enable
+            & ~handed
+            & ~arrived
+            & ~leaving
+            & ~second_event
+            & (taking | (free & ~settling.any()))
+            & ~(take & (last | one_hot))
+        )
         m.d.comb += [
-            ready.eq(
-                self.enable
-                & ~handed
-                & ~arrived
-                & ~leaving
-                & ~second_event
-                & (taking | (free & ~settling.any()))
-            ),
+            ready.eq(open_ & ~self.host_active),
             take.eq(ready & self.inputs.valid),
             self.inputs.ready.eq(ready | (handed & self.restore.ready)),
             self.restore.valid.eq(handed & self.inputs.valid),
             self.restore.payload.eq(self.inputs.payload),
             self.accepted.eq(take & ~taking),
         ]
-        last = Signal()
         last_index = Signal.like(index)
         m.d.sync += last_index.eq(self.size - 1)
         m.d.comb += last.eq(index == last_index)

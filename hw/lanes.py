@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -199,64 +199,93 @@ class Lanes(wiring.Component):
                 )
             )
 
-        # The place that the next word goes to, and whether it may: a register, because a cell only
-        # ever moves on. What it allowed a cycle ago it still allows.
-        next_valid, next_open = Signal(), Signal()
-        next_place = Signal.like(place)
-        next_bank, next_bias, next_write = Signal(), Signal(), Signal()
-        next_last, next_block_end = Signal(), Signal()
-        next_value = Data(signed(EVENT_BITS))
-        next_layer, next_step = Signal(s.layer), Signal(2)
-        next_block = Signal(s.block)
-        next_int4, next_half = Signal(), Signal()
+        # The places of the next word and of the one after it. Whether a word may enter comes from a
+        # register, because a cell only ever moves on: what it allowed a cycle ago it still allows.
+        # The second place is there so that the walk does not hang on the words.
+        next_valid, spare_valid = Signal(), Signal()
+        enter = Signal()  # there is a place, and it may be entered
+        spare_open = Signal()
+        step_layout = data.StructLayout(
+            {
+                "place": len(place),
+                "bank": 1,
+                "bias": 1,
+                "write": 1,
+                "last": 1,
+                "block_end": 1,
+                "value": signed(EVENT_BITS),
+                "layer": s.layer,
+                "step": 2,
+                "block": s.block,
+                **({"half": 1} if config.int4 else {}),
+                **({"first": 1, "base": len(place)} if config.sparse else {}),
+                **format_fields(config),
+            }
+        )
+        walk, next_, spare = Signal(step_layout), Data(step_layout), Data(step_layout)
+        m.d.comb += [
+            walk.place.eq(place),
+            walk.bank.eq(bank),
+            walk.bias.eq(column.bias),
+            walk.write.eq(byte_last),
+            walk.last.eq(last),
+            walk.block_end.eq(byte_last & (others == 0)),
+            walk.value.eq(column.value),
+            walk.layer.eq(column.layer),
+            walk.step.eq(column.step),
+            walk.block.eq(block),
+        ]
+        m.d.comb += [walk[name].eq(column[name]) for name in format_fields(config)]
+        if config.int4:
+            m.d.comb += [walk.half.eq(byte[0]), walk.write.eq(byte_last | ~column.bias)]
         stall = Signal()  # no word is taken, whatever the cell says
-
-        ordered = Const(1)  # block after block
-        order: Any = block
         if config.sparse:
-            ordered = Signal()
-            m.d.comb += ordered.eq((column.kind == Kind.DENSE) | column.bias)
-            # Where a column goes through the blocks as it likes, none of them may be unread.
-            order = Mux(ordered, block, (1 << s.block) - 1)
+            first = Signal()
+            m.d.comb += [walk.first.eq(first), walk.base.eq(column.base)]
+            with m.If((column.kind != Kind.DENSE) & ~column.bias):
+                # It goes through the blocks as it likes, so none of them may be unread.
+                m.d.comb += [walk.block.eq((1 << s.block) - 1), walk.block_end.eq(0)]
+
+        def may(step: Any) -> Any:
+            return may_enter(step.layer, step.step, step.block)
 
         take, advance = Signal(), Signal()
+        walk_open = Signal()
         m.d.comb += [
-            take.eq(next_valid & next_open & self.words.valid & ~stall),
-            self.words.ready.eq(next_valid & next_open & ~stall),
+            take.eq(enter & self.words.valid & ~stall),
+            self.words.ready.eq(enter & ~stall),
             advance.eq(~next_valid | take),
             self.taken.eq(take),
-            self.held.eq(next_valid & self.words.valid & ~(next_open & ~stall)),
+            self.held.eq(next_valid & self.words.valid & ~(enter & ~stall)),
             self.starved.eq(next_valid & ~self.words.valid),
-            self.column_done.eq(take & next_last),
-            self.columns.ready.eq(~valid | (advance & last)),
+            self.column_done.eq(take & next_.last),
+            self.columns.ready.eq(~valid | (~spare_valid & last)),
+            walk_open.eq(may(walk)),
         ]
-        m.d.sync += next_open.eq(may_enter(next_layer, next_step, next_block))
         with m.If(advance):
-            if config.int4:
-                m.d.sync += [next_int4.eq(column.int4), next_half.eq(byte[0])]
             m.d.sync += [
-                next_valid.eq(valid),
-                next_open.eq(may_enter(column.layer, column.step, order)),
-                next_place.eq(place),
-                next_bank.eq(bank),
-                next_bias.eq(column.bias),
-                next_write.eq(byte_last | ~column.bias)
-                if config.int4
-                else next_write.eq(byte_last),
-                next_last.eq(last),
-                next_block_end.eq(byte_last & (others == 0) & ordered),
-                next_value.eq(column.value),
-                next_layer.eq(column.layer),
-                next_step.eq(column.step),
-                next_block.eq(order),
+                next_valid.eq(spare_valid | valid),
+                enter.eq(Mux(spare_valid, spare_open, valid & walk_open)),
+                next_.eq(Mux(spare_valid, spare, walk)),
+                spare_valid.eq(0),
             ]
-        with m.If(advance & valid):
+        with m.Else():
+            m.d.sync += enter.eq(may(next_))
+            with m.If(~spare_valid):
+                m.d.sync += spare_valid.eq(valid)
+        with m.If(spare_valid):
+            m.d.sync += spare_open.eq(may(spare))
+        with m.Else():
+            m.d.sync += [spare.eq(walk), spare_open.eq(walk_open)]
+        with m.If(~spare_valid & valid):
             m.d.sync += left.eq(left - 1)
             if config.int4:
                 m.d.sync += byte.eq(Mux(byte_last, 0, byte + 1))
             else:
                 with m.If(column.bias):
                     m.d.sync += byte.eq(byte + 1)
+            if config.sparse:
+                m.d.sync += first.eq(0)
             with m.If(byte_last):
                 m.d.sync += rest.eq(others)
                 with m.If(others == 0):
@@ -280,40 +309,25 @@ class Lanes(wiring.Component):
             ]
             if config.sparse:
                 m.d.sync += [b.eq(entry.base + g * entry.blocks) for g, b in enumerate(bases)]
+                m.d.sync += first.eq(1)
         sequence, taken_block = self.sequence, self.block
         if config.sparse:
             sequence, taken_block = Signal.like(sequence), Signal.like(taken_block)
-        with m.If(take & next_block_end):
-            m.d.sync += taken_block.eq(next_block + 1)
-        with m.If(take & next_last):
+        with m.If(take & next_.block_end):
+            m.d.sync += taken_block.eq(next_.block + 1)
+        with m.If(take & next_.last):
             m.d.sync += [sequence.eq(sequence + 1), taken_block.eq(0)]
 
         if config.sparse:
             # A stage of its own behind the walk; every lane has an address of its own.
-            first, next_first = Signal(), Signal()
-            next_column = Data(column.shape())
-            with m.If(advance):
-                m.d.sync += [next_column.eq(column), next_first.eq(first)]
-            with m.If(advance & valid):
-                m.d.sync += first.eq(0)
-            with m.If(self.columns.ready & self.columns.valid):
-                m.d.sync += first.eq(1)
             m.submodules.sparse = sparse = SparseLanes(config)
             head = sparse.head
+            names = ("value", "kept", "width", "base", "lane_rows", "hole_at", "hole")
             m.d.comb += [
                 sparse.taken.eq(take),
                 sparse.word.eq(self.words.payload),
-                head.value.eq(next_column.value),
-                head.kind.eq(Mux(next_column.bias, Kind.BIAS, next_column.kind)),
-                head.int4.eq(next_int4),
-                head.half.eq(next_half),
-                head.first.eq(next_first),
-                head.place.eq(next_place),
-                head.write.eq(next_write),
-                *(
-                    head[name].eq(next_column[name])
-                    for name in ("kept", "width", "base", "lane_rows", "hole_at", "hole")
-                ),
+                head.kind.eq(Mux(next_.bias, Kind.BIAS, next_.kind)),
+                *(head[name].eq(next_[name]) for name in (*names, "first", "place", "write")),
                 sparse.sequence.eq(sequence),
                 sparse.block.eq(taken_block),
                 self.sequence.eq(sparse.done_sequence),
@@ -326,6 +340,8 @@ class Lanes(wiring.Component):
                 self.read_ready.eq(1),
                 self.busy.eq(valid | next_valid | sparse.busy | self.columns.valid),
             ]
+            if config.int4:
+                m.d.comb += [head.int4.eq(next_.int4), head.half.eq(next_.half)]
             return m
 
         # -- stage 0: the word and its place ------------------------------------------------------
@@ -336,10 +352,10 @@ class Lanes(wiring.Component):
         bias0 = Signal()
         word0 = Data(config.word_bits)
         m.d.sync += [
-            valid0.eq(take & next_write),
-            row0.eq(next_place[1:]),
-            bank0.eq(next_bank),
-            bias0.eq(next_bias),
+            valid0.eq(take & next_.write),
+            row0.eq(next_.place[1:]),
+            bank0.eq(next_.bank),
+            bias0.eq(next_.bias),
         ]
         # What is no word is not written either, so nothing wide waits for `take`.
         entered0 = Signal()
@@ -383,7 +399,14 @@ class Lanes(wiring.Component):
 
         half = -(-config.accumulators // 2)
         m.d.comb += self.busy.eq(
-            valid | next_valid | valid0 | valid1 | valid2 | valid3 | self.columns.valid
+            valid
+            | next_valid
+            | spare_valid
+            | valid0
+            | valid1
+            | valid2
+            | valid3
+            | self.columns.valid
         )
         for i in range(lanes):
             lane = Module()
@@ -393,10 +416,10 @@ class Lanes(wiring.Component):
             addend = Signal(signed(ACCUMULATOR_BITS))
             total = Data(signed(ACCUMULATOR_BITS))
             total1 = Data(signed(ACCUMULATOR_BITS))
-            side, place_in_word = divmod(i, config.lanes)
+            side, in_word = divmod(i, config.lanes)
             whole = Cat(history, word0)
             bytes_ = [
-                whole[(k * halves + side) * config.word_bits + 8 * place_in_word :][:8]
+                whole[(k * halves + side) * config.word_bits + 8 * in_word :][:8]
                 for k in range(BIAS_WORDS)
             ]
             bias_value = Data(ACCUMULATOR_BITS)
@@ -404,18 +427,18 @@ class Lanes(wiring.Component):
             # event's value is 0 there.
             weight = Signal(signed(WEIGHT_BITS))
             lane.d.comb += weight.eq(
-                self.words.payload[WEIGHT_BITS * place_in_word :][:WEIGHT_BITS].as_signed()
+                self.words.payload[WEIGHT_BITS * in_word :][:WEIGHT_BITS].as_signed()
             )
             if config.int4:
                 # A word of bytes feeds one half of the lanes, the others add nothing.
-                with lane.If(next_int4):
+                with lane.If(next_.int4):
                     lane.d.comb += weight.eq(self.words.payload[4 * i :][:4].as_signed())
-                with lane.Elif(next_half != side):
+                with lane.Elif(next_.half != side):
                     lane.d.comb += weight.eq(0)
             lane.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
             lane.d.comb += [
                 multiplier.a.eq(weight),
-                multiplier.b.eq(next_value),
+                multiplier.b.eq(next_.value),
             ]
             lane.d.sync += [
                 product.eq(multiplier.product),

@@ -1,8 +1,8 @@
 """A signed multiplier with registers before and after it, two cycles.
 
-On an ECP5 both registers are those inside of the multiplier block: a product that crosses the fabric
-between two registers there takes nearly half of a cycle of 100 MHz by itself. Elsewhere the same
-circuit is written out, and synthesis chooses.
+On an ECP5 both registers are those inside of the multiplier block: without them the block alone
+takes nearly half of a cycle of 100 MHz. Elsewhere the same circuit is written out, and synthesis
+chooses.
 """
 
 from __future__ import annotations

@@ -165,7 +165,8 @@ class Scheduler(wiring.Component):
 
         # -- tables -------------------------------------------------------------------------------
 
-        layer_words, layer_index = self._table(m, "layer_table", 6, layers)
+        layer_records = image.LAYER[: 7 if s.peers else 6]
+        layer_words, layer_index = self._table(m, "layer_table", len(layer_records), layers)
         layer_writers = self._writers
         matrix_records = image.matrix_records(config.sparse)[: 6 if config.sparse else 4]
         matrix_words, matrix_index = self._table(m, "matrix_table", len(matrix_records), matrices)
@@ -189,7 +190,7 @@ class Scheduler(wiring.Component):
                     layer_writers[k].data.eq(self.threshold_value),
                     layer_writers[k].en.eq(self.threshold_second == second),
                 ]
-        layer = Signal(record_layout(image.LAYER[:6]))
+        layer = Signal(record_layout(layer_records))
         matrix = Signal(record_layout(matrix_records))
         m.d.comb += [layer.eq(Cat(*layer_words)), matrix.eq(Cat(*matrix_words))]
 
@@ -199,6 +200,9 @@ class Scheduler(wiring.Component):
         # of a layer without recurrence may wait while columns of a third step are on their way.
         parity, above = Signal(layers), Signal(layers)
         loaded = Signal(layers)  # accumulators hold the biases
+        # Parameters are loaded once, in a run of their own that the image lists before the biases.
+        parameters = any(CELLS[c].accumulators and CELLS[c].parameters for c in config.cells)
+        constant = Signal(layers)  # parameters are there
         pending = Signal(layers)  # columns were issued since the latest dispatch
         remaining = [Signal(8, name=f"remaining{i}") for i in range(layers)]
         finished = Signal(matrices)
@@ -259,7 +263,7 @@ class Scheduler(wiring.Component):
             self.cell_commands.payload,
             self.write_commands.payload,
         )
-        strides = Array([len(CELLS[c].accumulators) for c in config.cells])
+        strides = Array([image.block_rows(CELLS[c]) for c in config.cells])
         m.d.comb += [
             read.layer.eq(current),
             read.step.eq(Cat(parity.bit_select(current, 1), above.bit_select(current, 1))),
@@ -289,6 +293,8 @@ class Scheduler(wiring.Component):
             write.threshold.eq(layer.threshold),
             write.threshold_recurrent.eq(layer.threshold_recurrent),
         ]
+        for k in range(s.peers):
+            m.d.comb += cell.peers[k].eq((layer.peer0, layer.peer1)[k])
         last_layer = Signal()
         m.d.comb += [
             last_layer.eq(current == self.layers - 1),
@@ -355,13 +361,16 @@ class Scheduler(wiring.Component):
         wanted = Signal()  # the layer still collects columns of this matrix
         is_bias = Signal()
         m.d.comb += is_bias.eq(matrix.kind == Kind.BIAS)
+        unloaded = ~loaded.bit_select(target, 1)
+        if parameters:
+            unloaded = Mux(matrix.recurrent, ~constant.bit_select(target, 1), unloaded)
         collects = finished.bit_select(index1, 1) != parity.bit_select(target, 1)
         if not self._check_dispatch:
             collects = 1
         m.d.comb += wanted.eq(
             Mux(
                 is_bias,
-                ~loaded.bit_select(target, 1),
+                unloaded,
                 loaded.bit_select(target, 1) & fresh & collects,
             )
         )
@@ -464,6 +473,7 @@ class Scheduler(wiring.Component):
         with m.If(moved):
             m.d.sync += [clean.eq(0), self.idle.eq(0)]
 
+        run_constant = Signal()  # the run loads parameters
         setup = Signal(s.matrix)
         reset_wanted = Signal()
 
@@ -516,6 +526,8 @@ class Scheduler(wiring.Component):
                         pending.eq(0),
                         running.eq(1),
                     ]
+                    if parameters:
+                        m.d.sync += constant.eq(0)
                     m.next = "START"
             with m.State("START"):
                 with m.If(reset_wanted):
@@ -542,6 +554,8 @@ class Scheduler(wiring.Component):
                     next_pass()
             with m.State("PREPARE"):
                 m.d.comb += matrix_index.eq(best)
+                if parameters:
+                    m.d.sync += run_constant.eq(matrix.recurrent)
                 m.d.sync += [
                     run_data.bias.eq(is_bias),
                     run_data.from_input.eq(from_input),
@@ -573,7 +587,13 @@ class Scheduler(wiring.Component):
                 m.d.comb += self.runs.valid.eq(1)
                 with m.If(self.runs.ready):
                     with m.If(run_data.bias):
-                        m.d.sync += loaded.bit_select(run_data.layer, 1).eq(1)
+                        if parameters:
+                            m.d.sync += [
+                                constant.bit_select(run_data.layer, 1).eq(1),
+                                loaded.bit_select(run_data.layer, 1).eq(~run_constant),
+                            ]
+                        else:
+                            m.d.sync += loaded.bit_select(run_data.layer, 1).eq(1)
                     with m.Else():
                         m.d.comb += [
                             position_writer.addr.eq(best),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.utils import bits_for
 
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.fixed import ACTIVATION_BITS
 
 __all__ = ["Shapes"]
 
@@ -21,11 +22,15 @@ class Shapes:
     layer, matrix : int
         Index of a layer, of a matrix.
     gates : int
-        Mask over the accumulators of a block.
+        Mask over the accumulators and parameters of a block.
     accumulator_address : int
         Address of an accumulator word (one accumulator in every lane).
     block : int
         Count of blocks of a layer, up to all of them.
+    peers : int
+        Layers whose state a cell may read besides its own.
+    state : int
+        Width of the host's access to state variables.
     rows : int
         Rows of ``cell_width`` units in the state memories.
     row : int
@@ -41,6 +46,8 @@ class Shapes:
         self.matrix = max(1, bits_for(config.matrices - 1))
         self.gates = config.max_accumulators
         self.accumulator_address = max(2, bits_for(config.accumulators + config.accumulators % 2))
+        self.peers = config.max_peers
+        self.state = max([ACTIVATION_BITS, *map(config.state_bits, config.state_names)])
         self.block = bits_for(-(-config.units // config.multipliers))
         self.rows = -(-config.units // config.cell_width)
         self.row = bits_for(self.rows)

@@ -147,12 +147,18 @@ class WriteBack(wiring.Component):
         position = Signal(range(max(2, width)))
         take = Signal()
         group_complete = Signal()
+        group_ends = Signal()  # the element that comes next is the group's last one
         # Through a register: an element every other cycle, and no path from the host to here.
         element = Signal(ACTIVATION_BITS)
         m.d.comb += [
             self.restore.ready.eq(self.commands.valid & command.skip & ~take),
-            group_complete.eq(take & ((position == width - 1) | (position + 1 == left))),
+            group_complete.eq(take & group_ends),
         ]
+        # Elements are two cycles apart, so that the next one's place is known in time.
+        if width == 1:
+            m.d.comb += group_ends.eq(1)
+        else:
+            m.d.sync += group_ends.eq((position == width - 1) | (position + 1 == left))
         m.d.sync += [
             take.eq(self.restore.ready & self.restore.valid),
             element.eq(self.restore.payload),

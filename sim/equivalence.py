@@ -16,7 +16,7 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.image import accumulator_place
+from stillnet.sw.contract.image import accumulator_place, block_rows
 from stillnet.sw.contract.registers import Control, Region, Register
 from stillnet.sw.errors import StillnetError
 from stillnet.sw.network import INPUT, Network
@@ -137,10 +137,10 @@ class NetworkOnEngine:
         return vector
 
     def accumulators(self, layer: int) -> np.ndarray:
-        """Accumulators of a layer, shape (accumulators, units)."""
+        """Accumulators of a layer, then its parameters, shape (rows of a block, units)."""
         units = self.network.layers[layer].units
         lanes = self.config.multipliers
-        count = len(CELLS[self.network.layers[layer].cell].accumulators)
+        count = block_rows(CELLS[self.network.layers[layer].cell])
         blocks = -(-units // lanes)
         base = self.placement.accumulator_base[layer]
         words = blocks * count + 1

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from .contract.cell import load_cells
 from .errors import StillnetError
 
 __all__ = ["Command", "main"]
@@ -123,6 +124,7 @@ def _overview() -> str:
     lines += [
         "",
         "Each has --json for programs and --help with examples: stillnet quantize --help",
+        "Cells of your own: stillnet --cells FILE.py COMMAND ... (docs/your-own-cell.md)",
     ]
     return "\n".join(lines)
 
@@ -143,6 +145,11 @@ def _warn(message: Warning | str, *rest: Any, **options: Any) -> None:
 def _dispatch(argv: list[str], as_json: bool) -> int:
     if argv and argv[0] == "--json":
         argv = [*argv[1:], "--json"]
+    while argv and argv[0] == "--cells":
+        if len(argv) < 2:
+            raise StillnetError("--cells needs a Python file that registers cells")
+        load_cells(argv[1])
+        argv = argv[2:]
     if not argv or argv[0] == "--json":
         print(_overview(), file=sys.stderr)
         raise StillnetError("no command given; see 'stillnet --help'")

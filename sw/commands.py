@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .cell_chart import cell_chart, describe_cell
 from .cli import Command
 from .contract.config import PRESETS, EngineConfig
 from .contract.image import MAGIC
@@ -220,12 +221,16 @@ def _reference_engine(
     preset: str,
     steps: int | None = None,
     progress: Progress | None = None,
+    clear_every: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
     if options:
-        raise StillnetError(f"engine 'reference' has no option '{next(iter(options))}'")
+        raise StillnetError(
+            f"engine 'reference' has no option '{next(iter(options))}'; it has clear_every"
+        )
     progress = progress or silent
-    reference = Reference(network, lanes=EngineConfig.load(preset).lanes)
+    lanes = EngineConfig.load(preset).lanes
+    reference = Reference(network, lanes, clear_every=clear_every)
     rows = network.quantize_input(x)[:steps]
     names = reference.event_names()
     events = dict.fromkeys(names.values(), 0)
@@ -284,7 +289,8 @@ def run(
         Only so many steps.
     progress : Progress, optional
     options
-        For the engine.
+        For the engine. ``clear_every`` of the reference sets h of EGRUs to zero every so many
+        steps.
 
     Returns
     -------
@@ -438,8 +444,11 @@ def _describe(network: Network) -> dict[str, Any]:
                 "write_shift": layer.write_shift,
                 "headroom_bits": 31 - math.log2(max(worst, 1)),
                 "bytes": sum(m.weight.size for m in layer.matrices)
-                + 4 * layer.units * len(layer.bias),
+                + 4 * layer.units * (len(layer.bias) + len(layer.parameters)),
                 "initial": sorted(layer.initial),
+                "parameters": sorted(layer.parameters),
+                "peers": {s: network.source_name(j) for s, j in layer.peers.items()},
+                "exponents": layer.exponents,
                 "matrices": [
                     {
                         "source": network.source_name(m.source),
@@ -565,7 +574,10 @@ def _show_network(result: dict[str, Any]) -> None:
             str(layer["exponent"]),
             f"{layer['headroom_bits']:.1f} bits",
             f"{layer['bytes']:,}",
-            ", ".join(f"{m['source']} (.{m['fraction']})" for m in layer["matrices"]),
+            ", ".join(
+                [f"{m['source']} (.{m['fraction']})" for m in layer["matrices"]]
+                + [f"{s} of {name}" for s, name in layer["peers"].items()]
+            ),
         )
     _print(network)
     report = result.get("report")
@@ -665,15 +677,29 @@ def _show_image(result: dict[str, Any]) -> None:
 
 
 def _configure_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="network (.safetensors) or image (.img)")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="network (.safetensors) or image (.img)"
+    )
+    parser.add_argument("--cell", metavar="NAME", help="draw the pipeline of a cell instead")
+    parser.add_argument(
+        "--sharing",
+        type=int,
+        default=1,
+        metavar="K",
+        help="with --cell: a unit every K cycles, multipliers shared (1)",
+    )
 
 
 def _run_info(args: argparse.Namespace) -> dict[str, Any]:
-    return info(args.file)
+    if (args.file is None) == (args.cell is None):
+        raise StillnetError("name a network or an image to explain, or a cell with --cell")
+    return info(args.file) if args.cell is None else describe_cell(args.cell, args.sharing)
 
 
 def _show_info(result: dict[str, Any]) -> None:
-    if result["kind"] == "network":
+    if result["kind"] == "cell":
+        print(cell_chart(result))
+    elif result["kind"] == "network":
         _show_network(result)
     else:
         _show_image(result)
@@ -681,7 +707,7 @@ def _show_info(result: dict[str, Any]) -> None:
 
 INFO = Command(
     name="info",
-    help="Explain a network or a memory image: sizes, formats, thresholds, errors.",
+    help="Explain a network, a memory image or a cell: sizes, formats, errors, pipeline.",
     configure=_configure_info,
     run=_run_info,
     show=_show_info,
@@ -692,6 +718,9 @@ examples:
       error of each layer against the float model on the calibration recordings
   stillnet info net.img
       which engine an image was packed for, and what is in it
+  stillnet info --cell GRU
+      what the hardware does in which cycle; '=' works, a digit is a multiplier, '.' waits. With
+      --sharing 2, as an engine with cell_sharing = 2 does it
 
 fraction: bits after the binary point. A vector element is integer / 2**fraction.
 exponent: the same for accumulators. headroom: bits that no input can ever reach.""",

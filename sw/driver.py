@@ -25,7 +25,7 @@ from .contract import link
 from .contract.cells import CELLS
 from .contract.config import EngineConfig
 from .contract.events import Mode
-from .contract.fixed import ACTIVATION, EVENT_BITS, Format, narrow
+from .contract.fixed import ACTIVATION, ACTIVATION_BITS, EVENT_BITS, Format, narrow
 from .contract.image import VERSION as IMAGE_VERSION
 from .contract.link import Command, Identity
 from .contract.registers import Control, Error, Region, Register, Status
@@ -43,8 +43,8 @@ BLOCK_BYTES = 1024
 """Bytes of memory that one load command writes."""
 FEED_BYTES = 1024
 """Bytes of elements that one feed command brings."""
-STATE_RUN = 512
-"""Elements of state that one command reads or writes."""
+STATE_BYTES = 1024
+"""Bytes of state that one command reads or writes."""
 
 _COUNTERS = (
     Register.CYCLES,
@@ -546,11 +546,20 @@ class Engine:
 
     def _read_elements(self, region: int, index: int, count: int) -> np.ndarray:
         parts = []
-        for at in range(0, count, STATE_RUN):
-            some = min(STATE_RUN, count - at)
-            payload = link.read_state(region, index + at, some)
-            parts.append(self._session.call(Command.ACCESS, payload, 2 * some))
-        return np.frombuffer(b"".join(parts), "<i2").astype(np.int64)
+        size = self._element_bytes(region)
+        run = STATE_BYTES // size
+        for at in range(0, count, run):
+            some = min(run, count - at)
+            payload = link.read_state(region, index + at, some, half=size == 2)
+            parts.append(self._session.call(Command.ACCESS, payload, size * some))
+        return np.frombuffer(b"".join(parts), f"<i{size}").astype(np.int64)
+
+    def _element_bytes(self, region: int) -> int:
+        """Bytes of an element: four where a state memory is wider than a vector."""
+        names = self.config.state_names
+        place = region - Region.STATE
+        wide = place < len(names) and self.config.state_bits(names[place]) > ACTIVATION_BITS
+        return 4 if wide else 2
 
     def _input_reference(self) -> np.ndarray:
         network = self.network
@@ -564,9 +573,11 @@ class Engine:
 
     def _write_state(self, region: int, layer: int, values: np.ndarray) -> None:
         values = np.asarray(values, np.int64)
-        for at in range(0, len(values), STATE_RUN):
-            part = values[at : at + STATE_RUN].tolist()
-            payload = link.write_state(region, self._place(layer) + at, part)
+        size = self._element_bytes(region)
+        run = STATE_BYTES // size
+        for at in range(0, len(values), run):
+            part = values[at : at + run].tolist()
+            payload = link.write_state(region, self._place(layer) + at, part, half=size == 2)
             self._session.call(Command.ACCESS, payload)
 
     def _restore(self, x: np.ndarray, vectors: list[np.ndarray], flags: Control) -> None:

@@ -19,7 +19,6 @@ from .contract.cells import CELLS
 from .contract.events import Mode
 from .contract.fixed import (
     ACCUMULATOR_BITS,
-    ACTIVATION,
     ACTIVATION_BITS,
     PRE,
     RESCALE_GUARD_BITS,
@@ -29,7 +28,9 @@ from .contract.fixed import (
 from .errors import StillnetError
 from .model import INPUT, Model
 from .network import Network, QuantizedLayer, QuantizedMatrix
+from .network_checks import label_exponent, state_format
 from .progress import Progress
+from .scales import choose_scales, quantize_parameters
 from .sequence import Trace
 
 __all__ = ["FormatChoice", "to_format"]
@@ -88,6 +89,7 @@ class FormatChoice:
             for m in layer.matrices:
                 if i not in self.consumers[m.source]:
                     self.consumers[m.source].append(i)
+        self.scales = choose_scales(model, self.state_peak, self.accumulator_peak, margin)
         self.fraction = {s: self._candidates(s)[0] for s in self.statistics}
         self.exponent = [0] * len(model.layers)
         self._noise: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
@@ -156,11 +158,14 @@ class FormatChoice:
         for i, cell in enumerate(self.cells):
             m = self.accumulators(i, rows)
             state = {s: self._at((i, s), rows, previous=True) for s in cell.state}
+            parameters = self.model.layers[i].parameters
+            for s, j in self.model.layers[i].peers.items():
+                state[s] = self._at((j, s), rows, previous=j > i)
             gain = np.zeros(m.shape[1:])
             for k in range(m.shape[1]):
                 outputs = []
                 for sign in (1, -1):
-                    moved = {g: m[:, n] for n, g in enumerate(cell.accumulators)}
+                    moved = {g: m[:, n] for n, g in enumerate(cell.accumulators)} | parameters
                     moved[cell.accumulators[k]] = m[:, k] + sign * half
                     outputs.append(cell.evaluate_float(moved, state)[0])
                 gain[k] = np.mean((outputs[0] - outputs[1]) ** 2, axis=0) / (2 * half) ** 2
@@ -181,16 +186,38 @@ class FormatChoice:
         if source != INPUT:
             cell = self.cells[source]
             if not cell.homogeneous:
-                bounded = cell.bound is not None
-                finest = ACTIVATION.fraction if bounded else min(ACTIVATION.fraction, finest)
-                finest = max(finest, ACTIVATION.fraction - 15)
-                return list(range(finest, max(finest - 8, ACTIVATION.fraction - 15) - 1, -1))
+                nominal = cell.graph.result.format.fraction
+                nominal += label_exponent(cell, self.scales[source], "y")
+                if cell.floors:  # the write shift would round once more
+                    return [nominal]
+                finest = nominal if cell.bound is not None else min(nominal, finest)
+                finest = max(finest, nominal - 15)
+                return list(range(finest, max(finest - 8, nominal - 15) - 1, -1))
         return list(range(finest, finest - 9, -1))
 
     def _window(self, index: int, fraction: int) -> tuple[int, int]:
         """Exponents from lowest to highest that the rescale shift of a layer reaches."""
-        base = fraction if self.cells[index].homogeneous else PRE.fraction
+        base = fraction if self.cells[index].homogeneous else self._pre(index)
         return base - RESCALE_GUARD_BITS, base - RESCALE_GUARD_BITS + 31
+
+    def _pre(self, index: int) -> int:
+        """Fraction bits of what the cell of a layer reads, where these are fixed."""
+        return PRE.fraction + label_exponent(self.cells[index], self.scales[index], "m")
+
+    def state_peak(self, index: int, name: str) -> float:
+        """Largest magnitude of a state variable of a layer, or of its vector (``"y"``)."""
+        key = (index, name)
+        values = self.trace.states.get(key, self.trace.vectors[index])
+        start = self.trace.start.state[key] if name != "y" else self.trace.start.vectors[index]
+        return max(float(np.max(np.abs(v))) if v.size else 0.0 for v in (values, start))
+
+    def accumulator_peak(self, index: int) -> float:
+        """Largest magnitude of an accumulator of a layer."""
+        peak, count = 0.0, self.trace.layout.rows
+        for first in range(0, count, 1024):
+            m = self.accumulators(index, np.arange(first, min(first + 1024, count)))
+            peak = max(peak, float(np.max(np.abs(m))) if m.size else 0.0)
+        return peak
 
     def _bound(self, source: int, fraction: int) -> float:
         """Largest magnitude of a source as an integer; as ``Network.source_bound``."""
@@ -254,8 +281,11 @@ class FormatChoice:
             if peak > 0:
                 finest = math.floor(math.log2(127.49 / peak))
                 natural.append(self.fraction[m.source] + finest)
+        if not layer.matrices:  # the rescale shift is 8 then, and shifts nothing
+            self._best[key] = (0.0, self._pre(index))
+            return self._best[key]
         if not natural:
-            natural = [PRE.fraction + 8 if not self.cells[index].homogeneous else low + 16]
+            natural = [self._pre(index) + 8 if not self.cells[index].homogeneous else low + 16]
         # One bit finer than the largest weight allows clips it, which may still pay.
         first = max(low, min(high, min(natural) - 3))
         last = max(first, min(high, max(natural) + 2))
@@ -346,24 +376,31 @@ class FormatChoice:
             if cell.homogeneous:
                 shift, write_shift = e - fraction + RESCALE_GUARD_BITS, 0
             else:
-                shift = e - PRE.fraction + RESCALE_GUARD_BITS
-                write_shift = ACTIVATION.fraction - fraction
-            layers.append(
-                QuantizedLayer(
-                    name=layer.name,
-                    cell=layer.cell,
-                    units=layer.units,
-                    matrices=matrices,
-                    bias={g: np.rint(b * 2.0**e).astype(np.int64) for g, b in bias.items()},
-                    shift=shift,
-                    write_shift=write_shift,
-                    fraction=fraction,
-                    initial={
-                        s: to_format(np.asarray(v, float), cell.state[s])
-                        for s, v in layer.initial.items()
-                    },
-                )
+                shift = e - self._pre(i) + RESCALE_GUARD_BITS
+                write_shift = cell.graph.result.format.fraction - fraction
+                write_shift += label_exponent(cell, self.scales[i], "y")
+            integers = {g: np.rint(b * 2.0**e).astype(np.int64) for g, b in bias.items()}
+            if cell.floors and shift > RESCALE_GUARD_BITS:  # rounding half up then floors
+                half = 1 << (shift - RESCALE_GUARD_BITS - 1)
+                integers = {g: b - half for g, b in integers.items()}
+            quantized = QuantizedLayer(
+                name=layer.name,
+                cell=layer.cell,
+                units=layer.units,
+                matrices=matrices,
+                bias=integers,
+                shift=shift,
+                write_shift=write_shift,
+                fraction=fraction,
+                parameters=quantize_parameters(layer, self.scales[i]),
+                peers=dict(layer.peers),
+                exponents=dict(self.scales[i]),
             )
+            quantized.initial = {
+                s: to_format(np.asarray(v, float), state_format(quantized, s))
+                for s, v in layer.initial.items()
+            }
+            layers.append(quantized)
         return Network(
             inputs=self.model.inputs,
             input_fraction=self.fraction[INPUT],

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
+from .egru_import import from_egru, is_egru
 from .errors import StillnetError
 from .model import Model
-from .torch_import import LayerList, load_npz, load_pt, load_safetensors
+from .s5_import import S5Options, from_s5, s5_from_jax
+from .tensor_files import read_npz, read_pt, read_safetensors
+from .torch_import import LayerList, from_state_dict, layers_of
 
 __all__ = ["load_model"]
 
-_FORMATS = ".onnx, .safetensors, .npz, .pt or .pth"
+_FORMATS = ".onnx, .keras, .h5, .safetensors, .npz, .pt or .pth"
 _OTHERS = {
-    ".keras": "Keras models are not read directly; convert it with tf2onnx to .onnx",
-    ".h5": "Keras models are not read directly; convert it with tf2onnx to .onnx",
     ".tflite": "TensorFlow Lite models are not read; convert the original with tf2onnx to .onnx",
     ".pb": "TensorFlow models are not read directly; convert it with tf2onnx to .onnx",
     ".npy": "one array is no model; save the weights with numpy.savez(path, **arrays) as .npz",
@@ -30,10 +34,11 @@ def load_model(path: str | PathLike[str], *, layers: LayerList | None = None) ->
 
     Parameters
     ----------
-    path : path of an ONNX file, or of a PyTorch ``state_dict`` (.safetensors, .npz, .pt, .pth)
+    path : path of an ONNX file, of a Keras model (.keras, .h5), or of a PyTorch ``state_dict``
+        (.safetensors, .npz, .pt, .pth)
     layers : sequence of (kind, prefix), optional
         Order and activations of the modules of a ``state_dict``, which does not hold them; see
-        :mod:`stillnet.sw.torch_import`. Not allowed for ONNX files, which do.
+        :mod:`stillnet.sw.torch_import`. Not allowed for ONNX and Keras files, which do.
 
     Raises
     ------
@@ -52,11 +57,46 @@ def load_model(path: str | PathLike[str], *, layers: LayerList | None = None) ->
         from .onnx_import import load_onnx
 
         return load_onnx(path)
+    if kind == ".keras":
+        if layers is not None:
+            raise StillnetError(
+                f"file '{path}' is a Keras model, which knows its layers itself: leave out layers"
+            )
+        from .keras_import import load_keras
+
+        return load_keras(path)
+    state: dict[str, Any]
+    metadata: dict[str, str] = {}
     if kind == ".safetensors":
-        return load_safetensors(path, layers)
-    if kind == ".npz":
-        return load_npz(path, layers)
-    return load_pt(path, layers)
+        state, metadata = read_safetensors(path)
+    elif kind == ".npz":
+        state = read_npz(path)
+    else:
+        state = read_pt(path)
+    if layers is None and "layers" not in metadata:
+        model = _by_names(path, state, metadata)
+        if model is not None:
+            return model
+    if layers is None and "layers" in metadata:
+        layers = layers_of(path, metadata)
+    return from_state_dict(state, layers, name=path.stem)
+
+
+def _by_names(path: Path, state: Any, metadata: Mapping[str, str]) -> Model | None:
+    """Networks that their tensors' names give away; None for a plain ``state_dict``."""
+    if "s5" in metadata:
+        return from_s5(state, S5Options.from_json(metadata["s5"]), name=path.stem)
+    if not isinstance(state, Mapping) or not all(isinstance(k, str) for k in state):
+        return None
+    if any(k.endswith("Lambda_re") for k in state):
+        warnings.warn(
+            f"file '{path}' has the names of the public S5, which say neither the discretisation "
+            "nor the activation: zero-order hold, conjugate pairs and ReLU are assumed; use "
+            "s5_from_jax with S5Options",
+            stacklevel=3,
+        )
+        return from_s5(s5_from_jax(state), name=path.stem)
+    return from_egru(state, name=path.stem) if is_egru(state) else None
 
 
 def _kind(path: Path) -> str:
@@ -81,12 +121,18 @@ def _kind(path: Path) -> str:
             return ".npz"
         if any(n.endswith("data.pkl") for n in names):
             return ".pt"
+        if "config.json" in names:
+            return ".keras"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return ".keras"
     if len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return ".safetensors"
     if suffix in (".onnx", ".safetensors", ".npz"):
         return suffix
     if suffix in (".pt", ".pth"):
         return ".pt"
+    if suffix in (".keras", ".h5", ".hdf5"):
+        return ".keras"
     if suffix in _OTHERS:
         raise StillnetError(f"file '{path}' cannot be imported: {_OTHERS[suffix]}")
     raise StillnetError(

@@ -14,70 +14,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .builders_s5 import S5Builders
 from .contract.cells import CELLS
 from .errors import StillnetError
+from .layers import INPUT, Layer, Matrix
 
 __all__ = ["INPUT", "Layer", "Matrix", "Model"]
 
-INPUT = -1
-"""Source index of the model's input vector."""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Weights from one source into some of the accumulators of a layer.
-
-    Attributes
-    ----------
-    source : int
-        ``INPUT`` or the index of the layer whose output is multiplied.
-    gates : tuple of str
-        Accumulators of the layer's cell that the matrix adds into.
-    weight : array of float, shape (len(gates), units, size of the source)
-    """
-
-    source: int
-    gates: tuple[str, ...]
-    weight: np.ndarray
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One cell with its matrices.
-
-    Attributes
-    ----------
-    name : str
-        Name of the node in the file that it came from; errors and reports use it.
-    cell : str
-        Name of a cell of the contract.
-    units : int
-    matrices : tuple of Matrix
-    bias : dict of str to array of float, shape (units,)
-        One entry for each accumulator of the cell.
-    initial : dict of str to array of float, shape (units,)
-        Initial value of state variables that do not start at zero.
-    parameters : dict of str to array of float, shape (units,)
-        Constants of the cell, one entry for each that it has.
-    peers : dict of str to int
-        For each peer of the cell the index of the layer whose state variable it reads.
-    plain : bool
-        The vector is sent as plain events (``Mode.NONZERO``), not as differences.
-    """
-
-    name: str
-    cell: str
-    units: int
-    matrices: tuple[Matrix, ...]
-    bias: dict[str, np.ndarray]
-    initial: dict[str, np.ndarray] = field(default_factory=dict)
-    parameters: dict[str, np.ndarray] = field(default_factory=dict)
-    peers: dict[str, int] = field(default_factory=dict)
-    plain: bool = False
-
 
 @dataclass
-class Model:
+class Model(S5Builders):
     """A float network: ``inputs`` elements a step in, the last layer's units out.
 
     Attributes
@@ -105,130 +51,6 @@ class Model:
         """Elements of a source (``INPUT`` or a layer index)."""
         return self.inputs if source == INPUT else self.layers[source].units
 
-    # -- description from arrays ------------------------------------------------------------------
-
-    def gru(
-        self,
-        w_ih: np.ndarray,
-        w_hh: np.ndarray,
-        b_ih: np.ndarray | None = None,
-        b_hh: np.ndarray | None = None,
-        *,
-        h0: np.ndarray | None = None,
-        order: str = "ruc",
-        name: str | None = None,
-    ) -> Model:
-        """Adds a GRU (reset-after) on top.
-
-        Parameters
-        ----------
-        w_ih : array, shape (3*H, inputs of the layer)
-        w_hh : array, shape (3*H, H)
-        b_ih, b_hh : arrays, shape (3*H,), zero where absent
-        h0 : array, shape (H,)
-            Initial hidden state.
-        order : str
-            Order of the gates in the rows: ``"ruc"`` (PyTorch's r, z, n) or ``"urc"`` (ONNX and
-            Keras z, r, h). u is the update gate of h' = (1 - u) c + u h.
-        """
-        name = name or f"gru{len(self.layers)}"
-        w_ih = _array(name, "w_ih", w_ih, 2)
-        w_hh = _array(name, "w_hh", w_hh, 2)
-        units = w_hh.shape[1]
-        if w_hh.shape[0] != 3 * units or units == 0:
-            raise StillnetError(
-                f"layer '{name}': w_hh has shape {w_hh.shape}, a GRU needs (3*H, H)"
-            )
-        size = self._top_size()
-        if w_ih.shape != (3 * units, size):
-            raise StillnetError(
-                f"layer '{name}': w_ih has shape {w_ih.shape}, expected {(3 * units, size)} for "
-                f"{units} units on {size} inputs"
-            )
-        if sorted(order) != sorted("ruc"):
-            raise StillnetError(f"layer '{name}': order must be 'ruc' or 'urc', not '{order}'")
-        pick = [order.index(g) for g in "ruc"]
-
-        def split(a: np.ndarray) -> np.ndarray:
-            return a.reshape(3, units, *a.shape[1:])[pick]
-
-        def vector(label: str, b: np.ndarray | None) -> np.ndarray:
-            b = np.zeros(3 * units) if b is None else _array(name, label, b, 1)
-            if b.shape != (3 * units,):
-                raise StillnetError(
-                    f"layer '{name}': {label} has shape {b.shape}, expected {(3 * units,)}"
-                )
-            return split(b)
-
-        bi, bh = vector("b_ih", b_ih), vector("b_hh", b_hh)
-        index = len(self.layers)
-        initial = {}
-        if h0 is not None:
-            h0 = _array(name, "h0", h0, 1)
-            if h0.shape != (units,):
-                raise StillnetError(f"layer '{name}': h0 has shape {h0.shape}, expected {(units,)}")
-            initial["h"] = h0
-        self.layers.append(
-            Layer(
-                name,
-                "gru",
-                units,
-                (
-                    Matrix(self._top(), ("r", "u", "cx"), split(w_ih)),
-                    Matrix(index, ("r", "u", "ch"), split(w_hh)),
-                ),
-                {"r": bi[0] + bh[0], "u": bi[1] + bh[1], "cx": bi[2], "ch": bh[2]},
-                initial,
-            )
-        )
-        return self
-
-    def dense(
-        self,
-        weight: np.ndarray,
-        bias: np.ndarray | None = None,
-        activation: str = "linear",
-        *,
-        name: str | None = None,
-    ) -> Model:
-        """Adds a dense layer on top: ``activation(weight @ x + bias)``.
-
-        Parameters
-        ----------
-        weight : array, shape (units, inputs of the layer)
-        bias : array, shape (units,)
-        activation : str
-            ``"linear"``, ``"relu"``, ``"sigmoid"`` or ``"tanh"``.
-        """
-        name = name or f"dense{len(self.layers)}"
-        weight = _array(name, "weight", weight, 2)
-        if activation not in ("linear", "relu", "sigmoid", "tanh"):
-            raise StillnetError(
-                f"layer '{name}': activation '{activation}' is not supported; use linear, relu, "
-                "sigmoid or tanh"
-            )
-        units, size = weight.shape
-        if size != self._top_size() or units == 0:
-            raise StillnetError(
-                f"layer '{name}': weight has shape {weight.shape}, expected (units, "
-                f"{self._top_size()})"
-            )
-        bias = np.zeros(units) if bias is None else _array(name, "bias", bias, 1)
-        if bias.shape != (units,):
-            raise StillnetError(f"layer '{name}': bias has shape {bias.shape}, expected {(units,)}")
-        self.layers.append(
-            Layer(
-                name, activation, units, (Matrix(self._top(), ("y",), weight[None]),), {"y": bias}
-            )
-        )
-        return self
-
-    def _top(self) -> int:
-        return len(self.layers) - 1
-
-    def _top_size(self) -> int:
-        return self.source_size(self._top())
-
     # -- evaluation -------------------------------------------------------------------------------
 
     def run(
@@ -236,6 +58,8 @@ class Model:
         x: np.ndarray,
         state: dict[tuple[int, str], np.ndarray] | None = None,
         trace: dict[int, list[np.ndarray]] | None = None,
+        *,
+        clear_every: int = 0,
     ) -> np.ndarray:
         """The float network over a sequence; the oracle's side of every error figure.
 
@@ -247,6 +71,8 @@ class Model:
             be continued. Outputs of layers that feed a later step are kept under the name "".
         trace : dict, optional
             Filled with the list of outputs of every source (``INPUT`` and each layer).
+        clear_every : int
+            Every so many steps of this sequence ``Cell.cleared`` is set to zero; 0 is never.
 
         Returns
         -------
@@ -265,6 +91,10 @@ class Model:
         }
         for t, row in enumerate(x):
             values[INPUT] = row
+            if clear_every and t and t % clear_every == 0:
+                for i, layer in enumerate(self.layers):
+                    for s in CELLS[layer.cell].cleared:
+                        state[(i, s)] = np.zeros(layer.units)
             if trace is not None:
                 trace.setdefault(INPUT, []).append(row)
             for i, layer in enumerate(self.layers):
@@ -274,8 +104,9 @@ class Model:
                     for g, part in zip(matrix.gates, product):
                         m[g] = m[g] + part
                 cell = CELLS[layer.cell]
-                old = {s: state.get((i, s), np.zeros(layer.units)) for s in cell.state}
-                y, new = cell.evaluate_float(m, old)
+                readers = {**dict.fromkeys(cell.state, i), **layer.peers}
+                old = {s: state.get((j, s), np.zeros(layer.units)) for s, j in readers.items()}
+                y, new = cell.evaluate_float({**m, **layer.parameters}, old)
                 for s, value in new.items():
                     state[(i, s)] = value
                 values[i] = y
@@ -313,17 +144,3 @@ class Model:
                 "from the recording"
             )
         return x
-
-
-def _array(layer: str, label: str, value: np.ndarray, ndim: int) -> np.ndarray:
-    array = np.asarray(value, dtype=float)
-    if array.ndim != ndim:
-        raise StillnetError(
-            f"layer '{layer}': {label} has {array.ndim} dimensions (shape {array.shape}), "
-            f"expected {ndim}"
-        )
-    if not np.all(np.isfinite(array)):
-        raise StillnetError(
-            f"layer '{layer}': {label} holds NaN or infinity; export the model again"
-        )
-    return array

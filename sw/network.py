@@ -19,7 +19,6 @@ from .contract.config import EngineConfig
 from .contract.events import Mode
 from .contract.fixed import (
     ACCUMULATOR_BITS,
-    ACTIVATION,
     EVENT_BITS,
     PRE,
     RESCALE_GUARD_BITS,
@@ -28,6 +27,7 @@ from .contract.fixed import (
 from .contract.image import FORMATS
 from .errors import StillnetError
 from .files import write_atomically
+from .network_checks import check_cell, label_exponent, state_format
 
 __all__ = ["FORMAT_VERSION", "INPUT", "Network", "QuantizedLayer", "QuantizedMatrix"]
 
@@ -289,6 +289,10 @@ class Network:
         for m in layer.matrices:
             source = self.input_fraction if m.source == INPUT else self.layers[m.source].fraction
             found[m.source] = source + m.fraction
+        if not found:  # whatever its rescale shift stands for
+            cell = CELLS[layer.cell]
+            pre = PRE.fraction + label_exponent(cell, layer.exponents, "m")
+            return pre + layer.shift - RESCALE_GUARD_BITS
         if len(set(found.values())) != 1:
             raise StillnetError(
                 f"layer '{layer.name}': its matrices have different exponents "
@@ -320,23 +324,13 @@ class Network:
                 )
             if not 0 <= layer.shift <= 31 or not 0 <= layer.write_shift <= 15:
                 raise StillnetError(f"{where}: shift {layer.shift} or {layer.write_shift} is wrong")
-            if not layer.matrices:
+            if not layer.matrices and not cell.peers:
                 raise StillnetError(f"{where}: no matrix feeds it")
             self._check_shapes(i)
             exponent = self.exponent(i)
-            if cell.homogeneous:
-                fits = layer.write_shift == 0
-                fits &= layer.shift == exponent - layer.fraction + RESCALE_GUARD_BITS
-            else:
-                fits = layer.fraction == ACTIVATION.fraction - layer.write_shift
-                fits &= layer.shift == exponent - PRE.fraction + RESCALE_GUARD_BITS
-            if not fits:
-                raise StillnetError(
-                    f"{where}: rescale shift {layer.shift}, write shift {layer.write_shift} and "
-                    f"fraction {layer.fraction} do not fit exponent {exponent}"
-                )
+            check_cell(self, i, exponent)
             modes = {self.source_mode(m.source).reload for m in layer.matrices}
-            if len(modes) != 1:
+            if len(modes) > 1:
                 raise StillnetError(
                     f"{where}: fed by delta and by plain events at once; give all of its sources "
                     "one kind of mode"
@@ -455,7 +449,8 @@ class Network:
                 )
             limit = cell.state[s].maximum
             if s == cell.output_state and cell.bound is not None:
-                limit = min(limit, int(np.ceil(cell.bound * 2.0 ** cell.state[s].fraction)))
+                fraction = state_format(layer, s).fraction
+                limit = min(limit, int(np.ceil(cell.bound * 2.0**fraction)))
             if np.any(np.abs(value.astype(np.int64)) > limit):
                 raise StillnetError(
                     f"{where}: initial state '{s}' exceeds {limit}, the bound that the proof "
@@ -492,6 +487,8 @@ class Network:
                 tensors[f"{i}/bias/{g}"] = b.astype(np.int32)
             for s, value in layer.initial.items():
                 tensors[f"{i}/initial/{s}"] = value.astype(np.int32)
+            for p, value in layer.parameters.items():
+                tensors[f"{i}/parameter/{p}"] = value.astype(np.int32)
             layers.append(
                 {
                     "name": layer.name,
@@ -505,6 +502,9 @@ class Network:
                     "threshold": layer.threshold,
                     "threshold_recurrent": layer.threshold_recurrent,
                     "initial": sorted(layer.initial),
+                    "parameters": sorted(layer.parameters),
+                    "peers": layer.peers,
+                    "exponents": layer.exponents,
                     "scale": None if layer.scale is None else sorted(layer.scale),
                 }
             )
@@ -568,6 +568,11 @@ class Network:
     def _from_header(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Network:
         layers = []
         for i, d in enumerate(header["layers"]):
+            if d["cell"] not in CELLS:
+                raise StillnetError(
+                    f"layer '{d['name']}': cell '{d['cell']}' is unknown; load the file that "
+                    "registers it: stillnet --cells FILE.py COMMAND ..."
+                )
             matrices = [
                 QuantizedMatrix(
                     m["source"],
@@ -595,6 +600,12 @@ class Network:
                     threshold=d["threshold"],
                     threshold_recurrent=d["threshold_recurrent"],
                     initial={s: tensors[f"{i}/initial/{s}"].astype(np.int64) for s in d["initial"]},
+                    parameters={
+                        p: tensors[f"{i}/parameter/{p}"].astype(np.int64)
+                        for p in d.get("parameters", [])
+                    },
+                    peers=d.get("peers", {}),
+                    exponents=d.get("exponents", {}),
                     scale=None
                     if scale is None
                     else {g: tensors[f"{i}/scale/{g}"].astype(np.int64) for g in scale},

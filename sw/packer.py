@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from .contract import image as layout
-from .contract.cells import CELLS
+from .contract.cells import CELLS, Cell
 from .contract.columns import Layout, bias_words, encode
 from .contract.config import EngineConfig
 from .contract.image import BIAS_WORDS, SLOT_BYTES, UNEQUAL_FORMATS, Kind
 from .errors import StillnetError
-from .network import INPUT, Network
+from .network import INPUT, Network, QuantizedLayer
 
 __all__ = ["Image", "Placement", "describe", "load_image", "pack", "place"]
 
@@ -97,10 +97,12 @@ def place(network: Network, config: EngineConfig) -> Placement:
         unit_base.append(units // config.cell_width)
         accumulator_base.append(accumulators)
         units += -(-layer.units // config.cell_width) * config.cell_width
-        accumulators += layer.blocks(config.multipliers) * len(CELLS[layer.cell].accumulators)
+        accumulators += layer.blocks(config.multipliers) * layout.block_rows(CELLS[layer.cell])
         accumulators += accumulators % 2
     inputs = 1 if network.input_mode.one_hot else network.inputs
-    matrices = sum(1 + len(layer.matrices) for layer in network.layers)
+    matrices = sum(
+        len(_bias_runs(CELLS[layer.cell])) + len(layer.matrices) for layer in network.layers
+    )
     for field, needed in {
         "units": units,
         "inputs": inputs,
@@ -129,6 +131,26 @@ def _check_cells(network: Network, config: EngineConfig) -> None:
             f"network '{network.name}' has a separate recurrent threshold, engine '{config.name}' "
             "has one encoder; generate one with second_threshold = true"
         )
+
+
+def _bias_runs(cell: Cell) -> list[tuple[int, int, bool]]:
+    """Bias runs of a layer as (first row, rows, once) of a block.
+
+    Parameters have a run of their own, so that a layer that starts each step from its biases loads
+    them only once; it comes first, because a cell may run when the biases are there.
+    """
+    count = len(cell.accumulators)
+    if cell.accumulators and cell.parameters:
+        return [(count, len(cell.parameters), True), (0, count, False)]
+    return [(0, layout.block_rows(cell), False)]
+
+
+def _block_values(layer: QuantizedLayer) -> np.ndarray:
+    """Biases and parameters as they lie in a block, int64, shape (rows of a block, units)."""
+    cell = CELLS[layer.cell]
+    rows = [layer.bias[a] for a in cell.accumulators]
+    rows += [layer.parameters[p] for p in cell.parameters]
+    return np.stack(rows or [np.zeros(layer.units)]).astype(np.int64)
 
 
 def _bias_words(bias: np.ndarray, lanes: int) -> np.ndarray:
@@ -209,7 +231,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
         ),
     )
     layers = len(network.layers)
-    runs = layers + len(jobs)
+    runs = sum(len(_bias_runs(CELLS[layer.cell])) for layer in network.layers) + len(jobs)
     layouts = {
         (i, j): network.layers[i].matrices[j].layout(network.layers[i].cell, config)
         for i, j in jobs
@@ -239,28 +261,27 @@ def pack(network: Network, config: EngineConfig) -> Image:
 
     matrix_values: list[dict[str, int]] = []
     for i, layer in enumerate(network.layers):
-        order = CELLS[layer.cell].accumulators
-        stack = np.stack([layer.bias[a] for a in order]).astype(np.int64)
-        matrix_values.append(
+        stack = _block_values(layer)
+        matrix_values += [
             {
                 "source": 0,
                 "target": i,
                 "kind": Kind.BIAS,
-                "recurrent": 0,
-                "gates": (1 << len(order)) - 1,
-                "base": run(_bias_words(stack, lanes)),
-                "column_words": bias_words(layer.units, len(order), config),
+                "recurrent": int(once),
+                "gates": ((1 << rows) - 1) << first,
+                "base": run(_bias_words(stack[first : first + rows], lanes)),
+                "column_words": bias_words(layer.units, rows, config),
                 "list_base": 0,
                 "accumulator_base": placement.accumulator_base[i],
-                "stride": len(order),
+                "stride": len(stack),
                 **_NO_FORMAT,
                 "blocks": layer.blocks(lanes) if config.sparse else 0,
             }
-        )
+            for first, rows, once in _bias_runs(CELLS[layer.cell])
+        ]
     for i, j in jobs:
         layer = network.layers[i]
         matrix = layer.matrices[j]
-        order = CELLS[layer.cell].accumulators
         stored = layouts[i, j]
         matrix_values.append(
             {
@@ -273,7 +294,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
                 "column_words": stored.pitch,
                 "list_base": 0 if matrix.source == INPUT else placement.unit_base[matrix.source],
                 "accumulator_base": placement.accumulator_base[i],
-                "stride": len(order),
+                "stride": layout.block_rows(CELLS[layer.cell]),
                 **_NO_FORMAT,
                 "int4": int(stored.bits == 4),
                 "kept": stored.kept,
@@ -318,6 +339,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
     )
     for i, layer in enumerate(network.layers):
         second = layer.threshold if layer.threshold_recurrent is None else layer.threshold_recurrent
+        peers = [placement.unit_base[layer.peers[p]] for p in CELLS[layer.cell].peers]
         emit(
             layout.LAYER,
             {
@@ -334,7 +356,8 @@ def pack(network: Network, config: EngineConfig) -> Image:
                 "matrices": len(layer.matrices),
                 "threshold": layer.threshold,
                 "threshold_recurrent": second,
-                "spare0": 0,
+                "peer0": peers[0] if peers else 0,
+                "peer1": peers[1] if len(peers) > 1 else 0,
                 "spare1": 0,
             },
         )
@@ -382,6 +405,8 @@ def _notes(
                 "threshold_recurrent": layer.threshold_recurrent,
                 "unit_base": placement.unit_base[i],
                 "accumulator_base": placement.accumulator_base[i],
+                "parameters": {p: str(f) for p, f in CELLS[layer.cell].parameters.items()},
+                "peers": {p: network.layers[source].name for p, source in layer.peers.items()},
                 "matrices": [
                     {
                         "source": network.source_name(m.source),

@@ -109,7 +109,7 @@ def quantize(
     choice = FormatChoice(model, trace, margin, correct_bias)
     choice.search(progress)
     network = choice.build(name or model.name)
-    set_modes(network, names)
+    set_modes(network, names, [i for i, layer in enumerate(model.layers) if layer.plain])
     network.validate()
     set_thresholds(network, thresholds, threshold_recurrent)
 
@@ -150,6 +150,7 @@ def _check_model(model: Model) -> None:
         cell = CELLS[layer.cell]
         arrays = {f"bias '{g}'": b for g, b in layer.bias.items()}
         arrays |= {f"initial '{s}'": v for s, v in layer.initial.items()}
+        arrays |= {f"parameter '{p}'": v for p, v in layer.parameters.items()}
         for label, array in arrays.items():
             if np.shape(array) != (layer.units,):
                 raise StillnetError(
@@ -172,9 +173,28 @@ def _check_model(model: Model) -> None:
                 f"{where}: biases are given for {sorted(layer.bias)}, cell '{layer.cell}' needs "
                 f"{sorted(cell.accumulators)}"
             )
+        for kind, given, needed in (
+            ("parameters", set(layer.parameters), set(cell.parameters)),
+            ("peers", set(layer.peers), set(cell.peers)),
+        ):
+            if given != needed:
+                raise StillnetError(
+                    f"{where}: {kind} are given for {sorted(given)}, cell '{layer.cell}' needs "
+                    f"{sorted(needed)}"
+                )
+        for s, number in layer.peers.items():
+            if (
+                not 0 <= number < len(model.layers)
+                or s not in CELLS[model.layers[number].cell].state
+            ):
+                raise StillnetError(
+                    f"{where}: peer '{s}' is read from layer {number}, which has no such state"
+                )
         for s, value in layer.initial.items():
             if s not in cell.state:
                 raise StillnetError(f"{where}: cell '{layer.cell}' has no state '{s}'")
+            if s in cell.scale:  # calibration makes room for it
+                continue
             limit = cell.state[s].maximum / 2.0 ** cell.state[s].fraction
             if s == cell.output_state and cell.bound is not None:
                 limit = cell.bound

@@ -64,15 +64,29 @@ class Reference:
     config : EngineConfig, optional
         That engine itself, where it reads more than dense int8 columns: words are then those of
         the columns as they are packed.
+    clear_every : int
+        Every so many steps of a sequence the state variables in ``Cell.cleared`` (h of an EGRU)
+        become zero, and nothing else does: what was sent stays sent. 0 is never.
     """
 
     def __init__(
-        self, network: Network, lanes: int = 8, *, config: EngineConfig | None = None
+        self,
+        network: Network,
+        lanes: int = 8,
+        *,
+        config: EngineConfig | None = None,
+        clear_every: int = 0,
     ) -> None:
         network.validate()
+        if isinstance(clear_every, bool) or not isinstance(clear_every, int) or clear_every < 0:
+            raise StillnetError(
+                f"clear_every must be a number of steps, or 0 for never, not {clear_every!r}"
+            )
         self.network = network
         self.config = config or EngineConfig(lanes=lanes)
         self.lanes = self.config.lanes
+        self.clear_every = clear_every
+        self._steps = 0
         self.last = StepReport()
         # Integer products below 2**53 are exact in float64, and BLAS is fast there:
         # |sum| <= 2**7 * 2**16 * (columns) stays below for any vector that fits an engine.
@@ -100,6 +114,7 @@ class Reference:
     def clear(self) -> None:
         """All state and references zero, accumulators at their biases: ``Control.CLEAR``."""
         network = self.network
+        self._steps = 0
         self.accumulators = [b.copy() for b in self._bias]
         self.state: list[dict[str, np.ndarray]] = [
             {s: np.zeros(layer.units, np.int64) for s in CELLS[layer.cell].state}
@@ -111,6 +126,12 @@ class Reference:
             self.reference[i] = np.zeros(layer.units, np.int64)
             if layer.threshold_recurrent is not None:
                 self.reference_second[i] = np.zeros(layer.units, np.int64)
+
+    def clear_cells(self) -> None:
+        """Sets the state variables in ``Cell.cleared`` to zero; vectors and references stay."""
+        for i, layer in enumerate(self.network.layers):
+            for s in CELLS[layer.cell].cleared:
+                self.state[i][s] = np.zeros(layer.units, np.int64)
 
     def reset(self) -> None:
         """Back to the beginning of a sequence: cleared, then the network's initial state if any."""
@@ -228,6 +249,9 @@ class Reference:
     def _step(self, x: np.ndarray) -> np.ndarray:
         network, report = self.network, StepReport()
         self.last = report
+        if self.clear_every and self._steps and self._steps % self.clear_every == 0:
+            self.clear_cells()
+        self._steps += 1
         events = encode(
             network.input_mode,
             x,
@@ -244,8 +268,10 @@ class Reference:
             for g, multiplier in (layer.scale or {}).items():
                 row = cell.accumulators.index(g)
                 pre[row] = scale_row(pre[row], multiplier)
+            peers = {s: self.state[j][s] for s, j in layer.peers.items()}
             y, self.state[i], clipped = cell.evaluate(
-                dict(zip(cell.accumulators, pre)), self.state[i]
+                {**dict(zip(cell.accumulators, pre)), **layer.parameters},
+                {**self.state[i], **peers},
             )
             report.saturations += clipped
             if network.reload(i):

@@ -190,7 +190,8 @@ class _Floats(_Arithmetic):
         self, index: int, m: np.ndarray, state: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         cell = self.cell_of(index)
-        return cell.evaluate_float({g: m[:, k] for k, g in enumerate(cell.accumulators)}, state)
+        operands = {g: m[:, k] for k, g in enumerate(cell.accumulators)}
+        return cell.evaluate_float({**operands, **self.layers[index].parameters}, state)
 
     def encode(self, key: int, vector: np.ndarray, reference: np.ndarray) -> None:
         reference[...] = vector
@@ -215,9 +216,8 @@ class _Integers(_Arithmetic):
         for g, multiplier in (layer.scale or {}).items():
             row = cell.accumulators.index(g)
             pre[:, row] = scale_row(pre[:, row], multiplier)
-        y, state, clipped = cell.evaluate(
-            {g: pre[:, k] for k, g in enumerate(cell.accumulators)}, state
-        )
+        operands = {g: pre[:, k] for k, g in enumerate(cell.accumulators)}
+        y, state, clipped = cell.evaluate({**operands, **layer.parameters}, state)
         self.saturations += clipped
         return narrow(y, layer.write_shift, _INTEGER), state
 
@@ -305,12 +305,15 @@ def _token_events(mode: Mode, layout: Layout, tokens: np.ndarray) -> int:
 
 
 def _groups(a: _Arithmetic) -> list[range]:
-    """Runs of layers that must take their steps together: feedback never leaves a group."""
+    """Runs of layers that take their steps together: feedback and peers never leave a group."""
     ends = list(range(len(a.layers)))
     for i, layer in enumerate(a.layers):
         for m in layer.matrices:
             if m.source > i:
                 ends[i] = max(ends[i], m.source)
+        for peer in layer.peers.values():  # of this step or of the last one: side by side
+            first, last = min(i, peer), max(i, peer)
+            ends[first] = max(ends[first], last)
     groups, first = [], 0
     while first < len(ends):
         last = first
@@ -398,8 +401,11 @@ def _run(a: _Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
                 for _, key, gates, operand in internal[i]:
                     product = carry[key][:n].astype(np.float64, copy=False) @ operand
                     m[:, gates] += product.reshape(n, len(gates), -1)
-                names = CELLS[a.layers[i].cell].state
-                v, new = a.cell(i, m, {s: state[i, s][:n] for s in names})
+                readers = {
+                    **dict.fromkeys(CELLS[a.layers[i].cell].state, i),
+                    **a.layers[i].peers,
+                }
+                v, new = a.cell(i, m, {s: state[j, s][:n] for s, j in readers.items()})
                 for s, value in new.items():
                     state[i, s][:n] = value
                     if (i, s) in states:

@@ -14,6 +14,7 @@ from .contract.fixed import EVENT_BITS, Format
 from .errors import StillnetError
 from .formats import to_format
 from .network import INPUT, Network
+from .network_checks import state_format
 from .progress import Progress
 from .sequence import Layout, Start, Trace, run_integers
 
@@ -39,8 +40,13 @@ def _source(network: Network, name: str, what: str) -> int:
     return names.index(name) + INPUT
 
 
-def set_modes(network: Network, nonzero: Iterable[str]) -> None:
-    """Plain events for the named ReLU layers (or ``"input"``); refuses where modes would mix."""
+def set_modes(network: Network, nonzero: Iterable[str], plain: Iterable[int] = ()) -> None:
+    """Plain events for the named ReLU layers (or ``"input"``); refuses where modes would mix.
+
+    Layers in ``plain`` send plain events by their nature, and so does what feeds a layer together
+    with them, the input included.
+    """
+    _set_plain(network, set(plain))
     for name in nonzero:
         source = _source(network, name, "nonzero")
         if source == INPUT:
@@ -64,6 +70,23 @@ def set_modes(network: Network, nonzero: Iterable[str]) -> None:
                 f"'{network.source_name(min(delta))}'; leave "
                 f"'{network.source_name(min(plain))}' out of nonzero"
             )
+
+
+def _set_plain(network: Network, plain: set[int]) -> None:
+    while True:
+        together = set(plain)
+        for layer in network.layers:
+            sources = {m.source for m in layer.matrices}
+            if sources & together:
+                together |= sources
+        if together == plain:
+            break
+        plain = together
+    for source in plain - {INPUT}:
+        network.layers[source].mode = Mode.NONZERO
+    if INPUT in plain:
+        one_hot = network.input_mode.one_hot
+        network.input_mode = Mode.ONE_HOT_PLAIN if one_hot else Mode.NONZERO
 
 
 def _threshold(value: object, fraction: int, where: str) -> int:
@@ -240,11 +263,10 @@ class ThresholdSearch:
             v = earlier(self.trace.start.vectors[source], self.trace.vectors[source])
             self.start.vectors[source] = to_format(v, Format(16, self._fraction(source)))
         for i, layer in enumerate(network.layers):
-            cell = CELLS[layer.cell]
-            for s, fmt in cell.state.items():
+            for s in CELLS[layer.cell].state:
                 values = self.trace.states.get((i, s), self.trace.vectors[i])
                 v = earlier(self.trace.start.state[i, s], values)
-                self.start.state[i, s] = to_format(v, fmt)
+                self.start.state[i, s] = to_format(v, state_format(layer, s))
 
     def _apply(self, thresholds: Mapping[int, float]) -> None:
         for source, value in thresholds.items():

@@ -6,11 +6,21 @@ order in which they were created) nor the activations. Both can be given as ``la
 
     [("relu", "fc_in"), ("gru", "rnn"), ("sigmoid", "fc_out")]
 
-``kind`` is ``"gru"`` for ``nn.GRU`` (all its stacked layers) and ``nn.GRUCell``, or the activation
-after an ``nn.Linear``: ``"linear"``, ``"relu"``, ``"sigmoid"``, ``"tanh"``. ``prefix`` is the name
-of the module, i.e. what stands before ``.weight`` or ``.weight_ih_l0``; ``""`` for a ``state_dict``
-of a lone module. A ``.safetensors`` file may carry the same list as JSON in its metadata, under
-the key ``layers``.
+``prefix`` is the name of the module, i.e. what stands before ``.weight`` or ``.weight_ih_l0``;
+``""`` for a ``state_dict`` of a lone module. A ``.safetensors`` file may carry the same list as
+JSON in its metadata, under the key ``layers``. ``kind`` is one of
+
+=============================== ===================================================================
+``gru``                         ``nn.GRU``, all its stacked layers; ``nn.GRUCell``
+``lstm``                        ``nn.LSTM``, ``nn.LSTMCell``
+``embedding``                   ``nn.Embedding``, first in the list
+``linear relu sigmoid tanh``    ``nn.Linear`` and the activation after it
+``gru_inverted``                a GRU with h' = (1 - z) h + z n
+``gru_before gru_before_relu``  a GRU with n = f(W_in x + b_in + W_hn (r h) + b_hn)
+=============================== ===================================================================
+
+The last two rows are modules of one's own with the names and shapes of ``nn.GRU``: the tensors do
+not tell them apart from it, only their source does.
 
 Without the list, modules are taken in the order of the dict (``.safetensors`` files do not keep
 one: there in the natural order of their names, fc2 before fc10), and every ``nn.Linear`` without
@@ -19,19 +29,27 @@ activation. Both are guesses, and a ``UserWarning`` says so.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .errors import StillnetError
 from .model import Model
+from .tensor_files import (
+    float_array,
+    natural,
+    read_npz,
+    read_pt,
+    read_safetensors,
+    refuse_tensor,
+    shape_of,
+)
 
 __all__ = ["LayerList", "from_state_dict", "load_npz", "load_pt", "load_safetensors"]
 
@@ -39,17 +57,19 @@ LayerList = Sequence[tuple[str, str]]
 """Kind and prefix of each module, from the input to the output."""
 
 _DENSE = ("linear", "relu", "sigmoid", "tanh")
-_GRU_KEY = re.compile(
+_GRUS: dict[str, dict[str, Any]] = {
+    "gru": {},
+    "gru_inverted": {},
+    "gru_before": {"reset": "before"},
+    "gru_before_relu": {"reset": "before", "activation": "relu"},
+}
+_RECURRENT = (*_GRUS, "lstm")
+_KINDS = (*_RECURRENT, "embedding", *_DENSE)
+_RNN_KEY = re.compile(
     r"(?:(?P<prefix>.*)\.)?(?P<what>weight|bias)_(?P<kind>ih|hh|hr)"
     r"(?:_l(?P<layer>\d+))?(?P<reverse>_reverse)?"
 )
 _LINEAR_KEY = re.compile(r"(?:(?P<prefix>.*)\.)?(?P<what>weight|bias)")
-_SAFETENSORS: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),  # widened to float32 below
-}
 
 
 class _Module(NamedTuple):
@@ -60,14 +80,15 @@ class _Module(NamedTuple):
 def from_state_dict(
     state: Mapping[str, Any], layers: LayerList | None = None, *, name: str = "network"
 ) -> Model:
-    """Builds a model from the weights of ``nn.GRU``, ``nn.GRUCell`` and ``nn.Linear`` modules.
+    """Builds a model from the weights of GRU, LSTM, embedding and linear modules.
 
     Parameters
     ----------
     state : mapping of str to tensor
         ``module.state_dict()``, or arrays of the same names and shapes:
         ``weight_ih_l0`` (3*H, I), ``weight_hh_l0`` (3*H, H), ``bias_ih_l0`` and ``bias_hh_l0``
-        (3*H,), gates in the order r, z, n; ``weight`` (units, inputs) and ``bias`` (units,).
+        (3*H,), gates in the order r, z, n, of an LSTM (4*H, ...) in the order i, f, g, o;
+        ``weight`` (units, inputs) and ``bias`` (units,); of an embedding (tokens, features).
         Anything with ``.numpy()`` or ``__array__`` is a tensor. Biases may be missing.
     layers : sequence of (kind, prefix), optional
         The modules from input to output; see the head of this module. Guessed when absent.
@@ -77,7 +98,8 @@ def from_state_dict(
     Returns
     -------
     Model
-        Layers named after their module; ``rnn.l0``, ``rnn.l1`` for stacked GRU layers.
+        Layers named after their module; ``rnn.l0``, ``rnn.l1`` for stacked layers. An embedding is
+        multiplied into the matrix of the layer after it, and the model takes tokens.
 
     Raises
     ------
@@ -93,17 +115,16 @@ def from_state_dict(
     if not keys:
         raise StillnetError("the state_dict is empty: save module.state_dict() of a trained model")
     chain = _guess(state, keys) if layers is None else _given(layers, keys)
-    arrays = {key: _array(key, state[key]) for _, _, used in chain for key in used}
-    model: Model | None = None
+    arrays = {key: float_array(key, state[key]) for _, _, used in chain for key in used}
+    builder = _Builder(arrays, name)
     for kind, prefix, used in chain:
-        if kind == "gru":
-            model = _add_gru(model, prefix, used, arrays, name)
+        if kind == "embedding":
+            builder.embedding(prefix, used)
+        elif kind in _RECURRENT:
+            builder.recurrent(kind, prefix, used)
         else:
-            weight, bias = arrays[used[0]], arrays[used[1]] if len(used) > 1 else None
-            model = model or Model(_columns(used[0], weight), name=name)
-            model.dense(weight, bias, kind, name=prefix or "linear")
-    assert model is not None
-    return model
+            builder.dense(kind, prefix, used)
+    return builder.model()
 
 
 def load_safetensors(path: str | PathLike[str], layers: LayerList | None = None) -> Model:
@@ -113,46 +134,22 @@ def load_safetensors(path: str | PathLike[str], layers: LayerList | None = None)
     as ``[["gru", "rnn"], ["sigmoid", "fc"]]``) is used. The format does not keep the order of
     tensors: without either list, modules are taken in the natural order of their names.
     """
-    import safetensors
-
     path = Path(path)
-    data = _read(path)
-    try:
-        tensors: Any = safetensors.deserialize(data)
-        size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
-    except (safetensors.SafetensorError, ValueError, AttributeError) as e:
-        raise StillnetError(
-            f"file '{path}' is not a safetensors file, or is cut short ({_first_line(e)}): save or "
-            "copy it again"
-        ) from None
-    if "stillnet" in metadata:
-        raise StillnetError(
-            f"file '{path}' is a network that stillnet has quantized already: use it with "
-            "'stillnet run' or 'stillnet pack', or import the model it was made from"
-        )
-    state: dict[str, np.ndarray] = {}
-    for key, tensor in tensors:
-        dtype = _SAFETENSORS.get(tensor["dtype"])
-        if dtype is None:
-            raise StillnetError(
-                f"tensor '{key}' has elements of type {tensor['dtype']}; weights are needed as "
-                "F64, F32, F16 or BF16"
-            )
-        array = np.frombuffer(tensor["data"], dtype)
-        if tensor["dtype"] == "BF16":
-            array = (array.astype("<u4") << 16).view("<f4")
-        state[key] = array.reshape(tensor["shape"])
+    state, metadata = read_safetensors(path)
     if layers is None and "layers" in metadata:
-        try:
-            layers = json.loads(metadata["layers"])
-        except ValueError as e:
-            raise StillnetError(
-                f"file '{path}': its metadata key 'layers' is not JSON ({_first_line(e)}): write "
-                'it as [["gru", "rnn"], ["sigmoid", "fc"]]'
-            ) from None
-    ordered = {key: state[key] for key in sorted(state, key=_natural)}
-    return from_state_dict(ordered, layers, name=path.stem)
+        layers = layers_of(path, metadata)
+    return from_state_dict(state, layers, name=path.stem)
+
+
+def layers_of(path: Path, metadata: Mapping[str, str]) -> LayerList:
+    """The list of layers in the metadata of a file."""
+    try:
+        return json.loads(metadata["layers"])
+    except ValueError as e:
+        raise StillnetError(
+            f"file '{path}': its metadata key 'layers' is not JSON ({e}): write "
+            'it as [["gru", "rnn"], ["sigmoid", "fc"]]'
+        ) from None
 
 
 def load_npz(path: str | PathLike[str], layers: LayerList | None = None) -> Model:
@@ -161,77 +158,16 @@ def load_npz(path: str | PathLike[str], layers: LayerList | None = None) -> Mode
     ``layers`` as in :func:`from_state_dict`.
     """
     path = Path(path)
-    data = io.BytesIO(_read(path))
-    try:
-        loaded = np.load(data, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("it is one array")
-        with loaded as file:
-            state = {key: file[key] for key in file.files}
-    except Exception as e:  # zipfile and zlib raise errors of their own
-        raise StillnetError(
-            f"file '{path}' is not an .npz file of plain arrays, or is cut short "
-            f"({_first_line(e)}): save it with numpy.savez(path, **arrays)"
-        ) from None
-    return from_state_dict(state, layers, name=path.stem)
+    return from_state_dict(read_npz(path), layers, name=path.stem)
 
 
 def load_pt(path: str | PathLike[str], layers: LayerList | None = None) -> Model:
     """Reads a ``state_dict`` from a ``.pt`` or ``.pth`` file; needs PyTorch.
 
-    ``layers`` as in :func:`from_state_dict`. A checkpoint that holds the ``state_dict`` under
-    ``state_dict``, ``model_state_dict`` or ``model`` is unwrapped. Only plain weights are read,
-    never pickled code.
+    ``layers`` as in :func:`from_state_dict`; what is read as in :func:`tensor_files.read_pt`.
     """
     path = Path(path)
-    _read(path)
-    try:
-        import torch
-    except ImportError:
-        raise StillnetError(
-            f"file '{path}' needs PyTorch to be read: pip install \"stillnet[torch]\", or convert "
-            "it where PyTorch is installed, with safetensors.torch.save_file(torch.load('"
-            f"{path.name}', weights_only=True), '{path.stem}.safetensors')"
-        ) from None
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises anything
-        raise StillnetError(
-            f"file '{path}' is not a PyTorch state_dict, or is cut short ({_first_line(e)}): save "
-            "it with torch.save(module.state_dict(), path)"
-        ) from None
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-            break
-    return from_state_dict(loaded, layers, name=path.stem)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise StillnetError(
-            f"file '{path}' cannot be read ({e.strerror or e}): check the path"
-        ) from None
-    if not data:
-        raise StillnetError(f"file '{path}' is empty: save or copy the model again")
-    return data
-
-
-def _first_line(e: BaseException) -> str:
-    line = (str(e).strip().splitlines() or [type(e).__name__])[0]
-    return re.split(r"\. |\x1b", line)[0]
-
-
-def _natural(key: str) -> list[tuple[int, int, str]]:
-    """Sorts 'fc10' behind 'fc2'."""
-    parts = re.split(r"(\d+)", key)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
-
-
-def _refuse(key: str, text: str) -> NoReturn:
-    raise StillnetError(f"tensor '{key}': {text}")
+    return from_state_dict(read_pt(path), layers, name=path.stem)
 
 
 def _check_key(key: Any) -> str:
@@ -242,34 +178,12 @@ def _check_key(key: Any) -> str:
     return key
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(int(n) for n in getattr(value, "shape", ()) or np.shape(value))
-
-
-def _array(key: str, value: Any) -> np.ndarray:
-    """A tensor as float64; bfloat16 and tensors that require gradients or lie on a GPU too."""
-    if hasattr(value, "is_floating_point") and not value.is_floating_point():
-        _refuse(key, f"its elements are {value.dtype}; float weights are needed")
-    for step in ("detach", "cpu", "double"):
-        value = getattr(value, step, lambda v=value: v)()
-    try:
-        array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
-        if array.dtype.kind not in "fV":
-            _refuse(key, f"its elements are {array.dtype}; float weights are needed")
-        array = array.astype(np.float64)
-    except (TypeError, ValueError, RuntimeError) as e:
-        _refuse(key, f"it is no array of numbers ({_first_line(e)}); pass module.state_dict()")
-    if not np.all(np.isfinite(array)):
-        _refuse(key, "it holds NaN or infinity; train or export the model again")
-    return array
-
-
 def _columns(key: str, weight: np.ndarray) -> int:
     if weight.ndim != 2 or 0 in weight.shape:
-        _refuse(
+        refuse_tensor(
             key,
             f"it has shape {weight.shape}, a matrix (units, inputs) is needed; only nn.GRU, "
-            "nn.GRUCell and nn.Linear are supported",
+            "nn.LSTM, their cells and nn.Linear are supported",
         )
     return weight.shape[1]
 
@@ -278,23 +192,23 @@ def _guess(state: Mapping[str, Any], keys: Sequence[str]) -> list[tuple[str, str
     """Modules in order of first appearance, every nn.Linear without activation."""
     modules: dict[_Module, None] = {}
     for key in keys:
-        if m := _GRU_KEY.fullmatch(key):
+        if m := _RNN_KEY.fullmatch(key):
             modules[_Module(True, m["prefix"] or "")] = None
         elif (m := _LINEAR_KEY.fullmatch(key)) and (
-            len(_shape(state[key])) == (2 if m["what"] == "weight" else 1)
+            len(shape_of(state[key])) == (2 if m["what"] == "weight" else 1)
         ):
             modules[_Module(False, m["prefix"] or "")] = None
         else:
-            _refuse(
+            refuse_tensor(
                 key,
-                f"of shape {_shape(state[key])}, it belongs to no nn.GRU, nn.GRUCell or nn.Linear, "
+                f"of shape {shape_of(state[key])}, it belongs to no nn.GRU, nn.LSTM or nn.Linear, "
                 "the modules that are supported; remove or fold it, or choose modules with layers",
             )
-    chain = [
-        ("gru" if m.recurrent else "linear", m.prefix, _module_keys(m.recurrent, m.prefix, keys))
-        for m in modules
-    ]
-    dense = [prefix or "linear" for kind, prefix, _ in chain if kind != "gru"]
+    chain = []
+    for recurrent, prefix in modules:
+        used = _module_keys(recurrent, prefix, keys)
+        chain.append((_recurrent_kind(state, used) if recurrent else "linear", prefix, used))
+    dense = [prefix or "linear" for kind, prefix, _ in chain if kind == "linear"]
     text = []
     if len(chain) > 1:
         text.append("the order of the modules is guessed: " + ", ".join(p for _, p, _ in chain))
@@ -321,14 +235,14 @@ def _given(layers: LayerList, keys: Sequence[str]) -> list[tuple[str, str, list[
             )
         kind, prefix = pair
         prefix = prefix.removesuffix(".")
-        if kind not in ("gru", *_DENSE):
+        if kind not in _KINDS:
             raise StillnetError(
-                f"layer '{prefix}': kind '{kind}' is not supported; use gru, {', '.join(_DENSE)}"
+                f"layer '{prefix}': kind '{kind}' is not supported; use {', '.join(_KINDS)}"
             )
-        used = _module_keys(kind == "gru", prefix, keys)
+        used = _module_keys(kind in _RECURRENT, prefix, keys)
         if not used:
-            needed = "weight_ih_l0" if kind == "gru" else "weight"
-            known = sorted({k.rpartition(".")[0] for k in keys}, key=_natural)
+            needed = "weight_ih_l0" if kind in _RECURRENT else "weight"
+            known = sorted({k.rpartition(".")[0] for k in keys}, key=natural)
             raise StillnetError(
                 f"layer '{prefix}': the state_dict has no tensor "
                 f"'{prefix + '.' if prefix else ''}{needed}' for a {kind} layer; its modules are "
@@ -352,60 +266,136 @@ def _given(layers: LayerList, keys: Sequence[str]) -> list[tuple[str, str, list[
 
 
 def _module_keys(recurrent: bool, prefix: str, keys: Sequence[str]) -> list[str]:
-    """Names of a module's tensors: all of a GRU's; weight, bias of an nn.Linear's; [] if none."""
-    pattern = _GRU_KEY if recurrent else _LINEAR_KEY
+    """Names of a module's tensors: all of an RNN's; weight, bias of an nn.Linear's; [] if none."""
+    pattern = _RNN_KEY if recurrent else _LINEAR_KEY
     used = [k for k in keys if (m := pattern.fullmatch(k)) and (m["prefix"] or "") == prefix]
     if not recurrent:
         used.sort(reverse=True)  # weight, bias
         dot = prefix + "." if prefix else ""
         if used and used[0] != f"{dot}weight":
-            _refuse(used[0], f"there is no '{dot}weight' with it; save the whole state_dict")
+            refuse_tensor(used[0], f"there is no '{dot}weight' with it; save the whole state_dict")
     return used
 
 
-def _add_gru(
-    model: Model | None,
-    prefix: str,
-    used: Sequence[str],
-    arrays: Mapping[str, np.ndarray],
-    name: str,
-) -> Model:
-    """Adds the stacked layers of one nn.GRU, or an nn.GRUCell."""
+def _recurrent_kind(state: Mapping[str, Any], used: Sequence[str]) -> str:
+    """gru or lstm, by the rows of the recurrent matrix."""
+    for key in used:
+        m = _RNN_KEY.fullmatch(key)
+        if m is not None and (m["what"], m["kind"]) == ("weight", "hh"):
+            shape = shape_of(state[key])
+            return "lstm" if len(shape) == 2 and shape[0] == 4 * shape[1] else "gru"
+    return "gru"
+
+
+class _Builder:
+    """Adds module after module to a model."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], name: str) -> None:
+        self._arrays = arrays
+        self._name = name
+        self._model: Model | None = None
+        self._table: np.ndarray | None = None  # (tokens, features), not yet multiplied in
+
+    def model(self) -> Model:
+        """The finished model."""
+        if self._model is None:
+            raise StillnetError(
+                "the state_dict's layers are an embedding alone: list the layer that it feeds too"
+            )
+        return self._model
+
+    def embedding(self, prefix: str, used: Sequence[str]) -> None:
+        """Keeps the table for the next layer."""
+        if self._model is not None or self._table is not None:
+            raise StillnetError(
+                f"layer '{prefix}' is an embedding behind another layer; the engine takes tokens "
+                "at its input only, so list it first"
+            )
+        if len(used) > 1:
+            refuse_tensor(used[1], "an nn.Embedding has no bias; list the module as 'linear'")
+        self._table = self._arrays[used[0]]
+        _columns(used[0], self._table)
+
+    def _enter(self, label: str, weight: np.ndarray) -> tuple[Model, np.ndarray]:
+        """The model so far, and the weights with the embedding multiplied in."""
+        table, self._table = self._table, None
+        if table is not None:
+            if table.shape[1] != weight.shape[1]:
+                raise StillnetError(
+                    f"layer '{label}': it takes {weight.shape[1]} inputs, the embedding before "
+                    f"it gives {table.shape[1]}; list the modules in their order"
+                )
+            weight = weight @ table.T
+        if self._model is None:
+            self._model = Model(weight.shape[1], name=self._name, one_hot=table is not None)
+        return self._model, weight
+
+    def dense(self, kind: str, prefix: str, used: Sequence[str]) -> None:
+        """Adds an nn.Linear."""
+        weight = self._arrays[used[0]]
+        bias = self._arrays[used[1]] if len(used) > 1 else None
+        _columns(used[0], weight)
+        model, weight = self._enter(prefix or "linear", weight)
+        model.dense(weight, bias, kind, name=prefix or "linear")
+
+    def recurrent(self, kind: str, prefix: str, used: Sequence[str]) -> None:
+        """Adds the stacked layers of one nn.GRU or nn.LSTM, or a cell."""
+        gates, family = (4, "LSTM") if kind == "lstm" else (3, "GRU")
+        parts = _stacked(used, family)
+        dot = prefix + "." if prefix else ""
+        cell = not any(re.search(r"_l\d+$", k) for k in used)
+        for layer in range(max(parts) + 1):
+            part = parts.get(layer, {})
+            suffix = "" if cell else f"_l{layer}"
+            for what in ("weight_ih", "weight_hh"):
+                if what not in part:
+                    refuse_tensor(
+                        f"{dot}{what}{suffix}", "it is missing; save the whole state_dict"
+                    )
+            w, r = self._arrays[part["weight_ih"]], self._arrays[part["weight_hh"]]
+            _columns(part["weight_ih"], w)
+            units = _columns(part["weight_hh"], r)
+            if r.shape[0] != gates * units:
+                _refuse_rows(part["weight_hh"], r.shape, gates, family)
+            single = cell or len(parts) == 1
+            label = (prefix or family.lower()) if single else f"{dot}l{layer}"
+            bi, bh = (self._arrays[part[b]] if b in part else None for b in ("bias_ih", "bias_hh"))
+            model, w = self._enter(label, w)
+            if kind == "lstm":
+                model.lstm(w, r, bi, bh, order="ifgo", name=label)
+                continue
+            if kind == "gru_inverted":  # 1 - sigmoid(v) = sigmoid(-v): the z rows change sign
+                sign = np.repeat([1.0, -1.0, 1.0], units)
+                w, r = w * sign[:, None], r * sign[:, None]
+                bi, bh = (b if b is None or b.shape != sign.shape else b * sign for b in (bi, bh))
+            model.gru(w, r, bi, bh, order="ruc", name=label, **_GRUS[kind])
+
+
+def _stacked(used: Sequence[str], family: str) -> dict[int, dict[str, str]]:
+    """Tensors of each stacked layer: ``weight_ih`` and so on to the key."""
     parts: dict[int, dict[str, str]] = {}
     for key in used:
-        m = _GRU_KEY.fullmatch(key)
+        m = _RNN_KEY.fullmatch(key)
         assert m is not None
         if m["reverse"]:
-            _refuse(
+            refuse_tensor(
                 key,
                 "bidirectional layers are not supported, as a stream has no end to start from; "
-                "train a forward GRU",
+                f"train a forward {family}",
             )
         if m["kind"] == "hr":
-            _refuse(key, "proj_size is not supported; train a GRU without projection")
+            refuse_tensor(key, "proj_size is not supported; train without projection")
         parts.setdefault(int(m["layer"] or 0), {})[f"{m['what']}_{m['kind']}"] = key
-    dot = prefix + "." if prefix else ""
-    cell = not any(re.search(r"_l\d+$", k) for k in used)
-    for layer in range(max(parts) + 1):
-        part = parts.get(layer, {})
-        suffix = "" if cell else f"_l{layer}"
-        for what in ("weight_ih", "weight_hh"):
-            if what not in part:
-                _refuse(f"{dot}{what}{suffix}", "it is missing; save the whole state_dict")
-        w, r = arrays[part["weight_ih"]], arrays[part["weight_hh"]]
-        inputs = _columns(part["weight_ih"], w)
-        units = _columns(part["weight_hh"], r)
-        if r.shape[0] != 3 * units:
-            kind = {4 * units: "of an LSTM", units: "of a plain RNN"}.get(r.shape[0], "of no GRU")
-            _refuse(
-                part["weight_hh"],
-                f"its shape {r.shape} is that {kind}, a GRU has (3*H, H); only GRU layers are "
-                "supported",
-            )
-        model = model or Model(inputs, name=name)
-        single = cell or len(parts) == 1
-        label = (prefix or "gru") if single else f"{dot}l{layer}"
-        biases = [arrays[part[b]] if b in part else None for b in ("bias_ih", "bias_hh")]
-        model.gru(w, r, *biases, order="ruc", name=label)
-    assert model is not None
-    return model
+    return parts
+
+
+def _refuse_rows(key: str, shape: tuple[int, ...], gates: int, family: str) -> None:
+    units = shape[1]
+    kinds = {4 * units: "of an LSTM", 3 * units: "of a GRU", units: "of a plain RNN"}
+    other = {4: "lstm", 3: "gru"}.get(shape[0] // units if shape[0] % units == 0 else 0)
+    refuse_tensor(
+        key,
+        f"its shape {shape} is that {kinds.get(shape[0], 'of no GRU or LSTM')}, {family} layers "
+        f"have ({gates}*H, H); "
+        + (f"list it as '{other}'" if other else "only GRU and LSTM layers are supported"),
+    )

@@ -30,6 +30,7 @@ __all__ = [
     "random_case",
     "random_inputs",
     "random_network",
+    "random_weights",
 ]
 
 T = TypeVar("T")
@@ -101,7 +102,8 @@ class Drawn(Choices):
 # -- networks ---------------------------------------------------------------------------------
 
 
-def _weights(choices: Choices, shape: tuple[int, ...]) -> np.ndarray:
+def random_weights(choices: Choices, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of every size and sign, int8."""
     kind, rng = choices.pick(WEIGHT_KINDS), choices.rng()
     if kind == "small":
         values = rng.integers(-8, 9, shape)
@@ -194,7 +196,7 @@ def random_network(
             source_fraction = fraction if source == INPUT else fractions[source]
             for gates in _gates(choices, cell, source >= i):
                 if len(matrices) < matrices_left - (count - 1 - i):
-                    weight = _weights(choices, (len(gates), sizes[i], size))
+                    weight = random_weights(choices, (len(gates), sizes[i], size))
                     matrices.append(
                         QuantizedMatrix(source, gates, weight, exponent - source_fraction)
                     )

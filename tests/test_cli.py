@@ -270,7 +270,7 @@ def test_unknown_commands_and_options(capsys) -> None:
         "there is no command 'xyzzy'; commands are quantize, run, info"
     )
     assert refusal(capsys, "info") == (
-        "the following arguments are required: FILE; see 'stillnet info --help'"
+        "name a network or an image to explain, or a cell with --cell"
     )
     assert refusal(capsys, "info", "a", "--frob") == (
         "unrecognized arguments: --frob; see 'stillnet info --help'"
@@ -397,7 +397,7 @@ def test_bad_networks_engines_presets(folder: Path, capsys) -> None:
         "--option: 'latency' is not NAME=VALUE"
     )
     assert refusal(capsys, "run", "net.safetensors", "x.npy", "--option", "latency=3") == (
-        "engine 'reference' has no option 'latency'"
+        "engine 'reference' has no option 'latency'; it has clear_every"
     )
     assert refusal(capsys, "run", "net.safetensors", "x.npy", "-o", "no/y.npy") == (
         "cannot write 'no/y.npy': No such file or directory; choose another place"

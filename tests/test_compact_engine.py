@@ -12,7 +12,6 @@ from random_networks import Bench, engine_config, random_case
 from stillnet.hw.compact_engine import CompactEngine
 from stillnet.hw.verilog import to_verilog
 from stillnet.sim.engine_model import Behaviour
-from stillnet.sw.contract.cells import CELLS
 
 # These take whatever engine the fixtures give them.
 from test_engine import (  # isort: skip  # noqa: F401
@@ -127,4 +126,17 @@ def test_what_it_cannot_be() -> None:
         CompactEngine(engine_config(cell_width=2))
     with pytest.raises(ValueError, match=r"^Compact engine has one threshold a vector"):
         CompactEngine(engine_config(second_threshold=True))
-    assert CompactEngine(engine_config(cells=tuple(CELLS))).config.cells == tuple(CELLS)
+    with pytest.raises(ValueError, match=r"^Compact engine has one multiplier for its cells"):
+        CompactEngine(engine_config(cell_sharing=2))
+    for cells, lacks in {
+        ("lstm_peephole",): r"no parameters \(pi, pf, po\)",
+        ("gru_before", "gru_reset"): r"no state of other layers \(h\)",
+        ("lstm",): r"no wide state variables \(c\)",
+        ("s5_encoder",): r"no operations \(floor\)",
+    }.items():
+        with pytest.raises(
+            ValueError, match=rf"^Compact engine cannot hold cell '{cells[-1]}': it has {lacks}$"
+        ):
+            CompactEngine(engine_config(cells=cells))
+    few = ("gru", "gru_before", "mingru", "ligru", "linear", "relu", "sigmoid", "tanh")
+    assert CompactEngine(engine_config(cells=few)).config.cells == few

@@ -21,7 +21,7 @@ from stillnet.hw.image_loader import ImageLoader
 from stillnet.hw.rescale import RESCALE_LATENCY, Rescale
 from stillnet.sw.contract import fixed, tables
 from stillnet.sw.contract import image as layout
-from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.registers import Error
@@ -73,22 +73,41 @@ def operands(bits: int, rng: np.random.Generator, count: int) -> np.ndarray:
 # -- cells --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_pipeline_computes_the_equation_of_its_cell(name: str) -> None:
-    cell = CELLS[name]
-    dut = CellPipeline(cell)
+def check_pipeline(cell: Cell, sharing: int = 1, count: int = 2000) -> None:
+    """A pipeline against its cell's integers, with operands of every size and sign."""
+    dut = CellPipeline(cell, sharing)
     assert dut.cell is cell
-    assert dut.latency == schedule(cell).latency
+    assert dut.sharing == sharing
+    assert dut.latency == schedule(cell, sharing).latency
     rng = np.random.default_rng(1)
-    m = {a: operands(fixed.PRE.bits, rng, 3000) for a in cell.accumulators}
-    state = {s: operands(f.bits, rng, 3000) for s, f in cell.state.items()}
+    m = {a: operands(fixed.PRE.bits, rng, count) for a in cell.accumulators}
+    m |= {p: operands(f.bits, rng, count) for p, f in cell.parameters.items()}
+    state = {s: operands(f.bits, rng, count) for s, f in {**cell.state, **cell.peers}.items()}
     inputs = {f"m_{a}": v for a, v in m.items()} | {f"s_{s}": v for s, v in state.items()}
-    found = stream_through(dut, inputs, ["y", "clipped", *(f"n_{s}" for s in state)], dut.latency)
+    if sharing > 1:  # what enters in other phases must not matter
+        inputs = {k: np.stack([v] + [~v] * (sharing - 1), 1).ravel() for k, v in inputs.items()}
+        more = dut.latency  # phases go on until the last result
+        inputs = {k: np.pad(v, (0, more)) for k, v in inputs.items()}
+        inputs["phase"] = np.arange(count * sharing + more) % sharing
+    watched = ["y", "clipped", *(f"n_{s}" for s in cell.state)]
+    found = stream_through(dut, inputs, watched, dut.latency)
+    found = {k: v[: count * sharing : sharing] for k, v in found.items()}
     y, following, clipped = cell.evaluate(m, state)
     np.testing.assert_array_equal(found["y"], y)
     assert found["clipped"].sum() == clipped
     for s, value in following.items():
         np.testing.assert_array_equal(found[f"n_{s}"], value)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_pipeline_computes_the_equation_of_its_cell(name: str) -> None:
+    check_pipeline(CELLS[name])
+
+
+@pytest.mark.parametrize("sharing", [2, 3, 5, 16])
+@pytest.mark.parametrize("name", ["gru", "lstm_peephole", "egru", "s5_state", "s5_glu"])
+def test_pipeline_with_shared_multipliers_computes_the_same(name: str, sharing: int) -> None:
+    check_pipeline(CELLS[name], sharing, 300)
 
 
 def test_pipeline_flags_the_very_elements_that_are_clipped() -> None:

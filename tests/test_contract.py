@@ -417,9 +417,10 @@ def test_config_files_that_are_not(tmp_path) -> None:
         EngineConfig.load("axi63")
 
 
-def test_fingerprint_covers_every_field_but_the_name() -> None:
+def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
     base = EngineConfig(formats=("dense", "block"), columns=100)
     assert dataclasses.replace(base, name="other").fingerprint == base.fingerprint
+    assert dataclasses.replace(base, cell_sharing=2).fingerprint == base.fingerprint
     changes: dict[str, object] = {
         "cells": ("gru",),
         "second_threshold": True,
@@ -432,14 +433,14 @@ def test_fingerprint_covers_every_field_but_the_name() -> None:
     }
     seen = {base.fingerprint}
     for f in dataclasses.fields(base):
-        if f.name in ("name", "ram_words"):
+        if f.name in ("name", "cell_sharing", "ram_words"):
             continue
         value = changes.get(f.name, getattr(base, f.name))
         value = value if f.name in changes else value * 2 if f.name != "address_bits" else 25
         seen.add(dataclasses.replace(base, **{f.name: value}).fingerprint)
     seen.add(dataclasses.replace(base, memory="ram", ram_words=64).fingerprint)
     seen.add(dataclasses.replace(base, memory="ram", ram_words=65).fingerprint)
-    assert len(seen) == 1 + len(dataclasses.fields(base)) - 2 + 2
+    assert len(seen) == 1 + len(dataclasses.fields(base)) - 3 + 2
     assert all(0 <= f < 1 << 32 for f in seen)
     # Options that came later change nothing for those who do not use them.
     assert PRESETS["axi64"].fingerprint == 0x52DBB9E4

@@ -249,20 +249,16 @@ REFUSALS = {
     ),
     "projection": (
         gru_with(weight_hr_l0=np.ones((2, 4))),
-        r"tensor 'rnn.weight_hr_l0': proj_size is not supported; train a GRU without projection",
-    ),
-    "lstm": (
-        {"lstm.weight_ih_l0": np.ones((16, 3)), "lstm.weight_hh_l0": np.ones((16, 4))},
-        r"tensor 'lstm.weight_hh_l0': its shape \(16, 4\) is that of an LSTM, a GRU has \(3\*H, H\)"
-        r"; only GRU layers are supported",
+        r"tensor 'rnn.weight_hr_l0': proj_size is not supported; train without projection",
     ),
     "rnn": (
         {"rnn.weight_ih_l0": np.ones((4, 3)), "rnn.weight_hh_l0": np.ones((4, 4))},
-        r"tensor 'rnn.weight_hh_l0': its shape \(4, 4\) is that of a plain RNN, a GRU has .*",
+        r"tensor 'rnn.weight_hh_l0': its shape \(4, 4\) is that of a plain RNN, GRU layers have "
+        r"\(3\*H, H\); only GRU and LSTM layers are supported",
     ),
     "no gru": (
         {"rnn.weight_ih_l0": np.ones((4, 3)), "rnn.weight_hh_l0": np.ones((9, 4))},
-        r"tensor 'rnn.weight_hh_l0': its shape \(9, 4\) is that of no GRU, a GRU has .*",
+        r"tensor 'rnn.weight_hh_l0': its shape \(9, 4\) is that of no GRU or LSTM, GRU layers .*",
     ),
     "missing matrix": (
         {"rnn.weight_ih_l0": np.ones((12, 3))},
@@ -328,7 +324,12 @@ LIST_REFUSALS = [
     ("gru", r"layers is 'gru'; give a list such as .*"),
     ([("gru",)], r"layers holds \('gru',\); each entry is a kind and a prefix, as .*"),
     (["gru"], r"layers holds 'gru'; each entry is a kind and a prefix, as .*"),
-    ([("lstm", "rnn")], r"layer 'rnn': kind 'lstm' is not supported; use gru, linear, relu, .*"),
+    ([("rnn", "rnn")], r"layer 'rnn': kind 'rnn' is not supported; use gru, gru_inverted, .*"),
+    (
+        [("relu", "fc_in"), ("lstm", "rnn"), ("sigmoid", "fc_out")],
+        r"tensor 'rnn.weight_hh_l0': its shape \(12, 4\) is that of a GRU, LSTM layers have "
+        r"\(4\*H, H\); list it as 'gru'",
+    ),
     (
         [("gru", "rn")],
         r"layer 'rn': the state_dict has no tensor 'rn.weight_ih_l0' for a gru layer; its modules "
@@ -452,7 +453,7 @@ def test_unknown_files_refused(tmp_path):
     file_refused(
         path, r"file '.*net.xyz' has the extension '.xyz' and no known content: give a .onnx, .*"
     )
-    for suffix, hint in {".h5": "tf2onnx", ".keras": "tf2onnx", ".npy": "savez"}.items():
+    for suffix, hint in {".pb": "tf2onnx", ".tflite": "tf2onnx", ".npy": "savez"}.items():
         path = path.rename(path.with_suffix(suffix))
         file_refused(path, rf"file '.*net{suffix}' cannot be imported: .*{hint}.*")
 

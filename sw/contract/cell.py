@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import importlib.util
+from functools import cache, cached_property
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -12,7 +14,7 @@ from .errors import StillnetError
 from .expr import Graph, Node, Variable
 from .fixed import ACTIVATION, PRE, Format
 
-__all__ = ["CELLS", "MAX_PEERS", "WORD_BITS", "Cell", "register"]
+__all__ = ["CELLS", "MAX_PEERS", "WORD_BITS", "Cell", "load_cells", "register"]
 
 WORD_BITS = 32
 """Widest parameter and state variable."""
@@ -158,3 +160,34 @@ def register(cell: type[Cell]) -> type[Cell]:
         raise StillnetError(f"a cell named '{cell.name}' exists already; choose another name")
     CELLS[cell.name] = cell()
     return cell
+
+
+def load_cells(path: str | Path) -> None:
+    """Runs a Python file that registers cells: ``stillnet --cells FILE COMMAND ...``.
+
+    Raises
+    ------
+    StillnetError
+        Where there is no such file, it fails, or it registers nothing.
+    """
+    _load(Path(path).resolve(), str(path))
+
+
+@cache
+def _load(path: Path, given: str) -> None:
+    before = set(CELLS)
+    spec = importlib.util.spec_from_file_location(f"stillnet_cells_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise StillnetError(f"'{given}' is not a Python file with cells")
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except StillnetError:
+        raise
+    except Exception as error:
+        raise StillnetError(
+            f"'{given}' failed with {type(error).__name__}: {error}; it must run without arguments"
+        ) from error
+    if set(CELLS) == before:
+        raise StillnetError(f"'{given}' registers no cell; put @register before its class")
+    for name in set(CELLS) - before:
+        _ = CELLS[name].graph  # an equation that is wrong is refused here

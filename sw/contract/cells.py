@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .cell import CELLS, Cell, register
-from .expr import Node, output, relu, select, sigmoid, tanh
+from .cell import CELLS, Cell, load_cells, register
+from .expr import Node, Variable, output, relu, select, sigmoid, tanh
 from .fixed import ACTIVATION, PRE, Format
+from .tables import SIGMOID
 
 __all__ = [
     "CELLS",
@@ -30,6 +31,7 @@ __all__ = [
     "Cell",
     "GRUBefore",
     "GRUBeforeRelu",
+    "GRURelu",
     "GRUReset",
     "GRUResetRelu",
     "LSTMPeephole",
@@ -37,11 +39,15 @@ __all__ = [
     "Relu",
     "Sigmoid",
     "Tanh",
+    "load_cells",
     "register",
 ]
 
 PEEPHOLE = Format(18, 14)
 """Peephole weights: one multiplier input, +-8."""
+
+CELL_STATE = Format(24, 17)
+"""c of an LSTM: +-64. It counts further than tanh can tell, and forgets from there."""
 
 RELU_STATE = Format(16, 11)
 """Hidden state of a recurrence through ReLU: +-16, the range of a pre-activation."""
@@ -63,6 +69,19 @@ class GRU(Cell):
         r, u = sigmoid(m.r), sigmoid(m.u)
         c = tanh(m.cx + r * m.ch)
         return state.h.next(c + u * (state.h - c))
+
+
+@register
+class GRURelu(Cell):
+    """GRU, reset after the product, with ReLU for the candidate: h is limited by its format."""
+
+    name = "gru_relu"
+    accumulators = ("r", "cx", "u", "ch")
+    state: ClassVar[dict[str, Format]] = {"h": RELU_STATE}
+
+    def update(self, m: Any, state: Any) -> Node:
+        c = relu(m.cx + sigmoid(m.r) * m.ch).narrow(PRE)
+        return state.h.next(c + sigmoid(m.u) * (state.h - c))
 
 
 @register
@@ -120,18 +139,24 @@ class GRUBeforeRelu(Cell):
         return state.h.next(c + sigmoid(m.u) * (state.h - c))
 
 
+def _forget(c: Variable, f: Node, added: Node) -> Node:
+    """c' = f * c + added, as c - (1 - f) c + added: rounding c to a multiplier's width then costs
+    little where f is near 1, which is where errors would add up."""
+    return c.next(c - (1 - f).narrow(SIGMOID) * c + added)
+
+
 @register
 class LSTM(Cell):
-    """Long short-term memory (PyTorch, ONNX). c has the range of a pre-activation, +-16."""
+    """Long short-term memory (PyTorch, ONNX)."""
 
     name = "lstm"
     accumulators = ("i", "f", "g", "o")
-    state: ClassVar[dict[str, Format]] = {"c": PRE, "h": ACTIVATION}
+    state: ClassVar[dict[str, Format]] = {"c": CELL_STATE, "h": ACTIVATION}
     bound = 1.0
 
     def update(self, m: Any, state: Any) -> Node:
         i, f, o = sigmoid(m.i), sigmoid(m.f), sigmoid(m.o)
-        c = state.c.next(f * state.c + i * tanh(m.g))
+        c = _forget(state.c, f, i * tanh(m.g))
         return state.h.next(o * tanh(c))
 
 
@@ -142,13 +167,13 @@ class LSTMPeephole(Cell):
     name = "lstm_peephole"
     accumulators = ("i", "f", "g", "o")
     parameters: ClassVar[dict[str, Format]] = dict.fromkeys(("pi", "pf", "po"), PEEPHOLE)
-    state: ClassVar[dict[str, Format]] = {"c": PRE, "h": ACTIVATION}
+    state: ClassVar[dict[str, Format]] = {"c": CELL_STATE, "h": ACTIVATION}
     bound = 1.0
 
     def update(self, m: Any, state: Any) -> Node:
         i = sigmoid(m.i + m.pi * state.c)
         f = sigmoid(m.f + m.pf * state.c)
-        c = state.c.next(f * state.c + i * tanh(m.g))
+        c = _forget(state.c, f, i * tanh(m.g))
         return state.h.next(sigmoid(m.o + m.po * c) * tanh(c))
 
 

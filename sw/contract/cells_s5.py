@@ -95,6 +95,7 @@ class S5Imag(Cell):
     accumulators = ("none",)
     peers: ClassVar[dict[str, Format]] = {"xr": STATE, "xi": STATE}
     scale: ClassVar[dict[str, str]] = {"xr": "x", "xi": "x", "y": "x"}
+    floors = True
 
     def update(self, m: Any, state: Any) -> Node:
         return select(_passes(state.xr, state.xi), state.xi, 0).floor(RESULT)

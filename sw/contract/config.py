@@ -12,9 +12,12 @@ from typing import Any
 
 from .cells import CELLS
 from .errors import StillnetError
-from .image import FORMATS, UNEQUAL_FORMATS, VERSION
+from .image import FORMATS, UNEQUAL_FORMATS, VERSION, block_rows
 
 __all__ = ["MEMORIES", "PRESETS", "EngineConfig"]
+
+MAX_STATE_NAMES = 8
+"""State variables that the host can select (``registers.Region``)."""
 
 MEMORIES = ("ram", "axi4", "port")
 """What stands behind the memory port: on-chip RAM, an AXI4 master, or the bare port."""
@@ -58,6 +61,9 @@ class EngineConfig:
     second_threshold : bool
         A second encoder for the recurrence of hidden vectors, so that a vector may have one
         threshold towards the layer above and another towards itself.
+    cell_sharing : int
+        Cycles that the cell pipeline takes an element, so that a multiplier can serve as many of
+        its products. No part of the fingerprint: images do not depend on it.
     memory : str
         ``"ram"``, ``"axi4"`` or ``"port"``.
     ram_words : int
@@ -90,6 +96,7 @@ class EngineConfig:
     fetch_words: int = 128
     prefetch_blocks: int = 16
     second_threshold: bool = False
+    cell_sharing: int = 1
     memory: str = "port"
     ram_words: int = 0
     int4: bool = False
@@ -110,6 +117,7 @@ class EngineConfig:
         ranges = {
             "units": (self.cell_width, 1 << 15),
             "inputs": (1, 1 << 15),
+            "cell_sharing": (1, 16),
             "accumulators": (2, 1 << 15),
             "layers": (1, 16),
             "matrices": (1, 64),
@@ -139,6 +147,19 @@ class EngineConfig:
                 raise StillnetError(
                     f"engine config: cell '{cell}' is unknown; known are {', '.join(CELLS)}"
                 )
+        if len(self.state_names) > MAX_STATE_NAMES:
+            raise StillnetError(
+                f"engine config: cells have {len(self.state_names)} state variables "
+                f"({', '.join(self.state_names)}), an engine has at most {MAX_STATE_NAMES}; leave "
+                "a cell out"
+            )
+        for cell in self.cells:
+            for peer in CELLS[cell].peers:
+                if peer not in self.state_names:
+                    raise StillnetError(
+                        f"engine config: cell '{cell}' reads state '{peer}' of another layer, "
+                        "which no cell of the engine has; add the cell that has it"
+                    )
         for field in ("second_threshold", "int4", "row_scale", "element_thresholds"):
             if not isinstance(getattr(self, field), bool):
                 raise StillnetError(
@@ -205,8 +226,18 @@ class EngineConfig:
 
     @property
     def max_accumulators(self) -> int:
-        """Most accumulators that any of the cells has."""
-        return max(len(CELLS[c].accumulators) for c in self.cells)
+        """Most accumulators and parameters that any of the cells has."""
+        return max(block_rows(CELLS[c]) for c in self.cells)
+
+    @property
+    def max_peers(self) -> int:
+        """Most peers that any of the cells has."""
+        return max(len(CELLS[c].peers) for c in self.cells)
+
+    def state_bits(self, name: str) -> int:
+        """Width of a state memory: that of the widest format of the variable."""
+        formats = [CELLS[c].state.get(name) for c in self.cells]
+        return max((f.bits for f in formats if f is not None), default=0)
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -228,10 +259,11 @@ class EngineConfig:
             for f in dataclasses.fields(self)
             if f.name in _LATER
         }
+        left_out = ("name", "cell_sharing")
         values = [
             f"{k}={v!r}"
             for k, v in sorted(self.to_dict().items())
-            if k != "name" and not (k in later and later[k] == v)
+            if k not in left_out and not (k in later and later[k] == v)
         ]
         text = f"stillnet image {VERSION};" + ";".join(values)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

@@ -22,10 +22,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from .cell import Cell
 from .errors import StillnetError
 
 __all__ = [
     "accumulator_place",
+    "block_rows",
     "BIAS_WORDS",
     "FORMATS",
     "CRC_RECORD",
@@ -127,12 +129,13 @@ LAYER: tuple[Record, ...] = (
     Record((("shift", 5), ("write_shift", 4), ("matrices", 8))),
     Record((("threshold", 17),)),
     Record((("threshold_recurrent", 17),)),
-    Record((("spare0", 32),)),
+    Record((("peer0", 16), ("peer1", 16))),
     Record((("spare1", 32),)),
 )
 """``cell``: place in the engine's list. ``unit_base``: first row of ``cell_width`` units in the
 state memories and event lists. ``matrices``: how many must be done before the cell may run, the
-bias run not counted."""
+bias run not counted. ``peer0``, ``peer1``: ``unit_base`` of the layers whose state the cell reads,
+in the order of ``Cell.peers``."""
 
 MATRIX: tuple[Record, ...] = (
     Record(
@@ -152,7 +155,8 @@ MATRIX: tuple[Record, ...] = (
     Record((("accumulator_base", 16), ("stride", 4), ("blocks", 12))),
 )
 """``source``: 0 the input, 1 + l layer l. ``recurrent``: the events of a step feed the next one.
-``gates``: mask over the accumulators of a block. ``stride``: accumulators a block.
+``gates``: mask over the accumulators of a block. ``stride``: accumulators and parameters a block.
+A bias run that is ``recurrent`` holds parameters: it is loaded once, not in each step.
 The order of the matrices is their priority, most urgent first. The others are zero for "dense":
 ``int4`` weights of four bits; ``kept`` rounds of a group; ``width`` log2 of the bits of an index;
 ``blocks`` of the layer."""
@@ -181,6 +185,15 @@ class Table(IntEnum):
     LENGTHS = 1
     INPUT_THRESHOLDS = 2
     THRESHOLDS = 3
+
+
+def block_rows(cell: Cell) -> int:
+    """Accumulator words that a block of units takes: the stride of a layer of this cell.
+
+    One for each accumulator, then one for each parameter; at least one, so that every layer has a
+    bias run and is read.
+    """
+    return max(1, cell.rows)
 
 
 def matrix_records(sparse: bool) -> tuple[Record, ...]:

@@ -293,15 +293,15 @@ def set_threshold(select: int, value: int) -> bytes:
 
 
 def read_state(region: int, index: int, count: int, *, half: bool = True) -> bytes:
-    """Reads elements of a state region; ``half`` for all but accumulators."""
+    """Reads elements of a state region; ``half`` for all but accumulators and wide variables."""
     select = write(Register.STATE_SELECT, [region << 28 | index])
     return select + read(Register.STATE_DATA, count, half=half)
 
 
-def write_state(region: int, index: int, values: Iterable[int]) -> bytes:
-    """Writes elements of a state region."""
+def write_state(region: int, index: int, values: Iterable[int], *, half: bool = True) -> bytes:
+    """Writes elements of a state region; ``half`` for all but wide variables."""
     select = write(Register.STATE_SELECT, [region << 28 | index])
-    return select + write(Register.STATE_DATA, list(values), half=True)
+    return select + write(Register.STATE_DATA, list(values), half=half)
 
 
 # -- identity -------------------------------------------------------------------------------------

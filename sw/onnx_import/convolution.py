@@ -1,0 +1,158 @@
+"""Causal convolutions in time of an ONNX graph, and the padding around them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .layers import Conv, Dense
+from .recurrent import roles
+from .tensors import Axis, Flow, Value, refuse
+from .walk import Walk, handles
+
+if TYPE_CHECKING:
+    import onnx
+
+_LARGEST_TAPS = 1 << 12
+
+
+@handles("Pad")
+def pad(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    """Zeros in front of the sequence, which the convolution behind it takes."""
+    flow = walk.flow(node, values)
+    attrs = walk.attributes(node)
+    if values[0] is not flow or flow.tokens:
+        refuse(node, "its parameters are computed from the data; export it with constant pads")
+    if attrs.get("mode", b"constant") != b"constant":
+        refuse(node, f"its mode is {attrs['mode'].decode()}; only zeros are supported")
+    value = attrs.get("value", 0.0)
+    if len(values) > 2 and values[2] is not None:
+        value = float(walk.const(node, values[2], "value").reshape(()))
+    if value != 0:
+        refuse(node, f"it pads with {value:g}; only zeros are supported")
+    rank = len(flow.dims)
+    pads = walk.parameter(node, values, 1, "pads") or []
+    chosen = walk.parameter(node, values, 3, "axes")
+    axes = walk.axes(node, list(range(rank)) if chosen is None else chosen, rank)
+    if len(pads) != 2 * len(axes):
+        refuse(node, f"pads {pads} do not fit {len(axes)} axes; export the model again")
+    before = {a: n for a, n in zip(axes, pads[: len(axes)]) if n}
+    after = {a: n for a, n in zip(axes, pads[len(axes) :]) if n}
+    if not before and not after:
+        walk.write(node, flow)
+        return
+    if after or len(before) != 1 or flow.padded or min(before.values()) < 0:
+        refuse(
+            node,
+            f"it pads by {pads}; only zeros in front of the sequence are supported, for a causal "
+            "convolution",
+        )
+    walk.write(node, replace(flow, padded=next(iter(before.items()))))
+
+
+@handles("Conv")
+def conv(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    """A convolution over the steps: X (batch, channels, steps)."""
+    flow = walk.flow(node, values)
+    attrs = walk.attributes(node)
+    if values[0] is not flow:
+        refuse(node, "its weights are computed from the data; export them as initializers")
+    weight = _full_weight(walk, node, attrs, values[1])
+    units, size, taps = weight.shape
+    if len(flow.dims) != 3:
+        refuse(
+            node,
+            f"its input has {len(flow.dims)} axes; only convolutions in time over (batch, "
+            "channels, steps) are supported",
+        )
+    excess = _check_causal(node, attrs, flow, taps)
+    walk.newest(node, flow)
+    batch, channels, time = flow.dims
+    if taps > 1:
+        roles(walk, node, flow, time, batch)
+    walk.contract(node, channels, size)
+    if walk.pending is not None and np.any(walk.pending.shift) and taps > 1:
+        refuse(
+            node,
+            f"its input is shifted by node '{walk.pending.node}', and zeros are put in front "
+            "after that; shift the recording on the host",
+        )
+    flat = weight.transpose(0, 2, 1).reshape(units * taps, size)
+    flat, shift = walk.take_pending(flat)
+    weight = flat.reshape(units, taps, -1).transpose(0, 2, 1)
+    bias = shift.reshape(units, taps).sum(axis=1)
+    if len(values) > 2 and values[2] is not None:
+        given = walk.const(node, values[2], "B")
+        if given.shape != (units,):
+            refuse(node, f"its B has shape {given.shape}, expected {(units,)}; export it again")
+        bias = bias + given
+    name = walk.fresh_name(node)
+    one = taps == 1
+    walk.open = Dense(name, weight[:, :, 0], bias) if one else Conv(name, weight, bias)
+    walk.layers.append(walk.open)
+    walk.unbounded()
+    walk.feature = () if units == 1 else (Axis(f"the outputs of '{name}'", units),)
+    out = walk.changed(node, (batch, walk.feature, time), flow.reduced)
+    walk.write(node, replace(out, excess=excess))
+
+
+def _full_weight(
+    walk: Walk, node: onnx.NodeProto, attrs: dict[str, Any], value: Value | None
+) -> np.ndarray:
+    """Weights (units, channels, taps) without groups and dilation: zeros where nothing is."""
+    weight = walk.const(node, value, "W")
+    if weight.ndim != 3:
+        refuse(
+            node,
+            f"its W has shape {weight.shape}; only convolutions in time (units, channels, taps) "
+            "are supported",
+        )
+    if list(attrs.get("kernel_shape", weight.shape[2:])) != list(weight.shape[2:]):
+        refuse(node, "its kernel_shape does not fit W; export the model again")
+    units, part, taps = weight.shape
+    groups = int(attrs.get("group", 1))
+    if groups < 1 or units % groups:
+        refuse(node, f"group {groups} does not divide {units} outputs; export the model again")
+    if groups > 1:
+        full = np.zeros((units, part * groups, taps))
+        rows = units // groups
+        for g in range(groups):
+            full[g * rows : (g + 1) * rows, g * part : (g + 1) * part] = weight[
+                g * rows : (g + 1) * rows
+            ]
+        weight = full
+    dilation = int((list(attrs.get("dilations", [])) or [1])[0])
+    if not 1 <= dilation * taps <= _LARGEST_TAPS:
+        refuse(node, f"dilation {dilation} with {taps} taps is out of range")
+    spread = np.zeros((*weight.shape[:2], (taps - 1) * dilation + 1))
+    spread[:, :, ::dilation] = weight
+    return spread
+
+
+def _check_causal(node: onnx.NodeProto, attrs: dict[str, Any], flow: Flow, taps: int) -> int:
+    """Steps behind the end that the result has too many, which a Slice must cut off."""
+    stride = int((list(attrs.get("strides", [])) or [1])[0])
+    if stride != 1:
+        refuse(
+            node,
+            f"its stride is {stride}; a stream has one output for each input, so keep the strided "
+            "front end on the host",
+        )
+    left, right = [int(n) for n in attrs.get("pads", [0, 0])]
+    automatic = attrs.get("auto_pad", b"NOTSET").decode()
+    if automatic not in ("NOTSET", "VALID") and taps > 1:
+        refuse(node, f"auto_pad is {automatic}, which is not causal; pad {taps - 1} in front")
+    if flow.padded is not None:
+        axis, count = flow.padded
+        if axis != 2:
+            refuse(node, f"its input is padded along axis {axis}, not along the steps")
+        left += count
+    if left != taps - 1 or right not in (0, taps - 1):
+        refuse(
+            node,
+            f"it has {taps} taps in time with {left} zeros in front and {right} behind, which is "
+            f"not causal; pad {taps - 1} in front and none behind",
+        )
+    return right
