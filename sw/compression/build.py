@@ -49,7 +49,7 @@ def choose_fractions(model: Model, choice: FormatChoice, bits: int) -> dict[int,
         if key not in cache:
             total = 0.0
             for bundle in bundles(model, i):
-                weight = bundle.weight(layer)
+                weight = bundle.weight(layer)[::_THIN]
                 sources = [layer.matrices[j].source for j, _ in bundle.parts]
                 ratio, power, fine = [], [], []
                 for s in sources:
@@ -63,7 +63,7 @@ def choose_fractions(model: Model, choice: FormatChoice, bits: int) -> dict[int,
                 rounded = np.clip(np.rint(weight / step), -limit, limit - 1) * step
                 noise = (rounded - weight) ** 2 @ p + weight**2 @ np.concatenate(fine)
                 gain = np.concatenate([choice.gain[i][order.index(g)] for g in bundle.gates])
-                total += float(np.sum(gain * noise))
+                total += float(np.sum(gain[::_THIN] * noise))
             cache[key] = total
         return cache[key]
 
@@ -88,6 +88,9 @@ def choose_fractions(model: Model, choice: FormatChoice, bits: int) -> dict[int,
             break
     return fraction
 
+
+_THIN = 4
+"""Every so many rows stand for all of them where formats are chosen."""
 
 _HEADROOM = 1.1
 _SATURATED = 8.0
@@ -134,32 +137,43 @@ def choose_exponents(
             felt = np.concatenate(
                 [job.sensitivity.accumulators[i, g].mean(axis=0) for g in bundle.gates]
             )
-            parts.append((place, weight, peak, first, ratio, power, felt + 1e-3 * felt.mean()))
+            felt = felt + 1e-3 * felt.mean()
+            given = job.steps.get((i, place))
+            parts.append((place, weight, peak, first, ratio, power, felt, given))
 
         def trial(exponent: int, place_of: int, peak: np.ndarray, reach: float = reach):
             unit = 2.0 ** (place_of - exponent)
             return np.maximum(peak / reach, 2.0**-10) * unit, highest * unit
 
         ranking = []
-        free = [best_steps(w, p, bits, r) * 2.0**-f for _, w, _, f, r, p, _ in parts]
+        free = [
+            (best_steps(w[::_THIN], p, bits, r) if g is None else g) * 2.0**-f
+            for _, w, _, f, r, p, _, g in parts
+        ]
         middle = -round(math.log2(float(np.median(np.concatenate(free)))))
-        for exponent in range(middle - 3, middle + 3):
+        # Of equal ones the finest: given steps then lose least to the multiplier's own rounding.
+        for exponent in range(middle + 3, middle - 5, -1):
             if not 0 <= exponent - base + RESCALE_GUARD_BITS <= 31:
                 continue
             total = 0.0
-            for _, weight, peak, first, ratio, power, felt in parts:
-                step = best_steps(weight, power, bits, ratio, None, trial(exponent, first, peak))
+            for _, weight, peak, first, ratio, power, felt, given in parts:
+                low, high = trial(exponent, first, peak)
+                if given is not None:
+                    total += math.inf if given.max() > high else 0.0
+                    continue
+                some = weight[::_THIN]
+                step = best_steps(some, power, bits, ratio, None, (low[::_THIN], high))
                 grid = Grid(bits, step, ratio)
-                error = (grid.values(grid.integers(weight)) - weight) ** 2 @ power
-                total += float(np.sum(felt * error))
+                error = (grid.values(grid.integers(some)) - some) ** 2 @ power
+                total += float(np.sum(felt[::_THIN] * error))
             ranking.append((total, exponent))
-        if not ranking:
+        if not ranking or math.isinf(min(ranking)[0]):
             raise StillnetError(
                 f"layer '{layer.name}': its weights are out of the reach of the rescale shift; "
                 "rescale the model"
             )
-        exponents.append(min(ranking)[1])
-        for place, _, peak, first, _, _, _ in parts:
+        exponents.append(min(ranking, key=lambda r: r[0])[1])
+        for place, _, peak, first, _, _, _, _ in parts:
             bounds[i, place] = trial(exponents[i], first, peak)
     return exponents, bounds
 

@@ -272,13 +272,15 @@ def _prepare(
         options.passes,
     )
     job = Job(model, layout, x, trace, fraction, felt, Encoders({}, fraction))
+    if given is not None:
+        if given.steps and not multipliers:
+            raise StillnetError("steps are given, which int8 weights have no multipliers for")
+        honour(job, given)
     exponents = list(choice.exponent)
     if multipliers:
         exponents, job.bounds = choose_exponents(job, options.bits)
     else:
-        job.steps = _powers_of_two(model, choice)
-    if given is not None:
-        honour(job, given)
+        job.steps |= _powers_of_two(model, choice)
     sources = [
         s
         for s in range(INPUT, len(model.layers))
