@@ -140,6 +140,18 @@ class Engine(wiring.Component):
                 fetcher.length_index.eq(loader.entry_index),
                 fetcher.length.eq(loader.entry[:16]),
             ]
+        if config.element_thresholds:
+            width_bits = config.cell_width.bit_length() - 1
+            for encoder, which, shift in (
+                (input_encoder.encoder, image.Table.INPUT_THRESHOLDS, 0),
+                (write_back.encoders[0], image.Table.THRESHOLDS, width_bits),
+            ):
+                m.d.comb += [
+                    encoder.element_write.eq(loader.entry_write & (loader.entry[28:31] == which)),
+                    encoder.element_row.eq(loader.entry_index >> shift),
+                    encoder.element_number.eq(loader.entry_index[:shift]),
+                    encoder.element_threshold.eq(loader.entry[:17]),
+                ]
         connect(m, scheduler.runs, fetcher.runs)
         # Words come later than their column, so the column has the time for a slice.
         m.submodules.column_slice = column_slice = RegisterSlice(fetcher.columns.payload.shape())

@@ -201,7 +201,9 @@ class Scheduler(wiring.Component):
         parity, above = Signal(layers), Signal(layers)
         loaded = Signal(layers)  # accumulators hold the biases
         # Parameters are loaded once, in a run of their own that the image lists before the biases.
-        parameters = any(CELLS[c].accumulators and CELLS[c].parameters for c in config.cells)
+        parameters = config.row_scale or any(
+            CELLS[c].accumulators and CELLS[c].parameters for c in config.cells
+        )
         constant = Signal(layers)  # parameters are there
         pending = Signal(layers)  # columns were issued since the latest dispatch
         remaining = [Signal(8, name=f"remaining{i}") for i in range(layers)]
@@ -263,7 +265,7 @@ class Scheduler(wiring.Component):
             self.cell_commands.payload,
             self.write_commands.payload,
         )
-        strides = Array([image.block_rows(CELLS[c]) for c in config.cells])
+        strides = Array([image.block_rows(CELLS[c], config.row_scale) for c in config.cells])
         m.d.comb += [
             read.layer.eq(current),
             read.step.eq(Cat(parity.bit_select(current, 1), above.bit_select(current, 1))),

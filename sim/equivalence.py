@@ -140,7 +140,7 @@ class NetworkOnEngine:
         """Accumulators of a layer, then its parameters, shape (rows of a block, units)."""
         units = self.network.layers[layer].units
         lanes = self.config.multipliers
-        count = block_rows(CELLS[self.network.layers[layer].cell])
+        count = block_rows(CELLS[self.network.layers[layer].cell], self.config.row_scale)
         blocks = -(-units // lanes)
         base = self.placement.accumulator_base[layer]
         words = blocks * count + 1

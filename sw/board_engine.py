@@ -66,7 +66,7 @@ def run_on_board(
     if initial:
         engine.set_hidden(initial)
     engine.reset_counters()
-    reference = Reference(network, engine.config.lanes) if check else None
+    reference = Reference(network, config=engine.config) if check else None
     outputs: list[np.ndarray] = []
     difference = None
     clock = engine.transport.now

@@ -17,6 +17,7 @@ from .contract import image as layout
 from .contract.cells import CELLS, Cell
 from .contract.columns import Layout, bias_words, encode
 from .contract.config import EngineConfig
+from .contract.fixed import SCALE_FRACTION
 from .contract.image import BIAS_WORDS, SLOT_BYTES, UNEQUAL_FORMATS, Kind
 from .errors import StillnetError
 from .network import INPUT, Network, QuantizedLayer
@@ -97,11 +98,13 @@ def place(network: Network, config: EngineConfig) -> Placement:
         unit_base.append(units // config.cell_width)
         accumulator_base.append(accumulators)
         units += -(-layer.units // config.cell_width) * config.cell_width
-        accumulators += layer.blocks(config.multipliers) * layout.block_rows(CELLS[layer.cell])
+        accumulators += layer.blocks(config.multipliers) * layout.block_rows(
+            CELLS[layer.cell], config.row_scale
+        )
         accumulators += accumulators % 2
     inputs = 1 if network.input_mode.one_hot else network.inputs
     matrices = sum(
-        len(_bias_runs(CELLS[layer.cell])) + len(layer.matrices) for layer in network.layers
+        len(_bias_runs(CELLS[layer.cell], config)) + len(layer.matrices) for layer in network.layers
     )
     for field, needed in {
         "units": units,
@@ -131,25 +134,41 @@ def _check_cells(network: Network, config: EngineConfig) -> None:
             f"network '{network.name}' has a separate recurrent threshold, engine '{config.name}' "
             "has one encoder; generate one with second_threshold = true"
         )
+    for option, what in (
+        ("row_scale", "multipliers of rows"),
+        ("element_thresholds", "thresholds by element"),
+    ):
+        if getattr(network, option) and not getattr(config, option):
+            raise StillnetError(
+                f"network '{network.name}' has {what}, engine '{config.name}' does not; generate "
+                f"one with {option} = true"
+            )
 
 
-def _bias_runs(cell: Cell) -> list[tuple[int, int, bool]]:
+def _bias_runs(cell: Cell, config: EngineConfig) -> list[tuple[int, int, bool]]:
     """Bias runs of a layer as (first row, rows, once) of a block.
 
     Parameters have a run of their own, so that a layer that starts each step from its biases loads
     them only once; it comes first, because a cell may run when the biases are there.
     """
     count = len(cell.accumulators)
-    if cell.accumulators and cell.parameters:
-        return [(count, len(cell.parameters), True), (0, count, False)]
-    return [(0, layout.block_rows(cell), False)]
+    rows = layout.block_rows(cell, config.row_scale)
+    if cell.accumulators and rows > count:
+        return [(count, rows - count, True), (0, count, False)]
+    return [(0, rows, False)]
 
 
-def _block_values(layer: QuantizedLayer) -> np.ndarray:
-    """Biases and parameters as they lie in a block, int64, shape (rows of a block, units)."""
+def _block_values(layer: QuantizedLayer, config: EngineConfig) -> np.ndarray:
+    """Biases, parameters and row multipliers as they lie in a block, int64, shape (rows of a
+    block, units)."""
     cell = CELLS[layer.cell]
     rows = [layer.bias[a] for a in cell.accumulators]
     rows += [layer.parameters[p] for p in cell.parameters]
+    if config.row_scale:
+        one = np.full(layer.units, 1 << SCALE_FRACTION)
+        scale = [(layer.scale or {}).get(a, one) for a in cell.accumulators]
+        for k in range(0, len(scale), 2):
+            rows.append(scale[k] + ((scale[k + 1] if k + 1 < len(scale) else one) << 16))
     return np.stack(rows or [np.zeros(layer.units)]).astype(np.int64)
 
 
@@ -163,7 +182,9 @@ def _bias_words(bias: np.ndarray, lanes: int) -> np.ndarray:
     return np.stack([(rows >> (8 * k)) & 0xFF for k in range(BIAS_WORDS)], axis=2).astype(np.uint8)
 
 
-def _tables(network: Network, config: EngineConfig, lengths: list[int]) -> bytes:
+def _tables(
+    network: Network, config: EngineConfig, placement: Placement, lengths: list[int]
+) -> bytes:
     """The tables behind the descriptors, in whole slots."""
     tables: dict[layout.Table, list[int]] = {}
     if config.columns:
@@ -173,6 +194,19 @@ def _tables(network: Network, config: EngineConfig, lengths: list[int]) -> bytes
                 f"'{config.name}' has {config.columns}; generate an engine with a larger 'columns'"
             )
         tables[layout.Table.LENGTHS] = lengths
+    if config.element_thresholds:
+        # Zero where one threshold serves all: an event has to reach both.
+        if not network.input_mode.one_hot:
+            first = network.input_thresholds
+            zeros = np.zeros(network.inputs, int)
+            tables[layout.Table.INPUT_THRESHOLDS] = (zeros if first is None else first).tolist()
+        last, base = network.layers[-1], placement.unit_base[-1]
+        units = np.zeros(base * config.cell_width + last.units, int)
+        for layer, row in zip(network.layers, placement.unit_base):
+            if layer.thresholds is not None:
+                start = row * config.cell_width
+                units[start : start + layer.units] = layer.thresholds
+        tables[layout.Table.THRESHOLDS] = units.tolist()
     data = b"".join(
         layout.ENTRY.pack({"value": v, "spare": 0, "table": table, "first": int(k == 0)}).to_bytes(
             4, "little"
@@ -231,7 +265,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
         ),
     )
     layers = len(network.layers)
-    runs = sum(len(_bias_runs(CELLS[layer.cell])) for layer in network.layers) + len(jobs)
+    runs = sum(len(_bias_runs(CELLS[layer.cell], config)) for layer in network.layers) + len(jobs)
     layouts = {
         (i, j): network.layers[i].matrices[j].layout(network.layers[i].cell, config)
         for i, j in jobs
@@ -244,7 +278,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
             lengths += layouts[ij].lengths.tolist()
     records_each = layout.matrix_records(config.sparse)
     slots = len(layout.HEADER) + len(layout.LAYER) * layers + len(records_each) * runs
-    entries = _tables(network, config, lengths)
+    entries = _tables(network, config, placement, lengths)
     header_bytes = slots * SLOT_BYTES + len(entries)
     body = bytearray()
 
@@ -261,7 +295,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
 
     matrix_values: list[dict[str, int]] = []
     for i, layer in enumerate(network.layers):
-        stack = _block_values(layer)
+        stack = _block_values(layer, config)
         matrix_values += [
             {
                 "source": 0,
@@ -277,7 +311,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
                 **_NO_FORMAT,
                 "blocks": layer.blocks(lanes) if config.sparse else 0,
             }
-            for first, rows, once in _bias_runs(CELLS[layer.cell])
+            for first, rows, once in _bias_runs(CELLS[layer.cell], config)
         ]
     for i, j in jobs:
         layer = network.layers[i]
@@ -294,7 +328,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
                 "column_words": stored.pitch,
                 "list_base": 0 if matrix.source == INPUT else placement.unit_base[matrix.source],
                 "accumulator_base": placement.accumulator_base[i],
-                "stride": layout.block_rows(CELLS[layer.cell]),
+                "stride": layout.block_rows(CELLS[layer.cell], config.row_scale),
                 **_NO_FORMAT,
                 "int4": int(stored.bits == 4),
                 "kept": stored.kept,
@@ -332,7 +366,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
             "input_mode": network.input_mode,
             "input_one": network.input_fraction if one_hot else 0,
             "outputs": network.outputs % 1024,
-            "input_threshold": network.input_threshold,
+            "input_threshold": network.input_threshold if network.input_thresholds is None else 0,
             "table_slots": len(entries) // SLOT_BYTES,
             "notes_bytes": len(note_bytes) + 4,
         },
@@ -354,7 +388,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
                 "shift": layer.shift,
                 "write_shift": layer.write_shift,
                 "matrices": len(layer.matrices),
-                "threshold": layer.threshold,
+                "threshold": layer.threshold if layer.thresholds is None else 0,
                 "threshold_recurrent": second,
                 "peer0": peers[0] if peers else 0,
                 "peer1": peers[1] if len(peers) > 1 else 0,

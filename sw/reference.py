@@ -101,7 +101,11 @@ class Reference:
                 columns = m.weight.astype(np.float64).reshape(-1, m.weight.shape[2]).T
                 self._columns[i, j] = np.ascontiguousarray(columns)
                 self._rows[i, j] = gates
-                self._lengths[i, j] = m.layout(layer.cell, self.config).lengths
+                self._lengths[i, j] = (
+                    m.layout(layer.cell, config).lengths
+                    if config
+                    else np.full(m.weight.shape[2], m.column_words(lanes))
+                )
                 self._users.setdefault((m.source, m.source >= i), []).append((i, j))
         self._bias = [
             np.stack([layer.bias[g] for g in CELLS[layer.cell].accumulators]).astype(np.int64)

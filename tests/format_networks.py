@@ -19,7 +19,7 @@ __all__ = ["format_case", "format_cases", "prune"]
 
 
 def prune(choices: Choices, network: Network, config: EngineConfig) -> None:
-    """Gives every matrix a pattern, a width and a format, in place."""
+    """Gives every matrix a pattern, a width and a format, in place; and what else there is."""
     room = config.columns
     for layer in network.layers:
         for j, m in enumerate(layer.matrices):
@@ -39,6 +39,17 @@ def prune(choices: Choices, network: Network, config: EngineConfig) -> None:
             layer.matrices[j] = dataclasses.replace(
                 m, weight=weight * kept.astype(np.int8), bits=bits, format=forced
             )
+        if config.row_scale and choices.chance(70):
+            rng = choices.rng()
+            layer.scale = {
+                g: rng.integers(0, choices.pick((1 << 15, 1 << 15, 2)), layer.units)
+                for g in layer.bias
+                if choices.chance(80)
+            }
+        if config.element_thresholds and choices.chance(70):
+            layer.thresholds = choices.rng().integers(0, choices.pick((300, 1 << 17)), layer.units)
+    if config.element_thresholds and not network.input_mode.one_hot and choices.chance(70):
+        network.input_thresholds = choices.rng().integers(0, 500, network.inputs)
     network.validate()
 
 

@@ -418,7 +418,7 @@ def test_config_files_that_are_not(tmp_path) -> None:
 
 
 def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
-    base = EngineConfig(formats=("dense", "block"), columns=100)
+    base = EngineConfig(formats=("dense", "block"), columns=100, second_threshold=False)
     assert dataclasses.replace(base, name="other").fingerprint == base.fingerprint
     assert dataclasses.replace(base, cell_sharing=2).fingerprint == base.fingerprint
     changes: dict[str, object] = {

@@ -13,8 +13,10 @@ from stillnet.sw.contract.image import FORMATS
 
 FEW = {"lanes": 8, "cells": ("gru", "linear", "relu")}
 CONFIGS: dict[str, EngineConfig] = {
-    "int4": engine_config(int4=True, **FEW),
-    "sparse": engine_config(formats=FORMATS, columns=512, **FEW),
+    "int4": engine_config(int4=True, row_scale=True, **FEW),
+    "sparse": engine_config(
+        formats=FORMATS, columns=512, cell_width=2, element_thresholds=True, **FEW
+    ),
     "both": engine_config(int4=True, formats=FORMATS, columns=512, **FEW),
 }
 

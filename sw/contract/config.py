@@ -165,6 +165,17 @@ class EngineConfig:
                 raise StillnetError(
                     f"engine config: {field} must be true or false, not {getattr(self, field)!r}"
                 )
+        if self.second_threshold and self.element_thresholds:
+            raise StillnetError(
+                "engine config: second_threshold and element_thresholds exclude each other; leave "
+                "one out"
+            )
+        if self.max_accumulators > 8:
+            raise StillnetError(
+                f"engine config: a cell takes {self.max_accumulators} words of accumulators, "
+                "parameters and row multipliers a block, at most 8 are possible; leave it or "
+                "row_scale out"
+            )
         self._check_formats()
         if self.memory not in MEMORIES:
             raise StillnetError(
@@ -226,8 +237,8 @@ class EngineConfig:
 
     @property
     def max_accumulators(self) -> int:
-        """Most accumulators and parameters that any of the cells has."""
-        return max(block_rows(CELLS[c]) for c in self.cells)
+        """Most accumulators and parameters that any of the cells has, multipliers included."""
+        return max(block_rows(CELLS[c], self.row_scale) for c in self.cells)
 
     @property
     def max_peers(self) -> int:

@@ -187,13 +187,14 @@ class Table(IntEnum):
     THRESHOLDS = 3
 
 
-def block_rows(cell: Cell) -> int:
+def block_rows(cell: Cell, row_scale: bool = False) -> int:
     """Accumulator words that a block of units takes: the stride of a layer of this cell.
 
-    One for each accumulator, then one for each parameter; at least one, so that every layer has a
-    bias run and is read.
+    One for each accumulator, then one for each parameter, then, in an engine with multipliers of
+    rows, one for those of two accumulators, the first in the low half; at least one, so that every
+    layer has a bias run and is read.
     """
-    return max(1, cell.rows)
+    return max(1, cell.rows + (-(-len(cell.accumulators) // 2) if row_scale else 0))
 
 
 def matrix_records(sparse: bool) -> tuple[Record, ...]:
