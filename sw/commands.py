@@ -668,16 +668,11 @@ def _show_image(result: dict[str, Any]) -> None:
             layer["mode"],
             threshold,
             ", ".join(
-<<<<<<< HEAD
                 [
-                    f"{m['source']}: {m['columns']} columns of {m['column_words']} words"
+                    f"{m['source']}: {m['columns']} columns of {_words(m)} words, {m['format']}"
                     for m in layer["matrices"]
                 ]
                 + [f"{s} of {name}" for s, name in layer.get("peers", {}).items()]
-=======
-                f"{m['source']}: {m['columns']} columns of {_words(m)} words, {m['format']}"
-                for m in layer["matrices"]
->>>>>>> ready-formats
             ),
         )
     _print(table)
