@@ -154,8 +154,19 @@ class Engine(wiring.Component):
                 ]
         connect(m, scheduler.runs, fetcher.runs)
         # Words come later than their column, so the column has the time for a slice.
-        m.submodules.column_slice = column_slice = RegisterSlice(fetcher.columns.payload.shape())
-        connect(m, fetcher.columns, column_slice.i_stream)
+        # It comes from a block RAM, which is slow: straight into a register, then into the slice.
+        column, column_valid = Signal.like(fetcher.columns.payload, reset_less=True), Signal()
+        m.submodules.column_slice = column_slice = RegisterSlice(column.shape())
+        m.d.comb += [
+            fetcher.columns.ready.eq(~column_valid | column_slice.i_stream.ready),
+            column_slice.i_stream.payload.eq(column),
+            column_slice.i_stream.valid.eq(column_valid),
+        ]
+        with m.If(fetcher.columns.ready):
+            m.d.sync += [
+                column.eq(fetcher.columns.payload),
+                column_valid.eq(fetcher.columns.valid),
+            ]
         connect(m, column_slice.o_stream, lanes.columns)
         input_list = input_encoder.encoder
         hidden_list = write_back.encoders[0]
@@ -543,14 +554,17 @@ class Engine(wiring.Component):
             with m.Default():
                 m.d.sync += read_data.eq(counter_late)
 
+        # A cycle late, which nobody sees: counters are read while nothing moves.
+        word, held, starved = Signal(), Signal(), Signal()
+        m.d.sync += [word.eq(lanes.taken), held.eq(lanes.held), starved.eq(lanes.starved)]
         output_last = Signal()
         m.d.comb += [
             output_last.eq(self.outputs.valid & self.outputs.ready & self.outputs.payload.last),
             counters.clear.eq(clear_counters),
             counters.active.eq(loaded & ~clearing & ~scheduler.idle),
-            counters.word.eq(lanes.taken),
-            counters.held.eq(lanes.held),
-            counters.starved.eq(lanes.starved),
+            counters.word.eq(word),
+            counters.held.eq(held),
+            counters.starved.eq(starved),
             counters.saturated.eq(write_back.saturated),
             counters.accepted.eq(input_encoder.accepted),
             counters.was_idle.eq(scheduler.idle),

@@ -17,6 +17,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 
+from .data_register import Data
 from .event_encoder import ENCODE_CYCLES, LOOKUP_CYCLES, EventEncoder
 
 __all__ = ["InputEncoder", "InputStatus"]
@@ -226,12 +227,15 @@ class InputEncoder(wiring.Component):
 
         # -- the two halves -----------------------------------------------------------------------
 
+        # A vector is known a cycle after its first element; its first event is later still.
+        begun, begun_half = Signal(), Data()
+        m.d.sync += [begun.eq(step & first), begun_half.eq(half)]
         done_half = later(half, LOOKUP_CYCLES + ENCODE_CYCLES)
         for i in range(2):
             released = Signal(name=f"released{i}")
             m.d.comb += released.eq(self.finished & (self.finished_half == i))
             m.d.sync += pending[i].eq(pending[i] - released)
-            with m.If(step & first & (half == i)):
+            with m.If(begun & (begun_half == i)):
                 m.d.sync += [
                     pending[i].eq(self.users),
                     self.status[i].present.eq(1),
@@ -247,7 +251,7 @@ class InputEncoder(wiring.Component):
                 m.d.sync += self.status[i].present.eq(0)
         busy = Signal()
         m.d.comb += busy.eq(
-            Cat(taking, arrived, leaving, second_event, *(p.any() for p in pending)).any()
+            Cat(taking, arrived, leaving, second_event, begun, *(p.any() for p in pending)).any()
         )
         m.d.comb += [
             self.idle.eq(~busy),

@@ -308,11 +308,14 @@ class Scheduler(wiring.Component):
         ]
         for k in range(s.peers):
             m.d.comb += cell.peers[k].eq((layer.peer0, layer.peer1)[k])
-        last_layer = Signal()
-        m.d.comb += [
-            last_layer.eq(current == self.layers - 1),
-            self.step_dispatched.eq(dispatch & last_layer),
+        last_layer = Data()  # looked at when the layer has settled, so a cycle late is in time
+        layer_end, matrix_end = Data(s.layer), Data(s.matrix)
+        m.d.sync += [
+            layer_end.eq(self.layers - 1),
+            matrix_end.eq(self.matrices - 1),
+            last_layer.eq(current == layer_end),
         ]
+        m.d.comb += self.step_dispatched.eq(dispatch & last_layer)
         with m.If(dispatch):
             m.d.sync += [
                 settled.eq(0),
@@ -401,7 +404,7 @@ class Scheduler(wiring.Component):
         m.d.sync += [
             valid1.eq(scanning),
             index1.eq(scan),
-            last1.eq(scanning & (scan == self.matrices - 1)),
+            last1.eq(scanning & (scan == matrix_end)),
             valid2.eq(valid1),
             index2.eq(index1),
             last2.eq(last1),
@@ -520,7 +523,7 @@ class Scheduler(wiring.Component):
                     scan.eq(scan + 1),
                 ]
                 m.next = "SETUP"
-                with m.If(scan == self.matrices - 1):
+                with m.If(scan == matrix_end):
                     m.d.sync += [current.eq(0), settled.eq(0)]
                     m.next = "SETUP_LAYERS"
             with m.State("SETUP_LAYERS"), m.If(settled.all()):
@@ -547,7 +550,7 @@ class Scheduler(wiring.Component):
                     begin_pass()
             with m.State("SCAN"):
                 m.d.sync += scan.eq(scan + 1)
-                with m.If(scan == self.matrices - 1):
+                with m.If(scan == matrix_end):
                     m.d.sync += [scanning.eq(0), scan.eq(scan)]
                 with m.If(urgent | last3 | ~self.enable):
                     m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
