@@ -669,8 +669,11 @@ def _show_image(result: dict[str, Any]) -> None:
             layer["mode"],
             threshold,
             ", ".join(
-                f"{m['source']}: {m['columns']} columns of {m['column_words']} words"
-                for m in layer["matrices"]
+                [
+                    f"{m['source']}: {m['columns']} columns of {m['column_words']} words"
+                    for m in layer["matrices"]
+                ]
+                + [f"{s} of {name}" for s, name in layer.get("peers", {}).items()]
             ),
         )
     _print(table)

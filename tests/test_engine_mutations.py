@@ -222,8 +222,8 @@ def test_a_bias_byte_missing_in_the_image_is_noticed(
 
 
 def test_weights_one_row_off_in_the_image_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pack_module._dense_words
+    whole = pack_module.encode
     monkeypatch.setattr(
-        pack_module, "_dense_words", lambda weight, lanes: whole(np.roll(weight, 1, axis=1), lanes)
+        pack_module, "encode", lambda weight, *rest: whole(np.roll(weight, 1, axis=1), *rest)
     )
     assert noticed(Bench(CONFIG), EXAMPLES) is not None
