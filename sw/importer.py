@@ -12,7 +12,8 @@ from typing import Any
 from .egru_import import from_egru, is_egru
 from .errors import StillnetError
 from .model import Model
-from .s5_import import S5Options, from_s5, s5_from_jax
+from .s5_import import S5Options, from_s5
+from .s5_names import s5_from_jax
 from .tensor_files import read_npz, read_pt, read_safetensors
 from .torch_import import LayerList, from_state_dict, layers_of
 

@@ -125,6 +125,10 @@ CONV_REFUSALS = {
         r"node 'conv_y' \(Conv\): it has 3 taps in time with 1 zeros in front and 1 behind, which "
         r"is not causal; pad 2 in front and none behind",
     ),
+    "looks one step ahead": (
+        [("Conv", "x W", "y", {"pads": [2, 1]})],
+        r"node 'conv_y' \(Conv\): it has 3 taps in time with 2 zeros in front and 1 behind, .*",
+    ),
     "valid": (
         [("Conv", "x W", "y")],
         r"node 'conv_y' \(Conv\): it has 3 taps in time with 0 zeros in front and 0 behind, .*",

@@ -101,6 +101,14 @@ GRAPHS = {
         [FC, ("LSTM", "m W R B", "Y", H), ("Squeeze", "Y one", "n"), ("Add", "m n", "y")],
         "y",
     ),
+    "relu of a relu beside a negative": (
+        [FC, ("Relu", "m", "a"), ("Concat", "a m", "c", {"axis": 2}), ("Relu", "c", "y")],
+        "y",
+    ),
+    "relu of a shifted sigmoid": (
+        [FC, ("Sigmoid", "m", "a"), ("Sub", "a s", "q"), ("Relu", "q", "y")],
+        "y",
+    ),
     "sum of sums": ([FC, ("Add", "m x", "a"), ("Add", "a x", "c"), ("Relu", "c", "y")], "y"),
     "batch normalisation beside": (
         [FC, ("Mul", "m s", "q"), ("Relu", "q", "a"), ("Add", "m a", "y")],
@@ -243,6 +251,22 @@ def test_graph_refused(name):
     proto = case(nodes, *outputs or [["y"]])
     proto.graph.initializer.extend([const("k", np.ones((1, 1, 3)))])
     refused(proto, message)
+
+
+def test_layers_above_one_that_is_left_out_keep_their_sources():
+    """A GRU of two layers, which read each other, above an LSTM that only gives its state."""
+    nodes = [("LSTM", "x W R B", "Y h c", H), ("GRU", "x P Q D", "Z", H)]
+    nodes += [("Squeeze", "Z one", "z"), ("MatMul", "z v", "y")]
+    proto = case(nodes, ["y", "h"])
+    rng = np.random.default_rng(4)
+    proto.graph.initializer.extend([const(n, v) for n, v in zip("PQD", weights(rng, 3, 3, 3))])
+    with pytest.warns(UserWarning, match="no data output depends on 'lstm_Y', which is left out"):
+        model = from_onnx(proto)
+    assert [layer.cell for layer in model.layers] == ["gru_reset", "gru_before", "linear"]
+    assert model.layers[0].peers == {"h": 1}
+    x = rng.normal(size=(9, 3)).astype(np.float32)
+    expected = runtime(proto, x[:, None])[0][:, 0]
+    np.testing.assert_allclose(model.run(x), expected, atol=TOLERANCE)
 
 
 def test_states_of_a_layer_that_no_output_needs_are_reported():

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from stillnet.sw.errors import StillnetError
 from stillnet.sw.importer import load_model
-from stillnet.sw.s5_import import S5Options, from_s5, s5_from_jax, s5_from_torch, save_s5
+from stillnet.sw.s5_import import S5Options, from_s5, save_s5
+from stillnet.sw.s5_names import s5_from_jax, s5_from_torch
 
 
 def complex_of(a):
