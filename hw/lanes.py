@@ -149,14 +149,14 @@ class Lanes(wiring.Component):
         column = Data(column_layout(config))
         valid = Signal()
         left = Data(16)  # words of the column, this one included
-        last = Signal()
+        last = Data()  # left == 1
         block = Data(s.block)
         block_base = Data(s.accumulator_address)
         rest = Data(s.gates)  # gates of this block still to come, this one included
         byte = Signal(range(parts))
         others = Signal(s.gates)  # rest without its lowest gate
         gate = Signal(range(max(2, s.gates)))
-        m.d.comb += [others.eq(rest & (rest - 1)), last.eq(left == 1)]
+        m.d.comb += others.eq(rest & (rest - 1))
         for g in reversed(range(s.gates)):
             with m.If(rest[g]):
                 m.d.comb += gate.eq(g)
@@ -278,7 +278,7 @@ class Lanes(wiring.Component):
         with m.Else():
             m.d.sync += [spare.eq(walk), spare_open.eq(walk_open)]
         with m.If(~spare_valid & valid):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
             if config.int4:
                 m.d.sync += byte.eq(Mux(byte_last, 0, byte + 1))
             else:
@@ -302,6 +302,7 @@ class Lanes(wiring.Component):
                 valid.eq(1),
                 column.eq(entry),
                 left.eq(entry.words),
+                last.eq(entry.words == 1),
                 block.eq(0),
                 block_base.eq(entry.base),
                 rest.eq(entry.gates),
