@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Elaboratable
 from amaranth.sim import Simulator
+from random_equations import random_cell
 
 from stillnet.hw.cell_pipeline import CellPipeline, TableLookup, schedule
 from stillnet.hw.event_encoder import (
@@ -109,6 +110,18 @@ def check_pipeline(cell: Cell, sharing: int = 1, count: int = 2000) -> None:
 @pytest.mark.parametrize("name", CELLS)
 def test_pipeline_computes_the_equation_of_its_cell(name: str) -> None:
     check_pipeline(CELLS[name])
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_pipeline_of_a_random_equation(seed: int) -> None:
+    """Every operation, on operands of all widths, with and without shared multipliers."""
+    check_pipeline(random_cell(seed), 1 + seed % 4, 160)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1000, 1300))
+def test_pipelines_of_many_random_equations(seed: int) -> None:
+    check_pipeline(random_cell(seed, 25), 1 + seed % 4, 160)
 
 
 @pytest.mark.parametrize("sharing", [2, 3, 5, 16])
