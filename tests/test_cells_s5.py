@@ -223,6 +223,19 @@ def published_integers(network: Network, rows: np.ndarray) -> np.ndarray:
     return np.array(outputs)
 
 
+def test_biases_hold_the_half_that_makes_a_floor() -> None:
+    rng = np.random.default_rng(1)
+    model, _ = stack(rng, 4, 8, 7, 1, 3)
+    network = quantize(model, signal(rng, 30, 4), correct_bias=False)
+    for i, (layer, real) in enumerate(zip(network.layers, model.layers)):
+        half = 0
+        if CELLS[layer.cell].floors and layer.shift > 8:
+            half = 1 << layer.shift - 9
+        for g, b in layer.bias.items():
+            exact = np.rint(real.bias[g] * 2.0 ** network.exponent(i))
+            assert np.array_equal(b, exact - half), (layer.name, g)
+
+
 def loud(network: Network, rng: np.random.Generator) -> None:
     """Every number at or near the ends of its format; |lam| may exceed one."""
     for layer in network.layers:

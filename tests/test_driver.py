@@ -548,6 +548,28 @@ def test_engine_that_hangs_is_reset(model: LinkModel) -> None:
     np.testing.assert_array_equal(engine.step_integers(row), fresh(net).step_integers(row))
 
 
+def test_a_reset_at_any_moment_leaves_nothing(model: LinkModel) -> None:
+    """Registers without a reset keep what a cut step left in them: it must not be seen again."""
+    engine = connect(model, timeout=0.004)
+    rng = np.random.default_rng(5)
+    nets = [delta_network(), *(network(seed) for seed in range(1, 8))]
+    for k in range(48):
+        net = nets[k % len(nets)]
+        engine.load(net)
+        size = 1 if net.input_mode.one_hot else net.inputs
+        for row in inputs(k, net, 3):
+            payload = row.astype("<i2").tobytes()
+            assert len(payload) == 2 * size
+            engine.session.send(Command.STEP, payload, 2 * net.outputs)
+        model.run(int(rng.integers(1, 1200)))
+        engine.reset()
+        following = nets[(k + int(rng.integers(0, 2))) % len(nets)]
+        engine.load(following)
+        reference = fresh(following)
+        for row in inputs(k + 1, following, 2):
+            np.testing.assert_array_equal(engine.step_integers(row), reference.step_integers(row))
+
+
 def test_through_uarts() -> None:
     """3 Mbaud at 100 MHz: streaming fills at least 90 % of the line."""
     model = board(serial=True)
