@@ -21,7 +21,7 @@ import numpy as np
 from .contract import tables
 from .contract.cells import CELLS, Cell
 from .contract.expr import Graph, Node
-from .contract.fixed import PRE
+from .contract.fixed import PRE, SCALE_FRACTION
 from .contract.rules import FLOATS
 from .layers import Layer
 from .network import Network, QuantizedLayer
@@ -192,14 +192,24 @@ def accumulator_bound(
     if CELLS[layer.cell].floors and quantized.shift > 8:
         half = 2.0 ** (quantized.shift - 9)  # taken from the biases so that rounding floors
     m = {g: np.asarray(b, float).copy() for g, b in layer.bias.items()}
-    error = {g: np.abs(m[g] - (quantized.bias[g] + half) * unit) for g in m}
+    factor = {g: np.ones(layer.units) for g in m}
+    error = {g: np.zeros(layer.units) for g in m}
+    # Behind a row multiplier the value has been rounded once more, before it.
+    rounding = 2.0 ** (-PRE.fraction - 1) / 2.0 ** label_exponent(
+        CELLS[layer.cell], layer_exponents(quantized), "m"
+    )
+    for g, multiplier in (quantized.scale or {}).items():
+        factor[g] = multiplier * 2.0**-SCALE_FRACTION
+        error[g] += rounding * factor[g]
+    for g in m:
+        error[g] += np.abs(m[g] - (quantized.bias[g] + half) * unit * factor[g])
     for matrix, q in zip(layer.matrices, quantized.matrices):
         x, dx = vectors[matrix.source], errors[matrix.source]
         weights = q.weight.astype(float) * 2.0**-q.fraction
         for k, g in enumerate(matrix.gates):
+            row = weights[k] * factor[g][:, None]
             m[g] = m[g] + matrix.weight[k] @ x
-            error[g] = error[g] + np.abs(weights[k] - matrix.weight[k]) @ np.abs(x)
-            error[g] = error[g] + np.abs(weights[k]) @ dx
+            error[g] = error[g] + np.abs(row - matrix.weight[k]) @ np.abs(x) + np.abs(row) @ dx
     cell = CELLS[layer.cell]
     for p, values in layer.parameters.items():
         power = cell.parameters[p].fraction + label_exponent(cell, quantized.exponents, p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -275,6 +276,31 @@ def test_the_bound_notices(change) -> None:
     check(model, network, x)
     honest = copy.deepcopy(network)
     broken(network, change)
+    with pytest.raises(AssertionError, match="bound"):
+        check(model, network, x, honest=honest)
+
+
+def test_the_bound_knows_of_row_multipliers() -> None:
+    rng = np.random.default_rng(4)
+    w = weights(rng, 4, 10, 14, 0.5)
+    x = slow(rng, 20, 10) / 4
+    model = Model(10).lstm(**w)
+    network = quantize(model, x)
+    layer = network.layers[0]
+    layer.scale = {g: rng.integers(1 << 13, 1 << 15, 14) for g in "ifgo"}
+    network.validate()
+    # The float model of the same rows.
+    real = model.layers[0]
+    factor = {g: v * 2.0**-14 for g, v in layer.scale.items()}
+    matrices = tuple(
+        replace(m, weight=m.weight * np.stack([factor[g] for g in m.gates])[:, :, None])
+        for m in real.matrices
+    )
+    bias = {g: b * factor[g] for g, b in real.bias.items()}
+    model.layers[0] = replace(real, matrices=matrices, bias=bias)
+    check(model, network, x)
+    honest = copy.deepcopy(network)
+    layer.scale["f"] = layer.scale["f"] - 2000
     with pytest.raises(AssertionError, match="bound"):
         check(model, network, x, honest=honest)
 
