@@ -20,7 +20,6 @@ def test_rows_hold_together() -> None:
     columns = row["words"] / row["fired_columns"]
     assert columns == pytest.approx(24 * 0.25 * 1.5)  # 24 rounds; two places in a word of indices
     assert row["fired_columns"] == pytest.approx((1 - SMALL.sparsity) * 424, rel=0.05)
-    assert row["utilisation"] > 0.9
     stalls = row["stall_cell"] + row["stall_memory"] + row["stall_events"]
     assert row["cycles"] == pytest.approx(row["words"] + stalls)
 
