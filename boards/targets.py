@@ -122,7 +122,12 @@ def block_rams(config: EngineConfig) -> int:
         return min(wide, narrow)
 
     rows = config.units // config.cell_width
-    total = 2 * config.lanes * blocks(-(-config.accumulators // 2), 32)
+    # Two half banks, or two copies where columns are pruned.
+    depth = config.accumulators if config.sparse else -(-config.accumulators // 2)
+    total = 2 * config.multipliers * blocks(depth, 32)
+    total += blocks(config.columns, 16)
+    if config.element_thresholds:
+        total += blocks(config.inputs, 17) + config.cell_width * blocks(rows, 17)
     state = [16, *map(config.state_bits, config.state_names)]  # with the references
     total += config.cell_width * sum(blocks(rows, bits) for bits in state)
     total += blocks(rows, 17 * config.cell_width + 16)
