@@ -31,6 +31,7 @@ from stillnet.sw.contract.image import Kind
 from .accumulator_reader import read_command_layout
 from .cell_unit import cell_command_layout
 from .column_fetcher import run_layout
+from .data_register import Data
 from .input_encoder import InputStatus
 from .lanes import format_fields
 from .shapes import Shapes
@@ -206,22 +207,30 @@ class Scheduler(wiring.Component):
         )
         constant = Signal(layers)  # parameters are there
         pending = Signal(layers)  # columns were issued since the latest dispatch
-        remaining = [Signal(8, name=f"remaining{i}") for i in range(layers)]
-        finished = Signal(matrices)
-        seen = Signal(matrices)
+        remaining = [Data(8, name=f"remaining{i}") for i in range(layers)]
+        finished = Data(matrices)
+        seen = Data(matrices)
         positions = Memory(shape=unsigned(16), depth=matrices, init=[])
         m.submodules.positions = positions
         position_reader, position_writer = positions.read_port(), positions.write_port()
+        # A cell is dispatched many cycles after its last column, so a register does no harm.
+        issued, issued_layer = Signal(), Data(s.layer)
+        issued_sequence = Data(s.sequence)
+        m.d.sync += [
+            issued.eq(self.issued),
+            issued_layer.eq(self.issued_layer),
+            issued_sequence.eq(self.sequence + 1),
+        ]
         latest = Memory(shape=unsigned(s.sequence), depth=layers, init=[])
         m.submodules.latest = latest
         latest_reader, latest_writer = latest.read_port(), latest.write_port()
         m.d.comb += [
-            latest_writer.addr.eq(self.issued_layer),
-            latest_writer.data.eq(self.sequence + 1),
-            latest_writer.en.eq(self.issued),
+            latest_writer.addr.eq(issued_layer),
+            latest_writer.data.eq(issued_sequence),
+            latest_writer.en.eq(issued),
         ]
-        with m.If(self.issued):
-            m.d.sync += pending.bit_select(self.issued_layer, 1).eq(1)
+        with m.If(issued):
+            m.d.sync += pending.bit_select(issued_layer, 1).eq(1)
 
         # -- dispatch: cells in the order of (step, layer) ----------------------------------------
 
@@ -229,6 +238,7 @@ class Scheduler(wiring.Component):
         settled = Signal(2)  # the tables show the current layer
         dispatch = Signal()
         ready, ready_next = Signal(), Signal()  # once ready, a cell stays so until dispatched
+        room = Signal()  # so does this; the next cell is not ready before it shows the last one
         running = Signal()
         m.d.comb += [
             layer_index.eq(current),
@@ -241,17 +251,18 @@ class Scheduler(wiring.Component):
                 & loaded.bit_select(current, 1)
                 & ~dispatch
             ),
-            dispatch.eq(
-                ready
-                & self.read_commands.ready
-                & self.cell_commands.ready
-                & self.write_commands.ready
-            ),
+            dispatch.eq(ready & room),
             self.read_commands.valid.eq(dispatch),
             self.cell_commands.valid.eq(dispatch),
             self.write_commands.valid.eq(dispatch),
         ]
-        m.d.sync += [settled.eq(Cat(1, settled)), ready.eq(ready_next)]
+        m.d.sync += [
+            settled.eq(Cat(1, settled)),
+            ready.eq(ready_next),
+            room.eq(
+                self.read_commands.ready & self.cell_commands.ready & self.write_commands.ready
+            ),
+        ]
         # The tables show a layer a cycle before it is settled.
         rows = Signal(16)
         single = Signal()
@@ -318,6 +329,7 @@ class Scheduler(wiring.Component):
 
         # -- scan: one matrix a cycle through four stages ----------------------------------------
 
+        # The tables are read at ``scan`` and nowhere else, so that their index is a register.
         scan = Signal(s.matrix)
         scanning = Signal()
         # stage 1: the tables show matrix ``index1``
@@ -380,9 +392,9 @@ class Scheduler(wiring.Component):
         valid2, index2, last2 = Signal(), Signal(s.matrix), Signal()
         wanted2, bias2, input2, half2 = (Signal() for _ in range(4))
         held2, late2 = Signal(), Signal()
-        vector2 = Signal.like(vector)
-        position2 = Signal(16)
-        target2 = Signal(s.layer)
+        vector2 = Signal.like(vector, reset_less=True)
+        position2 = Data(16)
+        target2 = Data(s.layer)
         held = (self.reading & (self.reading_layer == target)) | (
             self.next_reading & (self.next_layer == target)
         )
@@ -406,9 +418,9 @@ class Scheduler(wiring.Component):
         # stage 3: decision
         valid3, index3, last3 = Signal(), Signal(s.matrix), Signal()
         wanted3, events3, complete3 = Signal(), Signal(), Signal()
-        rows3, position3 = Signal(16), Signal(16)
+        rows3, position3 = Data(16), Data(16)
         input3, half3, held3, late3 = (Signal() for _ in range(4))
-        target3 = Signal(s.layer)
+        target3 = Data(s.layer)
         m.d.sync += [
             valid3.eq(valid2),
             index3.eq(index2),
@@ -436,7 +448,7 @@ class Scheduler(wiring.Component):
         best_valid = Signal()
         best_rank = Signal(2)
         best = Signal(s.matrix)
-        best_rows, best_position = Signal(16), Signal(16)
+        best_rows, best_position = Data(16), Data(16)
         better = Signal()
         rank = Cat(late3, held3)
         m.d.comb += better.eq(candidate & (~best_valid | (rank < best_rank)))
@@ -465,7 +477,7 @@ class Scheduler(wiring.Component):
         # -- run: the chosen matrix fetches -------------------------------------------------------
 
         run = self.runs.payload
-        run_data = Signal(run_layout(config))
+        run_data = Data(run_layout(config))
         m.d.comb += run.eq(run_data)
         clean = Signal()  # nothing moved since the pass began
         moved = Signal()
@@ -476,7 +488,6 @@ class Scheduler(wiring.Component):
             m.d.sync += [clean.eq(0), self.idle.eq(0)]
 
         run_constant = Signal()  # the run loads parameters
-        setup = Signal(s.matrix)
         reset_wanted = Signal()
 
         def begin_pass() -> None:
@@ -492,26 +503,24 @@ class Scheduler(wiring.Component):
         with m.FSM():
             with m.State("STOPPED"):
                 with m.If(reset_wanted):
-                    m.d.sync += [setup.eq(0), reset_wanted.eq(0)]
+                    m.d.sync += [scan.eq(0), reset_wanted.eq(0)]
                     m.next = "SETUP"
             with m.State("SETUP"):
-                m.d.comb += matrix_index.eq(setup)
                 m.next = "SETUP_WRITE"
             with m.State("SETUP_WRITE"):
                 m.d.comb += [
-                    matrix_index.eq(setup),
-                    position_writer.addr.eq(setup),
+                    position_writer.addr.eq(scan),
                     position_writer.data.eq(0),
                     position_writer.en.eq(1),
                 ]
                 # A recurrence finds the empty vector of "step -1"; other matrices find nothing.
                 m.d.sync += [
-                    seen.bit_select(setup, 1).eq(matrix.recurrent),
-                    finished.bit_select(setup, 1).eq(1),
-                    setup.eq(setup + 1),
+                    seen.bit_select(scan, 1).eq(matrix.recurrent),
+                    finished.bit_select(scan, 1).eq(1),
+                    scan.eq(scan + 1),
                 ]
                 m.next = "SETUP"
-                with m.If(setup == self.matrices - 1):
+                with m.If(scan == self.matrices - 1):
                     m.d.sync += [current.eq(0), settled.eq(0)]
                     m.next = "SETUP_LAYERS"
             with m.State("SETUP_LAYERS"), m.If(settled.all()):
@@ -543,19 +552,18 @@ class Scheduler(wiring.Component):
                 with m.If(urgent | last3 | ~self.enable):
                     m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
                     m.d.sync += [last1.eq(0), last2.eq(0), last3.eq(0)]
+                    m.d.sync += scan.eq(Mux(better, index3, best))
                     m.next = "CHOOSE"
                 # The tables change under a scan while another image is loaded.
                 with m.If(~self.enable):
                     m.next = "START"
             with m.State("CHOOSE"):
-                m.d.comb += [matrix_index.eq(best), position_reader.addr.eq(best)]
                 with m.If(best_valid):
                     m.next = "PREPARE"
                 with m.Else():
                     m.d.sync += self.idle.eq(clean & ~moved)
                     next_pass()
             with m.State("PREPARE"):
-                m.d.comb += matrix_index.eq(best)
                 if parameters:
                     m.d.sync += run_constant.eq(matrix.recurrent)
                 m.d.sync += [

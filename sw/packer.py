@@ -15,14 +15,14 @@ import numpy as np
 
 from .contract import image as layout
 from .contract.cells import CELLS, Cell
-from .contract.columns import Layout, bias_words, encode
+from .contract.columns import Layout, bias_words, candidates, encode, readable
 from .contract.config import EngineConfig
 from .contract.fixed import SCALE_FRACTION
 from .contract.image import BIAS_WORDS, SLOT_BYTES, UNEQUAL_FORMATS, Kind
 from .errors import StillnetError
 from .network import INPUT, Network, QuantizedLayer
 
-__all__ = ["Image", "Placement", "describe", "load_image", "pack", "place"]
+__all__ = ["Image", "Placement", "costs", "describe", "load_image", "pack", "place"]
 
 _NO_FORMAT = dict.fromkeys(
     (
@@ -122,13 +122,19 @@ def place(network: Network, config: EngineConfig) -> Placement:
 
 
 def _check_cells(network: Network, config: EngineConfig) -> None:
-    for layer in network.layers:
-        if layer.cell not in config.cells:
-            raise StillnetError(
-                f"layer '{layer.name}' needs cell '{layer.cell}', engine '{config.name}' has "
-                f"{', '.join(config.cells)}; generate one with "
-                f"cells = {json.dumps([*config.cells, layer.cell])}"
-            )
+    lacking = [layer for layer in network.layers if layer.cell not in config.cells]
+    if lacking:
+        cells = list(dict.fromkeys([*config.cells, *(layer.cell for layer in lacking)]))
+        raise StillnetError(
+            f"layer '{lacking[0].name}' needs cell '{lacking[0].cell}', engine '{config.name}' has "
+            f"{', '.join(config.cells)}; generate one that has it with: stillnet generate "
+            f"{config.option} --set 'cells={json.dumps(cells)}' -o core.v"
+        )
+    if not any(m.source == INPUT for m in network.layers[0].matrices):
+        raise StillnetError(
+            f"layer '{network.layers[0].name}' is the first one and not fed by the input, so that "
+            "nothing tells the engine that a step has begun; feed it, if only with zeros"
+        )
     if network.second_threshold and not config.second_threshold:
         raise StillnetError(
             f"network '{network.name}' has a separate recurrent threshold, engine '{config.name}' "
@@ -458,6 +464,34 @@ def _notes(
             for i, layer in enumerate(network.layers)
         ],
     }
+
+
+def costs(network: Network, config: EngineConfig) -> list[dict[str, Any]]:
+    """What each matrix would take in every format that the engine reads, and which is chosen.
+
+    Returns
+    -------
+    list of dict
+        ``layer``, ``source``, ``bits``, ``density``, ``format`` (chosen), ``words`` (of all
+        columns, by format), one a matrix.
+    """
+    rows = []
+    for layer in network.layers:
+        for m in layer.matrices:
+            engine = readable(m.mask(layer.cell), config)
+            found = candidates(m.ordered(layer.cell), m.bits, engine, everything=True)
+            chosen = m.layout(layer.cell, config)
+            rows.append(
+                {
+                    "layer": layer.name,
+                    "source": network.source_name(m.source),
+                    "bits": chosen.bits,
+                    "density": np.count_nonzero(m.weight) / m.weight.size,
+                    "format": chosen.name,
+                    "words": {x.name: x.words for x in found},
+                }
+            )
+    return rows
 
 
 def load_image(source: str | Path | bytes) -> Image:

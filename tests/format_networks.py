@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from random_networks import Case, Choices, Drawn, Seeded, random_case
 from test_weight_formats import PATTERNS, pattern
 
+from stillnet.sim.engine_model import Behaviour
 from stillnet.sw.contract.columns import readable
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import FORMATS, UNEQUAL_FORMATS
-from stillnet.sw.network import Network
+from stillnet.sw.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
 
-__all__ = ["format_case", "format_cases", "prune"]
+__all__ = ["format_case", "format_cases", "prune", "short_case"]
 
 
 def prune(choices: Choices, network: Network, config: EngineConfig) -> None:
@@ -61,6 +62,33 @@ def _pruned(choices: Choices, case: Case, config: EngineConfig) -> Case:
 def format_case(seed: int, config: EngineConfig, **limits: Any) -> Case:
     """The case of a seed."""
     return _pruned(Seeded(seed + 1), random_case(seed, config, **limits), config)
+
+
+def short_case(seed: int, config: EngineConfig) -> Case:
+    """Columns of one to five words, all fired, all with one row, from a memory that never pauses.
+
+    Formats take turns with the seed, and so do the ends of both widths.
+    """
+    rng = np.random.default_rng(seed)
+    units, size = (1, 9, 40)[seed % 3], 40
+    bits = 4 if config.int4 and seed % 2 else 8
+    limit = 1 << (bits - 1)
+    weight = rng.choice([-limit, limit - 1], (1, units, size)).astype(np.int8)
+    weight *= rng.random((1, units, size)) < (0.05, 0.3, 1.0)[seed // 2 % 3]
+    weight[0, seed % units] = limit - 1  # one row is in every column
+    layer = QuantizedLayer(
+        "short",
+        "linear",
+        units,
+        [QuantizedMatrix(INPUT, ("y",), weight, 7, bits, FORMATS[seed // 6 % len(FORMATS)])],
+        {"y": rng.integers(-1000, 1000, units)},
+        shift=15,
+        write_shift=0,
+        fraction=11,
+    )
+    inputs = rng.choice([-32768, 32767], (6, size))
+    none = np.zeros((0, size), np.int64)
+    return Case(Network(size, 11, [layer]), inputs, none, Behaviour(latency=1), bool(seed % 4))
 
 
 @st.composite

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from format_networks import format_case
+from format_networks import format_case, format_cases, short_case
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from random_networks import Bench, engine_config
 
 from stillnet.sw.contract.config import EngineConfig
@@ -36,3 +38,18 @@ def test_random_networks(benches: dict[str, Bench], name: str, part: int) -> Non
     bench = benches[name]
     for seed in range(10 * part, 10 * part + 10):
         bench.check(format_case(seed, bench.config))
+
+
+@pytest.mark.parametrize("name", ["sparse", "both"])
+def test_short_columns_at_one_row(benches: dict[str, Bench], name: str) -> None:
+    bench = benches[name]
+    for seed in range(36):
+        bench.check(short_case(seed, bench.config))
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), name=st.sampled_from(sorted(CONFIGS)))
+def test_any_network(benches: dict[str, Bench], data: st.DataObject, name: str) -> None:
+    bench = benches[name]
+    bench.check(data.draw(format_cases(bench.config)))

@@ -94,7 +94,7 @@ MUTATIONS: dict[str, Mutation] = {
         ),
     ),
     "a byte of the bias is lost": Mutation(
-        "lanes", "Lanes", (("bias_value.eq(Cat(*bytes_, ", "bias_value.eq(Cat(*bytes_[:-1], 0 * "),)
+        "lanes", "Lanes", (("bias_value.eq(Cat(*bytes_))", "bias_value.eq(Cat(*bytes_[:-1]))"),)
     ),
     "the cell reads one row off": Mutation(
         "engine",
