@@ -216,7 +216,7 @@ class Engine:
             )
         self._ready(fresh=True)
         self._loaded = None
-        block = max(BLOCK_BYTES, word_bytes)
+        block = self._block_bytes()
         session = self._session
         done = 0
         sent: list[int] = []
@@ -234,6 +234,15 @@ class Engine:
             done += sent.pop(0)
             progress("load", done, len(data))
         self.start(image, base=base)
+
+    def _block_bytes(self) -> int:
+        """Bytes of an image in one command: two commands must fit the board's buffer, so that one
+        travels while the other is carried out."""
+        word_bytes = self.config.word_bytes
+        load = link.load_block(0, bytes(max(BLOCK_BYTES, word_bytes)), word_bytes)
+        overhead = link.HEADER_BYTES + len(load) - max(BLOCK_BYTES, word_bytes)
+        room = self.identity.receive_bytes // 2 - overhead
+        return max(word_bytes, min(BLOCK_BYTES, room // 64 * 64))
 
     def start(self, source: Image | Network | bytes | str | Path, *, base: int = 0) -> None:
         """Starts a network whose image is in the board's memory already (from flash, or before).
