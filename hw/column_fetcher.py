@@ -17,6 +17,7 @@ from amaranth.lib.wiring import In, Out
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import EVENT_BITS
 
+from .data_register import Data
 from .event_encoder import LIST_READ_LATENCY, list_layout
 from .lanes import column_layout
 from .memory_port import read_request_layout
@@ -121,10 +122,10 @@ class ColumnFetcher(wiring.Component):
         # -- rows of the list ---------------------------------------------------------------------
 
         active = Signal()  # a run is in progress
-        next_row = Signal(16)
-        unread = Signal(16)  # rows whose read was not started
+        next_row = Data(16)
+        unread = Data(16)  # rows whose read was not started
         some_unread = Signal()
-        rows_left = Signal(16)  # rows not completely issued
+        rows_left = Data(16)  # rows not completely issued
         run_words = Signal(range(YIELD_WORDS + 1))
         stages = Signal(LIST_READ_LATENCY)  # which stages of the read hold a row
         ready_row = stages[-1]
@@ -243,10 +244,10 @@ class ColumnFetcher(wiring.Component):
         # The first stage of the index is the multiplier's own register. A bias is column 0, and its
         # value is 0: the lanes take it for an older sum, to which nothing is added.
         m.submodules.multiplier = multiplier = Multiplier(17, 17)
-        words1 = Signal(16)
-        value1 = Signal(signed(EVENT_BITS))
+        words1 = Data(16)
+        value1 = Data(signed(EVENT_BITS))
         valid1, valid2, valid3 = (Signal(name=f"valid{i}") for i in range(1, 4))
-        address3 = Signal(config.address_bits)
+        address3 = Data(config.address_bits)
         index, value = Signal(16), Signal(signed(EVENT_BITS))
         m.d.comb += [
             index.eq(entry.group * width + element),

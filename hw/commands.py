@@ -19,6 +19,13 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--config", metavar="FILE.toml", help="a configuration of your own")
     which.add_argument("--list", action="store_true", help="show the presets and stop")
     parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the configuration; may be given several times",
+    )
+    parser.add_argument(
         "-o", "--output", default="core.v", metavar="CORE.v", help="the Verilog (core.v)"
     )
 
@@ -33,7 +40,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         }
     from .generate import generate
 
-    return generate(EngineConfig.load(args.config or args.preset), args.output)
+    config = EngineConfig.load(args.config or args.preset)
+    return generate(config.changed(args.set) if args.set else config, args.output)
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -50,6 +58,11 @@ def _show(result: dict[str, Any]) -> None:
         f"Module '{result['module']}', configuration '{result['preset']}', fingerprint "
         f"{result['fingerprint']}: {len(result['ports'])} ports, {result['word_bits']}-bit words."
     )
+    for cell in result["cells"]:
+        print(
+            f"cell {cell['cell']}: {cell['latency']} cycles, {cell['multipliers']} multipliers, "
+            f"{cell['table_blocks']} block RAMs, about {cell['comb']} LUT4, of its own"
+        )
     for kind, path in result["files"].items():
         print(f"{kind}: {path}")
 
@@ -58,7 +71,7 @@ _MEMORIES = {"ram": "on-chip RAM", "axi4": "an AXI4 bus", "port": "a bare memory
 
 GENERATE = Command(
     name="generate",
-    help="Write the Verilog of an engine, a description in JSON and an instantiation example.",
+    help="Write the Verilog of an engine, its description, its configuration and an example.",
     configure=_configure,
     run=_run,
     show=_show,
@@ -75,6 +88,9 @@ examples:
           lanes = 16
           cells = ["gru", "linear", "relu"]
           memory = "axi4"
+  stillnet generate --preset axi64 --set 'cells=["lstm", "linear"]' --set cell_sharing=2 -o core.v
+      a preset with other cells, and with half of the multipliers in them ('stillnet info --cell
+      LSTM --sharing 2' shows which). Pack for it with --preset core_config.toml
 
 core.v needs no other file, no macro and no flag. Any network that fits the capacities in core.json
 runs on it: pack it with the same configuration. How to connect and start it: docs/core.md""",

@@ -158,7 +158,7 @@ class Engine(wiring.Component):
         # -- dispatched cells ---------------------------------------------------------------------
 
         # One cell is read, one waits: more would need more checks where words enter the lanes.
-        waiting = Signal.like(reader.commands.payload)
+        waiting = Signal.like(reader.commands.payload, reset_less=True)
         waiting_valid = Signal()
         m.d.comb += [
             scheduler.read_commands.ready.eq(~waiting_valid),
@@ -341,7 +341,7 @@ class Engine(wiring.Component):
         threshold_select = Signal(6)
         events_select = Signal(6)
         memory_address = Signal(config.address_bits)
-        memory_word = Signal(config.word_bits)
+        memory_word = Data(config.word_bits)
         parts = max(1, config.word_bits // 32)
         part = Signal(range(max(2, parts)))
         memory_write = Signal()
@@ -425,8 +425,8 @@ class Engine(wiring.Component):
         width_shift = config.cell_width.bit_length() - 1
         lane_shift = config.lanes.bit_length() - 1
         # All of it through registers: it reaches every memory of the engine, and has the time.
-        host_row = Signal(28)
-        input_row = Signal(28)
+        host_row = Data(28)
+        input_row = Data(28)
         host_element = state_index[:width_shift]
         host_write = Signal()
         host_data = Signal(s.state)

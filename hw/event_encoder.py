@@ -19,6 +19,8 @@ from amaranth.utils import bits_for
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 
+from .data_register import Data
+
 __all__ = ["ENCODE_CYCLES", "LIST_READ_LATENCY", "LOOKUP_CYCLES", "EventEncoder", "list_layout"]
 
 LOOKUP_CYCLES = 2
@@ -151,7 +153,7 @@ class EventEncoder(wiring.Component):
 
         # -- reference memory, one an element of the group ----------------------------------------
 
-        row1, row2, row3, row4 = (Signal(row_bits, name=f"row{i}") for i in range(1, 5))
+        row1, row2, row3, row4 = (Data(row_bits, name=f"row{i}") for i in range(1, 5))
         m.d.sync += Cat(row1, row2, row3, row4).eq(Cat(self.row, row1, row2, row3))
         references, writers = [], []
         for p in range(width):
@@ -164,7 +166,7 @@ class EventEncoder(wiring.Component):
             )
             m.submodules[f"reference{p}"] = memory
             reader, writer = memory.read_port(), memory.write_port()
-            reference = Signal(signed(ACTIVATION_BITS), name=f"reference{p}")
+            reference = Data(signed(ACTIVATION_BITS), name=f"reference{p}")
             m.d.comb += reader.addr.eq(Mux(self.host_active, self.host_row, self.row))
             m.d.sync += reference.eq(reader.data)
             references.append(reference)
@@ -176,41 +178,43 @@ class EventEncoder(wiring.Component):
         # -- compare: difference, magnitude against threshold -------------------------------------
 
         valid1, valid2 = Signal(), Signal()
-        first1, first2 = Signal(), Signal()
-        last1, last2 = Signal(), Signal()
+        first1, first2 = Data(), Data()
+        last1, last2 = Data(), Data()
         m.d.sync += [
             Cat(valid1, valid2).eq(Cat(self.valid, valid1)),
             Cat(first1, first2).eq(Cat(self.first, first1)),
             Cat(last1, last2).eq(Cat(self.last, last1)),
         ]
-        plain, plain1, plain2 = Signal(), Signal(), Signal()
-        threshold1 = Signal(EVENT_BITS)
-        base1, base2 = Signal(row_bits), Signal(row_bits)
-        bank1, bank2 = Signal.like(self.bank), Signal.like(self.bank)
+        plain, plain1, plain2 = Signal(), Data(), Data()
+        limit, limit_negative = (Data(signed(EVENT_BITS + 1), name=f"limit{i}") for i in range(2))
+        base1, base2 = Data(row_bits), Data(row_bits)
+        bank1, bank2 = (
+            Signal.like(self.bank, reset_less=True),
+            Signal.like(self.bank, reset_less=True),
+        )
         m.d.comb += plain.eq(self.mode == Mode.NONZERO)
         m.d.sync += [
             Cat(plain1, plain2).eq(Cat(plain, plain1)),
-            threshold1.eq(self.threshold),
+            limit.eq(self.threshold),
+            limit_negative.eq(-self.threshold),
             Cat(base1, base2).eq(Cat(self.list_base, base1)),
             Cat(bank1, bank2).eq(Cat(self.bank, bank1)),
         ]
-        direct1, direct2 = Signal(), Signal()
-        direct_group1, direct_group2 = Signal(self._group_bits), Signal(self._group_bits)
+        direct1, direct2 = Data(), Data()
+        direct_group1, direct_group2 = Data(self._group_bits), Data(self._group_bits)
         m.d.sync += [
             Cat(direct1, direct2).eq(Cat(self.direct, direct1)),
             Cat(direct_group1, direct_group2).eq(Cat(self.direct_group, direct_group1)),
         ]
-        fire = Signal(width)
+        fire = Data(width)
         differences, values2 = [], []
         for p in range(width):
             value = self.values[ACTIVATION_BITS * p :][:ACTIVATION_BITS].as_signed()
-            value1 = Signal(signed(ACTIVATION_BITS), name=f"value1_{p}")
-            value2 = Signal(signed(ACTIVATION_BITS), name=f"value2_{p}")
-            exists = Signal(name=f"exists{p}")
-            difference1 = Signal(signed(EVENT_BITS), name=f"difference1_{p}")
-            difference2 = Signal(signed(EVENT_BITS), name=f"difference2_{p}")
-            limit = Signal(signed(EVENT_BITS + 1), name=f"limit{p}")
-            m.d.comb += limit.eq(threshold1)
+            value1 = Data(signed(ACTIVATION_BITS), name=f"value1_{p}")
+            value2 = Data(signed(ACTIVATION_BITS), name=f"value2_{p}")
+            exists = Data(name=f"exists{p}")
+            difference1 = Data(signed(EVENT_BITS), name=f"difference1_{p}")
+            difference2 = Data(signed(EVENT_BITS), name=f"difference2_{p}")
             m.d.sync += [
                 value1.eq(value),
                 exists.eq(self.mask[p] & self.enable),
@@ -226,7 +230,7 @@ class EventEncoder(wiring.Component):
                 fire[p].eq(
                     exists
                     & (difference1 != 0)
-                    & (direct1 | (difference1 >= limit) | (difference1 <= -limit))
+                    & (direct1 | (difference1 >= limit) | (difference1 <= limit_negative))
                 ),
             ]
             differences.append(difference2)
@@ -250,9 +254,9 @@ class EventEncoder(wiring.Component):
                     writer.en.eq(self.host_clear | (self.host_write & (self.host_element == p))),
                 ]
 
-        count, before = Signal(row_bits), Signal(row_bits)
-        group, group_before = Signal(self._group_bits), Signal(self._group_bits)
-        total, total_before = Signal(16), Signal(16)
+        count, before = Data(row_bits), Signal(row_bits)
+        group, group_before = Data(self._group_bits), Signal(self._group_bits)
+        total, total_before = Data(16), Signal(16)
         m.d.comb += [
             before.eq(Mux(first2, 0, count)),
             group_before.eq(Mux(first2, 0, group)),

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stillnet.sw.contract import image, registers
+from stillnet.sw.contract.cell_report import cell_report
+from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.registers import Control, Error, Region, Register, Status
 from stillnet.sw.errors import StillnetError
@@ -169,6 +171,7 @@ def describe_core(config: EngineConfig, name: str = "core") -> dict[str, Any]:
         "word_bits": config.word_bits,
         "memory": config.memory,
         "state_names": list(config.state_names),
+        "cells": _cells(config),
         "ports": [
             {
                 "name": p.name,
@@ -227,6 +230,20 @@ def register_document() -> str:
         "| index | byte address | name | meaning |\n|---|---|---|---|",
     )
     return text
+
+
+def _cells(config: EngineConfig) -> list[dict[str, Any]]:
+    """What the pipeline of each cell takes. They share nothing: each has its own multipliers."""
+    fields = ("cell", "latency", "multipliers", "table_blocks", "state_bits", "registers", "comb")
+    found = []
+    for name in config.cells:
+        report = cell_report(CELLS[name], config.cell_sharing)
+        values = {field: report[field] for field in fields}
+        for field in ("multipliers", "table_blocks", "registers", "comb"):
+            values[field] *= config.cell_width
+        values["cycles_per_unit"] = config.cell_sharing / config.cell_width
+        found.append(values)
+    return found
 
 
 # -- Verilog --------------------------------------------------------------------------------------
@@ -347,10 +364,10 @@ def example_verilog(config: EngineConfig, name: str = "core") -> str:
 
 
 def generate(config: EngineConfig | str | Path, output: str | Path) -> dict[str, Any]:
-    """Writes a core: Verilog, its description in JSON, and an example of its use.
+    """Writes a core: Verilog, its description in JSON, an example of its use, its configuration.
 
-    ``core.v``, ``core.json`` and ``core_example.v`` for the output ``core.v``. Each file is
-    complete or absent, and none is written before all have been made.
+    ``core.v``, ``core.json``, ``core_example.v``, ``core_config.toml`` for the output ``core.v``.
+    Each file is complete or absent, and none is written before all have been made.
 
     Parameters
     ----------
@@ -382,6 +399,7 @@ def generate(config: EngineConfig | str | Path, output: str | Path) -> dict[str,
         "verilog": (output, core_verilog(config, name)),
         "example": (output.with_name(f"{name}_example.v"), example_verilog(config, name)),
         "json": (output.with_suffix(".json"), json.dumps(description, indent=2) + "\n"),
+        "config": (output.with_name(f"{name}_config.toml"), config.to_toml()),
     }
     for path, text in texts.values():
         write_atomically(path, text)

@@ -13,6 +13,7 @@ from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.registers import Error
 
+from .data_register import Data
 from .memory_port import read_request_layout
 
 __all__ = ["ImageLoader"]
@@ -100,12 +101,12 @@ class ImageLoader(wiring.Component):
         word = Signal(range(max(2, slot_words)))
         slot = Signal(10)
         slots = Signal(10)
-        value = Signal(32)
+        value = Data(32)
         captured = Signal()
         in_tables = Signal()
         header_slots = len(image.HEADER)
-        words_total = Signal(config.address_bits + 1)
-        checksum = Signal(32)
+        words_total = Data(config.address_bits + 1)
+        checksum = Data(32)
         wrong = {
             error: Signal(name=f"wrong_{error.name.lower()}")
             for error in (Error.MAGIC, Error.VERSION, Error.FINGERPRINT)
@@ -138,8 +139,8 @@ class ImageLoader(wiring.Component):
         layer_slots = Signal(10)
         m.d.comb += layer_slots.eq(self.layers * len(image.LAYER))
         # Records are two cycles apart or more, so their place is found a cycle ahead.
-        place = Signal(10)
-        is_layer = Signal()
+        place = Data(10)
+        is_layer = Data()
         m.d.sync += [
             place.eq(Mux(slot < layer_slots, slot, slot - layer_slots)),
             is_layer.eq(slot < layer_slots),
@@ -192,7 +193,7 @@ class ImageLoader(wiring.Component):
         # -- the sum over all words, at most a byte a cycle: slow, small, done once a load ---------
 
         m.submodules.crc = crc = CRC32_ISO_HDLC(self._sum_bits).create()
-        digits_ = Signal(config.word_bits)
+        digits_ = Data(config.word_bits)
         digits = 8 // self._sum_bits  # a byte
         digits_left = Signal(range(config.word_bytes * digits + 1))
         crc_at = image.CRC_RECORD * image.SLOT_BYTES * digits
@@ -213,13 +214,13 @@ class ImageLoader(wiring.Component):
             with m.If(place_in_image == crc_at + 4 * digits - 1):
                 m.d.sync += in_record.eq(0)
 
-        request = Signal(read_request_layout(config.address_bits, 16))
+        request = Data(read_request_layout(config.address_bits, 16))
         m.d.comb += self.reads.payload.eq(request)
         error = Signal(Error)
         m.d.comb += self.error.eq(error)
         too_much = Signal()
         tables = Signal(10)
-        tables_at = Signal(config.address_bits)
+        tables_at = Data(config.address_bits)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):

@@ -126,13 +126,13 @@ class Lanes(wiring.Component):
 
         # -- walk: where each word of a column goes, one word ahead of the words -------------------
 
-        column = Signal(column_layout(config))
+        column = Data(column_layout(config))
         valid = Signal()
-        left = Signal(16)  # words of the column, this one included
+        left = Data(16)  # words of the column, this one included
         last = Signal()
-        block = Signal(s.block)
-        block_base = Signal(s.accumulator_address)
-        rest = Signal(s.gates)  # gates of this block still to come, this one included
+        block = Data(s.block)
+        block_base = Data(s.accumulator_address)
+        rest = Data(s.gates)  # gates of this block still to come, this one included
         byte = Signal(range(BIAS_WORDS))
         others = Signal(s.gates)  # rest without its lowest gate
         gate = Signal(range(max(2, s.gates)))
@@ -303,6 +303,7 @@ class Lanes(wiring.Component):
 
         # Which older sum does the word need instead of what it read? That of the word one, two or
         # three places before it, the latest first. A bias is not added to anything.
+        # Those of the four that it does not need are zero, so that the adder sees only an OR.
         near1, near2, near3 = (Signal(name=f"near{i}") for i in range(1, 4))
         use_total, use_older = Signal(), Signal()
         m.d.sync += [
@@ -310,13 +311,13 @@ class Lanes(wiring.Component):
             near2.eq(same(valid2, row2, bank2)),
             near3.eq(same(valid3, row3, bank3)),
             use_total.eq(near1),
-            use_older.eq(near2 | near3 | bias1),
         ]
+        m.d.comb += use_older.eq(bias1 | (~near1 & (near2 | near3)))
 
         # The cell reads the bank that the column leaves free.
         m.d.comb += self.read_ready.eq(~(valid0 & (bank0 == self.read_bank)))
-        read_bank1 = Signal()
-        m.d.sync += read_bank1.eq(self.read_bank)
+        read_bank1, read_bank2 = Signal(), Signal()
+        m.d.sync += [read_bank1.eq(self.read_bank), read_bank2.eq(read_bank1)]
 
         half = -(-config.accumulators // 2)
         m.d.comb += self.busy.eq(
@@ -332,9 +333,8 @@ class Lanes(wiring.Component):
         for i in range(lanes):
             lane = Module()
             product = Data(signed(WEIGHT_BITS + EVENT_BITS))
-            read = Data(signed(ACCUMULATOR_BITS))
-            older = Data(signed(ACCUMULATOR_BITS))
-            addend = Signal(signed(ACCUMULATOR_BITS))
+            older = Data(ACCUMULATOR_BITS)
+            addend = Signal(ACCUMULATOR_BITS)
             total = Data(signed(ACCUMULATOR_BITS))
             total1 = Data(signed(ACCUMULATOR_BITS))
             bytes_ = [history[k * config.word_bits + 8 * i :][:8] for k in range(BIAS_WORDS - 1)]
@@ -350,7 +350,7 @@ class Lanes(wiring.Component):
                 product.eq(multiplier.product),
                 bias_value.eq(Cat(*bytes_, word0[8 * i :][:8])),
             ]
-            outputs = []
+            read, read_data = [], []
             for k in range(2):
                 # A sum read while it is written is bypassed: the memory may give either value.
                 memory = Memory(
@@ -368,17 +368,27 @@ class Lanes(wiring.Component):
                     writer.data.eq(total),
                     writer.en.eq(valid3 & (bank3 == k)),
                 ]
-                outputs.append(reader.data)
-            # Straight from the memory to a register: half of a cycle is gone when its data comes.
-            lane.d.sync += read.eq(Mux(bank1, outputs[1], outputs[0]))
-            lane.d.comb += addend.eq(Mux(use_total, total, Mux(use_older, older, read)))
-            lane.d.sync += [
-                older.eq(Mux(bias1, bias_value.as_signed(), Mux(near2, total, total1))),
-                total.eq(addend + product),
-                total1.eq(total),
+                # Straight from the memory to registers: half of a cycle is gone when its data come.
+                read_k = Data(ACCUMULATOR_BITS, name=f"read{k}")
+                read_data_k = Data(ACCUMULATOR_BITS, name=f"read_data{k}")
+                lane.d.sync += [
+                    read_k.eq(
+                        Mux((bank1 == k) & ~near1 & ~near2 & ~near3 & ~bias1, reader.data, 0)
+                    ),
+                    read_data_k.eq(reader.data),
+                ]
+                read.append(read_k)
+                read_data.append(read_data_k)
+            lane.d.comb += [
+                addend.eq(Mux(use_total, total, 0) | older | read[0] | read[1]),
                 self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(
-                    Mux(read_bank1, outputs[1], outputs[0])
+                    Mux(read_bank2, read_data[1], read_data[0])
                 ),
+            ]
+            lane.d.sync += [
+                older.eq(Mux(use_older, Mux(bias1, bias_value, Mux(near2, total, total1)), 0)),
+                total.eq(addend.as_signed() + product),
+                total1.eq(total),
             ]
             m.submodules[f"lane{i}"] = lane
         return m

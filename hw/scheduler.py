@@ -31,6 +31,7 @@ from stillnet.sw.contract.image import Kind
 from .accumulator_reader import read_command_layout
 from .cell_unit import cell_command_layout
 from .column_fetcher import run_layout
+from .data_register import Data
 from .input_encoder import InputStatus
 from .shapes import Shapes
 from .write_back import VectorStatus, write_command_layout
@@ -202,9 +203,9 @@ class Scheduler(wiring.Component):
         parameters = any(CELLS[c].accumulators and CELLS[c].parameters for c in config.cells)
         constant = Signal(layers)  # parameters are there
         pending = Signal(layers)  # columns were issued since the latest dispatch
-        remaining = [Signal(8, name=f"remaining{i}") for i in range(layers)]
-        finished = Signal(matrices)
-        seen = Signal(matrices)
+        remaining = [Data(8, name=f"remaining{i}") for i in range(layers)]
+        finished = Data(matrices)
+        seen = Data(matrices)
         positions = Memory(shape=unsigned(16), depth=matrices, init=[])
         m.submodules.positions = positions
         position_reader, position_writer = positions.read_port(), positions.write_port()
@@ -314,6 +315,7 @@ class Scheduler(wiring.Component):
 
         # -- scan: one matrix a cycle through four stages ----------------------------------------
 
+        # The tables are read at ``scan`` and nowhere else, so that their index is a register.
         scan = Signal(s.matrix)
         scanning = Signal()
         # stage 1: the tables show matrix ``index1``
@@ -376,9 +378,9 @@ class Scheduler(wiring.Component):
         valid2, index2, last2 = Signal(), Signal(s.matrix), Signal()
         wanted2, bias2, input2, half2 = (Signal() for _ in range(4))
         held2, late2 = Signal(), Signal()
-        vector2 = Signal.like(vector)
-        position2 = Signal(16)
-        target2 = Signal(s.layer)
+        vector2 = Signal.like(vector, reset_less=True)
+        position2 = Data(16)
+        target2 = Data(s.layer)
         held = (self.reading & (self.reading_layer == target)) | (
             self.next_reading & (self.next_layer == target)
         )
@@ -402,9 +404,9 @@ class Scheduler(wiring.Component):
         # stage 3: decision
         valid3, index3, last3 = Signal(), Signal(s.matrix), Signal()
         wanted3, events3, complete3 = Signal(), Signal(), Signal()
-        rows3, position3 = Signal(16), Signal(16)
+        rows3, position3 = Data(16), Data(16)
         input3, half3, held3, late3 = (Signal() for _ in range(4))
-        target3 = Signal(s.layer)
+        target3 = Data(s.layer)
         m.d.sync += [
             valid3.eq(valid2),
             index3.eq(index2),
@@ -432,7 +434,7 @@ class Scheduler(wiring.Component):
         best_valid = Signal()
         best_rank = Signal(2)
         best = Signal(s.matrix)
-        best_rows, best_position = Signal(16), Signal(16)
+        best_rows, best_position = Data(16), Data(16)
         better = Signal()
         rank = Cat(late3, held3)
         m.d.comb += better.eq(candidate & (~best_valid | (rank < best_rank)))
@@ -461,7 +463,7 @@ class Scheduler(wiring.Component):
         # -- run: the chosen matrix fetches -------------------------------------------------------
 
         run = self.runs.payload
-        run_data = Signal(run_layout(config))
+        run_data = Data(run_layout(config))
         m.d.comb += run.eq(run_data)
         clean = Signal()  # nothing moved since the pass began
         moved = Signal()
@@ -472,7 +474,6 @@ class Scheduler(wiring.Component):
             m.d.sync += [clean.eq(0), self.idle.eq(0)]
 
         run_constant = Signal()  # the run loads parameters
-        setup = Signal(s.matrix)
         reset_wanted = Signal()
 
         def begin_pass() -> None:
@@ -488,26 +489,24 @@ class Scheduler(wiring.Component):
         with m.FSM():
             with m.State("STOPPED"):
                 with m.If(reset_wanted):
-                    m.d.sync += [setup.eq(0), reset_wanted.eq(0)]
+                    m.d.sync += [scan.eq(0), reset_wanted.eq(0)]
                     m.next = "SETUP"
             with m.State("SETUP"):
-                m.d.comb += matrix_index.eq(setup)
                 m.next = "SETUP_WRITE"
             with m.State("SETUP_WRITE"):
                 m.d.comb += [
-                    matrix_index.eq(setup),
-                    position_writer.addr.eq(setup),
+                    position_writer.addr.eq(scan),
                     position_writer.data.eq(0),
                     position_writer.en.eq(1),
                 ]
                 # A recurrence finds the empty vector of "step -1"; other matrices find nothing.
                 m.d.sync += [
-                    seen.bit_select(setup, 1).eq(matrix.recurrent),
-                    finished.bit_select(setup, 1).eq(1),
-                    setup.eq(setup + 1),
+                    seen.bit_select(scan, 1).eq(matrix.recurrent),
+                    finished.bit_select(scan, 1).eq(1),
+                    scan.eq(scan + 1),
                 ]
                 m.next = "SETUP"
-                with m.If(setup == self.matrices - 1):
+                with m.If(scan == self.matrices - 1):
                     m.d.sync += [current.eq(0), settled.eq(0)]
                     m.next = "SETUP_LAYERS"
             with m.State("SETUP_LAYERS"), m.If(settled.all()):
@@ -539,19 +538,18 @@ class Scheduler(wiring.Component):
                 with m.If(urgent | last3 | ~self.enable):
                     m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
                     m.d.sync += [last1.eq(0), last2.eq(0), last3.eq(0)]
+                    m.d.sync += scan.eq(Mux(better, index3, best))
                     m.next = "CHOOSE"
                 # The tables change under a scan while another image is loaded.
                 with m.If(~self.enable):
                     m.next = "START"
             with m.State("CHOOSE"):
-                m.d.comb += [matrix_index.eq(best), position_reader.addr.eq(best)]
                 with m.If(best_valid):
                     m.next = "PREPARE"
                 with m.Else():
                     m.d.sync += self.idle.eq(clean & ~moved)
                     next_pass()
             with m.State("PREPARE"):
-                m.d.comb += matrix_index.eq(best)
                 if parameters:
                     m.d.sync += run_constant.eq(matrix.recurrent)
                 m.d.sync += [

@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .data_register import Data
 from .memory_port import read_request_layout
 from .sdram_parts import SdramPart
 
@@ -93,8 +94,8 @@ class SegmentSplitter(wiring.Component):
         part, k = self._part, self.columns_per_word
 
         # One request of each kind waits; `ready` is a register.
-        read_held, read_valid = Signal.like(self.read.payload), Signal()
-        write_held, write_valid = Signal(self._address_bits), Signal()
+        read_held, read_valid = Signal.like(self.read.payload, reset_less=True), Signal()
+        write_held, write_valid = Data(self._address_bits), Signal()
         m.d.comb += [self.read.ready.eq(~read_valid), self.write.ready.eq(~write_valid)]
         with m.If(self.read.valid & self.read.ready):
             m.d.sync += [
@@ -107,8 +108,8 @@ class SegmentSplitter(wiring.Component):
         # Stage 1: the request as columns. `more` is the number of columns without the first.
         take_write, take_read = Signal(), Signal()
         start_valid, start_write = Signal(), Signal()
-        start = Signal(part.address_bits)
-        more = Signal(self._length_bits + (k - 1).bit_length())
+        start = Data(part.address_bits)
+        more = Data(self._length_bits + (k - 1).bit_length())
         address = Signal(self._address_bits)
         length = Signal(self._length_bits)
         m.d.comb += [
@@ -137,7 +138,7 @@ class SegmentSplitter(wiring.Component):
             ]
 
         # The last word that was asked for, compared a cycle later.
-        end = Signal(max(self._address_bits, self._length_bits) + 1)
+        end = Data(max(self._address_bits, self._length_bits) + 1)
         checked = Signal()
         m.d.sync += [checked.eq(take_read | take_write), end.eq(address + length)]
         with m.If(checked & (end > self.words)):
@@ -145,15 +146,15 @@ class SegmentSplitter(wiring.Component):
 
         # Stage 2: where it ends. `rows` is the number of rows without this one.
         place = Signal(part.row_bits + part.bank_bits)
-        column = Signal(part.column_bits)
-        last = Signal(part.column_bits)
-        rows = Signal(max(1, len(more) + 1 - part.column_bits))
+        column = Data(part.column_bits)
+        last = Data(part.column_bits)
+        rows = Data(max(1, len(more) + 1 - part.column_bits))
         final, valid, write = Signal(), Signal(), Signal()
         total = Signal(part.column_bits + len(rows))
         m.d.comb += total.eq(start[: part.column_bits] + more)
 
         # Stage 3: a segment waits here, so that stage 2 need not know when one is dispatched.
-        ahead, ahead_valid = Signal.like(self.o_stream.payload), Signal()
+        ahead, ahead_valid = Signal.like(self.o_stream.payload, reset_less=True), Signal()
         with m.If(~self.o_stream.valid | self.o_stream.ready):
             m.d.sync += [
                 self.o_stream.payload.eq(ahead),

@@ -19,6 +19,7 @@ from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 
 from .cell_unit import output_groups
+from .data_register import Data
 from .event_encoder import ENCODE_CYCLES, LOOKUP_CYCLES, EventEncoder
 from .shapes import Shapes
 
@@ -143,13 +144,13 @@ class WriteBack(wiring.Component):
         ]
 
         # Elements from the host are collected until a group is complete.
-        collected = Signal(width * ACTIVATION_BITS)
+        collected = Data(width * ACTIVATION_BITS)
         position = Signal(range(max(2, width)))
         take = Signal()
         group_complete = Signal()
         group_ends = Signal()  # the element that comes next is the group's last one
         # Through a register: an element every other cycle, and no path from the host to here.
-        element = Signal(ACTIVATION_BITS)
+        element = Data(ACTIVATION_BITS)
         m.d.comb += [
             self.restore.ready.eq(self.commands.valid & command.skip & ~take),
             group_complete.eq(take & group_ends),
@@ -187,10 +188,10 @@ class WriteBack(wiring.Component):
             ]
 
         # Stage 1: the result. What belongs to the vector travels with it until it is encoded.
-        first1, last1 = Signal(), Signal()
-        row1 = Signal(s.row)
-        mask1 = Signal(width)
-        command1 = Signal.like(command)
+        first1, last1 = Data(), Data()
+        row1 = Data(s.row)
+        mask1 = Data(width)
+        command1 = Signal.like(command, reset_less=True)
         with m.If(step):
             m.d.sync += [first1.eq(~started), last1.eq(last), row1.eq(self.result_row)]
             m.d.sync += command1.eq(command)
@@ -206,10 +207,10 @@ class WriteBack(wiring.Component):
         assert LOOKUP_CYCLES == 2
         values3 = []
         for p in range(width):
-            value1 = Signal(signed(ACTIVATION_BITS), name=f"value1_{p}")
-            shifted2 = Signal(signed(ACTIVATION_BITS + 1), name=f"shifted2_{p}")
+            value1 = Data(signed(ACTIVATION_BITS), name=f"value1_{p}")
+            shifted2 = Data(signed(ACTIVATION_BITS + 1), name=f"shifted2_{p}")
             rounded = Signal(signed(ACTIVATION_BITS + 1), name=f"rounded_{p}")
-            value3 = Signal(signed(ACTIVATION_BITS), name=f"value3_{p}")
+            value3 = Data(signed(ACTIVATION_BITS), name=f"value3_{p}")
             select = slice(p * ACTIVATION_BITS, (p + 1) * ACTIVATION_BITS)
             top = (1 << (ACTIVATION_BITS - 1)) - 1
             m.d.comb += [
@@ -226,13 +227,14 @@ class WriteBack(wiring.Component):
         def later(*signals: Any) -> list[Signal]:
             copies = []
             for signal in signals:
-                copy = Signal.like(signal)
+                copy = Signal.like(signal, reset_less=True)
                 m.d.sync += copy.eq(signal)
                 copies.append(copy)
             return copies
 
-        stage2 = later(valid1, first1, last1, mask1, command1)
-        valid3, first3, last3, mask3, command3 = later(*stage2)
+        valid2, valid3 = Signal(), Signal()
+        m.d.sync += [valid2.eq(valid1), valid3.eq(valid2)]
+        first3, last3, mask3, command3 = later(*later(first1, last1, mask1, command1))
 
         # -- encoders -----------------------------------------------------------------------------
 

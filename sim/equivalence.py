@@ -192,6 +192,13 @@ class NetworkOnEngine:
                 region = Region.STATE + self.config.state_names.index(s)
                 self.model.write_state(region, self._unit_base(i), state[f"{i}/{s}"])
 
+    def clear_cells(self) -> None:
+        """As ``Reference.clear_cells``; the engine must be idle."""
+        for i, layer in enumerate(self.network.layers):
+            for s in CELLS[layer.cell].cleared:
+                region = Region.STATE + self.config.state_names.index(s)
+                self.model.write_state(region, self._unit_base(i), np.zeros(layer.units))
+
     def _no_input(self) -> np.ndarray:
         network = self.network
         return np.array([-1]) if network.input_mode.one_hot else np.zeros(network.inputs, np.int64)

@@ -6,7 +6,7 @@ is held against the reference as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .transport import DEFAULT_BAUD, open_transport
 
 __all__ = ["board_engine", "run_on_board", "sim_engine"]
 
-_OPTIONS = ("baud", "check", "timeout", "window")
+_OPTIONS = ("baud", "check", "clear_every", "timeout", "window")
 
 
 def run_on_board(
@@ -33,6 +33,7 @@ def run_on_board(
     progress: Progress | None = None,
     window: int | None = None,
     check: bool = True,
+    clear_every: int = 0,
 ) -> dict[str, Any]:
     """Runs a recording through an engine, and holds every output against the reference.
 
@@ -48,6 +49,8 @@ def run_on_board(
         Vectors on their way at a time.
     check : bool
         Compare with the reference; the first difference ends the run.
+    clear_every : int
+        As of :class:`~stillnet.sw.reference.Reference`; 0 is never.
 
     Returns
     -------
@@ -66,12 +69,12 @@ def run_on_board(
     if initial:
         engine.set_hidden(initial)
     engine.reset_counters()
-    reference = Reference(network, engine.config.lanes) if check else None
+    reference = Reference(network, engine.config.lanes, clear_every=clear_every) if check else None
     outputs: list[np.ndarray] = []
     difference = None
     clock = engine.transport.now
     begin = clock()
-    answers: Iterator[np.ndarray] = engine.stream_integers(rows, window=window)
+    answers = _stream(engine, rows, window, clear_every)
     for step, y in enumerate(answers):
         if step % 20 == 0:
             progress("board", step, len(rows))
@@ -92,7 +95,7 @@ def run_on_board(
                 break
     seconds = clock() - begin
     progress("board", len(outputs), len(rows))
-    answers.close()  # type: ignore[attr-defined]
+    answers.close()
     counters = engine.counters()
     result: dict[str, Any] = {
         "steps": len(outputs),
@@ -118,6 +121,17 @@ def run_on_board(
     }
 
 
+def _stream(
+    engine: Engine, rows: np.ndarray, window: int | None, clear_every: int
+) -> Generator[np.ndarray, None, None]:
+    for first in range(0, len(rows), clear_every or len(rows)):
+        if first:
+            engine.clear_cells()
+        yield from engine.stream_integers(
+            rows[first : first + (clear_every or len(rows))], window=window
+        )
+
+
 def _run(
     address: str,
     network: Network,
@@ -138,7 +152,8 @@ def _run(
     window = options.get("window")
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:
         raise StillnetError(f"option 'timeout' must be a number of seconds, not {timeout!r}")
-    for name, value in (("window", window), ("baud", baud)):
+    every = options.get("clear_every") or None
+    for name, value in (("window", window), ("baud", baud), ("clear_every", every)):
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, int) or value < 1
         ):
@@ -160,7 +175,7 @@ def board_engine(
     address : str
         What stands behind ``board:``.
     options
-        ``steps``, ``progress``; ``baud``, ``check``, ``timeout``, ``window``.
+        ``steps``, ``progress``; ``baud``, ``check``, ``clear_every``, ``timeout``, ``window``.
     """
     if not address:
         raise StillnetError(

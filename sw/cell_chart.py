@@ -10,6 +10,8 @@ from .errors import StillnetError
 
 __all__ = ["cell_chart", "describe_cell"]
 
+MULTIPLIERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
 
 def describe_cell(name: str, sharing: int = 1) -> dict[str, Any]:
     """What ``stillnet info --cell`` says: ``contract.cell_report`` of a cell by name.
@@ -21,17 +23,19 @@ def describe_cell(name: str, sharing: int = 1) -> dict[str, Any]:
     sharing : int
         Cycles a unit, 1 to 16.
     """
-    if name.lower() not in CELLS:
+    found = name if name in CELLS else name.lower()
+    if found not in CELLS:
         raise StillnetError(f"cell '{name}' is unknown; known are {', '.join(CELLS)}")
     if not 1 <= sharing <= 16:
         raise StillnetError(f"sharing must be between 1 and 16, not {sharing}")
-    return {"kind": "cell", **cell_report(CELLS[name.lower()], sharing)}
+    return {"kind": "cell", **cell_report(CELLS[found], sharing)}
 
 
 def cell_chart(report: dict[str, Any]) -> str:
     """Draws a report of :func:`describe_cell`.
 
-    ``=`` an operation works, or the digit of its multiplier; ``.`` its value waits for a partner.
+    ``=`` an operation works, or the sign of its multiplier, 0 to 9 and a to z; ``.`` its value
+    waits for a partner; ``|`` it is there and used at once.
     """
     operations, latency = report["operations"], report["latency"]
     heads = ("value", "operation", "format")
@@ -50,7 +54,7 @@ def cell_chart(report: dict[str, Any]) -> str:
         line(heads, "".join(str(c % 10) for c in range(latency + 1))),
     ]
     for o in operations:
-        mark = str(o["multiplier"] % 10) if "multiplier" in o else "="
+        mark = MULTIPLIERS[o["multiplier"] % len(MULTIPLIERS)] if "multiplier" in o else "="
         busy = mark * (o["ready"] - o["start"])
         wait = "." * (o["used"] - o["ready"])
         chart = " " * o["start"] + (busy or ("|" if not wait else "")) + wait

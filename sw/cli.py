@@ -144,7 +144,7 @@ def _dispatch(argv: list[str], as_json: bool) -> int:
     if argv and argv[0] == "--json":
         argv = [*argv[1:], "--json"]
     while argv and argv[0] == "--cells":
-        if len(argv) < 2:
+        if len(argv) < 2 or argv[1].startswith("-"):
             raise StillnetError("--cells needs a Python file that registers cells")
         load_cells(argv[1])
         argv = argv[2:]

@@ -125,7 +125,7 @@ def _names(text: str) -> list[str]:
 
 def _configure_quantize(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="trained model: .onnx, .safetensors, .npz, .pt")
+    add("model", metavar="MODEL", help="trained model: .onnx, .keras, .h5, .safetensors, .npz, .pt")
     add(
         "--calibrate",
         nargs="+",
@@ -669,8 +669,11 @@ def _show_image(result: dict[str, Any]) -> None:
             layer["mode"],
             threshold,
             ", ".join(
-                f"{m['source']}: {m['columns']} columns of {m['column_words']} words"
-                for m in layer["matrices"]
+                [
+                    f"{m['source']}: {m['columns']} columns of {m['column_words']} words"
+                    for m in layer["matrices"]
+                ]
+                + [f"{s} of {name}" for s, name in layer.get("peers", {}).items()]
             ),
         )
     _print(table)

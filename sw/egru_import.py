@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .errors import StillnetError
-from .layer_chain import LayerChain
+from .layer_graph import LayerGraph, Vector
 from .model import Model
 from .tensor_files import float_array, natural, refuse_tensor
 
@@ -86,22 +86,23 @@ def from_egru(
         raise StillnetError(
             "the state_dict has no tensor 'kernel' of an EGRU layer: save the whole model"
         )
-    chain = LayerChain(name)
+    graph = LayerGraph(name)
+    v = graph.input()
     table = take("embeddings.weight")
     if table is not None:
-        chain.embedding("embeddings", _matrix("embeddings.weight", table), fold_embedding)
+        v = graph.embedding(v, "embeddings", table, fold_embedding)
     for i, prefix in enumerate(prefixes):
         label = prefix.removesuffix(".") or f"egru{i}"
-        _add_layer(chain, label, prefix, take)
+        v = _add_layer(graph, v, label, prefix, take)
     for part, activation in (("decoder.projection", "relu"), ("decoder.decoder", "linear")):
         weight = take(f"{part}.weight")
         if weight is not None:
             _matrix(f"{part}.weight", weight)
-            chain.dense(part, weight, take(f"{part}.bias"), activation)
+            v = graph.dense(v, part, weight, take(f"{part}.bias"), activation)
     left = [k for k in keys if k not in used]
     if left:
         refuse_tensor(left[0], "it has no place in an EGRU network; remove or fold it")
-    return chain.model()
+    return graph.model([("output", v)])
 
 
 def _matrix(key: str, value: np.ndarray) -> np.ndarray:
@@ -110,7 +111,7 @@ def _matrix(key: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
-def _add_layer(chain: LayerChain, label: str, prefix: str, take: Any) -> None:
+def _add_layer(graph: LayerGraph, v: Vector, label: str, prefix: str, take: Any) -> Vector:
     def find(what: str) -> tuple[str, np.ndarray | None]:
         """A tensor; weights under drop-connect keep the trained values as ``_raw``."""
         key = f"{prefix}{what}"
@@ -160,4 +161,4 @@ def _add_layer(chain: LayerChain, label: str, prefix: str, take: Any) -> None:
     def add(model: Model, w: np.ndarray, b: np.ndarray) -> None:
         model.egru(w, r.T, b, biases[1], theta, order="urc", name=label)
 
-    chain.recurrent(label, w.T, biases[0], add)
+    return graph.recurrent(v, label, w.T, biases[0], add)

@@ -1,9 +1,9 @@
 """Import of trained networks from Keras files, read without Keras or TensorFlow.
 
-A Sequential model, or a functional one whose layers form a chain. Keras keeps the gates of a GRU
-in the order z, r, h with the bias (2, 3*H) for ``reset_after=True`` and (3*H,) otherwise, those of
-an LSTM as i, f, c, o, and every matrix as (inputs, units). z keeps the old state:
-h' = z h + (1 - z) c, as in PyTorch and ONNX.
+A Sequential model, or a functional one; vectors may be concatenated and added. Keras keeps the
+gates of a GRU in the order z, r, h with the bias (2, 3*H) for ``reset_after=True`` and (3*H,)
+otherwise, those of an LSTM as i, f, c, o, and every matrix as (inputs, units). z keeps the old
+state: h' = z h + (1 - z) c, as in PyTorch and ONNX.
 
 What a file says of training (dropout, regularisers, ``stateful``) does not change the streaming
 network: the engine carries states from step to step, and the host clears them.
@@ -11,6 +11,7 @@ network: the engine carries states from step to step, and the host clears them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -20,8 +21,8 @@ import numpy as np
 
 from .errors import StillnetError
 from .keras_file import KerasFile, read_keras
-from .keras_order import layer_name, ordered, refuse_layer
-from .layer_chain import ACTIVATIONS, LayerChain
+from .keras_order import MERGES, layer_name, ordered, refuse_layer
+from .layer_graph import ACTIVATIONS, LayerGraph, Vector
 from .model import Model
 
 __all__ = ["load_keras"]
@@ -52,7 +53,8 @@ def load_keras(path: str | PathLike[str]) -> Model:
     path : path of a file that ``model.save`` of Keras 2 or 3 wrote
         Layers: GRU (``reset_after`` True or False), LSTM, RNN over a GRUCell or LSTMCell, Dense
         and TimeDistributed(Dense), Conv1D with padding="causal", Embedding in front, Activation,
-        ReLU, BatchNormalization, Rescaling, and those that only matter in training.
+        ReLU, BatchNormalization, Rescaling, Concatenate, Add, and those that only matter in
+        training.
 
     Returns
     -------
@@ -94,23 +96,52 @@ class _Reader:
     def __init__(self, file: KerasFile, name: str) -> None:
         self._file = file
         self._name = name
-        self._chain = LayerChain(name)
-        self._reduced = ""  # the layer that keeps the last step only
+        self._graph = LayerGraph(name)
+        self._last: dict[str, str] = {}
+        """Layers that have one step only, to the recurrent layer that made it the last one."""
 
     def read(self) -> Model:
-        for layer in ordered(self._file.config):
-            kind, config = str(layer["class_name"]), layer.get("config") or {}
-            self._layer(layer_name(layer), kind, config)
-        return self._chain.model()
+        wiring = ordered(self._file.config)
+        values: dict[str, Vector] = {}
+        for layer, sources in wiring.layers:
+            name, kind = layer_name(layer), str(layer["class_name"])
+            config = layer.get("config") or {}
+            steps = [self._last.get(s, "") for s in sources]
+            if len(set(steps)) > 1:
+                refuse_layer(
+                    name,
+                    kind,
+                    f"it joins a sequence with the last step of '{next(s for s in steps if s)}'; "
+                    "set return_sequences=True there",
+                )
+            if steps and steps[0]:
+                self._last[name] = steps[0]
+            if not sources and kind != "InputLayer":
+                vectors = [self._graph.input()]  # Keras 2 may leave the input out
+            else:
+                vectors = [values[s] for s in sources]
+            values[name] = self._layer(name, kind, config, vectors)
+        outputs = [(name, values[name]) for name in wiring.outputs]
+        if len(outputs) > 1:
+            warnings.warn(
+                "the model's outputs are joined side by side: "
+                + ", ".join(f"'{n}' ({v.size})" for n, v in outputs),
+                stacklevel=4,
+            )
+        return self._graph.model(outputs)
 
-    def _layer(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def _layer(
+        self, name: str, kind: str, config: Mapping[str, Any], vectors: list[Vector]
+    ) -> Vector:
         if kind == "InputLayer":
             shape = config.get("batch_shape", config.get("batch_input_shape")) or [None]
-            if shape[-1] is not None and len(shape) > 2:
-                self._chain = LayerChain(self._name, int(shape[-1]))
-            return
+            return self._graph.input(
+                None if len(shape) < 3 or shape[-1] is None else int(shape[-1])
+            )
         if kind in _NOTHING:
-            return
+            return vectors[0]
+        if kind in MERGES:
+            return self._merge(name, kind, config, vectors)
         handler = _LAYERS.get(kind)
         if handler is None:
             refuse_layer(
@@ -122,7 +153,18 @@ class _Reader:
                     "activations, so save the part of the model without it",
                 ),
             )
-        handler(self, name, kind, config)
+        return handler(self, name, kind, config, vectors[0])
+
+    def _merge(
+        self, name: str, kind: str, config: Mapping[str, Any], vectors: list[Vector]
+    ) -> Vector:
+        if any(v.size is None for v in vectors):
+            refuse_layer(name, kind, "it reads an input of unknown size; give Input a shape")
+        if kind == "Add":
+            return self._graph.add(name, vectors)
+        if config.get("axis", -1) not in (-1, 2):
+            refuse_layer(name, kind, f"axis is {config['axis']}; only the last one is supported")
+        return self._graph.concat(vectors)
 
     def _weights(self, name: str, kind: str, count: int) -> list[np.ndarray]:
         """The arrays of a layer as float64."""
@@ -164,15 +206,15 @@ class _Reader:
 
     # -- layers -----------------------------------------------------------------------------------
 
-    def dense(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def dense(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         use_bias = bool(config.get("use_bias", True))
         activation = self._kind_of_activation(name, kind, config.get("activation"), "activation")
         if config.get("lora_rank"):
             refuse_layer(name, kind, "lora_rank is set; merge the adapter and save the model again")
         weight, *bias = self._weights(name, kind, 1 + use_bias)
-        self._chain.dense(name, weight.T, bias[0] if bias else None, activation)
+        return self._graph.dense(v, name, weight.T, bias[0] if bias else None, activation)
 
-    def conv(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def conv(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         def number(key: str) -> int:
             value = config.get(key, 1)
             return int(value[0] if isinstance(value, list) else value)
@@ -202,18 +244,20 @@ class _Reader:
         for g, rows in enumerate(np.split(np.arange(units), groups)):
             columns = slice(g * part, (g + 1) * part)
             full[rows, columns, ::dilation] = weight[:, :, rows].transpose(2, 1, 0)
-        self._chain.conv(name, full, bias[0] if bias else None, activation)
+        return self._graph.conv(v, name, full, bias[0] if bias else None, activation)
 
     def _not_reduced(self, name: str, kind: str) -> None:
-        if self._reduced:
+        if name in self._last:
             refuse_layer(
                 name,
                 kind,
-                f"it reads the last step of '{self._reduced}' only; set return_sequences=True "
+                f"it reads the last step of '{self._last[name]}' only; set return_sequences=True "
                 "there",
             )
 
-    def time_distributed(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def time_distributed(
+        self, name: str, kind: str, config: Mapping[str, Any], v: Vector
+    ) -> Vector:
         inner = config["layer"]
         if inner["class_name"] not in ("Dense", "Activation", "ReLU", *_NOTHING):
             refuse_layer(
@@ -222,19 +266,19 @@ class _Reader:
                 f"it holds a {inner['class_name']}; only Dense and activations are supported "
                 "inside, as every layer of a stream runs at every step",
             )
-        self._layer(name, str(inner["class_name"]), inner.get("config") or {})
+        return self._layer(name, str(inner["class_name"]), inner.get("config") or {}, [v])
 
-    def activation(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def activation(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         found = self._kind_of_activation(name, kind, config["activation"], "activation")
-        self._chain.activation(name, found)
+        return self._graph.activation(v, name, found)
 
-    def relu(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def relu(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         for key in ("max_value", "negative_slope", "threshold"):
             if config.get(key):
                 refuse_layer(name, kind, f"{key} is {config[key]}; only a plain ReLU is supported")
-        self._chain.activation(name, "relu")
+        return self._graph.activation(v, name, "relu")
 
-    def embedding(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def embedding(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         if config.get("mask_zero"):
             refuse_layer(
                 name,
@@ -243,10 +287,11 @@ class _Reader:
                 "out on the host",
             )
         (table,) = self._weights(name, kind, 1)
-        self._chain = LayerChain(self._name) if self._chain.empty else self._chain
-        self._chain.embedding(name, table)
+        return self._graph.embedding(v, name, table)
 
-    def batch_normalization(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def batch_normalization(
+        self, name: str, kind: str, config: Mapping[str, Any], v: Vector
+    ) -> Vector:
         use_scale, center = bool(config.get("scale", True)), bool(config.get("center", True))
         axis = config.get("axis", -1)
         axis = axis[0] if isinstance(axis, list) else axis
@@ -259,13 +304,13 @@ class _Reader:
         scale = 1 / np.sqrt(variance + float(config.get("epsilon", 1e-3)))
         scale = scale * arrays[0] if use_scale else scale
         shift = -mean * scale + (arrays[use_scale] if center else 0.0)
-        self._chain.affine(name, scale, shift)
+        return self._graph.affine(v, name, scale, shift)
 
-    def rescaling(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def rescaling(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         scale, offset = (
             np.asarray(config.get(k, d), float) for k, d in (("scale", 1), ("offset", 0))
         )
-        self._chain.affine(name, scale, offset)
+        return self._graph.affine(v, name, scale, offset)
 
     def _recurrent(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
         """What holds for both kinds of recurrent layer."""
@@ -275,7 +320,7 @@ class _Reader:
         if config.get("time_major"):
             refuse_layer(name, kind, "time_major is set; save the model with batches first")
         if not config.get("return_sequences"):
-            self._reduced = name
+            self._last[name] = name
 
     def _gates(self, name: str, kind: str, config: Mapping[str, Any]) -> str:
         """Checks the gates' activation; returns the candidate's."""
@@ -310,7 +355,7 @@ class _Reader:
             )
         return w.T, r.T, b.reshape(rows, -1)
 
-    def gru(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def gru(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         self._recurrent(name, kind, config)
         candidate = self._gates(name, kind, config)
         # Keras 1 and early 2 had no reset_after; their GRU reset before the product.
@@ -326,9 +371,9 @@ class _Reader:
             reset = "after" if after else "before"
             model.gru(w, r, wb, rb, order="urc", reset=reset, activation=candidate, name=name)
 
-        self._chain.recurrent(name, w, b[0], add)
+        return self._graph.recurrent(v, name, w, b[0], add)
 
-    def lstm(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def lstm(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         self._recurrent(name, kind, config)
         candidate = self._gates(name, kind, config)
         if candidate != "tanh":
@@ -338,9 +383,9 @@ class _Reader:
         def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
             model.lstm(w, r, wb, None, order="ifgo", name=name)
 
-        self._chain.recurrent(name, w, b[0], add)
+        return self._graph.recurrent(v, name, w, b[0], add)
 
-    def rnn(self, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    def rnn(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         """The general layer around a cell: the cell's units and activations, its own sequence."""
         cell = config["cell"]
         inner = str(cell["class_name"]) if isinstance(cell, Mapping) else "list of cells"
@@ -353,10 +398,10 @@ class _Reader:
             )
         merged = {**config, **cell["config"], "name": name}
         handler = _Reader.gru if inner == "GRUCell" else _Reader.lstm
-        handler(self, name, f"{kind} of {inner}", merged)
+        return handler(self, name, f"{kind} of {inner}", merged, v)
 
 
-_LAYERS: dict[str, Callable[[_Reader, str, str, Mapping[str, Any]], None]] = {
+_LAYERS: dict[str, Callable[[_Reader, str, str, Mapping[str, Any], Vector], Vector]] = {
     "Activation": _Reader.activation,
     "BatchNormalization": _Reader.batch_normalization,
     "Conv1D": _Reader.conv,

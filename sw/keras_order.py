@@ -1,13 +1,23 @@
-"""The order of the layers of a Keras model: a list, or a graph that must be a chain."""
+"""The order of the layers of a Keras model: a list, or a graph without shared layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from .errors import StillnetError
 
-__all__ = ["layer_name", "ordered", "refuse_layer"]
+__all__ = ["MERGES", "Wiring", "layer_name", "ordered", "refuse_layer"]
+
+MERGES = ("Add", "Concatenate")
+"""Layers that may read several tensors."""
+
+
+class Wiring(NamedTuple):
+    """Layers with the names of those that they read, and the layers whose outputs are wanted."""
+
+    layers: list[tuple[Mapping[str, Any], list[str]]]
+    outputs: list[str]
 
 
 def refuse_layer(name: str, kind: str, text: str) -> NoReturn:
@@ -20,12 +30,15 @@ def layer_name(layer: Mapping[str, Any]) -> str:
     return str((layer.get("config") or {}).get("name", layer.get("name", "?")))
 
 
-def ordered(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The layers from the input to the output."""
+def ordered(model: Mapping[str, Any]) -> Wiring:
+    """The layers, each behind those that it reads."""
     kind, config = model.get("class_name"), model.get("config")
     if kind == "Sequential":
         layers = config if isinstance(config, list) else (config or {}).get("layers", [])
-        return [*_implied_input(layers), *layers]
+        layers = [*_implied_input(layers), *layers]
+        names = [layer_name(layer) for layer in layers]
+        sources = [[], *([name] for name in names)] if names else []
+        return Wiring(list(zip(layers, sources)), names[-1:])
     if kind not in ("Functional", "Model"):
         raise StillnetError(
             f"the model is a {kind}, whose layers the file does not describe; save a Sequential "
@@ -34,57 +47,60 @@ def ordered(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     assert isinstance(config, Mapping)
     by_name = {layer_name(layer): layer for layer in config["layers"]}
     inputs = _histories(config.get("input_layers", []))
-    outputs = _histories(config.get("output_layers", []))
     if len(inputs) != 1:
         raise StillnetError(
             f"the model has {len(inputs)} inputs ({', '.join(repr(i[0]) for i in inputs)}); "
             "stillnet takes one, and carries states itself: save the model with one input"
         )
-    data = [o for o in outputs if o[1] == 0]
-    for state in (o for o in outputs if o[1]):
-        if by_name[state[0]]["class_name"] not in ("GRU", "LSTM", "RNN"):
-            data.append(state)
-    if len(data) != 1:
-        raise StillnetError(
-            f"the model has {len(data)} outputs beside final states; stillnet gives one: save the "
-            "model with one output"
-        )
-    chain: list[Mapping[str, Any]] = []
-    name = data[0][0]
-    while True:
+    outputs = []
+    for name, index in _histories(config.get("output_layers", [])):
+        if index == 0 or by_name[name]["class_name"] not in ("GRU", "LSTM", "RNN"):
+            outputs.append(name)  # the others are final states, which the engine carries
+    found: list[tuple[Mapping[str, Any], list[str]]] = []
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in done:
+            return
         layer = by_name[name]
-        if layer in chain:
+        if name in above:
             refuse_layer(name, str(layer["class_name"]), "it feeds itself; save the model again")
-        chain.append(layer)
-        nodes = layer.get("inbound_nodes") or []
-        if not nodes:
-            break
-        sources = _sources(nodes)
-        if len(nodes) > 1:
-            refuse_layer(
-                name, str(layer["class_name"]), "it is used twice; shared layers are not supported"
-            )
-        if len(sources) != 1:
-            refuse_layer(
-                name,
-                str(layer["class_name"]),
-                f"it takes {len(sources)} tensors; only a chain of layers is supported, and the "
-                "engine carries states itself",
-            )
-        if sources[0][1]:
-            refuse_layer(
-                name,
-                str(layer["class_name"]),
-                f"it reads a final state of '{sources[0][0]}'; read its first output instead",
-            )
-        name = sources[0][0]
-    chain.reverse()
-    if layer_name(chain[0]) != inputs[0][0]:
+        sources = _checked_sources(layer)
+        for source in sources:
+            visit(source, (*above, name))
+        done.add(name)
+        found.append((layer, sources))
+
+    for name in outputs:
+        visit(name, ())
+    if inputs[0][0] not in done:
         raise StillnetError(
-            f"the model's output does not depend on its input '{inputs[0][0]}'; save a chain of "
-            "layers"
+            f"the model's output does not depend on its input '{inputs[0][0]}'; save the layers "
+            "between them"
         )
-    return chain
+    return Wiring(found, outputs)
+
+
+def _checked_sources(layer: Mapping[str, Any]) -> list[str]:
+    """Names of the layers that one reads."""
+    name, kind = layer_name(layer), str(layer["class_name"])
+    nodes = layer.get("inbound_nodes") or []
+    if len(nodes) > 1:
+        refuse_layer(name, kind, "it is used twice; shared layers are not supported")
+    sources = _sources(nodes)
+    if len(sources) > 1 and kind not in MERGES:
+        refuse_layer(
+            name,
+            kind,
+            f"it takes {len(sources)} tensors; only {', '.join(MERGES)} may, and the engine "
+            "carries states itself",
+        )
+    for source, index in sources:
+        if index:
+            refuse_layer(
+                name, kind, f"it reads a final state of '{source}'; read its first output instead"
+            )
+    return [source for source, _ in sources]
 
 
 def _implied_input(layers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

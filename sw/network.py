@@ -442,20 +442,22 @@ class Network:
                 "quantize the model again"
             )
         try:
-            network = cls._from_header(header, tensors)
+            network = cls._from_header(header, tensors, path)
             network.validate()
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise StillnetError(f"'{path}' is damaged ({error}); quantize again") from error
         return network
 
     @classmethod
-    def _from_header(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Network:
+    def _from_header(
+        cls, header: dict[str, Any], tensors: dict[str, np.ndarray], path: Path
+    ) -> Network:
         layers = []
         for i, d in enumerate(header["layers"]):
             if d["cell"] not in CELLS:
                 raise StillnetError(
-                    f"layer '{d['name']}': cell '{d['cell']}' is unknown; load the file that "
-                    "registers it: stillnet --cells FILE.py COMMAND ..."
+                    f"'{path}' needs cell '{d['cell']}' for layer '{d['name']}', which is unknown; "
+                    "load the file that registers it: stillnet --cells FILE.py COMMAND ..."
                 )
             matrices = [
                 QuantizedMatrix(

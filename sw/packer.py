@@ -102,13 +102,19 @@ def place(network: Network, config: EngineConfig) -> Placement:
 
 
 def _check_cells(network: Network, config: EngineConfig) -> None:
-    for layer in network.layers:
-        if layer.cell not in config.cells:
-            raise StillnetError(
-                f"layer '{layer.name}' needs cell '{layer.cell}', engine '{config.name}' has "
-                f"{', '.join(config.cells)}; generate one with "
-                f"cells = {json.dumps([*config.cells, layer.cell])}"
-            )
+    lacking = [layer for layer in network.layers if layer.cell not in config.cells]
+    if lacking:
+        cells = list(dict.fromkeys([*config.cells, *(layer.cell for layer in lacking)]))
+        raise StillnetError(
+            f"layer '{lacking[0].name}' needs cell '{lacking[0].cell}', engine '{config.name}' has "
+            f"{', '.join(config.cells)}; generate one that has it with: stillnet generate "
+            f"{config.option} --set 'cells={json.dumps(cells)}' -o core.v"
+        )
+    if not any(m.source == INPUT for m in network.layers[0].matrices):
+        raise StillnetError(
+            f"layer '{network.layers[0].name}' is the first one and not fed by the input, so that "
+            "nothing tells the engine that a step has begun; feed it, if only with zeros"
+        )
     if network.second_threshold and not config.second_threshold:
         raise StillnetError(
             f"network '{network.name}' has a separate recurrent threshold, engine '{config.name}' "

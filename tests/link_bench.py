@@ -37,6 +37,7 @@ CONFIGS = {
         name="wide", lanes=8, cells=("gru", "linear", "relu"), second_threshold=True, **_SMALL
     ),
     "narrow": EngineConfig(name="narrow", lanes=2, cells=("relu", "linear"), **_SMALL),
+    "events": EngineConfig(name="events", lanes=4, cells=("egru", "lstm", "linear"), **_SMALL),
 }
 """Words of 64 bits (two register writes each) and of 16 (half of one)."""
 

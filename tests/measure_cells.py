@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from cell_bounds import check
 from test_cells_gated import slow, weights
 from test_cells_s5 import signal, stack
 
+from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.model import Model
+from stillnet.sw.network import Network
+from stillnet.sw.network_checks import label_exponent
 from stillnet.sw.quantizer import quantize
 
 
@@ -38,17 +43,40 @@ def models() -> dict[str, tuple[Model, np.ndarray]]:
     }
 
 
+def with_quantized_weights(model: Model, network: Network) -> Model:
+    """The float model with the weights, biases and parameters that the network has."""
+    layers = []
+    for i, (layer, q) in enumerate(zip(model.layers, network.layers)):
+        cell, unit = CELLS[layer.cell], 2.0 ** -network.exponent(i)
+        half = 1 << q.shift - 9 if cell.floors and q.shift > 8 else 0
+        matrices = tuple(
+            replace(m, weight=n.weight * 2.0**-n.fraction)
+            for m, n in zip(layer.matrices, q.matrices)
+        )
+        parameters = {
+            p: v * 2.0 ** -(cell.parameters[p].fraction + label_exponent(cell, q.exponents, p))
+            for p, v in q.parameters.items()
+        }
+        bias = {g: (b + half) * unit for g, b in q.bias.items()}
+        layers.append(replace(layer, matrices=matrices, bias=bias, parameters=parameters))
+    return Model(model.inputs, layers)
+
+
 def main() -> None:
-    print("| cell | rms of the output | rms error | largest error | mean bound of one step |")
-    print("|---|---|---|---|---|")
+    print(
+        "| cell | rms of the output | rms error | largest error | rms error, same 8-bit weights "
+        "in floating point | mean bound of one step |"
+    )
+    print("|---|---|---|---|---|---|")
     for name, (model, x) in models().items():
         network = quantize(model, x)
         y, bounds = check(model, network, x)
         error = y - model.run(x)
+        formats = y - with_quantized_weights(model, network).run(x)
         rms = np.sqrt(np.mean(model.run(x) ** 2))
         print(
             f"| {name} | {rms:.3f} | {np.sqrt(np.mean(error**2)):.5f} | {np.abs(error).max():.4f} "
-            f"| {bounds[-1]:.4f} |"
+            f"| {np.sqrt(np.mean(formats**2)):.6f} | {bounds[-1]:.4f} |"
         )
 
 

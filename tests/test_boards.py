@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from random_networks import random_case
 
+from stillnet.boards import bench_boards
 from stillnet.boards import build as build_module
 from stillnet.boards import flash as flash_module
 from stillnet.boards.pll import PFD_HZ, VCO_HZ, pll_settings
@@ -162,6 +164,29 @@ def test_build_stops_at_the_first_seed_that_meets_timing(tools, tmp_path: Path) 
     assert not build_module.build(board("ulx3s-85f"), output)["cached"]
 
 
+def test_build_with_other_cells(tools, tmp_path: Path) -> None:
+    """The last step of docs/your-own-cell.md, up to place and route."""
+    tools([120.0])
+    example = Path(__file__).parents[1] / "examples" / "own_cell.py"
+    output = tmp_path / "out"
+    program = (
+        "import sys, stillnet.boards.build as build\n"
+        "from stillnet.sw.cli import main\n"
+        f"build.tool = lambda name: {str(tmp_path / 'tools')!r} + '/' + name\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["--cells", str(example), "build", "--board", "ulx3s-25f", "-o", str(output)]
+    # In a process of its own: a registered cell stays.
+    subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--engine-cells", "fastgrnn,linear"],
+        check=True,
+        capture_output=True,
+    )
+    text = (output / "engine.toml").read_text()
+    assert 'cells = ["fastgrnn", "linear"]' in text
+    assert "fastgrnn" in json.loads((output / "build.json").read_text())["config"]["cells"]
+
+
 def test_build_without_timing_says_by_how_much(tools, tmp_path: Path, capsys) -> None:
     tools([80.0, 93.25, 91.0])
     output = tmp_path / "out"
@@ -172,6 +197,21 @@ def test_build_without_timing_says_by_how_much(tools, tmp_path: Path, capsys) ->
     assert "--seeds 6" in error
     assert not (output / "top.bit").exists()
     assert json.loads((output / "build.json").read_text())["timing_met"] is False
+
+
+def test_the_bench_reports_boards_with_and_without_timing(tools, tmp_path: Path) -> None:
+    names = ("ulx3s-25f", "colorlight-i9")
+    tools([101.5])
+    (met,) = bench_boards.measure(lambda *_: None, names[:1], tmp_path)
+    assert met["timing_met"] and (met["fmax_mhz"], met["clock_mhz"]) == (101.5, 100.0)
+    assert met["bitstream_bytes"] == len(b"bits")
+    tools([90.0, 91.0, 92.5, 80.0, 80.0, 80.0])
+    rows = bench_boards.measure(lambda *_: None, names, tmp_path)
+    assert rows[0] == met  # not built again
+    assert not rows[1]["timing_met"] and rows[1]["fmax_mhz"] == 92.5
+    assert (rows[1]["seed"], rows[1]["seeds"], rows[1]["bitstream_bytes"]) == (3, 6, 0)
+    text = bench_boards.BENCH.markdown(rows)
+    assert "| ulx3s-25f | " in text and " | NO | " in text
 
 
 def test_a_tool_that_fails_is_named_with_its_log(tools, tmp_path: Path) -> None:

@@ -197,6 +197,35 @@ def test_egru_of_any_size(size, clear_every) -> None:
     check(model, network, x, clear_every=clear_every)
 
 
+def test_egru_language_model() -> None:
+    """Tokens in, two layers of events, a decoder that works for events only."""
+    rng = np.random.default_rng(6)
+    tokens, units = 20, 24
+    layers = [weights(rng, 3, n, units, 1.5) for n in (tokens, units)]
+    theta = [np.maximum(rng.normal(0.02, 0.05, units), 0) for _ in layers]
+    decoder = rng.normal(0, 1, (tokens, units)), rng.normal(0, 0.1, tokens)
+    x = rng.integers(0, tokens, 120)
+    model = Model(tokens, one_hot=True)
+    for k, (w, t) in enumerate(zip(layers, theta)):
+        model.egru(**w, theta=t, name=f"egru{k}")
+    model.dense(*decoder, name="decoder")
+    y, _ = egru(np.eye(tokens)[x], **layers[0], theta=theta[0], h=np.zeros(units), clear_every=70)
+    y, _ = egru(y, **layers[1], theta=theta[1], h=np.zeros(units), clear_every=70)
+    wanted = y @ decoder[0].T + decoder[1]
+    assert np.allclose(model.run(x, clear_every=70), wanted, atol=1e-12)
+    network = quantize(model, x)
+    assert network.input_mode is Mode.ONE_HOT_PLAIN
+    got, _ = check(model, network, x, clear_every=70)
+    assert np.mean(np.argmax(got, 1) == np.argmax(wanted, 1)) > 0.9
+    reference = Reference(network, clear_every=70)
+    fired = [0, 0]
+    for row in network.quantize_input(x):
+        reference.step_integers(row)
+        assert reference.last.events[-1] == 1
+        fired = [f + reference.last.events[k] for k, f in enumerate(fired)]
+    assert 0 < fired[0] < 0.8 * 120 * units, "most units keep silent most of the time"
+
+
 @settings(max_examples=25, deadline=None)
 @given(SIZES)
 def test_small_gated_cells_of_any_size(size) -> None:
@@ -344,6 +373,25 @@ def test_saved_whole_sequence_and_streamed_are_the_same(name, model, x, tmp_path
         assert np.array_equal(first.accumulators[i], first.expected_accumulators(i))
     first.reset()
     assert np.array_equal(y[:3], np.array([first.step_integers(r) for r in rows[:3]]))
+
+
+@pytest.mark.parametrize("reset", ["before", "after"])
+def test_two_thresholds_and_their_search(reset) -> None:
+    rng = np.random.default_rng(0)
+    model = Model(6).gru(**weights(rng, 3, 6, 16, 1.0), reset=reset, name="g")
+    model.lstm(**weights(rng, 4, 16, 12, 1.0), name="l").dense(rng.normal(0, 0.3, (3, 12)))
+    x = slow(rng, 400, 6) / 4
+    network = quantize(model, x, thresholds=0.01, threshold_recurrent=0.02)
+    assert network.layers[-3].threshold_recurrent is not None
+    rows = network.quantize_input(x[:80])
+    reference, layout = Reference(network), Layout([80])
+    y = np.array([reference.step_integers(r) for r in rows])
+    flat = run_integers(network, layout, layout.pack([rows]))
+    assert np.array_equal(flat.vectors[len(network.layers) - 1], y)
+    network = quantize(model, x, max_error=0.03)
+    assert network.notes["report"]["output_error"] <= 0.03
+    assert all(layer.threshold > 0 for layer in network.layers[:-1])
+    check(model, network, x[:60])
 
 
 def test_clear_every_touches_h_only() -> None:

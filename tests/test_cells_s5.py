@@ -223,6 +223,19 @@ def published_integers(network: Network, rows: np.ndarray) -> np.ndarray:
     return np.array(outputs)
 
 
+def test_biases_hold_the_half_that_makes_a_floor() -> None:
+    rng = np.random.default_rng(1)
+    model, _ = stack(rng, 4, 8, 7, 1, 3)
+    network = quantize(model, signal(rng, 30, 4), correct_bias=False)
+    for i, (layer, real) in enumerate(zip(network.layers, model.layers)):
+        half = 0
+        if CELLS[layer.cell].floors and layer.shift > 8:
+            half = 1 << layer.shift - 9
+        for g, b in layer.bias.items():
+            exact = np.rint(real.bias[g] * 2.0 ** network.exponent(i))
+            assert np.array_equal(b, exact - half), (layer.name, g)
+
+
 def loud(network: Network, rng: np.random.Generator) -> None:
     """Every number at or near the ends of its format; |lam| may exceed one."""
     for layer in network.layers:
@@ -294,6 +307,49 @@ def test_state_wraps_and_is_not_clipped() -> None:
     _, new, _ = cell.evaluate(m, {"xr": x, "xi": np.array([0])})
     exact = (32767 * int(x[0]) + (((1 << 17) - 1) * PRE.maximum << 9)) >> 15
     assert exact > (1 << 31) - 1 and new["xr"][0] == exact - (1 << 32)
+
+
+# -- scales ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_formats_follow_the_signal(scale) -> None:
+    """Linear up to the gate of the GLU, which is constant here."""
+    rng = np.random.default_rng(3)
+    p = block(rng, 8, 6, "zoh")
+    model = Model(4).s5_encoder(rng.normal(0, 1, (8, 4)))
+    glu = np.zeros((8, 8)), p["glu"][1]
+    model.s5(p["lam"], p["b"], p["c"], p["d"], glu=glu, step=p["step"], name="b")
+    model.dense(rng.normal(0, 1, (3, 8)))
+    x = signal(rng, 60, 4) * scale
+    network = quantize(model, x)
+    got, _ = check(model, network, x)
+    wanted = model.run(x)
+    assert np.sqrt(np.mean((got - wanted) ** 2)) < 0.03 * np.sqrt(np.mean(wanted**2))
+    streams = {layer.exponents["v"] for layer in network.layers if "v" in layer.exponents}
+    states = {layer.exponents["x"] for layer in network.layers if "x" in layer.exponents}
+    assert len(streams) == 1 and len(states) == 1, "peers share a scale"
+
+
+def test_silent_calibration() -> None:
+    rng = np.random.default_rng(3)
+    model, _ = stack(rng, 4, 6, 5, 1, 2)
+    network = quantize(model, np.zeros((5, 4)))
+    check(model, network, np.zeros((5, 4)))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-4, 300.0])
+def test_row_factors_of_any_size(gamma) -> None:
+    rng = np.random.default_rng(3)
+    lam = 0.99 * np.exp(1j * rng.uniform(-1, 1, 5))
+    b, c = rng.normal(0, 1, (5, 4)) + 0j, rng.normal(0, 1, (3, 5)) + 0j
+    model, x = Model(4).lru(lam, b, c, gamma=gamma), signal(rng, 100, 4)
+    network = quantize(model, x)
+    got, _ = check(model, network, x)
+    wanted = model.run(x)
+    assert np.sqrt(np.mean((got - wanted) ** 2)) <= 0.03 * np.sqrt(np.mean(wanted**2))
+    if gamma:
+        assert np.abs(network.layers[0].parameters["gamma"]).max() > 1 << 10
 
 
 # -- LRU ------------------------------------------------------------------------------------------

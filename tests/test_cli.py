@@ -509,3 +509,20 @@ def test_load_array_takes_any_real_type(tmp_path: Path) -> None:
     for dtype in (np.float16, np.float32, np.int8, np.uint16, bool):
         np.save(tmp_path / "a.npy", np.ones((2, 2), dtype))
         assert load_array(tmp_path / "a.npy").dtype == dtype
+
+
+def test_cells_of_ones_own_are_loaded_or_refused(tmp_path: Path, capsys) -> None:
+    missing = tmp_path / "missing.py"
+    assert refusal(capsys, "--cells", str(missing), "info", "x").startswith(
+        f"'{missing}' is not a Python file with cells"
+    )
+    assert refusal(capsys, "--cells") == "--cells needs a Python file that registers cells"
+    empty, broken = tmp_path / "empty.py", tmp_path / "broken.py"
+    empty.write_text("x = 1\n")
+    broken.write_text("1 / 0\n")
+    assert refusal(capsys, "--cells", str(empty), "info", "x") == (
+        f"'{empty}' registers no cell; put @register before its class"
+    )
+    assert refusal(capsys, "--cells", str(broken), "info", "x") == (
+        f"'{broken}' failed with ZeroDivisionError: division by zero; it must run without arguments"
+    )

@@ -83,6 +83,13 @@ def check_pipeline(cell: Cell, sharing: int = 1, count: int = 2000) -> None:
     m = {a: operands(fixed.PRE.bits, rng, count) for a in cell.accumulators}
     m |= {p: operands(f.bits, rng, count) for p, f in cell.parameters.items()}
     state = {s: operands(f.bits, rng, count) for s, f in {**cell.state, **cell.peers}.items()}
+    # Now and then gates are at their ends, and state and parameters at one value or zero, so that
+    # comparisons find both sides equal.
+    same = operands(16, rng, count // 8) * rng.integers(0, 2, count // 8)
+    for name, values in {**m, **state}.items():
+        fmt = {**cell.parameters, **cell.state, **cell.peers}.get(name)
+        ends = rng.choice([fixed.PRE.minimum, fixed.PRE.maximum], count // 8)
+        values[: count // 8] = ends if fmt is None else np.clip(same, fmt.minimum, fmt.maximum)
     inputs = {f"m_{a}": v for a, v in m.items()} | {f"s_{s}": v for s, v in state.items()}
     if sharing > 1:  # what enters in other phases must not matter
         inputs = {k: np.stack([v] + [~v] * (sharing - 1), 1).ravel() for k, v in inputs.items()}

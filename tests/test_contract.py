@@ -7,6 +7,7 @@ import math
 import random
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -363,7 +364,7 @@ def test_modes() -> None:
         ("units", 0, "units must be between 1 and 32768, not 0"),
         ("inputs", 0, "inputs must be between 1 and 32768, not 0"),
         ("accumulators", 1, "accumulators must be between 2 and 32768, not 1"),
-        ("layers", 17, "layers must be between 1 and 16, not 17"),
+        ("layers", 32, "layers must be between 1 and 31, not 32"),
         ("matrices", 65, "matrices must be between 1 and 64, not 65"),
         ("address_bits", 7, "address_bits must be between 8 and 32, not 7"),
         ("fetch_columns", 3, "fetch_columns must be between 4 and 256, not 3"),
@@ -438,6 +439,39 @@ def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
     seen.add(dataclasses.replace(base, memory="ram", ram_words=65).fingerprint)
     assert len(seen) == 1 + len(dataclasses.fields(base)) - 3 + 2
     assert all(0 <= f < 1 << 32 for f in seen)
+
+
+def test_fingerprint_follows_the_equation_of_a_cell() -> None:
+    class First(Cell):
+        name = "changing"
+        accumulators = ("a",)
+        state: ClassVar[dict[str, Format]] = {"h": Format(16, 13)}
+
+        def update(self, m, state):
+            return state.h.next(m.a + state.h)
+
+    class Second(First):
+        def update(self, m, state):
+            return state.h.next(m.a - state.h)
+
+    class Third(First):
+        state: ClassVar[dict[str, Format]] = {"h": Format(16, 12)}
+
+    class Fourth(First):
+        parameters: ClassVar[dict[str, Format]] = {"unused": Format(16, 12)}
+
+    seen = set()
+    try:
+        for kind in (First, Second, Third, Fourth):
+            CELLS["changing"] = kind()
+            seen.add(EngineConfig(cells=("gru", "changing")).fingerprint)
+            same = {EngineConfig(cells=("gru", "changing")).fingerprint for _ in range(2)}
+            assert same <= seen
+    finally:
+        del CELLS["changing"]
+    assert len(seen) == 4
+    # Known images stay valid.
+    assert EngineConfig().fingerprint == 0x52572242
 
 
 def test_derived_parameters() -> None:

@@ -28,8 +28,10 @@ from stillnet.sw.contract.link import Command
 from stillnet.sw.contract.registers import Register
 from stillnet.sw.driver import ConnectionLost, Engine, RefusedCommand
 from stillnet.sw.errors import StillnetError
+from stillnet.sw.model import Model
 from stillnet.sw.network import Network
 from stillnet.sw.packer import pack
+from stillnet.sw.quantizer import quantize
 from stillnet.sw.reference import Reference
 from stillnet.sw.transport import open_transport
 
@@ -72,6 +74,29 @@ def delta_network(name: str = "wide") -> Network:
         if all(np.any(a != b) for a, b in zip(ys, ys[1:])):
             return net
     raise AssertionError("no such network")
+
+
+def test_egru_is_cleared_every_so_many_steps() -> None:
+    """Only h: what was sent stays sent. On hardware, in the reference, and in floating point."""
+    rng = np.random.default_rng(0)
+    w = [rng.normal(0, 0.5, (30, n)) for n in (6, 10)]
+    model = Model(6).egru(*w, theta=np.full(10, 0.05), name="egru")
+    model.lstm(rng.normal(0, 0.5, (20, 10)), rng.normal(0, 0.5, (20, 5)), name="lstm")
+    x = np.cumsum(rng.normal(0, 0.3, (25, 6)), axis=0)
+    net = quantize(model, x)
+    bench = board("events")
+    engine = connect(bench)
+    result = run_on_board(net, x, engine, clear_every=7)
+    assert result["mismatches"] == 0 and result["steps"] == 25
+    reference = fresh(net, "events")
+    for step, row in enumerate(net.quantize_input(x)):
+        if step and step % 7 == 0:
+            reference.clear_cells()
+        reference.step_integers(row)
+    same_state(engine, reference)
+    assert not np.array_equal(result["outputs"], run_on_board(net, x, engine)["outputs"])
+    assert np.abs(result["outputs"] - model.run(x, clear_every=7)).max() < 0.1
+    bench.end()
 
 
 # -- what it is for -------------------------------------------------------------------------------
@@ -521,6 +546,28 @@ def test_engine_that_hangs_is_reset(model: LinkModel) -> None:
         engine.step_integers(row)
     engine.load(net)
     np.testing.assert_array_equal(engine.step_integers(row), fresh(net).step_integers(row))
+
+
+def test_a_reset_at_any_moment_leaves_nothing(model: LinkModel) -> None:
+    """Registers without a reset keep what a cut step left in them: it must not be seen again."""
+    engine = connect(model, timeout=0.004)
+    rng = np.random.default_rng(5)
+    nets = [delta_network(), *(network(seed) for seed in range(1, 8))]
+    for k in range(48):
+        net = nets[k % len(nets)]
+        engine.load(net)
+        size = 1 if net.input_mode.one_hot else net.inputs
+        for row in inputs(k, net, 3):
+            payload = row.astype("<i2").tobytes()
+            assert len(payload) == 2 * size
+            engine.session.send(Command.STEP, payload, 2 * net.outputs)
+        model.run(int(rng.integers(1, 1200)))
+        engine.reset()
+        following = nets[(k + int(rng.integers(0, 2))) % len(nets)]
+        engine.load(following)
+        reference = fresh(following)
+        for row in inputs(k + 1, following, 2):
+            np.testing.assert_array_equal(engine.step_integers(row), reference.step_integers(row))
 
 
 def test_through_uarts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from stillnet.hw.generate import core_verilog, generate, register_document
 from stillnet.hw.verilog import readable_verilog
 from stillnet.sim import verilator
 from stillnet.sw import cli
-from stillnet.sw.contract.config import PRESETS
+from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.registers import Register
 from stillnet.sw.errors import StillnetError
 
@@ -205,15 +206,47 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["core.v"]
 
 
+def test_fields_set_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_commands", lambda: {"generate": lambda: GENERATE})
+    command = ["generate", "--preset", "tiny", "--set", 'cells=["lstm"]', "--set", "lanes = 2"]
+    assert cli.main([*command, "--set", "cell_sharing=2", "-o", "core.v"]) == 0
+    assert "cell lstm: 25 cycles, 2 multipliers, 5 block RAMs" in capsys.readouterr().out
+    expected = dataclasses.replace(
+        EngineConfig.load("tiny"), name="custom", cells=("lstm",), lanes=2, cell_sharing=2
+    )
+    assert EngineConfig.load("core_config.toml") == expected
+    assert cli.main([*command, "--set", "lanes", "-o", "core.v"]) == 2
+    assert "engine config: 'lanes' is not FIELD=VALUE as in TOML" in capsys.readouterr().err
+    assert cli.main([*command, "--set", "lane=2", "-o", "core.v"]) == 2
+    assert "engine config: unknown field 'lane'" in capsys.readouterr().err
+
+
 def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_commands", lambda: {"generate": lambda: GENERATE})
     (tmp_path / "my.toml").write_text('lanes = 2\ncells = ["gru", "linear"]\nunits = 64\n')
     assert cli.main(["generate", "--config", "my.toml", "-o", "my.v", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["files"] == {"verilog": "my.v", "example": "my_example.v", "json": "my.json"}
+    assert result["files"] == {
+        "verilog": "my.v",
+        "example": "my_example.v",
+        "json": "my.json",
+        "config": "my_config.toml",
+    }
+    assert EngineConfig.load("my_config.toml") == EngineConfig.load("my.toml")
+    found = [
+        (c["cell"], c["latency"], c["multipliers"], c["table_blocks"]) for c in result["cells"]
+    ]
+    assert found == [("gru", 27, 2, 3), ("linear", 2, 0, 0)]
     assert result["preset"] == "my" and result["module"] == "my"
-    assert sorted(os.listdir()) == ["my.json", "my.toml", "my.v", "my_example.v"]
+    assert sorted(os.listdir()) == [
+        "my.json",
+        "my.toml",
+        "my.v",
+        "my_config.toml",
+        "my_example.v",
+    ]
     assert cli.main(["generate", "--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:4]] == list(PRESETS)
     assert cli.main(["generate", "--help"]) == 0

@@ -188,7 +188,7 @@ CONV_REFUSALS = {
     ),
     "shifted input": (
         [("Add", "x half", "s"), ("Conv", "s W", "y", {"pads": [2, 0]})],
-        r"node 'conv_y' \(Conv\): its input is shifted by node 'add_s', and zeros are put in "
+        r"node 'conv_y': its input is shifted by 'add_s', and zeros are put in "
         r"front after that; shift the recording on the host",
     ),
     "bias": (

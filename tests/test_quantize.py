@@ -629,7 +629,11 @@ CHANGES = [
     (lambda h, t: t.pop("1/bias/ch") is None, r"is damaged \('1/bias/ch'\); quantize again"),
     (lambda h, t: {**h, "input_mode": "both"}, r"is damaged \('BOTH'\); quantize again"),
     (lambda h, t: {**h, "layers": 3}, "is damaged .*; quantize again"),
-    (lambda h, t: h["layers"][0].update(cell="lstm9"), r"is damaged \('lstm9'\); quantize again"),
+    (
+        lambda h, t: h["layers"][0].update(cell="lstm9"),
+        "needs cell 'lstm9' for layer 'fc1', which is unknown; load the file that registers it: "
+        r"stillnet --cells FILE.py COMMAND \.\.\.",
+    ),
     (lambda h, t: h["layers"][0].update(threshold="a"), "is damaged .*; quantize again"),
 ]
 INVALID = [

@@ -41,9 +41,10 @@ SKIP = Format(16, 12)
 
 
 def _rotate(state: Any, m: Any) -> tuple[Node, Node]:
-    """lam * x, exact."""
-    re = wide_mul(state.xr, m.lam_re) - wide_mul(state.xi, m.lam_im)
-    im = wide_mul(state.xr, m.lam_im) + wide_mul(state.xi, m.lam_re)
+    """lam * x, exact: three real products for a complex one, each wide, so two DSPs."""
+    both = wide_mul(state.xr + state.xi, m.lam_re)
+    re = both - wide_mul(state.xi, m.lam_re + m.lam_im)
+    im = both + wide_mul(state.xr, m.lam_im - m.lam_re)
     return re, im
 
 

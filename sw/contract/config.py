@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .cells import CELLS
+from .cells import CELLS, Cell
 from .errors import StillnetError
 from .image import VERSION, block_rows
 
@@ -19,8 +20,24 @@ __all__ = ["MEMORIES", "PRESETS", "EngineConfig"]
 MAX_STATE_NAMES = 8
 """State variables that the host can select (``registers.Region``)."""
 
+FIRST_CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
+"""Cells whose equations are as fixed as the image version."""
+
 MEMORIES = ("ram", "axi4", "port")
 """What stands behind the memory port: on-chip RAM, an AXI4 master, or the bare port."""
+
+
+def cell_signature(cell: Cell) -> str:
+    """What hardware and images depend on in a cell, as text: operands, formats, equation."""
+    nodes = cell.graph.nodes()
+    place = {id(n): k for k, n in enumerate(nodes)}
+    lines = [cell.name, repr(cell.accumulators)]
+    lines += [f"{k}={f}" for kind in (cell.parameters, cell.peers) for k, f in kind.items()]
+    for n in nodes:
+        args = ",".join(str(place[id(a)]) for a in n.args)
+        lines.append(f"{n.op}({args}){n.format}{n.name}{n.value}")
+    lines += [f"{k}:{place[id(n)]}" for k, n in cell.graph.following.items()]
+    return ";".join([*lines, str(place[id(cell.graph.result)])])
 
 
 @dataclass(frozen=True)
@@ -99,7 +116,7 @@ class EngineConfig:
             "inputs": (1, 1 << 15),
             "cell_sharing": (1, 16),
             "accumulators": (2, 1 << 15),
-            "layers": (1, 16),
+            "layers": (1, 31),
             "matrices": (1, 64),
             "address_bits": (8, 32),
             "fetch_words": (8, 4096),
@@ -194,9 +211,14 @@ class EngineConfig:
 
     @property
     def fingerprint(self) -> int:
-        """32-bit digest of everything that an image depends on."""
+        """32-bit digest of everything that an image depends on.
+
+        The fields but ``name`` and ``cell_sharing``, the version of the image, and the equations of
+        all cells but the first ones, which do not change any more: a cell of one's own may.
+        """
         left_out = ("name", "cell_sharing")
         values = [f"{k}={v!r}" for k, v in sorted(self.to_dict().items()) if k not in left_out]
+        values += [cell_signature(CELLS[c]) for c in self.cells if c not in FIRST_CELLS]
         text = f"stillnet image {VERSION};" + ";".join(values)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
@@ -215,6 +237,27 @@ class EngineConfig:
             return f'"{value}"' if isinstance(value, str) else str(value)
 
         return "".join(f"{k} = {text(v)}\n" for k, v in self.to_dict().items())
+
+    @property
+    def option(self) -> str:
+        """Option of a command that names this configuration."""
+        return f"--preset {self.name}" if self.name in _presets() else f"--config {self.name}.toml"
+
+    def changed(self, settings: Iterable[str]) -> EngineConfig:
+        """The same with some fields set, each as a line of TOML: ``cells=["gru", "lstm"]``.
+
+        Its name is ``custom``, because it is no preset any more.
+        """
+        values: dict[str, Any] = {"name": "custom"}
+        for text in settings:
+            try:
+                values |= tomllib.loads(text)
+            except tomllib.TOMLDecodeError as error:
+                raise StillnetError(
+                    f"engine config: '{text}' is not FIELD=VALUE as in TOML ({error}); text stands "
+                    "in quotes, lists in brackets"
+                ) from error
+        return self.from_dict({**self.to_dict(), **values})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EngineConfig:

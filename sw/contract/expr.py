@@ -40,6 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -370,8 +371,12 @@ class Graph:
     result: Node
     following: dict[str, Node]
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> tuple[Node, ...]:
         """Every node once, operands before users."""
+        return self._order
+
+    @cached_property
+    def _order(self) -> tuple[Node, ...]:
         order: list[Node] = []
         seen: set[int] = set()
 
@@ -385,7 +390,7 @@ class Graph:
 
         for root in (*self.following.values(), self.result):
             visit(root)
-        return order
+        return tuple(order)
 
     def integers(
         self, m: dict[str, np.ndarray], state: dict[str, np.ndarray]

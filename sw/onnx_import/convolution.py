@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .layers import Conv, Dense
 from .recurrent import roles
-from .tensors import Axis, Flow, Value, refuse
+from .tensors import Flow, Value, refuse
 from .walk import Walk, handles
 
 if TYPE_CHECKING:
@@ -68,34 +67,20 @@ def conv(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
             "channels, steps) are supported",
         )
     excess = _check_causal(node, attrs, flow, taps)
-    walk.newest(node, flow)
     batch, channels, time = flow.dims
     if taps > 1:
         roles(walk, node, flow, time, batch)
-    walk.contract(node, channels, size)
-    if walk.pending is not None and np.any(walk.pending.shift) and taps > 1:
-        refuse(
-            node,
-            f"its input is shifted by node '{walk.pending.node}', and zeros are put in front "
-            "after that; shift the recording on the host",
-        )
-    flat = weight.transpose(0, 2, 1).reshape(units * taps, size)
-    flat, shift = walk.take_pending(flat)
-    weight = flat.reshape(units, taps, -1).transpose(0, 2, 1)
-    bias = shift.reshape(units, taps).sum(axis=1)
+    walk.contract(node, flow, channels, size)
+    bias = None
     if len(values) > 2 and values[2] is not None:
-        given = walk.const(node, values[2], "B")
-        if given.shape != (units,):
-            refuse(node, f"its B has shape {given.shape}, expected {(units,)}; export it again")
-        bias = bias + given
+        bias = walk.const(node, values[2], "B")
+        if bias.shape != (units,):
+            refuse(node, f"its B has shape {bias.shape}, expected {(units,)}; export it again")
     name = walk.fresh_name(node)
-    one = taps == 1
-    walk.open = Dense(name, weight[:, :, 0], bias) if one else Conv(name, weight, bias)
-    walk.layers.append(walk.open)
-    walk.unbounded()
-    walk.feature = () if units == 1 else (Axis(f"the outputs of '{name}'", units),)
-    out = walk.changed(node, (batch, walk.feature, time), flow.reduced)
-    walk.write(node, replace(out, excess=excess))
+    vector = walk.net.conv(flow.vector, name, weight, bias, "linear")
+    feature = walk.features(name, units)
+    dims = (batch, feature, time)
+    walk.write(node, Flow(vector, dims, feature, reduced=flow.reduced, excess=excess))
 
 
 def _full_weight(

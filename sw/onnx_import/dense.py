@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .layers import Affine, Conv, Dense
-from .tensors import Axis, Dim, Fix, Flow, Value, dim_size, label, refuse, shown_shape
+from .tensors import Dim, Fix, Flow, Value, dim_size, label, refuse, shown_shape
 from .walk import Walk, handles
 
 if TYPE_CHECKING:
@@ -18,18 +17,13 @@ if TYPE_CHECKING:
 
 def add_dense(walk: Walk, node: onnx.NodeProto, flow: Flow, at: int, weight: np.ndarray) -> Flow:
     """Multiplies dimension ``at`` by a matrix of shape (units, inputs)."""
-    walk.newest(node, flow)
-    walk.contract(node, flow.dims[at], weight.shape[1])
-    weight, bias = walk.take_pending(weight)
+    walk.contract(node, flow, flow.dims[at], weight.shape[1])
     name = walk.fresh_name(node)
-    walk.open = Dense(name, weight, bias)
-    walk.layers.append(walk.open)
-    walk.unbounded()
-    units = len(weight)
-    walk.feature = () if units == 1 else (Axis(f"the outputs of '{name}'", units),)
+    vector = walk.net.dense(flow.vector, name, weight, None, "linear")
+    feature = walk.features(name, len(weight))
     dims = list(flow.dims)
-    dims[at] = walk.feature
-    return walk.changed(node, dims, flow.reduced)
+    dims[at] = feature
+    return Flow(vector, tuple(dims), feature, reduced=flow.reduced)
 
 
 @handles("MatMul")
@@ -68,7 +62,7 @@ def gemm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
         refuse(
             node,
             "its C is computed from the data; only constant weights are supported, so split "
-            "the sum off and export a single chain of layers",
+            "the sum off as an Add",
         )
     weight = alpha * walk.const(node, values[1 if left else 0], "B" if left else "A")
     if weight.ndim != 2:
@@ -82,30 +76,27 @@ def gemm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
         vector, dims = per_feature(walk, node, out, bias, "C")
         if len(dims) != 2:
             refuse(node, f"its C has shape {bias.shape}; at most 2 axes are allowed")
-        affine(walk, node, np.ones(()), vector)
+        out = affine(walk, node, out, np.ones(()), vector)
     walk.write(node, out)
 
 
 @handles("Relu", "Sigmoid", "Tanh")
 def activation(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     flow = walk.flow(node, values)
-    walk.newest(node, flow)
     kind = node.op_type.lower()
-    if kind == "relu" and walk.low >= 0:
+    if kind == "relu" and flow.low >= 0:
         walk.write(node, flow)
         return
     walk.write(node, activate(walk, node, flow, kind))
 
 
 def activate(walk: Walk, node: onnx.NodeProto, flow: Flow, kind: str) -> Flow:
-    if walk.open is None or isinstance(walk.open, Conv) and kind != "relu":
+    if not walk.net.joins(flow.vector, kind):
         flow = _identity(walk, node, flow)
-    assert walk.open is not None
-    walk.open.activation = kind
-    walk.open = None
+    vector = walk.net.activation(flow.vector, label(node), kind)
     ranges = {"relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
-    walk.low, walk.high = ranges[kind]
-    return walk.changed(node, flow.dims, flow.reduced)
+    low, high = ranges[kind]
+    return replace(flow, vector=vector, low=low, high=high)
 
 
 def _identity(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:
@@ -113,15 +104,16 @@ def _identity(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:
 
     It costs a column of one weight a fired element.
     """
-    if walk.feature is None and (not flow.dims or any(a.dynamic for a in flow.dims[-1])):
+    feature = walk.feature_of(flow)
+    if feature is None and (not flow.dims or any(a.dynamic for a in flow.dims[-1])):
         refuse(
             node,
             f"{node.op_type} is the first node of the graph, on vectors of unknown size; export "
             "it with the number of features fixed",
         )
     at = len(flow.dims) - 1
-    if walk.feature is not None and walk.feature in flow.dims:
-        at = flow.dims.index(walk.feature)
+    if feature is not None and feature in flow.dims:
+        at = flow.dims.index(feature)
     return add_dense(walk, node, flow, at, np.eye(dim_size(flow.dims[at])))
 
 
@@ -129,7 +121,6 @@ def _identity(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:
 def clip(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     """A clip that cannot clip is dropped; one at 0 alone is a ReLU."""
     flow = walk.flow(node, values)
-    walk.newest(node, flow)
     if values[0] is not flow:
         refuse(node, "its limits are computed from the data; make them constants")
     attrs = walk.attributes(node)
@@ -142,9 +133,9 @@ def clip(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     biggest = float(np.finfo(np.float32).max)  # written for "no limit"
     low = -math.inf if low <= -biggest else low
     high = math.inf if high >= biggest else high
-    if low <= walk.low and high >= walk.high:
+    if low <= flow.low and high >= flow.high:
         walk.write(node, flow)
-    elif low == 0 and high >= walk.high and walk.open is not None:
+    elif low == 0 and high >= flow.high and walk.net.joins(flow.vector, "relu"):
         walk.write(node, activate(walk, node, flow, "relu"))
     else:
         refuse(
@@ -156,9 +147,11 @@ def clip(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
 
 @handles("Add", "Div", "Mul", "Sub")
 def arithmetic(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
-    """Add, Sub, Mul, Div by constants."""
+    """Add, Sub, Mul, Div by constants; sums and differences of vectors."""
+    if sum(isinstance(v, Flow) for v in values) == 2 and node.op_type in ("Add", "Sub"):
+        combine(walk, node, values)
+        return
     flow = walk.flow(node, values)
-    walk.newest(node, flow)
     first = values[0] is flow
     op = node.op_type
     if op == "Div" and not first:
@@ -177,15 +170,13 @@ def arithmetic(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> 
             scale, shift = one / vector, zero
     if not (np.all(np.isfinite(scale)) and np.all(np.isfinite(shift))):
         refuse(node, "its constant gives NaN or infinity; export the model again")
-    affine(walk, node, scale, shift)
-    walk.write(node, walk.changed(node, dims, flow.reduced))
+    walk.write(node, affine(walk, node, replace(flow, dims=dims), scale, shift))
 
 
 @handles("BatchNormalization")
 def batch_normalization(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     """Of trained statistics: a scale and shift of each feature, which is axis 1."""
     flow = walk.flow(node, values)
-    walk.newest(node, flow)
     attrs = walk.attributes(node)
     if attrs.get("training_mode", 0) or len([o for o in node.output if o]) > 1:
         refuse(node, "it computes statistics as in training; export the model for inference")
@@ -203,23 +194,36 @@ def batch_normalization(walk: Walk, node: onnx.NodeProto, values: list[Value | N
     column = (-1, *[1] * (len(flow.dims) - 2))
     scale, dims = per_feature(walk, node, flow, scale.reshape(column), "scale")
     shift, _ = per_feature(walk, node, flow, shift.reshape(column), "B")
-    affine(walk, node, scale, shift)
-    walk.write(node, walk.changed(node, dims, flow.reduced))
+    walk.write(node, affine(walk, node, replace(flow, dims=dims), scale, shift))
 
 
-def affine(walk: Walk, node: onnx.NodeProto, scale: np.ndarray, shift: np.ndarray) -> None:
-    if walk.open is not None:
-        with np.errstate(all="ignore"):
-            rows = np.atleast_1d(scale).reshape(-1, *[1] * (walk.open.weight.ndim - 1))
-            walk.open.weight = walk.open.weight * rows
-            walk.open.bias = walk.open.bias * scale + shift
-        return
-    walk.unbounded()
-    if walk.table is not None:
-        walk.table = walk.table * scale + shift
-        return
-    old = walk.pending or Affine("", np.ones(()), np.zeros(()))
-    walk.pending = Affine(label(node), old.scale * scale, old.shift * scale + shift)
+def affine(
+    walk: Walk, node: onnx.NodeProto, flow: Flow, scale: np.ndarray, shift: np.ndarray
+) -> Flow:
+    """``scale * flow + shift``, scalars or one value a feature."""
+    vector = walk.net.affine(flow.vector, label(node), scale, shift)
+    return replace(flow, vector=vector, low=-math.inf, high=math.inf, final=None)
+
+
+def combine(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    """The sum or difference of two vectors."""
+    a, b = (v for v in values if isinstance(v, Flow))
+    for flow in (a, b):
+        if walk.feature_of(flow) is None and flow.dims:
+            walk.contract(node, flow, flow.dims[-1], dim_size(flow.dims[-1]))
+    feature = walk.feature_of(a)
+    laid = [[None if d == walk.feature_of(f) else d for d in f.dims] for f in (a, b)]
+    if laid[0] != laid[1] or a.shape != b.shape or a.reduced != b.reduced:
+        refuse(
+            node,
+            f"it combines tensors of shapes {shown_shape(a)} and {shown_shape(b)}, whose axes "
+            "are not the same; export it without broadcasting",
+        )
+    second = b.vector
+    if node.op_type == "Sub":
+        second = walk.net.affine(second, label(node), -np.ones(()), np.zeros(()))
+    vector = walk.net.add(walk.fresh_name(node), [a.vector, second])
+    walk.write(node, Flow(vector, a.dims, feature, reduced=a.reduced))
 
 
 def per_feature(
@@ -233,7 +237,7 @@ def per_feature(
     if not varying:
         return constant.reshape(()), dims
     dim = dims[varying[0]]
-    if len(varying) > 1 or len(dim) != 1 or walk.feature not in (None, dim):
+    if len(varying) > 1 or len(dim) != 1 or walk.feature_of(flow) not in (None, dim):
         refuse(
             node,
             f"its {what} of shape {constant.shape} does not hold one value a feature (tensor "
@@ -249,5 +253,7 @@ def per_feature(
             f"its {what} of shape {constant.shape} does not fit a tensor of shape "
             f"{shown_shape(flow)}; export the model again",
         )
-    walk.feature = dim
+    if flow.feature is None:
+        walk.feature = dim
+        walk.net.input(dim_size(dim))
     return constant.reshape(size), dims

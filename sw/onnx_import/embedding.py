@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .tensors import Axis, Flow, Value, label, refuse
+from .tensors import Flow, Value, label, refuse
 from .walk import Walk, handles
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ def look_up(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> Non
     """A Gather whose table is constant and whose indices are the data."""
     flow = walk.flow(node, values)
     table = walk.const(node, values[0], "table")
-    if not flow.tokens or walk.version:
+    if not flow.tokens:
         refuse(
             node,
             "it looks up rows by computed values; only an embedding of the graph's input is "
@@ -33,7 +32,7 @@ def look_up(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> Non
 def one_hot(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     """Tokens as vectors of one feature a token: an embedding whose table is the identity."""
     flow = walk.flow(node, values)
-    if values[0] is not flow or not flow.tokens or walk.version:
+    if values[0] is not flow or not flow.tokens:
         refuse(node, "only the graph's input may be turned to one-hot vectors")
     if walk.attributes(node).get("axis", -1) not in (-1, len(flow.dims)):
         refuse(node, "the features must be the last axis; export it with axis -1")
@@ -45,9 +44,7 @@ def one_hot(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> Non
 
 
 def _embed(walk: Walk, node: onnx.NodeProto, flow: Flow, table: np.ndarray) -> None:
-    walk.one_hot = True
-    walk.table = table
-    size = table.shape[1]
-    walk.feature = () if size == 1 else (Axis(f"the features of '{label(node)}'", size),)
-    out = walk.changed(node, [*flow.dims, walk.feature], False)
-    walk.write(node, replace(out, tokens=False))
+    walk.embedded = True
+    feature = walk.features(label(node), table.shape[1])
+    vector = walk.net.embedding(flow.vector, label(node), table)
+    walk.write(node, Flow(vector, (*flow.dims, feature), feature))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import StillnetError
+from ..model import Model
 from .tensors import Const, Flow, States, state_of
 
 if TYPE_CHECKING:
     from .walk import Walk
 
 
-def finish(walk: Walk) -> None:
-    """Finds the data output among the graph's outputs and checks that the chain ends there."""
-    data: list[str] = []
-    last: list[str] = []
+def finish(walk: Walk) -> Model:
+    """The model, from the data outputs among the graph's outputs."""
+    data: list[tuple[str, Flow]] = []
+    last: list[tuple[str, Flow]] = []
     for name in walk.graph.outputs:
         value = walk.env.get(name)
         if value is None:
@@ -26,44 +29,50 @@ def finish(walk: Walk) -> None:
                 f"graph output '{name}' does not depend on the data input "
                 f"'{walk.graph.data}': remove it from the graph's outputs"
             )
-        if isinstance(value, Flow) and value.final is None:
-            data.append(name)
-        elif isinstance(value, Flow) and value.version == walk.version:
-            last.append(name)
-    data = data or last
+        if isinstance(value, Flow):
+            (data if value.final is None else last).append((name, value))
+    if not data and not last:
+        raise StillnetError(
+            f"graph output '{walk.graph.outputs[0]}' has states of several layers, and no output "
+            "is that of the last layer: export that one too"
+        )
+    # Without any other output the last step of the uppermost layer is the result.
+    data = data or [max(last, key=lambda item: state_of(np.max(_final(item[1])))[0])]
+    for name, value in data:
+        if value.tokens or (not walk.names and not walk.embedded):
+            raise StillnetError(
+                f"the graph from '{walk.graph.data}' to '{name}' holds no layer: export a "
+                "graph with a GRU, LSTM, Gemm or MatMul"
+            )
+        if value.excess or value.padded:
+            raise StillnetError(
+                f"graph output '{name}' is longer than the input, as a convolution or its padding "
+                "left it; pad in front of the convolution only"
+            )
+        if value.reduced != data[0][1].reduced:
+            raise StillnetError(
+                f"graph outputs '{data[0][0]}' and '{name}' are a sequence and its last step: "
+                "export one of them"
+            )
     if len(data) > 1:
-        raise StillnetError(
-            f"the graph has {len(data)} data outputs ("
-            + ", ".join(f"'{d}'" for d in data)
-            + "); stillnet gives one: export the part that computes one of them"
-        )
-    value = walk.env[data[0]] if data else None
-    if not isinstance(value, Flow) or value.version != walk.version:
-        raise StillnetError(
-            f"graph output '{data[0] if data else walk.graph.outputs[0]}' is not the result "
-            "of the last layer: export one output, that of the last layer"
-        )
-    if value.excess or value.padded:
-        raise StillnetError(
-            f"graph output '{data[0]}' is longer than the input, as a convolution or its padding "
-            "left it; pad in front of the convolution only"
-        )
-    if walk.table is not None:
-        raise StillnetError(
-            f"node '{walk.changed_by}': it ends the network with an embedding, which no layer "
-            "reads; export a graph with a layer behind it"
-        )
-    if walk.pending is not None:
-        raise StillnetError(
-            f"node '{walk.pending.node}': it scales or shifts the network's output, which no "
-            "dense layer follows; remove it and compute it on the host"
-        )
-    if not walk.layers:
-        raise StillnetError(
-            f"the graph from '{walk.graph.data}' to '{data[0]}' holds no layer: export a "
-            "graph with a GRU, LSTM, Gemm or MatMul"
+        walk.notes.append(
+            "the graph's outputs are joined side by side: "
+            + ", ".join(f"'{name}' ({value.vector.size})" for name, value in data)
         )
     _check_states(walk)
+    model = walk.net.model([(name, value.vector) for name, value in data])
+    if walk.net.dropped:
+        walk.notes.append(
+            "no data output depends on "
+            + ", ".join(f"'{n}'" for n in walk.net.dropped)
+            + ", which is left out"
+        )
+    return model
+
+
+def _final(flow: Flow) -> np.ndarray:
+    assert flow.final is not None
+    return flow.final
 
 
 def _check_states(walk: Walk) -> None:
@@ -107,6 +116,6 @@ def _check_states(walk: Walk) -> None:
 
 def _order(walk: Walk, elements: list[tuple[int, str, int]]) -> str:
     """States in the order in which they come, for people."""
-    names = [f"{state} of '{walk.layers[layer].name}'" for layer, state, _ in elements]
+    names = [f"{state} of '{walk.recurrent[layer]}'" for layer, state, _ in elements]
     runs = [n for i, n in enumerate(names) if i == 0 or names[i - 1] != n]
     return ", ".join(runs[:4]) + (", ..." if len(runs) > 4 else "")

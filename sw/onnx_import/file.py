@@ -7,13 +7,14 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import StillnetError
 from ..model import Model
 from . import convolution, dense, embedding, moves, recurrent  # noqa: F401 -- they register their operators
 from .graph import Graph
-from .layers import build_model, same_layers
+from .layers import same_models
 from .tensors import first_line
-from .walk import Walk
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +28,7 @@ def load_onnx(path: str | PathLike[str]) -> Model:
     Parameters
     ----------
     path : path of a binary ONNX file, opset 7 or later
-        A chain of layers with one data input and one data output; states may be further inputs
+        Layers with one data input; states may be further inputs
         and outputs. Weights kept in a file of their own are looked for next to it.
 
     Returns
@@ -78,21 +79,21 @@ def from_onnx(model: onnx.ModelProto | bytes, name: str = "network") -> Model:
     if isinstance(model, bytes):
         model = parse(model, "the model")
     try:
-        walk = walk_twice(model, onnx)
-        result = build_model(walk.layers, name, walk.one_hot)
+        with np.errstate(all="ignore"):  # NaN and infinity are refused by name
+            result, notes = walk_twice(model, onnx, name)
     except StillnetError as e:
         text = str(e)
         if text.isprintable():
             raise
         clean = "".join(c if c.isprintable() else "?" for c in text)  # names in a damaged file
         raise StillnetError(clean) from None
-    for note in walk.notes:
+    for note in notes:
         warnings.warn(note, stacklevel=2)
     return result
 
 
-def walk_twice(model: onnx.ModelProto, onnx: Any) -> Walk:
-    """The chain of layers, walked with two sets of sizes for the dynamic axes."""
+def walk_twice(model: onnx.ModelProto, onnx: Any, name: str) -> tuple[Model, list[str]]:
+    """The layers and what to warn of, walked with two sets of sizes for the dynamic axes."""
     if model.functions:
         from onnx.inliner import inline_local_functions
 
@@ -105,10 +106,10 @@ def walk_twice(model: onnx.ModelProto, onnx: Any) -> Walk:
         )
     graph = Graph(model.graph, opset, onnx)
     fixed: dict[int, int] = {}
-    first = graph.walk(101, fixed)
+    first = graph.walk(name, 101, fixed)
     if any(a.dynamic for a in graph.axes):
-        second = graph.walk(211, fixed)
-        if not same_layers(first.layers, second.layers):
+        second = graph.walk(name, 211, fixed)
+        if not same_models(first[0], second[0]):
             raise StillnetError(
                 "the network changes with the length of the sequence; export it with the sizes "
                 "of its dynamic axes fixed"

@@ -37,8 +37,7 @@ def move_states(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) ->
             raise refusal
         refuse(
             node,
-            "it joins computed tensors, which is a branch; only a chain of layers is "
-            "supported, so export it without the branch",
+            "it joins final states with other tensors; export the states as outputs of their own",
         )
     tags = [t if (t := tags_of(v)) is not None else v.value for v in values if v]  # type: ignore
     if node.op_type in ("Cast", "CastLike", "Dropout", "Identity"):
@@ -50,6 +49,13 @@ def move_states(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) ->
             walk.env[name] = replace(moved, final=value)
         else:
             walk.env[name] = _last_step(walk, value) or States(value)
+
+
+def moves_states(node: onnx.NodeProto, values: list[Value | None]) -> bool:
+    """Whether a move is one of final states; joined with other vectors they are data."""
+    found = [tags_of(v) is not None for v in values if not _plain(v)]
+    states = any(isinstance(v, States) for v in values)
+    return any(found) and (states or node.op_type != "Concat" or all(found))
 
 
 def _last_step(walk: Walk, tags: np.ndarray) -> Flow | None:

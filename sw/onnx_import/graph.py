@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StillnetError
+from ..layer_graph import LayerGraph
+from ..model import Model
 from .ending import finish
 from .tensors import (
     FLOATS,
@@ -129,15 +131,15 @@ class Graph:
             )
         return data[0]
 
-    def walk(self, probe: int, fixed: dict[int, int]) -> Walk:
-        """A finished walk over the nodes, with dynamic axes of prime sizes from ``probe`` on."""
+    def walk(self, name: str, probe: int, fixed: dict[int, int]) -> tuple[Model, list[str]]:
+        """The model and what to warn of, with dynamic axes of prime sizes from ``probe`` on."""
         while True:
             try:
-                return self._walk_once(probe, fixed)
+                return self._walk_once(name, probe, fixed)
             except Fix as fix:
                 fixed[fix.position] = fix.size
 
-    def _walk_once(self, probe: int, fixed: dict[int, int]) -> Walk:
+    def _walk_once(self, name: str, probe: int, fixed: dict[int, int]) -> tuple[Model, list[str]]:
         sizes = primes(probe)
         named: dict[str, int] = {}
 
@@ -175,23 +177,23 @@ class Graph:
             layout.append(() if size == 1 else (axis,))
             self.axes.append(axis)
         tokens = self.inputs[self.data].type.tensor_type.elem_type in INTEGERS
-        walk = Walk(self, Flow(0, tuple(layout), tokens=tokens))
+        net = LayerGraph(name, "node")
+        walk = Walk(self, net, Flow(net.input(), tuple(layout), tokens=tokens))
         first = 0
-        for name in self.inputs:
-            if name != self.data:
-                shape = tuple(size for size, _ in dims(name))
+        for state in self.inputs:
+            if state != self.data:
+                shape = tuple(size for size, _ in dims(state))
                 if math.prod(shape) > LARGEST:
                     raise StillnetError(
-                        f"state input '{name}' has the shape {shape}, which is too large: export "
+                        f"state input '{state}' has the shape {shape}, which is too large: export "
                         "the model again"
                     )
                 tags = first + np.arange(math.prod(shape)).reshape(shape)
                 first += tags.size
-                walk.env[name] = walk.state_inputs[name] = Const(tags, state=name)
+                walk.env[state] = walk.state_inputs[state] = Const(tags, state=state)
         for node in self.needed:
             walk.visit(node)
-        finish(walk)
-        return walk
+        return finish(walk), walk.notes
 
 
 def primes(start: int) -> Iterator[int]:

@@ -20,6 +20,7 @@ from .tensors import (
     Flow,
     Value,
     dim_size,
+    label,
     refuse,
     shown_shape,
 )
@@ -199,14 +200,40 @@ def expand(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
 
 @handles("Concat")
 def concat(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    """Vectors side by side."""
     if len(values) == 1:
         identity(walk, node, values)
         return
-    refuse(
-        node,
-        "it joins computed tensors, which is a branch; only a chain of layers is supported, so "
-        "export it without the branch",
-    )
+    flows = [v for v in values if isinstance(v, Flow)]
+    rank = len(flows[0].dims)
+    if len(flows) != len(values) or any(len(f.dims) != rank for f in flows):
+        refuse(
+            node,
+            "it joins a computed tensor with one that is not, or of other axes; only vectors of "
+            "features may be joined, so keep constants and states apart",
+        )
+    axis = walk.axes(node, [int(walk.attributes(node).get("axis", 0))], rank)[0]
+    for flow in flows:
+        if walk.feature_of(flow) is None:
+            walk.contract(node, flow, flow.dims[axis], dim_size(flow.dims[axis]))
+    rest = [flow.dims[:axis] + flow.dims[axis + 1 :] for flow in flows]
+    if (
+        any(flow.dims[axis] != walk.feature_of(flow) for flow in flows)
+        or any(dims != rest[0] for dims in rest)
+        or len({flow.reduced for flow in flows}) > 1
+    ):
+        shapes = ", ".join(shown_shape(flow) for flow in flows)
+        refuse(
+            node,
+            f"it joins tensors of shapes {shapes} along axis {axis}; only features of the same "
+            "steps may be joined",
+        )
+    size = sum(dim_size(flow.dims[axis]) for flow in flows)
+    feature = walk.features(label(node), size)
+    dims = rest[0][:axis] + (feature,) + rest[0][axis:]
+    vector = walk.net.concat([flow.vector for flow in flows])
+    low, high = min(f.low for f in flows), max(f.high for f in flows)
+    walk.write(node, Flow(vector, dims, feature, low, high, flows[0].reduced))
 
 
 @handles("Gather")

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .layers import Gru, Lstm
+from ..layer_graph import Vector
+from ..model import Model
 from .tensors import (
-    Axis,
     Const,
     Dim,
     Flow,
     States,
     Value,
     dim_size,
+    label,
     refuse,
     shown_values,
     state_tags,
@@ -39,13 +40,17 @@ def gru(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     w, r, b = _weights(walk, node, attrs, values, 3)
     units = r.shape[1]
     x, time, batch = _sequence(walk, node, attrs, values)
-    walk.contract(node, x.dims[2], w.shape[1])
+    walk.contract(node, x, x.dims[2], w.shape[1])
     h0 = _initial(walk, node, attrs, values[5], "h", units, batch)
-    w, shift = walk.take_pending(w)
     name = walk.fresh_name(node)
-    wb, rb = b[: 3 * units] + shift, b[3 * units :]
-    walk.layers.append(Gru(name, w, r, wb, rb, h0, reset, candidate.lower()))
-    y, y_h, _ = _finish(walk, node, attrs, x, time, batch, units)
+
+    def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
+        rb = b[3 * units :]
+        kind = candidate.lower()
+        model.gru(w, r, wb, rb, h0=h0, order="urc", reset=reset, activation=kind, name=name)
+
+    vector = walk.net.recurrent(x.vector, name, w, b[: 3 * units], add)
+    y, y_h, _ = _finish(walk, name, attrs, vector, x, time, batch, units)
     walk.write(node, y, y_h)
 
 
@@ -73,14 +78,18 @@ def lstm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
         peepholes = peepholes.reshape(3, units)
         peepholes = peepholes if np.any(peepholes) else None
     x, time, batch = _sequence(walk, node, attrs, values)
-    walk.contract(node, x.dims[2], w.shape[1])
+    walk.contract(node, x, x.dims[2], w.shape[1])
     h0 = _initial(walk, node, attrs, values[5], "h", units, batch)
     c0 = _initial(walk, node, attrs, values[6], "c", units, batch)
-    w, shift = walk.take_pending(w)
     name = walk.fresh_name(node)
-    wb, rb = b[: 4 * units] + shift, b[4 * units :]
-    walk.layers.append(Lstm(name, w, r, wb, rb, peepholes, h0, c0))
-    walk.write(node, *_finish(walk, node, attrs, x, time, batch, units))
+    peep = None if peepholes is None else dict(zip("iof", peepholes))
+
+    def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
+        rb = b[4 * units :]
+        model.lstm(w, r, wb, rb, peepholes=peep, h0=h0, c0=c0, order="iofg", name=name)
+
+    vector = walk.net.recurrent(x.vector, name, w, b[: 4 * units], add)
+    walk.write(node, *_finish(walk, name, attrs, vector, x, time, batch, units))
 
 
 def _check_attributes(node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
@@ -157,14 +166,13 @@ def _sequence(
     """X, its steps and its batch."""
     x, lengths = values[0], values[4]
     if not isinstance(x, Flow):
-        refuse(node, "its X is not computed from the data input; export a chain of layers")
+        refuse(node, "its X is not computed from the data input; feed it vectors of the network")
     if isinstance(lengths, Flow | States) or any(isinstance(v, Flow | States) for v in values[5:7]):
         refuse(
             node,
             "its initial state or sequence_lens is computed from the data; make it a constant or "
             "a graph input",
         )
-    walk.newest(node, x)
     if len(x.dims) != 3:
         refuse(
             node,
@@ -184,27 +192,26 @@ def _sequence(
 
 def _finish(
     walk: Walk,
-    node: onnx.NodeProto,
+    name: str,
     attrs: dict[str, Any],
+    vector: Vector,
     x: Flow,
     time: Dim,
     batch: Dim,
     units: int,
 ) -> tuple[Flow, Flow, States]:
     """Y, Y_h and Y_c of the layer that was just added."""
-    index = len(walk.layers) - 1
-    name = walk.layers[-1].name
-    walk.open = None
-    walk.unbounded()  # a state from outside need not be within 1
-    walk.feature = () if units == 1 else (Axis(f"the outputs of '{name}'", units),)
-    y: tuple[Dim, ...] = (time, (), batch, walk.feature)
-    y_h: tuple[Dim, ...] = ((), batch, walk.feature)
+    index = len(walk.recurrent)
+    walk.recurrent.append(name)
+    feature = walk.features(name, units)
+    y: tuple[Dim, ...] = (time, (), batch, feature)
+    y_h: tuple[Dim, ...] = ((), batch, feature)
     h, c = (state_tags(index, s, dim_size(batch), units) for s in "hc")
     if attrs.get("layout", 0):
-        y, y_h = (batch, time, (), walk.feature), (batch, (), walk.feature)
+        y, y_h = (batch, time, (), feature), (batch, (), feature)
         h, c = h.swapaxes(0, 1), c.swapaxes(0, 1)
-    flow = walk.changed(node, y, x.reduced)
-    last = Flow(flow.version, y_h, x.reduced or bool(time), final=h)
+    flow = Flow(vector, y, feature, reduced=x.reduced)
+    last = Flow(vector, y_h, feature, reduced=x.reduced or bool(time), final=h)
     walk.lasts.append(last)
     return flow, last, States(c)
 
@@ -262,11 +269,11 @@ def _initial(
         )
     rows = start.reshape(-1, units)
     if value.state:
-        layer = len(walk.layers)
+        layer = len(walk.recurrent)
         for unit, tag in enumerate(rows[0]):
             known = walk.starts.setdefault(int(tag), (layer, state, unit))
             if known != (layer, state, unit):
-                names = [layer.name for layer in walk.layers] + [walk.fresh_name(node)]
+                names = [*walk.recurrent, label(node)]
                 both = {f"{s} of '{names[n]}'" for n, s, _ in (known, (layer, state, unit))}
                 walk.shared.setdefault(value.state, set()).update(both)
         return None

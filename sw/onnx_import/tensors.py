@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from ..errors import StillnetError
+from ..layer_graph import Vector
 
 if TYPE_CHECKING:
     import onnx
@@ -60,15 +61,20 @@ class Const:
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """A tensor that carries the vectors of the chain.
+    """A tensor that carries vectors of the network.
 
-    ``version`` counts changes of value: only the newest may be read by a layer. ``reduced`` marks
-    the last step alone. ``final`` has the tags (:func:`state_tags`) of the Y_h of a recurrent layer
-    that nothing but moves has touched. ``tokens`` marks integers that an embedding will look up.
+    ``vector`` is what it holds, ``dims`` how its elements lie; ``feature`` is the dimension of the
+    elements of the vector, None while it is the graph's input and no layer has told yet. ``low``
+    and ``high`` bound the elements. ``reduced`` marks the last step alone. ``final`` has the tags
+    (:func:`state_tags`) of the Y_h of a recurrent layer that nothing but moves has touched.
+    ``tokens`` marks integers that an embedding will look up.
     """
 
-    version: int
+    vector: Vector
     dims: tuple[Dim, ...]
+    feature: Dim | None = None
+    low: float = -math.inf
+    high: float = math.inf
     reduced: bool = False
     final: np.ndarray | None = None
     tokens: bool = False

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StillnetError
-from .final_states import move_states, tags_of
-from .layers import Affine, Conv, Dense, Layer
+from ..layer_graph import LayerGraph
+from .final_states import move_states, moves_states
 from .tensors import (
     LARGEST,
     MOVES,
@@ -65,24 +65,19 @@ def handles(*operators: str) -> Callable[[Handler], Handler]:
 
 @dataclass
 class Walk:
-    """One pass over the nodes: the tensors so far, and the head of the chain."""
+    """One pass over the nodes: the tensors and layers so far."""
 
     graph: Graph
+    net: LayerGraph
     start: Flow
     env: dict[str, Value] = field(default_factory=dict)
-    layers: list[Layer] = field(default_factory=list)
-    version: int = 0
-    changed_by: str = ""
-    feature: Dim | None = None
+    names: set[str] = field(default_factory=set)  # of the layers so far
+    recurrent: list[str] = field(default_factory=list)  # names of the recurrent layers
+    feature: Dim | None = None  # that of the graph's input, once a layer has told
+    embedded: bool = False  # the input is tokens that a table is looked up with
     time: Dim | None = None
     roles: dict[Axis, str] = field(default_factory=dict)
     lasts: list[Flow] = field(default_factory=list)  # Y_h of each recurrent layer, as it came
-    open: Dense | Conv | None = None  # a layer that an activation or affine may still join
-    pending: Affine | None = None
-    table: np.ndarray | None = (
-        None  # of an embedding that no layer has taken yet (tokens, features)
-    )
-    one_hot: bool = False
     state_inputs: dict[str, Const] = field(default_factory=dict)
     starts: dict[int, tuple[int, str, int]] = field(default_factory=dict)
     """Tag of an element of a state input to the layer, state and unit that it starts."""
@@ -135,7 +130,7 @@ class Walk:
             refuse(node, HINTS.get(node.op_type, "subgraphs are not supported; remove it"))
         if all(v is None or isinstance(v, Const) for v in values):
             self._constant(node, values)
-        elif any(tags_of(v) is not None for v in values) and node.op_type in MOVES:
+        elif node.op_type in MOVES and moves_states(node, values):
             move_states(self, node, values)
         elif any(isinstance(v, States) for v in values):
             refuse(node, "it computes with final states; only a graph output may take them")
@@ -143,7 +138,7 @@ class Walk:
             self.data(node, values)
 
     def data(self, node: onnx.NodeProto, values: list[Value | None]) -> None:
-        """A node that reads the vectors of the chain."""
+        """A node that reads vectors of the network."""
         if any(isinstance(v, Flow) and v.tokens for v in values) and node.op_type not in (
             *MOVES,
             "OneHot",
@@ -256,28 +251,14 @@ class Walk:
         if len(flows) > 1:
             refuse(
                 node,
-                "it joins two computed tensors (a branch, a skip connection, or weights that are "
-                "not constant); only a chain of layers with constant weights is supported",
+                "it combines two computed tensors (or weights that are not constant); only sums "
+                "and concatenations of computed tensors are supported",
             )
         return flows[0]
 
-    def newest(self, node: onnx.NodeProto, flow: Flow) -> None:
-        if flow.version != self.version:
-            name = next(n for n in node.input if isinstance(self.env.get(n), Flow))
-            refuse(
-                node,
-                f"it reads tensor '{name}', which feeds node '{self.changed_by}' or one before it "
-                "as well; branches are not supported, so export a single chain of layers",
-            )
-
-    def changed(self, node: onnx.NodeProto, dims: Sequence[Dim], reduced: bool) -> Flow:
-        self.version += 1
-        self.changed_by = label(node)
-        return Flow(self.version, tuple(dims), reduced)
-
-    def unbounded(self) -> None:
-        """Forgets what is known of the range of the values."""
-        self.low, self.high = -math.inf, math.inf
+    def feature_of(self, flow: Flow) -> Dim | None:
+        """The dimension of the features of a flow, if it is known."""
+        return self.feature if flow.feature is None else flow.feature
 
     def const(self, node: onnx.NodeProto, value: Value | None, slot: str) -> np.ndarray:
         """A weight as float64."""
@@ -301,9 +282,9 @@ class Walk:
             )
         return value.value.astype(np.float64)
 
-    def contract(self, node: onnx.NodeProto, dim: Dim, size: int) -> None:
+    def contract(self, node: onnx.NodeProto, flow: Flow, dim: Dim, size: int) -> None:
         """Checks that ``dim`` is the feature axis, of the size that the weights have."""
-        if self.feature is None:
+        if self.feature_of(flow) is None:
             if len(dim) > 1:
                 refuse(
                     node,
@@ -314,7 +295,8 @@ class Walk:
             if dim and dim[0].dynamic and dim[0].position is not None and size != dim[0].size:
                 raise Fix(dim[0].position, size)
             self.feature = dim
-        if dim != self.feature:
+            self.net.input(dim_size(dim))
+        if dim != self.feature_of(flow):
             names = ", ".join(a.name for a in dim) or "an axis of size 1"
             refuse(
                 node,
@@ -328,26 +310,20 @@ class Walk:
                 "export the model again",
             )
 
-    def take_pending(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Folds an embedding, or a scale and shift, of the inputs into a matrix.
-
-        Returns the matrix (units, inputs) and what it adds to the bias (units,).
-        """
-        if self.table is not None:
-            table, self.table = self.table, None
-            return weight @ table.T, np.zeros(len(weight))
-        if self.pending is None:
-            return weight, np.zeros(len(weight))
-        scale, shift = self.pending.scale, self.pending.shift
-        self.pending = None
-        with np.errstate(all="ignore"):
-            return weight * scale, weight @ np.broadcast_to(shift, weight.shape[1:])
+    def features(self, name: str, size: int) -> Dim:
+        """The dimension of the features that a layer makes."""
+        return () if size == 1 else (Axis(f"the outputs of '{name}'", size),)
 
     def fresh_name(self, node: onnx.NodeProto) -> str:
-        name, used = label(node), {layer.name for layer in self.layers}
-        return next(
-            n for i in range(len(used) + 1) if (n := f"{name}_{i}" if i else name) not in used
+        """A name for a layer, after the node, that no other layer has."""
+        name = label(node)
+        unique = next(
+            n
+            for i in range(len(self.names) + 1)
+            if (n := f"{name}_{i}" if i else name) not in self.names
         )
+        self.names.add(unique)
+        return unique
 
     # -- attributes and parameters ----------------------------------------------------------------
 
