@@ -205,8 +205,8 @@ def build(
 ) -> dict[str, Any]:
     """Builds a board's bitstream, or finds that the one in ``output`` is of the same design.
 
-    Writes ``top.bit`` (``top.bin`` for an iCE40), ``build.json``, ``engine.toml`` and the logs of the tools. Seeds of the
-    placer are tried until the timing is met.
+    Writes ``top.bit`` (``top.bin`` for an iCE40), ``build.json``, ``engine.toml`` and the logs of
+    the tools. Seeds of the placer are tried until the timing is met.
 
     Parameters
     ----------

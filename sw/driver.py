@@ -45,6 +45,8 @@ FEED_BYTES = 1024
 """Bytes of elements that one feed command brings."""
 STATE_BYTES = 1024
 """Bytes of state that one command reads or writes."""
+OPERATION_BYTES = 32
+"""More than what stands in a command besides such data."""
 
 _COUNTERS = (
     Register.CYCLES,
@@ -556,7 +558,7 @@ class Engine:
     def _read_elements(self, region: int, index: int, count: int) -> np.ndarray:
         parts = []
         size = self._element_bytes(region)
-        run = STATE_BYTES // size
+        run = self._piece(STATE_BYTES) // size
         for at in range(0, count, run):
             some = min(run, count - at)
             payload = link.read_state(region, index + at, some, half=size == 2)
@@ -580,10 +582,15 @@ class Engine:
             vector[token - 1] = 1 << network.input_fraction
         return vector
 
+    def _piece(self, most: int) -> int:
+        """Bytes of data in one command, at most so many, that the board's buffers have room for."""
+        room = min(self.identity.receive_bytes, self.identity.reply_bytes) - OPERATION_BYTES
+        return min(most, room // 4 * 4)
+
     def _write_state(self, region: int, layer: int, values: np.ndarray) -> None:
         values = np.asarray(values, np.int64)
         size = self._element_bytes(region)
-        run = STATE_BYTES // size
+        run = self._piece(STATE_BYTES) // size
         for at in range(0, len(values), run):
             part = values[at : at + run].tolist()
             payload = link.write_state(region, self._place(layer) + at, part, half=size == 2)
@@ -593,8 +600,9 @@ class Engine:
         self._session.call(Command.ACCESS, link.restore(flags))
         elements = np.concatenate([x, *vectors]).astype(np.int64)
         data = (elements & 0xFFFF).astype("<u2").tobytes()
-        for at in range(0, len(data), FEED_BYTES):
-            self._session.call(Command.FEED, data[at : at + FEED_BYTES])
+        piece = self._piece(FEED_BYTES)
+        for at in range(0, len(data), piece):
+            self._session.call(Command.FEED, data[at : at + piece])
         self._idle()
 
     # -- thresholds, counters ---------------------------------------------------------------------
