@@ -114,6 +114,7 @@ def _lines(command: list[str], folder: Path, log: Path, timeout: int) -> Iterato
         except BaseException:
             process.kill()
             raise
+        record.flush()
         if process.wait() != 0:
             tail = [text for text in log.read_text().splitlines() if "ERROR" in text][-1:]
             error = " ".join(tail)

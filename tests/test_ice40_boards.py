@@ -312,7 +312,7 @@ def test_an_image_of_another_engine_is_refused(icebreaker: VirtualBoard) -> None
     with pytest.raises(StillnetError, match=r"packed for engine 'other' .*the board has 'icebreak"):
         engine.load(image)
     # A host that sends it all the same is refused by the hardware: the notes alone are another's.
-    image = replace(image, config=engine.config)
+    image = replace(image, notes={**image.notes, "config": engine.config.to_dict()})
     with pytest.raises(StillnetError, match="the board refused the image"):
         engine.load(image)
     assert icebreaker.lamps & 2 == 0
