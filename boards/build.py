@@ -69,6 +69,7 @@ def design(board: Board) -> tuple[dict[str, bytes], str]:
         for name, content in plan.files.items()
         if name in ("top.il", chain.constraints)
     }
+    files["top.il"] = without_collision_checks(files["top.il"].decode()).encode()
     files["device"] = json.dumps(chain.device(platform)).encode()
     # How the tools are called decides too.
     files["calls"] = json.dumps([chain.synthesis, chain.router_options, chain.packer]).encode()
@@ -79,6 +80,38 @@ def design(board: Board) -> tuple[dict[str, bytes], str]:
     for package in chain.packages:
         key.update(_version(package).encode())
     return files, key.hexdigest()
+
+
+def without_collision_checks(rtlil: str) -> str:
+    """Says at each read port what ``no_rw_check`` says of its memory.
+
+    Yosys looks at the attribute only where it finds the register of a read itself, as in Verilog.
+    In RTLIL Amaranth writes clocked ports, and each would get a comparison of addresses and a
+    bypass around its block RAM.
+    """
+    lines = rtlil.split("\n")
+    names: set[str] = set()  # memories of the module with the attribute
+    marked, here = False, False
+    for i, line in enumerate(lines):
+        words = line.split()
+        if not words:
+            continue
+        if words[0] == "module":
+            names = set()
+        elif words[:2] == ["attribute", "\\no_rw_check"]:
+            marked = True
+        elif words[0] == "memory":
+            if marked:
+                names.add(words[-1])
+            marked = False
+        elif words[:2] == ["parameter", "\\MEMID"]:
+            here = words[2].strip('"').replace("\\\\", "\\") in names
+        elif words[:2] == ["parameter", "\\COLLISION_X_MASK"] and here:
+            bits, mask = words[2].split("'")
+            lines[i] = line.replace(words[2], f"{bits}'{'1' * len(mask)}")
+        elif words[0] == "cell":
+            here = False
+    return "\n".join(lines)
 
 
 def _version(package: str) -> str:

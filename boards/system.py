@@ -21,6 +21,7 @@ from stillnet.hw.engine import Engine
 from stillnet.hw.flash_boot import FlashBoot
 from stillnet.hw.link import HostLink
 from stillnet.hw.ram_port import RamPort
+from stillnet.hw.register_slice import RegisterSlice
 from stillnet.hw.sdram import SdramController
 from stillnet.hw.sdram_parts import SdramPart
 from stillnet.hw.sdram_pins import SdramPinsSignature
@@ -241,7 +242,14 @@ class System(wiring.Component):
             ]
 
         # Vectors need no such gate: the link asks for STATUS before each, and waits for the answer.
-        connect(m, link.inputs, engine.inputs)
+        if self.compact:
+            connect(m, link.inputs, engine.inputs)
+        else:
+            # The slice keeps the engine's encoder out of the path of the link's commands.
+            vectors = RegisterSlice(engine.inputs.payload.shape())
+            m.submodules.vectors = ResetInserter(restart)(vectors)
+            connect(m, link.inputs, vectors.i_stream)
+            connect(m, vectors.o_stream, engine.inputs)
         connect(m, engine.outputs, link.outputs)
         m.d.comb += [
             lamps.loaded.eq(engine.loaded),

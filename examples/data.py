@@ -23,6 +23,7 @@ __all__ = [
     "INSTALL",
     "calibration_clip",
     "calibration_features",
+    "calibration_recordings",
     "calibration_speech",
     "conversation",
     "conversation_path",
@@ -187,6 +188,99 @@ def calibration_features(seconds: float = 30.0, seed: int = 0) -> np.ndarray:
         100 steps a second and one more.
     """
     return features(stft(calibration_clip(seconds, seed)))
+
+
+def calibration_recordings(
+    clips: int = 4, seconds: float = 30.0, seed: int = 0
+) -> list[np.ndarray]:
+    """NSNet2's features of diverse clips, for choices that must hold for sounds not yet heard.
+
+    Scenes of 1.5 to 5 s follow each other: speech of other speed, tilt and level, in one noise or
+    two of :data:`CALIBRATION_NOISES` and of clicks, from 20 dB louder than the speech to 25 dB
+    softer; room noise, digital silence and clean speech are among them. Only calibration speech and
+    the pause before it are used.
+
+    Parameters
+    ----------
+    clips : int
+    seconds : float
+        Of each.
+    seed : int
+
+    Returns
+    -------
+    list of arrays of float64, shape (steps, 161)
+    """
+    if clips < 1 or not 4.0 <= seconds <= 3600.0:
+        raise StillnetError(
+            f"calibration needs a clip or more of 4 to 3600 seconds, not {clips} of {seconds}"
+        )
+    return [features(stft(_diverse_clip(seconds, [seed, k, 0xD1FE]))) for k in range(clips)]
+
+
+def _diverse_clip(seconds: float, seed: list[int]) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    speech = calibration_speech()
+    room = conversation()[: int(_SPEECH_FROM * RATE)]
+    kinds = (*CALIBRATION_NOISES, "clicks")
+
+    def noise(samples: int) -> np.ndarray:
+        kind = str(rng.choice(kinds))
+        if kind == "clicks":
+            return _clicks(samples, rng)
+        return make_noise(kind, samples, int(rng.integers(1_000_000)), speech=speech)
+
+    total, at = int(seconds * RATE), 0
+    out = np.zeros(total)
+    while at < total:
+        length = min(int(rng.uniform(1.5, 5.0) * RATE), total - at)
+        if total - at - length < RATE:
+            length = total - at
+        kind = str(rng.choice([*["one"] * 14, "two", "clean", "room", "silence"]))
+        words = _other_voice(speech, rng) if rng.random() < 0.6 else speech
+        begin = rng.integers(0, len(words))
+        talk = set_level(
+            np.take(words, begin + np.arange(length), mode="wrap"), rng.uniform(-45, -14)
+        )
+        if kind == "silence":
+            scene = np.zeros(length)
+        elif kind == "room":
+            begin = rng.integers(0, len(room))
+            scene = np.take(room, begin + np.arange(length), mode="wrap")
+            scene = scene * 10 ** (rng.uniform(-20, 15) / 20)
+        elif kind == "clean":
+            scene = talk
+        else:
+            sound = noise(length)
+            if kind == "two":
+                sound = sound + rng.uniform(0.2, 1.0) * noise(length)
+            snr = rng.choice(
+                [-20, -5, 0, 5, 10, 15, 25], p=[0.06, 0.16, 0.16, 0.2, 0.16, 0.16, 0.1]
+            )
+            scene = mix(talk, sound, float(snr))
+        peak = np.max(np.abs(scene))
+        out[at : at + length] = scene * min(1.0, 0.98 / peak) if peak > 0 else scene
+        at += length
+    return out
+
+
+def _other_voice(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The speech at another speed and with another tilt of its spectrum."""
+    speed = 2 ** rng.uniform(-0.3, 0.3)
+    words = np.interp(np.arange(int(len(speech) / speed)) * speed, np.arange(len(speech)), speech)
+    words[1:] -= rng.uniform(-0.5, 0.5) * words[:-1]
+    return words
+
+
+def _clicks(samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Short bursts at random times over a faint hiss, RMS 1."""
+    out = np.zeros(samples)
+    count = rng.poisson(samples / RATE * rng.uniform(2, 30))
+    out[rng.integers(0, samples, count)] = rng.normal(size=count)
+    length = int(rng.uniform(4, 200))
+    burst = rng.normal(size=length) * np.exp(-np.arange(length) / max(length / 5, 1.0))
+    out = np.convolve(out, burst)[:samples] + 0.01 * rng.standard_normal(samples)
+    return out / np.sqrt(np.mean(out**2))
 
 
 def _scenes(rng: np.random.Generator) -> Iterator[tuple[float, str, float, float]]:

@@ -82,11 +82,12 @@ class AccumulatorReader(wiring.Component):
                 "hold_step": Out(2),
                 "hold_block": Out(s.block),
                 "hold_active": Out(1),
+                "hold_sequence": Out(s.sequence),
                 "read_valid": Out(1),
                 "read_address": Out(s.accumulator_address - 1),
                 "read_bank": Out(1),
                 "read_ready": In(1),
-                "read_data": In(config.lanes * ACCUMULATOR_BITS),
+                "read_data": In(config.multipliers * ACCUMULATOR_BITS),
                 "units": Out(stream.Signature(unsigned(s.gates * config.cell_width * 32))),
                 "peek_valid": In(1),
                 "peek_address": In(s.accumulator_address),
@@ -101,7 +102,7 @@ class AccumulatorReader(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config, s = self._config, Shapes(self._config)
-        lanes, width, depth = config.lanes, config.cell_width, config.prefetch_blocks
+        lanes, width, depth = config.multipliers, config.cell_width, config.prefetch_blocks
 
         # -- how far the columns of this step have come -------------------------------------------
 
@@ -146,6 +147,12 @@ class AccumulatorReader(wiring.Component):
         may_ask, granted = Signal(), Signal()
         gate_last, block_last = Signal(), Signal()
         place = Signal(s.accumulator_address)
+        gate_base = Signal(s.accumulator_address)  # where gates lie one after the other
+        if config.sparse:
+            with m.If(may_ask):
+                m.d.sync += gate_base.eq(Mux(gate_last, base + 1, gate_base + command.blocks))
+            with m.If(self.commands.ready & self.commands.valid):
+                m.d.sync += gate_base.eq(self.commands.payload.base)
         m.d.comb += [
             may_ask.eq(
                 active
@@ -159,10 +166,11 @@ class AccumulatorReader(wiring.Component):
             granted.eq(self.read_valid & self.read_ready),
             gate_last.eq(gate == command.stride - 1),
             block_last.eq(block == command.blocks - 1),
-            place.eq(base + gate),
+            place.eq(gate_base if config.sparse else base + gate),
             self.hold_layer.eq(command.layer),
             self.hold_step.eq(command.step),
             self.hold_active.eq(active),
+            self.hold_sequence.eq(command.sequence),
         ]
         asked_block = Signal()
         m.d.comb += asked_block.eq(may_ask & gate_last)
@@ -175,7 +183,9 @@ class AccumulatorReader(wiring.Component):
             m.d.sync += [
                 self.read_valid.eq(1),
                 self.read_address.eq(place[1:]),
-                self.read_bank.eq(place[0] ^ (block[0] & ~command.stride[0])),
+                self.read_bank.eq(
+                    place[0] if config.sparse else place[0] ^ (block[0] & ~command.stride[0])
+                ),
                 read_gate.eq(gate),
                 read_gate_last.eq(gate_last),
                 read_block_last.eq(block_last),
@@ -187,7 +197,7 @@ class AccumulatorReader(wiring.Component):
                 m.d.sync += [
                     gate.eq(0),
                     block.eq(block + 1),
-                    base.eq(base + command.stride),
+                    base.eq(base + (1 if config.sparse else command.stride)),
                     left.eq(left - lanes),
                 ]
         with m.If(self.peek_valid):

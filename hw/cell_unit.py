@@ -16,11 +16,11 @@ from amaranth.lib.wiring import In, Out
 
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS
+from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, SCALE_BITS
 
 from .cell_pipeline import CellPipeline, schedule
 from .data_register import Data
-from .rescale import RESCALE_LATENCY, Rescale
+from .rescale import RESCALE_LATENCY, ROW_SCALE_LATENCY, Rescale, RowScale
 from .shapes import Shapes
 
 __all__ = ["CellUnit", "cell_command_layout", "output_groups"]
@@ -125,6 +125,7 @@ class CellUnit(wiring.Component):
         m = Module()
         config, s = self._config, Shapes(self._config)
         width, sharing = config.cell_width, config.cell_sharing
+        rescale_latency = RESCALE_LATENCY + (ROW_SCALE_LATENCY if config.row_scale else 0)
 
         # -- issue: one group a cycle -------------------------------------------------------------
 
@@ -158,7 +159,7 @@ class CellUnit(wiring.Component):
             # Units enter the pipelines in phase 0, after the rescale.
             phase = Signal(range(sharing))
             m.d.sync += phase.eq(Mux(phase == sharing - 1, 0, phase + 1))
-            may_issue &= phase == -RESCALE_LATENCY % sharing
+            may_issue &= phase == -rescale_latency % sharing
         m.d.comb += [
             last.eq(left == 1),
             issue.eq(may_issue & self.units.valid),
@@ -207,10 +208,13 @@ class CellUnit(wiring.Component):
                         unit.accumulator.eq(word.as_signed()),
                         unit.shift.eq(command.shift),
                     ]
-                    pre[g].append(unit.result)
+                    result = unit.result
+                    if config.row_scale:
+                        result = self._row_scale(m, g, p, kind, result)
+                    pre[g].append(result)
                 if parameter_bits:
                     value = word[:parameter_bits]
-                    for k in range(RESCALE_LATENCY):
+                    for k in range(rescale_latency):
                         later = Data(parameter_bits, name=f"parameter{g}_{p}_{k}")
                         m.d.sync += later.eq(value)
                         value = later
@@ -218,7 +222,7 @@ class CellUnit(wiring.Component):
 
         # -- state: read with the rescale, written with the result --------------------------------
 
-        latencies = [RESCALE_LATENCY + schedule(CELLS[c], sharing).latency for c in config.cells]
+        latencies = [rescale_latency + schedule(CELLS[c], sharing).latency for c in config.cells]
         depth = max(latencies)
         flight = Signal(depth)
         m.d.sync += flight.eq(Cat(issue, flight))
@@ -284,7 +288,7 @@ class CellUnit(wiring.Component):
                     ]
                 m.d.sync += read1.eq(reader.data)
                 waiting = read1
-                for k in range(RESCALE_LATENCY - 3):
+                for k in range(rescale_latency - 3):
                     later = Signal.like(read1, name=f"{name}_later{p}_{k}")
                     m.d.sync += later.eq(waiting)
                     waiting = later
@@ -325,3 +329,27 @@ class CellUnit(wiring.Component):
                         self.clipped.eq(Cat(c for _, c in results[i])),
                     ]
         return m
+
+    def _row_scale(self, m: Module, g: int, p: int, kind: Signal, value: Signal) -> Signal:
+        """The multiplier of accumulator g of unit p of the group, behind its rescale unit.
+
+        Multipliers of two accumulators share a word behind the parameters, so that where it is
+        depends on the cell.
+        """
+        width = self._config.cell_width
+        m.submodules[f"row_scale{g}_{p}"] = unit = RowScale()
+        found = Signal(SCALE_BITS, name=f"multiplier{g}_{p}")
+        with m.Switch(kind):
+            for i, name in enumerate(self._config.cells):
+                cell = CELLS[name]
+                if g < len(cell.accumulators):
+                    start = ((cell.rows + g // 2) * width + p) * ACCUMULATOR_BITS + 16 * (g % 2)
+                    with m.Case(i):
+                        m.d.comb += found.eq(self.units.payload[start:][:SCALE_BITS])
+        waiting = found
+        for k in range(RESCALE_LATENCY):
+            later = Data(SCALE_BITS, name=f"multiplier{g}_{p}_{k}")
+            m.d.sync += later.eq(waiting)
+            waiting = later
+        m.d.comb += [unit.pre.eq(value), unit.multiplier.eq(waiting)]
+        return unit.result

@@ -12,6 +12,7 @@ from typing import Any
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.sw.contract.config import EngineConfig
@@ -19,7 +20,7 @@ from stillnet.sw.contract.fixed import EVENT_BITS
 
 from .data_register import Data
 from .event_encoder import LIST_READ_LATENCY, list_layout
-from .lanes import column_layout
+from .lanes import column_layout, format_fields
 from .memory_port import read_request_layout
 from .multiplier import Multiplier
 from .shapes import Shapes
@@ -51,6 +52,8 @@ def run_layout(config: EngineConfig) -> data.StructLayout:
             "stride": unsigned(4),
             "layer": unsigned(s.layer),
             "step": unsigned(2),
+            **format_fields(config),
+            **({"lengths": unsigned(16), "unequal": 1} if config.columns else {}),
         }
     )
 
@@ -105,6 +108,11 @@ class ColumnFetcher(wiring.Component):
                 "issued": Out(1),
                 "issued_layer": Out(s.layer),
                 "in_flight": Out(1),
+                **(
+                    {"length_write": In(1), "length_index": In(16), "length": In(16)}
+                    if config.columns
+                    else {}
+                ),
             }
         )
 
@@ -266,12 +274,35 @@ class ColumnFetcher(wiring.Component):
             address3.eq(run.address + multiplier.product),
         ]
 
+        # Where columns differ in length, it is looked up: known one stage later than elsewhere.
+        known, words, words3, value_known = valid1, words1, words1, value1
+        if config.columns:
+            m.submodules.lengths = lengths = Memory(
+                shape=unsigned(16), depth=config.columns, init=[]
+            )
+            reader, writer = lengths.read_port(), lengths.write_port()
+            unequal1 = Signal()
+            known, words, words3 = valid2, Signal(16), Signal(16)
+            value_known = Signal.like(value1)
+            m.d.comb += [
+                writer.addr.eq(self.length_index),
+                writer.data.eq(self.length),
+                writer.en.eq(self.length_write),
+                reader.addr.eq(run.lengths + index),
+            ]
+            m.d.sync += [
+                unequal1.eq(run.unequal),
+                words.eq(Mux(unequal1, reader.data, words1)),
+                words3.eq(words),
+                value_known.eq(value1),
+            ]
+
         m.submodules.requests = request_fifo = SyncFIFOBuffered(
             width=config.address_bits + 16, depth=REQUESTS + 2
         )
         m.d.comb += [
             request_fifo.w_en.eq(valid3),
-            request_fifo.w_data.eq(Cat(address3, words1)),
+            request_fifo.w_data.eq(Cat(address3, words3)),
             self.reads.valid.eq(request_fifo.r_rdy),
             self.reads.payload.eq(request_fifo.r_data),
             request_fifo.r_en.eq(self.reads.ready),
@@ -279,8 +310,8 @@ class ColumnFetcher(wiring.Component):
 
         column = Signal(column_layout(config))
         m.d.comb += [
-            column.value.eq(value1),
-            column.words.eq(words1),
+            column.value.eq(value_known),
+            column.words.eq(words),
             column.gates.eq(run.gates),
             column.stride.eq(run.stride),
             column.base.eq(run.base),
@@ -288,11 +319,12 @@ class ColumnFetcher(wiring.Component):
             column.layer.eq(run.layer),
             column.step.eq(run.step),
         ]
+        m.d.comb += [column[name].eq(run[name]) for name in format_fields(config)]
         m.submodules.columns = column_fifo = SyncFIFOBuffered(
             width=len(column.as_value()), depth=config.fetch_columns
         )
         m.d.comb += [
-            column_fifo.w_en.eq(valid1),
+            column_fifo.w_en.eq(known),
             column_fifo.w_data.eq(column),
             self.columns.valid.eq(column_fifo.r_rdy),
             self.columns.payload.eq(column_fifo.r_data),
@@ -301,9 +333,10 @@ class ColumnFetcher(wiring.Component):
 
         # -- what is in flight --------------------------------------------------------------------
 
+        entering = Mux(known, words, 0) if config.columns else Mux(emit, run.words, 0)
         m.d.sync += [
             columns_in_flight.eq(columns_in_flight + emit - self.column_done),
-            words_in_flight.eq(words_in_flight + Mux(emit, run.words, 0) - self.word_taken),
+            words_in_flight.eq(words_in_flight + entering - self.word_taken),
             requests.eq(requests + emit - (self.reads.valid & self.reads.ready)),
         ]
         with m.If(emit):

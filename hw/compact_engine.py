@@ -26,6 +26,7 @@ from amaranth.utils import bits_for
 from stillnet.sw.contract import image
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, EVENT_BITS
 from stillnet.sw.contract.image import BIAS_WORDS, Kind
@@ -85,6 +86,12 @@ class CompactEngine(wiring.Component):
     """
 
     def __init__(self, config: EngineConfig) -> None:
+        for field in ("int4", "sparse", "row_scale", "element_thresholds"):
+            if getattr(config, field):
+                raise StillnetError(
+                    f"the compact engine reads dense int8 columns only; leave "
+                    f"{'formats' if field == 'sparse' else field} out of '{config.name}'"
+                )
         if config.cell_width != 1:
             raise ValueError(f"Compact engine needs a cell width of 1, not {config.cell_width}")
         if config.second_threshold:

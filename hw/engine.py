@@ -132,6 +132,26 @@ class Engine(wiring.Component):
 
         # -- events to columns to lanes -----------------------------------------------------------
 
+        if config.columns:
+            m.d.comb += [
+                fetcher.length_write.eq(
+                    loader.entry_write & (loader.entry[28:31] == image.Table.LENGTHS)
+                ),
+                fetcher.length_index.eq(loader.entry_index),
+                fetcher.length.eq(loader.entry[:16]),
+            ]
+        if config.element_thresholds:
+            width_bits = config.cell_width.bit_length() - 1
+            for encoder, which, shift in (
+                (input_encoder.encoder, image.Table.INPUT_THRESHOLDS, 0),
+                (write_back.encoders[0], image.Table.THRESHOLDS, width_bits),
+            ):
+                m.d.comb += [
+                    encoder.element_write.eq(loader.entry_write & (loader.entry[28:31] == which)),
+                    encoder.element_row.eq(loader.entry_index >> shift),
+                    encoder.element_number.eq(loader.entry_index[:shift]),
+                    encoder.element_threshold.eq(loader.entry[:17]),
+                ]
         connect(m, scheduler.runs, fetcher.runs)
         # Words come later than their column, so the column has the time for a slice.
         m.submodules.column_slice = column_slice = RegisterSlice(fetcher.columns.payload.shape())
@@ -189,6 +209,7 @@ class Engine(wiring.Component):
             lanes.hold_step.eq(reader.hold_step),
             lanes.hold_block.eq(reader.hold_block),
             lanes.hold_active.eq(reader.hold_active),
+            lanes.hold_sequence.eq(reader.hold_sequence),
             lanes.hold_next_layer.eq(waiting.layer),
             lanes.hold_next_step.eq(waiting.step),
             lanes.hold_next_active.eq(waiting_valid),
@@ -423,7 +444,7 @@ class Engine(wiring.Component):
         # -- state behind STATE_SELECT and STATE_DATA ---------------------------------------------
 
         width_shift = config.cell_width.bit_length() - 1
-        lane_shift = config.lanes.bit_length() - 1
+        lane_shift = config.multipliers.bit_length() - 1
         # All of it through registers: it reaches every memory of the engine, and has the time.
         host_row = Data(28)
         input_row = Data(28)

@@ -54,6 +54,8 @@ class EventEncoder(wiring.Component):
         Copies of the list, selected by ``bank`` and ``list_bank``.
     group_bits : int
         Width of a group's number, where it is more than the rows need.
+    elements : bool
+        A threshold for each element besides: an event has to reach both.
 
     Members
     -------
@@ -64,6 +66,10 @@ class EventEncoder(wiring.Component):
     values : In(width * 16)
     mask : In(width)
         Which elements of the group exist.
+    element_write, element_row, element_number, element_threshold : In
+        Only with ``elements``: writes the threshold of an element.
+    exact : In(1)
+        Only with ``elements``, taken with ``valid``: thresholds of the elements count as zero.
     mode, threshold, enable : In
         Taken with ``valid``. Not enabled: the vector has no events and no reference changes.
     direct, direct_group, direct_value : In
@@ -84,8 +90,15 @@ class EventEncoder(wiring.Component):
     """
 
     def __init__(
-        self, width: int, rows: int, *, lists: int = 1, group_bits: int | None = None
+        self,
+        width: int,
+        rows: int,
+        *,
+        lists: int = 1,
+        group_bits: int | None = None,
+        elements: bool = False,
     ) -> None:
+        self._elements = elements
         self._width = width
         self._rows = rows
         self._lists = lists
@@ -102,6 +115,17 @@ class EventEncoder(wiring.Component):
                 "mode": In(Mode),
                 "threshold": In(EVENT_BITS),
                 "enable": In(1),
+                **(
+                    {
+                        "element_write": In(1),
+                        "element_row": In(row_bits),
+                        "element_number": In(range(max(2, width))),
+                        "element_threshold": In(EVENT_BITS),
+                        "exact": In(1),
+                    }
+                    if elements
+                    else {}
+                ),
                 "direct": In(1),
                 "direct_group": In(self._group_bits),
                 "direct_value": In(signed(EVENT_BITS)),
@@ -140,6 +164,11 @@ class EventEncoder(wiring.Component):
     def lists(self) -> int:
         """Copies of the list."""
         return self._lists
+
+    @property
+    def elements(self) -> bool:
+        """Whether every element has a threshold of its own."""
+        return self._elements
 
     @property
     def group_bits(self) -> int:
@@ -215,6 +244,9 @@ class EventEncoder(wiring.Component):
             exists = Data(name=f"exists{p}")
             difference1 = Data(signed(EVENT_BITS), name=f"difference1_{p}")
             difference2 = Data(signed(EVENT_BITS), name=f"difference2_{p}")
+            reached: Any = 1
+            if self._elements:
+                reached = self._reached(m, p, difference1)
             m.d.sync += [
                 value1.eq(value),
                 exists.eq(self.mask[p] & self.enable),
@@ -230,7 +262,10 @@ class EventEncoder(wiring.Component):
                 fire[p].eq(
                     exists
                     & (difference1 != 0)
-                    & (direct1 | (difference1 >= limit) | (difference1 <= limit_negative))
+                    & (
+                        direct1
+                        | (((difference1 >= limit) | (difference1 <= limit_negative)) & reached)
+                    )
                 ),
             ]
             differences.append(difference2)
@@ -286,8 +321,13 @@ class EventEncoder(wiring.Component):
         bank_bits = bits_for(self._lists - 1) if self._lists > 1 else 0
         list_address = Signal(address_bits + bank_bits)
         read_address = Signal(address_bits + bank_bits)
+        at = Data(address_bits)  # row that the next events of the vector go to
+        row = Signal(address_bits)
+        m.d.comb += row.eq(Mux(first2, base2, at))
+        with m.If(valid2):
+            m.d.sync += at.eq(row + fire.any())
         m.d.comb += [
-            list_address.eq(Cat((base2 + before)[:address_bits], bank2[:bank_bits])),
+            list_address.eq(Cat(row, bank2[:bank_bits])),
             read_address.eq(Cat(self.list_row[:address_bits], self.list_bank[:bank_bits])),
         ]
         depth = ((self._lists - 1) << address_bits) + self._rows
@@ -306,3 +346,25 @@ class EventEncoder(wiring.Component):
         with m.If(self.list_enable):
             m.d.sync += self.list_data.eq(reader.data)
         return m
+
+    def _reached(self, m: Module, p: int, difference1: Signal) -> Any:
+        """Whether element p of the group reaches its own threshold, read like its reference."""
+        memory = Memory(shape=unsigned(EVENT_BITS), depth=self._rows, init=[])
+        m.submodules[f"thresholds{p}"] = memory
+        reader, writer = memory.read_port(), memory.write_port()
+        found = Signal(EVENT_BITS, name=f"element_found{p}")
+        above, below = (
+            Signal(signed(EVENT_BITS + 1), name=f"element_{name}{p}") for name in ("above", "below")
+        )
+        m.d.comb += [
+            reader.addr.eq(self.row),
+            writer.addr.eq(self.element_row),
+            writer.data.eq(self.element_threshold),
+            writer.en.eq(self.element_write & (self.element_number == p)),
+        ]
+        m.d.sync += [
+            found.eq(reader.data),
+            above.eq(Mux(self.exact, 0, found)),
+            below.eq(-Mux(self.exact, 0, found)),
+        ]
+        return (difference1 >= above) | (difference1 <= below)

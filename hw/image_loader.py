@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
@@ -43,6 +43,8 @@ class ImageLoader(wiring.Component):
     record, index, layer_write, matrix_write : Out
         Record ``record`` of layer or matrix ``index`` is ``value``.
     value : Out(32)
+    entry_write, entry : Out
+        Entry of a table (``contract.image.ENTRY``), and its number ``entry_index`` in it.
     layers, matrices, inputs, mode, one, threshold : Out
         From the header.
     users : Out
@@ -69,6 +71,9 @@ class ImageLoader(wiring.Component):
                 "layer_write": Out(1),
                 "matrix_write": Out(1),
                 "value": Out(32),
+                "entry_write": Out(1),
+                "entry_index": Out(16),
+                "entry": Out(32),
                 "layers": Out(8),
                 "matrices": Out(8),
                 "inputs": Out(16),
@@ -126,7 +131,8 @@ class ImageLoader(wiring.Component):
         m.d.comb += take.eq(self.words.ready & self.words.valid)
         m.d.sync += self.words.ready.eq(want & ~take)
         m.d.sync += captured.eq(0)
-        summing = Signal()  # the words are only summed up
+        summing = Signal()  # the words are only summed up, or are entries of tables
+        table_slots = Signal(15)
         with m.If(take & ~summing):
             m.d.sync += word.eq(Mux(word == slot_words - 1, 0, word + 1))
             for k in range(record_words):
@@ -146,7 +152,8 @@ class ImageLoader(wiring.Component):
             is_layer.eq(slot < layer_slots),
         ]
         layer_shift = (len(image.LAYER) - 1).bit_length()
-        matrix_shift = (len(image.MATRIX) - 1).bit_length()
+        matrix_records = len(image.matrix_records(config.sparse))
+        matrix_shift = (matrix_records - 1).bit_length()
         with m.If(is_layer):
             m.d.comb += [
                 self.record.eq(place[:layer_shift]),
@@ -189,6 +196,8 @@ class ImageLoader(wiring.Component):
                     ]
                 with m.Case(6):
                     m.d.sync += self.threshold.eq(value)
+                    if config.tables:
+                        m.d.sync += table_slots.eq(field(6, "table_slots"))
 
         # -- the sum over all words, at most a byte a cycle: slow, small, done once a load ---------
 
@@ -221,6 +230,37 @@ class ImageLoader(wiring.Component):
         too_much = Signal()
         tables = Signal(10)
         tables_at = Data(config.address_bits)
+
+        def after_tables() -> None:
+            with m.If(self.verify):
+                m.d.sync += [
+                    words_left.eq(words_total),
+                    request.address.eq(self.base),
+                    place_in_image.eq(0),
+                    in_record.eq(0),
+                    summing.eq(1),
+                ]
+                m.next = "SUM_START"
+
+        if config.tables:
+            # Entries stand close, so a word is taken apart; short words are put together first.
+            entries = max(1, config.word_bits // 32)
+            pieces = max(1, 32 // config.word_bits)
+            listed = Data(max(32, config.word_bits))
+            listed_left = Signal(range(entries + 1))
+            piece = Signal(range(pieces))
+            number = Signal(16)
+            m.d.comb += [
+                self.entry.eq(listed),
+                self.entry_write.eq(listed_left != 0),
+                self.entry_index.eq(Mux(listed[31], 0, number)),
+            ]
+            with m.If(self.entry_write):
+                m.d.sync += [
+                    listed.eq(listed >> 32),
+                    listed_left.eq(listed_left - 1),
+                    number.eq(self.entry_index + 1),
+                ]
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
@@ -259,7 +299,7 @@ class ImageLoader(wiring.Component):
                         | (self.matrices > config.matrices)
                         | (self.inputs > config.inputs)
                     ),
-                    tables.eq(layer_slots + self.matrices * len(image.MATRIX)),
+                    tables.eq(layer_slots + self.matrices * matrix_records),
                     tables_at.eq(self.base + header_slots * slot_words),
                 ]
                 m.next = "CHECK"
@@ -269,16 +309,16 @@ class ImageLoader(wiring.Component):
                     m.d.sync += error.eq(Error.MEMORY)
                     m.next = "DONE"
                 with m.Elif(in_tables):
-                    m.next = "DONE"
-                    with m.If(self.verify):
+                    if config.tables:
                         m.d.sync += [
-                            words_left.eq(words_total),
-                            request.address.eq(self.base),
-                            place_in_image.eq(0),
-                            in_record.eq(0),
+                            words_left.eq(table_slots * slot_words),
+                            request.address.eq(tables_at + tables * slot_words),
                             summing.eq(1),
                         ]
-                        m.next = "SUM_START"
+                        m.next = "TABLE"
+                    else:
+                        m.next = "DONE"
+                        after_tables()
                 with m.Elif(wrong[Error.MAGIC]):
                     m.d.sync += error.eq(Error.MAGIC)
                     m.next = "DONE"
@@ -299,6 +339,37 @@ class ImageLoader(wiring.Component):
                         request.address.eq(tables_at),
                         request.length.eq(tables * slot_words),
                     ]
+            if config.tables:
+                with m.State("TABLE"):
+                    some_entries = Signal(16)
+                    m.d.comb += some_entries.eq(
+                        Mux(words_left > CHUNK_WORDS, CHUNK_WORDS, words_left)
+                    )
+                    m.d.sync += [request.length.eq(some_entries), chunk_left.eq(some_entries)]
+                    m.next = "TABLE_REQUEST"
+                    with m.If(words_left == 0):
+                        m.next = "DONE"
+                        after_tables()
+                with m.State("TABLE_REQUEST"):
+                    m.d.comb += self.reads.valid.eq(1)
+                    with m.If(self.reads.ready):
+                        m.d.sync += [
+                            words_left.eq(words_left - request.length),
+                            request.address.eq(request.address + request.length),
+                        ]
+                        m.next = "TABLE_WORDS"
+                with m.State("TABLE_WORDS"):
+                    m.d.comb += want.eq((listed_left <= 1) & (chunk_left != 0))
+                    with m.If(take):
+                        m.d.sync += [
+                            listed.eq(Cat(listed[config.word_bits :], self.words.payload)),
+                            piece.eq(piece + 1),
+                            chunk_left.eq(chunk_left - 1),
+                        ]
+                        with m.If(piece == pieces - 1):
+                            m.d.sync += [listed_left.eq(entries), piece.eq(0)]
+                    with m.If((chunk_left == 0) & (listed_left == 0)):
+                        m.next = "TABLE"
             with m.State("SUM_START"):
                 m.d.comb += crc.start.eq(1)
                 m.next = "SUM"

@@ -93,7 +93,9 @@ class InputEncoder(wiring.Component):
                 "host_data": In(16),
             }
         )
-        self.encoder = EventEncoder(1, config.inputs, lists=2, group_bits=16)
+        self.encoder = EventEncoder(
+            1, config.inputs, lists=2, group_bits=16, elements=config.element_thresholds
+        )
 
     @property
     def config(self) -> EngineConfig:
@@ -217,6 +219,7 @@ class InputEncoder(wiring.Component):
             encoder.enable.eq(later(enable, LOOKUP_CYCLES)),
             encoder.mode.eq(self.mode),
             encoder.threshold.eq(Mux(self.restoring & self.restore_exact, 0, self.threshold)),
+            *([encoder.exact.eq(self.restoring & self.restore_exact)] if encoder.elements else []),
             encoder.bank.eq(later(half, LOOKUP_CYCLES)),
             encoder.list_base.eq(0),
         ]

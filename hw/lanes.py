@@ -13,18 +13,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, EVENT_BITS
-from stillnet.sw.contract.image import BIAS_WORDS
+from stillnet.sw.contract.image import BIAS_WORDS, Kind
 
 from .data_register import Data
 from .multiplier import Multiplier
 from .shapes import Shapes
+from .sparse_lanes import SparseLanes
 
 __all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
 
@@ -48,8 +49,21 @@ def column_layout(config: EngineConfig) -> data.StructLayout:
             "bias": 1,
             "layer": unsigned(s.layer),
             "step": unsigned(2),
+            **format_fields(config),
         }
     )
+
+
+def format_fields(config: EngineConfig) -> dict[str, Any]:
+    """What a column needs beside that where it may not be dense or not int8."""
+    s = Shapes(config)
+    fields: dict[str, Any] = {"int4": 1} if config.int4 else {}
+    if config.sparse:
+        address = unsigned(s.accumulator_address)
+        fields |= {"kind": unsigned(3), "kept": unsigned(5), "width": unsigned(2)}
+        fields |= {"blocks": unsigned(s.block), "lane_rows": address}
+        fields |= {"hole_at": address, "hole": address}
+    return fields
 
 
 class Lanes(wiring.Component):
@@ -67,6 +81,8 @@ class Lanes(wiring.Component):
     hold_layer, hold_step, hold_block, hold_active : In
         The cell now reading: words of that layer for a later step wait until their block is below
         ``hold_block``. Steps count modulo 4.
+    hold_sequence : In
+        Number after the last column that the cell now reading needs.
     hold_next_layer, hold_next_step, hold_next_active : In
         The cell that reads next: words of that layer for a later step wait.
     read_valid, read_address, read_bank, read_ready : accumulator read of the cell
@@ -96,6 +112,7 @@ class Lanes(wiring.Component):
                 "hold_step": In(2),
                 "hold_block": In(s.block),
                 "hold_active": In(1),
+                "hold_sequence": In(s.sequence),
                 "hold_next_layer": In(s.layer),
                 "hold_next_step": In(2),
                 "hold_next_active": In(1),
@@ -103,7 +120,7 @@ class Lanes(wiring.Component):
                 "read_address": In(s.accumulator_address - 1),
                 "read_bank": In(1),
                 "read_ready": Out(1),
-                "read_data": Out(config.lanes * ACCUMULATOR_BITS),
+                "read_data": Out(config.multipliers * ACCUMULATOR_BITS),
                 "column_done": Out(1),
                 "sequence": Out(s.sequence),
                 "block": Out(s.block),
@@ -122,7 +139,10 @@ class Lanes(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config, s = self._config, Shapes(self._config)
-        lanes = config.lanes
+        lanes = config.multipliers
+        halves = lanes // config.lanes
+        # The words of a bias, or of one weight for each lane.
+        parts = BIAS_WORDS * halves
 
         # -- walk: where each word of a column goes, one word ahead of the words -------------------
 
@@ -133,7 +153,7 @@ class Lanes(wiring.Component):
         block = Data(s.block)
         block_base = Data(s.accumulator_address)
         rest = Data(s.gates)  # gates of this block still to come, this one included
-        byte = Signal(range(BIAS_WORDS))
+        byte = Signal(range(parts))
         others = Signal(s.gates)  # rest without its lowest gate
         gate = Signal(range(max(2, s.gates)))
         m.d.comb += [others.eq(rest & (rest - 1)), last.eq(left == 1)]
@@ -141,9 +161,18 @@ class Lanes(wiring.Component):
             with m.If(rest[g]):
                 m.d.comb += gate.eq(g)
         byte_last = Signal()
-        m.d.comb += byte_last.eq(~column.bias | (byte == BIAS_WORDS - 1))
+        if config.int4:
+            last_part = Mux(column.bias, parts - 1, ~column.int4)
+            m.d.comb += byte_last.eq(byte == last_part)
+        else:
+            m.d.comb += byte_last.eq(~column.bias | (byte == parts - 1))
         place = Signal(s.accumulator_address)
-        m.d.comb += place.eq(block_base + gate)
+        if config.sparse:
+            # Gate after gate, so that the rows of a lane can be numbered through.
+            bases = [Signal.like(block_base, name=f"base{g}") for g in range(s.gates)]
+            m.d.comb += place.eq(Array(bases)[gate] + block)
+        else:
+            m.d.comb += place.eq(block_base + gate)
         # Even strides would put gate 0 of every block into one bank; fold the block's parity in.
         bank = Signal()
         m.d.comb += bank.eq(place[0] ^ (block[0] & ~column.stride[0]))
@@ -188,6 +217,9 @@ class Lanes(wiring.Component):
                 "layer": s.layer,
                 "step": 2,
                 "block": s.block,
+                **({"half": 1} if config.int4 else {}),
+                **({"first": 1, "base": len(place)} if config.sparse else {}),
+                **format_fields(config),
             }
         )
         walk, next_, spare = Signal(step_layout), Data(step_layout), Data(step_layout)
@@ -203,6 +235,16 @@ class Lanes(wiring.Component):
             walk.step.eq(column.step),
             walk.block.eq(block),
         ]
+        m.d.comb += [walk[name].eq(column[name]) for name in format_fields(config)]
+        if config.int4:
+            m.d.comb += [walk.half.eq(byte[0]), walk.write.eq(byte_last | ~column.bias)]
+        stall = Signal()  # no word is taken, whatever the cell says
+        if config.sparse:
+            first = Signal()
+            m.d.comb += [walk.first.eq(first), walk.base.eq(column.base)]
+            with m.If((column.kind != Kind.DENSE) & ~column.bias):
+                # It goes through the blocks as it likes, so none of them may be unread.
+                m.d.comb += [walk.block.eq((1 << s.block) - 1), walk.block_end.eq(0)]
 
         def may(step: Any) -> Any:
             return may_enter(step.layer, step.step, step.block)
@@ -210,11 +252,11 @@ class Lanes(wiring.Component):
         take, advance = Signal(), Signal()
         walk_open = Signal()
         m.d.comb += [
-            take.eq(enter & self.words.valid),
-            self.words.ready.eq(enter),
+            take.eq(enter & self.words.valid & ~stall),
+            self.words.ready.eq(enter & ~stall),
             advance.eq(~next_valid | take),
             self.taken.eq(take),
-            self.held.eq(next_valid & self.words.valid & ~enter),
+            self.held.eq(next_valid & self.words.valid & ~(enter & ~stall)),
             self.starved.eq(next_valid & ~self.words.valid),
             self.column_done.eq(take & next_.last),
             self.columns.ready.eq(~valid | (~spare_valid & last)),
@@ -237,8 +279,13 @@ class Lanes(wiring.Component):
             m.d.sync += [spare.eq(walk), spare_open.eq(walk_open)]
         with m.If(~spare_valid & valid):
             m.d.sync += left.eq(left - 1)
-            with m.If(column.bias):
-                m.d.sync += byte.eq(byte + 1)
+            if config.int4:
+                m.d.sync += byte.eq(Mux(byte_last, 0, byte + 1))
+            else:
+                with m.If(column.bias):
+                    m.d.sync += byte.eq(byte + 1)
+            if config.sparse:
+                m.d.sync += first.eq(0)
             with m.If(byte_last):
                 m.d.sync += rest.eq(others)
                 with m.If(others == 0):
@@ -260,10 +307,42 @@ class Lanes(wiring.Component):
                 rest.eq(entry.gates),
                 byte.eq(0),
             ]
+            if config.sparse:
+                m.d.sync += [b.eq(entry.base + g * entry.blocks) for g, b in enumerate(bases)]
+                m.d.sync += first.eq(1)
+        sequence, taken_block = self.sequence, self.block
+        if config.sparse:
+            sequence, taken_block = Signal.like(sequence), Signal.like(taken_block)
         with m.If(take & next_.block_end):
-            m.d.sync += self.block.eq(next_.block + 1)
+            m.d.sync += taken_block.eq(next_.block + 1)
         with m.If(take & next_.last):
-            m.d.sync += [self.sequence.eq(self.sequence + 1), self.block.eq(0)]
+            m.d.sync += [sequence.eq(sequence + 1), taken_block.eq(0)]
+
+        if config.sparse:
+            # A stage of its own behind the walk; every lane has an address of its own.
+            m.submodules.sparse = sparse = SparseLanes(config)
+            head = sparse.head
+            names = ("value", "kept", "width", "base", "lane_rows", "hole_at", "hole")
+            m.d.comb += [
+                sparse.taken.eq(take),
+                sparse.word.eq(self.words.payload),
+                head.kind.eq(Mux(next_.bias, Kind.BIAS, next_.kind)),
+                *(head[name].eq(next_[name]) for name in (*names, "first", "place", "write")),
+                sparse.sequence.eq(sequence),
+                sparse.block.eq(taken_block),
+                self.sequence.eq(sparse.done_sequence),
+                self.block.eq(sparse.done_block),
+                sparse.hold_active.eq(self.hold_active),
+                sparse.hold_sequence.eq(self.hold_sequence),
+                stall.eq(sparse.stall),
+                sparse.read_row.eq(Cat(self.read_bank, self.read_address)),
+                self.read_data.eq(sparse.read_data),
+                self.read_ready.eq(1),
+                self.busy.eq(valid | next_valid | sparse.busy | self.columns.valid),
+            ]
+            if config.int4:
+                m.d.comb += [head.int4.eq(next_.int4), head.half.eq(next_.half)]
+            return m
 
         # -- stage 0: the word and its place ------------------------------------------------------
 
@@ -281,7 +360,7 @@ class Lanes(wiring.Component):
         # What is no word is not written either, so nothing wide waits for `take`.
         entered0 = Signal()
         m.d.sync += [word0.eq(self.words.payload), entered0.eq(take)]
-        history = Data((BIAS_WORDS - 1) * config.word_bits)  # earlier words of a bias, low first
+        history = Data((parts - 1) * config.word_bits)  # earlier words of a bias, low first
         with m.If(entered0):
             m.d.sync += history.eq(Cat(history[config.word_bits :], word0))
 
@@ -337,18 +416,33 @@ class Lanes(wiring.Component):
             addend = Signal(ACCUMULATOR_BITS)
             total = Data(signed(ACCUMULATOR_BITS))
             total1 = Data(signed(ACCUMULATOR_BITS))
-            bytes_ = [history[k * config.word_bits + 8 * i :][:8] for k in range(BIAS_WORDS - 1)]
+            side, in_word = divmod(i, config.lanes)
+            whole = Cat(history, word0)
+            bytes_ = [
+                whole[(k * halves + side) * config.word_bits + 8 * in_word :][:8]
+                for k in range(BIAS_WORDS)
+            ]
             bias_value = Data(ACCUMULATOR_BITS)
             # Nothing stands between the multiplier and registers. A bias comes as an older sum: the
             # event's value is 0 there.
+            weight = Signal(signed(WEIGHT_BITS))
+            lane.d.comb += weight.eq(
+                self.words.payload[WEIGHT_BITS * in_word :][:WEIGHT_BITS].as_signed()
+            )
+            if config.int4:
+                # A word of bytes feeds one half of the lanes, the others add nothing.
+                with lane.If(next_.int4):
+                    lane.d.comb += weight.eq(self.words.payload[4 * i :][:4].as_signed())
+                with lane.Elif(next_.half != side):
+                    lane.d.comb += weight.eq(0)
             lane.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
             lane.d.comb += [
-                multiplier.a.eq(self.words.payload[WEIGHT_BITS * i :][:WEIGHT_BITS].as_signed()),
+                multiplier.a.eq(weight),
                 multiplier.b.eq(next_.value),
             ]
             lane.d.sync += [
                 product.eq(multiplier.product),
-                bias_value.eq(Cat(*bytes_, word0[8 * i :][:8])),
+                bias_value.eq(Cat(*bytes_)),
             ]
             read, read_data = [], []
             for k in range(2):

@@ -6,13 +6,21 @@ from typing import Any
 
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, signed
 
-from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, PRE, RESCALE_GUARD_BITS
+from stillnet.sw.contract.fixed import (
+    ACCUMULATOR_BITS,
+    PRE,
+    RESCALE_GUARD_BITS,
+    SCALE_BITS,
+    SCALE_FRACTION,
+)
 
 from .data_register import Data
+from .multiplier import MULTIPLIER_LATENCY, Multiplier
 
-__all__ = ["RESCALE_LATENCY", "Rescale"]
+__all__ = ["RESCALE_LATENCY", "ROW_SCALE_LATENCY", "Rescale", "RowScale"]
 
 RESCALE_LATENCY = 4
+ROW_SCALE_LATENCY = MULTIPLIER_LATENCY + 2
 
 
 class Rescale(Elaboratable):
@@ -82,4 +90,37 @@ class Rescale(Elaboratable):
         m.d.comb += over.eq(rounded_over | (~rounded_sign & rounded[-1]))
         limit = Cat((~rounded_sign).replicate(PRE.bits - 1), rounded_sign)
         m.d.sync += self.result.eq(Mux(over, limit, rounded).as_signed())
+        return m
+
+
+class RowScale(Elaboratable):
+    """``contract.fixed.scale_row``: the multiplier of a row, rounded half up and saturated.
+
+    Attributes
+    ----------
+    pre : Signal(18), in
+    multiplier : Signal(15), in
+    result : Signal(18), out
+        Four cycles later.
+    """
+
+    def __init__(self) -> None:
+        self.pre = Data(signed(PRE.bits))
+        self.multiplier = Data(SCALE_BITS)
+        self.result = Data(signed(PRE.bits))
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.product = product = Multiplier(PRE.bits, SCALE_BITS + 1)
+        m.d.comb += [product.a.eq(self.pre), product.b.eq(self.multiplier)]
+        # Half a unit is the bit below the cut.
+        rounded = Data(signed(PRE.bits + SCALE_BITS - SCALE_FRACTION + 1))
+        m.d.sync += rounded.eq(
+            (product.product >> SCALE_FRACTION) + product.product[SCALE_FRACTION - 1]
+        )
+        above = rounded[PRE.bits - 1 :]
+        over = above.any() & ~above.all()
+        sign = rounded[-1]
+        limit = Cat((~sign).replicate(PRE.bits - 1), sign)
+        m.d.sync += self.result.eq(Mux(over, limit, rounded[: PRE.bits]).as_signed())
         return m

@@ -33,6 +33,7 @@ from .cell_unit import cell_command_layout
 from .column_fetcher import run_layout
 from .data_register import Data
 from .input_encoder import InputStatus
+from .lanes import format_fields
 from .shapes import Shapes
 from .write_back import VectorStatus, write_command_layout
 
@@ -168,7 +169,8 @@ class Scheduler(wiring.Component):
         layer_records = image.LAYER[: 7 if s.peers else 6]
         layer_words, layer_index = self._table(m, "layer_table", len(layer_records), layers)
         layer_writers = self._writers
-        matrix_words, matrix_index = self._table(m, "matrix_table", 4, matrices)
+        matrix_records = image.matrix_records(config.sparse)[: 6 if config.sparse else 4]
+        matrix_words, matrix_index = self._table(m, "matrix_table", len(matrix_records), matrices)
         matrix_writers = self._writers
         for k, writer in enumerate(layer_writers):
             m.d.comb += [
@@ -190,7 +192,7 @@ class Scheduler(wiring.Component):
                     layer_writers[k].en.eq(self.threshold_second == second),
                 ]
         layer = Signal(record_layout(layer_records))
-        matrix = Signal(record_layout(image.MATRIX))
+        matrix = Signal(record_layout(matrix_records))
         m.d.comb += [layer.eq(Cat(*layer_words)), matrix.eq(Cat(*matrix_words))]
 
         # -- state of layers and matrices ---------------------------------------------------------
@@ -200,7 +202,9 @@ class Scheduler(wiring.Component):
         parity, above = Signal(layers), Signal(layers)
         loaded = Signal(layers)  # accumulators hold the biases
         # Parameters are loaded once, in a run of their own that the image lists before the biases.
-        parameters = any(CELLS[c].accumulators and CELLS[c].parameters for c in config.cells)
+        parameters = config.row_scale or any(
+            CELLS[c].accumulators and CELLS[c].parameters for c in config.cells
+        )
         constant = Signal(layers)  # parameters are there
         pending = Signal(layers)  # columns were issued since the latest dispatch
         remaining = [Data(8, name=f"remaining{i}") for i in range(layers)]
@@ -209,16 +213,24 @@ class Scheduler(wiring.Component):
         positions = Memory(shape=unsigned(16), depth=matrices, init=[])
         m.submodules.positions = positions
         position_reader, position_writer = positions.read_port(), positions.write_port()
+        # A cell is dispatched many cycles after its last column, so a register does no harm.
+        issued, issued_layer = Signal(), Data(s.layer)
+        issued_sequence = Data(s.sequence)
+        m.d.sync += [
+            issued.eq(self.issued),
+            issued_layer.eq(self.issued_layer),
+            issued_sequence.eq(self.sequence + 1),
+        ]
         latest = Memory(shape=unsigned(s.sequence), depth=layers, init=[])
         m.submodules.latest = latest
         latest_reader, latest_writer = latest.read_port(), latest.write_port()
         m.d.comb += [
-            latest_writer.addr.eq(self.issued_layer),
-            latest_writer.data.eq(self.sequence + 1),
-            latest_writer.en.eq(self.issued),
+            latest_writer.addr.eq(issued_layer),
+            latest_writer.data.eq(issued_sequence),
+            latest_writer.en.eq(issued),
         ]
-        with m.If(self.issued):
-            m.d.sync += pending.bit_select(self.issued_layer, 1).eq(1)
+        with m.If(issued):
+            m.d.sync += pending.bit_select(issued_layer, 1).eq(1)
 
         # -- dispatch: cells in the order of (step, layer) ----------------------------------------
 
@@ -226,6 +238,7 @@ class Scheduler(wiring.Component):
         settled = Signal(2)  # the tables show the current layer
         dispatch = Signal()
         ready, ready_next = Signal(), Signal()  # once ready, a cell stays so until dispatched
+        room = Signal()  # so does this; the next cell is not ready before it shows the last one
         running = Signal()
         m.d.comb += [
             layer_index.eq(current),
@@ -238,17 +251,18 @@ class Scheduler(wiring.Component):
                 & loaded.bit_select(current, 1)
                 & ~dispatch
             ),
-            dispatch.eq(
-                ready
-                & self.read_commands.ready
-                & self.cell_commands.ready
-                & self.write_commands.ready
-            ),
+            dispatch.eq(ready & room),
             self.read_commands.valid.eq(dispatch),
             self.cell_commands.valid.eq(dispatch),
             self.write_commands.valid.eq(dispatch),
         ]
-        m.d.sync += [settled.eq(Cat(1, settled)), ready.eq(ready_next)]
+        m.d.sync += [
+            settled.eq(Cat(1, settled)),
+            ready.eq(ready_next),
+            room.eq(
+                self.read_commands.ready & self.cell_commands.ready & self.write_commands.ready
+            ),
+        ]
         # The tables show a layer a cycle before it is settled.
         rows = Signal(16)
         single = Signal()
@@ -262,7 +276,7 @@ class Scheduler(wiring.Component):
             self.cell_commands.payload,
             self.write_commands.payload,
         )
-        strides = Array([image.block_rows(CELLS[c]) for c in config.cells])
+        strides = Array([image.block_rows(CELLS[c], config.row_scale) for c in config.cells])
         m.d.comb += [
             read.layer.eq(current),
             read.step.eq(Cat(parity.bit_select(current, 1), above.bit_select(current, 1))),
@@ -569,6 +583,15 @@ class Scheduler(wiring.Component):
                         Cat(parity.bit_select(target, 1), above.bit_select(target, 1))
                     ),
                 ]
+                for name in format_fields(config):
+                    m.d.sync += run_data[name].eq(matrix[name])
+                if config.columns:
+                    m.d.sync += [
+                        run_data.lengths.eq(matrix.lengths),
+                        run_data.unequal.eq(
+                            (matrix.kind == Kind.BLOCK) | (matrix.kind == Kind.STEP)
+                        ),
+                    ]
                 m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += self.runs.valid.eq(1)

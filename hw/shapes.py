@@ -48,7 +48,7 @@ class Shapes:
         self.accumulator_address = max(2, bits_for(config.accumulators + config.accumulators % 2))
         self.peers = config.max_peers
         self.state = max([ACTIVATION_BITS, *map(config.state_bits, config.state_names)])
-        self.block = bits_for(-(-config.units // config.lanes))
+        self.block = bits_for(-(-config.units // config.multipliers))
         self.rows = -(-config.units // config.cell_width)
         self.row = bits_for(self.rows)
         self.unit = bits_for(config.units)

@@ -119,7 +119,10 @@ class WriteBack(wiring.Component):
             }
         )
         encoders = 2 if config.second_threshold else 1
-        self.encoders = [EventEncoder(width, s.rows) for _ in range(encoders)]
+        self.encoders = [
+            EventEncoder(width, s.rows, elements=config.element_thresholds and k == 0)
+            for k in range(encoders)
+        ]
 
     @property
     def config(self) -> EngineConfig:
@@ -258,6 +261,8 @@ class WriteBack(wiring.Component):
                 encoder.enable.eq(~(command3.skip & only_other)),
             ]
             m.d.comb += [encoder.mode.eq(command3.mode), encoder.list_base.eq(command3.base)]
+            if encoder.elements:
+                m.d.comb += encoder.exact.eq(exact)
             status = self.status if k == 0 else self.status_second
             for layer in range(config.layers):
                 with m.If(encoder.done & (layer6 == layer)):

@@ -139,17 +139,18 @@ class NetworkOnEngine:
     def accumulators(self, layer: int) -> np.ndarray:
         """Accumulators of a layer, then its parameters, shape (rows of a block, units)."""
         units = self.network.layers[layer].units
-        lanes = self.config.lanes
-        count = block_rows(CELLS[self.network.layers[layer].cell])
+        lanes = self.config.multipliers
+        count = block_rows(CELLS[self.network.layers[layer].cell], self.config.row_scale)
         blocks = -(-units // lanes)
         base = self.placement.accumulator_base[layer]
         words = blocks * count + 1
+        gaps = blocks if self.config.sparse else 0
         raw = self.model.read_state(Region.ACCUMULATOR, base * lanes, words * lanes)
         raw = raw.reshape(words, lanes)
         result = np.zeros((count, blocks * lanes), np.int64)
         for block in range(blocks):
             for gate in range(count):
-                row = accumulator_place(base, count, block, gate) - base
+                row = accumulator_place(base, count, block, gate, gaps) - base
                 result[gate, block * lanes : (block + 1) * lanes] = raw[row]
         return result[:, :units]
 
@@ -316,7 +317,7 @@ def run_engine(
     """
     if len(x) == 0:
         raise StillnetError("the input has no steps")
-    reference = Reference(network, config.lanes)
+    reference = Reference(network, config=config)
     with NetworkOnEngine(network, config, model=model, trace=trace, verilog=verilog) as engine:
         engine.model.behave(behaviour or Behaviour())
         engine.reset()

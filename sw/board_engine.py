@@ -69,7 +69,7 @@ def run_on_board(
     if initial:
         engine.set_hidden(initial)
     engine.reset_counters()
-    reference = Reference(network, engine.config.lanes, clear_every=clear_every) if check else None
+    reference = Reference(network, config=engine.config, clear_every=clear_every) if check else None
     outputs: list[np.ndarray] = []
     difference = None
     clock = engine.transport.now

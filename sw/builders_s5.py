@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from .builders import Builders, _vector
+from .builders import Builders, vector
 from .contract.cells import CELLS
 from .errors import StillnetError
 from .layers import INPUT, Matrix, checked
@@ -148,9 +148,9 @@ class S5Builders(Builders):
             lam, factor = discretize(lam, step, method)
         row = np.broadcast_to(np.asarray(factor, complex), (states,))
         scale, offset = norm if norm is not None else (np.ones(units), np.zeros(units))
-        scale = _vector(name, "factor of norm", np.asarray(scale), units)
-        offset = _vector(name, "offset of norm", np.asarray(offset), units)
-        d = _vector(name, "d", d, units)
+        scale = vector(name, "factor of norm", np.asarray(scale), units)
+        offset = vector(name, "offset of norm", np.asarray(offset), units)
+        d = vector(name, "d", d, units)
         glu_weight = checked(name, "weight of the GLU", glu[0], 2)
         if glu_weight.shape != (units, units):
             raise StillnetError(
@@ -163,8 +163,8 @@ class S5Builders(Builders):
         if x0 is not None:
             start = np.asarray(x0, complex)
             initial = {
-                "xr": _vector(name, "x0", start.real, states),
-                "xi": _vector(name, "x0", start.imag, states),
+                "xr": vector(name, "x0", start.real, states),
+                "xi": vector(name, "x0", start.imag, states),
             }
         state, imag, out = below + 1, below + 2, below + 3
         self._make_plain(below)
@@ -210,7 +210,7 @@ class S5Builders(Builders):
             "s5_glu",
             units,
             (Matrix(out, ("g",), glu_weight[None]),),
-            {"g": _vector(name, "bias of the GLU", glu[1], units)},
+            {"g": vector(name, "bias of the GLU", glu[1], units)},
             peers={"x1": out, "v": below},
             plain=True,
         )
@@ -288,6 +288,6 @@ class S5Builders(Builders):
             "linear",
             units,
             tuple(matrices),
-            {"y": _vector(name, "bias", bias, units)},
+            {"y": vector(name, "bias", bias, units)},
         )
         return self

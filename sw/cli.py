@@ -36,6 +36,8 @@ _OWN = {
     "quantize": "stillnet.sw.commands:QUANTIZE",
     "run": "stillnet.sw.commands:RUN",
     "info": "stillnet.sw.commands:INFO",
+    "compress": "stillnet.sw.compress_command:COMPRESS",
+    "sweep": "stillnet.sw.sweep_command:SWEEP",
 }
 _GROUP = "stillnet.commands"
 

@@ -229,8 +229,7 @@ def _reference_engine(
             f"engine 'reference' has no option '{next(iter(options))}'; it has clear_every"
         )
     progress = progress or silent
-    lanes = EngineConfig.load(preset).lanes
-    reference = Reference(network, lanes, clear_every=clear_every)
+    reference = Reference(network, config=EngineConfig.load(preset), clear_every=clear_every)
     rows = network.quantize_input(x)[:steps]
     names = reference.event_names()
     events = dict.fromkeys(names.values(), 0)
@@ -670,13 +669,20 @@ def _show_image(result: dict[str, Any]) -> None:
             threshold,
             ", ".join(
                 [
-                    f"{m['source']}: {m['columns']} columns of {m['column_words']} words"
+                    f"{m['source']}: {m['columns']} columns of {_words(m)} words, {m['format']}"
                     for m in layer["matrices"]
                 ]
                 + [f"{s} of {name}" for s, name in layer.get("peers", {}).items()]
             ),
         )
     _print(table)
+
+
+def _words(matrix: dict[str, Any]) -> str:
+    """Words of a column; their mean where columns differ in length."""
+    if matrix["words"] == matrix["columns"] * matrix["column_words"]:
+        return str(matrix["column_words"])
+    return f"{matrix['words'] / matrix['columns']:.1f}"
 
 
 def _configure_info(parser: argparse.ArgumentParser) -> None:

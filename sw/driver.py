@@ -537,6 +537,15 @@ class Engine:
             self._write_state(self._state_region(s), i, value)
         self._unknown = False
 
+    def clear_cells(self) -> None:
+        """As ``Reference.clear_cells``: h of EGRUs becomes zero, all that was sent stays sent."""
+        network = self._network().outline
+        self._ready()
+        self._idle()
+        for i, layer in enumerate(network.layers):
+            for s in CELLS[layer.cell].cleared:
+                self._write_state(self._state_region(s), i, np.zeros(layer.units, np.int64))
+
     def _state_shapes(self) -> dict[str, tuple[int, ...]]:
         network = self.network
         shapes: dict[str, tuple[int, ...]] = {f"{INPUT}/reference": (network.inputs,)}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .builders_gated import GatedBuilders
 from .builders_s5 import S5Builders
 from .contract.cells import CELLS
 from .errors import StillnetError
@@ -23,7 +24,7 @@ __all__ = ["INPUT", "Layer", "Matrix", "Model"]
 
 
 @dataclass
-class Model(S5Builders):
+class Model(GatedBuilders, S5Builders):
     """A float network: ``inputs`` elements a step in, the last layer's units out.
 
     Attributes

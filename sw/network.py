@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 
 from .contract.cells import CELLS
+from .contract.columns import Layout, choose, readable
+from .contract.config import EngineConfig
 from .contract.events import Mode
 from .contract.fixed import (
     ACCUMULATOR_BITS,
     EVENT_BITS,
     PRE,
     RESCALE_GUARD_BITS,
+    SCALE_BITS,
 )
+from .contract.image import FORMATS
 from .errors import StillnetError
 from .files import write_atomically
 from .network_checks import check_cell, label_exponent, state_format
@@ -43,16 +47,38 @@ class QuantizedMatrix:
     weight : int8 array, shape (len(gates), units, size of the source)
     fraction : int
         Weight value = integer / 2**fraction.
+    bits : int
+        8 or 4: what a weight takes in memory. With 4, weights are -8 to 7.
+    format : str or None
+        How the packer is to store it (``contract.image.FORMATS``); None lets it choose the fewest
+        words.
     """
 
     source: int
     gates: tuple[str, ...]
     weight: np.ndarray
     fraction: int
+    bits: int = 8
+    format: str | None = None
 
     def column_words(self, lanes: int) -> int:
         """Memory words of one dense column for an engine with ``lanes`` lanes."""
         return -(-self.weight.shape[1] // lanes) * len(self.gates)
+
+    def ordered(self, cell: str) -> np.ndarray:
+        """The weights with the gates in the order of the cell's accumulators."""
+        order = CELLS[cell].accumulators
+        rank = sorted(range(len(self.gates)), key=lambda g: order.index(self.gates[g]))
+        return self.weight[rank]
+
+    def mask(self, cell: str) -> int:
+        """Which of the cell's accumulators the matrix feeds, the first one in the lowest bit."""
+        return sum(1 << CELLS[cell].accumulators.index(g) for g in self.gates)
+
+    def layout(self, cell: str, config: EngineConfig) -> Layout:
+        """How the matrix lies in the memory of an engine, with the words of each column."""
+        mask = self.mask(cell)
+        return choose(self.ordered(cell), self.bits, readable(mask, config), self.format)
 
 
 @dataclass
@@ -86,6 +112,11 @@ class QuantizedLayer:
     exponents : dict of str to int
         Powers of two of the cell's scale labels (``Cell.scale``): an integer of a name with label a
         and format sN.F stands for integer / 2**(F + exponents[a]). Zero where absent.
+    scale : dict of str to int64 array, shape (units,), or None
+        A multiplier for each row of each accumulator, applied after the rescale shift
+        (``fixed.scale_row``). All matrices that add into a row share it.
+    thresholds : int64 array, shape (units,), or None
+        A threshold for each element, in place of ``threshold``.
     """
 
     name: str
@@ -103,6 +134,13 @@ class QuantizedLayer:
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
     peers: dict[str, int] = field(default_factory=dict)
     exponents: dict[str, int] = field(default_factory=dict)
+    scale: dict[str, np.ndarray] | None = None
+    thresholds: np.ndarray | None = None
+
+    @property
+    def limit(self) -> int | np.ndarray:
+        """The threshold of every element, or one for all of them."""
+        return self.threshold if self.thresholds is None else self.thresholds
 
     def blocks(self, lanes: int) -> int:
         """Blocks of rows for an engine with ``lanes`` lanes."""
@@ -130,6 +168,8 @@ class Network:
         The last one is the output.
     notes : dict
         Free metadata: where it came from, error reports.
+    input_thresholds : int64 array, shape (inputs,), or None
+        A threshold for each element, in place of ``input_threshold``.
     """
 
     inputs: int
@@ -139,6 +179,24 @@ class Network:
     input_threshold: int = 0
     name: str = "network"
     notes: dict[str, Any] = field(default_factory=dict)
+    input_thresholds: np.ndarray | None = None
+
+    @property
+    def input_limit(self) -> int | np.ndarray:
+        """The threshold of every input, or one for all of them."""
+        return self.input_threshold if self.input_thresholds is None else self.input_thresholds
+
+    @property
+    def element_thresholds(self) -> bool:
+        """Whether any vector has a threshold for each element."""
+        return self.input_thresholds is not None or any(
+            layer.thresholds is not None for layer in self.layers
+        )
+
+    @property
+    def row_scale(self) -> bool:
+        """Whether any row has a multiplier."""
+        return any(layer.scale is not None for layer in self.layers)
 
     @property
     def outputs(self) -> int:
@@ -316,6 +374,29 @@ class Network:
                 raise StillnetError(
                     f"{where}: threshold must be 0 to {(1 << EVENT_BITS) - 1}, not {value}"
                 )
+        self._check_elements("input", self.input_thresholds, self.inputs)
+        if self.input_thresholds is not None and self.input_mode.one_hot:
+            raise StillnetError(
+                f"network '{self.name}' takes tokens, which have no thresholds; leave "
+                "input_thresholds away"
+            )
+        for layer in self.layers:
+            self._check_elements(f"layer '{layer.name}'", layer.thresholds, layer.units)
+
+    def _check_elements(self, where: str, thresholds: np.ndarray | None, size: int) -> None:
+        if thresholds is None:
+            return
+        if thresholds.shape != (size,) or not np.issubdtype(thresholds.dtype, np.integer):
+            raise StillnetError(
+                f"{where}: thresholds have shape {thresholds.shape} and type {thresholds.dtype}, "
+                f"expected integers of shape {(size,)}"
+            )
+        wrong = np.flatnonzero((thresholds < 0) | (thresholds >= 1 << EVENT_BITS))
+        if len(wrong):
+            raise StillnetError(
+                f"{where}: threshold of element {wrong[0]} must be 0 to {(1 << EVENT_BITS) - 1}, "
+                f"not {thresholds[wrong[0]]}"
+            )
 
     def _check_shapes(self, index: int) -> None:
         layer = self.layers[index]
@@ -334,11 +415,33 @@ class Network:
                     f"{where}: weights from {self.source_name(m.source)} have shape "
                     f"{m.weight.shape} and type {m.weight.dtype}, expected {expected}, int8"
                 )
+            if m.bits not in (4, 8) or (m.bits == 4 and ((m.weight < -8) | (m.weight > 7)).any()):
+                raise StillnetError(
+                    f"{where}: weights from {self.source_name(m.source)} reach {m.weight.min()} to "
+                    f"{m.weight.max()}, which are not {m.bits} bits; bits must be 8, or 4 for "
+                    "weights of -8 to 7"
+                )
+            if m.format is not None and m.format not in FORMATS:
+                raise StillnetError(
+                    f"{where}: storage format '{m.format}' is unknown; known are "
+                    f"{', '.join(FORMATS)}"
+                )
             for g in m.gates:
                 if g not in layer.bias or m.gates.count(g) != 1:
                     raise StillnetError(
                         f"{where}: cell '{layer.cell}' has no gate '{g}', or it is named twice"
                     )
+        for g, value in (layer.scale or {}).items():
+            if (
+                g not in layer.bias
+                or value.shape != (layer.units,)
+                or not np.issubdtype(value.dtype, np.integer)
+                or np.any((value < 0) | (value >= 1 << SCALE_BITS))
+            ):
+                raise StillnetError(
+                    f"{where}: multipliers of '{g}' must be integers of shape {(layer.units,)} "
+                    f"between 0 and {(1 << SCALE_BITS) - 1}"
+                )
         for s, value in layer.initial.items():
             if s not in cell.state or value.shape != (layer.units,):
                 raise StillnetError(
@@ -368,8 +471,18 @@ class Network:
             for j, m in enumerate(layer.matrices):
                 tensors[f"{i}/weight/{j}"] = np.ascontiguousarray(m.weight)
                 matrices.append(
-                    {"source": m.source, "gates": list(m.gates), "fraction": m.fraction}
+                    {
+                        "source": m.source,
+                        "gates": list(m.gates),
+                        "fraction": m.fraction,
+                        "bits": m.bits,
+                        "format": m.format,
+                    }
                 )
+            for g, value in (layer.scale or {}).items():
+                tensors[f"{i}/scale/{g}"] = value.astype(np.int32)
+            if layer.thresholds is not None:
+                tensors[f"{i}/thresholds"] = layer.thresholds.astype(np.int32)
             for g, b in layer.bias.items():
                 tensors[f"{i}/bias/{g}"] = b.astype(np.int32)
             for s, value in layer.initial.items():
@@ -392,8 +505,11 @@ class Network:
                     "parameters": sorted(layer.parameters),
                     "peers": layer.peers,
                     "exponents": layer.exponents,
+                    "scale": None if layer.scale is None else sorted(layer.scale),
                 }
             )
+        if self.input_thresholds is not None:
+            tensors["input/thresholds"] = self.input_thresholds.astype(np.int32)
         header = {
             "version": FORMAT_VERSION,
             "name": self.name,
@@ -461,11 +577,17 @@ class Network:
                 )
             matrices = [
                 QuantizedMatrix(
-                    m["source"], tuple(m["gates"]), tensors[f"{i}/weight/{j}"], m["fraction"]
+                    m["source"],
+                    tuple(m["gates"]),
+                    tensors[f"{i}/weight/{j}"],
+                    m["fraction"],
+                    m.get("bits", 8),
+                    m.get("format"),
                 )
                 for j, m in enumerate(d["matrices"])
             ]
             accumulators = CELLS[d["cell"]].accumulators
+            scale = d.get("scale")
             layers.append(
                 QuantizedLayer(
                     name=d["name"],
@@ -486,6 +608,10 @@ class Network:
                     },
                     peers=d.get("peers", {}),
                     exponents=d.get("exponents", {}),
+                    scale=None
+                    if scale is None
+                    else {g: tensors[f"{i}/scale/{g}"].astype(np.int64) for g in scale},
+                    thresholds=_integers(tensors.get(f"{i}/thresholds")),
                 )
             )
         return cls(
@@ -496,4 +622,9 @@ class Network:
             input_threshold=header["input_threshold"],
             name=header["name"],
             notes=header["notes"],
+            input_thresholds=_integers(tensors.get("input/thresholds")),
         )
+
+
+def _integers(tensor: np.ndarray | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.astype(np.int64)

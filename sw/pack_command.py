@@ -10,7 +10,7 @@ from .cli import Command
 from .contract.config import PRESETS, EngineConfig
 from .files import write_atomically
 from .network import Network
-from .packer import pack
+from .packer import costs, pack
 
 __all__ = ["PACK"]
 
@@ -39,7 +39,20 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         "bytes": len(image.data),
         "words": len(image.data) // config.word_bytes,
         "word_bits": config.word_bits,
+        **({"matrices": costs(network, config)} if config.int4 or config.sparse else {}),
     }
+
+
+def _show(result: dict[str, Any]) -> None:
+    for name, value in result.items():
+        if name != "matrices":
+            print(f"{name}: {value}")
+    for m in result.get("matrices", ()):
+        others = ", ".join(f"{k} {v:,}" for k, v in sorted(m["words"].items(), key=lambda i: i[1]))
+        print(
+            f"{m['layer']} from {m['source']}: int{m['bits']}, {m['density']:.0%} kept, stored as "
+            f"{m['format']} (words: {others})"
+        )
 
 
 PACK = Command(
@@ -47,6 +60,7 @@ PACK = Command(
     help="write the memory image of a network for one engine",
     configure=_configure,
     run=_run,
+    show=_show,
     epilog="""examples:
   stillnet pack net.safetensors --preset axi64 -o net.img
   stillnet info net.img                     explains what is in it

@@ -15,12 +15,30 @@ import numpy as np
 
 from .contract import image as layout
 from .contract.cells import CELLS, Cell
+from .contract.columns import Layout, bias_words, candidates, encode, readable
 from .contract.config import EngineConfig
-from .contract.image import BIAS_WORDS, SLOT_BYTES, Kind
+from .contract.fixed import SCALE_FRACTION
+from .contract.image import BIAS_WORDS, SLOT_BYTES, UNEQUAL_FORMATS, Kind
 from .errors import StillnetError
 from .network import INPUT, Network, QuantizedLayer
 
-__all__ = ["Image", "Placement", "describe", "load_image", "pack", "place"]
+__all__ = ["Image", "Placement", "costs", "describe", "load_image", "pack", "place"]
+
+_NO_FORMAT = dict.fromkeys(
+    (
+        "int4",
+        "kept",
+        "width",
+        "blocks",
+        "lengths",
+        "lane_rows",
+        "hole_at",
+        "hole",
+        "spare6",
+        "spare7",
+    ),
+    0,
+)
 
 
 @dataclass(frozen=True)
@@ -80,11 +98,13 @@ def place(network: Network, config: EngineConfig) -> Placement:
         unit_base.append(units // config.cell_width)
         accumulator_base.append(accumulators)
         units += -(-layer.units // config.cell_width) * config.cell_width
-        accumulators += layer.blocks(config.lanes) * layout.block_rows(CELLS[layer.cell])
+        accumulators += layer.blocks(config.multipliers) * layout.block_rows(
+            CELLS[layer.cell], config.row_scale
+        )
         accumulators += accumulators % 2
     inputs = 1 if network.input_mode.one_hot else network.inputs
     matrices = sum(
-        len(_bias_runs(CELLS[layer.cell])) + len(layer.matrices) for layer in network.layers
+        len(_bias_runs(CELLS[layer.cell], config)) + len(layer.matrices) for layer in network.layers
     )
     for field, needed in {
         "units": units,
@@ -120,35 +140,42 @@ def _check_cells(network: Network, config: EngineConfig) -> None:
             f"network '{network.name}' has a separate recurrent threshold, engine '{config.name}' "
             "has one encoder; generate one with second_threshold = true"
         )
+    for option, what in (
+        ("row_scale", "multipliers of rows"),
+        ("element_thresholds", "thresholds by element"),
+    ):
+        if getattr(network, option) and not getattr(config, option):
+            raise StillnetError(
+                f"network '{network.name}' has {what}, engine '{config.name}' does not; generate "
+                f"one with {option} = true"
+            )
 
 
-def _bias_runs(cell: Cell) -> list[tuple[int, int, bool]]:
+def _bias_runs(cell: Cell, config: EngineConfig) -> list[tuple[int, int, bool]]:
     """Bias runs of a layer as (first row, rows, once) of a block.
 
     Parameters have a run of their own, so that a layer that starts each step from its biases loads
     them only once; it comes first, because a cell may run when the biases are there.
     """
     count = len(cell.accumulators)
-    if cell.accumulators and cell.parameters:
-        return [(count, len(cell.parameters), True), (0, count, False)]
-    return [(0, layout.block_rows(cell), False)]
+    rows = layout.block_rows(cell, config.row_scale)
+    if cell.accumulators and rows > count:
+        return [(count, rows - count, True), (0, count, False)]
+    return [(0, rows, False)]
 
 
-def _block_values(layer: QuantizedLayer) -> np.ndarray:
-    """Biases and parameters as they lie in a block, int64, shape (rows of a block, units)."""
+def _block_values(layer: QuantizedLayer, config: EngineConfig) -> np.ndarray:
+    """Biases, parameters and row multipliers as they lie in a block, int64, shape (rows of a
+    block, units)."""
     cell = CELLS[layer.cell]
     rows = [layer.bias[a] for a in cell.accumulators]
     rows += [layer.parameters[p] for p in cell.parameters]
+    if config.row_scale:
+        one = np.full(layer.units, 1 << SCALE_FRACTION)
+        scale = [(layer.scale or {}).get(a, one) for a in cell.accumulators]
+        for k in range(0, len(scale), 2):
+            rows.append(scale[k] + ((scale[k + 1] if k + 1 < len(scale) else one) << 16))
     return np.stack(rows or [np.zeros(layer.units)]).astype(np.int64)
-
-
-def _dense_words(weight: np.ndarray, lanes: int) -> np.ndarray:
-    """int8 weights (gates, units, columns) as bytes (columns, blocks, gates, lanes)."""
-    gates, units, columns = weight.shape
-    blocks = -(-units // lanes)
-    padded = np.zeros((gates, blocks * lanes, columns), np.int8)
-    padded[:, :units] = weight
-    return padded.reshape(gates, blocks, lanes, columns).transpose(3, 1, 0, 2)
 
 
 def _bias_words(bias: np.ndarray, lanes: int) -> np.ndarray:
@@ -159,6 +186,58 @@ def _bias_words(bias: np.ndarray, lanes: int) -> np.ndarray:
     padded[:, :units] = bias
     rows = padded.reshape(count, blocks, lanes).transpose(1, 0, 2)
     return np.stack([(rows >> (8 * k)) & 0xFF for k in range(BIAS_WORDS)], axis=2).astype(np.uint8)
+
+
+def _tables(
+    network: Network, config: EngineConfig, placement: Placement, lengths: list[int]
+) -> bytes:
+    """The tables behind the descriptors, in whole slots."""
+    tables: dict[layout.Table, list[int]] = {}
+    if config.columns:
+        if len(lengths) > config.columns:
+            raise StillnetError(
+                f"network '{network.name}' needs columns = {len(lengths)}, engine "
+                f"'{config.name}' has {config.columns}; generate an engine with a larger 'columns'"
+            )
+        tables[layout.Table.LENGTHS] = lengths
+    if config.element_thresholds:
+        # Zero where one threshold serves all: an event has to reach both.
+        if not network.input_mode.one_hot:
+            first = network.input_thresholds
+            zeros = np.zeros(network.inputs, int)
+            tables[layout.Table.INPUT_THRESHOLDS] = (zeros if first is None else first).tolist()
+        last, base = network.layers[-1], placement.unit_base[-1]
+        units = np.zeros(base * config.cell_width + last.units, int)
+        for layer, row in zip(network.layers, placement.unit_base):
+            if layer.thresholds is not None:
+                start = row * config.cell_width
+                units[start : start + layer.units] = layer.thresholds
+        tables[layout.Table.THRESHOLDS] = units.tolist()
+    data = b"".join(
+        layout.ENTRY.pack({"value": v, "spare": 0, "table": table, "first": int(k == 0)}).to_bytes(
+            4, "little"
+        )
+        for table, values in tables.items()
+        for k, v in enumerate(values)
+    )
+    return data + bytes(-len(data) % SLOT_BYTES)
+
+
+def _rows(gates: int, stored: Layout, base: int) -> dict[str, int]:
+    """Which accumulators the rows of a lane are, for formats that number them through."""
+    if stored.kind == Kind.DENSE:
+        return {}
+    start = (gates & -gates).bit_length() - 1
+    mask = gates >> start
+    before = (~mask & (mask + 1)).bit_length() - 1  # gates up to the first that is not fed
+    after = mask >> before
+    hole = ((after & -after).bit_length() - 1) if after else 0
+    return {
+        "accumulator_base": base + start * stored.blocks,
+        "lane_rows": stored.gates * stored.blocks,
+        "hole_at": before * stored.blocks if hole else 0,
+        "hole": hole * stored.blocks,
+    }
 
 
 def _priority(source: int, target: int, layers: int) -> tuple[int, int]:
@@ -184,7 +263,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
     """
     network.validate()
     placement = place(network, config)
-    lanes = config.lanes
+    lanes = config.multipliers
     jobs = sorted(
         ((i, j) for i, layer in enumerate(network.layers) for j in range(len(layer.matrices))),
         key=lambda ij: _priority(
@@ -192,9 +271,21 @@ def pack(network: Network, config: EngineConfig) -> Image:
         ),
     )
     layers = len(network.layers)
-    runs = sum(len(_bias_runs(CELLS[layer.cell])) for layer in network.layers) + len(jobs)
-    slots = len(layout.HEADER) + len(layout.LAYER) * layers + len(layout.MATRIX) * runs
-    header_bytes = slots * SLOT_BYTES
+    runs = sum(len(_bias_runs(CELLS[layer.cell], config)) for layer in network.layers) + len(jobs)
+    layouts = {
+        (i, j): network.layers[i].matrices[j].layout(network.layers[i].cell, config)
+        for i, j in jobs
+    }
+    lengths: list[int] = []
+    first_length: dict[tuple[int, int], int] = {}
+    for ij in jobs:
+        if layouts[ij].kind.name.lower() in UNEQUAL_FORMATS:
+            first_length[ij] = len(lengths)
+            lengths += layouts[ij].lengths.tolist()
+    records_each = layout.matrix_records(config.sparse)
+    slots = len(layout.HEADER) + len(layout.LAYER) * layers + len(records_each) * runs
+    entries = _tables(network, config, placement, lengths)
+    header_bytes = slots * SLOT_BYTES + len(entries)
     body = bytearray()
 
     def run(data: np.ndarray) -> int:
@@ -210,7 +301,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
 
     matrix_values: list[dict[str, int]] = []
     for i, layer in enumerate(network.layers):
-        stack = _block_values(layer)
+        stack = _block_values(layer, config)
         matrix_values += [
             {
                 "source": 0,
@@ -219,31 +310,38 @@ def pack(network: Network, config: EngineConfig) -> Image:
                 "recurrent": int(once),
                 "gates": ((1 << rows) - 1) << first,
                 "base": run(_bias_words(stack[first : first + rows], lanes)),
-                "column_words": BIAS_WORDS * rows * layer.blocks(lanes),
+                "column_words": bias_words(layer.units, rows, config),
                 "list_base": 0,
                 "accumulator_base": placement.accumulator_base[i],
                 "stride": len(stack),
+                **_NO_FORMAT,
+                "blocks": layer.blocks(lanes) if config.sparse else 0,
             }
-            for first, rows, once in _bias_runs(CELLS[layer.cell])
+            for first, rows, once in _bias_runs(CELLS[layer.cell], config)
         ]
     for i, j in jobs:
         layer = network.layers[i]
         matrix = layer.matrices[j]
-        order = CELLS[layer.cell].accumulators
-        # The columns hold the gates in the order of the accumulators, whatever the file's order.
-        rank = sorted(range(len(matrix.gates)), key=lambda g: order.index(matrix.gates[g]))
+        stored = layouts[i, j]
         matrix_values.append(
             {
                 "source": matrix.source + 1,
                 "target": i,
-                "kind": Kind.DENSE,
+                "kind": stored.kind,
                 "recurrent": int(matrix.source >= i),
-                "gates": sum(1 << order.index(g) for g in matrix.gates),
-                "base": run(_dense_words(matrix.weight[rank], lanes)),
-                "column_words": matrix.column_words(lanes),
+                "gates": matrix.mask(layer.cell),
+                "base": run(encode(matrix.ordered(layer.cell), stored, config)),
+                "column_words": stored.pitch,
                 "list_base": 0 if matrix.source == INPUT else placement.unit_base[matrix.source],
                 "accumulator_base": placement.accumulator_base[i],
-                "stride": layout.block_rows(CELLS[layer.cell]),
+                "stride": layout.block_rows(CELLS[layer.cell], config.row_scale),
+                **_NO_FORMAT,
+                "int4": int(stored.bits == 4),
+                "kept": stored.kept,
+                "width": stored.width.bit_length() - 1 if stored.width else 0,
+                "blocks": stored.blocks if config.sparse else 0,
+                "lengths": first_length.get((i, j), 0),
+                **_rows(matrix.mask(layer.cell), stored, placement.accumulator_base[i]),
             }
         )
     words = (header_bytes + len(body)) // config.word_bytes
@@ -257,7 +355,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
             f"network '{network.name}' needs {words} words, the on-chip memory of engine "
             f"'{config.name}' has {config.ram_words}; use a smaller network or raise 'ram_words'"
         )
-    notes = _notes(network, config, placement)
+    notes = _notes(network, config, placement, layouts)
     note_bytes = json.dumps(notes).encode()
     one_hot = network.input_mode.one_hot
     emit(
@@ -274,7 +372,8 @@ def pack(network: Network, config: EngineConfig) -> Image:
             "input_mode": network.input_mode,
             "input_one": network.input_fraction if one_hot else 0,
             "outputs": network.outputs % 1024,
-            "input_threshold": network.input_threshold,
+            "input_threshold": network.input_threshold if network.input_thresholds is None else 0,
+            "table_slots": len(entries) // SLOT_BYTES,
             "notes_bytes": len(note_bytes) + 4,
         },
     )
@@ -295,7 +394,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
                 "shift": layer.shift,
                 "write_shift": layer.write_shift,
                 "matrices": len(layer.matrices),
-                "threshold": layer.threshold,
+                "threshold": layer.threshold if layer.thresholds is None else 0,
                 "threshold_recurrent": second,
                 "peer0": peers[0] if peers else 0,
                 "peer1": peers[1] if len(peers) > 1 else 0,
@@ -303,8 +402,9 @@ def pack(network: Network, config: EngineConfig) -> Image:
             },
         )
     for values in matrix_values:
-        emit(layout.MATRIX, values)
+        emit(records_each, values)
     header = bytearray(header_bytes)
+    header[slots * SLOT_BYTES :] = entries
     for k, record in enumerate(records):
         header[k * SLOT_BYTES : k * SLOT_BYTES + 4] = record.to_bytes(4, "little")
     data = header + body
@@ -321,7 +421,12 @@ def _crc(data: bytes | bytearray) -> int:
     return zlib.crc32(zeroed)
 
 
-def _notes(network: Network, config: EngineConfig, placement: Placement) -> dict[str, Any]:
+def _notes(
+    network: Network,
+    config: EngineConfig,
+    placement: Placement,
+    layouts: dict[tuple[int, int], Layout],
+) -> dict[str, Any]:
     return {
         "name": network.name,
         "config": config.to_dict(),
@@ -347,15 +452,46 @@ def _notes(network: Network, config: EngineConfig, placement: Placement) -> dict
                         "source": network.source_name(m.source),
                         "gates": list(m.gates),
                         "columns": m.weight.shape[2],
-                        "column_words": m.column_words(config.lanes),
+                        "column_words": layouts[i, j].pitch,
                         "fraction": m.fraction,
+                        "format": layouts[i, j].name,
+                        "bits": layouts[i, j].bits,
+                        "words": layouts[i, j].words,
                     }
-                    for m in layer.matrices
+                    for j, m in enumerate(layer.matrices)
                 ],
             }
             for i, layer in enumerate(network.layers)
         ],
     }
+
+
+def costs(network: Network, config: EngineConfig) -> list[dict[str, Any]]:
+    """What each matrix would take in every format that the engine reads, and which is chosen.
+
+    Returns
+    -------
+    list of dict
+        ``layer``, ``source``, ``bits``, ``density``, ``format`` (chosen), ``words`` (of all
+        columns, by format), one a matrix.
+    """
+    rows = []
+    for layer in network.layers:
+        for m in layer.matrices:
+            engine = readable(m.mask(layer.cell), config)
+            found = candidates(m.ordered(layer.cell), m.bits, engine, everything=True)
+            chosen = m.layout(layer.cell, config)
+            rows.append(
+                {
+                    "layer": layer.name,
+                    "source": network.source_name(m.source),
+                    "bits": chosen.bits,
+                    "density": np.count_nonzero(m.weight) / m.weight.size,
+                    "format": chosen.name,
+                    "words": {x.name: x.words for x in found},
+                }
+            )
+    return rows
 
 
 def load_image(source: str | Path | bytes) -> Image:

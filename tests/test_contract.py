@@ -419,7 +419,7 @@ def test_config_files_that_are_not(tmp_path) -> None:
 
 
 def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
-    base = EngineConfig()
+    base = EngineConfig(formats=("dense", "block"), columns=100, second_threshold=False)
     assert dataclasses.replace(base, name="other").fingerprint == base.fingerprint
     assert dataclasses.replace(base, cell_sharing=2).fingerprint == base.fingerprint
     changes: dict[str, object] = {
@@ -427,6 +427,10 @@ def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
         "second_threshold": True,
         "memory": "axi4",
         "cell_width": 2,
+        "int4": True,
+        "formats": ("dense", "step"),
+        "row_scale": True,
+        "element_thresholds": True,
     }
     seen = {base.fingerprint}
     for f in dataclasses.fields(base):
@@ -439,6 +443,8 @@ def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
     seen.add(dataclasses.replace(base, memory="ram", ram_words=65).fingerprint)
     assert len(seen) == 1 + len(dataclasses.fields(base)) - 3 + 2
     assert all(0 <= f < 1 << 32 for f in seen)
+    # Options that came later change nothing for those who do not use them.
+    assert PRESETS["axi64"].fingerprint == 0x52DBB9E4
 
 
 def test_fingerprint_follows_the_equation_of_a_cell() -> None:

@@ -94,7 +94,7 @@ MUTATIONS: dict[str, Mutation] = {
         ),
     ),
     "a byte of the bias is lost": Mutation(
-        "lanes", "Lanes", (("bias_value.eq(Cat(*bytes_, ", "bias_value.eq(Cat(*bytes_[:-1], 0 * "),)
+        "lanes", "Lanes", (("bias_value.eq(Cat(*bytes_))", "bias_value.eq(Cat(*bytes_[:-1]))"),)
     ),
     "the cell reads one row off": Mutation(
         "engine",
@@ -222,8 +222,8 @@ def test_a_bias_byte_missing_in_the_image_is_noticed(
 
 
 def test_weights_one_row_off_in_the_image_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pack_module._dense_words
+    whole = pack_module.encode
     monkeypatch.setattr(
-        pack_module, "_dense_words", lambda weight, lanes: whole(np.roll(weight, 1, axis=1), lanes)
+        pack_module, "encode", lambda weight, *rest: whole(np.roll(weight, 1, axis=1), *rest)
     )
     assert noticed(Bench(CONFIG), EXAMPLES) is not None

@@ -13,7 +13,7 @@ from typing import Any
 
 from .cells import CELLS, Cell
 from .errors import StillnetError
-from .image import VERSION, block_rows
+from .image import FORMATS, UNEQUAL_FORMATS, VERSION, block_rows
 
 __all__ = ["MEMORIES", "PRESETS", "EngineConfig"]
 
@@ -25,6 +25,8 @@ FIRST_CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
 
 MEMORIES = ("ram", "axi4", "port")
 """What stands behind the memory port: on-chip RAM, an AXI4 master, or the bare port."""
+
+_LATER = ("int4", "formats", "columns", "row_scale", "element_thresholds")
 
 
 def cell_signature(cell: Cell) -> str:
@@ -83,6 +85,18 @@ class EngineConfig:
         ``"ram"``, ``"axi4"`` or ``"port"``.
     ram_words : int
         Size of the on-chip memory; only for ``memory = "ram"``.
+    int4 : bool
+        Twice as many multipliers, so that a memory word may also hold ``2 * lanes`` weights of
+        four bits. Every int8 word then feeds one half of the multipliers.
+    formats : tuple of str
+        Formats of columns that the engine reads (``contract.image.FORMATS``), "dense" always
+        among them.
+    columns : int
+        Capacity: columns of all matrices whose columns differ in length ("block", "step").
+    row_scale : bool
+        A multiplier for each row behind the rescale shift.
+    element_thresholds : bool
+        A threshold for each element of a vector instead of one for all.
     """
 
     name: str = "custom"
@@ -102,9 +116,15 @@ class EngineConfig:
     cell_sharing: int = 1
     memory: str = "port"
     ram_words: int = 0
+    int4: bool = False
+    formats: tuple[str, ...] = ("dense",)
+    columns: int = 0
+    row_scale: bool = False
+    element_thresholds: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(self.cells))
+        object.__setattr__(self, "formats", tuple(self.formats))
         powers = {
             "lanes": (2, 64),
             "cell_width": (1, self.lanes if isinstance(self.lanes, int) else 64),
@@ -121,6 +141,7 @@ class EngineConfig:
             "address_bits": (8, 32),
             "fetch_words": (8, 4096),
             "ram_words": (0, 1 << 24),
+            "columns": (0, 1 << 16),
         }
         for field, (low, high) in {**powers, **ranges}.items():
             value = getattr(self, field)
@@ -156,11 +177,23 @@ class EngineConfig:
                         f"engine config: cell '{cell}' reads state '{peer}' of another layer, "
                         "which no cell of the engine has; add the cell that has it"
                     )
-        if not isinstance(self.second_threshold, bool):
+        for field in ("second_threshold", "int4", "row_scale", "element_thresholds"):
+            if not isinstance(getattr(self, field), bool):
+                raise StillnetError(
+                    f"engine config: {field} must be true or false, not {getattr(self, field)!r}"
+                )
+        if self.second_threshold and self.element_thresholds:
             raise StillnetError(
-                f"engine config: second_threshold must be true or false, not "
-                f"{self.second_threshold!r}"
+                "engine config: second_threshold and element_thresholds exclude each other; leave "
+                "one out"
             )
+        if self.max_accumulators > 8:
+            raise StillnetError(
+                f"engine config: a cell takes {self.max_accumulators} words of accumulators, "
+                "parameters and row multipliers a block, at most 8 are possible; leave it or "
+                "row_scale out"
+            )
+        self._check_formats()
         if self.memory not in MEMORIES:
             raise StillnetError(
                 f"engine config: memory must be one of {', '.join(MEMORIES)}, not '{self.memory}'"
@@ -176,6 +209,39 @@ class EngineConfig:
                 f"{self.lanes} gives {self.word_bits}"
             )
 
+    def _check_formats(self) -> None:
+        for name in self.formats:
+            if name not in FORMATS:
+                raise StillnetError(
+                    f"engine config: format '{name}' is unknown; known are {', '.join(FORMATS)}"
+                )
+        if "dense" not in self.formats or len(set(self.formats)) != len(self.formats):
+            raise StillnetError(
+                f"engine config: formats must be different names with 'dense' among them, not "
+                f"{self.formats}"
+            )
+        if bool(self.columns) != any(f in self.formats for f in UNEQUAL_FORMATS):
+            raise StillnetError(
+                f"engine config: columns must be positive with formats "
+                f"{' or '.join(UNEQUAL_FORMATS)} and 0 otherwise, not {self.columns} for "
+                f"{', '.join(self.formats)}"
+            )
+
+    @property
+    def multipliers(self) -> int:
+        """Multipliers, and so the rows of a block: two for each byte of a word with ``int4``."""
+        return 2 * self.lanes if self.int4 else self.lanes
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the engine reads any format but dense columns."""
+        return len(self.formats) > 1
+
+    @property
+    def tables(self) -> bool:
+        """Whether the engine keeps tables that come with an image (``contract.image.ENTRY``)."""
+        return self.columns > 0 or self.element_thresholds
+
     @property
     def word_bits(self) -> int:
         """Bits of a memory word."""
@@ -188,8 +254,8 @@ class EngineConfig:
 
     @property
     def max_accumulators(self) -> int:
-        """Most accumulators and parameters that any of the cells has."""
-        return max(block_rows(CELLS[c]) for c in self.cells)
+        """Most accumulators and parameters that any of the cells has, multipliers included."""
+        return max(block_rows(CELLS[c], self.row_scale) for c in self.cells)
 
     @property
     def max_peers(self) -> int:
@@ -214,17 +280,32 @@ class EngineConfig:
         """32-bit digest of everything that an image depends on.
 
         The fields but ``name`` and ``cell_sharing``, the version of the image, and the equations of
-        all cells but the first ones, which do not change any more: a cell of one's own may.
+        all cells but the first ones, which do not change any more: a cell of one's own may. Options
+        that came later count only where they are used, so that images and engines without them stay
+        what they were.
         """
+        later: dict[str, Any] = {
+            f.name: list(f.default) if f.name == "formats" else f.default  # type: ignore[arg-type]
+            for f in dataclasses.fields(self)
+            if f.name in _LATER
+        }
         left_out = ("name", "cell_sharing")
-        values = [f"{k}={v!r}" for k, v in sorted(self.to_dict().items()) if k not in left_out]
+        values = [
+            f"{k}={v!r}"
+            for k, v in sorted(self.to_dict().items())
+            if k not in left_out and not (k in later and later[k] == v)
+        ]
         values += [cell_signature(CELLS[c]) for c in self.cells if c not in FIRST_CELLS]
         text = f"stillnet image {VERSION};" + ";".join(values)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by field name, as in the TOML form."""
-        return {**dataclasses.asdict(self), "cells": list(self.cells)}
+        return {
+            **dataclasses.asdict(self),
+            "cells": list(self.cells),
+            "formats": list(self.formats),
+        }
 
     def to_toml(self) -> str:
         """The configuration as a TOML document."""

@@ -44,7 +44,7 @@ class Mode(IntEnum):
 
 
 def encode(
-    mode: Mode, v: np.ndarray, ref: np.ndarray, threshold: int, one: int = 1
+    mode: Mode, v: np.ndarray, ref: np.ndarray, threshold: int | np.ndarray, one: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Events of one vector; ``ref`` is updated in place.
 
@@ -54,8 +54,8 @@ def encode(
     v : int64 array, shape (size,), or (1,) with the token for the one-hot modes
     ref : int64 array, shape (size,)
         Reference vector: what the accumulators that this vector feeds stand for now.
-    threshold : int
-        In units of the tensor's least significant bit.
+    threshold : int, or int array of shape (size,)
+        In units of the tensor's least significant bit; one for all elements, or one each.
     one : int
         Value of a token's event.
 

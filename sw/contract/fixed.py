@@ -20,11 +20,14 @@ __all__ = [
     "EVENT_BITS",
     "RESCALE_GUARD_BITS",
     "PRE",
+    "SCALE_BITS",
+    "SCALE_FRACTION",
     "Format",
     "narrow",
     "rescale",
     "round_shift",
     "saturate",
+    "scale_row",
     "wrap32",
 ]
 
@@ -82,6 +85,12 @@ PRE = Format(18, 13)
 RESCALE_GUARD_BITS = 8
 """The rescale unit shifts accumulators left by this many bits before it shifts right."""
 
+SCALE_BITS = 15
+"""Width of a row's multiplier, which has no sign."""
+
+SCALE_FRACTION = 14
+"""Bits after the binary point of a row's multiplier: 2**14 is one."""
+
 
 def round_shift(value: np.ndarray, shift: int) -> np.ndarray:
     """value / 2**shift, rounded half up (towards +infinity); a negative shift multiplies."""
@@ -116,3 +125,21 @@ def rescale(accumulator: np.ndarray, shift: int) -> np.ndarray:
         and saturated to the 18 bits of ``PRE``.
     """
     return saturate(round_shift(accumulator << RESCALE_GUARD_BITS, shift), PRE.bits)
+
+
+def scale_row(pre: np.ndarray, multiplier: np.ndarray) -> np.ndarray:
+    """The multiplier of a row, after :func:`rescale`: fine-grained scales for coarse weights.
+
+    Parameters
+    ----------
+    pre : int array
+        18-bit values from ``rescale``.
+    multiplier : int array
+        0 to 2**SCALE_BITS - 1, in units of 2**-SCALE_FRACTION.
+
+    Returns
+    -------
+    int array
+        pre * multiplier / 2**SCALE_FRACTION, rounded half up and saturated to 18 bits.
+    """
+    return saturate(round_shift(pre * multiplier, SCALE_FRACTION), PRE.bits)

@@ -29,15 +29,21 @@ __all__ = [
     "accumulator_place",
     "block_rows",
     "BIAS_WORDS",
+    "FORMATS",
     "CRC_RECORD",
+    "ENTRY",
     "HEADER",
     "LAYER",
     "MAGIC",
     "MATRIX",
+    "MATRIX_SPARSE",
     "SLOT_BYTES",
+    "UNEQUAL_FORMATS",
     "VERSION",
     "Kind",
     "Record",
+    "Table",
+    "matrix_records",
 ]
 
 MAGIC = int.from_bytes(b"STIL", "little")
@@ -49,11 +55,26 @@ BIAS_WORDS = 4
 """Memory words a word of accumulators takes in a bias run."""
 
 
+FORMATS = ("dense", "block", "bitmap", "place", "step")
+
+"""Formats of columns (docs/weights.md): every word; only words in which something is kept; of every
+16 rows of a lane the same number, marked by a bitmap; of every 4 or 16 rows the same number, each
+with its place; any rows, each a step from the one before."""
+
+
+UNEQUAL_FORMATS = ("block", "step")
+"""Formats whose columns differ in length; the engine keeps a table of the lengths."""
+
+
 class Kind(IntEnum):
     """What a matrix's words are."""
 
     DENSE = 0
     BIAS = 1
+    BLOCK = 2
+    BITMAP = 3
+    PLACE = 4
+    STEP = 5
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,7 @@ HEADER: tuple[Record, ...] = (
     Record((("words", 32),)),  # of the part that the hardware reads, header included
     Record((("crc", 32),)),  # CRC-32 of those words, this record taken as zero
     Record((("inputs", 16), ("input_mode", 2), ("input_one", 4), ("outputs", 10))),
-    Record((("input_threshold", 17),)),
+    Record((("input_threshold", 17), ("table_slots", 15))),
     Record((("notes_bytes", 32),)),
 )
 """``inputs``: elements of the input vector (1 for one-hot). ``input_one``: log2 of a token's event
@@ -117,31 +138,80 @@ bias run not counted. ``peer0``, ``peer1``: ``unit_base`` of the layers whose st
 in the order of ``Cell.peers``."""
 
 MATRIX: tuple[Record, ...] = (
-    Record((("source", 5), ("target", 5), ("kind", 3), ("recurrent", 1), ("gates", 8))),
+    Record(
+        (
+            ("source", 5),
+            ("target", 5),
+            ("kind", 3),
+            ("recurrent", 1),
+            ("gates", 8),
+            ("int4", 1),
+            ("kept", 5),
+            ("width", 2),
+        )
+    ),
     Record((("base", 32),)),
     Record((("column_words", 16), ("list_base", 16))),
-    Record((("accumulator_base", 16), ("stride", 4))),
+    Record((("accumulator_base", 16), ("stride", 4), ("blocks", 12))),
 )
 """``source``: 0 the input, 1 + l layer l. ``recurrent``: the events of a step feed the next one.
 ``gates``: mask over the accumulators of a block. ``stride``: accumulators and parameters a block.
 A bias run that is ``recurrent`` holds parameters: it is loaded once, not in each step.
-The order of the matrices is their priority, most urgent first."""
+The order of the matrices is their priority, most urgent first. The others are zero for "dense":
+``int4`` weights of four bits; ``kept`` rounds of a group; ``width`` log2 of the bits of an index;
+``blocks`` of the layer."""
+
+MATRIX_SPARSE: tuple[Record, ...] = (
+    Record((("lengths", 16), ("lane_rows", 16))),
+    Record((("hole_at", 16), ("hole", 16))),
+    Record((("spare6", 32),)),
+    Record((("spare7", 32),)),
+)
+"""Behind ``MATRIX`` where the engine reads more than dense columns. ``lengths``: first place of the
+matrix in the table of lengths. ``lane_rows``: rows of a lane that the matrix feeds; from
+``hole_at`` on they lie ``hole`` accumulators further. ``accumulator_base`` is then that of the
+first gate fed."""
 
 
-def block_rows(cell: Cell) -> int:
+ENTRY = Record((("value", 17), ("spare", 11), ("table", 3), ("first", 1)))
+"""Entry of a table. The tables stand one after the other behind the descriptors, sixteen entries a
+slot, ``table_slots`` of them; ``first`` marks the first entry of each."""
+
+
+class Table(IntEnum):
+    """What a table is; the numbers are those of its entries."""
+
+    NONE = 0
+    LENGTHS = 1
+    INPUT_THRESHOLDS = 2
+    THRESHOLDS = 3
+
+
+def block_rows(cell: Cell, row_scale: bool = False) -> int:
     """Accumulator words that a block of units takes: the stride of a layer of this cell.
 
-    One for each accumulator, then one for each parameter; at least one, so that every layer has a
-    bias run and is read.
+    One for each accumulator, then one for each parameter, then, in an engine with multipliers of
+    rows, one for those of two accumulators, the first in the low half; at least one, so that every
+    layer has a bias run and is read.
     """
-    return max(1, cell.rows)
+    return max(1, cell.rows + (-(-len(cell.accumulators) // 2) if row_scale else 0))
 
 
-def accumulator_place(base: int, stride: int, block: int, gate: int) -> int:
+def matrix_records(sparse: bool) -> tuple[Record, ...]:
+    """Records of a matrix, in an engine that reads more than dense columns or not."""
+    return MATRIX + MATRIX_SPARSE if sparse else MATRIX
+
+
+def accumulator_place(base: int, stride: int, block: int, gate: int, blocks: int = 0) -> int:
     """Where an accumulator word lies: twice its row plus its half bank.
 
     The row is (base + block*stride + gate) // 2. The half bank is its parity, turned over in odd
     blocks where the stride is even, so that a column alternates between the banks.
+
+    In an engine that reads more than dense columns, ``blocks`` is their number in the layer: there
+    the gates lie one after the other, at base + gate*blocks + block.
     """
+    if blocks:
+        return base + gate * blocks + block
     address = base + block * stride + gate
     return address ^ (block & 1 & ~stride)

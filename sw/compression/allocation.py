@@ -1,0 +1,71 @@
+"""How many weights each part of a network keeps, for one sparsity of the whole.
+
+All weights are ranked by one figure: what the network's output would lose without the weight (the
+saliency of the optimal brain surgeon, times the row's sensitivity) for each event that has to fetch
+it. Matrices that matter little, or are fetched often, so end up sparser.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..sequence import Trace
+from .hessian import bundles
+from .layerwise import Job, Settings
+from .simulate import before
+
+__all__ = ["allocate"]
+
+_LEAST, _MOST = 0.1, 1.0
+"""Least and most of a bundle's weights that may stay."""
+
+_ROWS = 4096
+
+
+def _seen(trace: Trace, source: int, late: bool, rows: np.ndarray) -> np.ndarray:
+    z = trace.vectors[source]
+    if late:
+        z = before(trace.layout, z, trace.start.vectors[source])
+    return z[rows]
+
+
+def allocate(job: Job, settings: Settings) -> dict[tuple[int, int], float]:
+    """Density of each bundle, by (layer, place of the bundle)."""
+    count = job.trace.layout.rows
+    rows = np.unique(np.linspace(0, count - 1, min(_ROWS, count)).astype(np.int64))
+    figures: dict[tuple[int, int], np.ndarray] = {}
+    for i, layer in enumerate(job.model.layers):
+        for place, bundle in enumerate(bundles(job.model, i)):
+            sources = [layer.matrices[j].source for j, _ in bundle.parts]
+            z = np.concatenate([_seen(job.trace, s, s >= i, rows) for s in sources], axis=1)
+            z = z - z.mean(axis=0)
+            hessian = z.T @ z / len(z)
+            mean = float(np.trace(hessian)) / len(hessian)
+            hessian += (settings.damping * mean if mean > 0 else 1.0) * np.eye(len(hessian))
+            inverse = np.diag(np.linalg.inv(hessian))
+            importance = np.concatenate(
+                [job.sensitivity.accumulators[i, g].mean(axis=0) for g in bundle.gates]
+            )
+            cost = np.concatenate(
+                [job.cost.get(s, np.ones(job.model.source_size(s))) for s in sources]
+            )
+            weight = bundle.weight(layer)
+            figures[i, place] = weight**2 / inverse * importance[:, None] / cost
+    total = sum(f.size for f in figures.values())
+    wanted = total * (1 - settings.pattern.sparsity)
+    everything = np.sort(np.concatenate([f.ravel() for f in figures.values()]))[::-1]
+
+    def densities(price: float) -> dict[tuple[int, int], float]:
+        return {
+            key: float(np.clip(np.mean(f > price), _LEAST, _MOST)) for key, f in figures.items()
+        }
+
+    low, high = 0, total - 1  # the bounds of a bundle move the price a little
+    while low < high:
+        middle = (low + high) // 2
+        found = densities(float(everything[middle]))
+        if sum(found[k] * figures[k].size for k in found) < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return densities(float(everything[low]))

@@ -1,0 +1,135 @@
+"""The tests of formats, tested: a decoder or lane that is wrong on purpose must be noticed."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+
+import pytest
+from format_networks import format_case, short_case
+from random_networks import Bench
+from test_engine_formats import CONFIGS
+
+from stillnet.hw.engine import Engine
+from stillnet.hw.verilog import to_verilog
+
+CONFIG = CONFIGS["both"]
+
+EXAMPLES = 30
+"""Networks within which a mutation must be noticed."""
+
+MUTATIONS: dict[str, tuple[str, str, str, str, str]] = {
+    # name: module, component, module that uses it, text, what it becomes
+    "no bypass at distance 1": (
+        "sparse_lane",
+        "SparseLane",
+        "sparse_lanes",
+        "use_total.eq(near[0] & ~bias1)",
+        "use_total.eq(0)",
+    ),
+    "no bypass at distance 2": (
+        "sparse_lane",
+        "SparseLane",
+        "sparse_lanes",
+        "use_older.eq(near[1] | near[2] | bias1)",
+        "use_older.eq(near[2] | bias1)",
+    ),
+    "no bypass at distance 3": (
+        "sparse_lane",
+        "SparseLane",
+        "sparse_lanes",
+        "use_older.eq(near[1] | near[2] | bias1)",
+        "use_older.eq(near[1] | bias1)",
+    ),
+    "a weight that waits takes the value of the event at work": (
+        "sparse_lane",
+        "SparseLane",
+        "sparse_lanes",
+        "multiplier.b.eq(Mux(self.own, self.value, queued_value))",
+        "multiplier.b.eq(self.value)",
+    ),
+    "the cell does not wait for the queues": (
+        "sparse_lanes",
+        "SparseLanes",
+        "lanes",
+        "with m.If(empty):",
+        "with m.If(1):",
+    ),
+    "surplus goes to the lane itself": (
+        "sparse_lanes",
+        "SparseLanes",
+        "lanes",
+        "before = (i - 1) % count",
+        "before = i",
+    ),
+    "rows of an unfed gate are not left out": (
+        "weight_decoder",
+        "WeightDecoder",
+        "sparse_lanes",
+        "start_hole2.eq(head1.base + head1.hole)",
+        "start_hole2.eq(head1.base)",
+    ),
+    "a group of places begins too late": (
+        "weight_decoder",
+        "WeightDecoder",
+        "sparse_lanes",
+        "step.eq(Mux(head0.width == 1, 4, 16))",
+        "step.eq(Mux(head0.width == 1, 4, 15))",
+    ),
+    "headers stand for one word fewer": (
+        "weight_decoder",
+        "WeightDecoder",
+        "sparse_lanes",
+        "start.eq(Mux(head0.first, 0, start + span))",
+        "start.eq(Mux(head0.first, 0, start + span - 1))",
+    ),
+    "halves are not told apart": (
+        "weight_decoder",
+        "WeightDecoder",
+        "sparse_lanes",
+        "with m.Elif(half2 != side):",
+        "with m.Elif(0):",
+    ),
+    "lengths are read one off": (
+        "column_fetcher",
+        "ColumnFetcher",
+        "engine",
+        "reader.addr.eq(run.lengths + index)",
+        "reader.addr.eq(run.lengths + index + 1)",
+    ),
+    "any word may enter while its layer is read": (
+        "lanes",
+        "Lanes",
+        "engine",
+        "walk.block.eq((1 << s.block) - 1)",
+        "walk.block.eq(0)",
+    ),
+}
+
+QUICK = ("no bypass at distance 1", "surplus goes to the lane itself")
+"""The others compile for as long and run with ``slow``."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MUTATIONS]
+)
+def test_broken_hardware_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, component, user, old, new = MUTATIONS[name]
+    module = importlib.import_module(f"stillnet.hw.{where}")
+    source = inspect.getsource(module)
+    assert source.count(old) == 1, f"hw/{where}.py has no single {old!r} any more"
+    changed = types.ModuleType(module.__name__)
+    changed.__dict__["__package__"] = module.__package__
+    exec(compile(source.replace(old, new), f"changed {where}.py", "exec"), changed.__dict__)
+    monkeypatch.setattr(
+        importlib.import_module(f"stillnet.hw.{user}"), component, getattr(changed, component)
+    )
+    bench = Bench(CONFIG, to_verilog(Engine(CONFIG), "engine"))
+    for seed in range(EXAMPLES):
+        for case in (short_case(seed, CONFIG), format_case(seed, CONFIG)):
+            try:
+                bench.check(case)
+            except (AssertionError, RuntimeError):
+                return
+    pytest.fail(f"{name}: not noticed in {2 * EXAMPLES} networks")
