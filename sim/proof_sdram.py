@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.sdram import SdramController
 from stillnet.hw.sdram_parts import SdramPart, SdramTimings
+from stillnet.hw.sdram_refresh import RefreshControl
 from stillnet.hw.sdram_segments import SegmentSplitter
 
 from .proof import Proof
@@ -198,11 +199,10 @@ class DatasheetRules:
                 ~(here[b] | all_banks) | ~self.open[b] | written[b].least(t.twr) for b in banks
             ).all(),
         )
-        settled = Cat(
-            ~self.open[b] & closed[b].least(t.trp) & activated[b].least(t.trc) for b in banks
-        ).all()
-        claim("REFRESH of closed banks", ~refresh | settled)
-        claim("LOAD MODE with closed banks", ~mode | settled)
+        quiet = refresh | mode
+        claim("REFRESH of closed banks", ~quiet | Cat(~row for row in self.open).all())
+        claim("tRP before REFRESH", ~quiet | Cat(c.least(t.trp) for c in closed).all())
+        claim("tRC before REFRESH", ~quiet | Cat(a.least(t.trc) for a in activated).all())
         claim(
             "mode register",
             ~mode | ((pins.a == (1 << 9 | t.cas_latency << 4 | 0b011)) & (pins.ba == 0)),
@@ -507,9 +507,102 @@ def _invariants(
             "row of a bank that is open",
             ~(decided & bank.opened & ~bank.stale & ~activated) | (opened_row[0] == bank.self.row),
         )
-        longest = max(t.tras, t.twr, _READ_BURST) + 4
-        claim("a bank becomes quiet", (settle < longest) | ~bank.self.busy)
+        claim("a bank becomes quiet", (settle < settle_cycles(t)) | ~bank.self.busy)
 
 
-def refresh_proof(*, depth: int = 20) -> Proof:
-    raise NotImplementedError
+def refresh_proof(
+    *,
+    demanded: SdramTimings = TIGHT,
+    used: SdramTimings | None = None,
+    postponed: int = 8,
+    depth: int = 40,
+    control: type = RefreshControl,
+) -> Proof:
+    """No more refreshes are late than may be, for all time.
+
+    The memory may be idle or not, in any cycle. Banks may be busy in any cycle, but not for longer
+    than :func:`sdram_proof` shows once nobody else may issue a command.
+
+    Parameters
+    ----------
+    demanded : SdramTimings
+        ``refresh_interval`` is that in which a refresh comes due.
+    used : SdramTimings, optional
+        What the controller is told, if something else.
+    postponed : int
+    depth : int
+        More than the cycles from the last refresh that may wait to the first one that is done.
+    control : class, optional
+        Another one than :class:`RefreshControl`.
+    """
+    proof = Proof(depth)
+    m, claim = proof.m, proof.claim
+    t, interval = used or demanded, demanded.refresh_interval
+    dut = control(t, postponed)
+    c = proof.add("control", dut)["RefreshControl"][0]
+    proof.free(dut.idle, dut.busy)
+    settle = Signal(range(64))
+    with m.If(~dut.hold):
+        m.d.sync += settle.eq(0)
+    with m.Elif(settle != 63):
+        m.d.sync += settle.eq(settle + 1)
+    proof.assume((settle < settle_cycles(t)) | ~dut.busy)
+
+    # The rule: from the first cycle after LOAD MODE on, one refresh is due after each interval.
+    loaded = Signal()
+    passed = Signal(range(interval + 1))
+    late = Signal(signed(6))
+    due_now = Signal()
+    m.d.comb += due_now.eq(loaded & (passed == interval - 1))
+    with m.If(dut.load_mode):
+        m.d.sync += loaded.eq(1)
+    with m.If(loaded):
+        m.d.sync += passed.eq(Mux(due_now, 0, passed + 1))
+        m.d.sync += late.eq(late + due_now - dut.refresh)
+    claim("late refreshes", late <= postponed)
+    claim("none too early", late >= -1)
+
+    # Cycles of which refreshes are in debt.
+    debt = Signal(signed(range(16 * interval).stop.bit_length() + 1))
+    with m.If(loaded):
+        m.d.sync += debt.eq(debt + 1 - Mux(dut.refresh, interval, 0))
+    claim("debt", debt <= postponed * interval + reaction_cycles(t))
+    claim("no debt before", loaded | ((debt == 0) & (late == 0) & (passed == 0)))
+    claim("debt and refreshes", debt == late * interval + passed)
+
+    states, state = c.fsm_states, c.fsm_state
+    claim("state", state < len(states))
+    claim("started", dut.started == loaded)
+    claim("hold", dut.hold == (state != states["RUN"]))
+    claim("interval", c.interval < t.refresh_interval)
+    claim("tick", c.tick == (c.interval == 0))
+    claim("power-up", (state != states["POWER-UP"]) | ~loaded)
+    claim("running", loaded | ((state != states["RUN"]) & (state != states["SETTLE"])))
+    claim("due at start", loaded | (c.due <= 8))
+    claim("due", ~loaded | (c.due <= postponed))
+    working = Cat(state == states[s] for s in ("SETTLE", "PRECHARGE", "REFRESH")).any()
+    claim("refreshes are due", ~working | (c.due != 0))
+    claim("timer", (state == states["POWER-UP"]) | (c.timer <= max(t.trfc, t.tmrd + 1, t.trp, 3)))
+    early = (state == states["POWER-UP"]) | (state == states["PRECHARGE"])
+    claim("all at start", loaded | c.forced)
+    claim("none before", loaded | ~early | (c.due == 8))
+    claim("none left at start", loaded | (state != states["LAST"]) | (c.due == 0))
+    # The controller's intervals and those of the rule differ by what had passed at the start.
+    since = Signal(range(interval + 1))
+    m.d.comb += since.eq(t.refresh_interval - 1 - c.interval)
+    before = Signal(range(interval + 1))
+    with m.If(dut.load_mode):
+        m.d.sync += before.eq(Mux(c.tick, 0, since + 1))
+    claim("passed", (passed < interval) & (before < interval))
+    claim("the same debt", ~loaded | (debt + before == c.due * interval + since))
+    return proof
+
+
+def settle_cycles(t: SdramTimings) -> int:
+    """After so many cycles in which nobody may issue a command, no bank is busy."""
+    return max(t.tras, t.twr, _READ_BURST) + 4
+
+
+def reaction_cycles(t: SdramTimings) -> int:
+    """From the last refresh that may wait to the first one that is done."""
+    return settle_cycles(t) + max(t.trp, t.trc - t.tras) + t.trfc + 6
