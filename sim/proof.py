@@ -49,7 +49,8 @@ _FAILED = re.compile(r"Assert failed in top: (.*)$", re.M)
 
 @contextmanager
 def observe(find: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
-    """Calls ``find`` with the local variables of every ``elaborate`` that returns meanwhile.
+    """Calls ``find`` with the local variables of every ``elaborate`` that returns meanwhile, and of
+    every function that adds to a module ``m``.
 
     Properties speak of registers that are no ports. Amaranth gives no names to what is within a
     component, and a component that shows everything would not be the one that is built; so the
@@ -58,14 +59,17 @@ def observe(find: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
     Parameters
     ----------
     find : function of (str, dict)
-        Gets the name of the component's class and what ``elaborate`` called things.
+        Gets the name of the component's class, or of the function, and what it called things.
     """
 
     def profile(frame: Any, event: str, argument: Any) -> None:
-        if event == "return" and frame.f_code.co_name == "elaborate":
-            owner = frame.f_locals.get("self")
-            if owner is not None and argument is not None:
-                find(type(owner).__name__, dict(frame.f_locals))
+        if event != "return" or argument is None:
+            return
+        names = frame.f_locals
+        if frame.f_code.co_name == "elaborate" and "self" in names:
+            find(type(names["self"]).__name__, dict(names))
+        elif isinstance(names.get("m"), Module) and "self" not in names:
+            find(frame.f_code.co_name, dict(names))
 
     before = sys.getprofile()
     sys.setprofile(profile)
