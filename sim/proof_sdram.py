@@ -137,9 +137,7 @@ class DatasheetRules:
         self.powered = powered
 
         longest = max(t.trc, t.tras, t.trp, t.trcd, t.twr, t.trrd, t.trfc, t.tmrd)
-        activated = [
-            _Age(m, activate & here[b], longest, f"activate{b}") for b in banks
-        ]
+        activated = [_Age(m, activate & here[b], longest, f"activate{b}") for b in banks]
         written = [_Age(m, write & here[b], longest, f"write{b}") for b in banks]
         closed = [
             _Age(m, precharge & (here[b] | all_banks), longest, f"precharge{b}") for b in banks
@@ -286,6 +284,7 @@ def sdram_proof(
     postponed: int = 8,
     depth: int = 18,
     controller: type = SdramController,
+    reach: bool = False,
 ) -> Proof:
     """The command rules of the controller, for all time.
 
@@ -305,6 +304,8 @@ def sdram_proof(
         Of the induction: more than the longest timing and the steps from a decision to the pins.
     controller : class, optional
         Another one than :class:`SdramController`.
+    reach : bool
+        For :meth:`Proof.cover`: a bank is read and written, and changes its row.
     """
     proof = Proof(depth)
     m = proof.m
@@ -332,6 +333,17 @@ def sdram_proof(
     proof.assume_held("segment_held", segment)
 
     rules = DatasheetRules(proof, dut.pins, part, demanded)
+    if reach:
+        before = Signal(2)
+        with m.If(rules.read):
+            m.d.sync += before[0].eq(1)
+        with m.If(rules.read & before[0] & (rules.row[0] == 1) & (dut.pins.ba == 0)):
+            m.d.sync += before[1].eq(1)
+        proof.reach(
+            "a read in row 1, then one in row 2", before[1] & rules.read & (rules.row[0] == 2)
+        )
+        proof.reach("a write", rules.write)
+        return proof
     _bag(proof, c, part)
     _invariants(proof, c, banks, bursts, refresh, rules, part, used or demanded)
     return proof
@@ -415,7 +427,9 @@ def _invariants(
     with m.If(c.refresh.precharge):
         m.d.sync += first[0].eq(1)
     m.d.sync += [b.eq(a) for a, b in zip(first, first[1:], strict=False)]
-    claim("first precharge", (state == states["POWER-UP"]) | (state == states["PRECHARGE"]) | first[0])
+    claim(
+        "first precharge", (state == states["POWER-UP"]) | (state == states["PRECHARGE"]) | first[0]
+    )
     claim("first precharge seen", rules.first_done == first[2])
     # Refreshes before the mode register, of which up to three are on their way to the pins.
     sent = [Signal(4, name=f"sent{k}") for k in range(3)]
@@ -443,6 +457,7 @@ def _invariants(
         | refresh.powered
         | (left <= t.startup) & (left >= t.startup - 1) & (refresh.startup != 0),
     )
+    claim("pause counted", rules.powered <= t.startup)
     claim("powered", ~refresh.powered | refresh.self.started)
     claim("paused", (state == states["POWER-UP"]) | (rules.powered >= t.startup - 1))
     settle = Signal(range(64))
@@ -461,10 +476,14 @@ def _invariants(
             m.d.sync += decided.eq(0)
         m.d.sync += [y.eq(x) for x, y in zip([decided, *later], later, strict=False)]
         claim("open as decided", rules.open[b] == later[1])
-        claim("used", bank.uses == c.waiting_segments[b]
-              + (bursts.valid & run.bank[b])
-              + (burst.bank[b] & burst.end)
-              + (c.issued_end & c.issued_bank[b]))
+        claim(
+            "used",
+            bank.uses
+            == c.waiting_segments[b]
+            + (bursts.valid & run.bank[b])
+            + (burst.bank[b] & burst.end)
+            + (c.issued_end & c.issued_bank[b]),
+        )
         claim("unused", bank.self.unused == (bank.uses == 0))
         chosen = (c.activating | c.precharging) & c.target[b]
         claim("opened", hold | chosen | (bank.opened == decided))
@@ -473,7 +492,10 @@ def _invariants(
         claim("ready", ~bank.self.ready | (decided & bank.opened & ~bank.stale & ~chosen))
         claim("stale", ~bank.stale | bank.opened)
         claim("opened for someone", ~(c.activating & c.target[b]) | (bank.uses != 0))
-        claim("opening soon", ~bank.delay.any() | (decided & ~bank.stale & bank.opened & (bank.uses != 0)))
+        claim(
+            "opening soon",
+            ~bank.delay.any() | (decided & ~bank.stale & bank.opened & (bank.uses != 0)),
+        )
         quiet = Cat(state == states[s] for s in ("REFRESH", "LAST", "POWER-UP")).any()
         claim("closed in a refresh", ~quiet | (~decided & ~bank.opened & ~bank.self.ready))
         # Rows.
@@ -482,19 +504,19 @@ def _invariants(
             m.d.sync += asked.eq(segment.p.row)
         claim(
             "one row a bank",
-            ~(c.dispatch & (segment.p.bank == b))
-            | (bank.uses == 0)
-            | (asked == segment.p.row),
+            ~(c.dispatch & (segment.p.bank == b)) | (bank.uses == 0) | (asked == segment.p.row),
         )
         claim("row", ~bank.assigned | (bank.self.row == asked))
         claim("in use", bank.self.unused | bank.assigned)
-        claim("same", ~c.looked | (bank.self.same == (bank.assigned & (bank.self.row == segment.p.row))))
+        claim(
+            "same",
+            ~c.looked | (bank.self.same == (bank.assigned & (bank.self.row == segment.p.row))),
+        )
         asked_later = [Signal(part.row_bits, name=f"asked_row{b}_{k}") for k in range(2)]
         m.d.sync += [asked_later[0].eq(asked), asked_later[1].eq(asked_later[0])]
         claim(
             "data of the right row",
-            ~((rules.read | rules.write) & (c.pins.ba == b))
-            | (rules.row[b] == asked_later[1]),
+            ~((rules.read | rules.write) & (c.pins.ba == b)) | (rules.row[b] == asked_later[1]),
         )
         opened_row = [Signal(part.row_bits, name=f"opened_row{b}_{k}") for k in range(2)]
         with m.If(c.issued_activate & c.issued_bank[b]):
