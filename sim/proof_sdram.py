@@ -284,7 +284,6 @@ def sdram_proof(
     postponed: int = 8,
     depth: int = 18,
     controller: type = SdramController,
-    reach: bool = False,
 ) -> Proof:
     """The command rules of the controller, for all time.
 
@@ -304,8 +303,6 @@ def sdram_proof(
         Of the induction: more than the longest timing and the steps from a decision to the pins.
     controller : class, optional
         Another one than :class:`SdramController`.
-    reach : bool
-        For :meth:`Proof.cover`: a bank is read and written, and changes its row.
     """
     proof = Proof(depth)
     m = proof.m
@@ -333,17 +330,6 @@ def sdram_proof(
     proof.assume_held("segment_held", segment)
 
     rules = DatasheetRules(proof, dut.pins, part, demanded)
-    if reach:
-        before = Signal(2)
-        with m.If(rules.read):
-            m.d.sync += before[0].eq(1)
-        with m.If(rules.read & before[0] & (rules.row[0] == 1) & (dut.pins.ba == 0)):
-            m.d.sync += before[1].eq(1)
-        proof.reach(
-            "a read in row 1, then one in row 2", before[1] & rules.read & (rules.row[0] == 2)
-        )
-        proof.reach("a write", rules.write)
-        return proof
     _bag(proof, c, part)
     _invariants(proof, c, banks, bursts, refresh, rules, part, used or demanded)
     return proof
