@@ -305,7 +305,6 @@ def sdram_proof(
         Another one than :class:`SdramController`.
     """
     proof = Proof(depth)
-    m = proof.m
     with _abstracted(controller):
         dut = controller(
             part,
