@@ -11,8 +11,6 @@ so that columns of one word may hit the same row back to back (rule 6).
 
 from __future__ import annotations
 
-import functools
-from operator import or_
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
@@ -387,7 +385,6 @@ class Lanes(wiring.Component):
 
         # Which older sum does the word need instead of what it read? That of the word one, two or
         # three places before it, the latest first. A bias is not added to anything.
-        # Those of the four that it does not need are zero, so that the adder sees only an OR.
         near1, near2, near3 = (Signal(name=f"near{i}") for i in range(1, 4))
         use_total, use_older = Signal(), Signal()
         m.d.sync += [
@@ -396,7 +393,9 @@ class Lanes(wiring.Component):
             near3.eq(same(valid3, row3, bank3)),
             use_total.eq(near1),
         ]
-        m.d.comb += use_older.eq(bias1 | (~near1 & (near2 | near3)))
+        use_older2 = Signal()
+        m.d.comb += use_older.eq(near2 | near3 | bias1)
+        m.d.sync += use_older2.eq(use_older)
         # Whether the word needs what a bank gives: from a register, because it reaches all lanes.
         older0 = Signal()
         m.d.comb += older0.eq(
@@ -491,16 +490,23 @@ class Lanes(wiring.Component):
                 lane.d.sync += [r.eq(outputs[k]) for k, r in enumerate(read_data)]
                 lane.d.comb += to_cell.eq(Mux(read_bank2, read_data[1], read_data[0]))
             else:
-                read = [Data(ACCUMULATOR_BITS, name="read")]
+                read1 = Data(ACCUMULATOR_BITS, name="read")
                 read_data1 = Data(ACCUMULATOR_BITS, name="read_data")
                 lane.d.sync += [
-                    read[0].eq(Mux(keep[0] | keep[1], Mux(bank1, outputs[1], outputs[0]), 0)),
+                    read1.eq(Mux(bank1, outputs[1], outputs[0])),
                     read_data1.eq(Mux(read_bank1, outputs[1], outputs[0])),
                 ]
-                lane.d.comb += to_cell.eq(read_data1)
-            lane.d.comb += addend.eq(functools.reduce(or_, read, Mux(use_total, total, 0) | older))
+                lane.d.comb += [
+                    to_cell.eq(read_data1),
+                    addend.eq(Mux(use_total, total, Mux(use_older2, older, read1))),
+                ]
+            older_sum = Mux(bias1, bias_value, Mux(near2, total, total1))
+            if wide:
+                # What is not needed is zero, so that the adder sees only an OR.
+                older_sum = Mux(use_older & ~near1, older_sum, 0)
+                lane.d.comb += addend.eq(Mux(use_total, total, 0) | older | read[0] | read[1])
             lane.d.sync += [
-                older.eq(Mux(use_older, Mux(bias1, bias_value, Mux(near2, total, total1)), 0)),
+                older.eq(older_sum),
                 total.eq(addend.as_signed() + product),
                 total1.eq(total),
             ]
