@@ -72,7 +72,7 @@ class PublishedS5:
         self.layers = [plain(layer) for layer in network.layers]
         self.states: list[dict[str, list[int]]] = []
         self.vectors = [[0] * layer["units"] for layer in self.layers]
-        names = {"s5_encoder": "v", "s5_state": ("xr", "xi"), "s5_output": ("x1",), "s5_glu": "v"}
+        names = {"s5_encoder": ("v",), "s5_state": ("xr", "xi"), "s5_output": ("x1",), "s5_glu": ("v",)}
         for layer in self.layers:
             state = {name: [0] * layer["units"] for name in names.get(layer["cell"], ())}
             for name, value in layer["initial"].items():
