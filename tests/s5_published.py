@@ -1,8 +1,8 @@
 """S5 a second time, written from ``docs/cells.md`` and ``docs/numbers.md`` and from nothing else.
 
-Plain Python integers, one element at a time, no arrays and none of ``sw.contract``: what it shares with
-the reference is the published page and the fields of the network file. It follows the page's *As
-integers* line by line, so that a reader can lay one beside the other.
+Plain Python integers, one element at a time, no arrays and none of ``sw.contract``: what it shares
+with the reference is the page and the fields of the network file. It follows *As integers*
+of the page line by line, so that a reader can lay one beside the other.
 """
 
 from __future__ import annotations
@@ -72,7 +72,12 @@ class PublishedS5:
         self.layers = [plain(layer) for layer in network.layers]
         self.states: list[dict[str, list[int]]] = []
         self.vectors = [[0] * layer["units"] for layer in self.layers]
-        names = {"s5_encoder": ("v",), "s5_state": ("xr", "xi"), "s5_output": ("x1",), "s5_glu": ("v",)}
+        names = {
+            "s5_encoder": ("v",),
+            "s5_state": ("xr", "xi"),
+            "s5_output": ("x1",),
+            "s5_glu": ("v",),
+        }
         for layer in self.layers:
             state = {name: [0] * layer["units"] for name in names.get(layer["cell"], ())}
             for name, value in layer["initial"].items():
@@ -104,7 +109,8 @@ class PublishedS5:
                             total = sums[gate][row] + rows[row][column] * value
                             sums[gate][row] = low_bits(total, 32)
             read = {
-                gate: [self.rescale(a, layer["shift"]) for a in sums[gate]] for gate in layer["bias"]
+                gate: [self.rescale(a, layer["shift"]) for a in sums[gate]]
+                for gate in layer["bias"]
             }
             self.vectors[index] = [
                 self.unit(index, layer, n, {gate: read[gate][n] for gate in read})
@@ -151,7 +157,7 @@ class PublishedS5:
         state = self.states[index]
         cell = layer["cell"]
         if cell == "linear":
-            # The rescale shift has chosen the scale of the vector: nothing but the clipping is left.
+            # The rescale shift has chosen the scale of the vector; clipping is left.
             return self.clip16(m["y"])
         if cell == "s5_encoder":
             state["v"][n] = self.clip16(m["y"])

@@ -22,6 +22,7 @@ from stillnet.sw.model import Model
 from stillnet.sw.network import Network
 from stillnet.sw.quantizer import quantize
 from stillnet.sw.reference import Reference
+from stillnet.sw.sequence import Layout, run_integers
 
 HIGH, LOW = 32767, -32768
 S5_CELLS = ("s5_encoder", "s5_state", "s5_imag", "s5_output", "s5_glu")
@@ -66,8 +67,12 @@ def random_model(
 def to_the_ends(rng: np.random.Generator, network: Network) -> None:
     """Puts the integers of a network at or beside the ends of their formats, zeros between them."""
     for layer in network.layers:
+        shift = int(rng.choice([layer.shift, 0, 7, 8, 9, 10, 20, 31]))
         for m in layer.matrices:
+            m.fraction += shift - layer.shift
             m.weight = rng.choice([-128, 127, 0, 0, 1, -1], m.weight.shape).astype(np.int8)
+        if layer.matrices:
+            layer.shift = shift
         for name in layer.parameters:
             fmt = CELLS[layer.cell].parameters[name]
             ends = [fmt.minimum, fmt.maximum, 0, 1, -1, fmt.maximum // 3]
@@ -88,7 +93,7 @@ def rows_at_the_ends(rng: np.random.Generator, steps: int, inputs: int) -> list[
 
 
 def first_difference(network: Network, rows: list[list[int]]) -> tuple[str | None, PublishedS5]:
-    """What differs first, None where nothing does; and the second implementation, for its counts."""
+    """What differs first, if anything does; and the second implementation, for its counts."""
     published, reference = PublishedS5(network), Reference(network)
     for step, row in enumerate(rows):
         before, clipped = published.events, published.clipped
@@ -180,6 +185,25 @@ def test_a_saved_network_says_it_all(tmp_path) -> None:
     reference = Reference(network)
     for row in rows[:20]:
         assert loaded.step(row) == reference.step_integers(np.array(row)).tolist()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whole_sequences_are_the_same(seed: int) -> None:
+    """The second path of the software, which takes recordings at once."""
+    rng = np.random.default_rng(seed)
+    network = quantize(random_model(rng, 3, 6, [5, 2], 2, "zoh"), rng.normal(0, 1, (6, 3)))
+    if seed >= 2:
+        to_the_ends(rng, network)
+    recordings = [rows_at_the_ends(rng, steps, 3) for steps in (7, 20)]
+    layout = Layout([len(rows) for rows in recordings])
+    found = run_integers(network, layout, layout.pack([np.array(r) for r in recordings]))
+    for number, rows in enumerate(recordings):
+        published = PublishedS5(network)
+        for step, row in enumerate(rows):
+            published.step(row)
+            for index in range(len(network.layers)):
+                vector = layout.unpack(found.vectors[index])[number][step]
+                assert vector.tolist() == published.vectors[index], (number, step, index)
 
 
 def test_sigmoid_over_every_input() -> None:
