@@ -251,3 +251,29 @@ def test_the_factor_two_costs_no_bit() -> None:
     for m, part in zip(layer.matrices, (p["c"].real, p["c"].imag), strict=True):
         once = np.clip(np.floor(part * 2.0 ** (m.fraction + 1) + 0.5), -128, 127)
         assert np.array_equal(m.weight[0], once)
+
+
+@pytest.mark.parametrize("cell", ["s5", "lru"])
+def test_no_eigenvalue_is_rounded_out_of_the_unit_circle(cell: str) -> None:
+    rng = np.random.default_rng(6)
+    states = 200
+    lam = np.exp(-(10.0 ** rng.uniform(-7, -3, states)) + 1j * rng.uniform(-3.1, 3.1, states))
+    lam[:4] = 1, -1, 1j, -1j
+    b, c = rng.normal(0, 1, (states, 2)) + 0j, rng.normal(0, 0.1, (2, states)) + 0j
+    model = Model(2)
+    if cell == "s5":
+        model.s5_encoder(np.eye(2)).s5(lam, b, c, [1, 1], glu=(np.eye(2), None))
+    else:
+        model.lru(lam, b, c)
+    network = quantize(model, rng.normal(0, 1, (20, 2)))
+    found = next(n.parameters for n in network.layers if "lam_re" in n.parameters)
+    size = found["lam_re"] ** 2 + found["lam_im"] ** 2
+    assert np.all(size <= 1 << 30)
+    exact = lam * (1 << 15)
+    away = found["lam_re"] + 1j * found["lam_im"] - exact
+    assert np.all(np.abs(away.real) <= 1) and np.all(np.abs(away.imag) <= 1)
+    nearest = np.floor(exact.real + 0.5) + 1j * np.floor(exact.imag + 0.5)
+    left = np.abs(nearest) > 1 << 15
+    assert 20 < left.sum() < 120, "rounding alone would not do"
+    moved = nearest != found["lam_re"] + 1j * found["lam_im"]
+    assert np.array_equal(np.flatnonzero(moved & ~left), [0, 2]), "1 and i are at the format's end"
