@@ -18,8 +18,8 @@ from .targets import board
 
 __all__ = ["BENCH", "NAMES", "measure"]
 
-NAMES = ("ulx3s-25f", "ulx3s-85f", "icepi-zero", "colorlight-i9")
-"""One of each kind: two sizes, another layout of pins, and a 32-bit SDRAM."""
+NAMES = ("ulx3s-25f", "ulx3s-85f", "icepi-zero", "colorlight-i9", "icebreaker")
+"""One of each kind: two sizes, another layout of pins, a 32-bit SDRAM, and none."""
 
 FOLDER = Path("build/boards")
 
@@ -87,7 +87,8 @@ BENCH = Bench(
     title="Boards",
     about=(
         "The complete design, as `stillnet build` makes it: engine, SDRAM controller, host link, "
-        "start from flash, with the board's pins and PLL."
+        "start from flash, with the board's pins and PLL. The iCEBreaker has the compact engine, "
+        "weights in SPRAM, and no start from flash."
     ),
     measure=measure,
     markdown=_markdown,

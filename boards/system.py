@@ -3,7 +3,7 @@
 ::
 
     serial port -> [uart] -> [host link] -> [engine] -> [SDRAM controller] -> SDRAM pins
-                                 |             ^  \\-> or on-chip memory
+                                 |             ^  \\-> or on-chip memory, an UltraPlus's SPRAM
                                  v             |
           flash pins ------> [flash boot] -> registers
 """
@@ -16,6 +16,7 @@ from amaranth.hdl import Cat, Module, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from stillnet.hw.compact_engine import CompactEngine
 from stillnet.hw.engine import Engine
 from stillnet.hw.flash_boot import FlashBoot
 from stillnet.hw.link import HostLink
@@ -25,6 +26,7 @@ from stillnet.hw.sdram import SdramController
 from stillnet.hw.sdram_parts import SdramPart
 from stillnet.hw.sdram_pins import SdramPinsSignature
 from stillnet.hw.spi_flash import SpiFlashPinsSignature
+from stillnet.hw.spram_port import SpramPort
 from stillnet.hw.uart import Uart
 from stillnet.sw.contract.config import EngineConfig
 
@@ -106,6 +108,12 @@ class System(wiring.Component):
         is no flash.
     flash_bytes : int
         Size of the flash.
+    compact : bool
+        For small parts: :class:`CompactEngine`, with its weights in SPRAM.
+    ring_bytes : int or None
+        Size of the link's two rings, where not its own (see :class:`HostLink`).
+    window : int
+        Commands that a host may have unanswered.
 
     Members
     -------
@@ -132,6 +140,9 @@ class System(wiring.Component):
         startup_us: int | None = None,
         image_offset: int | None = None,
         flash_bytes: int = 16 << 20,
+        compact: bool = False,
+        ring_bytes: int | None = None,
+        window: int = 16,
     ) -> None:
         self.config = config
         self.clock_hz = clock_hz
@@ -142,6 +153,9 @@ class System(wiring.Component):
         self.startup_us = startup_us
         self.image_offset = image_offset
         self.flash_bytes = flash_bytes
+        self.compact = compact
+        self.ring_bytes = ring_bytes
+        self.window = window
         members: dict[str, Any] = {"lamps": Out(4)}
         if baud is None:
             members["host"] = In(stream.Signature(8))
@@ -158,9 +172,16 @@ class System(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        m.submodules.link = link = HostLink(config, clock_hz=self.clock_hz, board=self.board)
+        rings = (
+            {}
+            if self.ring_bytes is None
+            else {"receive_bytes": self.ring_bytes, "reply_bytes": self.ring_bytes}
+        )
+        m.submodules.link = link = HostLink(
+            config, clock_hz=self.clock_hz, board=self.board, window=self.window, **rings
+        )
         m.submodules.lamps = lamps = Lamps(self.clock_hz)
-        engine = Engine(config)
+        engine: Any = (CompactEngine if self.compact else Engine)(config)
         # From a register: it reaches all of the engine within a cycle.
         restart = Signal()
         m.d.sync += restart.eq(link.engine_reset)
@@ -180,7 +201,8 @@ class System(wiring.Component):
         # -- memory -------------------------------------------------------------------------------
 
         if self.part is None:
-            ram = RamPort(config.address_bits, config.word_bits, config.ram_words)
+            kind: Any = SpramPort if self.compact else RamPort
+            ram = kind(config.address_bits, config.word_bits, config.ram_words)
             m.submodules.memory = ResetInserter(restart)(ram)
             connect(m, engine.memory, ram.port)
             m.d.comb += lamps.ready.eq(1)
@@ -220,11 +242,14 @@ class System(wiring.Component):
             ]
 
         # Vectors need no such gate: the link asks for STATUS before each, and waits for the answer.
-        # The slice keeps the engine's encoder out of the path of the link's commands.
-        vectors = RegisterSlice(engine.inputs.payload.shape())
-        m.submodules.vectors = ResetInserter(restart)(vectors)
-        connect(m, link.inputs, vectors.i_stream)
-        connect(m, vectors.o_stream, engine.inputs)
+        if self.compact:
+            connect(m, link.inputs, engine.inputs)
+        else:
+            # The slice keeps the engine's encoder out of the path of the link's commands.
+            vectors = RegisterSlice(engine.inputs.payload.shape())
+            m.submodules.vectors = ResetInserter(restart)(vectors)
+            connect(m, link.inputs, vectors.i_stream)
+            connect(m, vectors.o_stream, engine.inputs)
         connect(m, engine.outputs, link.outputs)
         m.d.comb += [
             lamps.loaded.eq(engine.loaded),

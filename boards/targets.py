@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from stillnet.hw.compact_cells import check_cell
 from stillnet.hw.sdram_parts import SdramPart, sdram_part
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.errors import StillnetError
@@ -13,6 +14,8 @@ from stillnet.sw.errors import StillnetError
 __all__ = ["BOARDS", "Board", "block_rams", "board", "presets"]
 
 CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
+SPRAM_BYTES = 1 << 17
+"""Single-port RAM of an UP5K."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,11 @@ class Board:
     device : str
         FPGA with speed grade, for people.
     block_rams : int
-        DP16KD of the device (FPGA-DS-02012, table 1.1); the 12F is a 25F for the open tools.
-    part : str
-        SDRAM; its bus is as wide as ``SdramPart.data_bits``.
+        DP16KD of the device (FPGA-DS-02012, table 1.1); the 12F is a 25F for the open tools. Of an
+        UP5K, its SB_RAM40_4K.
+    part : str or None
+        SDRAM; its bus is as wide as ``SdramPart.data_bits``. None: the weights are in the FPGA's
+        single-port RAM, and the engine is :class:`CompactEngine`.
     clock_hz : int
         Of the engine and the SDRAM.
     sdram_phase : float
@@ -43,16 +48,31 @@ class Board:
         have fewer.
     loader : tuple of str
         Arguments by which openFPGALoader knows the board or its cable.
-    idcode : int
-        JTAG identity of the FPGA (TN1260, table 6).
+    idcode : int or None
+        JTAG identity of the FPGA (TN1260, table 6). None: it has no JTAG, and the USB interface is
+        looked for.
     flash_bytes : int
         Size of the configuration flash.
-    image_offset : int
-        Where an image lies in it: behind the largest bitstream, on an erase block of 64 KB.
+    image_offset : int or None
+        Where an image lies in it: behind the largest bitstream, on an erase block of 64 KB. None:
+        the board loads none by itself.
     cell_width : int
         See :class:`EngineConfig`.
     cells : tuple of str
         Of the engine.
+    family : str
+        Tools that build it: :data:`.TOOLCHAINS`.
+    ring_bytes : int or None
+        See :class:`System`.
+    window : int
+        See :class:`System`.
+    usb : str
+        Vendor and product of the USB interface, where there is no ``idcode``.
+    pll_pad : bool
+        iCE40: the oscillator is on the PLL's own pin.
+    rgb_pins : str
+        iCE40: colours of the LED at the driver's outputs RGB0 to RGB2; ``("rgb", k)`` in ``lamps``
+        is output k.
     """
 
     name: str
@@ -60,29 +80,56 @@ class Board:
     platform: str
     device: str
     block_rams: int
-    part: str
+    part: str | None
     loader: tuple[str, ...]
-    idcode: int
+    idcode: int | None
     flash_bytes: int
-    image_offset: int
+    image_offset: int | None
     lamps: tuple[tuple[str, int], ...]
     clock_hz: int = 100_000_000
     sdram_phase: float = 225.0
     baud: int = 3_000_000
     cell_width: int = 1
     cells: tuple[str, ...] = CELLS
+    family: str = "ecp5"
+    ring_bytes: int | None = None
+    window: int = 16
+    usb: str = ""
+    pll_pad: bool = True
+    rgb_pins: str = ""
 
     @property
-    def sdram(self) -> SdramPart:
-        """The SDRAM."""
-        return sdram_part(self.part)
+    def sdram(self) -> SdramPart | None:
+        """The SDRAM, where there is one."""
+        return None if self.part is None else sdram_part(self.part)
+
+    def system_options(self) -> dict[str, Any]:
+        """Arguments of :class:`System` that say what is on the board."""
+        return {
+            "part": self.sdram,
+            "board": self.name,
+            "image_offset": self.image_offset,
+            "flash_bytes": self.flash_bytes,
+            "compact": self.part is None,
+            "ring_bytes": self.ring_bytes,
+            "window": self.window,
+        }
 
     def config(self) -> EngineConfig:
         """The largest engine whose memories take at most four fifths of the block RAM.
 
         Two accumulators a unit, as a third of GRUs among dense layers needs. As many lanes as
         the SDRAM gives weights a cycle: more would wait for words.
+
+        On a board without SDRAM, what fits an UP5K (``docs/ice40.md``).
+
+        Raises
+        ------
+        StillnetError
+            If the compact engine cannot hold one of the cells.
         """
+        if self.sdram is None:
+            return self._spram_config()
         lanes = self.sdram.data_bits // 8
         address_bits = (self.sdram.size_bytes // lanes).bit_length() - 1
         best = None
@@ -104,6 +151,27 @@ class Board:
         assert best is not None
         return best
 
+    def _spram_config(self) -> EngineConfig:
+        config = EngineConfig(
+            name=self.name,
+            lanes=2,
+            cells=self.cells,
+            units=256,
+            inputs=128,
+            accumulators=512,
+            layers=4,
+            matrices=16,
+            address_bits=16,
+            memory="ram",
+            ram_words=SPRAM_BYTES // 2,
+        )
+        for name in config.cells:
+            try:
+                check_cell(name)
+            except ValueError as error:
+                raise StillnetError(f"board '{self.name}': {error}; leave the cell out") from None
+        return config
+
     def make_platform(self) -> Any:
         """The platform object."""
         module, name = self.platform.split(":")
@@ -122,7 +190,12 @@ def block_rams(config: EngineConfig) -> int:
         return min(wide, narrow)
 
     rows = config.units // config.cell_width
-    total = 2 * config.lanes * blocks(-(-config.accumulators // 2), 32)
+    # Two half banks, or two copies where columns are pruned.
+    depth = config.accumulators if config.sparse else -(-config.accumulators // 2)
+    total = 2 * config.multipliers * blocks(depth, 32)
+    total += blocks(config.columns, 16)
+    if config.element_thresholds:
+        total += blocks(config.inputs, 17) + config.cell_width * blocks(rows, 17)
     state = [16, *map(config.state_bits, config.state_names)]  # with the references
     total += config.cell_width * sum(blocks(rows, bits) for bits in state)
     total += blocks(rows, 17 * config.cell_width + 16)
@@ -143,6 +216,26 @@ def _ulx3s(size: str, block_rams: int, idcode: int) -> Board:
         flash_bytes=16 << 20,
         image_offset=4 << 20,
         lamps=(("led", 0), ("led", 1), ("led", 2), ("led", 3)),
+    )
+
+
+def _up5k(name: str, title: str, platform: str, **board: Any) -> Board:
+    return Board(
+        name=name,
+        title=title,
+        platform=f"stillnet.boards.ice40_boards:{platform}",
+        device="iCE40UP5K-SG48",
+        family="ice40",
+        block_rams=30,
+        part=None,
+        idcode=None,
+        image_offset=None,
+        clock_hz=24_000_000,
+        baud=1_000_000,
+        cells=("gru", "linear"),
+        ring_bytes=1024,
+        window=4,
+        **board,
     )
 
 
@@ -217,6 +310,27 @@ BOARDS: dict[str, Board] = {
             flash_bytes=8 << 20,
             image_offset=2 << 20,
             lamps=(("led", 0),),
+        ),
+        _up5k(
+            "icebreaker",
+            "iCEBreaker v1",
+            "ICEBreakerPlatform",
+            flash_bytes=16 << 20,
+            loader=("-b", "ice40_generic"),
+            usb="0403:6010",
+            # Green on the board, two green ones of the section at PMOD 2, red on the board.
+            lamps=(("led", 1), ("led", 3), ("led", 4), ("led", 0)),
+        ),
+        _up5k(
+            "upduino",
+            "UPduino v3",
+            "UpduinoPlatform",
+            flash_bytes=4 << 20,
+            loader=("-b", "ice40_generic", "-c", "ft232"),
+            usb="0403:6014",
+            lamps=(("rgb", 0), ("rgb", 1), ("rgb", 2)),
+            pll_pad=False,
+            rgb_pins="gbr",
         ),
     )
 }

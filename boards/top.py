@@ -47,6 +47,7 @@ class BoardTop(Elaboratable):
         clock = platform.default_clk
         oscillator = platform.request(clock, dir="-")
         m.submodules.oscillator = buffer = io.Buffer("i", oscillator)
+        assert board.sdram is not None and board.image_offset is not None
         settings = pll_settings(
             int(platform.default_clk_frequency), board.clock_hz, board.sdram_phase
         )
@@ -55,12 +56,9 @@ class BoardTop(Elaboratable):
         m.submodules.system = system = System(
             self.config,
             clock_hz=board.clock_hz,
-            part=board.sdram,
             baud=board.baud,
-            board=board.name,
             input_delay=PIN_REGISTERS,
-            image_offset=board.image_offset,
-            flash_bytes=board.flash_bytes,
+            **board.system_options(),
         )
         self._sdram(m, platform, system)
         uart = platform.request("uart", dir=_members(platform, "uart"))

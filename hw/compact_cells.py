@@ -119,8 +119,8 @@ class SlowRescale(Elaboratable):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # One fraction bit more than the result has, which rounds.
-        wide = Signal(signed(ACCUMULATOR_BITS + RESCALE_GUARD_BITS + 1))
-        left = Signal(5)
+        wide = Signal(signed(ACCUMULATOR_BITS + RESCALE_GUARD_BITS + 1), reset_less=True)
+        left = Signal(5, reset_less=True)
         load = Signal()
         m.d.sync += load.eq(self.start)
         with m.If(load):
@@ -157,7 +157,7 @@ class SharedTable(Elaboratable):
     def __init__(self) -> None:
         self.x = Signal(signed(PRE.bits))
         self.sigmoid = Signal()
-        self.y = Signal(signed(tables.SIGMOID.bits))
+        self.y = Signal(signed(tables.SIGMOID.bits), reset_less=True)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -172,7 +172,7 @@ class SharedTable(Elaboratable):
 
         # 1: magnitude, clipped to the table
         magnitude, scaled = Signal(PRE.bits), Signal(PRE.bits + 1)
-        clipped = Signal(index_bits + fraction_bits)
+        clipped = Signal(index_bits + fraction_bits, reset_less=True)
         m.d.comb += [
             magnitude.eq(Mux(self.x < 0, -self.x, self.x)),
             scaled.eq(Mux(self.sigmoid, magnitude, magnitude << 1)),
@@ -186,14 +186,14 @@ class SharedTable(Elaboratable):
         shape = unsigned(tables.VALUE_BITS + tables.SLOPE_BITS)
         m.submodules.table = memory = Memory(shape=shape, depth=1 << index_bits, init=init)
         read = memory.read_port()
-        fraction = Signal(fraction_bits)
+        fraction = Signal(fraction_bits, reset_less=True)
         m.d.comb += read.addr.eq(clipped[fraction_bits:])
         m.d.sync += fraction.eq(clipped[:fraction_bits])
 
         # 3, 4, 5: slope times fraction, add, restore the sign
-        product = Signal(tables.SLOPE_BITS + fraction_bits)
-        value = Signal(tables.VALUE_BITS)
-        total = Signal(tables.VALUE_BITS + 1)
+        product = Signal(tables.SLOPE_BITS + fraction_bits, reset_less=True)
+        value = Signal(tables.VALUE_BITS, reset_less=True)
+        total = Signal(tables.VALUE_BITS + 1, reset_less=True)
         m.d.sync += [
             product.eq(read.data[tables.VALUE_BITS :] * fraction),
             value.eq(read.data[: tables.VALUE_BITS]),
@@ -276,13 +276,13 @@ class CompactCells(wiring.Component):
         ]
         a = Signal(signed(max((f[0] for f in factors), default=2)))
         b = Signal(signed(max((f[1] for f in factors), default=2)))
-        a1, b1 = Signal.like(a), Signal.like(b)
-        product = Signal(signed(len(a) + len(b)))
+        a1, b1 = Signal.like(a, reset_less=True), Signal.like(b, reset_less=True)
+        product = Signal(signed(len(a) + len(b)), reset_less=True)
         m.d.sync += [a1.eq(a), b1.eq(b), product.eq(a1 * b1)]
 
         # The cycle of the unit; `start` is the first one.
         longest = max(latency for _, latency in plans)
-        tick = Signal(range(longest + 2))
+        tick = Signal(range(longest + 2), reset_less=True)
         busy = Signal()
         now = Signal(range(longest + 2))
         m.d.comb += now.eq(Mux(self.start, 0, tick))
@@ -312,7 +312,9 @@ class CompactCells(wiring.Component):
                 if node.op == "state" or cycle == ready[id(node)]:
                     return direct[id(node)]
                 if id(node) not in kept:
-                    register = Signal(signed(node.format.bits), name=f"{node.op}_{len(kept)}")
+                    register = Signal(
+                        signed(node.format.bits), name=f"{node.op}_{len(kept)}", reset_less=True
+                    )
                     kept[id(node)] = register
                     with m.If(selected & (now == ready[id(node)])):
                         m.d.sync += register.eq(direct[id(node)])
@@ -337,11 +339,11 @@ class CompactCells(wiring.Component):
                 elif node.op in ("add", "sub"):
                     fraction = node.format.fraction
                     x, y = (v << (fraction - n.format.fraction) for n, v in zip(node.args, args))
-                    out = Signal(signed(bits), name=f"{node.op}_{name}{start}")
+                    out = Signal(signed(bits), name=f"{node.op}_{name}{start}", reset_less=True)
                     m.d.sync += out.eq(x + y if node.op == "add" else x - y)
                     direct[id(node)] = out
                 elif node.op == "relu":
-                    out = Signal(signed(bits), name=f"relu_{name}{start}")
+                    out = Signal(signed(bits), name=f"relu_{name}{start}", reset_less=True)
                     m.d.sync += out.eq(Mux(args[0] < 0, 0, args[0]))
                     direct[id(node)] = out
                 elif node.op == "mul":

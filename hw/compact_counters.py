@@ -114,7 +114,7 @@ class CompactCounters(wiring.Component):
         m.d.comb += clearing.eq(~sweep[-1])
         with m.Switch(turn):
             for k, register in enumerate(COUNTED):
-                few = Signal(range(ROUND_CYCLES + 1), name=register.name.lower())
+                few = Signal(range(ROUND_CYCLES + 1), name=register.name.lower(), reset_less=True)
                 with m.Case(k):
                     m.d.comb += [amount.eq(few), place.eq(register)]
                 mine = (turn == k) & adding
@@ -148,7 +148,7 @@ class CompactCounters(wiring.Component):
         m.d.comb += self.readable.eq(~adding & ~clearing)
 
         timing = Signal()
-        elapsed = Signal(32)
+        elapsed = Signal(32, reset_less=True)
         with m.If(timing):
             m.d.sync += elapsed.eq(elapsed + 1)
         with m.If(self.output_last):

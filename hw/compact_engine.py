@@ -140,17 +140,19 @@ class CompactEngine(wiring.Component):
 
         hidden = Signal()  # a layer's vector is in progress, not the input
         layer = Signal(s.layer)
-        cell = Signal(4)
-        mode, reload, output = Signal(Mode), Signal(), Signal()
-        shift, write_shift = Signal(5), Signal(4)
+        # What is set before it is used has no reset: that would widen each of its enables.
+        cell = Signal(4, reset_less=True)
+        mode = Signal(Mode, reset_less=True)
+        reload, output = Signal(reset_less=True), Signal(reset_less=True)
+        shift, write_shift = Signal(5, reset_less=True), Signal(4, reset_less=True)
         last_layer = Signal()
         m.d.comb += last_layer.eq(layer == loader.layers - 1)
 
-        matrix = Signal(s.matrix)
+        matrix = Signal(s.matrix, reset_less=True)
         bias = Signal()  # columns are those of a bias
         bias_all = Signal()  # of all layers
-        gates = Signal(s.gates)
-        stride = Signal(4)
+        gates = Signal(s.gates, reset_less=True)
+        stride = Signal(4, reset_less=True)
 
         # -- descriptors --------------------------------------------------------------------------
 
@@ -196,10 +198,10 @@ class CompactEngine(wiring.Component):
 
         # The upper half of the references is the input's.
         row_bits = max(bits_for(s.rows - 1), bits_for(config.inputs - 1), 1)
-        row = Signal(row_bits + 1)
-        index = Signal(16)  # of the element in its vector
-        left = Signal(range(max(config.units, config.inputs) + 1))
-        value = Signal(signed(ACTIVATION_BITS))
+        row = Signal(row_bits + 1, reset_less=True)
+        index = Signal(16, reset_less=True)  # of the element in its vector
+        left = Signal(range(max(config.units, config.inputs) + 1), reset_less=True)
+        value = Signal(signed(ACTIVATION_BITS), reset_less=True)
         clear_value, host_write = Signal(), Signal()
         state_region = Signal(4)
         state_values = []
@@ -238,8 +240,8 @@ class CompactEngine(wiring.Component):
             shape=event_layout, depth=most, init=[], attrs={"no_rw_check": 1}
         )
         event_reader, event_writer = events.read_port(), events.write_port()
-        count = Signal(range(most + 1))
-        event = Signal(range(most + 1))
+        count = Signal(range(most + 1), reset_less=True)
+        event = Signal(range(most + 1), reset_less=True)
         append = Signal()
         m.d.comb += [
             event_reader.addr.eq(event),
@@ -251,7 +253,7 @@ class CompactEngine(wiring.Component):
 
         # -- encoder ------------------------------------------------------------------------------
 
-        difference = Signal(signed(EVENT_BITS))
+        difference = Signal(signed(EVENT_BITS), reset_less=True)
         limit, magnitude = Signal(EVENT_BITS), Signal(EVENT_BITS)
         plain, encode = Signal(), Signal()  # mode; the vector is encoded at all
         m.d.comb += [
@@ -266,7 +268,7 @@ class CompactEngine(wiring.Component):
             event_writer.data.value.eq(difference),
         ]
         one_hot = loader.mode[1]
-        token, new = Signal(16), Signal(16)  # plus one
+        token, new = Signal(16), Signal(16, reset_less=True)  # plus one
         same = Signal()
         m.d.comb += same.eq((loader.mode == Mode.ONE_HOT) & (token == new))
         one = Signal(signed(EVENT_BITS))
@@ -274,15 +276,19 @@ class CompactEngine(wiring.Component):
 
         # -- lanes: walk of a column, multiply, add -----------------------------------------------
 
-        block_base = Signal(s.accumulator_address)
-        odd = Signal()  # block, where that moves its accumulators (``image.accumulator_place``)
-        rest = Signal(s.gates)
+        block_base = Signal(s.accumulator_address, reset_less=True)
+        odd = Signal(
+            reset_less=True
+        )  # block, where that moves its accumulators (``image.accumulator_place``)
+        rest = Signal(s.gates, reset_less=True)
         others = Signal(s.gates)
         walk_gate = Signal(range(max(2, s.gates)))
-        byte = Signal(range(BIAS_WORDS))
-        words_left = Signal(range(BIAS_WORDS * config.accumulators + 1))
+        byte = Signal(range(BIAS_WORDS), reset_less=True)
+        words_left = Signal(range(BIAS_WORDS * config.accumulators + 1), reset_less=True)
         take, in_cell = Signal(), Signal()
-        place, place0, place1 = (Signal(s.accumulator_address, name=f"place{i}") for i in range(3))
+        place, place0, place1 = (
+            Signal(s.accumulator_address, name=f"place{i}", reset_less=True) for i in range(3)
+        )
         m.d.comb += others.eq(rest & (rest - 1))
         for g in reversed(range(s.gates)):
             with m.If(rest[g]):
@@ -293,8 +299,8 @@ class CompactEngine(wiring.Component):
             place.eq(turned ^ odd),
         ]
         write0, write1 = Signal(), Signal()
-        event_value = Signal(signed(EVENT_BITS))
-        word0 = Signal(word_bits)
+        event_value = Signal(signed(EVENT_BITS), reset_less=True)
+        word0 = Signal(word_bits, reset_less=True)
         with m.If(take):
             m.d.sync += word0.eq(memory.data.payload)
         byte_last = Signal()
@@ -330,7 +336,7 @@ class CompactEngine(wiring.Component):
             )
             m.submodules[f"lane{i}"] = accumulators
             reader, writer = accumulators.read_port(), accumulators.write_port()
-            product = Signal(signed(EVENT_BITS + 8), name=f"product{i}")
+            product = Signal(signed(EVENT_BITS + 8), name=f"product{i}", reset_less=True)
             total = Signal(ACCUMULATOR_BITS, name=f"total{i}")
             m.d.sync += product.eq(word0[8 * i :][:8].as_signed() * event_value)
             m.d.comb += [
@@ -344,7 +350,7 @@ class CompactEngine(wiring.Component):
             ]
             sums.append(reader.data)
         lane_bits = lanes.bit_length() - 1
-        lane = Signal(lane_bits)
+        lane = Signal(lane_bits, reset_less=True)
         m.d.comb += [
             cells.accumulator.eq(Array(sums)[lane].as_signed()),
             cells.kind.eq(cell),
@@ -353,8 +359,8 @@ class CompactEngine(wiring.Component):
 
         # -- memory port --------------------------------------------------------------------------
 
-        address = Signal(config.address_bits)
-        offset = Signal(config.address_bits)
+        address = Signal(config.address_bits, reset_less=True)
+        offset = Signal(config.address_bits, reset_less=True)
         request = Signal()
         m.d.comb += [
             memory.read.valid.eq(Mux(loader.busy, loader.reads.valid, request)),
@@ -374,8 +380,8 @@ class CompactEngine(wiring.Component):
 
         # -- the step -----------------------------------------------------------------------------
 
-        shifted = Signal(signed(ACTIVATION_BITS + 1))
-        shifts = Signal(4)
+        shifted = Signal(signed(ACTIVATION_BITS + 1), reset_less=True)
+        shifts = Signal(4, reset_less=True)
         rounded = Signal(signed(ACTIVATION_BITS + 1))
         top = (1 << (ACTIVATION_BITS - 1)) - 1
         m.d.comb += rounded.eq((shifted + 1) >> 1)
@@ -651,7 +657,7 @@ class CompactEngine(wiring.Component):
         answering = Signal()
         events_select = Signal(6)
         memory_address = Signal(config.address_bits)
-        memory_word = Signal(word_bits)
+        memory_word = Signal(word_bits, reset_less=True)
         parts = max(1, word_bits // 32)
         part = Signal(range(max(2, parts)))
         memory_write = Signal()

@@ -11,6 +11,8 @@ so that columns of one word may hit the same row back to back (rule 6).
 
 from __future__ import annotations
 
+import functools
+from operator import or_
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
@@ -32,6 +34,8 @@ __all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
 WEIGHT_BITS = 8
 COMMIT_CYCLES = 4
 """Cycles by which ``sequence`` and ``block`` must be delayed until a read sees the sums."""
+BLOCK_RAM_BITS = 18 * 1024
+"""Of an ECP5 (DP16KD); smaller ones are as good a measure."""
 READ_LATENCY = 2
 """Cycles from a granted read of an accumulator word to ``read_data``."""
 
@@ -149,14 +153,14 @@ class Lanes(wiring.Component):
         column = Data(column_layout(config))
         valid = Signal()
         left = Data(16)  # words of the column, this one included
-        last = Signal()
+        last = Data()  # left == 1
         block = Data(s.block)
         block_base = Data(s.accumulator_address)
         rest = Data(s.gates)  # gates of this block still to come, this one included
         byte = Signal(range(parts))
         others = Signal(s.gates)  # rest without its lowest gate
         gate = Signal(range(max(2, s.gates)))
-        m.d.comb += [others.eq(rest & (rest - 1)), last.eq(left == 1)]
+        m.d.comb += others.eq(rest & (rest - 1))
         for g in reversed(range(s.gates)):
             with m.If(rest[g]):
                 m.d.comb += gate.eq(g)
@@ -278,7 +282,7 @@ class Lanes(wiring.Component):
         with m.Else():
             m.d.sync += [spare.eq(walk), spare_open.eq(walk_open)]
         with m.If(~spare_valid & valid):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
             if config.int4:
                 m.d.sync += byte.eq(Mux(byte_last, 0, byte + 1))
             else:
@@ -302,6 +306,7 @@ class Lanes(wiring.Component):
                 valid.eq(1),
                 column.eq(entry),
                 left.eq(entry.words),
+                last.eq(entry.words == 1),
                 block.eq(0),
                 block_base.eq(entry.base),
                 rest.eq(entry.gates),
@@ -392,6 +397,16 @@ class Lanes(wiring.Component):
             use_total.eq(near1),
         ]
         m.d.comb += use_older.eq(bias1 | (~near1 & (near2 | near3)))
+        # Whether the word needs what a bank gives: from a register, because it reaches all lanes.
+        older0 = Signal()
+        m.d.comb += older0.eq(
+            bias0
+            | same(valid1, row1, bank1)
+            | same(valid2, row2, bank2)
+            | same(valid3, row3, bank3)
+        )
+        keep = [Data(name=f"keep{k}") for k in range(2)]
+        m.d.sync += [keep[k].eq((bank0 == k) & ~older0) for k in range(2)]
 
         # The cell reads the bank that the column leaves free.
         m.d.comb += self.read_ready.eq(~(valid0 & (bank0 == self.read_bank)))
@@ -399,6 +414,8 @@ class Lanes(wiring.Component):
         m.d.sync += [read_bank1.eq(self.read_bank), read_bank2.eq(read_bank1)]
 
         half = -(-config.accumulators // 2)
+        # Banks of several block RAMs lie too far from each other to meet in one register.
+        wide = half * ACCUMULATOR_BITS > BLOCK_RAM_BITS
         m.d.comb += self.busy.eq(
             valid
             | next_valid
@@ -444,7 +461,7 @@ class Lanes(wiring.Component):
                 product.eq(multiplier.product),
                 bias_value.eq(Cat(*bytes_)),
             ]
-            read, read_data = [], []
+            outputs = []
             for k in range(2):
                 # A sum read while it is written is bypassed: the memory may give either value.
                 memory = Memory(
@@ -462,23 +479,26 @@ class Lanes(wiring.Component):
                     writer.data.eq(total),
                     writer.en.eq(valid3 & (bank3 == k)),
                 ]
-                # Straight from the memory to registers: half of a cycle is gone when its data come.
-                read_k = Data(ACCUMULATOR_BITS, name=f"read{k}")
-                read_data_k = Data(ACCUMULATOR_BITS, name=f"read_data{k}")
+                outputs.append(reader.data)
+            # Straight from the memory to registers: half of a cycle is gone when its data come.
+            to_cell = self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS]
+            if wide:
+                read, read_data = (
+                    [Data(ACCUMULATOR_BITS, name=f"{name}{k}") for k in range(2)]
+                    for name in ("read", "read_data")
+                )
+                lane.d.sync += [r.eq(Mux(keep[k], outputs[k], 0)) for k, r in enumerate(read)]
+                lane.d.sync += [r.eq(outputs[k]) for k, r in enumerate(read_data)]
+                lane.d.comb += to_cell.eq(Mux(read_bank2, read_data[1], read_data[0]))
+            else:
+                read = [Data(ACCUMULATOR_BITS, name="read")]
+                read_data1 = Data(ACCUMULATOR_BITS, name="read_data")
                 lane.d.sync += [
-                    read_k.eq(
-                        Mux((bank1 == k) & ~near1 & ~near2 & ~near3 & ~bias1, reader.data, 0)
-                    ),
-                    read_data_k.eq(reader.data),
+                    read[0].eq(Mux(keep[0] | keep[1], Mux(bank1, outputs[1], outputs[0]), 0)),
+                    read_data1.eq(Mux(read_bank1, outputs[1], outputs[0])),
                 ]
-                read.append(read_k)
-                read_data.append(read_data_k)
-            lane.d.comb += [
-                addend.eq(Mux(use_total, total, 0) | older | read[0] | read[1]),
-                self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(
-                    Mux(read_bank2, read_data[1], read_data[0])
-                ),
-            ]
+                lane.d.comb += to_cell.eq(read_data1)
+            lane.d.comb += addend.eq(functools.reduce(or_, read, Mux(use_total, total, 0) | older))
             lane.d.sync += [
                 older.eq(Mux(use_older, Mux(bias1, bias_value, Mux(near2, total, total1)), 0)),
                 total.eq(addend.as_signed() + product),

@@ -124,16 +124,16 @@ class SpramPort(wiring.Component):
         # address space), the words left, and whether this is the last, kept as a flag so that
         # `ready` is fast.
         busy = Signal()
-        last = Signal()
-        left = Signal(self.length_bits)
-        address = Signal(self.address_bits + 1)
+        last = Signal(reset_less=True)
+        left = Signal(self.length_bits, reset_less=True)
+        address = Signal(self.address_bits + 1, reset_less=True)
 
         # The RAM keeps the word that it read until it is enabled again. It stands while `spare`
         # holds the word that it offered when the engine said wait; so its enable comes from a
         # register and not from the far side of the engine.
         word = Signal(self.word_bits)
         word_valid = Signal()
-        spare = Signal(self.word_bits)
+        spare = Signal(self.word_bits, reset_less=True)
         spare_valid = Signal()
         enable = Signal()
         m.d.comb += enable.eq(~spare_valid)
@@ -212,7 +212,7 @@ class SpramPort(wiring.Component):
         """The primitives: rows of them for the depth, in each as many as a word is wide."""
         rows = -(-self.depth // BLOCK_WORDS)
         row = Signal(range(rows))
-        row_read = Signal.like(row)
+        row_read = Signal.like(row, reset_less=True)
         m.d.comb += row.eq(address[ceil_log2(BLOCK_WORDS) :])
         with m.If(enable):
             m.d.sync += row_read.eq(row)

@@ -17,8 +17,10 @@ import numpy as np
 from stillnet.sw.bench_command import Bench, table
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import FORMATS
+from stillnet.sw.cost import predict
 from stillnet.sw.network import Network
 from stillnet.sw.reference import Reference
+from stillnet.sw.schedule_model import MemoryModel
 
 from .bench_edgedrnn import FRACTION, SHAPES, Shape, network
 from .bench_edgedrnn import config as dense_config
@@ -27,6 +29,9 @@ from .engine_model import Behaviour, EngineModel
 from .equivalence import NetworkOnEngine
 
 __all__ = ["BENCH", "CASES", "Case", "config", "prune", "pruned_network", "weights"]
+
+LATENCY = 8
+"""Of the memory, in cycles."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -173,12 +178,11 @@ def measure(
     net = pruned_network(shape, case)
     x, fired = _matched(shape, net, warm, steps)
     reference = Reference(net, config=model.config)
-    expected, predicted = [], 0
-    for t, row in enumerate(x):
-        expected.append(reference.step_integers(row))
-        predicted += reference.last.words if t >= warm else 0
+    expected = [reference.step_integers(row) for row in x]
+    memory = MemoryModel(latency=LATENCY)
+    predicted = predict(net, x, model.config, memory=memory, warm=warm, streaming=True)
     with NetworkOnEngine(net, model.config, model=model) as engine:
-        model.behave(Behaviour(latency=8))
+        model.behave(Behaviour(latency=LATENCY))
         engine.reset()
         got = [model.run(x[:warm], warm, net.outputs)[0]]
         model.wait_idle()
@@ -206,13 +210,9 @@ def measure(
         "stall_cell": counters["stall_cell"] / steps,
         "stall_memory": counters["stall_memory"] / steps,
         "stall_events": counters["stall_events"] / steps,
-        "predicted_cycles": predicted / steps + _OVERHEAD,
+        "predicted_cycles": predicted.cycles,
         "edgedrnn_cycles": shape.cycles,
     }
-
-
-_OVERHEAD = 0
-"""Cycles of a step in which the port waits, where columns are long."""
 
 
 def weights(

@@ -1,4 +1,5 @@
 // A board: the system inside the pins, SDRAM and flash on them, and the far end of the serial port.
+// STILLNET_NO_SDRAM and STILLNET_NO_FLASH: the board has none, or makes no use of it.
 //
 // Everything is sampled just before the rising edge and changes just after it. Time passes only in
 // board_run(); a host that waits asks for more of it.
@@ -107,7 +108,9 @@ struct Board {
     }
 
     void quiet_inputs() {
+#ifndef STILLNET_NO_FLASH
         FLASH_PIN(cipo) = 1;
+#endif
 #ifdef STILLNET_BYTES
         STREAM(host, valid) = 0;
         STREAM(reply, ready) = 1;
@@ -137,6 +140,7 @@ struct Board {
         if (uart.sample(cycle, dut->tx, byte)) received(byte);
         if (!uart.idle()) activity = cycle;
 #endif
+#ifndef STILLNET_NO_SDRAM
         SdramPins pins;
         pins.cke = SDRAM(cke);
         pins.cs = SDRAM(cs);
@@ -153,13 +157,20 @@ struct Board {
         outward.pop_front();
         const uint32_t dq = inward.front();
         inward.pop_front();
+#endif
+#ifndef STILLNET_NO_FLASH
         const bool cipo = flash.cycle(FLASH_PIN(cs), FLASH_PIN(sck), FLASH_PIN(copi));
+#endif
 
         dut->clk = 1;
         dut->eval();
         cycle++;
+#ifndef STILLNET_NO_SDRAM
         SDRAM(dq_i) = dq;
+#endif
+#ifndef STILLNET_NO_FLASH
         FLASH_PIN(cipo) = cipo;
+#endif
 #ifdef STILLNET_BYTES
         STREAM(host, valid) = !to_board.empty();
         if (!to_board.empty()) STREAM(host, payload) = to_board.front();

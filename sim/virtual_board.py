@@ -1,5 +1,7 @@
 """The virtual board: everything inside the pins of a board, its SDRAM and its flash, compiled.
 
+Boards without SDRAM have their weights in memory of the FPGA, which is inside the pins.
+
 The host's programs work on it as on a real one: as a transport in the same process
 (``Engine.open("sim:ulx3s-85f")``), or over a socket or pseudo-terminal (:mod:`.board_server`). Its
 clock is that of the simulation; it stands still while nobody asks for anything.
@@ -28,6 +30,8 @@ HARNESS = _HERE / "virtual_board.cpp"
 MODELS = (_HERE / "sdram_model.h", _HERE / "flash_model.h")
 STARTUP_US = 2
 """Pause of the SDRAM after power-up, shorter than a real one's; nothing else is."""
+TIMINGS = 16
+"""Numbers of the model's ``SdramTiming``."""
 FLASH_WAKE_US = 30
 """What the flash needs to wake up, the longest of the common parts (see ``flash_model.h``)."""
 
@@ -61,13 +65,21 @@ class VirtualBoard:
         self.config = config or target.config()
         self.name = f"the virtual {target.title}"
         part = target.sdram
+        if flash is not None and target.image_offset is None:
+            raise StillnetError(
+                f"{self.name} loads no image from its flash; load it over the link instead"
+            )
         self._library = lib = _library(target, serial, self.config)
         lib.board_new.restype = ctypes.c_void_p
         lib.board_violation.restype = ctypes.c_char_p
         for name in ("cycle", "violations", "waiting", "quiet", "pull"):
             getattr(lib, f"board_{name}").restype = ctypes.c_uint64
-        geometry = (part.row_bits, part.column_bits, part.bank_bits, part.data_bits)
-        timing = _timing(part, target.clock_hz)
+        geometry: tuple[int, ...] = (0,) * 4
+        timing: tuple[int, ...] = (0,) * TIMINGS
+        if part is not None:
+            geometry = (part.row_bits, part.column_bits, part.bank_bits, part.data_bits)
+            timing = _timing(part, target.clock_hz)
+        offset = target.image_offset or 0
         wake = FLASH_WAKE_US * target.clock_hz // 10**6
         self._handle = ctypes.c_void_p(
             lib.board_new(
@@ -80,14 +92,14 @@ class VirtualBoard:
             )
         )
         image = flash or b""
-        if target.image_offset + len(image) > target.flash_bytes:
+        if offset + len(image) > target.flash_bytes:
             raise StillnetError(
                 f"image of {len(image)} bytes does not fit the flash of {self.name} behind "
-                f"{target.image_offset}; use a smaller network"
+                f"{offset}; use a smaller network"
             )
         lib.board_flash(
             self._handle,
-            ctypes.c_uint64(target.image_offset),
+            ctypes.c_uint64(offset),
             image,
             ctypes.c_uint64(len(image)),
         )
@@ -175,16 +187,15 @@ def _library(target: Board, serial: bool, config: EngineConfig) -> ctypes.CDLL:
     system = System(
         config,
         clock_hz=target.clock_hz,
-        part=target.sdram,
         baud=target.baud if serial else None,
-        board=target.name,
         input_delay=PIN_REGISTERS,
         startup_us=STARTUP_US,
-        image_offset=target.image_offset,
-        flash_bytes=target.flash_bytes,
+        **target.system_options(),
     )
     text = to_verilog(system, "system")
     header = "" if serial else "#define STILLNET_BYTES 1\n"
+    header += "" if target.sdram else "#define STILLNET_NO_SDRAM 1\n"
+    header += "#define STILLNET_NO_FLASH 1\n" if target.image_offset is None else ""
     return ctypes.CDLL(str(build_library(text, "system", HARNESS, headers=MODELS, prologue=header)))
 
 

@@ -45,6 +45,8 @@ FEED_BYTES = 1024
 """Bytes of elements that one feed command brings."""
 STATE_BYTES = 1024
 """Bytes of state that one command reads or writes."""
+OPERATION_BYTES = 32
+"""More than what stands in a command besides such data."""
 
 _COUNTERS = (
     Register.CYCLES,
@@ -216,7 +218,7 @@ class Engine:
             )
         self._ready(fresh=True)
         self._loaded = None
-        block = max(BLOCK_BYTES, word_bytes)
+        block = self._block_bytes()
         session = self._session
         done = 0
         sent: list[int] = []
@@ -234,6 +236,15 @@ class Engine:
             done += sent.pop(0)
             progress("load", done, len(data))
         self.start(image, base=base)
+
+    def _block_bytes(self) -> int:
+        """Bytes of an image in one command: two commands must fit the board's buffer, so that one
+        travels while the other is carried out."""
+        word_bytes = self.config.word_bytes
+        load = link.load_block(0, bytes(max(BLOCK_BYTES, word_bytes)), word_bytes)
+        overhead = link.HEADER_BYTES + len(load) - max(BLOCK_BYTES, word_bytes)
+        room = self.identity.receive_bytes // 2 - overhead
+        return max(word_bytes, min(BLOCK_BYTES, room // 64 * 64))
 
     def start(self, source: Image | Network | bytes | str | Path, *, base: int = 0) -> None:
         """Starts a network whose image is in the board's memory already (from flash, or before).
@@ -556,7 +567,7 @@ class Engine:
     def _read_elements(self, region: int, index: int, count: int) -> np.ndarray:
         parts = []
         size = self._element_bytes(region)
-        run = STATE_BYTES // size
+        run = self._piece(STATE_BYTES) // size
         for at in range(0, count, run):
             some = min(run, count - at)
             payload = link.read_state(region, index + at, some, half=size == 2)
@@ -580,10 +591,15 @@ class Engine:
             vector[token - 1] = 1 << network.input_fraction
         return vector
 
+    def _piece(self, most: int) -> int:
+        """Bytes of data in one command, at most so many, that the board's buffers have room for."""
+        room = min(self.identity.receive_bytes, self.identity.reply_bytes) - OPERATION_BYTES
+        return min(most, room // 4 * 4)
+
     def _write_state(self, region: int, layer: int, values: np.ndarray) -> None:
         values = np.asarray(values, np.int64)
         size = self._element_bytes(region)
-        run = STATE_BYTES // size
+        run = self._piece(STATE_BYTES) // size
         for at in range(0, len(values), run):
             part = values[at : at + run].tolist()
             payload = link.write_state(region, self._place(layer) + at, part, half=size == 2)
@@ -593,8 +609,9 @@ class Engine:
         self._session.call(Command.ACCESS, link.restore(flags))
         elements = np.concatenate([x, *vectors]).astype(np.int64)
         data = (elements & 0xFFFF).astype("<u2").tobytes()
-        for at in range(0, len(data), FEED_BYTES):
-            self._session.call(Command.FEED, data[at : at + FEED_BYTES])
+        piece = self._piece(FEED_BYTES)
+        for at in range(0, len(data), piece):
+            self._session.call(Command.FEED, data[at : at + piece])
         self._idle()
 
     # -- thresholds, counters ---------------------------------------------------------------------

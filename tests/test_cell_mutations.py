@@ -142,7 +142,7 @@ ENGINES: dict[str, tuple[str, str, str, tuple[str, str]]] = {
         "shared",
         "cell_unit",
         "CellUnit",
-        ("may_issue &= phase == -RESCALE_LATENCY % sharing", "pass"),
+        ("may_issue &= phase == -rescale_latency % sharing", "pass"),
     ),
 }
 QUICK = ("wrong peer base", "peers are read while they are written", "parameters are not loaded")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from amaranth.hdl import Elaboratable
 from amaranth.sim import Simulator
+from random_equations import random_cell
 
 from stillnet.hw.cell_pipeline import CellPipeline, TableLookup, schedule
 from stillnet.hw.event_encoder import (
@@ -24,6 +25,8 @@ from stillnet.sw.contract import image as layout
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode, encode
+from stillnet.sw.contract.expr import Node, output, select, wide_mul
+from stillnet.sw.contract.fixed import Format
 from stillnet.sw.contract.registers import Error
 
 
@@ -109,6 +112,42 @@ def check_pipeline(cell: Cell, sharing: int = 1, count: int = 2000) -> None:
 @pytest.mark.parametrize("name", CELLS)
 def test_pipeline_computes_the_equation_of_its_cell(name: str) -> None:
     check_pipeline(CELLS[name])
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_pipeline_of_a_random_equation(seed: int) -> None:
+    """Every operation, on operands of all widths, with and without shared multipliers."""
+    check_pipeline(random_cell(seed), 1 + seed % 4, 160)
+
+
+class LongCarries(Cell):
+    """Sums, differences, comparisons and roundings of more bits than a cycle carries."""
+
+    name = "long_carries"
+    accumulators = ("a",)
+    parameters: ClassVar[dict[str, Format]] = {"p": Format(32, 19), "q": Format(27, 14)}
+    state: ClassVar[dict[str, Format]] = {"s": Format(32, 20), "t": Format(32, 31)}
+
+    def update(self, m: Any, state: Any) -> Node:
+        x, y = wide_mul(m.p, m.q), wide_mul(m.q, m.p)  # 59 bits
+        z = wide_mul(m.a, state.s)
+        larger = select(x > y, x, y - 1) - z  # equal, so one less where > is wrong
+        state.t.next(select((z + 0.5) > (z - 0.5), larger, x))
+        state.s.next(x + (z - y))
+        return output((x - z).narrow(Format(44, 10)))
+
+
+@pytest.mark.parametrize("sharing", [1, 3])
+def test_pipeline_with_long_carries(sharing: int) -> None:
+    steps = {o.kind for o in schedule(LongCarries(), sharing).operations if o.steps > 1}
+    assert {"add", "sub", "greater", "narrow", "join"} <= steps
+    check_pipeline(LongCarries(), sharing, 400)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1000, 1300))
+def test_pipelines_of_many_random_equations(seed: int) -> None:
+    check_pipeline(random_cell(seed, 25), 1 + seed % 4, 160)
 
 
 @pytest.mark.parametrize("sharing", [2, 3, 5, 16])

@@ -20,6 +20,8 @@ from stillnet.hw.generate import core_verilog, generate, register_document
 from stillnet.hw.verilog import readable_verilog
 from stillnet.sim import verilator
 from stillnet.sw import cli
+from stillnet.sw.contract.cell_report import cell_report
+from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.registers import Register
 from stillnet.sw.errors import StillnetError
@@ -211,7 +213,9 @@ def test_fields_set_on_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "_commands", lambda: {"generate": lambda: GENERATE})
     command = ["generate", "--preset", "tiny", "--set", 'cells=["lstm"]', "--set", "lanes = 2"]
     assert cli.main([*command, "--set", "cell_sharing=2", "-o", "core.v"]) == 0
-    assert "cell lstm: 25 cycles, 2 multipliers, 5 block RAMs" in capsys.readouterr().out
+    latency = cell_report(CELLS["lstm"], 2)["latency"]
+    printed = capsys.readouterr().out
+    assert f"cell lstm: {latency} cycles, 2 multipliers, 5 block RAMs" in printed
     expected = dataclasses.replace(
         EngineConfig.load("tiny"), name="custom", cells=("lstm",), lanes=2, cell_sharing=2
     )

@@ -51,7 +51,7 @@ class Settings:
     bits: int = 4
     pattern: Pattern = Pattern("unstructured", 0.0)
     method: str = "second-order"
-    follow: float = 0.4
+    follow: float = 0.25
     damping: float = 0.01
     passes: int = 2
     sweeps: int = 6
