@@ -124,7 +124,7 @@ def _balance(
 
 
 def quantize_parameters(layer: Layer, exponents: dict[str, int]) -> dict[str, np.ndarray]:
-    """Parameters of a layer as integers: rounded half up.
+    """Parameters of a layer as integers: rounded half up; eigenvalues never out of the unit circle.
 
     Raises
     ------
@@ -149,4 +149,25 @@ def quantize_parameters(layer: Layer, exponents: dict[str, int]) -> dict[str, np
         integers = np.floor(scaled / unit + 0.5)
         limits = math.ceil(low / unit), math.floor(high / unit)
         result[name] = np.clip(integers, *limits).astype(np.int64)
+    if {"lam_re", "lam_im"} <= set(cell.parameters):
+        unit = 2.0 ** -cell.parameters["lam_re"].fraction
+        parts = [np.asarray(layer.parameters[p], float) / unit for p in ("lam_re", "lam_im")]
+        _keep_inside(result, parts[0], parts[1], 1 / unit)
     return result
+
+
+def _keep_inside(
+    result: dict[str, np.ndarray], re: np.ndarray, im: np.ndarray, radius: float
+) -> None:
+    """Puts an eigenvalue that rounding carried out of the unit circle on the nearest point inside.
+
+    Outside, a slow state would grow for ever, in silence too, until it wraps around.
+    """
+    rounded = result["lam_re"], result["lam_im"]
+    out = (np.hypot(*rounded) > radius) & (np.hypot(re, im) <= radius * (1 + 1e-12))
+    for n in np.flatnonzero(out):
+        cut = int(np.trunc(re[n])), int(np.trunc(im[n]))  # both cut is inside, whatever the point
+        choices = [(cut[0], int(rounded[1][n])), (int(rounded[0][n]), cut[1]), cut]
+        inside = [c for c in choices if c[0] ** 2 + c[1] ** 2 <= radius**2]
+        best = min(inside, key=lambda c: (c[0] - re[n]) ** 2 + (c[1] - im[n]) ** 2)
+        rounded[0][n], rounded[1][n] = best
