@@ -645,7 +645,7 @@ def _show_image(result: dict[str, Any]) -> None:
             "fraction": "right",
             "events": "left",
             "threshold": "right",
-            "fed by": "left",
+            "fed by, columns": "left",
         },
     )
     table.add_row(
@@ -667,9 +667,9 @@ def _show_image(result: dict[str, Any]) -> None:
             str(layer["fraction"]),
             layer["mode"],
             threshold,
-            ", ".join(
+            "\n".join(
                 [
-                    f"{m['source']}: {m['columns']} columns of {_words(m)} words, {m['format']}"
+                    f"{m['source']}: {m['columns']} of {_words(m)} words, {m['format']}"
                     for m in layer["matrices"]
                 ]
                 + [f"{s} of {name}" for s, name in layer.get("peers", {}).items()]

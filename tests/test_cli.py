@@ -187,7 +187,7 @@ def test_info_of_a_packed_image(folder: Path, capsys) -> None:
     result = stillnet_json(capsys, "info", "net.img")
     assert result["kind"] == "image" and result["engine"]["name"] == "axi64"
     assert main(["info", "net.img"]) == 0
-    assert "6 columns of 3 words" in capsys.readouterr().out
+    assert "6 of 3 words, dense" in capsys.readouterr().out
     Path("net.img").write_bytes(image.data[:-1])
     assert refusal(capsys, "info", "net.img").startswith("'net.img' is damaged or cut off")
 
