@@ -32,8 +32,6 @@ __all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
 WEIGHT_BITS = 8
 COMMIT_CYCLES = 4
 """Cycles by which ``sequence`` and ``block`` must be delayed until a read sees the sums."""
-BLOCK_RAM_BITS = 18 * 1024
-"""Of an ECP5 (DP16KD); smaller ones are as good a measure."""
 READ_LATENCY = 2
 """Cycles from a granted read of an accumulator word to ``read_data``."""
 
@@ -393,28 +391,14 @@ class Lanes(wiring.Component):
             near3.eq(same(valid3, row3, bank3)),
             use_total.eq(near1),
         ]
-        use_older2 = Signal()
-        m.d.comb += use_older.eq(near2 | near3 | bias1)
-        m.d.sync += use_older2.eq(use_older)
-        # Whether the word needs what a bank gives: from a register, because it reaches all lanes.
-        older0 = Signal()
-        m.d.comb += older0.eq(
-            bias0
-            | same(valid1, row1, bank1)
-            | same(valid2, row2, bank2)
-            | same(valid3, row3, bank3)
-        )
-        keep = [Data(name=f"keep{k}") for k in range(2)]
-        m.d.sync += [keep[k].eq((bank0 == k) & ~older0) for k in range(2)]
+        m.d.sync += use_older.eq(near2 | near3 | bias1)
 
         # The cell reads the bank that the column leaves free.
         m.d.comb += self.read_ready.eq(~(valid0 & (bank0 == self.read_bank)))
-        read_bank1, read_bank2 = Signal(), Signal()
-        m.d.sync += [read_bank1.eq(self.read_bank), read_bank2.eq(read_bank1)]
+        read_bank1 = Signal()
+        m.d.sync += read_bank1.eq(self.read_bank)
 
         half = -(-config.accumulators // 2)
-        # Banks of several block RAMs lie too far from each other to meet in one register.
-        wide = half * ACCUMULATOR_BITS > BLOCK_RAM_BITS
         m.d.comb += self.busy.eq(
             valid
             | next_valid
@@ -428,6 +412,7 @@ class Lanes(wiring.Component):
         for i in range(lanes):
             lane = Module()
             product = Data(signed(WEIGHT_BITS + EVENT_BITS))
+            read = Data(ACCUMULATOR_BITS)
             older = Data(ACCUMULATOR_BITS)
             addend = Signal(ACCUMULATOR_BITS)
             total = Data(signed(ACCUMULATOR_BITS))
@@ -479,34 +464,16 @@ class Lanes(wiring.Component):
                     writer.en.eq(valid3 & (bank3 == k)),
                 ]
                 outputs.append(reader.data)
-            # Straight from the memory to registers: half of a cycle is gone when its data come.
-            to_cell = self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS]
-            if wide:
-                read, read_data = (
-                    [Data(ACCUMULATOR_BITS, name=f"{name}{k}") for k in range(2)]
-                    for name in ("read", "read_data")
-                )
-                lane.d.sync += [r.eq(Mux(keep[k], outputs[k], 0)) for k, r in enumerate(read)]
-                lane.d.sync += [r.eq(outputs[k]) for k, r in enumerate(read_data)]
-                lane.d.comb += to_cell.eq(Mux(read_bank2, read_data[1], read_data[0]))
-            else:
-                read1 = Data(ACCUMULATOR_BITS, name="read")
-                read_data1 = Data(ACCUMULATOR_BITS, name="read_data")
-                lane.d.sync += [
-                    read1.eq(Mux(bank1, outputs[1], outputs[0])),
-                    read_data1.eq(Mux(read_bank1, outputs[1], outputs[0])),
-                ]
-                lane.d.comb += [
-                    to_cell.eq(read_data1),
-                    addend.eq(Mux(use_total, total, Mux(use_older2, older, read1))),
-                ]
-            older_sum = Mux(bias1, bias_value, Mux(near2, total, total1))
-            if wide:
-                # What is not needed is zero, so that the adder sees only an OR.
-                older_sum = Mux(use_older & ~near1, older_sum, 0)
-                lane.d.comb += addend.eq(Mux(use_total, total, 0) | older | read[0] | read[1])
+            # Straight from the memory to a register: half of a cycle is gone when its data come.
             lane.d.sync += [
-                older.eq(older_sum),
+                read.eq(Mux(bank1, outputs[1], outputs[0])),
+                self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(
+                    Mux(read_bank1, outputs[1], outputs[0])
+                ),
+            ]
+            lane.d.comb += addend.eq(Mux(use_total, total, Mux(use_older, older, read)))
+            lane.d.sync += [
+                older.eq(Mux(bias1, bias_value, Mux(near2, total, total1))),
                 total.eq(addend.as_signed() + product),
                 total1.eq(total),
             ]
