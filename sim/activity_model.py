@@ -2,7 +2,8 @@
 
 One layer after the other: a cell starts when all columns that feed it are there and the scheduler
 has found their matrices finished; its events fetch the next layer's columns; biases and recurrent
-columns fill the gaps. Latencies are those of ``docs/architecture.md`` ("Life of a word").
+columns fill the gaps. Latencies follow ``docs/architecture.md`` ("Life of a word"); a few were
+settled on small S5 stacks (``docs/activity.md``).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ bias words
     accumulator (``columns.bias_words``).
 wait
     Cycles in which the port has nothing to read, from ``activity_model``: it knows the events and
-    words of each layer, and the latencies of ``docs/architecture.md``. No cycle count goes in.
+    words of each layer, and the latencies of ``docs/architecture.md``.
 """
 
 from __future__ import annotations
