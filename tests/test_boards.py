@@ -73,7 +73,7 @@ def test_read_data_is_taken_in_the_middle_of_its_window(name: str) -> None:
         first = late + pads + 6.0 - period  # slowest access time of the parts
         last = late + pads + 2.5  # shortest hold of data
         edge = period
-        assert first + 1.0 < edge < last - 0.5 + 0.3, f"pads of {pads} ns"
+        assert first + 1.0 < edge < last - 0.5, f"pads of {pads} ns"
 
 
 # -- the design of each board ---------------------------------------------------------------------
