@@ -142,7 +142,7 @@ def _run_flash(args: argparse.Namespace) -> dict[str, Any]:
 def _show_flash(result: dict[str, Any]) -> None:
     for command in result["commands"]:
         print(command)
-    if not result["volatile"]:
+    if board(result["board"]).idcode is None:
         print("into the flash: it is there after power-up, with and without --persist")
     if result["done"]:
         print(f"{result['board']} is written")
