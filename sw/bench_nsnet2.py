@@ -1,9 +1,10 @@
 """``stillnet bench nsnet2``: a real network, compressed in several ways, on speech never heard.
 
 NSNet2 (161-400 ReLU, two GRUs of 400, 600, 600, 161) on calibration and test speech of the
-repository's examples, which share no sample. Everything is chosen on calibration; the test has two
-noises, of which ``machine`` is of a kind that calibration does not have. Errors are of integers,
-by the bit-exact arithmetic of the reference; times come from the cost model.
+repository's examples, which share no sample. A network is made from calibration alone; the test
+has two noises, of which ``machine`` is of a kind that calibration does not have. It is no blind
+test: its figures were seen while the methods and their constants were developed. Errors are of
+integers, by the bit-exact arithmetic of the reference; times come from the cost model.
 """
 
 from __future__ import annotations
@@ -54,12 +55,18 @@ CASES = (
     Case("half", "int4, half gone", CompressOptions(sparsity=0.5)),
     Case("int8-thresholds", "int8, thresholds", CompressOptions(bits=8, max_error=0.02, refits=0)),
     Case(
+        "half-unrefitted",
+        "int4, half gone, thresholds, no refit",
+        CompressOptions(sparsity=0.5, max_error=0.02, refits=0),
+    ),
+    Case(
         "half-thresholds",
         "int4, half gone, thresholds",
-        CompressOptions(sparsity=0.5, max_error=0.021),
+        CompressOptions(sparsity=0.5, max_error=0.02),
     ),
 )
-"""What is measured. Budgets are of the error on calibration."""
+"""What is measured. Budgets are of the error on calibration: .02, what the test is to keep, and not
+adjusted to what it then shows."""
 
 CLIPS = 3
 SECONDS = 30.0
@@ -119,6 +126,7 @@ def nsnet2(
                 "pattern": case.options.pattern if case.options.sparsity else "dense",
                 "sparsity": case.options.sparsity,
                 "method": case.options.method,
+                "max_error": case.options.max_error,
                 "calibration_error": network.notes["compression"]["output_error"],
                 "gain_error": float(np.mean([f["error"] for f in found.values()])),
                 **{f"gain_error_{n}": f["error"] for n, f in found.items()},
@@ -154,9 +162,9 @@ BENCH = Bench(
     title="NSNet2, compressed",
     about=(
         "Mean absolute error of the gains against the float network, on test speech with pink "
-        "noise and with a kind of noise that calibration has never heard, 5 dB each; everything "
-        "is chosen on calibration speech. Kilobytes that a frame of 10 ms reads, and its time on a "
-        "16-bit SDRAM at 100 MHz."
+        "noise and with a kind of noise that calibration has never heard, 5 dB each; networks are "
+        "made from calibration speech alone, their methods were developed with the test in sight. "
+        "Kilobytes that a frame of 10 ms reads, and its time on a 16-bit SDRAM at 100 MHz."
     ),
     measure=lambda progress: nsnet2(progress=progress),
     markdown=_markdown,

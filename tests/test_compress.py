@@ -7,7 +7,14 @@ import itertools
 import numpy as np
 import pytest
 
-from stillnet.sw.compression import CompressOptions, Given, Pattern, compress, engine_for
+from stillnet.sw.compression import (
+    CompressOptions,
+    Given,
+    Pattern,
+    checkpoint,
+    compress,
+    engine_for,
+)
 from stillnet.sw.compression.hessian import bundles, gather
 from stillnet.sw.compression.limits import curves
 from stillnet.sw.compression.masks import keep_blocks, keep_largest
@@ -403,6 +410,15 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, stop):
     assert all(f.stat().st_mtime_ns == kept[f.name] for f in folder.iterdir() if f.name in kept)
     with pytest.raises(StillnetError, match=r"holds another compression \(of another model, other"):
         compress(model, clips, CompressOptions(sparsity=0.4), folder=folder)
+
+
+def test_stages_of_other_methods_are_refused(tmp_path, monkeypatch):
+    model, clips = small_model(), recordings(1)
+    compress(model, clips, folder=tmp_path)
+    compress(model, clips, folder=tmp_path)
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+    with pytest.raises(StillnetError, match=r"or by another version of stillnet\); remove it"):
+        compress(model, clips, folder=tmp_path)
 
 
 def test_damaged_stage_is_named(tmp_path):

@@ -1,7 +1,8 @@
 """What is finished stays finished: results of a compression in a folder, stage by stage.
 
-A folder belongs to one model, one set of recordings and one set of options, by their digest; for
-anything else it is refused. Files are complete or absent, so that a run may be killed any time.
+A folder belongs to one model, one set of recordings, one set of options and one version of the
+methods, by their digest; for anything else it is refused. Files are complete or absent, so that a
+run may be killed any time.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ from ..files import write_atomically
 from ..model import Model
 from .layerwise import Compressed, LayerWork
 
-__all__ = ["Checkpoint", "digest"]
+__all__ = ["VERSION", "Checkpoint", "digest"]
+
+VERSION = 1
+"""Of the methods. Raised with every change of this folder, of the formats' choice or of the cost
+model that gives other results for the same data: stages that older code kept are then refused."""
 
 
 def digest(model: Model, x: np.ndarray, options: dict[str, Any]) -> str:
-    """SHA-256 of everything that decides the result."""
-    hash_ = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode())
+    """SHA-256 of everything that decides the result, ``VERSION`` included."""
+    facts = {"version": VERSION, **options}
+    hash_ = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for layer in model.layers:
         hash_.update(f"{layer.name} {layer.cell} {layer.units}".encode())
         for m in layer.matrices:
@@ -66,8 +72,9 @@ class Checkpoint:
                 found = None
             if found != key:
                 raise StillnetError(
-                    f"'{folder}' holds another compression (of another model, other recordings or "
-                    "other options); remove it, or give another folder with --resume"
+                    f"'{folder}' holds another compression (of another model, other recordings, "
+                    "other options or by another version of stillnet); remove it, or give another "
+                    "folder with --resume"
                 )
         else:
             write_atomically(owner, json.dumps({"digest": key}) + "\n")
