@@ -178,8 +178,8 @@ def test_a_wrong_engine_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -
 def test_a_lost_parameter_row_in_the_image_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pack_module._block_values
 
-    def lossy(layer: QuantizedLayer) -> np.ndarray:
-        rows = whole(layer).copy()
+    def lossy(layer: QuantizedLayer, *options: Any) -> np.ndarray:
+        rows = whole(layer, *options).copy()
         if CELLS[layer.cell].parameters:
             rows[-1] = 0
         return rows
