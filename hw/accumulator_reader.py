@@ -355,9 +355,7 @@ class AccumulatorReader(wiring.Component):
         # Whether the group is the last of its block: known when it comes up, because many pointers
         # hang on it.
         with m.If(~some | (take & (level == 1))):
-            m.d.sync += group_last.eq(
-                arrived_end == 0
-            )  # of the block that arrives now, if one does
+            m.d.sync += group_last.eq(arrived_end == 0)  # of the block that arrives, if one does
         with m.Elif(take):
             m.d.sync += group_last.eq(next_reader.data == 0)
         with m.Elif(advance):

@@ -153,8 +153,8 @@ class Engine(wiring.Component):
                     encoder.element_threshold.eq(loader.entry[:17]),
                 ]
         connect(m, scheduler.runs, fetcher.runs)
-        # Words come later than their column, so the column has the time for a slice.
-        # It comes from a block RAM, which is slow: straight into a register, then into the slice.
+        # Words come later than their column, so the column has the time for a slice. It comes from
+        # a block RAM, which is slow: straight into a register, then into the slice.
         column, column_valid = Signal.like(fetcher.columns.payload, reset_less=True), Signal()
         m.submodules.column_slice = column_slice = RegisterSlice(column.shape())
         m.d.comb += [
