@@ -37,7 +37,8 @@ from stillnet.sw.contract.image import FORMATS
 from stillnet.sw.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.reference import Reference
 
-from .activity_model import LATENCY, Counted, Layer, cycles_of
+from .activity_counts import Counted, Step
+from .activity_model import LATENCY, Timetable
 from .engine_model import Behaviour, EngineModel
 from .equivalence import NetworkOnEngine
 
@@ -285,7 +286,8 @@ def measure(
         counters = model.counters()
     if not np.array_equal(np.concatenate(got), np.stack(expected)):
         raise RuntimeError(f"{net.name} at {part}: the engine differs from the reference")
-    return row_of(shape, part, density, net, engine, counted.steps, counters)
+    modelled = Timetable(net, engine).cycles(counted.fired)
+    return row_of(shape, part, density, net, engine, counted.steps, counters, modelled)
 
 
 def row_of(
@@ -294,14 +296,15 @@ def row_of(
     density: float,
     net: Network,
     engine: EngineConfig,
-    counted: list[list[Layer]],
+    counted: list[Step],
     counters: dict[str, int],
+    modelled: int,
 ) -> dict[str, Any]:
     """What was counted, beside what the product and the overheads give."""
     steps = len(counted)
 
     def mean(name: str) -> float:
-        return sum(getattr(layer, name) for row in counted for layer in row) / steps
+        return sum(getattr(step, name) for step in counted) / steps
 
     matrices = [(layer, m) for layer in net.layers for m in layer.matrices]
     size = sum(m.weight.size for _, m in matrices)
@@ -311,7 +314,7 @@ def row_of(
     product = weights / size * kept / size
     ideal = mean("kept") / engine.lanes
     cycles = counters["cycles"] / steps
-    wait = cycles_of(net, engine, counted) / steps - columns - biases
+    wait = modelled / steps - columns - biases
     predicted = product * dense + (columns - ideal) + biases + wait
     return {
         "shape": str(shape),
