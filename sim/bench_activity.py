@@ -16,8 +16,8 @@ bias words
     Layers fed by plain events start each step from their biases: four words for each block and
     accumulator (``columns.bias_words``).
 wait
-    Cycles in which the port has nothing to read, from ``activity_model``: it knows the events and
-    words of each layer, and the latencies of ``docs/architecture.md``.
+    Cycles in which no word enters the lanes, from ``activity_model``: a timetable of the engine's
+    rules and stages, which knows which elements are events and no measured number.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Shape:
 
 SHAPES = (
     Shape("egru", 64, 256, 2),
+    Shape("egru", 64, 512, 2),
     Shape("s5", 16, 192, 4, 96),
     Shape("gru", 64, 256, 2),
 )
@@ -262,10 +263,25 @@ def measure(
     *,
     warm: int = 4,
     steps: int = 6,
+    latency: int = LATENCY,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """One row: ``steps`` vectors back to back behind ``warm`` others."""
-    net, engine = network(shape, density), model.config
-    x = inputs(shape, part, warm + steps)
+    """One row: ``steps`` vectors back to back behind ``warm`` others.
+
+    Parameters
+    ----------
+    shape : Shape
+    part, density : float
+        Activity and density asked for.
+    model : EngineModel
+        Of :func:`config`, or of other lanes and limits.
+    latency : int
+        Of the memory, cycles.
+    seed : int
+        Of weights and inputs.
+    """
+    net, engine = network(shape, density, seed=seed), model.config
+    x = inputs(shape, part, warm + steps, seed=seed + 1)
     calibrate(net, part, x, warm)
     reference = Reference(net, config=engine)
     counted = Counted(net, engine)
@@ -276,7 +292,7 @@ def measure(
         if t >= warm:
             counted.after(reference)
     with NetworkOnEngine(net, engine, model=model) as on_engine:
-        model.behave(Behaviour(latency=LATENCY))
+        model.behave(Behaviour(latency=latency))
         on_engine.reset()
         got = [model.run(x[:warm], warm, net.outputs)[0]]
         model.wait_idle()
@@ -286,7 +302,7 @@ def measure(
         counters = model.counters()
     if not np.array_equal(np.concatenate(got), np.stack(expected)):
         raise RuntimeError(f"{net.name} at {part}: the engine differs from the reference")
-    modelled = Timetable(net, engine).cycles(counted.fired)
+    modelled = Timetable(net, engine, latency).cycles(counted.fired)
     return row_of(shape, part, density, net, engine, counted.steps, counters, modelled)
 
 
