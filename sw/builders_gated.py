@@ -49,8 +49,9 @@ class GatedBuilders(Builders):
             Of the candidate: ``"tanh"`` or ``"relu"``. With ReLU h goes up to 16.
         """
         name = name or f"gru{len(self.layers)}"
-        units, wx, wh = self._recurrent(name, "GRU", w_ih, w_hh, 3)
-        pick = gate_order(name, order, "ruc", "urc")
+        units, wx, wh, (bi, bh) = self._recurrent(
+            name, "GRU", w_ih, w_hh, (order, "ruc", "urc"), b_ih=b_ih, b_hh=b_hh
+        )
         if reset not in ("after", "before"):
             raise StillnetError(f"layer '{name}': reset must be 'after' or 'before', not '{reset}'")
         if activation not in ("tanh", "relu"):
@@ -58,9 +59,6 @@ class GatedBuilders(Builders):
                 f"layer '{name}': activation of a GRU's candidate must be tanh or relu, not "
                 f"'{activation}'"
             )
-        wx, wh = wx[pick], wh[pick]
-        bi = gate_biases(name, "b_ih", b_ih, units, 3)[pick]
-        bh = gate_biases(name, "b_hh", b_hh, units, 3)[pick]
         initial = initial_state(name, units, h=h0)
         suffix = "_relu" if activation == "relu" else ""
         top, index = self._top(), len(self.layers)
@@ -128,9 +126,9 @@ class GatedBuilders(Builders):
             f, c).
         """
         name = name or f"lstm{len(self.layers)}"
-        units, wx, wh = self._recurrent(name, "LSTM", w_ih, w_hh, 4)
-        pick = gate_order(name, order, "ifgo", "iofg")
-        bias = gate_biases(name, "b_ih", b_ih, units, 4) + gate_biases(name, "b_hh", b_hh, units, 4)
+        units, wx, wh, (bi, bh) = self._recurrent(
+            name, "LSTM", w_ih, w_hh, (order, "ifgo", "iofg"), b_ih=b_ih, b_hh=b_hh
+        )
         parameters = {}
         if peepholes is not None:
             unknown = sorted(set(peepholes) - set("ifo"))
@@ -146,8 +144,8 @@ class GatedBuilders(Builders):
             name,
             "lstm" if peepholes is None else "lstm_peephole",
             units,
-            (Matrix(self._top(), gates, wx[pick]), Matrix(len(self.layers), gates, wh[pick])),
-            dict(zip(gates, bias[pick])),
+            (Matrix(self._top(), gates, wx), Matrix(len(self.layers), gates, wh)),
+            dict(zip(gates, bi + bh)),
             initial_state(name, units, h=h0, c=c0),
             parameters=parameters,
         )
@@ -177,17 +175,16 @@ class GatedBuilders(Builders):
             Initial h. There is no event before the first step.
         """
         name = name or f"egru{len(self.layers)}"
-        units, wx, wh = self._recurrent(name, "EGRU", w_ih, w_hh, 3)
-        pick = gate_order(name, order, "ruc", "urc")
-        bi = gate_biases(name, "b_ih", b_ih, units, 3)[pick]
-        bh = gate_biases(name, "b_hh", b_hh, units, 3)[pick]
+        units, wx, wh, (bi, bh) = self._recurrent(
+            name, "EGRU", w_ih, w_hh, (order, "ruc", "urc"), b_ih=b_ih, b_hh=b_hh
+        )
         self._add(
             name,
             "egru",
             units,
             (
-                Matrix(self._top(), ("r", "u", "cx"), wx[pick]),
-                Matrix(len(self.layers), ("r", "u", "ch"), wh[pick]),
+                Matrix(self._top(), ("r", "u", "cx"), wx),
+                Matrix(len(self.layers), ("r", "u", "ch"), wh),
             ),
             {"r": bi[0] + bh[0], "u": bi[1] + bh[1], "cx": bi[2], "ch": bh[2]},
             initial_state(name, units, h=h0),
@@ -257,16 +254,16 @@ class GatedBuilders(Builders):
             ``"uc"`` or ``"cu"`` (SpeechBrain's). u is the paper's z.
         """
         name = name or f"ligru{len(self.layers)}"
-        units, wx, wh = self._recurrent(name, "LiGRU", w_ih, w_hh, 2)
-        pick = gate_order(name, order, "uc", "cu")
-        b = gate_biases(name, "bias", bias, units, 2)[pick]
+        units, wx, wh, (b,) = self._recurrent(
+            name, "LiGRU", w_ih, w_hh, (order, "uc", "cu"), bias=bias
+        )
         self._add(
             name,
             "ligru",
             units,
             (
-                Matrix(self._top(), ("u", "c"), wx[pick]),
-                Matrix(len(self.layers), ("u", "c"), wh[pick]),
+                Matrix(self._top(), ("u", "c"), wx),
+                Matrix(len(self.layers), ("u", "c"), wh),
             ),
             {"u": b[0], "c": b[1]},
             initial_state(name, units, h=h0),
@@ -274,9 +271,20 @@ class GatedBuilders(Builders):
         return self
 
     def _recurrent(
-        self, name: str, kind: str, w_ih: np.ndarray, w_hh: np.ndarray, gates: int
-    ) -> tuple[int, np.ndarray, np.ndarray]:
-        """(units, w_ih, w_hh), weights of shape (gates, units, columns)."""
+        self,
+        name: str,
+        kind: str,
+        w_ih: np.ndarray,
+        w_hh: np.ndarray,
+        orders: tuple[str, ...],
+        **biases: np.ndarray | None,
+    ) -> tuple[int, np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Units, and weights and biases of the gates in the cell's own order.
+
+        ``orders``: the order given, the cell's own, and others that are known. Weights come as
+        (gates, units, columns), each of ``biases`` as (gates, units), zero where absent.
+        """
+        gates = len(orders[1])
         w_ih = checked(name, "w_ih", w_ih, 2)
         w_hh = checked(name, "w_hh", w_hh, 2)
         units = w_hh.shape[1]
@@ -292,4 +300,10 @@ class GatedBuilders(Builders):
                 f"layer '{name}': w_ih has shape {w_ih.shape}, expected {(gates * units, size)} "
                 f"for {units} units on {size} inputs"
             )
-        return units, w_ih.reshape(gates, units, size), w_hh.reshape(gates, units, units)
+        pick = gate_order(name, *orders)
+        return (
+            units,
+            w_ih.reshape(gates, units, size)[pick],
+            w_hh.reshape(gates, units, units)[pick],
+            [gate_biases(name, label, b, units, gates)[pick] for label, b in biases.items()],
+        )
