@@ -487,7 +487,8 @@ class Scheduler(wiring.Component):
 
         run = self.runs.payload
         run_data = Data(run_layout(config))
-        m.d.comb += run.eq(run_data)
+        run_valid = Signal()  # in state RUN
+        m.d.comb += [run.eq(run_data), self.runs.valid.eq(run_valid)]
         clean = Signal()  # nothing moved since the pass began
         moved = Signal()
         m.d.comb += moved.eq(
@@ -601,10 +602,11 @@ class Scheduler(wiring.Component):
                             (matrix.kind == Kind.BLOCK) | (matrix.kind == Kind.STEP)
                         ),
                     ]
+                m.d.sync += run_valid.eq(1)
                 m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += self.runs.valid.eq(1)
                 with m.If(self.runs.ready):
+                    m.d.sync += run_valid.eq(0)
                     with m.If(run_data.bias):
                         if parameters:
                             m.d.sync += [
