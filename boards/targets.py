@@ -89,8 +89,8 @@ class Board:
     flash_bytes: int
     image_offset: int | None
     lamps: tuple[tuple[str, int], ...]
-    clock_hz: int = 90_000_000
-    sdram_phase: float = 247.5
+    clock_hz: int = 100_000_000
+    sdram_phase: float = 240.0
     baud: int = 3_000_000
     cell_width: int = 1
     cells: tuple[str, ...] = CELLS

@@ -78,7 +78,7 @@ class BlockFifo(wiring.Component):
             address.eq(Mux(found & move, after, head)),
             reader.addr.eq(address),
         ]
-        m.d.sync += found.eq(address != tail)
+        m.d.sync += found.eq(Mux(found & move, after != tail, head != tail))
         with m.If(found & move):
             m.d.sync += [head.eq(after), after.eq(after + 1)]
         payload = Data(self._shape)

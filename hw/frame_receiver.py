@@ -105,7 +105,7 @@ def read_ring(m: Module, ports: Any, end: Any, out: Any, *, flush: Any, start: A
         address.eq(Mux(found & move, after, pointer)),
         *(port.addr.eq(address) for port in ports),
     ]
-    m.d.sync += found.eq(address != end)
+    m.d.sync += found.eq(Mux(found & move, after != end, pointer != end))
     with m.If(move):
         m.d.sync += [
             Value.cast(payload).eq(Cat(port.data for port in ports)),
