@@ -355,7 +355,6 @@ class Scheduler(wiring.Component):
             at_end &= every
         # stage 1: the tables show matrix ``index1``
         valid1, index1, last1 = Signal(), Signal(s.matrix), Signal()
-        source_layer = Signal(s.layer)
         from_input = Signal()
         half = Signal()  # half of the input's list that comes next for this matrix
         target = Signal(s.layer)
@@ -364,17 +363,18 @@ class Scheduler(wiring.Component):
             matrix_index.eq(scan),
             position_reader.addr.eq(scan),
             from_input.eq((matrix.source == 0) & (matrix.kind != Kind.BIAS)),
-            source_layer.eq(matrix.source - 1),
             target.eq(matrix.target),
             half.eq(seen.bit_select(index1, 1)),
             use_second.eq(matrix.recurrent if config.second_threshold else 0),
         ]
         vector = Signal(VectorStatus(16))
-        chosen_status = Mux(
-            use_second,
-            Array(self.status_second[i].as_value() for i in range(layers))[source_layer],
-            Array(self.status[i].as_value() for i in range(layers))[source_layer],
-        )
+        # Source 0 is the input, which is looked at below; layer i is source i + 1.
+        source = matrix.source[: bits_for(layers)]
+
+        def of_source(status: Any) -> Any:
+            return Array(status[max(0, i - 1)].as_value() for i in range(layers + 1))[source]
+
+        chosen_status = Mux(use_second, of_source(self.status_second), of_source(self.status))
         hidden = Signal(VectorStatus(s.row))
         m.d.comb += hidden.eq(chosen_status)
         fresh = Signal()  # the vector was not seen by this matrix
@@ -511,7 +511,8 @@ class Scheduler(wiring.Component):
 
         run = self.runs.payload
         run_data = Data(run_layout(config))
-        m.d.comb += run.eq(run_data)
+        run_valid = Signal()  # in state RUN
+        m.d.comb += [run.eq(run_data), self.runs.valid.eq(run_valid)]
         clean = Signal()  # nothing moved since the pass began
         moved = Signal()
         m.d.comb += moved.eq(
@@ -650,10 +651,11 @@ class Scheduler(wiring.Component):
                             (matrix.kind == Kind.BLOCK) | (matrix.kind == Kind.STEP)
                         ),
                     ]
+                m.d.sync += run_valid.eq(1)
                 m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += self.runs.valid.eq(1)
                 with m.If(self.runs.ready):
+                    m.d.sync += run_valid.eq(0)
                     with m.If(run_data.bias):
                         if parameters:
                             m.d.sync += [
