@@ -336,7 +336,9 @@ def _wires(operation: Operation, args: list[Value]) -> Value:
         return args[0]
     if kind == "wrap":
         value = _shifted(args[0], operation.format.fraction - node.args[0].format.fraction)
-        return value[:bits].as_signed() if len(value) > bits else value
+        if len(value) < bits:  # all bits of the format, for what takes parts of it
+            value = Cat(value, value[-1].replicate(bits - len(value)))
+        return value[:bits].as_signed()
     if kind == "not":
         return ~args[0]
     if kind in ("and", "or"):

@@ -67,8 +67,8 @@ PIPELINES: dict[str, tuple[str, int, tuple[str, str]]] = {
         "s5_state",
         1,
         (
-            "return value[:bits].as_signed() if len(value) > bits else value",
-            "return (value >> (len(value) - bits)).as_signed()",
+            "return value[:bits].as_signed()\n",
+            "return (value >> (len(value) - bits)).as_signed()\n",
         ),
     ),
     "a shared multiplier works a phase early": (

@@ -137,6 +137,22 @@ class LongCarries(Cell):
         return output((x - z).narrow(Format(44, 10)))
 
 
+class WideWrap(Cell):
+    """Wrapped into more bits than are left of it, and then taken apart for a multiplier."""
+
+    name = "wide_wrap"
+    accumulators = ("a",)
+    state: ClassVar[dict[str, Format]] = {"t": Format(12, 8)}
+
+    def update(self, m: Any, state: Any) -> Node:
+        state.t.next(m.a)
+        return output(wide_mul(state.t.wrap(Format(24, 4)), m.a))
+
+
+def test_what_is_wrapped_has_all_bits_of_its_format() -> None:
+    check_pipeline(WideWrap(), 1, 400)
+
+
 @pytest.mark.parametrize("sharing", [1, 3])
 def test_pipeline_with_long_carries(sharing: int) -> None:
     steps = {o.kind for o in schedule(LongCarries(), sharing).operations if o.steps > 1}
