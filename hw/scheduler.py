@@ -318,9 +318,13 @@ class Scheduler(wiring.Component):
             m.d.comb += cell.peers[k].eq((layer.peer0, layer.peer1)[k])
         last_layer = Data()  # looked at when the layer has settled, so a cycle late is in time
         layer_end, matrix_end = Data(s.layer), Data(s.matrix)
+        # Two registers on the way from the loader, so that the last may stand where it is needed.
+        layer_end0, matrix_end0 = Data(s.layer), Data(s.matrix)
         m.d.sync += [
-            layer_end.eq(self.layers - 1),
-            matrix_end.eq(self.matrices - 1),
+            layer_end0.eq(self.layers - 1),
+            matrix_end0.eq(self.matrices - 1),
+            layer_end.eq(layer_end0),
+            matrix_end.eq(matrix_end0),
             last_layer.eq(current == layer_end),
         ]
         m.d.comb += self.step_dispatched.eq(dispatch & last_layer)
