@@ -14,6 +14,7 @@ import dataclasses
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +41,10 @@ __all__ = ["BENCH", "CASES", "Case", "examples", "nsnet2", "on_hardware"]
 
 Progress = Callable[[str, int, int], None]
 
-BUDGET = 0.016
-"""Error on calibration that thresholds may cost where other sounds are to stay within .02: a fifth
-less, because the network was fitted to calibration."""
+BUDGET = 0.014
+"""Error on calibration that thresholds may cost, where the test is to stay within .02: errors on a
+mean of kinds of noise heard and never heard are up to 1.4 times those of calibration. It was set by
+leaving two kinds of noise out of calibration (docs/compression.md), not by the test."""
 
 CLOCK_MHZ = 100.0
 BOARD = "ulx3s-85f"
@@ -56,7 +58,7 @@ class Case:
     Attributes
     ----------
     name : str
-        Of the folder of its stages.
+        Of the file that its network is kept in.
     label : str
     options : CompressOptions
     hardware : bool
@@ -67,6 +69,15 @@ class Case:
     label: str
     options: CompressOptions
     hardware: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Of its stages: cases that differ in their budget alone share the first of them. Named as
+        ``stillnet sweep --resume`` names them."""
+        o = self.options
+        parts = [f"{o.bits}bit-{o.sparsity:g}"]
+        parts += [o.pattern] if o.pattern != "unstructured" else []
+        return "-".join([*parts, *([o.method] if o.method != "second-order" else [])])
 
 
 def _cases() -> tuple[Case, ...]:
@@ -197,9 +208,23 @@ def on_hardware(
 def nsnet2(
     *, cases: tuple[Case, ...] = CASES, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
-    """All rows. Stages are kept where ``STILLNET_STAGES`` says, so that a stopped run goes on."""
-    data, audio = examples()
+    """All rows.
+
+    Stages and networks are kept where the environment's ``STILLNET_STAGES`` says, so that a stopped
+    run goes on.
+    """
     kept = os.environ.get("STILLNET_STAGES")
+    if kept:
+        Path(kept).mkdir(parents=True, exist_ok=True)
+        return _rows(cases, Path(kept), progress)
+    with tempfile.TemporaryDirectory() as name:
+        return _rows(cases, Path(name), progress)
+
+
+def _rows(
+    cases: tuple[Case, ...], folder: Path, progress: Progress | None
+) -> list[dict[str, Any]]:
+    data, audio = examples()
     model = load_model(data.nsnet2_path())
     calibration = data.calibration_recordings(CLIPS, SECONDS)
     tests = {
@@ -220,11 +245,10 @@ def nsnet2(
             calibration,
             case.options,
             config=config,
-            folder=Path(kept) / case.name if kept else None,
+            folder=folder / case.folder,
             progress=tell,
         )
-        if kept:
-            network.save(Path(kept) / f"{case.name}.safetensors")
+        network.save(folder / f"{case.name}.safetensors")
         found = {
             n: measure(model, network, [x], config, clock_mhz=CLOCK_MHZ) for n, x in tests.items()
         }

@@ -43,7 +43,7 @@ __all__ = ["CompressOptions", "compress", "engine_for"]
 _PIECE = 500
 """Steps of a recording that run in one piece."""
 
-_ROWS = 30_000
+_ROWS = 8_000
 """Steps of all recordings that are used; pieces spread evenly where there are more."""
 
 _JUDGED = 4_000
