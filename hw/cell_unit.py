@@ -264,7 +264,7 @@ class CellUnit(wiring.Component):
                 )
                 m.submodules[f"state_{name}{p}"] = memory
                 reader, writer = memory.read_port(), memory.write_port()
-                read1 = Signal(signed(bits), name=f"{name}_read{p}")
+                read1 = Data(signed(bits), name=f"{name}_read{p}")
                 old = Signal(signed(bits), name=f"{name}_old{p}")
                 new = Signal(signed(bits), name=f"{name}_new{p}")
                 m.d.comb += [
@@ -289,7 +289,7 @@ class CellUnit(wiring.Component):
                 m.d.sync += read1.eq(reader.data)
                 waiting = read1
                 for k in range(rescale_latency - 3):
-                    later = Signal.like(read1, name=f"{name}_later{p}_{k}")
+                    later = Data(signed(bits), name=f"{name}_later{p}_{k}")
                     m.d.sync += later.eq(waiting)
                     waiting = later
                 m.d.sync += old.eq(waiting)

@@ -134,7 +134,10 @@ class ColumnFetcher(wiring.Component):
         unread = Data(16)  # rows whose read was not started
         some_unread = Signal()
         rows_left = Data(16)  # rows not completely issued
-        run_words = Signal(range(YIELD_WORDS + 1))
+        # Words of the run with its next column, no more than YIELD_WORDS of them counted.
+        column_words = Data(range(YIELD_WORDS + 1))
+        run_words = Data(range(YIELD_WORDS + 1))
+        yields, last_row = Data(), Data()
         stages = Signal(LIST_READ_LATENCY)  # which stages of the read hold a row
         ready_row = stages[-1]
         advance = Signal()
@@ -212,17 +215,25 @@ class ColumnFetcher(wiring.Component):
                     next_row.eq(next_row + 1),
                 ]
         with m.If(emit):
-            total = Signal(17)
-            m.d.comb += total.eq(run_words + run.words)
-            m.d.sync += run_words.eq(Mux(total > YIELD_WORDS, YIELD_WORDS, total))
+            total = Signal(range(2 * YIELD_WORDS + 1))
+            m.d.comb += total.eq(run_words + column_words)
+            m.d.sync += [
+                run_words.eq(Mux(total >= YIELD_WORDS, YIELD_WORDS, total)),
+                yields.eq(total >= YIELD_WORDS),
+            ]
         rows_done = Signal(16)
         over = Signal()  # nothing more is issued; the address pipeline empties
         drain = Signal(3)
         with m.If(row_done):
-            m.d.sync += [rows_left.eq(rows_left - 1), rows_done.eq(rows_done + 1)]
-            with m.If((rows_left == 1) | (run_words + run.words >= YIELD_WORDS)):
+            m.d.sync += [
+                rows_left.eq(rows_left - 1),
+                last_row.eq(rows_left == 2),
+                rows_done.eq(rows_done + 1),
+            ]
+            with m.If(last_row | yields):
                 m.d.sync += [active.eq(0), over.eq(1), stages.eq(0)]
         begin = Signal()
+        begin_words = Mux(run.words >= YIELD_WORDS, YIELD_WORDS, run.words[: len(run_words)])
         m.d.comb += begin.eq(self.runs.valid & ~active & ~over)
         with m.If(begin):
             m.d.sync += [
@@ -231,8 +242,11 @@ class ColumnFetcher(wiring.Component):
                 unread.eq(run.rows),
                 some_unread.eq(~run.bias & (run.rows != 0)),
                 rows_left.eq(run.rows),
+                last_row.eq(run.rows == 1),
                 rows_done.eq(0),
-                run_words.eq(0),
+                run_words.eq(begin_words),
+                column_words.eq(begin_words),
+                yields.eq(run.words >= YIELD_WORDS),
                 bias.eq(run.bias),
                 stages.eq(Mux(run.bias, 1 << (LIST_READ_LATENCY - 1), 0)),
                 spent.eq(0),

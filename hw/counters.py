@@ -92,16 +92,21 @@ class Counters(wiring.Component):
         def add(register: Register, amount: Any) -> Any:
             return value[register].eq(value[register] + amount)
 
+        # What is counted comes from far away, so it is counted a cycle later, and cleared as late.
         quiet = ~(self.word | self.held | self.starved)
-        m.d.sync += [
-            add(Register.CYCLES, self.active),
-            add(Register.WORDS, self.active & self.word),
-            add(Register.STALL_CELL, self.active & self.held),
-            add(Register.STALL_MEMORY, self.active & self.starved),
-            add(Register.STALL_EVENTS, self.active & quiet),
-            add(Register.SATURATIONS, self.saturated),
-            add(Register.STEPS, self.output_last),
-        ]
+        clear = Signal()
+        m.d.sync += clear.eq(self.clear)
+        for register, amount in (
+            (Register.CYCLES, self.active),
+            (Register.WORDS, self.active & self.word),
+            (Register.STALL_CELL, self.active & self.held),
+            (Register.STALL_MEMORY, self.active & self.starved),
+            (Register.STALL_EVENTS, self.active & quiet),
+            (Register.SATURATIONS, self.saturated),
+            (Register.STEPS, self.output_last),
+        ):
+            late = Signal(len(amount), name=f"{register.name.lower()}_late")
+            m.d.sync += [late.eq(amount), add(register, late)]
 
         timing = Signal()
         elapsed = Signal(32)
@@ -149,7 +154,7 @@ class Counters(wiring.Component):
                     m.d.comb += self.value.eq(event_values[-1])
                 with m.If(self.select == 0):
                     m.d.comb += self.value.eq(input_events)
-        with m.If(self.clear):
+        with m.If(clear):
             m.d.sync += [signal.eq(0) for signal in value.values()]
             m.d.sync += [input_events.eq(0), sweep.eq(0)]
         return m

@@ -343,8 +343,10 @@ class EventEncoder(wiring.Component):
             reader.addr.eq(read_address),
             reader.en.eq(self.list_enable),
         ]
+        list_data = Data(entry.shape())
         with m.If(self.list_enable):
-            m.d.sync += self.list_data.eq(reader.data)
+            m.d.sync += list_data.eq(reader.data)
+        m.d.comb += self.list_data.eq(list_data)
         return m
 
     def _reached(self, m: Module, p: int, difference1: Signal) -> Any:

@@ -21,7 +21,9 @@ from stillnet.sw.contract.link import (
     Command,
 )
 
-__all__ = ["FrameReceiver", "check_ring", "frame_byte_layout", "read_ring"]
+from .data_register import Data
+
+__all__ = ["FrameReceiver", "add_ring", "check_ring", "frame_byte_layout", "read_ring"]
 
 
 def frame_byte_layout() -> data.StructLayout:
@@ -42,7 +44,36 @@ def check_ring(what: str, value: Any) -> int:
     return value
 
 
-def read_ring(m: Module, port: Any, end: Any, out: Any, *, flush: Any, start: Any) -> Signal:
+def add_ring(m: Module, depth: int) -> tuple[Any, Any, Any, Any]:
+    """A memory of bytes of frames, whose reads never meet a write.
+
+    What marks the last byte has a memory of its own: block RAM is 8 or 9 bits wide at no more than
+    2,048 places, and a choice between two of them would take the rest of a cycle.
+
+    Returns
+    -------
+    :class:`tuple`
+        Write port and read port of the bytes, those of the marks.
+    """
+    ports = []
+    for name, width in (("ring", 8), ("marks", 1)):
+        # A place that is written is never read in that cycle: Yosys need not add logic for it.
+        memory = Memory(shape=width, depth=depth, init=[], attrs={"no_rw_check": 1})
+        m.submodules[name] = memory
+        ports += [memory.write_port(), memory.read_port()]
+    write, read, mark_write, mark_read = ports
+    m.d.comb += [
+        mark_write.addr.eq(write.addr),
+        mark_write.en.eq(write.en),
+        mark_read.addr.eq(read.addr),
+        mark_read.en.eq(read.en),
+    ]
+    return write, read, mark_write, mark_read
+
+
+def read_ring(
+    m: Module, port: Any, mark: Any, end: Any, out: Any, *, flush: Any, start: Any
+) -> Signal:
     """Makes a stream of what lies in a ring from a pointer to ``end``, a byte a cycle.
 
     Behind the memory comes a register, as block RAM needs to be fast.
@@ -50,8 +81,8 @@ def read_ring(m: Module, port: Any, end: Any, out: Any, *, flush: Any, start: An
     Parameters
     ----------
     m : :class:`Module`
-    port
-        Read port of the memory.
+    port, mark
+        Read ports of the bytes and of the marks.
     end
         First place that does not hold a byte yet.
     out
@@ -69,14 +100,16 @@ def read_ring(m: Module, port: Any, end: Any, out: Any, *, flush: Any, start: An
     pointer = Signal(len(port.addr))
     latched = Signal()
     fetch, move = Signal(), Signal()
+    payload = Data(frame_byte_layout())
     m.d.comb += [
+        out.payload.eq(payload),
         move.eq(~out.valid | out.ready),
         fetch.eq((pointer != end) & (~latched | move)),
         port.addr.eq(pointer),
         port.en.eq(fetch),
     ]
     with m.If(move):
-        m.d.sync += [out.payload.eq(port.data), out.valid.eq(latched)]
+        m.d.sync += [payload.data.eq(port.data), payload.last.eq(mark.data), out.valid.eq(latched)]
     with m.If(fetch):
         m.d.sync += [pointer.eq(pointer + 1), latched.eq(1)]
     with m.Elif(move):
@@ -140,15 +173,11 @@ class FrameReceiver(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        # A place that is written is never read in that cycle: Yosys need not add logic for it.
-        m.submodules.ring = ring = Memory(
-            shape=9, depth=self.ring_bytes, init=[], attrs={"no_rw_check": 1}
-        )
-        write = ring.write_port()
+        write, read, mark, mark_read = add_ring(m, self.ring_bytes)
         place, committed, after = (Signal(len(write.addr)) for _ in range(3))
         m.d.comb += after.eq(place + 1)
         out_place = read_ring(
-            m, ring.read_port(), committed, self.frames, flush=self.restart, start=0
+            m, read, mark_read, committed, self.frames, flush=self.restart, start=0
         )
         room = Signal()
         m.d.sync += room.eq(after != out_place)  # early enough: a byte takes two cycles
@@ -170,11 +199,20 @@ class FrameReceiver(wiring.Component):
         whole = Signal()
         m.d.comb += whole.eq(count == HEADER_BYTES + TRAILER_BYTES)
         version_kind, sequence, third = Signal(8), Signal(8), Signal(8)
-        ending, good = Signal(), Signal()
-        m.d.comb += [write.addr.eq(place), write.data[:8].eq(delay[-1]), write.data[8].eq(ending)]
+        ending, good, empty = Signal(), Signal(), Signal()
+        m.d.comb += [write.addr.eq(place), write.data.eq(delay[-1]), mark.data.eq(ending)]
 
+        # The header has been there for many cycles when it is looked at.
         kind, ahead = Signal(4), Signal(8)
+        other_version, is_resume, is_reset, other, past = (Data() for _ in range(5))
         m.d.comb += [kind.eq(version_kind[:4]), ahead.eq(sequence - self.expected)]
+        m.d.sync += [
+            other_version.eq(version_kind[4:] != VERSION),
+            is_resume.eq(kind == Command.RESUME),
+            is_reset.eq(kind == Command.RESET),
+            other.eq((kind != Command.HELLO) & (ahead != 0)),
+            past.eq(ahead[7]),
+        ]
         # What happens elsewhere because of a frame happens a cycle later, from registers.
         m.d.sync += [
             self.causes.eq(0),
@@ -224,6 +262,7 @@ class FrameReceiver(wiring.Component):
             with m.State("END"):
                 m.d.comb += [ending.eq(1), write.en.eq(room)]
                 m.d.sync += [
+                    empty.eq((count == 0) & ~damaged & ~escaped),
                     good.eq(crc.match_detected & whole & ~damaged & ~escaped),
                     overflow.eq(overflow | ~room),
                 ]
@@ -241,21 +280,21 @@ class FrameReceiver(wiring.Component):
                 m.next = "TAKE"
                 with m.If(broken):
                     m.d.sync += self.causes.eq(Cause.LINE)
-                with m.Elif((count == 0) & ~damaged & ~escaped):
+                with m.Elif(empty):
                     pass  # between two flags
                 with m.Elif(~good):
                     m.d.sync += self.causes.eq(Cause.CHECK)
-                with m.Elif(version_kind[4:] != VERSION):
+                with m.Elif(other_version):
                     m.d.sync += self.causes.eq(Cause.VERSION)
-                with m.Elif(kind == Command.RESUME):
+                with m.Elif(is_resume):
                     m.d.sync += [self.resume.eq(1), self.causes.eq(Cause.RESUME)]
                     m.d.sync += self.question.eq(third)
-                with m.Elif(kind == Command.RESET):
+                with m.Elif(is_reset):
                     m.d.sync += [self.restart.eq(1), self.causes.eq(Cause.RESET)]
                     m.d.sync += [self.expected.eq(sequence + 1), place.eq(0), committed.eq(0)]
-                with m.Elif((kind != Command.HELLO) & (ahead != 0)):
+                with m.Elif(other):
                     # A command of the past was done already; its reply was asked for, or will be.
-                    with m.If(~ahead[7]):
+                    with m.If(~past):
                         m.d.sync += self.causes.eq(Cause.GAP)
                 with m.Elif(overflow):
                     m.d.sync += self.causes.eq(Cause.FULL)

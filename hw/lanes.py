@@ -395,8 +395,8 @@ class Lanes(wiring.Component):
 
         # The cell reads the bank that the column leaves free.
         m.d.comb += self.read_ready.eq(~(valid0 & (bank0 == self.read_bank)))
-        read_bank1 = Signal()
-        m.d.sync += read_bank1.eq(self.read_bank)
+        read_bank1, read_bank2 = Signal(), Signal()
+        m.d.sync += [read_bank1.eq(self.read_bank), read_bank2.eq(read_bank1)]
 
         half = -(-config.accumulators // 2)
         m.d.comb += self.busy.eq(
@@ -412,7 +412,7 @@ class Lanes(wiring.Component):
         for i in range(lanes):
             lane = Module()
             product = Data(signed(WEIGHT_BITS + EVENT_BITS))
-            read = Data(ACCUMULATOR_BITS)
+            read = [Data(ACCUMULATOR_BITS, name=f"read{k}") for k in range(2)]
             older = Data(ACCUMULATOR_BITS)
             addend = Signal(ACCUMULATOR_BITS)
             total = Data(signed(ACCUMULATOR_BITS))
@@ -445,7 +445,6 @@ class Lanes(wiring.Component):
                 product.eq(multiplier.product),
                 bias_value.eq(Cat(*bytes_)),
             ]
-            outputs = []
             for k in range(2):
                 # A sum read while it is written is bypassed: the memory may give either value.
                 memory = Memory(
@@ -463,15 +462,17 @@ class Lanes(wiring.Component):
                     writer.data.eq(total),
                     writer.en.eq(valid3 & (bank3 == k)),
                 ]
-                outputs.append(reader.data)
-            # Straight from the memory to a register: half of a cycle is gone when its data come.
-            lane.d.sync += [
-                read.eq(Mux(bank1, outputs[1], outputs[0])),
+                # Half of a cycle is gone when a memory's data come. So nothing is done with them
+                # before a register, which may be the block RAM's own (boards/block_ram.py).
+                lane.d.sync += read[k].eq(reader.data)
+            lane.d.comb += [
+                addend.eq(
+                    Mux(use_total, total, Mux(use_older, older, Mux(bank2, read[1], read[0])))
+                ),
                 self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(
-                    Mux(read_bank1, outputs[1], outputs[0])
+                    Mux(read_bank2, read[1], read[0])
                 ),
             ]
-            lane.d.comb += addend.eq(Mux(use_total, total, Mux(use_older, older, read)))
             lane.d.sync += [
                 older.eq(Mux(bias1, bias_value, Mux(near2, total, total1))),
                 total.eq(addend.as_signed() + product),

@@ -9,7 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .frame_receiver import check_ring, frame_byte_layout, read_ring
+from .frame_receiver import add_ring, check_ring, frame_byte_layout, read_ring
 
 __all__ = ["ReplyStore"]
 
@@ -65,10 +65,7 @@ class ReplyStore(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.ring = ring = Memory(
-            shape=9, depth=self.ring_bytes, init=[], attrs={"no_rw_check": 1}
-        )
-        write = ring.write_port()
+        write, read, mark, mark_read = add_ring(m, self.ring_bytes)
         place = Signal(len(write.addr))
         m.submodules.begins = begins = Memory(shape=len(place), depth=self.window, init=[])
         begins_bits = (self.window - 1).bit_length()
@@ -82,7 +79,8 @@ class ReplyStore(wiring.Component):
             put.eq(held_valid & room),
             self.replies.ready.eq(~held_valid | room),
             write.addr.eq(place),
-            write.data.eq(held),
+            write.data.eq(held.data),
+            mark.data.eq(held.last),
             write.en.eq(put),
             begins_write.addr.eq(held_sequence),
             begins_write.data.eq(place),
@@ -120,7 +118,7 @@ class ReplyStore(wiring.Component):
             m.d.sync += wanted.eq(0)
         with m.If(self.resume):
             m.d.sync += [wanted.eq(1), sequence.eq(self.resume_sequence), known.eq(0)]
-        pointer = read_ring(m, ring.read_port(), place, self.frames, flush=back, start=start)
+        pointer = read_ring(m, read, mark_read, place, self.frames, flush=back, start=start)
         after = Signal.like(place)
         m.d.comb += after.eq(place + 1)
         m.d.sync += room.eq((after != pointer) & ~put)  # known a cycle after each byte

@@ -266,8 +266,10 @@ class Scheduler(wiring.Component):
         # The tables show a layer a cycle before it is settled.
         rows = Signal(16)
         single = Signal()
+        layer_matrices = Data(len(layer.matrices))
         round_up = width - 1
         m.d.sync += [
+            layer_matrices.eq(layer.matrices),
             rows.eq((layer.units + round_up) >> (width.bit_length() - 1)),
             single.eq(layer.units <= width),
         ]
@@ -325,7 +327,7 @@ class Scheduler(wiring.Component):
                     above.bit_select(current, 1) ^ parity.bit_select(current, 1)
                 ),
                 pending.bit_select(current, 1).eq(0),
-                Array(remaining)[current].eq(layer.matrices),
+                Array(remaining)[current].eq(layer_matrices),
             ]
             with m.If(layer.reload):
                 m.d.sync += loaded.bit_select(current, 1).eq(0)
@@ -467,8 +469,12 @@ class Scheduler(wiring.Component):
             m.d.sync += [
                 finished.bit_select(index3, 1).eq(parity.bit_select(target3, 1)),
                 seen.bit_select(index3, 1).eq(~seen.bit_select(index3, 1)),
-                Array(remaining)[target3].eq(Array(remaining)[target3] - 1),
             ]
+            # Each layer counts by itself: a subtraction behind a choice between all is too long.
+            with m.Switch(target3):
+                for i, count in enumerate(remaining):
+                    with m.Case(i):
+                        m.d.sync += count.eq(count - 1)
             m.d.comb += [
                 position_writer.addr.eq(index3),
                 position_writer.data.eq(0),
@@ -528,7 +534,7 @@ class Scheduler(wiring.Component):
                     m.next = "SETUP_LAYERS"
             with m.State("SETUP_LAYERS"), m.If(settled.all()):
                 m.d.sync += [
-                    Array(remaining)[current].eq(layer.matrices),
+                    Array(remaining)[current].eq(layer_matrices),
                     settled.eq(0),
                     current.eq(current + 1),
                 ]
