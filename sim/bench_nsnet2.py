@@ -221,9 +221,7 @@ def nsnet2(
         return _rows(cases, Path(name), progress)
 
 
-def _rows(
-    cases: tuple[Case, ...], folder: Path, progress: Progress | None
-) -> list[dict[str, Any]]:
+def _rows(cases: tuple[Case, ...], folder: Path, progress: Progress | None) -> list[dict[str, Any]]:
     data, audio = examples()
     model = load_model(data.nsnet2_path())
     calibration = data.calibration_recordings(CLIPS, SECONDS)

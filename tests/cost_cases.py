@@ -14,8 +14,8 @@ import numpy as np
 
 from stillnet.sim.bench_weights import Case as Pruning
 from stillnet.sim.bench_weights import prune
-from stillnet.sim.engine_model import Behaviour, EngineModel
-from stillnet.sim.equivalence import NetworkOnEngine
+from stillnet.sim.counted_run import counted_run
+from stillnet.sim.engine_model import EngineModel
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import RESCALE_GUARD_BITS
@@ -291,20 +291,11 @@ def count(
     network: Network, x: np.ndarray, model: EngineModel, latency: int
 ) -> tuple[float, float, float]:
     """What the hardware counts: words, cycles back to back, cycles from idle, of a step."""
-    found = []
-    with NetworkOnEngine(network, model.config, model=model) as engine:
-        for together in (STEPS, 1):
-            model.behave(Behaviour(latency=latency))
-            engine.reset()
-            model.run(x[:WARM], WARM, network.outputs)
-            model.wait_idle()
-            model.clear_counters()
-            for t in range(WARM, WARM + STEPS, together):
-                model.run(x[t : t + together], together, network.outputs)
-                model.wait_idle()
-            counters = model.counters()
-            found.append(counters["cycles"] / STEPS)
-    return counters["words"] / STEPS, *found
+    together, single = (
+        counted_run(network, x, model, warm=WARM, latency=latency, streaming=streaming)
+        for streaming in (True, False)
+    )
+    return together["words"], together["cycles"], single["cycles"]
 
 
 if __name__ == "__main__":

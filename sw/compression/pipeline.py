@@ -52,6 +52,9 @@ _JUDGED = 4_000
 _TIMED = 40
 """Steps whose cycles are predicted one by one."""
 
+_SHRUNK = 30
+"""How often thresholds are shrunk by 2 % where integers exceed the budget."""
+
 _PROBED = 3_000
 """Steps over which sensitivities are averaged."""
 
@@ -443,10 +446,10 @@ def _limits(
 def _settle(setup: _Setup, network: Network, limits: Limits) -> None:
     """The search ran in floating point: in integers, too, the error must keep the budget."""
     budget = setup.options.max_error or 0.0
-    for _ in range(8):
+    for _ in range(_SHRUNK):
         if _integer_error(setup, network)[0] <= budget:
             return
-        limits.thresholds = {s: 0.93 * v for s, v in limits.thresholds.items()}
+        limits.thresholds = {s: 0.98 * v for s, v in limits.thresholds.items()}
         set_limits(network, Encoders(limits.thresholds, setup.job.fraction))
     raise StillnetError(
         f"max_error {budget:g} cannot be kept: in integers the mean error is "
