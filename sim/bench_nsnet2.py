@@ -111,7 +111,7 @@ CASES = _cases()
 
 CLIPS = 3
 SECONDS = 30.0
-STRETCHES, FRAMES = 4, 10
+STRETCHES, FRAMES = 2, 5
 """Of each test recording, evenly spread, on the hardware."""
 
 
