@@ -256,7 +256,8 @@ class System(wiring.Component):
             lamps.step.eq(
                 engine.outputs.valid & engine.outputs.ready & engine.outputs.payload.last
             ),
-            lamps.trouble.eq(link.rx_error | link.engine_reset | engine.refused | boot_failed),
             self.lamps.eq(lamps.lamps),
         ]
+        trouble = link.rx_error | link.engine_reset | engine.refused | boot_failed
+        m.d.sync += lamps.trouble.eq(trouble)
         return m

@@ -14,6 +14,9 @@ from stillnet.sw.errors import StillnetError
 __all__ = ["BOARDS", "Board", "block_rams", "board", "presets"]
 
 CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
+MAX_UNITS = 4096
+"""Of an engine on a board."""
+
 SPRAM_BYTES = 1 << 17
 """Single-port RAM of an UP5K."""
 
@@ -86,8 +89,8 @@ class Board:
     flash_bytes: int
     image_offset: int | None
     lamps: tuple[tuple[str, int], ...]
-    clock_hz: int = 90_000_000
-    sdram_phase: float = 247.5
+    clock_hz: int = 100_000_000
+    sdram_phase: float = 240.0
     baud: int = 3_000_000
     cell_width: int = 1
     cells: tuple[str, ...] = CELLS
@@ -118,6 +121,9 @@ class Board:
     def config(self) -> EngineConfig:
         """The largest engine whose memories take at most four fifths of the block RAM.
 
+        But no more than ``MAX_UNITS``: the sums of more units lie in block RAM so far apart that
+        100 MHz are lost.
+
         Two accumulators a unit, as a third of GRUs among dense layers needs. As many lanes as
         the SDRAM gives weights a cycle: more would wait for words.
 
@@ -133,15 +139,15 @@ class Board:
         lanes = self.sdram.data_bits // 8
         address_bits = (self.sdram.size_bytes // lanes).bit_length() - 1
         best = None
-        for scale in range(1, -3, -1):
+        for scale in range(3):
             best = EngineConfig(
                 name=self.name,
                 lanes=lanes,
                 cells=self.cells,
                 cell_width=self.cell_width,
-                units=int(4096 * 2.0**scale),
+                units=MAX_UNITS >> scale,
                 inputs=1024,
-                accumulators=int(8192 * 2.0**scale) // lanes,
+                accumulators=2 * (MAX_UNITS >> scale) // lanes,
                 layers=8,
                 matrices=32,
                 address_bits=min(32, address_bits),

@@ -29,8 +29,8 @@ class BoardTop(Elaboratable):
     *SDRAM clock.* Commands leave at a rising edge of ``sync``; the part takes them ``phase`` later,
     so it has that much setup and the rest of the period as hold. Its data arrives after its clock's
     way out, its access time (5.4 to 6 ns) and the way back, and stays until 2.5 ns or more into the
-    next period. With about 4 ns of pads, both ways together, at 90 MHz and 247.5 degrees: data is
-    there from 17.6 to 25.3 ns after the edge before, the register takes it at 22.2.
+    next period. With about 4 ns of pads, both ways together, at 100 MHz and 240 degrees: data is
+    there from 16.7 to 23.2 ns after the edge before, the register takes it at 20.0.
 
     Parameters
     ----------

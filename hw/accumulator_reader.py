@@ -85,6 +85,7 @@ class AccumulatorReader(wiring.Component):
                 "hold_sequence": Out(s.sequence),
                 "read_valid": Out(1),
                 "read_address": Out(s.accumulator_address - 1),
+                "read_inverse": Out(s.accumulator_address - 1),
                 "read_bank": Out(1),
                 "read_ready": In(1),
                 "read_data": In(config.multipliers * ACCUMULATOR_BITS),
@@ -129,7 +130,7 @@ class AccumulatorReader(wiring.Component):
         gate = Signal(range(max(2, s.gates)))
         base = Data(s.accumulator_address)
         fresh = Signal()  # what may be read is still that of the previous command
-        asked = Signal()  # the command's last read is on its way
+        asking = Signal()  # the command has reads that are not on their way yet
         free = Signal(range(depth + 1), init=depth)  # blocks of the buffer not promised
         some_free = Signal(init=1)
         # Whether the block and the one after it may be read, from what was known a cycle ago.
@@ -142,7 +143,7 @@ class AccumulatorReader(wiring.Component):
 
         # The read itself starts from registers: its address reaches the memories of all lanes.
         read_gate = Signal.like(gate)
-        read_gate_last, read_block_last = Signal(), Signal()
+        read_gate_last, read_last = Signal(), Signal()
         read_short = Signal(range(lanes + 1))
         may_ask, granted = Signal(), Signal()
         gate_last, block_last = Signal(), Signal()
@@ -155,13 +156,7 @@ class AccumulatorReader(wiring.Component):
                 m.d.sync += gate_base.eq(self.commands.payload.base)
         m.d.comb += [
             may_ask.eq(
-                active
-                & ~command.skip
-                & ~fresh
-                & ~asked
-                & Mux(moved, open_next, open_)
-                & some_free
-                & (~self.read_valid | granted)
+                asking & Mux(moved, open_next, open_) & some_free & (~self.read_valid | granted)
             ),
             granted.eq(self.read_valid & self.read_ready),
             gate_last.eq(gate == command.stride - 1),
@@ -179,19 +174,23 @@ class AccumulatorReader(wiring.Component):
             m.d.sync += self.read_valid.eq(0)
             with m.If(read_gate_last):
                 m.d.sync += self.hold_block.eq(self.hold_block + 1)
+        with m.If(may_ask & gate_last & block_last):
+            m.d.sync += asking.eq(0)
+        with m.Elif(fresh):
+            m.d.sync += asking.eq(~command.skip)
         with m.If(may_ask):
             m.d.sync += [
                 self.read_valid.eq(1),
                 self.read_address.eq(place[1:]),
+                self.read_inverse.eq(~place[1:]),
                 self.read_bank.eq(
                     place[0] if config.sparse else place[0] ^ (block[0] & ~command.stride[0])
                 ),
                 read_gate.eq(gate),
                 read_gate_last.eq(gate_last),
-                read_block_last.eq(block_last),
+                read_last.eq(gate_last & block_last),
                 read_short.eq(Mux(left > lanes, lanes, left)),
                 gate.eq(gate + 1),
-                asked.eq(gate_last & block_last),
             ]
             with m.If(gate_last):
                 m.d.sync += [
@@ -203,11 +202,12 @@ class AccumulatorReader(wiring.Component):
         with m.If(self.peek_valid):
             m.d.sync += [
                 self.read_address.eq(self.peek_address[1:]),
+                self.read_inverse.eq(~self.peek_address[1:]),
                 self.read_bank.eq(self.peek_address[0]),
             ]
         finished = Signal()
         m.d.comb += [
-            finished.eq(active & (command.skip | (granted & read_gate_last & read_block_last))),
+            finished.eq((active & command.skip) | (granted & read_last)),
             self.commands.ready.eq(~active | finished),
         ]
         with m.If(finished):
@@ -223,7 +223,6 @@ class AccumulatorReader(wiring.Component):
                 base.eq(entry.base),
                 left.eq(entry.units),
                 fresh.eq(1),
-                asked.eq(0),
             ]
 
         # -- buffer: one memory an accumulator, a block of units a row ----------------------------

@@ -18,6 +18,7 @@ from amaranth.lib.wiring import In, Out
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import EVENT_BITS
 
+from .block_fifo import BlockFifo
 from .data_register import Data
 from .event_encoder import LIST_READ_LATENCY, list_layout
 from .lanes import column_layout, format_fields
@@ -179,23 +180,22 @@ class ColumnFetcher(wiring.Component):
         words_in_flight = Signal(20)
         requests = Signal(range(REQUESTS + 1))
         credit = Signal()
-        # One register: a limit may be passed by one column, for which there is room.
-        m.d.sync += credit.eq(
-            (columns_in_flight < config.fetch_columns - 1)
-            & (words_in_flight < config.fetch_words)
-            & (requests < REQUESTS - 1)
-        )
         emit = Signal()
         bias = Signal()  # the run is a bias: a row that no list holds
         long = Signal()  # the run's columns; it stands a cycle before anything is emitted
-        pause = Signal()
         m.d.comb += [
-            emit.eq(active & credit & ~pause & ready_row),
+            emit.eq(active & credit & ready_row),
             advance.eq(~ready_row | (emit & row_last)),
         ]
         m.d.sync += [
-            # The counters show a column two cycles after it was emitted; short of that, pause.
-            pause.eq(emit & long),
+            # From a register, so a limit may be passed by one column, for which there is room. A
+            # long one shows in the counters only after two cycles: until then there is a pause.
+            credit.eq(
+                (columns_in_flight < config.fetch_columns - 1)
+                & (words_in_flight < config.fetch_words)
+                & (requests < REQUESTS - 1)
+                & ~(emit & long)
+            ),
             long.eq(run.words >= config.fetch_words // 2),
         ]
         with m.If(emit & ~bias):
@@ -238,9 +238,6 @@ class ColumnFetcher(wiring.Component):
         with m.If(begin):
             m.d.sync += [
                 active.eq(1),
-                next_row.eq(run.row),
-                unread.eq(run.rows),
-                some_unread.eq(~run.bias & (run.rows != 0)),
                 rows_left.eq(run.rows),
                 last_row.eq(run.rows == 1),
                 rows_done.eq(0),
@@ -251,6 +248,12 @@ class ColumnFetcher(wiring.Component):
                 stages.eq(Mux(run.bias, 1 << (LIST_READ_LATENCY - 1), 0)),
                 spent.eq(0),
                 drain.eq(0),
+            ]
+        with m.If(~active):
+            m.d.sync += [
+                next_row.eq(run.row),
+                unread.eq(run.rows),
+                some_unread.eq(~run.bias & (run.rows != 0)),
             ]
         m.d.comb += [
             self.rows_done.eq(rows_done),
@@ -334,16 +337,11 @@ class ColumnFetcher(wiring.Component):
             column.step.eq(run.step),
         ]
         m.d.comb += [column[name].eq(run[name]) for name in format_fields(config)]
-        m.submodules.columns = column_fifo = SyncFIFOBuffered(
-            width=len(column.as_value()), depth=config.fetch_columns
-        )
-        m.d.comb += [
-            column_fifo.w_en.eq(known),
-            column_fifo.w_data.eq(column),
-            self.columns.valid.eq(column_fifo.r_rdy),
-            self.columns.payload.eq(column_fifo.r_data),
-            column_fifo.r_en.eq(self.columns.ready),
-        ]
+        # Always more entries than columns in flight: full would look like empty.
+        depth = 1 << config.fetch_columns.bit_length()
+        m.submodules.columns = columns = BlockFifo(column_layout(config), depth)
+        m.d.comb += [columns.i_stream.valid.eq(known), columns.i_stream.payload.eq(column)]
+        wiring.connect(m, columns.o_stream, wiring.flipped(self.columns))
 
         # -- what is in flight --------------------------------------------------------------------
 

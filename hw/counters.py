@@ -110,10 +110,15 @@ class Counters(wiring.Component):
 
         timing = Signal()
         elapsed = Signal(32)
-        m.d.sync += elapsed.eq(elapsed + 1)
-        with m.If(self.accepted & self.was_idle):
+        begins, ends = Signal(), Signal()  # both as late
+        m.d.sync += [
+            elapsed.eq(elapsed + 1),
+            begins.eq(self.accepted & self.was_idle),
+            ends.eq(self.output_last),
+        ]
+        with m.If(begins):
             m.d.sync += [timing.eq(1), elapsed.eq(1)]
-        with m.If(timing & self.output_last):
+        with m.If(timing & ends):
             m.d.sync += [timing.eq(0), value[Register.LATENCY].eq(elapsed + 1)]
 
         # Events: a register for the input, a memory for the layers; one sum a vector.

@@ -49,7 +49,7 @@ from .write_back import WriteBack, output_layout
 
 __all__ = ["Engine"]
 
-ACCESS_CYCLES = 8
+ACCESS_CYCLES = 9
 """Cycles of an access to state or event counters, more than any of the memories takes."""
 
 READ_CYCLES = 2
@@ -226,6 +226,7 @@ class Engine(wiring.Component):
             lanes.hold_next_active.eq(waiting_valid),
             lanes.read_valid.eq(reader.read_valid),
             lanes.read_address.eq(reader.read_address),
+            lanes.read_inverse.eq(reader.read_inverse),
             lanes.read_bank.eq(reader.read_bank),
             reader.read_ready.eq(lanes.read_ready),
             reader.read_data.eq(lanes.read_data),
@@ -329,7 +330,11 @@ class Engine(wiring.Component):
         m.d.sync += scheduler_quiet.eq(quiet)
         m.d.comb += scheduler.quiet.eq(scheduler_quiet)
         may_stop = Signal()  # nothing is in progress that a load or clear could cut off
-        m.d.comb += may_stop.eq(~started | (scheduler.idle & quiet & ~input_encoder.accepted))
+        accepted_late = Signal()  # `quiet` of a cycle ago does not show it yet
+        m.d.sync += accepted_late.eq(input_encoder.accepted)
+        m.d.comb += may_stop.eq(
+            ~started | (scheduler.idle & scheduler_quiet & ~input_encoder.accepted & ~accepted_late)
+        )
         start = Signal()
         m.d.comb += loader.start.eq(start)
         m.d.sync += start.eq(0)
@@ -395,11 +400,14 @@ class Engine(wiring.Component):
         is_state = bus.address == Register.STATE_DATA
         is_slow = is_state | (bus.address == Register.EVENTS)
         with m.If(bus.write_strobe | bus.read_strobe):
-            m.d.sync += [answering.eq(1), wait.eq(Mux(is_slow, ACCESS_CYCLES, READ_CYCLES))]
+            quick = Mux(bus.write_strobe, 0, READ_CYCLES)
+            m.d.sync += [answering.eq(1), wait.eq(Mux(is_slow, ACCESS_CYCLES, quick))]
         with m.Elif(answering & (wait != 0)):
             m.d.sync += wait.eq(wait - 1)
-        m.d.comb += bus.ack.eq(answering & (wait == 0) & ~memory_write)
-        with m.If(bus.ack):
+        done = Signal()
+        m.d.comb += done.eq(answering & (wait == 0) & ~memory_write)
+        m.d.sync += bus.ack.eq(done)
+        with m.If(done):
             m.d.sync += answering.eq(0)
             with m.If(is_state):
                 m.d.sync += state_index.eq(state_index + 1)
@@ -469,7 +477,7 @@ class Engine(wiring.Component):
             input_row.eq(Mux(sweeping, sweep, state_index)),
             host_active.eq(
                 sweeping
-                | (idle & is_state & (answering | bus.write_strobe | bus.read_strobe) & ~bus.ack)
+                | (idle & is_state & (answering | bus.write_strobe | bus.read_strobe) & ~done)
             ),
             host_write.eq(idle & write & is_state),
             host_data.eq(data),
@@ -509,12 +517,13 @@ class Engine(wiring.Component):
             reader.peek_valid.eq(host_active),
             reader.peek_address.eq(state_index >> lane_shift),
         ]
+        # Sums come from all over the chip, so they have a cycle of their own.
+        sum_late = Data(32)
+        m.d.sync += sum_late.eq(lanes.read_data.word_select(state_index[:lane_shift], 32))
         state_value = Signal(32)
         with m.Switch(state_region):
             with m.Case(Region.ACCUMULATOR):
-                m.d.comb += state_value.eq(
-                    lanes.read_data.word_select(state_index[:lane_shift], 32)
-                )
+                m.d.comb += state_value.eq(sum_late)
             with m.Case(Region.REFERENCE):
                 m.d.comb += state_value.eq(hidden_list.host_read.as_signed())
             with m.Case(Region.REFERENCE_SECOND):
@@ -530,10 +539,7 @@ class Engine(wiring.Component):
 
         status = Cat(loaded & ~clearing & ~load_wanted, idle, memory.error)
         assert (Status.LOADED, Status.IDLE, Status.MEMORY_ERROR) == (1, 2, 4)
-        m.d.comb += [
-            counters.address.eq(bus.address),
-            counters.select.eq(events_select),
-        ]
+        m.d.sync += [counters.address.eq(bus.address), counters.select.eq(events_select)]
         # Values from far away come through a register, and so does the choice between them.
         state_late, counter_late, read_data = Data(32), Data(32), Data(32)
         m.d.sync += [state_late.eq(Mux(idle, state_value, 0)), counter_late.eq(counters.value)]

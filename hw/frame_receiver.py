@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.memory import Memory
@@ -65,15 +65,11 @@ def add_ring(m: Module, depth: int) -> tuple[Any, Any, Any, Any]:
     m.d.comb += [
         mark_write.addr.eq(write.addr),
         mark_write.en.eq(write.en),
-        mark_read.addr.eq(read.addr),
-        mark_read.en.eq(read.en),
     ]
     return write, read, mark_write, mark_read
 
 
-def read_ring(
-    m: Module, port: Any, mark: Any, end: Any, out: Any, *, flush: Any, start: Any
-) -> Signal:
+def read_ring(m: Module, ports: Any, end: Any, out: Any, *, flush: Any, start: Any) -> Signal:
     """Makes a stream of what lies in a ring from a pointer to ``end``, a byte a cycle.
 
     Behind the memory comes a register, as block RAM needs to be fast.
@@ -81,8 +77,8 @@ def read_ring(
     Parameters
     ----------
     m : :class:`Module`
-    port, mark
-        Read ports of the bytes and of the marks.
+    ports
+        Read ports that give a byte's parts, low bits first. They read in each cycle.
     end
         First place that does not hold a byte yet.
     out
@@ -95,27 +91,30 @@ def read_ring(
     Returns
     -------
     :class:`Signal`
-        The next place to be read. Those before it are free.
+        The place of the next byte. Those before it are free.
     """
-    pointer = Signal(len(port.addr))
-    latched = Signal()
-    fetch, move = Signal(), Signal()
-    payload = Data(frame_byte_layout())
+    pointer = Signal(len(ports[0].addr))
+    after = Signal(len(pointer), init=1)
+    found = Signal()  # the memory puts out the byte at ``pointer``
+    move = Signal()
+    address = Signal(len(pointer))
+    payload = Data(out.payload.shape())
     m.d.comb += [
         out.payload.eq(payload),
         move.eq(~out.valid | out.ready),
-        fetch.eq((pointer != end) & (~latched | move)),
-        port.addr.eq(pointer),
-        port.en.eq(fetch),
+        address.eq(Mux(found & move, after, pointer)),
+        *(port.addr.eq(address) for port in ports),
     ]
+    m.d.sync += found.eq(Mux(found & move, after != end, pointer != end))
     with m.If(move):
-        m.d.sync += [payload.data.eq(port.data), payload.last.eq(mark.data), out.valid.eq(latched)]
-    with m.If(fetch):
-        m.d.sync += [pointer.eq(pointer + 1), latched.eq(1)]
-    with m.Elif(move):
-        m.d.sync += latched.eq(0)
+        m.d.sync += [
+            Value.cast(payload).eq(Cat(port.data for port in ports)),
+            out.valid.eq(found),
+        ]
+    with m.If(found & move):
+        m.d.sync += [pointer.eq(after), after.eq(after + 1)]
     with m.If(flush):
-        m.d.sync += [pointer.eq(start), latched.eq(0), out.valid.eq(0)]
+        m.d.sync += [pointer.eq(start), after.eq(start + 1), found.eq(0), out.valid.eq(0)]
     return pointer
 
 
@@ -177,7 +176,7 @@ class FrameReceiver(wiring.Component):
         place, committed, after = (Signal(len(write.addr)) for _ in range(3))
         m.d.comb += after.eq(place + 1)
         out_place = read_ring(
-            m, read, mark_read, committed, self.frames, flush=self.restart, start=0
+            m, (read, mark_read), committed, self.frames, flush=self.restart, start=0
         )
         room = Signal()
         m.d.sync += room.eq(after != out_place)  # early enough: a byte takes two cycles

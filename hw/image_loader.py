@@ -202,6 +202,8 @@ class ImageLoader(wiring.Component):
         # -- the sum over all words, at most a byte a cycle: slow, small, done once a load ---------
 
         m.submodules.crc = crc = CRC32_ISO_HDLC(self._sum_bits).create()
+        wrong_sum = Data()  # the last digit was a cycle before this is looked at
+        m.d.sync += wrong_sum.eq(crc.crc != checksum)
         digits_ = Data(config.word_bits)
         digits = 8 // self._sum_bits  # a byte
         digits_left = Signal(range(config.word_bytes * digits + 1))
@@ -401,7 +403,7 @@ class ImageLoader(wiring.Component):
             with m.State("COMPARE"):
                 with m.If(self.memory_error):
                     m.d.sync += error.eq(Error.MEMORY)
-                with m.Elif(crc.crc != checksum):
+                with m.Elif(wrong_sum):
                     m.d.sync += error.eq(Error.CRC)
                 m.next = "DONE"
             with m.State("DONE"):

@@ -87,6 +87,8 @@ class Lanes(wiring.Component):
         The cell that reads next: words of that layer for a later step wait.
     read_valid, read_address, read_bank, read_ready : accumulator read of the cell
         A word of all lanes; granted while ``read_ready``.
+    read_inverse : In
+        ``~read_address``, from registers of its own.
     read_data : Out(lanes * 32)
         ``READ_LATENCY`` cycles after the grant.
     column_done : Out(1)
@@ -118,6 +120,7 @@ class Lanes(wiring.Component):
                 "hold_next_active": In(1),
                 "read_valid": In(1),
                 "read_address": In(s.accumulator_address - 1),
+                "read_inverse": In(s.accumulator_address - 1),
                 "read_bank": In(1),
                 "read_ready": Out(1),
                 "read_data": Out(config.multipliers * ACCUMULATOR_BITS),
@@ -395,6 +398,14 @@ class Lanes(wiring.Component):
 
         # The cell reads the bank that the column leaves free.
         m.d.comb += self.read_ready.eq(~(valid0 & (bank0 == self.read_bank)))
+        # The memories of the lanes lie far apart, so every second lane has registers of its own in
+        # front of its addresses. Inverted, or synthesis would make them one again.
+        column_reads, cell_reads = Signal(2), Signal(2, init=3)  # which bank
+        row_inverse = Data(len(row0))
+        for k in range(2):
+            reads = take & next_.write & (next_.bank == k)
+            m.d.sync += [column_reads[k].eq(reads), cell_reads[k].eq(~reads)]
+        m.d.sync += row_inverse.eq(~next_.place[1:])
         read_bank1, read_bank2 = Signal(), Signal()
         m.d.sync += [read_bank1.eq(self.read_bank), read_bank2.eq(read_bank1)]
 
@@ -456,8 +467,12 @@ class Lanes(wiring.Component):
                 lane.submodules[f"bank{k}"] = memory
                 reader = memory.read_port()
                 writer = memory.write_port()
+                if i % 2 == 0:
+                    address = Mux(column_reads[k], row0, self.read_address)
+                else:
+                    address = ~Mux(cell_reads[k], self.read_inverse, row_inverse)
                 lane.d.comb += [
-                    reader.addr.eq(Mux(valid0 & (bank0 == k), row0, self.read_address)),
+                    reader.addr.eq(address),
                     writer.addr.eq(row3),
                     writer.data.eq(total),
                     writer.en.eq(valid3 & (bank3 == k)),

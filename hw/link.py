@@ -23,9 +23,10 @@ from stillnet.sw.contract.link import HEADER_BYTES, Identity
 from stillnet.sw.contract.registers import ADDRESS_BITS
 
 from .command_processor import CommandProcessor
-from .frame_receiver import FrameReceiver
+from .frame_receiver import FrameReceiver, frame_byte_layout
 from .frame_transmitter import FrameTransmitter
 from .register_bus import RegisterBusSignature
+from .register_slice import RegisterSlice
 from .reply_store import ReplyStore
 from .write_back import output_layout
 
@@ -138,9 +139,15 @@ class HostLink(wiring.Component):
         m.submodules.transmitter = transmitter
 
         connect(m, flipped(self.rx), receiver.bytes)
-        connect(m, receiver.frames, processor.frames)
+        # The rings' addresses must not wait for what takes their bytes.
+        commands, replies = RegisterSlice(frame_byte_layout()), RegisterSlice(frame_byte_layout())
+        m.submodules.commands = ResetInserter(restart)(commands)
+        m.submodules.replies = ResetInserter(restart)(replies)
+        connect(m, receiver.frames, commands.i_stream)
+        connect(m, commands.o_stream, processor.frames)
         connect(m, processor.replies, store.replies)
-        connect(m, store.frames, transmitter.frames)
+        connect(m, store.frames, replies.i_stream)
+        connect(m, replies.o_stream, transmitter.frames)
         connect(m, transmitter.bytes, flipped(self.tx))
         connect(m, processor.registers, flipped(self.registers))
         connect(m, processor.inputs, flipped(self.inputs))

@@ -9,6 +9,11 @@ It knows layers, vectors and matrices, not cell types. The rules are those of th
   the oldest step, then on the order of the image.
 * A vector's list is complete before its cell is dispatched again, so no list is overwritten early.
 
+Cells that read each other make chains of small layers, in which every wait for a pass over the
+matrices adds up. In engines with such cells a pass leaves out the biases, but for those of a layer
+that wants them, and begins with the matrix of the run before: most often that has only to be found
+finished.
+
 State of a matrix: ``finished`` is the parity of the latest step for which it gave all its columns,
 ``seen`` the generation of the vector that it took them from, ``position`` the rows taken so far.
 """
@@ -29,6 +34,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import Kind
 
 from .accumulator_reader import read_command_layout
+from .bias_finder import BiasFinder
 from .cell_unit import cell_command_layout
 from .column_fetcher import run_layout
 from .data_register import Data
@@ -312,9 +318,13 @@ class Scheduler(wiring.Component):
             m.d.comb += cell.peers[k].eq((layer.peer0, layer.peer1)[k])
         last_layer = Data()  # looked at when the layer has settled, so a cycle late is in time
         layer_end, matrix_end = Data(s.layer), Data(s.matrix)
+        # Two registers on the way from the loader, so that the last may stand where it is needed.
+        layer_end0, matrix_end0 = Data(s.layer), Data(s.matrix)
         m.d.sync += [
-            layer_end.eq(self.layers - 1),
-            matrix_end.eq(self.matrices - 1),
+            layer_end0.eq(self.layers - 1),
+            matrix_end0.eq(self.matrices - 1),
+            layer_end.eq(layer_end0),
+            matrix_end.eq(matrix_end0),
             last_layer.eq(current == layer_end),
         ]
         m.d.comb += self.step_dispatched.eq(dispatch & last_layer)
@@ -337,9 +347,18 @@ class Scheduler(wiring.Component):
         # The tables are read at ``scan`` and nowhere else, so that their index is a register.
         scan = Signal(s.matrix)
         scanning = Signal()
+        chains = s.peers > 0
+        at_end: Any = scan == matrix_end
+        if chains:
+            every = Signal(init=1)  # ``scan`` goes through the matrices
+            probing = Signal()  # ``scan`` is the matrix of the run before
+            again = Signal()  # that took all that its vector had
+            short = Signal()  # biases are left out: every layer has had its parameters
+            first = Data(s.matrix)  # the first matrix that is no bias
+            m.submodules.biases = biases = BiasFinder(config)
+            at_end &= every
         # stage 1: the tables show matrix ``index1``
         valid1, index1, last1 = Signal(), Signal(s.matrix), Signal()
-        source_layer = Signal(s.layer)
         from_input = Signal()
         half = Signal()  # half of the input's list that comes next for this matrix
         target = Signal(s.layer)
@@ -348,17 +367,18 @@ class Scheduler(wiring.Component):
             matrix_index.eq(scan),
             position_reader.addr.eq(scan),
             from_input.eq((matrix.source == 0) & (matrix.kind != Kind.BIAS)),
-            source_layer.eq(matrix.source - 1),
             target.eq(matrix.target),
             half.eq(seen.bit_select(index1, 1)),
             use_second.eq(matrix.recurrent if config.second_threshold else 0),
         ]
         vector = Signal(VectorStatus(16))
-        chosen_status = Mux(
-            use_second,
-            Array(self.status_second[i].as_value() for i in range(layers))[source_layer],
-            Array(self.status[i].as_value() for i in range(layers))[source_layer],
-        )
+        # Source 0 is the input, which is looked at below; layer i is source i + 1.
+        source = matrix.source[: bits_for(layers)]
+
+        def of_source(status: Any) -> Any:
+            return Array(status[max(0, i - 1)].as_value() for i in range(layers + 1))[source]
+
+        chosen_status = Mux(use_second, of_source(self.status_second), of_source(self.status))
         hidden = Signal(VectorStatus(s.row))
         m.d.comb += hidden.eq(chosen_status)
         fresh = Signal()  # the vector was not seen by this matrix
@@ -406,7 +426,7 @@ class Scheduler(wiring.Component):
         m.d.sync += [
             valid1.eq(scanning),
             index1.eq(scan),
-            last1.eq(scanning & (scan == matrix_end)),
+            last1.eq(scanning & at_end),
             valid2.eq(valid1),
             index2.eq(index1),
             last2.eq(last1),
@@ -442,6 +462,14 @@ class Scheduler(wiring.Component):
             target3.eq(target2),
         ]
 
+        if chains:
+            probed = Signal(3)  # the decision is about a probe
+            bias3, missing = Signal(), Signal()
+            m.d.sync += [probed.eq(Cat(probing, probed)), bias3.eq(bias2)]
+            with m.If(valid3 & wanted3 & bias3):
+                m.d.sync += missing.eq(1)
+            with m.If(valid3 & ~bias3 & ~missing):
+                m.d.sync += short.eq(1)
         candidate = Signal()
         finish = Signal()
         urgent = Signal()
@@ -487,7 +515,8 @@ class Scheduler(wiring.Component):
 
         run = self.runs.payload
         run_data = Data(run_layout(config))
-        m.d.comb += run.eq(run_data)
+        run_valid = Signal()  # in state RUN
+        m.d.comb += [run.eq(run_data), self.runs.valid.eq(run_valid)]
         clean = Signal()  # nothing moved since the pass began
         moved = Signal()
         m.d.comb += moved.eq(
@@ -499,8 +528,22 @@ class Scheduler(wiring.Component):
         run_constant = Signal()  # the run loads parameters
         reset_wanted = Signal()
 
+        decided = urgent | last3
+        if chains:
+            # What is finished is seen to be so by a pass that begins anew, not by this one.
+            decided |= finish & probed[-1]
+            m.d.comb += [biases.loaded.eq(loaded), biases.layer.eq(target), biases.place.eq(scan)]
+
         def begin_pass() -> None:
             m.d.sync += [scan.eq(0), scanning.eq(1), best_valid.eq(0), clean.eq(~moved)]
+            if chains:
+                m.d.sync += [every.eq(1), probing.eq(0), missing.eq(0)]
+                with m.If(short):
+                    m.d.sync += [
+                        every.eq(~again & ~biases.wanted),
+                        probing.eq(again),
+                        scan.eq(Mux(again, best, Mux(biases.wanted, biases.index, first))),
+                    ]
             m.next = "SCAN"
 
         def next_pass() -> None:
@@ -513,6 +556,9 @@ class Scheduler(wiring.Component):
             with m.State("STOPPED"):
                 with m.If(reset_wanted):
                     m.d.sync += [scan.eq(0), reset_wanted.eq(0)]
+                    if chains:
+                        m.d.comb += biases.reset.eq(1)
+                        m.d.sync += [short.eq(0), first.eq(0)]
                     m.next = "SETUP"
             with m.State("SETUP"):
                 m.next = "SETUP_WRITE"
@@ -528,6 +574,10 @@ class Scheduler(wiring.Component):
                     finished.bit_select(scan, 1).eq(1),
                     scan.eq(scan + 1),
                 ]
+                if chains:
+                    m.d.comb += biases.write.eq(is_bias & ~matrix.recurrent)
+                    with m.If(is_bias):
+                        m.d.sync += first.eq(scan + 1)
                 m.next = "SETUP"
                 with m.If(scan == matrix_end):
                     m.d.sync += [current.eq(0), settled.eq(0)]
@@ -556,9 +606,13 @@ class Scheduler(wiring.Component):
                     begin_pass()
             with m.State("SCAN"):
                 m.d.sync += scan.eq(scan + 1)
-                with m.If(scan == matrix_end):
+                if chains:
+                    m.d.sync += [probing.eq(0), every.eq(every | ~probing | ~biases.wanted)]
+                    with m.If(~every):
+                        m.d.sync += scan.eq(Mux(probing & biases.wanted, biases.index, first))
+                with m.If(at_end):
                     m.d.sync += [scanning.eq(0), scan.eq(scan)]
-                with m.If(urgent | last3 | ~self.enable):
+                with m.If(decided | ~self.enable):
                     m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
                     m.d.sync += [last1.eq(0), last2.eq(0), last3.eq(0)]
                     m.d.sync += scan.eq(Mux(better, index3, best))
@@ -601,10 +655,11 @@ class Scheduler(wiring.Component):
                             (matrix.kind == Kind.BLOCK) | (matrix.kind == Kind.STEP)
                         ),
                     ]
+                m.d.sync += run_valid.eq(1)
                 m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += self.runs.valid.eq(1)
                 with m.If(self.runs.ready):
+                    m.d.sync += run_valid.eq(0)
                     with m.If(run_data.bias):
                         if parameters:
                             m.d.sync += [
@@ -619,6 +674,8 @@ class Scheduler(wiring.Component):
                             position_writer.data.eq(best_position + self.rows_done),
                             position_writer.en.eq(1),
                         ]
+                        if chains:
+                            m.d.comb += again.eq(self.rows_done == run_data.rows)
                     next_pass()
 
         # A reset comes only while idle, or before the first start.

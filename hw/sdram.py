@@ -244,7 +244,7 @@ class SdramController(wiring.Component):
         looked = Signal()
         dispatch = Signal()
         chosen = Signal(part.banks)
-        same, unused = Signal(part.banks), Signal(part.banks)
+        same, unused, dispatched = (Signal(part.banks) for _ in range(3))
         run = Signal(run_layout(part))
         m.submodules.runs = runs = ShortQueue(run_layout(part), self._lookahead)
         first, last = segment.p.first, segment.p.last
@@ -252,9 +252,12 @@ class SdramController(wiring.Component):
         steps = Signal(part.column_bits)
         m.d.comb += [
             steps.eq(Mux(segment.p.write, last - first, last[low:] - first[low:])),
-            dispatch.eq(
-                looked & runs.i_stream.ready & ((same | unused) & chosen).any(),
+            # For each bank by itself: ``chosen`` has one bit, and banks stand by their pins.
+            *(
+                dispatched[b].eq(looked & runs.i_stream.ready & chosen[b] & (same[b] | unused[b]))
+                for b in range(part.banks)
             ),
+            dispatch.eq(dispatched.any()),
             segment.ready.eq(dispatch),
             runs.i_stream.payload.eq(run),
             runs.i_stream.valid.eq(dispatch),
@@ -370,7 +373,7 @@ class SdramController(wiring.Component):
                 bank.next_row.eq(segment.p.row),
                 same[b].eq(bank.same),
                 unused[b].eq(bank.unused),
-                bank.dispatch.eq(dispatch & chosen[b]),
+                bank.dispatch.eq(dispatched[b]),
                 bank.finish.eq(issued_end & issued_bank[b]),
                 bank.choose_activate.eq(choose_activate & lowest[b]),
                 bank.choose_precharge.eq(choose_precharge & lowest[b]),

@@ -112,9 +112,14 @@ class SpiFlashReader(wiring.Component):
         bits = Signal(6, init=CLOCKS)  # left in this run; the clock runs until there are none
         out, taken = Signal(32), Signal(7)
         over, last, stall = Signal(), Signal(), Signal()
-        m.d.comb += [over.eq((phase == divider - 1) & ~stall), last.eq(over & (bits == 1))]
+        # What the count says is kept beside it: much hangs on it.
+        bits_next = Signal.like(bits)
+        running, final = Signal(init=1), Signal()
+        m.d.comb += bits_next.eq(bits)
+        m.d.sync += [bits.eq(bits_next), running.eq(bits_next != 0), final.eq(bits_next == 1)]
+        m.d.comb += [over.eq((phase == divider - 1) & ~stall), last.eq(over & final)]
         m.d.comb += pins.copi.eq(out[-1])
-        with m.If(bits != 0):
+        with m.If(running):
             with m.If(phase == low - 1):
                 m.d.sync += pins.sck.eq(1)
             with m.If(phase != divider - 1):
@@ -125,8 +130,8 @@ class SpiFlashReader(wiring.Component):
                     pins.sck.eq(0),
                     out.eq(out << 1),
                     taken.eq(Cat(pins.cipo, taken)),
-                    bits.eq(bits - 1),
                 ]
+                m.d.comb += bits_next.eq(bits - 1)
 
         wait_cycles = -(-self.clock_hz * WAKE_US // 1_000_000)
         timer = Signal(range(wait_cycles + 1))
@@ -136,7 +141,8 @@ class SpiFlashReader(wiring.Component):
             m.d.sync += self.bytes.valid.eq(0)
         with m.FSM():
             with m.State("CLOCKS"), m.If(last):
-                m.d.sync += [pins.cs.eq(1), out.eq(RELEASE << 24), bits.eq(8)]
+                m.d.sync += [pins.cs.eq(1), out.eq(RELEASE << 24)]
+                m.d.comb += bits_next.eq(8)
                 m.next = "RELEASE"
             with m.State("RELEASE"), m.If(last):
                 m.next = "DESELECT"
@@ -154,25 +160,25 @@ class SpiFlashReader(wiring.Component):
                     m.d.sync += [
                         pins.cs.eq(1),
                         out.eq(Cat(self.address, command)),
-                        bits.eq(40 if self.fast else 32),
                     ]
+                    m.d.comb += bits_next.eq(40 if self.fast else 32)
                     m.next = "COMMAND"
             with m.State("COMMAND"), m.If(last):
-                m.d.sync += bits.eq(8)
+                m.d.comb += bits_next.eq(8)
                 m.next = "READ"
             with m.State("READ"):
                 # With the clock high the flash keeps the last bit where it is.
-                m.d.comb += stall.eq((bits == 1) & self.bytes.valid & ~self.stop)
+                m.d.comb += stall.eq(final & self.bytes.valid & ~self.stop)
                 with m.If(last):
+                    m.d.comb += bits_next.eq(8)
                     m.d.sync += [
-                        bits.eq(8),
                         self.bytes.valid.eq(1),
                         self.bytes.payload.eq(Cat(pins.cipo, taken)),
                     ]
         # Without bits to come, no state that drives the flash is ever left.
         with m.If(self.stop):
             with m.If(over):
-                m.d.sync += bits.eq(0)
-            with m.If(bits == 0):
+                m.d.comb += bits_next.eq(0)
+            with m.If(~running):
                 m.d.sync += pins.cs.eq(0)
         return m

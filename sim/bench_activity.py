@@ -16,8 +16,8 @@ bias words
     Layers fed by plain events start each step from their biases: four words for each block and
     accumulator (``columns.bias_words``).
 wait
-    Cycles in which the port has nothing to read, from ``activity_model``: it knows the events and
-    words of each layer, and the latencies of ``docs/architecture.md``.
+    Cycles in which no word enters the lanes, from ``activity_model``: a timetable of the engine's
+    rules and stages, which knows which elements are events and no measured number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from stillnet.sw.contract.image import FORMATS
 from stillnet.sw.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.reference import Reference
 
-from .activity_model import LATENCY, Counted, Layer, cycles_of
+from .activity_counts import Counted, Step
+from .activity_model import LATENCY, Timetable
 from .engine_model import Behaviour, EngineModel
 from .equivalence import NetworkOnEngine
 
@@ -82,6 +83,7 @@ class Shape:
 
 SHAPES = (
     Shape("egru", 64, 256, 2),
+    Shape("egru", 64, 512, 2),
     Shape("s5", 16, 192, 4, 96),
     Shape("gru", 64, 256, 2),
 )
@@ -261,10 +263,25 @@ def measure(
     *,
     warm: int = 4,
     steps: int = 6,
+    latency: int = LATENCY,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """One row: ``steps`` vectors back to back behind ``warm`` others."""
-    net, engine = network(shape, density), model.config
-    x = inputs(shape, part, warm + steps)
+    """One row: ``steps`` vectors back to back behind ``warm`` others.
+
+    Parameters
+    ----------
+    shape : Shape
+    part, density : float
+        Activity and density asked for.
+    model : EngineModel
+        Of :func:`config`, or of other lanes and limits.
+    latency : int
+        Of the memory, cycles.
+    seed : int
+        Of weights and inputs.
+    """
+    net, engine = network(shape, density, seed=seed), model.config
+    x = inputs(shape, part, warm + steps, seed=seed + 1)
     calibrate(net, part, x, warm)
     reference = Reference(net, config=engine)
     counted = Counted(net, engine)
@@ -275,7 +292,7 @@ def measure(
         if t >= warm:
             counted.after(reference)
     with NetworkOnEngine(net, engine, model=model) as on_engine:
-        model.behave(Behaviour(latency=LATENCY))
+        model.behave(Behaviour(latency=latency))
         on_engine.reset()
         got = [model.run(x[:warm], warm, net.outputs)[0]]
         model.wait_idle()
@@ -285,7 +302,8 @@ def measure(
         counters = model.counters()
     if not np.array_equal(np.concatenate(got), np.stack(expected)):
         raise RuntimeError(f"{net.name} at {part}: the engine differs from the reference")
-    return row_of(shape, part, density, net, engine, counted.steps, counters)
+    modelled = Timetable(net, engine, latency).cycles(counted.fired)
+    return row_of(shape, part, density, net, engine, counted.steps, counters, modelled)
 
 
 def row_of(
@@ -294,14 +312,15 @@ def row_of(
     density: float,
     net: Network,
     engine: EngineConfig,
-    counted: list[list[Layer]],
+    counted: list[Step],
     counters: dict[str, int],
+    modelled: int,
 ) -> dict[str, Any]:
     """What was counted, beside what the product and the overheads give."""
     steps = len(counted)
 
     def mean(name: str) -> float:
-        return sum(getattr(layer, name) for row in counted for layer in row) / steps
+        return sum(getattr(step, name) for step in counted) / steps
 
     matrices = [(layer, m) for layer in net.layers for m in layer.matrices]
     size = sum(m.weight.size for _, m in matrices)
@@ -311,7 +330,7 @@ def row_of(
     product = weights / size * kept / size
     ideal = mean("kept") / engine.lanes
     cycles = counters["cycles"] / steps
-    wait = cycles_of(net, engine, counted) / steps - columns - biases
+    wait = modelled / steps - columns - biases
     predicted = product * dense + (columns - ideal) + biases + wait
     return {
         "shape": str(shape),

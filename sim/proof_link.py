@@ -283,12 +283,23 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
         "nothing",
         ~at["DECIDE"] | (d.empty == ((c.count == 0) & ~c.damaged & ~c.escaped)),
     )
+    own_kind, ahead = c.version_kind[:4], (c.sequence - dut.expected)[:8]
+    for flag, value in (
+        (c.empty, (c.count == 0) & ~c.damaged & ~c.escaped),
+        (c.other_version, c.version_kind[4:] != 1),
+        (c.is_resume, own_kind == _RESUME),
+        (c.is_reset, own_kind == _RESET),
+        (c.other, (own_kind != _HELLO) & (ahead != 0)),
+        (c.past, ahead[7]),
+    ):
+        claim("what is decided with", ~at["DECIDE"] | (flag == value))
     # What is written to the ring is the byte five back; four back, and marked, at the end.
     for k, (own, theirs) in enumerate(zip(c.delay, d.history)):
         claim("history", (d.count <= k) | at["DECIDE"] | (own == theirs))
     data = c.write.data
-    claim("bytes", ~at["HIGH"] | (d.count < 5) | ((data[:8] == d.history[4]) & ~data[8]))
-    claim("last byte", ~at["END"] | (d.count < 5) | ((data[:8] == d.history[4]) & data[8]))
+    mark = c.mark.data
+    claim("bytes", ~at["HIGH"] | (d.count < 5) | ((data == d.history[4]) & ~mark))
+    claim("last byte", ~at["END"] | (d.count < 5) | ((data == d.history[4]) & mark))
     claim(
         "each byte is written",
         ~(at["HIGH"] | at["END"]) | (d.count < 5) | c.write.en | ~c.room,
@@ -311,8 +322,10 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
         inside.eq(c.committed - c.out_place),
         written.eq(c.place - c.committed),
     ]
-    latched = seen["read_ring"][0].latched if "read_ring" in seen else Const(0)
-    claim("held", dut.restart | (now_held == inside + latched + dut.frames.valid))
+    reader = seen["read_ring"][0]
+    claim("the place after", reader.after == (reader.pointer + 1)[: len(reader.after)])
+    claim("found", dut.restart | ~reader.found | (inside != 0))
+    claim("held", dut.restart | (now_held == inside + dut.frames.valid))
     claim("ring", Cat(inside, Const(0, 1)) + written < _RING)
     payload = Mux(d.after_count > 5, d.after_count - 5, 0)
     now_payload = Mux(d.count > 5, d.count - 5, 0)
@@ -355,8 +368,8 @@ def ring_proof(*, depth: int = 4, size: int = 8, read: Any = read_ring) -> Proof
     flush = proof.anything(1, "flush")
     seen: list[dict[str, Any]] = []
     with observe(lambda name, names: seen.append(names)):
-        pointer = read(m, port, place, out, flush=flush, start=0)
-    latched = seen[-1]["latched"]
+        pointer = read(m, (port,), place, out, flush=flush, start=0)
+    found, after = seen[-1]["found"], seen[-1]["after"]
     m.submodules.memory = memory
 
     put, data = proof.anything(1, "put"), proof.anything(9, "data")
@@ -398,15 +411,17 @@ def ring_proof(*, depth: int = 4, size: int = 8, read: Any = read_ring) -> Proof
         waiting.eq(end - first),
         since.eq(end - watched),
         next_one.eq(first + out.valid),
-        unread.eq(end - first - latched - out.valid),
+        unread.eq(end - first - out.valid),
     ]
-    claim("places", (place == end[:bits]) & (pointer == (first + latched + out.valid)[:bits]))
+    claim("places", (place == end[:bits]) & (pointer == (first + out.valid)[:bits]))
+    claim("the place after", after == (pointer + 1)[:bits])
+    claim("found", ~found | (unread != 0))
     claim("not more than has room", unread < size)
-    claim("no more in all", waiting <= size + 1)
+    claim("no more in all", waiting <= size)
     claim("known", (since == 0) | (since > waiting) | known | (since > size))
     claim("memory", ~known | (watch.data == value))
     claim("known for so long", ~known | ((since >= 1) & (since <= size)))
-    claim("the next byte", ~latched | (next_one != watched) | (port.data == value))
+    claim("the next byte", ~found | (next_one != watched) | (port.data == value))
     claim("the next byte is known", ~here | known | (since > size))
     quiet = Signal(range(8))
     m.d.sync += quiet.eq(Mux(out.valid | flush | (unread == 0), 0, quiet + (quiet != 7)))

@@ -152,6 +152,13 @@ def _configure_quantize(parser: argparse.ArgumentParser) -> None:
     )
     add("--nonzero", type=_names, default=[], metavar="NAMES", help="ReLU layers without deltas")
     add("--weight-bits", type=int, default=8, metavar="N", help="8")
+    add(
+        "--correct-bias",
+        choices=("silent", "all", "none"),
+        default="silent",
+        help="add to biases what rounded weights take from the mean: not where it would make an "
+        "event of silence (default), everywhere, nowhere",
+    )
     add("--name", help="name of the network (the model's)")
     add("--layers", metavar="LIST", help="order of a state_dict's modules: gru:rnn,sigmoid:fc")
     add("-o", "--output", required=True, metavar="NET", help="the network, .safetensors")
@@ -180,6 +187,8 @@ def _run_quantize(args: argparse.Namespace) -> dict[str, Any]:
             weight_bits=args.weight_bits,
             name=args.name,
             nonzero=args.nonzero,
+            correct_bias=args.correct_bias != "none",
+            keep_silence=args.correct_bias != "all",
             progress=progress,
         )
     network.save(args.output)

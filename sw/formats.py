@@ -10,7 +10,7 @@ vectors that they multiply.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ from .network_checks import label_exponent, state_format
 from .progress import Progress
 from .scales import choose_scales, quantize_parameters
 from .sequence import Trace
+from .silence import correct
 
 __all__ = ["FormatChoice", "to_format"]
 
@@ -357,22 +358,27 @@ class FormatChoice:
 
     # -- result
 
-    def build(self, name: str) -> Network:
-        """The network, without thresholds."""
+    def build(self, name: str, plain: Container[int] = ()) -> Network:
+        """The network, without thresholds.
+
+        ``plain``: layers that send plain events, in which corrected biases keep units silent.
+        """
         layers = []
         for i, layer in enumerate(self.model.layers):
             cell, e = self.cells[i], self.exponent[i]
             fraction = self.fraction[i]
-            bias = {g: np.asarray(layer.bias[g], float).copy() for g in cell.accumulators}
+            bias = {g: np.asarray(layer.bias[g], float) for g in cell.accumulators}
+            lost = {g: np.zeros(layer.units) for g in cell.accumulators}
             matrices = []
             for j, m in enumerate(layer.matrices):
                 f = e - self.fraction[m.source]
                 q = self.weights(i, j, f)
-                if self.correct_bias:
-                    lost = (m.weight - q * 2.0**-f) @ self.statistics[m.source].mean
-                    for g, part in zip(m.gates, lost):
-                        bias[g] += part
+                means = (m.weight - q * 2.0**-f) @ self.statistics[m.source].mean
+                for g, part in zip(m.gates, means):
+                    lost[g] += part
                 matrices.append(QuantizedMatrix(m.source, m.gates, q.astype(np.int8), f))
+            if self.correct_bias:
+                bias = correct(cell, bias, lost, layer.parameters, keep=i in plain)
             if cell.homogeneous:
                 shift, write_shift = e - fraction + RESCALE_GUARD_BITS, 0
             else:

@@ -19,7 +19,14 @@ from .network import Network
 from .progress import Progress, silent
 from .reference import SECOND
 from .sequence import Layout, Trace, run_float, run_integers
-from .thresholds import Thresholds, ThresholdSearch, output_error, set_modes, set_thresholds
+from .thresholds import (
+    Thresholds,
+    ThresholdSearch,
+    output_error,
+    plain_sources,
+    set_modes,
+    set_thresholds,
+)
 
 __all__ = ["quantize"]
 
@@ -38,6 +45,7 @@ def quantize(
     nonzero: Iterable[str] = (),
     margin: float = 1.25,
     correct_bias: bool = True,
+    keep_silence: bool = True,
     progress: Progress | None = None,
 ) -> Network:
     """Quantizes a float model: integers only from here on.
@@ -67,6 +75,9 @@ def quantize(
         Headroom of vectors without a proven bound, as a factor on the largest value seen.
     correct_bias : bool
         Adds to each bias what rounding the weights takes from the mean of the accumulator.
+    keep_silence : bool
+        But not in units of layers of plain events (S5, EGRU, ``nonzero``) that are exactly zero
+        without input: a corrected bias would make an event of them in every step.
     progress : Progress, optional
 
     Returns
@@ -108,8 +119,11 @@ def quantize(
 
     choice = FormatChoice(model, trace, margin, correct_bias)
     choice.search(progress)
-    network = choice.build(name or model.name)
-    set_modes(network, names, [i for i, layer in enumerate(model.layers) if layer.plain])
+    by_nature = [i for i, layer in enumerate(model.layers) if layer.plain]
+    plain = plain_sources(model.layers, by_nature)
+    plain |= {i for i, layer in enumerate(model.layers) if layer.name in names}
+    network = choice.build(name or model.name, plain if keep_silence else ())
+    set_modes(network, names, by_nature)
     network.validate()
     set_thresholds(network, thresholds, threshold_recurrent)
 
@@ -122,6 +136,7 @@ def quantize(
         "weight_bits": weight_bits,
         "margin": margin,
         "correct_bias": correct_bias,
+        "keep_silence": keep_silence,
         "max_error": max_error,
         "nonzero": names,
     }

@@ -13,12 +13,20 @@ from .contract.events import Mode
 from .contract.fixed import EVENT_BITS, Format
 from .errors import StillnetError
 from .formats import to_format
-from .network import INPUT, Network
+from .layers import Layer
+from .network import INPUT, Network, QuantizedLayer
 from .network_checks import state_format
 from .progress import Progress
 from .sequence import Layout, Start, Trace, run_integers
 
-__all__ = ["ThresholdSearch", "Thresholds", "output_error", "set_modes", "set_thresholds"]
+__all__ = [
+    "ThresholdSearch",
+    "Thresholds",
+    "output_error",
+    "plain_sources",
+    "set_modes",
+    "set_thresholds",
+]
 
 Thresholds = float | Mapping[str, float] | Sequence[float]
 """One threshold for every source, one by the source's name (``"input"`` or a layer's name), or one
@@ -72,16 +80,22 @@ def set_modes(network: Network, nonzero: Iterable[str], plain: Iterable[int] = (
             )
 
 
-def _set_plain(network: Network, plain: set[int]) -> None:
+def plain_sources(layers: Iterable[Layer | QuantizedLayer], plain: Iterable[int]) -> set[int]:
+    """``plain`` and all that feeds a layer together with one of them."""
+    layers, found = list(layers), set(plain)
     while True:
-        together = set(plain)
-        for layer in network.layers:
+        together = set(found)
+        for layer in layers:
             sources = {m.source for m in layer.matrices}
             if sources & together:
                 together |= sources
-        if together == plain:
-            break
-        plain = together
+        if together == found:
+            return found
+        found = together
+
+
+def _set_plain(network: Network, given: set[int]) -> None:
+    plain = plain_sources(network.layers, given)
     for source in plain - {INPUT}:
         network.layers[source].mode = Mode.NONZERO
     if INPUT in plain:

@@ -138,6 +138,24 @@ ENGINES: dict[str, tuple[str, str, str, tuple[str, str]]] = {
             "Mux(matrix.recurrent, 0, unloaded)",
         ),
     ),
+    "a pass goes on behind what a probe finished": (
+        "s5",
+        "scheduler",
+        "Scheduler",
+        ("            decided |= finish & probed[-1]\n", ""),
+    ),
+    "a pass begins behind the first matrix": (
+        "s5",
+        "scheduler",
+        "Scheduler",
+        ("m.d.sync += first.eq(scan + 1)", "m.d.sync += first.eq(scan + 2)"),
+    ),
+    "biases are found a place too far": (
+        "s5",
+        "scheduler",
+        "Scheduler",
+        ("biases.place.eq(scan)", "biases.place.eq(scan + 1)"),
+    ),
     "units enter in any phase": (
         "shared",
         "cell_unit",

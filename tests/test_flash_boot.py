@@ -512,7 +512,7 @@ def test_a_wrong_image_is_refused_and_the_host_may_load(what: str, switch_on) ->
         flash[len(data.hardware) - 5] ^= 0x10
         error = Error.CRC
     elif what == "engine":
-        other = board("ulx3s-85f").config()
+        other = board("colorlight-i5").config()
         _, data = prepared(5, other)
         flash = bytearray(data.data)
         error = Error.FINGERPRINT

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
-from onnx_nets import TOLERANCE, const, ints, make, refused, runtime, weights
+from onnx_nets import TOLERANCE, const, inputs_of, ints, make, refused, runtime, weights
 
 from stillnet.sw.onnx_import import from_onnx
 
@@ -274,3 +274,52 @@ def test_states_of_a_layer_that_no_output_needs_are_reported():
     proto = case(nodes, ["m", "h"])
     with pytest.warns(UserWarning, match="no data output depends on 'lstm_Y', which is left out"):
         assert [layer.name for layer in from_onnx(proto).layers] == ["matmul_m"]
+
+
+# -- what PyTorch's exporters write ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [12, 13])
+def test_a_length_written_into_a_graph_of_dynamic_length(length):
+    """Its newer exporter reshapes to the length of the example: the same network of one step."""
+    rng = np.random.default_rng(5)
+    w, r, b = weights(rng, 3, 4, 3)
+    inits = [const("W", w), const("R", r), const("B", b), ints("shape", length, 1, 4)]
+    inits.append(const("V", rng.normal(size=(4, 2))))
+    nodes = [
+        ("GRU", "x W R B", "Y", {"hidden_size": 4, "linear_before_reset": 1}),
+        ("Transpose", "Y", "T", {"perm": [0, 2, 1, 3]}),
+        ("Reshape", "T shape", "f"),
+        ("MatMul", "f V", "y"),
+    ]
+    proto = make(nodes, inits, ["t", 1, 3])
+    x = rng.normal(size=(length, 3)).astype(np.float32)
+    expected = runtime(proto, x[:, None])[0][:, 0]
+    np.testing.assert_allclose(from_onnx(proto).run(x), expected, atol=TOLERANCE)
+
+
+def test_features_split_into_steps_are_still_refused():
+    nodes = [("Reshape", "x shape", "f"), ("MatMul", "f V", "y")]
+    inits = [ints("shape", 4, 3), const("V", np.ones((3, 2)))]
+    refused(
+        make(nodes, inits, ["t", 6]),
+        r"node 'reshape_f' \(Reshape\): it reshapes \(2, 6\) to \(4, 3\), which splits an axis; .*",
+    )
+
+
+def test_a_cell_that_is_written_out_is_refused_with_a_way_out():
+    nodes = [
+        ("MatMul", "x W", "a"),
+        ("MatMul", "h R", "b"),
+        ("Add", "a b", "s"),
+        ("Sigmoid", "s", "i"),
+        ("Tanh", "s", "g"),
+        ("Mul", "i g", "y"),
+    ]
+    inits = [const("W", np.ones((3, 4))), const("R", np.ones((4, 4)))]
+    refused(
+        make(nodes, inits, [1, 3], extra_inputs=inputs_of(h=[1, 4])),
+        r"the graph has 2 data inputs \('x', 'h'\); stillnet takes one: export the part that one "
+        r"input feeds \(a recurrent cell that is written out in products is read from its "
+        r"state_dict\)",
+    )

@@ -288,12 +288,17 @@ MUTATIONS = {
     "a byte is read twice": Mutation(
         "ring",
         "frame_receiver",
-        "m.d.sync += [pointer.eq(pointer + 1), latched.eq(1)]",
-        "m.d.sync += latched.eq(1)",
+        "m.d.sync += [pointer.eq(after), after.eq(after + 1)]",
+        "m.d.sync += after.eq(after + 1)",
         "",
     ),
     "a byte is lost when the reader pauses": Mutation(
-        "ring", "frame_receiver", "(~latched | move)", "1", "the same byte", run=10
+        "ring",
+        "frame_receiver",
+        "found & move, after, pointer",
+        "found, after, pointer",
+        "the same byte",
+        run=10,
     ),
     "flags are not escaped": Mutation(
         "transmitter",

@@ -123,6 +123,7 @@ class Graph:
                 f"the graph has {len(data)} data inputs ("
                 + ", ".join(f"'{d}'" for d in data)
                 + "); stillnet takes one: export the part that one input feeds"
+                + self._written_out()
             )
         if not data:
             raise StillnetError(
@@ -130,6 +131,13 @@ class Graph:
                 "that computes its output from one input"
             )
         return data[0]
+
+    def _written_out(self) -> str:
+        """What to do where the states belong to a cell that is no node: nn.LSTMCell, nn.GRUCell."""
+        kinds = {node.op_type for node in self.needed}
+        if {"Sigmoid", "Tanh", "Mul"} <= kinds and not kinds & {"GRU", "LSTM"}:
+            return " (a recurrent cell that is written out in products is read from its state_dict)"
+        return ""
 
     def walk(self, name: str, probe: int, fixed: dict[int, int]) -> tuple[Model, list[str]]:
         """The model and what to warn of, with dynamic axes of prime sizes from ``probe`` on."""

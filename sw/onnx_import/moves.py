@@ -140,12 +140,25 @@ def regroup(walk: Walk, node: onnx.NodeProto, flow: Flow, sizes: Sequence[int]) 
             dim.append(axes.pop(0))
         dims.append(tuple(dim))
     if axes or [dim_size(d) for d in dims] != list(sizes):
+        _fix_the_length(flow, sizes)
         refuse(
             node,
             f"it reshapes {shown_shape(flow)} to {shown_sizes(walk, sizes)}, which splits an axis; "
             "only axes of size 1, steps and batch may be moved",
         )
     moved(walk, node, flow, dims)
+
+
+def _fix_the_length(flow: Flow, sizes: Sequence[int]) -> None:
+    """PyTorch's exporter may write the length of its example into a graph of dynamic length: then
+    the file itself says what that size is, and the network of one step is the same."""
+    axes = [a for d in flow.dims for a in d]
+    dynamic = [a for a in axes if a.dynamic and a.position is not None]
+    if len(dynamic) != 1 or any(n < 1 for n in sizes):
+        return
+    size, rest = divmod(math.prod(sizes), math.prod(a.size for a in axes if a is not dynamic[0]))
+    if not rest and size != dynamic[0].size and dynamic[0].position is not None:
+        raise Fix(dynamic[0].position, size)
 
 
 def shown_sizes(walk: Walk, sizes: Sequence[int]) -> str:

@@ -263,10 +263,10 @@ def _initial(
     start = value.value if value.state else walk.const(node, value, slot)
     one = 1 if attrs.get("layout", 0) else 0
     if start.ndim != 3 or start.shape[2] != units or start.shape[one] != 1:
-        refuse(
-            node,
-            f"{slot} has shape {start.shape}, expected {(1, 1, units)}; export the model again",
-        )
+        advice = "export the model again"
+        if state == "c" and start.shape[one] == 1:
+            advice += ", and without projection (proj_size), which is not supported"
+        refuse(node, f"{slot} has shape {start.shape}, expected {(1, 1, units)}; {advice}")
     rows = start.reshape(-1, units)
     if value.state:
         layer = len(walk.recurrent)
