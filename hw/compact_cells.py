@@ -39,7 +39,7 @@ OPERATIONS = (
 
 SHIFTS = 31
 """Largest rescale shift."""
-LOOKUP_CYCLES = 5
+LOOKUP_CYCLES = 6
 LATENCY = {
     "accumulator": SHIFTS + 4,
     "state": 0,
@@ -145,7 +145,7 @@ class SlowRescale(Elaboratable):
 
 
 class SharedTable(Elaboratable):
-    """tanh or sigmoid from the contract's table, five cycles; :class:`.TableLookup` for both.
+    """tanh or sigmoid from the contract's table, six cycles; :class:`.TableLookup` for both.
 
     Attributes
     ----------
@@ -163,23 +163,23 @@ class SharedTable(Elaboratable):
         m = Module()
         index_bits, fraction_bits = tables.SEGMENT_BITS, tables.FRACTION_BITS
         limit = (1 << (index_bits + fraction_bits)) - 1
-        negative = [Signal(name=f"negative{i}") for i in range(4)]
-        sigmoid = [Signal(name=f"sigmoid{i}") for i in range(4)]
+        negative = [Signal(name=f"negative{i}") for i in range(5)]
+        sigmoid = [Signal(name=f"sigmoid{i}") for i in range(5)]
         m.d.sync += [
             Cat(negative).eq(Cat(self.x < 0, negative)),
             Cat(sigmoid).eq(Cat(self.sigmoid, sigmoid)),
         ]
 
-        # 1: magnitude, clipped to the table
-        magnitude, scaled = Signal(PRE.bits), Signal(PRE.bits + 1)
+        # 1: magnitude
+        magnitude, scaled = Signal(PRE.bits, reset_less=True), Signal(PRE.bits + 1)
+        m.d.sync += magnitude.eq(Mux(self.x < 0, -self.x, self.x))
+
+        # 2: clipped to the table
         clipped = Signal(index_bits + fraction_bits, reset_less=True)
-        m.d.comb += [
-            magnitude.eq(Mux(self.x < 0, -self.x, self.x)),
-            scaled.eq(Mux(self.sigmoid, magnitude, magnitude << 1)),
-        ]
+        m.d.comb += scaled.eq(Mux(sigmoid[0], magnitude, magnitude << 1))
         m.d.sync += clipped.eq(Mux(scaled > limit, limit, scaled))
 
-        # 2: table
+        # 3: table
         init = [
             v | (d << tables.VALUE_BITS) for v, d in zip(tables.TANH_VALUES, tables.TANH_SLOPES)
         ]
@@ -190,7 +190,7 @@ class SharedTable(Elaboratable):
         m.d.comb += read.addr.eq(clipped[fraction_bits:])
         m.d.sync += fraction.eq(clipped[:fraction_bits])
 
-        # 3, 4, 5: slope times fraction, add, restore the sign
+        # 4, 5, 6: slope times fraction, add, restore the sign
         product = Signal(tables.SLOPE_BITS + fraction_bits, reset_less=True)
         value = Signal(tables.VALUE_BITS, reset_less=True)
         total = Signal(tables.VALUE_BITS + 1, reset_less=True)
@@ -200,8 +200,8 @@ class SharedTable(Elaboratable):
             total.eq(value + ((product + (1 << (fraction_bits - 1))) >> fraction_bits)),
         ]
         centre = Signal(PRE.bits)
-        m.d.comb += centre.eq(Mux(sigmoid[3], 1 << 15, 0))
-        m.d.sync += self.y.eq(Mux(negative[3], centre - total, centre + total))
+        m.d.comb += centre.eq(Mux(sigmoid[4], 1 << 15, 0))
+        m.d.sync += self.y.eq(Mux(negative[4], centre - total, centre + total))
         return m
 
 
