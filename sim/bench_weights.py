@@ -25,8 +25,8 @@ from stillnet.sw.schedule_model import MemoryModel
 from .bench_edgedrnn import FRACTION, SHAPES, Shape, network
 from .bench_edgedrnn import config as dense_config
 from .bench_edgedrnn import inputs as random_inputs
-from .engine_model import Behaviour, EngineModel
-from .equivalence import NetworkOnEngine
+from .counted_run import counted_run
+from .engine_model import EngineModel
 
 __all__ = ["BENCH", "CASES", "Case", "config", "prune", "pruned_network", "weights"]
 
@@ -177,22 +177,9 @@ def measure(
     """One row: ``steps`` vectors back to back after ``warm`` others."""
     net = pruned_network(shape, case)
     x, fired = _matched(shape, net, warm, steps)
-    reference = Reference(net, config=model.config)
-    expected = [reference.step_integers(row) for row in x]
     memory = MemoryModel(latency=LATENCY)
     predicted = predict(net, x, model.config, memory=memory, warm=warm, streaming=True)
-    with NetworkOnEngine(net, model.config, model=model) as engine:
-        model.behave(Behaviour(latency=LATENCY))
-        engine.reset()
-        got = [model.run(x[:warm], warm, net.outputs)[0]]
-        model.wait_idle()
-        model.clear_counters()
-        got.append(model.run(x[warm:], steps, net.outputs)[0])
-        model.wait_idle()
-        counters = model.counters()
-        if not np.array_equal(np.concatenate(got), np.stack(expected)):
-            raise RuntimeError(f"{shape} {case}: the engine differs from the reference")
-    words, cycles = counters["words"] / steps, counters["cycles"] / steps
+    counters = counted_run(net, x, model, warm=warm, latency=LATENCY)
     weights_ = [m.weight for layer in net.layers for m in layer.matrices]
     layouts = {
         m.layout(layer.cell, model.config).name for layer in net.layers for m in layer.matrices
@@ -204,12 +191,9 @@ def measure(
         "weight_bits": case.bits,
         "density": sum(map(np.count_nonzero, weights_)) / sum(w.size for w in weights_),
         "fired_columns": fired,
-        "words": words,
-        "cycles": cycles,
-        "utilisation": words / cycles,
-        "stall_cell": counters["stall_cell"] / steps,
-        "stall_memory": counters["stall_memory"] / steps,
-        "stall_events": counters["stall_events"] / steps,
+        **{name: counters[name] for name in ("words", "cycles")},
+        "utilisation": counters["words"] / counters["cycles"],
+        **{name: counters[name] for name in ("stall_cell", "stall_memory", "stall_events")},
         "predicted_cycles": predicted.cycles,
         "edgedrnn_cycles": shape.cycles,
     }

@@ -23,6 +23,7 @@ __all__ = [
     "column_words",
     "predict",
     "record_events",
+    "step_events",
     "step_words",
     "words_within",
 ]
@@ -98,12 +99,23 @@ def record_events(
     reference = Reference(network, config=config)
     events, words = [], []
     for row in rows:
-        old = {s: v.copy() for s, v in reference.reference.items()}
-        reference.step_integers(row)
-        # An element that fired has a new reference, and no other has.
-        events.append({s: np.flatnonzero(v != old[s]) for s, v in reference.reference.items()})
+        events.append(step_events(reference, row)[1])
         words.append(reference.last.words)
     return events, np.array(words, np.int64)
+
+
+def step_events(reference: Reference, row: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """One step of a network whose events are all differences: (output, fired elements by source).
+
+    Parameters
+    ----------
+    reference : Reference
+    row : int array, shape (inputs,)
+    """
+    old = {s: v.copy() for s, v in reference.reference.items()}
+    y = reference.step_integers(row)
+    # An element that fired has a new reference, and no other has.
+    return y, {s: np.flatnonzero(v != old[s]) for s, v in reference.reference.items()}
 
 
 def predict(

@@ -70,7 +70,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             progress=progress,
         )
     if args.plot:
-        plot(rows, args.plot)
+        plot(rows, args.plot, title=model.name)
     return {"model": model.name, "rows": rows, "plot": args.plot}
 
 

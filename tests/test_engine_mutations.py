@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
 import types
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from garbage_memory import garbage_reads
 from random_networks import Bench, Case, engine_config, random_case
 
 from stillnet.hw import engine as engine_module
@@ -184,23 +184,8 @@ def test_without_the_dispatch_rule_networks_hang() -> None:
 
 def test_no_memory_needs_its_old_value_while_it_is_written() -> None:
     """Block RAM that is told ``no_rw_check`` may give anything for a row that is being written."""
-    memory = re.compile(
-        r"\(\* no_rw_check = [^*]*\*\)\s+reg \[[^]]*\] (?P<name>\S+) +\[.*?"
-        r"if \((?P<enable>[^)]*)\)\s+(?P=name) *\[(?P<write>[^;]*)\] <= .*?"
-        r"(?P<take>_\d+_ <= )(?P<value>(?P=name) *\[(?P<read>[^;]*)\]);",
-        re.S,
-    )
-
-    def garbage(match: re.Match[str]) -> str:
-        part = match.groupdict()
-        hit = f"{{128{{({part['enable']}) && ({part['write']}) == ({part['read']})}}}}"
-        old = f"{part['take']}{part['value']};"
-        assert match[0].count(old) == 1
-        return match[0].replace(old, f"{part['take']}{part['value']} ^ {hit};")
-
-    text = to_verilog(engine_module.Engine(CONFIG), "engine")
-    text, count = memory.subn(garbage, text)
-    assert count == text.count("no_rw_check") > 2 * CONFIG.lanes
+    text, count = garbage_reads(to_verilog(engine_module.Engine(CONFIG), "engine"))
+    assert count > 2 * CONFIG.lanes
     bench = Bench(CONFIG, text)
     assert noticed(bench, EXAMPLES) is None
     bench.renew()

@@ -8,11 +8,13 @@ import types
 
 import pytest
 from format_networks import format_case, short_case
-from random_networks import Bench
+from garbage_memory import garbage_reads
+from random_networks import Bench, engine_config
 from test_engine_formats import CONFIGS
 
 from stillnet.hw.engine import Engine
 from stillnet.hw.verilog import to_verilog
+from stillnet.sw.contract.image import FORMATS
 
 CONFIG = CONFIGS["both"]
 
@@ -55,6 +57,27 @@ MUTATIONS: dict[str, tuple[str, str, str, str, str]] = {
         "lanes",
         "with m.If(empty):",
         "with m.If(1):",
+    ),
+    "a weight that waits is taken although the lane is at work": (
+        "sparse_lane",
+        "SparseLane",
+        "sparse_lanes",
+        "pop.eq(some & ~self.own)",
+        "pop.eq(some)",
+    ),
+    "full queues do not stop the words": (
+        "sparse_lanes",
+        "SparseLanes",
+        "lanes",
+        "self.stall.eq(drain | full)",
+        "self.stall.eq(drain)",
+    ),
+    "columns count as added while they are decoded": (
+        "sparse_lanes",
+        "SparseLanes",
+        "lanes",
+        "for i in range(DECODE_CYCLES - 1):",
+        "for i in range(0):",
     ),
     "surplus goes to the lane itself": (
         "sparse_lanes",
@@ -133,3 +156,25 @@ def test_broken_hardware_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) 
             except (AssertionError, RuntimeError):
                 return
     pytest.fail(f"{name}: not noticed in {2 * EXAMPLES} networks")
+
+
+def test_no_memory_of_pruned_columns_needs_its_old_value_while_it_is_written() -> None:
+    """As ``test_engine_mutations`` has it for dense columns: sums, the cell's copy of them, states,
+    references and lists, with every option that adds a memory or a reader."""
+    config = engine_config(
+        lanes=4,
+        cell_width=2,
+        int4=True,
+        formats=FORMATS,
+        columns=512,
+        row_scale=True,
+        element_thresholds=True,
+        cells=("gru", "linear", "relu"),
+    )
+    text, count = garbage_reads(to_verilog(Engine(config), "engine"))
+    assert count > 2 * config.multipliers
+    bench = Bench(config, text)
+    for seed in range(EXAMPLES):
+        for case in (short_case(seed, config), format_case(seed, config)):
+            bench.check(case)
+    bench.renew()

@@ -1,7 +1,8 @@
 """What is finished stays finished: results of a compression in a folder, stage by stage.
 
 A folder belongs to one model, one set of recordings, one set of options and one version of the
-methods, by their digest; for anything else it is refused. Files are complete or absent, so that a
+methods, by their digest; for anything else it is refused. Budgets are no part of it: weights that
+are solved before thresholds are searched serve all of them. Files are complete or absent, so that a
 run may be killed any time.
 """
 
@@ -23,7 +24,7 @@ from .layerwise import Compressed, LayerWork
 
 __all__ = ["VERSION", "Checkpoint", "digest"]
 
-VERSION = 1
+VERSION = 2
 """Of the methods. Raised with every change of this folder, of the formats' choice or of the cost
 model that gives other results for the same data: stages that older code kept are then refused."""
 

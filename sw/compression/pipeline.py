@@ -7,6 +7,8 @@ once more. Every stage is kept in a folder, and everything follows from the data
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -49,6 +51,9 @@ _JUDGED = 4_000
 
 _TIMED = 40
 """Steps whose cycles are predicted one by one."""
+
+_SHRUNK = 30
+"""How often thresholds are shrunk by 2 % where integers exceed the budget."""
 
 _PROBED = 3_000
 """Steps over which sensitivities are averaged."""
@@ -146,6 +151,7 @@ class _Setup:
     progress: Progress
     exponents: list[int]
     checkpoint: Checkpoint
+    budget: str
     reports: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -194,10 +200,10 @@ def compress(
     """
     options = options or CompressOptions()
     config = config or engine_for(options)
-    setup = _prepare(model, calibration, options, config, given, folder, progress or silent)
+    setup = _prepare(
+        model, calibration, options, config, given, folder, progress or silent, thresholds
+    )
     job, settings = setup.job, setup.settings
-    if thresholds:
-        job.encoders = Encoders(dict(thresholds), job.fraction)
     compressed, work = _weights(setup, "weights-0")
     limits: Limits | None = None
     network = _network(setup, work, name)
@@ -231,6 +237,7 @@ def _prepare(
     given: Given | None,
     folder: str | Path | None,
     progress: Progress,
+    thresholds: dict[int, float | np.ndarray] | None = None,
 ) -> _Setup:
     _check_model(model)
     if model.one_hot:
@@ -291,7 +298,12 @@ def _prepare(
     wanted = layout.unpack(trace.vectors[len(model.layers) - 1])
     chosen = _places(pieces, _JUDGED)
     judged = Layout([len(pieces[k]) for k in chosen])
-    facts = {**asdict(options), "config": config.to_dict(), "given": given and given.digest()}
+    if thresholds:
+        job.encoders = Encoders(dict(thresholds), job.fraction)
+    # What weights are solved for without a budget; runs with several budgets share it.
+    facts = {k: v for k, v in asdict(options).items() if k not in _BUDGET}
+    facts |= {"multipliers": config.multipliers, "given": given and given.digest()}
+    facts |= {"thresholds": {s: np.asarray(v).tolist() for s, v in (thresholds or {}).items()}}
     return _Setup(
         options,
         config,
@@ -306,7 +318,18 @@ def _prepare(
         progress,
         exponents,
         Checkpoint(None if folder is None else Path(folder), digest(model, x, facts)),
+        _budget(options, config),
     )
+
+
+_BUDGET = ("max_error", "frame_ms", "clock_mhz", "by_element", "refits")
+
+
+def _budget(options: CompressOptions, config: EngineConfig) -> str:
+    """A short name for the budget and the engine whose words it counts."""
+    facts = {k: v for k, v in asdict(options).items() if k in _BUDGET and k != "refits"}
+    facts["config"] = {k: v for k, v in config.to_dict().items() if k != "name"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _pieces(recordings: list[np.ndarray], rows: int) -> list[np.ndarray]:
@@ -342,7 +365,8 @@ def _powers_of_two(model: Model, choice: FormatChoice) -> dict[tuple[int, int], 
 
 def _weights(setup: _Setup, stage: str) -> tuple[Model, LayerWork]:
     keep = setup.checkpoint
-    finished = keep.load_layers(stage, len(setup.job.model.layers))
+    name = stage if stage == "weights-0" else f"{stage}-{setup.budget}"
+    finished = keep.load_layers(name, len(setup.job.model.layers))
 
     def tell(what: str, done: int, total: int) -> None:
         setup.progress(f"{what}, {stage}", done, total)
@@ -351,7 +375,7 @@ def _weights(setup: _Setup, stage: str) -> tuple[Model, LayerWork]:
         setup.job,
         setup.settings,
         finished=finished,
-        done=lambda index, work: keep.save_layer(stage, index, work),
+        done=lambda index, work: keep.save_layer(name, index, work),
         progress=tell,
     )
 
@@ -372,7 +396,8 @@ def _network(setup: _Setup, work: LayerWork, name: str | None) -> Network:
 def _limits(
     setup: _Setup, stage: str, compressed: Model, network: Network, before: Limits | None
 ) -> Limits:
-    found = setup.checkpoint.load(stage)
+    name = f"{stage}-{setup.budget}"
+    found = setup.checkpoint.load(name)
     if found is not None:
         arrays, facts = found
         named = {int(s): (a if a.ndim else float(a)) for s, a in arrays.items()}
@@ -414,17 +439,17 @@ def _limits(
         )
     arrays = {str(s): np.asarray(v, float) for s, v in limits.thresholds.items()}
     facts = {"error": limits.error, "words": limits.words, "rates": limits.rates}
-    setup.checkpoint.save(stage, arrays, facts)
+    setup.checkpoint.save(name, arrays, facts)
     return limits
 
 
 def _settle(setup: _Setup, network: Network, limits: Limits) -> None:
     """The search ran in floating point: in integers, too, the error must keep the budget."""
     budget = setup.options.max_error or 0.0
-    for _ in range(8):
+    for _ in range(_SHRUNK):
         if _integer_error(setup, network)[0] <= budget:
             return
-        limits.thresholds = {s: 0.93 * v for s, v in limits.thresholds.items()}
+        limits.thresholds = {s: 0.98 * v for s, v in limits.thresholds.items()}
         set_limits(network, Encoders(limits.thresholds, setup.job.fraction))
     raise StillnetError(
         f"max_error {budget:g} cannot be kept: in integers the mean error is "
