@@ -185,7 +185,7 @@ class Mutation:
 MUTATIONS = {
     "another bank": Mutation("sdram", "sdram", "if b >> i & 1", "if b >> i", ""),
     "a row that is in use is given up": Mutation(
-        "sdram", "sdram", "((same | unused) & chosen).any()", "chosen.any()", "one row a bank"
+        "sdram", "sdram", "chosen[b] & (same[b] | unused[b])", "chosen[b]", "one row a bank"
     ),
     "the bus is not turned around": Mutation(
         "sdram",

@@ -193,7 +193,7 @@ MUTATIONS = {
         "sdram", "SdramController", "mode_register(t.cas_latency)", "mode_register(3)"
     ),
     "a row that is in use is given up": Mutation(
-        "sdram", "SdramController", "((same | unused) & chosen).any()", "chosen.any()"
+        "sdram", "SdramController", "chosen[b] & (same[b] | unused[b])", "chosen[b]"
     ),
     "the old row stays open": Mutation(
         "sdram_bank", "SdramBank", "[stale.eq(opened), self.ready.eq(0)]", "[]", slow=False
