@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stillnet.sw.cli import Command
+from stillnet.sw.network import Network
 from stillnet.sw.progress import console_progress
 
 from .targets import BOARDS, board
@@ -28,6 +29,12 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine-cells", metavar="A,B", help="cells of the engine instead of the board's own list"
     )
+    parser.add_argument(
+        "--fit",
+        type=Path,
+        metavar="NET",
+        help="an engine with what this network asks: four bits, formats of columns, cells",
+    )
 
 
 def _run_build(args: argparse.Namespace) -> dict[str, Any]:
@@ -38,6 +45,8 @@ def _run_build(args: argparse.Namespace) -> dict[str, Any]:
     target = board(args.board)
     if args.engine_cells:
         target = replace(target, cells=tuple(args.engine_cells.split(",")))
+    if args.fit:
+        target = target.fitted(Network.load(args.fit))
     with console_progress(args.json) as progress:
         return build(
             target,
@@ -89,6 +98,9 @@ def _show_build(result: dict[str, Any]) -> None:
     units = TOOLCHAINS[board(result["board"]).family].units
     counts = (result[key] for key in ("comb", "ff", "dsp", "ram"))
     print(f"{result['device']}: " + ", ".join(f"{n} {unit}" for n, unit in zip(counts, units)))
+    options = [name for name in ("int4", "row_scale", "element_thresholds") if config[name]]
+    if options or len(config["formats"]) > 1:
+        print("with " + ", ".join([*options, "columns " + " or ".join(config["formats"])]))
     print(f"bitstream: {result['bitstream']}" + (" (unchanged)" if result["cached"] else ""))
 
 
@@ -102,11 +114,13 @@ BUILD = Command(
   stillnet build --list
   stillnet build --board ulx3s-85f          build/ulx3s-85f/top.bit and build.json
   stillnet build --board ulx3s-85f --seeds 12
+  stillnet build --board ulx3s-85f --fit net.safetensors -o build/speech
+      an engine for a compressed network, no larger than it needs
   stillnet --cells my.py build --board ulx3s-85f --engine-cells my,linear -o build/my
 
 The first build takes some minutes; the same design again takes seconds. A network for the board is
-packed with --preset NAME, which is the engine that 'build' puts on it; with --engine-cells, for
-engine.toml in the output folder.
+packed with --preset NAME, which is the engine that 'build' puts on it; with --engine-cells or
+--fit, for engine.toml in the output folder.
 """,
 )
 

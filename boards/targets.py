@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stillnet.hw.compact_cells import check_cell
 from stillnet.hw.sdram_parts import SdramPart, sdram_part
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.engine_fit import fit
 from stillnet.sw.errors import StillnetError
+from stillnet.sw.network import Network
+from stillnet.sw.packer import capacities
 
 __all__ = ["BOARDS", "Board", "block_rams", "board", "presets"]
 
 CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
 MAX_UNITS = 4096
 """Of an engine on a board."""
+
+FILLED, FITTED_FILLED = 80, 90
+"""Percent of the block RAM that a board's own engine may take, and one that is made to measure."""
 
 WIDE_CLOCK_HZ = 95_000_000
 """Of boards with 32 bits of SDRAM: six seeds of four lanes reached 94 to 98 MHz."""
@@ -66,6 +73,8 @@ class Board:
         See :class:`EngineConfig`.
     cells : tuple of str
         Of the engine.
+    engine : EngineConfig or None
+        Another engine than the board's own (:meth:`fitted`).
     family : str
         Tools that build it: :data:`.TOOLCHAINS`.
     ring_bytes : int or None
@@ -97,6 +106,7 @@ class Board:
     baud: int = 3_000_000
     cell_width: int = 1
     cells: tuple[str, ...] = CELLS
+    engine: EngineConfig | None = None
     family: str = "ecp5"
     ring_bytes: int | None = None
     window: int = 16
@@ -137,6 +147,8 @@ class Board:
         StillnetError
             If the compact engine cannot hold one of the cells.
         """
+        if self.engine is not None:
+            return self.engine
         if self.sdram is None:
             return self._spram_config()
         lanes = self.sdram.data_bits // 8
@@ -155,10 +167,51 @@ class Board:
                 matrices=32,
                 address_bits=min(32, address_bits),
             )
-            if block_rams(best) <= self.block_rams * 4 // 5:
+            if block_rams(best) <= self.block_rams * FILLED // 100:
                 return best
         assert best is not None
         return best
+
+    def fitted(self, network: Network) -> Board:
+        """The same board with an engine for what a network asks: four bits, formats of columns,
+        multipliers of rows, thresholds by element, cells (:func:`~stillnet.sw.engine_fit.fit`).
+
+        Its units and accumulators are those of the network, in whole blocks of RAM. Returns the
+        board itself where its own engine has all that is asked.
+
+        Raises
+        ------
+        StillnetError
+            If the engine is too large for the FPGA, or is none for a board without SDRAM.
+        """
+        base = self.config()
+        wanted = fit(network, base)
+        if wanted is base:
+            return self
+        if self.sdram is None:
+            changed = [
+                field.name
+                for field in dataclasses.fields(wanted)
+                if field.name != "name" and getattr(wanted, field.name) != getattr(base, field.name)
+            ]
+            raise StillnetError(
+                f"network '{network.name}' asks for other {', '.join(changed)} than board "
+                f"'{self.name}' has, whose FPGA has no room for more; take a board with SDRAM"
+            )
+        needed = capacities(network, wanted)
+        wanted = replace(
+            wanted,
+            units=-(-needed["units"] // 1024) * 1024,
+            accumulators=-(-needed["accumulators"] // 512) * 512,
+        )
+        blocks, room = block_rams(wanted), self.block_rams * FITTED_FILLED // 100
+        if blocks > room:
+            raise StillnetError(
+                f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
+                f"'{self.name}' has {self.block_rams}, of which {room} can be used; take a larger "
+                "FPGA, or compress without sparsity: pruned columns need twice the accumulators"
+            )
+        return replace(self, engine=wanted)
 
     def _spram_config(self) -> EngineConfig:
         config = EngineConfig(

@@ -239,8 +239,7 @@ class AccumulatorReader(wiring.Component):
         m.d.comb += Cat(arrived, arrived_gate, arrived_last, arrived_short).eq(pipe)
 
         write_row = Signal(range(depth))
-        read_row = Signal(range(depth))
-        next_row = Signal(range(depth), init=1 % depth)  # the one after it
+        next_row = Signal(range(depth), init=1 % depth)  # the one after that which is handed out
         group = Signal(range(max(2, lanes // width)))
         level = Signal(range(depth + 1))  # blocks completely in the buffer
         put, take = Signal(), Signal()
@@ -253,19 +252,18 @@ class AccumulatorReader(wiring.Component):
         with m.If(put):
             m.d.sync += write_row.eq(write_row + 1)
         with m.If(take):
-            m.d.sync += [read_row.eq(read_row + 1), next_row.eq(next_row + 1)]
+            m.d.sync += next_row.eq(next_row + 1)
 
         ends = Memory(shape=unsigned((lanes // width - 1).bit_length() or 1), depth=depth, init=[])
         m.submodules.ends = ends  # last group of each block
         end_writer = ends.write_port()
-        end_reader, next_reader = (ends.read_port(domain="comb") for _ in range(2))
-        arrived_end = Signal.like(end_reader.data)
+        next_reader = ends.read_port(domain="comb")
+        arrived_end = Signal.like(next_reader.data)
         m.d.comb += [
             end_writer.addr.eq(write_row),
             arrived_end.eq((arrived_short - 1) >> (width.bit_length() - 1)),
             end_writer.data.eq(arrived_end),
             end_writer.en.eq(put),
-            end_reader.addr.eq(read_row),
             next_reader.addr.eq(next_row),
         ]
 
@@ -353,12 +351,13 @@ class AccumulatorReader(wiring.Component):
         ]
         # Whether the group is the last of its block: known when it comes up, because many pointers
         # hang on it.
-        with m.If(~some | (take & (level == 1))):
-            m.d.sync += group_last.eq(arrived_end == 0)  # of the block that arrives, if one does
+        end = Signal.like(arrived_end)
+        with m.If(~some | (take & (level == 1))):  # the block that arrives, if one does
+            m.d.sync += [group_last.eq(arrived_end == 0), end.eq(arrived_end)]
         with m.Elif(take):
-            m.d.sync += group_last.eq(next_reader.data == 0)
+            m.d.sync += [group_last.eq(next_reader.data == 0), end.eq(next_reader.data)]
         with m.Elif(advance):
-            m.d.sync += group_last.eq(group + 1 == end_reader.data)
+            m.d.sync += group_last.eq(group + 1 == end)
         m.d.sync += [
             level.eq(Mux(take, filled - 1, filled)),
             some.eq(Mux(take, filled > 1, filled != 0)),

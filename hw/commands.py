@@ -7,6 +7,8 @@ from typing import Any
 
 from stillnet.sw.cli import Command
 from stillnet.sw.contract.config import PRESETS, EngineConfig
+from stillnet.sw.engine_fit import fit
+from stillnet.sw.network import Network
 
 __all__ = ["GENERATE"]
 
@@ -25,6 +27,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=VALUE",
         help="change a field of the configuration; may be given several times",
     )
+    parser.add_argument("--fit", metavar="NET", help="with what this network asks for")
     parser.add_argument(
         "-o", "--output", default="core.v", metavar="CORE.v", help="the Verilog (core.v)"
     )
@@ -41,7 +44,10 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     from .generate import generate
 
     config = EngineConfig.load(args.config or args.preset)
-    return generate(config.changed(args.set) if args.set else config, args.output)
+    config = config.changed(args.set) if args.set else config
+    if args.fit:
+        config = fit(Network.load(args.fit), config)
+    return generate(config, args.output)
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -91,6 +97,9 @@ examples:
   stillnet generate --preset axi64 --set 'cells=["lstm", "linear"]' --set cell_sharing=2 -o core.v
       a preset with other cells, and with half of the multipliers in them ('stillnet info --cell
       LSTM --sharing 2' shows which). Pack for it with --preset core_config.toml
+  stillnet generate --preset axi64 --fit net.safetensors -o core.v
+      a preset with what a compressed network asks for: four bits, formats of columns, cells. Pack
+      for it with --preset core_config.toml, or with --preset axi64 --fit
 
 core.v needs no other file, no macro and no flag. Any network that fits the capacities in core.json
 runs on it: pack it with the same configuration. How to connect and start it: docs/core.md""",

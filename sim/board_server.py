@@ -19,6 +19,7 @@ from typing import Any
 from stillnet.boards.targets import BOARDS, board
 from stillnet.sw.cli import Command
 from stillnet.sw.errors import StillnetError
+from stillnet.sw.network import Network
 from stillnet.sw.packer import load_image
 
 from .virtual_board import VirtualBoard
@@ -127,6 +128,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="through the board's serial port at its true rate: slow, for small networks",
     )
     parser.add_argument(
+        "--fit", metavar="NET", help="the board as 'stillnet build --fit NET' makes it"
+    )
+    parser.add_argument(
         "--flash", metavar="NET.img", help="image in the flash: the board loads it at power-up"
     )
 
@@ -139,6 +143,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any] | None:
         print(text, flush=True, file=sys.stderr if args.json else sys.stdout)
 
     target = board(args.board)
+    if args.fit:
+        target = target.fitted(Network.load(args.fit))
     say(f"building the {target.title} ...")
     flash = None
     if args.flash:
@@ -146,7 +152,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any] | None:
         if image.config.fingerprint != target.config().fingerprint:
             raise StillnetError(
                 f"image '{args.flash}' is for engine '{image.config.name}'; pack it with --preset "
-                f"{target.name}"
+                f"{target.name}, or give the network that it was fitted to with --fit"
             )
         flash = image.data
     model = VirtualBoard(target, serial=args.serial, flash=flash)

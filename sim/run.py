@@ -72,7 +72,7 @@ def run_rtl(
         that cannot be. A mismatch is no error: it is the result.
     """
     progress = progress or silent
-    config = preset if isinstance(preset, EngineConfig) else EngineConfig.load(preset)
+    config = EngineConfig.load(preset)
     _check_whole("history", history, 0)
     _check_whole("latency", latency, 1)
     if not isinstance(check_state, bool):

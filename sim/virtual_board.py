@@ -20,6 +20,7 @@ from stillnet.hw.sdram_parts import SdramPart
 from stillnet.hw.verilog import to_verilog
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.errors import StillnetError
+from stillnet.sw.network import Network
 
 from .compiled_model import build_library
 
@@ -209,7 +210,9 @@ def _timing(part: SdramPart, clock_hz: int) -> tuple[int, ...]:
     )
 
 
-def sim_transport(name: str, *, serial: bool | str = False) -> VirtualBoard:
+def sim_transport(
+    name: str, *, serial: bool | str = False, fit: Network | None = None
+) -> VirtualBoard:
     """The transport behind ``sim:NAME``.
 
     Parameters
@@ -218,5 +221,8 @@ def sim_transport(name: str, *, serial: bool | str = False) -> VirtualBoard:
         A board, as in ``ulx3s-85f``.
     serial : bool
         See :class:`VirtualBoard`.
+    fit : Network, optional
+        The board as ``stillnet build --fit`` makes it for this network.
     """
-    return VirtualBoard(board(name), serial=serial in (True, "true", "1", "yes"))
+    target = board(name) if fit is None else board(name).fitted(fit)
+    return VirtualBoard(target, serial=serial in (True, "true", "1", "yes"))

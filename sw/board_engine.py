@@ -7,7 +7,6 @@ is held against the reference as it comes.
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,10 +135,11 @@ def _run(
     address: str,
     network: Network,
     x: np.ndarray,
+    transport_options: dict[str, Any],
     *,
     steps: int | None = None,
     progress: Progress | None = None,
-    preset: str | Path | None = None,
+    preset: object = None,
     **options: Any,
 ) -> dict[str, Any]:
     del preset  # the board's engine is what it is
@@ -149,6 +149,8 @@ def _run(
                 f"a board has no option '{name}'; options are {', '.join(_OPTIONS)}"
             )
     timeout, baud = options.pop("timeout", 10.0), options.pop("baud", None)
+    if baud is not None:
+        transport_options["baud"] = baud
     window = options.get("window")
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:
         raise StillnetError(f"option 'timeout' must be a number of seconds, not {timeout!r}")
@@ -160,13 +162,13 @@ def _run(
             raise StillnetError(f"option '{name}' must be a whole number from 1, not {value!r}")
     if not isinstance(options.get("check", True), bool):
         raise StillnetError(f"option 'check' must be true or false, not {options['check']!r}")
-    transport = open_transport(address, **({} if baud is None else {"baud": baud}))
+    transport = open_transport(address, **transport_options)
     with Engine(transport, timeout=timeout) as engine:
         return run_on_board(network, x, engine, steps=steps, progress=progress, **options)
 
 
 def board_engine(
-    network: Network, x: np.ndarray, *, address: str = "", **options: Any
+    network: Network, x: np.ndarray, *, address: str = "", fit: bool = False, **options: Any
 ) -> dict[str, Any]:
     """:func:`run_on_board` on a serial port or ``tcp:HOST:PORT``, for ``stillnet run``.
 
@@ -182,11 +184,16 @@ def board_engine(
             f"engine 'board' needs a port: board:/dev/ttyUSB0 ({DEFAULT_BAUD} baud; "
             "--option baud=N), or board:tcp:HOST:PORT"
         )
-    return _run(address, network, x, **options)
+    if fit:
+        raise StillnetError(
+            "a board has the engine that was built for it; leave --fit out here, and give it to "
+            "'stillnet build --board NAME --fit NET'"
+        )
+    return _run(address, network, x, {}, **options)
 
 
 def sim_engine(
-    network: Network, x: np.ndarray, *, address: str = "", **options: Any
+    network: Network, x: np.ndarray, *, address: str = "", fit: bool = False, **options: Any
 ) -> dict[str, Any]:
     """:func:`run_on_board` on the virtual board, for ``stillnet run``.
 
@@ -194,9 +201,11 @@ def sim_engine(
     ----------
     address : str
         What stands behind ``sim:``: a board's name.
+    fit : bool
+        The board as ``stillnet build --fit`` makes it for the network.
     options
         As for :func:`board_engine`.
     """
     if not address:
         raise StillnetError("engine 'sim' needs a board: sim:ulx3s-85f")
-    return _run(f"sim:{address}", network, x, **options)
+    return _run(f"sim:{address}", network, x, {"fit": network} if fit else {}, **options)

@@ -17,8 +17,9 @@ from .cell_chart import cell_chart, describe_cell
 from .cli import Command
 from .contract.config import PRESETS, EngineConfig
 from .contract.image import MAGIC
+from .engine_fit import fit as fit_engine
 from .errors import StillnetError
-from .files import write_atomically
+from .files import check_place, write_atomically
 from .network import Network
 from .progress import Progress, console_progress, silent
 from .reference import Reference
@@ -174,6 +175,7 @@ def _run_quantize(args: argparse.Namespace) -> dict[str, Any]:
         recurrent = parse_thresholds(recurrent, "--threshold-recurrent")
     if args.max_error is not None and (thresholds is not None or recurrent is not None):
         raise StillnetError("give --threshold or --max-error, not both")
+    check_place(args.output)
     recordings = [load_array(path, "calibration") for path in args.calibrate]
     layers = None if args.layers is None else _layer_list(args.layers)
     model = load_model(args.model) if layers is None else load_model(args.model, layers=layers)
@@ -227,7 +229,7 @@ def _reference_engine(
     network: Network,
     x: np.ndarray,
     *,
-    preset: str,
+    preset: str | EngineConfig,
     steps: int | None = None,
     progress: Progress | None = None,
     clear_every: int = 0,
@@ -277,7 +279,8 @@ def run(
     x: np.ndarray,
     *,
     engine: str = "reference",
-    preset: str = "axi64",
+    preset: str | EngineConfig = "axi64",
+    fit: bool = False,
     steps: int | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -291,8 +294,11 @@ def run(
     engine : str
         ``"reference"``, or an engine of the entry-point group ``stillnet.engines``: ``"rtl"``,
         ``"board:PORT"``, ``"sim:BOARD"``.
-    preset : str
+    preset : str or EngineConfig
         Name of an engine configuration, or path of its TOML form; decides the words.
+    fit : bool
+        Add to the preset, or to the engine of a simulated board, what the network asks for
+        (:func:`~stillnet.sw.engine_fit.fit`).
     steps : int, optional
         Only so many steps.
     progress : Progress, optional
@@ -323,8 +329,13 @@ def run(
         raise StillnetError(
             f"engine '{engine}' cannot be loaded ({error}); pip install \"stillnet[sim]\""
         ) from error
-    result = function(network, x, preset=preset, steps=steps, progress=progress, **options)
-    return {"engine": engine, "preset": str(preset), **result}
+    config = EngineConfig.load(preset)
+    if fit and colon:
+        options["fit"] = True  # the address has an engine of its own
+    elif fit:
+        config = fit_engine(network, config)
+    result = function(network, x, preset=config, steps=steps, progress=progress, **options)
+    return {"engine": engine, "preset": config.name, **result}
 
 
 def _configure_run(parser: argparse.ArgumentParser) -> None:
@@ -341,6 +352,7 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
         default="axi64",
         help=f"engine configuration: {', '.join(PRESETS)}, or a TOML file (axi64)",
     )
+    add("--fit", action="store_true", help="add what the network asks for to the preset or board")
     add("--steps", type=_positive, metavar="N", help="only so many steps")
     add(
         "--option",
@@ -362,6 +374,7 @@ def _run_run(args: argparse.Namespace) -> dict[str, Any]:
             options[name.replace("-", "_")] = json.loads(value)
         except json.JSONDecodeError:
             options[name.replace("-", "_")] = value
+    check_place(args.output)
     network = Network.load(args.network)
     x = load_array(args.input)
     with console_progress(args.json) as progress:
@@ -370,6 +383,7 @@ def _run_run(args: argparse.Namespace) -> dict[str, Any]:
             x,
             engine=args.engine,
             preset=args.preset,
+            fit=args.fit,
             steps=args.steps,
             progress=progress,
             **options,
@@ -421,7 +435,9 @@ examples:
   stillnet run net.safetensors x.npy --steps 5 --engine rtl --preset axi64 -o y.npy
       the same through the generated Verilog in a simulator, compared value by value
   stillnet run net.safetensors x.npy --engine board:/dev/ttyUSB0 -o y.npy
-      on a board, packed for the engine that it has; outputs are compared with the reference""",
+      on a board, packed for the engine that it has; outputs are compared with the reference
+  stillnet run net.safetensors x.npy --steps 20 --engine sim:ulx3s-85f --fit
+      a compressed network on the virtual board, with the engine that 'build --fit' makes""",
 )
 
 

@@ -12,6 +12,7 @@ from .cli import Command
 from .commands import _columns, _figure, _percent, _print, load_array
 from .contract.config import EngineConfig
 from .errors import StillnetError
+from .files import check_place
 from .progress import console_progress
 
 __all__ = ["COMPRESS", "load_recordings", "parse_bits", "parse_time"]
@@ -112,6 +113,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         seed=args.seed,
     )
     config = engine_for(options, EngineConfig.load(args.preset))
+    check_place(args.output)
     recordings = load_recordings(args.data)
     model = load_model(args.model)
     folder = Path(args.resume or f"{args.output}.stages")
@@ -163,7 +165,8 @@ def _show(result: dict[str, Any]) -> None:
         f"{result['options']['clock_mhz']:g} MHz by the cost model, on engine "
         f"'{result['engine']['name']}'"
     )
-    print(f"Saved {result['output']}.")
+    path = result["output"]
+    print(f"Saved {path}. For its engine: stillnet build --board NAME --fit {path}")
 
 
 COMPRESS = Command(

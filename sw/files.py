@@ -8,7 +8,31 @@ from pathlib import Path
 
 from .errors import StillnetError
 
-__all__ = ["write_atomically"]
+__all__ = ["check_place", "write_atomically"]
+
+
+def check_place(path: str | Path | None) -> None:
+    """Refuses a place that a result could not be written to, before the work for it begins.
+
+    Raises
+    ------
+    StillnetError
+        Where the folder does not exist or cannot be written. None is no place to check.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    if path.is_dir():
+        raise StillnetError(f"cannot write '{path}': it is a folder; choose another place")
+    if not path.parent.is_dir():
+        raise StillnetError(
+            f"cannot write '{path}': folder '{path.parent}' does not exist; make it first"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise StillnetError(
+            f"cannot write '{path}': folder '{path.parent}' may not be written; choose another "
+            "place"
+        )
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:

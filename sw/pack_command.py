@@ -8,6 +8,7 @@ from typing import Any
 
 from .cli import Command
 from .contract.config import PRESETS, EngineConfig
+from .engine_fit import fit
 from .files import write_atomically
 from .network import Network
 from .packer import costs, pack
@@ -23,12 +24,19 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         default="axi64",
         help=f"engine configuration: {', '.join(PRESETS)}, or a TOML file (default: axi64)",
     )
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="the engine of 'generate --preset NAME --fit NET', with what the network asks for",
+    )
     parser.add_argument("-o", "--output", metavar="NET.img", type=Path, required=True)
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     config = EngineConfig.load(args.preset)
     network = Network.load(args.network)
+    if args.fit:
+        config = fit(network, config)
     image = pack(network, config)
     write_atomically(args.output, image.data)
     return {

@@ -22,7 +22,7 @@ from .contract.image import BIAS_WORDS, SLOT_BYTES, UNEQUAL_FORMATS, Kind
 from .errors import StillnetError
 from .network import INPUT, Network, QuantizedLayer
 
-__all__ = ["Image", "Placement", "costs", "describe", "load_image", "pack", "place"]
+__all__ = ["Image", "Placement", "capacities", "costs", "describe", "load_image", "pack", "place"]
 
 _NO_FORMAT = dict.fromkeys(
     (
@@ -92,6 +92,18 @@ def place(network: Network, config: EngineConfig) -> Placement:
         Naming the capacity that is too small, what is needed and the field to raise.
     """
     _check_cells(network, config)
+    for field, needed in capacities(network, config).items():
+        if needed > getattr(config, field):
+            raise StillnetError(
+                f"network '{network.name}' needs {field} = {needed}, engine '{config.name}' has "
+                f"{getattr(config, field)}; generate an engine with a larger '{field}', or with "
+                "--fit"
+            )
+    return _placed(network, config)[0]
+
+
+def _placed(network: Network, config: EngineConfig) -> tuple[Placement, int, int]:
+    """The placement, and how many units and accumulators of a lane it takes."""
     unit_base, accumulator_base = [], []
     units = accumulators = 0
     for layer in network.layers:
@@ -102,23 +114,23 @@ def place(network: Network, config: EngineConfig) -> Placement:
             CELLS[layer.cell], config.row_scale
         )
         accumulators += accumulators % 2
-    inputs = 1 if network.input_mode.one_hot else network.inputs
-    matrices = sum(
-        len(_bias_runs(CELLS[layer.cell], config)) + len(layer.matrices) for layer in network.layers
-    )
-    for field, needed in {
+    return Placement(tuple(unit_base), tuple(accumulator_base)), units, accumulators
+
+
+def capacities(network: Network, config: EngineConfig) -> dict[str, int]:
+    """What a network takes of an engine, by field of ``EngineConfig``.
+
+    The capacities themselves have no part in it, except ``columns``, which :func:`pack` checks.
+    """
+    _, units, accumulators = _placed(network, config)
+    runs = sum(len(_bias_runs(CELLS[layer.cell], config)) for layer in network.layers)
+    return {
         "units": units,
-        "inputs": inputs,
+        "inputs": 1 if network.input_mode.one_hot else network.inputs,
         "accumulators": accumulators,
         "layers": len(network.layers),
-        "matrices": matrices,
-    }.items():
-        if needed > getattr(config, field):
-            raise StillnetError(
-                f"network '{network.name}' needs {field} = {needed}, engine '{config.name}' has "
-                f"{getattr(config, field)}; generate an engine with a larger '{field}'"
-            )
-    return Placement(tuple(unit_base), tuple(accumulator_base))
+        "matrices": runs + sum(len(layer.matrices) for layer in network.layers),
+    }
 
 
 def _check_cells(network: Network, config: EngineConfig) -> None:
@@ -138,7 +150,7 @@ def _check_cells(network: Network, config: EngineConfig) -> None:
     if network.second_threshold and not config.second_threshold:
         raise StillnetError(
             f"network '{network.name}' has a separate recurrent threshold, engine '{config.name}' "
-            "has one encoder; generate one with second_threshold = true"
+            "has one encoder; generate one with second_threshold = true, or with --fit"
         )
     for option, what in (
         ("row_scale", "multipliers of rows"),
@@ -147,7 +159,7 @@ def _check_cells(network: Network, config: EngineConfig) -> None:
         if getattr(network, option) and not getattr(config, option):
             raise StillnetError(
                 f"network '{network.name}' has {what}, engine '{config.name}' does not; generate "
-                f"one with {option} = true"
+                f"one with {option} = true, or with --fit"
             )
 
 
@@ -197,7 +209,8 @@ def _tables(
         if len(lengths) > config.columns:
             raise StillnetError(
                 f"network '{network.name}' needs columns = {len(lengths)}, engine "
-                f"'{config.name}' has {config.columns}; generate an engine with a larger 'columns'"
+                f"'{config.name}' has {config.columns}; generate an engine with a larger "
+                "'columns', or with --fit"
             )
         tables[layout.Table.LENGTHS] = lengths
     if config.element_thresholds:

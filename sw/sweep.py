@@ -8,6 +8,8 @@ nothing was chosen on.
 
 from __future__ import annotations
 
+import importlib.util
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +24,14 @@ from .compression.simulate import Encoders
 from .contract.config import EngineConfig
 from .cost import column_words, predict, step_words
 from .errors import StillnetError
-from .files import write_atomically
+from .files import check_place, write_atomically
 from .model import Model
 from .network import Network
 from .progress import Progress, silent
 from .quantizer import _recordings
 from .sequence import Layout, run_float, run_integers
 
-__all__ = ["measure", "plot", "sweep"]
+__all__ = ["check_plot", "measure", "plot", "sweep"]
 
 Row = dict[str, Any]
 
@@ -113,56 +115,79 @@ def sweep(
     progress = progress or silent
     if not bits or not sparsity or not errors:
         raise StillnetError("a sweep needs at least one of bits, sparsity and errors")
+    # All of them first: what is wrong with the last one should not come to light after an hour.
+    highest = max(max(errors), 1e-6)
+    choices = [
+        replace(base, bits=b, sparsity=s, max_error=highest, frame_ms=None)
+        for b in bits
+        for s in sparsity
+    ]
+    if min(errors) < 0:
+        raise StillnetError(f"a budget of error must be 0 or more, not {min(errors):g}")
     rows: list[Row] = []
     judged_on = None if test is None else _recordings(model, test)
-    for b in bits:
-        for s in sparsity:
-            chosen = replace(
-                base, bits=b, sparsity=s, max_error=max(max(errors), 1e-6), frame_ms=None
-            )
-            engine = engine_for(chosen, config)
-            place = None if folder is None else Path(folder) / f"{b}bit-{s:g}"
-            setup = _prepare(model, calibration, chosen, engine, None, place, progress)
-            compressed, work = _weights(setup, "weights-0")
-            network = _network(setup, work, None)
-            layout, x, wanted = setup.judged
-            search = LimitSearch(
-                compressed,
-                layout,
-                x,
-                wanted,
-                fraction=setup.job.fraction,
-                sensitivity=setup.job.sensitivity,
-                words=column_words(network, engine),
-                sources=setup.sources,
-                by_element=chosen.by_element,
-                progress=progress,
-            )
-            balanced: Limits | None = None
-            for budget in sorted(errors, reverse=True):
-                thresholds: dict[int, float | np.ndarray] = dict.fromkeys(setup.sources, 0.0)
-                if budget > 0:
-                    rates = None if balanced is None else balanced.rates
-                    found = search.run(error=budget, rounds=0 if rates else 2, rates=rates)
-                    if found.error > budget:
-                        continue
-                    balanced = balanced or found
-                    thresholds = found.thresholds
-                set_limits(network, Encoders(thresholds, setup.job.fraction))
-                row: Row = {"bits": b, "sparsity": s, "pattern": base.pattern, "budget": budget}
-                pieces = layout.unpack(x)
-                row |= measure(model, network, pieces, engine, clock_mhz=base.clock_mhz)
-                if judged_on is not None:
-                    tested = measure(model, network, judged_on, engine, clock_mhz=base.clock_mhz)
-                    row |= {f"test_{k}": v for k, v in tested.items()}
-                rows.append(row)
-                progress("points", len(rows), len(bits) * len(sparsity) * len(errors))
+    for chosen in choices:
+        b, s = chosen.bits, chosen.sparsity
+        engine = engine_for(chosen, config)
+        place = None if folder is None else Path(folder) / f"{b}bit-{s:g}"
+        setup = _prepare(model, calibration, chosen, engine, None, place, progress)
+        compressed, work = _weights(setup, "weights-0")
+        network = _network(setup, work, None)
+        layout, x, wanted = setup.judged
+        search = LimitSearch(
+            compressed,
+            layout,
+            x,
+            wanted,
+            fraction=setup.job.fraction,
+            sensitivity=setup.job.sensitivity,
+            words=column_words(network, engine),
+            sources=setup.sources,
+            by_element=chosen.by_element,
+            progress=progress,
+        )
+        balanced: Limits | None = None
+        for budget in sorted(errors, reverse=True):
+            thresholds: dict[int, float | np.ndarray] = dict.fromkeys(setup.sources, 0.0)
+            if budget > 0:
+                rates = None if balanced is None else balanced.rates
+                found = search.run(error=budget, rounds=0 if rates else 2, rates=rates)
+                if found.error > budget:
+                    continue
+                balanced = balanced or found
+                thresholds = found.thresholds
+            set_limits(network, Encoders(thresholds, setup.job.fraction))
+            row: Row = {"bits": b, "sparsity": s, "pattern": base.pattern, "budget": budget}
+            pieces = layout.unpack(x)
+            row |= measure(model, network, pieces, engine, clock_mhz=base.clock_mhz)
+            if judged_on is not None:
+                tested = measure(model, network, judged_on, engine, clock_mhz=base.clock_mhz)
+                row |= {f"test_{k}": v for k, v in tested.items()}
+            rows.append(row)
+            progress("points", len(rows), len(bits) * len(sparsity) * len(errors))
     return rows
 
 
+KINDS = (".png", ".svg", ".pdf")
 _COLOURS = {8: "#30638e", 4: "#d1495b"}
 _MARKERS = "osD^vP*X"
 _STYLES = ("-", "--", "-.", ":")
+
+
+def check_plot(path: str | Path) -> None:
+    """Refuses a picture that could not be drawn, before the work for it begins.
+
+    Raises
+    ------
+    StillnetError
+        For another kind of file, a folder that is not there, or without matplotlib.
+    """
+    kind = Path(path).suffix
+    if kind not in KINDS:
+        raise StillnetError(f"'{path}' is no picture; its name must end in {', '.join(KINDS)}")
+    check_place(path)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise StillnetError('plots need matplotlib; pip install "stillnet[plot]"')
 
 
 def plot(rows: Sequence[Row], path: str | Path, *, title: str = "") -> None:
@@ -171,16 +196,11 @@ def plot(rows: Sequence[Row], path: str | Path, *, title: str = "") -> None:
     Lines of test recordings, where there are any, over faint ones of calibration. Points without
     thresholds are hollow.
     """
-    try:
-        import matplotlib
+    check_plot(path)
+    import matplotlib
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise StillnetError(
-            f'plots need matplotlib ({error}); pip install "stillnet[plot]"'
-        ) from error
-    import io
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
 
     if not rows:
         raise StillnetError("a sweep without points cannot be drawn; allow a larger error")
@@ -225,7 +245,6 @@ def plot(rows: Sequence[Row], path: str | Path, *, title: str = "") -> None:
     figure.suptitle(f"{title}: {note}" if title else note, x=0.02, ha="left", fontsize=10)
     figure.tight_layout()
     buffer = io.BytesIO()
-    kind = Path(path).suffix.removeprefix(".") or "png"
-    figure.savefig(buffer, format=kind, dpi=150)
+    figure.savefig(buffer, format=Path(path).suffix.removeprefix("."), dpi=150)
     plt.close(figure)
     write_atomically(path, buffer.getvalue())

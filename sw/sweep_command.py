@@ -42,7 +42,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     from .compression import CompressOptions
     from .importer import load_model
-    from .sweep import plot, sweep
+    from .sweep import check_plot, plot, sweep
 
     options = CompressOptions(
         pattern=args.pattern,
@@ -53,6 +53,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     bits = [parse_bits(part) for part in args.weights.split(",")]
     sparsity = _numbers(args.sparsity, "--sparsity")
     errors = _numbers(args.errors, "--errors")
+    if args.plot:
+        check_plot(args.plot)
     recordings = load_recordings(args.data)
     test = None if args.test is None else load_recordings(args.test)
     model = load_model(args.model)

@@ -244,8 +244,8 @@ def test_formats_and_bits_are_checked() -> None:
     with pytest.raises(StillnetError, match=f"^{re.escape(message)}$"):
         net.validate()
     message = (
-        "a matrix asks for format 'step', engine 'custom' reads dense; generate one with it, or "
-        "leave the choice to the packer"
+        "a matrix asks for format 'step', engine 'custom' reads dense; generate one with it, for "
+        "instance with --fit, or leave the choice to the packer"
     )
     with pytest.raises(StillnetError, match=f"^{re.escape(message)}$"):
         choose(np.ones((1, 4, 4), np.int8), 8, EngineConfig(), "step")

@@ -245,7 +245,8 @@ def choose(
     if not fitting:
         raise StillnetError(
             f"a matrix asks for format '{forced}', engine '{config.name}' reads "
-            f"{', '.join(config.formats)}; generate one with it, or leave the choice to the packer"
+            f"{', '.join(config.formats)}; generate one with it, for instance with --fit, or leave "
+            "the choice to the packer"
         )
     return min(fitting, key=lambda x: x.words)
 

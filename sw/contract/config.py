@@ -352,8 +352,10 @@ class EngineConfig:
         return cls(**values)
 
     @classmethod
-    def load(cls, source: str | Path) -> EngineConfig:
-        """A preset by name, or a TOML file by path."""
+    def load(cls, source: str | Path | EngineConfig) -> EngineConfig:
+        """A preset by name, a TOML file by path; a configuration is itself."""
+        if isinstance(source, EngineConfig):
+            return source
         if str(source) in PRESETS:
             return PRESETS[str(source)]
         path = Path(source)
