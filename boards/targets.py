@@ -176,8 +176,9 @@ class Board:
         """The same board with an engine for what a network asks: four bits, formats of columns,
         multipliers of rows, thresholds by element, cells (:func:`~stillnet.sw.engine_fit.fit`).
 
-        Its units and accumulators are those of the network, in whole blocks of RAM. Returns the
-        board itself where its own engine has all that is asked.
+        Its units and accumulators are those of the network, in the next power of two, or where
+        that is too large in whole blocks of RAM. Returns the board itself where its own engine has
+        all that is asked.
 
         Raises
         ------
@@ -199,13 +200,18 @@ class Board:
                 f"'{self.name}' has, whose FPGA has no room for more; take a board with SDRAM"
             )
         needed = capacities(network, wanted)
-        wanted = replace(
-            wanted,
-            units=-(-needed["units"] // 1024) * 1024,
-            accumulators=-(-needed["accumulators"] // 512) * 512,
-        )
-        blocks, room = block_rams(wanted), self.block_rams * FITTED_FILLED // 100
-        if blocks > room:
+        room = self.block_rams * FITTED_FILLED // 100
+        # Memories of a power of two need no multiplexer behind their blocks, which costs 20 MHz.
+        powers = {k: 1 << (needed[k] - 1).bit_length() for k in ("units", "accumulators")}
+        wanted = replace(wanted, units=max(1024, powers["units"]))
+        wanted = replace(wanted, accumulators=max(512, powers["accumulators"]))
+        if block_rams(wanted) > room:
+            wanted = replace(
+                wanted,
+                units=-(-needed["units"] // 1024) * 1024,
+                accumulators=-(-needed["accumulators"] // 512) * 512,
+            )
+        if (blocks := block_rams(wanted)) > room:
             raise StillnetError(
                 f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
                 f"'{self.name}' has {self.block_rams}, of which {room} can be used; take a larger "
@@ -257,7 +263,8 @@ def block_rams(config: EngineConfig) -> int:
     total = 2 * config.multipliers * blocks(depth, 32)
     total += blocks(config.columns, 16)
     if config.element_thresholds:
-        total += blocks(config.inputs, 17) + config.cell_width * blocks(rows, 17)
+        for bits in (16, 1):
+            total += blocks(config.inputs, bits) + config.cell_width * blocks(rows, bits)
     state = [16, *map(config.state_bits, config.state_names)]  # with the references
     total += config.cell_width * sum(blocks(rows, bits) for bits in state)
     total += blocks(rows, 17 * config.cell_width + 16)

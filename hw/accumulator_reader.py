@@ -232,7 +232,10 @@ class AccumulatorReader(wiring.Component):
         arrived_last = Signal()
         arrived_short = Signal(range(lanes + 1))  # units of the block
         pipe = Cat(granted, read_gate, read_gate_last, read_short)
-        for i in range(READ_LATENCY):
+        # The word passes a register of its own: from the lanes to all buffers it is a long way.
+        read_data = Data(len(self.read_data))
+        m.d.sync += read_data.eq(self.read_data)
+        for i in range(READ_LATENCY + 1):
             following = Signal(len(pipe), name=f"read{i}")
             m.d.sync += following.eq(pipe)
             pipe = following
@@ -315,7 +318,7 @@ class AccumulatorReader(wiring.Component):
                     writer.addr.eq(write_at),
                     writer.data.eq(
                         Cat(
-                            self.read_data[i * ACCUMULATOR_BITS + q * bits :][:bits]
+                            read_data[i * ACCUMULATOR_BITS + q * bits :][:bits]
                             for i in range(lanes)
                         )
                     ),

@@ -351,21 +351,23 @@ class EventEncoder(wiring.Component):
 
     def _reached(self, m: Module, p: int, difference1: Signal) -> Any:
         """Whether element p of the group reaches its own threshold, read like its reference."""
-        memory = Memory(shape=unsigned(EVENT_BITS), depth=self._rows, init=[])
-        m.submodules[f"thresholds{p}"] = memory
-        reader, writer = memory.read_port(), memory.write_port()
-        found = Signal(EVENT_BITS, name=f"element_found{p}")
+        found = Data(EVENT_BITS, name=f"element_found{p}")
         above, below = (
-            Signal(signed(EVENT_BITS + 1), name=f"element_{name}{p}") for name in ("above", "below")
+            Data(signed(EVENT_BITS + 1), name=f"element_{name}{p}") for name in ("above", "below")
         )
-        m.d.comb += [
-            reader.addr.eq(self.row),
-            writer.addr.eq(self.element_row),
-            writer.data.eq(self.element_threshold),
-            writer.en.eq(self.element_write & (self.element_number == p)),
-        ]
+        # The highest bit apart: as many blocks of RAM, and no multiplexer behind them.
+        for part, first, bits in (("low", 0, EVENT_BITS - 1), ("high", EVENT_BITS - 1, 1)):
+            memory = Memory(shape=unsigned(bits), depth=self._rows, init=[])
+            m.submodules[f"thresholds_{part}{p}"] = memory
+            reader, writer = memory.read_port(), memory.write_port()
+            m.d.comb += [
+                reader.addr.eq(self.row),
+                writer.addr.eq(self.element_row),
+                writer.data.eq(self.element_threshold[first:]),
+                writer.en.eq(self.element_write & (self.element_number == p)),
+            ]
+            m.d.sync += found[first : first + bits].eq(reader.data)
         m.d.sync += [
-            found.eq(reader.data),
             above.eq(Mux(self.exact, 0, found)),
             below.eq(-Mux(self.exact, 0, found)),
         ]

@@ -30,7 +30,7 @@ from .sparse_lanes import SparseLanes
 __all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
 
 WEIGHT_BITS = 8
-COMMIT_CYCLES = 4
+COMMIT_CYCLES = 3
 """Cycles by which ``sequence`` and ``block`` must be delayed until a read sees the sums."""
 READ_LATENCY = 2
 """Cycles from a granted read of an accumulator word to ``read_data``."""
@@ -158,11 +158,15 @@ class Lanes(wiring.Component):
         rest = Data(s.gates)  # gates of this block still to come, this one included
         byte = Signal(range(parts))
         others = Signal(s.gates)  # rest without its lowest gate
-        gate = Signal(range(max(2, s.gates)))
+        gate = Data(range(max(2, s.gates)))  # the lowest of rest
         m.d.comb += others.eq(rest & (rest - 1))
-        for g in reversed(range(s.gates)):
-            with m.If(rest[g]):
-                m.d.comb += gate.eq(g)
+
+        def lowest(gates: Signal) -> Any:
+            found: Any = 0
+            for g in reversed(range(s.gates)):
+                found = Mux(gates[g], g, found)
+            return found
+
         byte_last = Signal()
         if config.int4:
             last_part = Mux(column.bias, parts - 1, ~column.int4)
@@ -290,10 +294,11 @@ class Lanes(wiring.Component):
             if config.sparse:
                 m.d.sync += first.eq(0)
             with m.If(byte_last):
-                m.d.sync += rest.eq(others)
+                m.d.sync += [rest.eq(others), gate.eq(lowest(others))]
                 with m.If(others == 0):
                     m.d.sync += [
                         rest.eq(column.gates),
+                        gate.eq(lowest(column.gates)),
                         block.eq(block + 1),
                         block_base.eq(block_base + column.stride),
                     ]
@@ -309,6 +314,7 @@ class Lanes(wiring.Component):
                 block.eq(0),
                 block_base.eq(entry.base),
                 rest.eq(entry.gates),
+                gate.eq(lowest(entry.gates)),
                 byte.eq(0),
             ]
             if config.sparse:

@@ -146,6 +146,8 @@ class SparseLane(wiring.Component):
         total, total1 = Data(signed(ACCUMULATOR_BITS)), Data(signed(ACCUMULATOR_BITS))
         bias_value = Data(signed(ACCUMULATOR_BITS))
         addend = Signal(signed(ACCUMULATOR_BITS))
+        read_data = Data(ACCUMULATOR_BITS)
+        m.d.comb += self.read_data.eq(read_data)
         outputs = []
         for name, address in (("sums", row[0]), ("copy", self.read_row)):
             # A sum read while it is written is bypassed: the memory may give either value.
@@ -172,7 +174,7 @@ class SparseLane(wiring.Component):
             older.eq(Mux(bias1, bias_value, Mux(near[1], total, total1))),
             total.eq(addend + product),
             total1.eq(total),
-            self.read_data.eq(outputs[1]),
+            read_data.eq(outputs[1]),
         ]
         m.d.comb += self.busy.eq(Cat(*valid).any() | some)
         return m

@@ -238,9 +238,14 @@ class WeightDecoder(wiring.Component):
             m.d.sync += inner1.eq(inner[i])
             m.d.comb += over.eq(step1 & (inner1 >= head1.lane_rows))
             m.d.sync += [
-                row2.eq(inner1 + Mux(over, -head1.lane_rows, offset1)),
+                row2.eq(Mux(over, inner1 - head1.lane_rows, inner1 + offset1)),
                 over2.eq(over),
             ]
+            # Both sums are made while the comparison is: the late one only chooses.
+            below, above = (
+                Signal(s.accumulator_address, name=f"{name}_{i}") for name in ("below", "above")
+            )
+            m.d.comb += [below.eq(row2 + start2), above.eq(row2 + start_hole2)]
             weight = Signal(signed(WEIGHT_BITS), name=f"weight_{i}")
             m.d.comb += weight.eq(word2[WEIGHT_BITS * place :][:WEIGHT_BITS].as_signed())
             if config.int4:
@@ -250,13 +255,7 @@ class WeightDecoder(wiring.Component):
                     m.d.comb += weight.eq(0)
             wanted3, other3 = Signal(name=f"wanted3_{i}"), Signal(name=f"other3_{i}")
             m.d.sync += [
-                self.rows[i].eq(
-                    Mux(
-                        plain2,
-                        head2.place,
-                        row2 + Mux(row2 >= head2.hole_at, start_hole2, start2),
-                    )
-                ),
+                self.rows[i].eq(Mux(plain2, head2.place, Mux(row2 >= head2.hole_at, above, below))),
                 self.weights[i].eq(weight),
                 wanted3.eq(weights2 & (weight != 0)),
                 other3.eq(over2),
