@@ -109,18 +109,24 @@ class AccumulatorReader(wiring.Component):
 
         sequence, progress = self.sequence, self.block
         for i in range(COMMIT_CYCLES - 1):
-            later = Signal.like(self.sequence, name=f"sequence{i}", reset_less=True)
             later_block = Signal.like(self.block, name=f"block{i}", reset_less=True)
-            m.d.sync += [later.eq(sequence), later_block.eq(progress)]
-            sequence, progress = later, later_block
+            m.d.sync += later_block.eq(progress)
+            progress = later_block
+            if i < COMMIT_CYCLES - 2:
+                later = Signal.like(self.sequence, name=f"sequence{i}", reset_less=True)
+                m.d.sync += later.eq(sequence)
+                sequence = later
 
         command = Data(read_command_layout(config))
         active = Signal()
-        behind = Signal(s.sequence)  # columns taken beyond the last one of this cell
+        behind = Data(s.sequence)  # columns taken beyond the last one of this cell
         through = Signal()
         at_last = Signal()
+        accept = Signal()
+        last_column = Mux(accept, self.commands.payload.sequence, command.sequence)
+        m.d.comb += accept.eq(self.commands.ready & self.commands.valid)
+        m.d.sync += behind.eq(sequence - last_column)
         m.d.comb += [
-            behind.eq(sequence - command.sequence),
             through.eq(~command.pending | ~behind[-1]),
             at_last.eq(behind.all()),
         ]
@@ -152,7 +158,7 @@ class AccumulatorReader(wiring.Component):
         if config.sparse:
             with m.If(may_ask):
                 m.d.sync += gate_base.eq(Mux(gate_last, base + 1, gate_base + command.blocks))
-            with m.If(self.commands.ready & self.commands.valid):
+            with m.If(accept):
                 m.d.sync += gate_base.eq(self.commands.payload.base)
         m.d.comb += [
             may_ask.eq(
@@ -212,7 +218,7 @@ class AccumulatorReader(wiring.Component):
         ]
         with m.If(finished):
             m.d.sync += active.eq(0)
-        with m.If(self.commands.ready & self.commands.valid):
+        with m.If(accept):
             entry = self.commands.payload
             m.d.sync += [
                 active.eq(1),
@@ -227,11 +233,10 @@ class AccumulatorReader(wiring.Component):
 
         # -- buffer: one memory an accumulator, a block of units a row ----------------------------
 
-        arrived = Signal()
+        arrived, put = Signal(), Signal()  # put: the last gate of a block
         arrived_gate = Signal.like(gate)
-        arrived_last = Signal()
         arrived_short = Signal(range(lanes + 1))  # units of the block
-        pipe = Cat(granted, read_gate, read_gate_last, read_short)
+        pipe = Cat(granted, granted & read_gate_last, read_gate, read_short)
         # The word passes a register of its own: from the lanes to all buffers it is a long way.
         read_data = Data(len(self.read_data))
         m.d.sync += read_data.eq(self.read_data)
@@ -239,14 +244,13 @@ class AccumulatorReader(wiring.Component):
             following = Signal(len(pipe), name=f"read{i}")
             m.d.sync += following.eq(pipe)
             pipe = following
-        m.d.comb += Cat(arrived, arrived_gate, arrived_last, arrived_short).eq(pipe)
+        m.d.comb += Cat(arrived, put, arrived_gate, arrived_short).eq(pipe)
 
         write_row = Signal(range(depth))
         next_row = Signal(range(depth), init=1 % depth)  # the one after that which is handed out
         group = Signal(range(max(2, lanes // width)))
         level = Signal(range(depth + 1))  # blocks completely in the buffer
-        put, take = Signal(), Signal()
-        m.d.comb += put.eq(arrived & arrived_last)
+        take = Signal()
         # The late signals choose between sums that are ready.
         with m.If(take & ~asked_block):
             m.d.sync += [free.eq(free + 1), some_free.eq(1)]

@@ -294,8 +294,9 @@ class ColumnFetcher(wiring.Component):
         # Where columns differ in length, it is looked up: known one stage later than elsewhere.
         known, words, words3, value_known = valid1, words1, words1, value1
         if config.columns:
+            # Written only while an image is loaded, when nothing is fetched.
             m.submodules.lengths = lengths = Memory(
-                shape=unsigned(16), depth=config.columns, init=[]
+                shape=unsigned(16), depth=config.columns, init=[], attrs={"no_rw_check": 1}
             )
             reader, writer = lengths.read_port(), lengths.write_port()
             unequal1 = Signal()

@@ -357,7 +357,9 @@ class EventEncoder(wiring.Component):
         )
         # The highest bit apart: as many blocks of RAM, and no multiplexer behind them.
         for part, first, bits in (("low", 0, EVENT_BITS - 1), ("high", EVENT_BITS - 1, 1)):
-            memory = Memory(shape=unsigned(bits), depth=self._rows, init=[])
+            memory = Memory(
+                shape=unsigned(bits), depth=self._rows, init=[], attrs={"no_rw_check": 1}
+            )
             m.submodules[f"thresholds_{part}{p}"] = memory
             reader, writer = memory.read_port(), memory.write_port()
             m.d.comb += [

@@ -349,6 +349,8 @@ class Scheduler(wiring.Component):
         scanning = Signal()
         chains = s.peers > 0
         at_end: Any = scan == matrix_end
+        scan_end = Data()
+        m.d.sync += scan_end.eq(scan == matrix_end)
         if chains:
             every = Signal(init=1)  # ``scan`` goes through the matrices
             probing = Signal()  # ``scan`` is the matrix of the run before
@@ -562,7 +564,7 @@ class Scheduler(wiring.Component):
                     m.next = "SETUP"
             with m.State("SETUP"):
                 m.next = "SETUP_WRITE"
-            with m.State("SETUP_WRITE"):
+            with m.State("SETUP_WRITE"):  # two cycles a matrix, so a register can look at ``scan``
                 m.d.comb += [
                     position_writer.addr.eq(scan),
                     position_writer.data.eq(0),
@@ -579,7 +581,7 @@ class Scheduler(wiring.Component):
                     with m.If(is_bias):
                         m.d.sync += first.eq(scan + 1)
                 m.next = "SETUP"
-                with m.If(scan == matrix_end):
+                with m.If(scan_end):
                     m.d.sync += [current.eq(0), settled.eq(0)]
                     m.next = "SETUP_LAYERS"
             with m.State("SETUP_LAYERS"), m.If(settled.all()):

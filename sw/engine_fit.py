@@ -21,7 +21,7 @@ GAIN = 0.02
 """A format of columns is added where it saves this part of the words; its decoder costs area."""
 
 COLUMNS = 1024
-"""Lengths of columns in a block of RAM."""
+"""Lengths of columns in a block of RAM: never fewer."""
 
 
 def fit(network: Network, base: EngineConfig) -> EngineConfig:
@@ -100,5 +100,5 @@ def _formats(network: Network, config: EngineConfig) -> EngineConfig:
             if m.layout(layer.cell, replace(everything, formats=tuple(chosen))).kind.name.lower()
             in UNEQUAL_FORMATS
         )
-        columns = max(columns, -(-max(1, unequal) // COLUMNS) * COLUMNS)
+        columns = max(columns, COLUMNS, 1 << (unequal - 1).bit_length() if unequal else 0)
     return replace(config, formats=tuple(chosen), columns=columns)
