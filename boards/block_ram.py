@@ -5,6 +5,9 @@ output register is bypassed (REGMODE NOREG). Where the design has a register rig
 memory, the RAM's own one can take its place: the same value in the same cycle, and early in the
 next one. Yosys 0.70 does not do that, so it is done here, between Yosys and nextpnr.
 
+It is no gain where much follows the register: the memory's place is fixed, that of flip-flops is
+not. Such registers have the attribute :data:`IN_FABRIC` in the design.
+
 Source: Lattice FPGA-TN-02204, *ECP5 and ECP5-5G Memory User Guide*, output register of the EBR.
 """
 
@@ -13,10 +16,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-__all__ = ["absorb_output_registers"]
+__all__ = ["IN_FABRIC", "absorb_output_registers"]
 
 Bit = int | str
 """A net's number, or a constant: ``"0"``, ``"1"``, ``"x"``."""
+
+IN_FABRIC = "in_fabric"
+"""Attribute of registers that stay flip-flops."""
 
 OUTPUTS = 18
 """Data outputs of each of the two ports."""
@@ -26,8 +32,9 @@ def absorb_output_registers(netlist: dict[str, Any], top: str = "top") -> int:
     """Moves flip-flops behind block RAM into it, in a netlist of Yosys's ``write_json``.
 
     A port's register takes over where each of its outputs that is used feeds only flip-flops, all
-    with the port's clock, one enable and no reset. The port itself must be enabled always, or by
-    the same enable: then nothing depends on whether it gates its output register too.
+    with the port's clock, one enable and no reset, and none of them marked ``IN_FABRIC``. The port
+    itself must be enabled always, or by the same enable: then nothing depends on whether it gates
+    its output register too.
 
     Parameters
     ----------
@@ -42,6 +49,12 @@ def absorb_output_registers(netlist: dict[str, Any], top: str = "top") -> int:
         How many flip-flops are gone.
     """
     module = netlist["modules"][top]
+    in_fabric = {
+        bit
+        for net in module["netnames"].values()
+        if IN_FABRIC in net.get("attributes", {})
+        for bit in net["bits"]
+    }
     cells: dict[str, dict[str, Any]] = module["cells"]
     loads: dict[Bit, list[tuple[str, str]]] = defaultdict(list)
     for name, cell in cells.items():
@@ -73,8 +86,14 @@ def absorb_output_registers(netlist: dict[str, Any], top: str = "top") -> int:
             registers = [load for bit in used for load in loads[bit]]
             if not used or not _plain_port(cell, port):
                 continue
+            if any(
+                cell["parameters"].get(f"REGMODE_{half}", "NOREG") != "NOREG" for half in halves
+            ):
+                continue
             clock = cell["connections"][f"CLK{port}"]
             if not all(_plain_register(cells, load, clock) for load in registers):
+                continue
+            if any(cells[name]["connections"]["Q"][0] in in_fabric for name, _ in registers):
                 continue
             enables = {_enable(cells[name]) for name, _ in registers}
             if len(enables) != 1 or cell["connections"][f"CE{port}"][0] not in ("1", *enables):

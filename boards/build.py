@@ -349,7 +349,7 @@ def build(
         raise StillnetError(
             f"board '{board.name}' does not meet timing: {worst['fmax_mhz']:.1f} MHz of "
             f"{worst['target_mhz']:.1f} MHz wanted, the best of {len(tried)} seeds; try more with "
-            f"--seeds {2 * seeds} (report: {record})"
+            f"--seeds {2 * seeds}, or a slower clock with --clock (report: {record})"
         )
     return {**result, "cached": False}
 

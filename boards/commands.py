@@ -30,6 +30,9 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
         "--engine-cells", metavar="A,B", help="cells of the engine instead of the board's own list"
     )
     parser.add_argument(
+        "--clock", type=float, metavar="MHZ", help="of engine and SDRAM, not the board's own"
+    )
+    parser.add_argument(
         "--fit",
         type=Path,
         metavar="NET",
@@ -45,6 +48,8 @@ def _run_build(args: argparse.Namespace) -> dict[str, Any]:
     target = board(args.board)
     if args.engine_cells:
         target = replace(target, cells=tuple(args.engine_cells.split(",")))
+    if args.clock is not None:
+        target = target.clocked(args.clock)
     if args.fit:
         target = target.fitted(Network.load(args.fit))
     with console_progress(args.json) as progress:

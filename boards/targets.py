@@ -27,6 +27,9 @@ FILLED, FITTED_FILLED = 80, 90
 WIDE_CLOCK_HZ = 95_000_000
 """Of boards with 32 bits of SDRAM: six seeds of four lanes reached 94 to 98 MHz."""
 
+CLOCKS_MHZ = (75.0, 110.0)
+"""For which the phase of the SDRAM's clock is right."""
+
 SPRAM_BYTES = 1 << 17
 """Single-port RAM of an UP5K."""
 
@@ -171,6 +174,28 @@ class Board:
                 return best
         assert best is not None
         return best
+
+    def clocked(self, mhz: float) -> Board:
+        """The same board with another clock of engine and SDRAM.
+
+        Raises
+        ------
+        StillnetError
+            Outside of the range in which ``sdram_phase`` meets the timing of the SDRAM, or where
+            the oscillator decides.
+        """
+        if self.sdram is None:
+            raise StillnetError(
+                f"the clock of board '{self.name}' is {self.clock_hz / 1e6:g} MHz and cannot be "
+                "changed; leave --clock out"
+            )
+        low, high = CLOCKS_MHZ
+        if not low <= mhz <= high:
+            raise StillnetError(
+                f"a clock of {mhz:g} MHz is outside of {low:g} to {high:g} MHz, where the SDRAM's "
+                "clock has the right phase; choose one within"
+            )
+        return replace(self, clock_hz=round(mhz * 1e6))
 
     def fitted(self, network: Network) -> Board:
         """The same board with an engine for what a network asks: four bits, formats of columns,

@@ -282,7 +282,10 @@ class AccumulatorReader(wiring.Component):
         near_bits = near.bit_length() - 1
         group_last = Signal()
         some = Signal()  # level != 0, from a register
-        advance = Signal()
+        # Hundreds of registers hang on these, so they are registers themselves: what the output
+        # will do is known a cycle before. Two, of which one is inverted, or synthesis would make
+        # them one again.
+        advance, hold = Signal(init=1), Signal()
         stage_valid = Signal()
         stage_far = Signal(range(max(2, groups // near)))
         # Pointers reach many small memories, so a quarter of the bits of each gate has its own.
@@ -349,12 +352,14 @@ class AccumulatorReader(wiring.Component):
         connect(m, units_slice.o_stream, flipped(self.units))
         output = units_slice.i_stream
         filled = Signal.like(level)
+        advance_next = Signal()
+        m.d.sync += [advance.eq(advance_next), hold.eq(~advance_next)]
         m.d.comb += [
-            advance.eq(~stage_valid | output.ready),
+            advance_next.eq((advance & ~some) | units_slice.ready_next),
             filled.eq(level + put),
             output.payload.eq(Cat(*words)),
             output.valid.eq(stage_valid),
-            take.eq(advance & some & group_last),
+            take.eq(~hold & some & group_last),
         ]
         # Whether the group is the last of its block: known when it comes up, because many pointers
         # hang on it.

@@ -301,7 +301,7 @@ class Engine(wiring.Component):
         m.d.comb += [self.loaded.eq(loaded), self.refused.eq(error != Error.NONE)]
         s = Shapes(config)
         sweep = Signal(range(max(s.rows, config.inputs) + 1))
-        quiet, scheduler_quiet = Signal(), Signal()
+        quiet, scheduler_quiet, scheduler_enable = Signal(), Signal(), Signal()
         m.d.comb += [
             quiet.eq(
                 input_encoder.idle
@@ -311,7 +311,6 @@ class Engine(wiring.Component):
                 & ~waiting_valid
                 & (dispatched == 0)
             ),
-            scheduler.enable.eq(loaded & ~clearing),
             scheduler.reset.eq(reset),
             scheduler.restoring.eq(restoring),
             input_encoder.enable.eq(
@@ -327,7 +326,8 @@ class Engine(wiring.Component):
             write_back.restore_second.eq(restore_second),
         ]
         # A cycle late is early enough: a pass of the scheduler over all matrices must be quiet.
-        m.d.sync += scheduler_quiet.eq(quiet)
+        m.d.sync += [scheduler_quiet.eq(quiet), scheduler_enable.eq(loaded & ~clearing)]
+        m.d.comb += scheduler.enable.eq(scheduler_enable)
         m.d.comb += scheduler.quiet.eq(scheduler_quiet)
         may_stop = Signal()  # nothing is in progress that a load or clear could cut off
         accepted_late = Signal()  # `quiet` of a cycle ago does not show it yet

@@ -429,7 +429,10 @@ class Lanes(wiring.Component):
         for i in range(lanes):
             lane = Module()
             product = Data(signed(WEIGHT_BITS + EVENT_BITS))
-            read = [Data(ACCUMULATOR_BITS, name=f"read{k}") for k in range(2)]
+            # Not the block RAM's own registers: these stand near what adds.
+            read = [
+                Data(ACCUMULATOR_BITS, name=f"read{k}", attrs={"in_fabric": 1}) for k in range(2)
+            ]
             older = Data(ACCUMULATOR_BITS)
             addend = Signal(ACCUMULATOR_BITS)
             total = Data(signed(ACCUMULATOR_BITS))
@@ -484,7 +487,7 @@ class Lanes(wiring.Component):
                     writer.en.eq(valid3 & (bank3 == k)),
                 ]
                 # Half of a cycle is gone when a memory's data come. So nothing is done with them
-                # before a register, which may be the block RAM's own (boards/block_ram.py).
+                # before a register.
                 lane.d.sync += read[k].eq(reader.data)
             lane.d.comb += [
                 addend.eq(

@@ -25,6 +25,8 @@ class RegisterSlice(wiring.Component):
         Stream taken.
     o_stream : :py:`Out(stream.Signature(shape))`
         The same, a cycle later.
+    ready_next : :py:`Out(1)`
+        What ``i_stream.ready`` will be in the next cycle, for those who need it in a register.
     """
 
     def __init__(self, shape: Any):
@@ -33,6 +35,7 @@ class RegisterSlice(wiring.Component):
             {
                 "i_stream": In(stream.Signature(shape)),
                 "o_stream": Out(stream.Signature(shape)),
+                "ready_next": Out(1),
             }
         )
 
@@ -51,7 +54,12 @@ class RegisterSlice(wiring.Component):
         spare_valid = Signal()
         m.d.comb += i_stream.ready.eq(~spare_valid)
 
-        with m.If(~o_stream.valid | o_stream.ready):
+        moves = Signal()
+        m.d.comb += [
+            moves.eq(~o_stream.valid | o_stream.ready),
+            self.ready_next.eq(moves | ~(spare_valid | i_stream.valid)),
+        ]
+        with m.If(moves):
             m.d.sync += [
                 payload.eq(Mux(spare_valid, spare, i_stream.payload)),
                 o_stream.valid.eq(spare_valid | i_stream.valid),

@@ -142,7 +142,9 @@ class SparseLane(wiring.Component):
             multiplier.b.eq(Mux(self.own, self.value, queued_value)),
         ]
         product = Data(signed(WEIGHT_BITS + EVENT_BITS))
-        read, older = Data(signed(ACCUMULATOR_BITS)), Data(signed(ACCUMULATOR_BITS))
+        # Not the block RAM's own register: this one stands near what adds.
+        read = Data(signed(ACCUMULATOR_BITS), attrs={"in_fabric": 1})
+        older = Data(signed(ACCUMULATOR_BITS))
         total, total1 = Data(signed(ACCUMULATOR_BITS)), Data(signed(ACCUMULATOR_BITS))
         bias_value = Data(signed(ACCUMULATOR_BITS))
         addend = Signal(signed(ACCUMULATOR_BITS))

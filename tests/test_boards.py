@@ -24,7 +24,7 @@ from stillnet.boards import bench_boards
 from stillnet.boards import build as build_module
 from stillnet.boards import flash as flash_module
 from stillnet.boards.pll import PFD_HZ, VCO_HZ, pll_settings
-from stillnet.boards.targets import BOARDS, block_rams, board
+from stillnet.boards.targets import BOARDS, CLOCKS_MHZ, block_rams, board
 from stillnet.sim.virtual_board import VirtualBoard
 from stillnet.sw.cli import main
 from stillnet.sw.contract.config import EngineConfig
@@ -63,9 +63,10 @@ def test_clocks_that_no_divider_makes_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", SDRAM_BOARDS)
-def test_read_data_is_taken_in_the_middle_of_its_window(name: str) -> None:
+@pytest.mark.parametrize("mhz", [None, *CLOCKS_MHZ])
+def test_read_data_is_taken_in_the_middle_of_its_window(name: str, mhz: float | None) -> None:
     """From figures of the datasheets; see BoardTop for how they add up."""
-    target = board(name)
+    target = board(name) if mhz is None else board(name).clocked(mhz)
     period = 1e9 / target.clock_hz
     late = target.sdram_phase / 360 * period
     assert late >= 2.0 and period - late >= 1.5  # setup 1.5 to 2 ns, hold 0.8 to 1 ns
@@ -74,6 +75,16 @@ def test_read_data_is_taken_in_the_middle_of_its_window(name: str) -> None:
         last = late + pads + 2.5  # shortest hold of data
         edge = period
         assert first + 1.0 < edge < last - 0.5, f"pads of {pads} ns"
+
+
+def test_another_clock() -> None:
+    assert board("ulx3s-25f").clocked(90).clock_hz == 90_000_000
+    with pytest.raises(
+        StillnetError, match="^a clock of 60 MHz is outside of 75 to 110 MHz"
+    ):
+        board("ulx3s-25f").clocked(60)
+    with pytest.raises(StillnetError, match="^the clock of board 'upduino' is 24 MHz and cannot "):
+        board("upduino").clocked(25)
 
 
 # -- the design of each board ---------------------------------------------------------------------
