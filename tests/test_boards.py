@@ -79,9 +79,7 @@ def test_read_data_is_taken_in_the_middle_of_its_window(name: str, mhz: float | 
 
 def test_another_clock() -> None:
     assert board("ulx3s-25f").clocked(90).clock_hz == 90_000_000
-    with pytest.raises(
-        StillnetError, match="^a clock of 60 MHz is outside of 75 to 110 MHz"
-    ):
+    with pytest.raises(StillnetError, match="^a clock of 60 MHz is outside of 75 to 110 MHz"):
         board("ulx3s-25f").clocked(60)
     with pytest.raises(StillnetError, match="^the clock of board 'upduino' is 24 MHz and cannot "):
         board("upduino").clocked(25)
