@@ -255,10 +255,9 @@ class ColumnFetcher(wiring.Component):
                 unread.eq(run.rows),
                 some_unread.eq(~run.bias & (run.rows != 0)),
             ]
-        m.d.comb += [
-            self.rows_done.eq(rows_done),
-            self.runs.ready.eq(over & drain.all()),
-        ]
+        empty = Signal()  # the third cycle of ``drain``
+        m.d.sync += empty.eq(over & drain[1] & ~drain[2])
+        m.d.comb += [self.rows_done.eq(rows_done), self.runs.ready.eq(empty)]
         with m.If(over):
             m.d.sync += drain.eq(Cat(1, drain))
         with m.If(self.runs.ready):

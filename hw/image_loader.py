@@ -211,6 +211,8 @@ class ImageLoader(wiring.Component):
         place_in_image = Signal(range(crc_at + 4 * digits + 1))  # stays where the record is behind
         in_record = Signal()  # the next digit belongs to the record of the checksum itself
         words_left = Signal.like(words_total)
+        none_left = Data()  # words_left is 0: looked at long after it has changed
+        m.d.sync += none_left.eq(words_left == 0)
         chunk_left = Signal(range(CHUNK_WORDS + 1))
         m.d.comb += [
             crc.valid.eq(digits_left != 0),
@@ -314,6 +316,7 @@ class ImageLoader(wiring.Component):
                     if config.tables:
                         m.d.sync += [
                             words_left.eq(table_slots * slot_words),
+                            none_left.eq(table_slots == 0),
                             request.address.eq(tables_at + tables * slot_words),
                             summing.eq(1),
                         ]
@@ -349,7 +352,7 @@ class ImageLoader(wiring.Component):
                     )
                     m.d.sync += [request.length.eq(some_entries), chunk_left.eq(some_entries)]
                     m.next = "TABLE_REQUEST"
-                    with m.If(words_left == 0):
+                    with m.If(none_left):
                         m.next = "DONE"
                         after_tables()
                 with m.State("TABLE_REQUEST"):
@@ -398,7 +401,7 @@ class ImageLoader(wiring.Component):
                     ]
                 with m.If((chunk_left == 0) & (digits_left == 0)):
                     m.next = "SUM"
-                    with m.If(words_left == 0):
+                    with m.If(none_left):
                         m.next = "COMPARE"
             with m.State("COMPARE"):
                 with m.If(self.memory_error):
