@@ -237,10 +237,7 @@ class AccumulatorReader(wiring.Component):
         arrived_gate = Signal.like(gate)
         arrived_short = Signal(range(lanes + 1))  # units of the block
         pipe = Cat(granted, granted & read_gate_last, read_gate, read_short)
-        # The word passes a register of its own: from the lanes to all buffers it is a long way.
-        read_data = Data(len(self.read_data))
-        m.d.sync += read_data.eq(self.read_data)
-        for i in range(READ_LATENCY + 1):
+        for i in range(READ_LATENCY):
             following = Signal(len(pipe), name=f"read{i}")
             m.d.sync += following.eq(pipe)
             pipe = following
@@ -325,7 +322,7 @@ class AccumulatorReader(wiring.Component):
                     writer.addr.eq(write_at),
                     writer.data.eq(
                         Cat(
-                            read_data[i * ACCUMULATOR_BITS + q * bits :][:bits]
+                            self.read_data[i * ACCUMULATOR_BITS + q * bits :][:bits]
                             for i in range(lanes)
                         )
                     ),

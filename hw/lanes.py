@@ -30,7 +30,7 @@ from .sparse_lanes import SparseLanes
 __all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
 
 WEIGHT_BITS = 8
-COMMIT_CYCLES = 3
+COMMIT_CYCLES = 4
 """Cycles by which ``sequence`` and ``block`` must be delayed until a read sees the sums."""
 READ_LATENCY = 2
 """Cycles from a granted read of an accumulator word to ``read_data``."""

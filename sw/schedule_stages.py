@@ -37,10 +37,10 @@ NEXT_DISPATCH = 4
 READ = 3
 """A dispatched cell, until its first read."""
 
-SUMS = 4
+SUMS = 5
 """The last word of a block, until the reader asks for the sums."""
 
-TO_CELL = 6
+TO_CELL = 5
 """The last read of a block, until its first unit enters the cell unit, less one."""
 
 RELEASE = 2
