@@ -18,6 +18,7 @@ from .cli import Command
 from .contract.config import PRESETS, EngineConfig
 from .contract.image import MAGIC
 from .engine_fit import fit as fit_engine
+from .engine_fit import lacking
 from .errors import StillnetError
 from .files import check_place, write_atomically
 from .network import Network
@@ -311,7 +312,8 @@ def run(
     dict
         ``outputs`` (float, shape (steps, outputs)), ``steps``, ``mismatches``, ``events`` by
         source, ``words``, ``cycles``, ``utilisation`` and what else the engine counts. The
-        reference gives the lower bound for ``cycles``, one word each, and no utilisation.
+        reference gives the lower bound for ``cycles``, one word each, and no utilisation; and
+        ``lacking``, the options of an engine that the network asks for and the preset has not.
     """
     if not isinstance(network, Network):
         network = Network.load(network)
@@ -335,6 +337,8 @@ def run(
     elif fit:
         config = fit_engine(network, config)
     result = function(network, x, preset=config, steps=steps, progress=progress, **options)
+    if name == "reference":  # it runs what an engine of this configuration would not take
+        result["lacking"] = lacking(network, config)
     return {"engine": engine, "preset": config.name, **result}
 
 
@@ -420,6 +424,11 @@ def _show_run(result: dict[str, Any]) -> None:
             print(f"{key}: {value:,}" if isinstance(value, int) else f"{key}: {value:.6g}")
     if reference:
         print(f"lower bound for an engine with preset {result['preset']}: one word a cycle")
+        if result["lacking"]:
+            print(
+                f"the network asks for {', '.join(result['lacking'])}, which {result['preset']} "
+                "has not; with --fit, words are those of an engine that has it"
+            )
 
 
 RUN = Command(

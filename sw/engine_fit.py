@@ -15,13 +15,32 @@ from .contract.image import FORMATS, UNEQUAL_FORMATS
 from .network import Network
 from .packer import capacities, costs
 
-__all__ = ["fit"]
+__all__ = ["fit", "lacking"]
 
 GAIN = 0.02
 """A format of columns is added where it saves this part of the words; its decoder costs area."""
 
 COLUMNS = 1024
 """Lengths of columns in a block of RAM: never fewer."""
+
+
+def _options(network: Network, base: EngineConfig) -> dict[str, Any]:
+    """Fields of ``base`` with what a network asks for, formats and capacities left out."""
+    cells = dict.fromkeys([*base.cells, *(layer.cell for layer in network.layers)])
+    four = any(m.bits == 4 for layer in network.layers for m in layer.matrices)
+    return {
+        "cells": tuple(cells),
+        "int4": base.int4 or four,
+        "row_scale": base.row_scale or network.row_scale,
+        "element_thresholds": base.element_thresholds or network.element_thresholds,
+        "second_threshold": base.second_threshold or network.second_threshold,
+    }
+
+
+def lacking(network: Network, config: EngineConfig) -> list[str]:
+    """Options that a network asks for and an engine does not have: fields of ``EngineConfig``."""
+    asked = _options(network, config)
+    return [field for field, value in asked.items() if value != getattr(config, field)]
 
 
 def fit(network: Network, base: EngineConfig) -> EngineConfig:
@@ -46,17 +65,7 @@ def fit(network: Network, base: EngineConfig) -> EngineConfig:
         If no engine has all that the network asks.
     """
     network.validate()
-    cells = dict.fromkeys([*base.cells, *(layer.cell for layer in network.layers)])
-    matrices = [m for layer in network.layers for m in layer.matrices]
-    config = replace(
-        base,
-        name=f"{base.name}-fit",
-        cells=tuple(cells),
-        int4=base.int4 or any(m.bits == 4 for m in matrices),
-        row_scale=base.row_scale or network.row_scale,
-        element_thresholds=base.element_thresholds or network.element_thresholds,
-        second_threshold=base.second_threshold or network.second_threshold,
-    )
+    config = replace(base, name=f"{base.name}-fit", **_options(network, base))
     config = _formats(network, config)
     larger: dict[str, Any] = {
         field: needed if field in ("layers", "matrices") else 1 << (needed - 1).bit_length()

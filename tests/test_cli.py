@@ -136,6 +136,7 @@ def test_run(folder: Path, capsys, recording) -> None:
         "cycles": words,
         "utilisation": None,
         "saturations": 0,
+        "lacking": [],
         "output": "y.npy",
     }
     some = stillnet_json(capsys, "run", "net.safetensors", "x.npy", "--steps", "7")
@@ -400,7 +401,7 @@ def test_bad_networks_engines_presets(folder: Path, capsys) -> None:
         "engine 'reference' has no option 'latency'; it has clear_every"
     )
     assert refusal(capsys, "run", "net.safetensors", "x.npy", "-o", "no/y.npy") == (
-        "cannot write 'no/y.npy': No such file or directory; choose another place"
+        "cannot write 'no/y.npy': folder 'no' does not exist; make it first"
     )
 
 

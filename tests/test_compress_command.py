@@ -105,6 +105,45 @@ def test_sweep_has_a_row_a_point_and_a_picture(folder, capsys):
     assert (folder / "p.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--plot", "p.jpeg"], "'p.jpeg' is no picture; its name must end in .png, .svg, .pdf"),
+        (
+            ["--plot", "no/p.png"],
+            "cannot write 'no/p.png': folder 'no' does not exist; make it first",
+        ),
+        (
+            ["--plot", "clips/x.png", "--sparsity", "0,1.5"],
+            "sparsity must be 0 to below 1, not 1.5",
+        ),
+        (["--errors", "0.01,-0.5"], "a budget of error must be 0 or more, not -0.5"),
+    ],
+)
+def test_sweep_refuses_before_it_works(folder, capsys, monkeypatch, arguments, message):
+    def work(*_):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr("stillnet.sw.sweep._prepare", work)
+    assert main(["sweep", "model.onnx", "--data", "clips", *arguments]) == 2
+    assert capsys.readouterr().err == f"stillnet: error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    "place, message",
+    [
+        ("clips", "cannot write 'clips': it is a folder; choose another place"),
+        ("no/net.st", "cannot write 'no/net.st': folder 'no' does not exist; make it first"),
+    ],
+)
+def test_compress_looks_at_the_place_of_its_result_first(
+    folder, capsys, monkeypatch, place, message
+):
+    monkeypatch.setattr("stillnet.sw.compress_command.load_recordings", lambda _: 1 / 0)
+    assert main(["compress", "model.onnx", "--data", "clips", "-o", place]) == 2
+    assert capsys.readouterr().err == f"stillnet: error: {message}\n"
+
+
 def test_nothing_cannot_be_drawn(tmp_path):
     with pytest.raises(StillnetError, match="^a sweep without points cannot be drawn; allow a la"):
         plot([], tmp_path / "p.png")

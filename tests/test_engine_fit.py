@@ -164,6 +164,13 @@ def test_run_counts_the_words_of_the_fitted_engine(compressed) -> None:
     fitted = run(compressed, x, preset="tiny", fit=True)
     own = run(compressed, x, preset=fit(compressed, PRESETS["tiny"]))
     assert fitted["preset"] == "tiny-fit" and fitted["words"] == own["words"]
+    assert fitted["lacking"] == []
+    compressed.layers[0].matrices = [
+        dataclasses.replace(m, format=None) for m in compressed.layers[0].matrices
+    ]
+    plain = run(compressed, x, preset="tiny")
+    assert plain["lacking"] == ["int4", "row_scale", "element_thresholds"]
+    assert plain["words"] > fitted["words"]
     np.testing.assert_array_equal(fitted["outputs"], own["outputs"])
 
 
