@@ -161,7 +161,8 @@ def on_hardware(
     Raises
     ------
     RuntimeError
-        Where anything differs, or the SDRAM was used against its datasheet.
+        Where anything differs, words were not those predicted, or the SDRAM was used against its
+        datasheet.
     """
     target = dataclasses.replace(board(BOARD), clock_hz=round(CLOCK_MHZ * 1e6))
     model = VirtualBoard(target, config=config)
@@ -198,6 +199,11 @@ def on_hardware(
                 done += 1
                 if progress:
                     progress(done, count)
+        if total["words"] != total["predicted_words"]:
+            raise RuntimeError(
+                f"the hardware read {total['words']:.0f} words, {total['predicted_words']:.0f} are "
+                "predicted"
+            )
         if model.violations:
             raise RuntimeError(f"the SDRAM objects: {model.first_violation}")
     steps = count * frames
