@@ -133,7 +133,11 @@ packed with --preset NAME, which is the engine that 'build' puts on it; with --e
 def _configure_flash(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", metavar="NAME", required=True, help=", ".join(BOARDS))
     parser.add_argument(
-        "bitstream", nargs="?", type=Path, metavar="TOP.bit", help="(of build/NAME)"
+        "bitstream",
+        nargs="?",
+        type=Path,
+        metavar="TOP.bit",
+        help="(of build/NAME); with --image-only, the one that the board has",
     )
     parser.add_argument(
         "--image", type=Path, metavar="NET.img", help="also write an image to the flash"
@@ -151,11 +155,15 @@ def _run_flash(args: argparse.Namespace) -> dict[str, Any]:
     from .flash import flash
 
     target = board(args.board)
-    bitstream = None
-    if not args.image_only:
-        file = TOOLCHAINS[target.family].bitstream
-        bitstream = args.bitstream or Path("build") / target.name / file
-    return flash(target, bitstream, args.image, persist=args.persist, dry_run=args.dry_run)
+    built = args.bitstream or Path("build") / target.name / TOOLCHAINS[target.family].bitstream
+    return flash(
+        target,
+        None if args.image_only else built,
+        args.image,
+        persist=args.persist,
+        dry_run=args.dry_run,
+        built=built,
+    )
 
 
 def _show_flash(result: dict[str, Any]) -> None:

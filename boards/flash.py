@@ -21,12 +21,20 @@ DETECT_SECONDS = 30
 
 
 def commands(
-    board: Board, bitstream: Path | None, image: Path | None, *, persist: bool
+    board: Board,
+    bitstream: Path | None,
+    image: Path | None,
+    *,
+    persist: bool,
+    built: Path | None = None,
 ) -> list[list[str]]:
     """The calls of openFPGALoader, in order.
 
     An image goes to the configuration flash behind the bitstream, where the board finds it at
     power-up. It is written first: the new bitstream starts as soon as it is there.
+
+    Which engine an image is for is compared with the ``build.json`` beside ``built``, a bitstream
+    that may have another engine than the board's own.
 
     A board without JTAG (iCE40) is written through its flash, ``persist`` or not: into the FPGA
     itself it would need jumpers to be moved.
@@ -51,11 +59,14 @@ def commands(
         )
     if image is not None and board.image_offset is not None:
         data = load_image(image)
-        expected = board.config().fingerprint
-        if data.config.fingerprint != expected:
+        record = {} if built is None else _record(built)
+        own = f"{board.config().fingerprint:08x}"
+        expected = record.get("fingerprint", own)
+        preset = board.name if expected == own else Path(built or "").with_name("engine.toml")
+        if f"{data.config.fingerprint:08x}" != expected:
             raise StillnetError(
                 f"image '{image}' is for engine {data.config.fingerprint:08x}, board "
-                f"'{board.name}' has {expected:08x}; pack it with --preset {board.name}"
+                f"'{board.name}' has {expected}; pack it with --preset {preset}"
             )
         room = min(board.flash_bytes, 16 << 20) - board.image_offset  # 24 address bits
         if len(data.data) > room:
@@ -79,18 +90,22 @@ def commands(
 
 def _check_build(board: Board, bitstream: Path) -> None:
     """Refuses a bitstream whose ``build.json`` names another board."""
-    record = bitstream.with_name("build.json")
-    if not record.is_file():
-        return
-    try:
-        built = json.loads(record.read_text()).get("board")
-    except json.JSONDecodeError:
-        return
+    built = _record(bitstream).get("board", board.name)
     if built != board.name:
         raise StillnetError(
             f"bitstream '{bitstream}' was built for board '{built}', not '{board.name}'; give "
             f"--board {built} or build for '{board.name}'"
         )
+
+
+def _record(bitstream: Path) -> dict[str, Any]:
+    """What ``build`` wrote beside a bitstream; empty where there is nothing."""
+    record = bitstream.with_name("build.json")
+    try:
+        found: dict[str, Any] = json.loads(record.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return found
 
 
 def detect(board: Board) -> int:
@@ -152,6 +167,7 @@ def flash(
     *,
     persist: bool,
     dry_run: bool,
+    built: Path | None = None,
 ) -> dict[str, Any]:
     """Writes a bitstream (into the FPGA, or its flash to ``persist``) and an image (into flash).
 
@@ -160,7 +176,7 @@ def flash(
     dict
         board, commands (as typed), volatile (not into the flash), done.
     """
-    calls = commands(board, bitstream, image, persist=persist)
+    calls = commands(board, bitstream, image, persist=persist, built=built or bitstream)
     if not calls:
         raise StillnetError("nothing to write: give a bitstream, or an image with --image")
     result = {

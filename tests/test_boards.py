@@ -343,6 +343,26 @@ def test_flash_refuses_what_does_not_belong(tmp_path: Path, capsys) -> None:
     assert "nothing to write" in refused("--board", "ulx3s-12f", "--image-only")
 
 
+def test_flash_takes_an_image_for_the_engine_that_was_built(tmp_path: Path, capsys) -> None:
+    """As of ``build --fit``: another engine than the board's own."""
+    config = EngineConfig(name="other", lanes=2, row_scale=True)
+    bits, image = tmp_path / "top.bit", tmp_path / "net.img"
+    bits.write_bytes(bytes(1000))
+    record = {"board": "ulx3s-12f", "fingerprint": f"{config.fingerprint:08x}"}
+    (tmp_path / "build.json").write_text(json.dumps(record))
+    network = random_case(1, EngineConfig(lanes=2)).network
+    image.write_bytes(pack(network, config).data)
+    both = ["--board", "ulx3s-12f", str(bits), "--image", str(image)]
+    assert len(flash_lines(capsys, *both)) == 2
+    assert len(flash_lines(capsys, *both, "--image-only")) == 1
+    own = board("ulx3s-12f").config()
+    image.write_bytes(pack(network, own).data)
+    assert main(["flash", *both, "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert f"engine {own.fingerprint:08x}, board 'ulx3s-12f' has {config.fingerprint:08x}" in error
+    assert error.endswith(f"pack it with --preset {tmp_path / 'engine.toml'}\n")
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
