@@ -27,8 +27,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit",
         action="store_true",
-        help="the engine of 'generate --preset NAME --fit NET', with what the network asks for; for "
-        "a board that was built so, give --preset FOLDER/engine.toml instead",
+        help="the engine of 'generate --preset NAME --fit NET', with what the network asks for; "
+        "for a board that was built so, give --preset FOLDER/engine.toml instead",
     )
     parser.add_argument("-o", "--output", metavar="NET.img", type=Path, required=True)
 
