@@ -373,7 +373,7 @@ def test_axi4_in_amaranths_simulator(word_bits):
         (".eq(~offset)", ".eq(~offset + 1)", 512, "crosses a 4 KB border|is too long"),
         ("last.eq(blocks_left == 1)", "last.eq(blocks_left == 0)", 256, r"assert \["),
         ("address_slice.o_stream.p.address <<", "splitter.o_stream.p.address <<", 64, "ar changed"),
-        ("with m.If(~o_stream.valid | o_stream.ready):", "with m.If(1):", 64, "arvalid fell"),
+        ("moves.eq(~o_stream.valid | o_stream.ready)", "moves.eq(1)", 64, "arvalid fell"),
         ("spare_valid.eq(i_stream.valid)", "spare_valid.eq(0)", 64, "words of"),
         (
             "self.full.eq(count == self._limit - 1)",

@@ -170,7 +170,10 @@ def test_fingerprint_follows_the_configuration_and_not_its_name() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"units": 16}, r"^network 'small' needs units = 19, engine 'custom' has 16; .*'units'$"),
+        (
+            {"units": 16},
+            r"^network 'small' needs units = 19, engine 'custom' has 16; .*'units', or with --fit$",
+        ),
         ({"inputs": 4}, r"^network 'small' needs inputs = 5, "),
         ({"accumulators": 8}, r"^network 'small' needs accumulators = 10, "),
         ({"layers": 1}, r"^network 'small' needs layers = 2, "),

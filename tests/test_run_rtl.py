@@ -135,5 +135,7 @@ def test_bad_options(options, message):
 def test_needs_a_second_encoder():
     network: Network = gru_dense(3)
     network.layers[0].threshold_recurrent = 5
-    with pytest.raises(StillnetError, match=r"; generate one with second_threshold = true$"):
+    with pytest.raises(
+        StillnetError, match=r"; generate one with second_threshold = true, or with --fit$"
+    ):
         run_rtl(network, X, preset=CONFIG)
