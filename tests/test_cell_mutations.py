@@ -163,7 +163,7 @@ ENGINES: dict[str, tuple[str, str, str, tuple[str, str]]] = {
         ("may_issue &= phase == -rescale_latency % sharing", "pass"),
     ),
 }
-QUICK = ("wrong peer base", "peers are read while they are written", "parameters are not loaded")
+QUICK = ("wrong peer base",)
 """The others compile for as long and run with ``slow``."""
 
 

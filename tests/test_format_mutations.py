@@ -130,7 +130,7 @@ MUTATIONS: dict[str, tuple[str, str, str, str, str]] = {
     ),
 }
 
-QUICK = ("no bypass at distance 1", "surplus goes to the lane itself")
+QUICK = ("surplus goes to the lane itself",)
 """The others compile for as long and run with ``slow``."""
 
 
