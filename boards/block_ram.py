@@ -16,13 +16,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-__all__ = ["IN_FABRIC", "absorb_output_registers"]
+from stillnet.hw.data_register import IN_FABRIC
+
+__all__ = ["absorb_output_registers"]
 
 Bit = int | str
 """A net's number, or a constant: ``"0"``, ``"1"``, ``"x"``."""
-
-IN_FABRIC = "in_fabric"
-"""Attribute of registers that stay flip-flops."""
 
 OUTPUTS = 18
 """Data outputs of each of the two ports."""

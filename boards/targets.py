@@ -226,10 +226,13 @@ class Board:
             )
         needed = capacities(network, wanted)
         room = self.block_rams * FITTED_FILLED // 100
-        # Memories of a power of two need no multiplexer behind their blocks, which costs 20 MHz.
+        # Memories of a power of two need no multiplexer behind their blocks, a slow path.
         powers = {k: 1 << (needed[k] - 1).bit_length() for k in ("units", "accumulators")}
-        wanted = replace(wanted, units=max(1024, powers["units"]))
-        wanted = replace(wanted, accumulators=max(512, powers["accumulators"]))
+        wanted = replace(
+            wanted,
+            units=max(1024, powers["units"]),
+            accumulators=max(512, powers["accumulators"]),
+        )
         if block_rams(wanted) > room:
             wanted = replace(
                 wanted,

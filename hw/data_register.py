@@ -8,7 +8,11 @@ import functools
 
 from amaranth.hdl import Signal
 
-__all__ = ["Data"]
+__all__ = ["IN_FABRIC", "Data"]
 
 Data = functools.partial(Signal, reset_less=True)
 """A :class:`Signal` that keeps its value in a reset."""
+
+IN_FABRIC = "in_fabric"
+"""Attribute of a register behind a memory that is to stay a flip-flop, near what follows it
+(``boards/block_ram.py``)."""

@@ -22,7 +22,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, EVENT_BITS
 from stillnet.sw.contract.image import BIAS_WORDS, Kind
 
-from .data_register import Data
+from .data_register import IN_FABRIC, Data
 from .multiplier import Multiplier
 from .shapes import Shapes
 from .sparse_lanes import SparseLanes
@@ -430,9 +430,7 @@ class Lanes(wiring.Component):
             lane = Module()
             product = Data(signed(WEIGHT_BITS + EVENT_BITS))
             # Not the block RAM's own registers: these stand near what adds.
-            read = [
-                Data(ACCUMULATOR_BITS, name=f"read{k}", attrs={"in_fabric": 1}) for k in range(2)
-            ]
+            read = [Data(ACCUMULATOR_BITS, name=f"read{k}", attrs={IN_FABRIC: 1}) for k in range(2)]
             older = Data(ACCUMULATOR_BITS)
             addend = Signal(ACCUMULATOR_BITS)
             total = Data(signed(ACCUMULATOR_BITS))

@@ -21,7 +21,7 @@ from amaranth.lib.wiring import In, Out
 
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, EVENT_BITS
 
-from .data_register import Data
+from .data_register import IN_FABRIC, Data
 from .multiplier import Multiplier
 
 __all__ = ["QUEUE", "QUEUE_LIMIT", "SparseLane"]
@@ -143,7 +143,7 @@ class SparseLane(wiring.Component):
         ]
         product = Data(signed(WEIGHT_BITS + EVENT_BITS))
         # Not the block RAM's own register: this one stands near what adds.
-        read = Data(signed(ACCUMULATOR_BITS), attrs={"in_fabric": 1})
+        read = Data(signed(ACCUMULATOR_BITS), attrs={IN_FABRIC: 1})
         older = Data(signed(ACCUMULATOR_BITS))
         total, total1 = Data(signed(ACCUMULATOR_BITS)), Data(signed(ACCUMULATOR_BITS))
         bias_value = Data(signed(ACCUMULATOR_BITS))

