@@ -17,7 +17,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml examples/models.txt
+$(STAMP): pyproject.toml setup.py examples/models.txt
 	@command -v g++ >/dev/null || { echo "g++ is missing; install a C++ compiler"; exit 2; }
 	@command -v perl >/dev/null || { echo "perl is missing; install it"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -34,6 +34,7 @@ demo: setup
 
 lint: setup
 	@mkdir -p build/typing/stillnet
+	@ln -sfn ../../../sw/api/__init__.py build/typing/stillnet/__init__.py
 	@for d in hw sw sim boards; do ln -sfn ../../../$$d build/typing/stillnet/$$d; done
 	$(BIN)/ruff check hw sw sim boards tests examples docs
 	$(BIN)/ruff format --check hw sw sim boards tests examples docs

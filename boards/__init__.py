@@ -1,0 +1,1 @@
+"""Boards: tops, clocks, pins, building and flashing."""

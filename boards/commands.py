@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stillnet.sw.cli import Command
-from stillnet.sw.network import Network
-from stillnet.sw.progress import console_progress
+from stillnet.boards.build.toolchain import TOOLCHAINS
+from stillnet.sw.cli.main import Command
+from stillnet.sw.network.network import Network
+from stillnet.sw.util.progress import console_progress
 
-from .targets import BOARDS, board
-from .toolchain import TOOLCHAINS
+from .catalogue import BOARDS, board
 
 __all__ = ["BUILD", "FLASH"]
 
@@ -43,7 +43,7 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
 def _run_build(args: argparse.Namespace) -> dict[str, Any]:
     if args.list:
         return {"boards": {name: _describe(name) for name in BOARDS}}
-    from .build import build
+    from stillnet.boards.build.build import build
 
     target = board(args.board)
     if args.engine_cells:

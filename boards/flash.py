@@ -9,11 +9,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from stillnet.sw.errors import StillnetError
-from stillnet.sw.packer import load_image
+from stillnet.boards.build.build import tool
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.packing.packer import load_image
 
-from .build import tool
-from .targets import Board
+from .catalogue import Board
 
 __all__ = ["commands", "detect", "flash"]
 

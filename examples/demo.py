@@ -15,22 +15,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import audio
-import data
 import numpy as np
 import pictures
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stillnet.boards.targets import board
-from stillnet.sim.engine_model import Behaviour, EngineModel
-from stillnet.sim.equivalence import run_engine
-from stillnet.sim.virtual_board import VirtualBoard
-from stillnet.sw import EngineConfig, Network, Reference, StillnetError, load_model, quantize
-from stillnet.sw.driver import Engine
+from stillnet import EngineConfig, Network, Reference, StillnetError, load_model, quantize
+from stillnet.boards.catalogue import board
+from stillnet.sim.audio import recordings, signals
+from stillnet.sim.board.virtual import VirtualBoard
+from stillnet.sim.engine.equivalence import run_engine
+from stillnet.sim.engine.model import Behaviour, EngineModel
+from stillnet.sw.host.driver import Engine
 
-HOP_MS = 1000 * audio.HOP / audio.RATE
+HOP_MS = 1000 * signals.HOP / signals.RATE
 CLOCK_MHZ = 100
 MEMORY_LATENCY = 30
 """Cycles from a read request to its first word, typical of an SDRAM behind AXI."""
@@ -132,8 +131,8 @@ def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        model = load_model(data.nsnet2_path())
-        calibration = data.calibration_features()
+        model = load_model(recordings.nsnet2_path())
+        calibration = recordings.calibration_features()
         tasks: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:
@@ -144,17 +143,17 @@ def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         network = quantize(model, calibration, thresholds=thresholds(model), progress=tell)
         network.save(args.output / "nsnet2.safetensors")
 
-        noisy, clean = data.test_mix(noise=args.noise)
-        spectra = audio.stft(noisy)
-        features = audio.features(spectra)
+        noisy, clean = recordings.test_mix(noise=args.noise)
+        spectra = signals.stft(noisy)
+        features = signals.features(spectra)
         x = network.quantize_input(features)
         result = run_reference(network, x, progress)
         gains = network.dequantize_output(result["outputs"])
         task = progress.add_task("float network", total=1)
         exact = model.run(features)
         progress.advance(task)
-        denoised = audio.istft(audio.apply_gains(spectra, gains), len(noisy))
-        exact_audio = audio.istft(audio.apply_gains(spectra, exact), len(noisy))
+        denoised = signals.istft(signals.apply_gains(spectra, gains), len(noisy))
+        exact_audio = signals.istft(signals.apply_gains(spectra, exact), len(noisy))
 
         task = progress.add_task("build the hardware model", total=1)
         engine = EngineModel(config)
@@ -210,9 +209,9 @@ def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
             for m in layer.matrices
         ),
         "gain_error": gain_error,
-        "si_sdr_noisy_db": audio.si_sdr(noisy, clean),
-        "si_sdr_float_db": audio.si_sdr(exact_audio, clean),
-        "si_sdr_denoised_db": audio.si_sdr(denoised, clean),
+        "si_sdr_noisy_db": signals.si_sdr(noisy, clean),
+        "si_sdr_float_db": signals.si_sdr(exact_audio, clean),
+        "si_sdr_denoised_db": signals.si_sdr(denoised, clean),
         "reference_frames_per_second": result["fps"],
         "rtl_cycles_per_second": run.cycles_simulated / run.seconds,
         "thresholds": {k: round(v * 256, 3) for k, v in thresholds(model).items()},
@@ -221,8 +220,8 @@ def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         "board": on_board,
     }
     (args.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    audio.write_wav(args.output / "noisy.wav", noisy)
-    audio.write_wav(args.output / "denoised.wav", denoised)
+    signals.write_wav(args.output / "noisy.wav", noisy)
+    signals.write_wav(args.output / "denoised.wav", denoised)
     sources = [n for n in result["events"] if n != network.layers[-1].name]
     pictures.demo_picture(
         args.output / "demo.png",

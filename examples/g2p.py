@@ -24,15 +24,15 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from data import INSTALL, g2p_path
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stillnet.sw import EngineConfig, Network, Reference, quantize
+from stillnet import EngineConfig, Network, Reference, quantize
+from stillnet.sim.audio.recordings import INSTALL, g2p_path
 from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.errors import StillnetError
-from stillnet.sw.model import Model
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.model.model import Model
 
 __all__ = [
     "END_LETTER",
@@ -94,7 +94,7 @@ class Stepper(Protocol):
 
 
 class FloatNetwork:
-    """A float :class:`~stillnet.sw.model.Model` as a :class:`Stepper`."""
+    """A float :class:`~stillnet.sw.model.model.Model` as a :class:`Stepper`."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -267,7 +267,7 @@ class HardwareNetwork:
     """A quantized network on a generated engine in simulation, as a :class:`Stepper`."""
 
     def __init__(self, network: Network, config: EngineConfig) -> None:
-        from stillnet.sim.equivalence import NetworkOnEngine
+        from stillnet.sim.engine.equivalence import NetworkOnEngine
 
         self._network = network
         self._engine = NetworkOnEngine(network, config)

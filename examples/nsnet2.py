@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from audio import features, stft
-from data import calibration_recordings, nsnet2_path, test_mix
 
-from stillnet.sw.errors import StillnetError
-from stillnet.sw.files import write_atomically
+from stillnet.sim.audio.recordings import calibration_recordings, nsnet2_path, test_mix
+from stillnet.sim.audio.signals import features, stft
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.util.files import write_atomically
 
 CLIPS, SECONDS = 3, 30.0
 """What `stillnet bench nsnet2` calibrates on too."""

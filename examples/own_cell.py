@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stillnet.sw import EngineConfig, Model, pack, quantize, run
+from stillnet import EngineConfig, Model, pack, quantize, run
 from stillnet.sw.contract.cells import Cell, register
-from stillnet.sw.contract.expr import sigmoid, tanh
+from stillnet.sw.contract.cells.expr import sigmoid, tanh
 from stillnet.sw.contract.fixed import PRE, Format
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from audio import HOP, RATE, si_sdr, stft
 
-from stillnet.sw.errors import StillnetError
+from stillnet.sim.audio.signals import HOP, RATE, si_sdr, stft
+from stillnet.sw.contract.errors import StillnetError
 
 __all__ = ["demo_picture"]
 

@@ -1,0 +1,1 @@
+"""What is on the chip. Folders and files are the blocks of the diagram."""

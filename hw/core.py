@@ -9,14 +9,14 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Flow, In, Member, Out, connect
 
+from stillnet.hw.host.axi_lite import AxiLiteRegisters, axi_lite_slave_members
+from stillnet.hw.memory.axi4 import Axi4ReadMaster, axi4_master_members
+from stillnet.hw.memory.ram import RamPort
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
 from stillnet.sw.contract.registers import ADDRESS_BITS
 
-from .axi4 import Axi4ReadMaster, axi4_master_members
-from .axi_lite import AxiLiteRegisters, axi_lite_slave_members
 from .engine import Engine
-from .ram_port import RamPort
 
 __all__ = ["Core", "Port", "axi_address_bits", "core_ports"]
 

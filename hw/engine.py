@@ -20,6 +20,20 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from stillnet.hw.cell.unit import CellUnit
+from stillnet.hw.events.input_encoder import InputEncoder
+from stillnet.hw.events.write_back import WriteBack, output_layout
+from stillnet.hw.fetch.column_fetcher import ColumnFetcher
+from stillnet.hw.fetch.image_loader import ImageLoader
+from stillnet.hw.fetch.scheduler import Scheduler
+from stillnet.hw.host.counters import Counters
+from stillnet.hw.host.register_bus import RegisterBusSignature
+from stillnet.hw.lanes.accumulator_reader import AccumulatorReader
+from stillnet.hw.lanes.lanes import Lanes
+from stillnet.hw.memory.port import MemoryPortSignature
+from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.register_slice import RegisterSlice
+from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
@@ -31,21 +45,6 @@ from stillnet.sw.contract.registers import (
     Register,
     Status,
 )
-
-from .accumulator_reader import AccumulatorReader
-from .cell_unit import CellUnit
-from .column_fetcher import ColumnFetcher
-from .counters import Counters
-from .data_register import Data
-from .image_loader import ImageLoader
-from .input_encoder import InputEncoder
-from .lanes import Lanes
-from .memory_port import MemoryPortSignature
-from .register_bus import RegisterBusSignature
-from .register_slice import RegisterSlice
-from .scheduler import Scheduler
-from .shapes import Shapes
-from .write_back import WriteBack, output_layout
 
 __all__ = ["Engine"]
 

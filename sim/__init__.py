@@ -1,0 +1,1 @@
+"""Compiled simulation, comparison with the reference, proofs, benches."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..sequence import Trace
+from stillnet.sw.network.sequence import Trace
+
 from .hessian import bundles
 from .layerwise import Job, Settings
 from .simulate import before

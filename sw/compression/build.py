@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
-from ..contract.cells import CELLS
-from ..contract.events import Mode
-from ..contract.fixed import (
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.events import Mode
+from stillnet.sw.contract.fixed import (
     ACTIVATION,
     EVENT_BITS,
     PRE,
@@ -16,10 +17,10 @@ from ..contract.fixed import (
     SCALE_BITS,
     SCALE_FRACTION,
 )
-from ..errors import StillnetError
-from ..formats import FormatChoice, to_format
-from ..model import INPUT, Model
-from ..network import Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.quantization.formats import FormatChoice, to_format
+
 from .hessian import bundles
 from .layerwise import Job, LayerWork
 from .rounding import Grid, best_steps

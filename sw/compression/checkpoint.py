@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import StillnetError
-from ..files import write_atomically
-from ..model import Model
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.model.model import Model
+from stillnet.sw.util.files import write_atomically
+
 from .layerwise import Compressed, LayerWork
 
 __all__ = ["VERSION", "Checkpoint", "digest"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..model import Layer, Model
+from stillnet.sw.model.model import Layer, Model
 
 __all__ = ["Bundle", "Statistics", "bundles", "gather"]
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..contract.cells import CELLS
-from ..model import INPUT, Layer, Matrix, Model
-from ..sequence import Layout, Trace, _Floats, _groups
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.model.model import INPUT, Layer, Matrix, Model
+from stillnet.sw.network.sequence import Layout, Trace, _Floats, _groups
+
 from .hessian import Bundle, Statistics, bundles, gather
 from .masks import Pattern, keep_blocks, keep_largest
 from .rounding import Grid, best_steps, round_to_nearest

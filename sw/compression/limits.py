@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..model import INPUT, Model
-from ..sequence import Layout
+from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.network.sequence import Layout
+
 from .sensitivity import Sensitivity
 from .simulate import Encoders, simulate
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import StillnetError
+from stillnet.sw.contract.errors import StillnetError
 
 __all__ = ["BLOCK", "GROUP", "PATTERNS", "Groups", "Pattern", "keep_blocks", "keep_largest"]
 

@@ -17,17 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from ..contract.cells import CELLS
-from ..contract.config import PRESETS, EngineConfig
-from ..contract.events import Mode
-from ..cost import column_words, predict, step_words, words_within
-from ..errors import StillnetError
-from ..formats import FormatChoice
-from ..model import INPUT, Model
-from ..network import Network
-from ..progress import Progress, silent
-from ..quantizer import _check_model, _recordings
-from ..sequence import Layout, Trace, run_float, run_integers
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.config import PRESETS, EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.events import Mode
+from stillnet.sw.cost.cost import column_words, predict, step_words, words_within
+from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.network.network import Network
+from stillnet.sw.network.sequence import Layout, Trace, run_float, run_integers
+from stillnet.sw.quantization.formats import FormatChoice
+from stillnet.sw.quantization.quantizer import _check_model, _recordings
+from stillnet.sw.util.progress import Progress, silent
+
 from .allocation import allocate
 from .build import build_network, choose_exponents, choose_fractions, set_limits
 from .checkpoint import Checkpoint, digest

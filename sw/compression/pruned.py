@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import StillnetError
+from stillnet.sw.contract.errors import StillnetError
+
 from .hessian import bundles
 from .layerwise import Job
 

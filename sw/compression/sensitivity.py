@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..blas import single_thread
-from ..contract.cells import CELLS
-from ..model import INPUT, Model
-from ..sequence import Trace, _Floats, _groups
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.network.sequence import Trace, _Floats, _groups
+from stillnet.sw.util.blas import single_thread
+
 from .simulate import before
 
 __all__ = ["Sensitivity", "sensitivity"]

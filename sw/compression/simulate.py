@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..blas import single_thread
-from ..contract.cells import CELLS
-from ..model import INPUT, Model
-from ..sequence import Layout, Start, Trace, _Arithmetic, _run
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.network.sequence import Layout, Start, Trace, _Arithmetic, _run
+from stillnet.sw.util.blas import single_thread
 
 __all__ = ["Encoders", "Simulation", "simulate"]
 

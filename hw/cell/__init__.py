@@ -1,0 +1,1 @@
+"""The cell unit: from sums to a new element of a vector."""

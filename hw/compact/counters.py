@@ -1,0 +1,162 @@
+"""Counters for small parts: one memory and one adder, fed from small counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from stillnet.hw.parts.shapes import Shapes
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.registers import Register
+
+__all__ = ["ROUND_CYCLES", "CompactCounters"]
+
+COUNTED = (
+    Register.CYCLES,
+    Register.WORDS,
+    Register.STALL_MEMORY,
+    Register.STALL_EVENTS,
+    Register.SATURATIONS,
+    Register.STEPS,
+)
+"""In the order of their turns; the last turn is that of an event counter."""
+
+ROUND_CYCLES = 2 * (len(COUNTED) + 1)
+"""Cycles until what has happened is in the memory."""
+
+
+class CompactCounters(wiring.Component):
+    """The counters of :class:`.Counters`, where no steps overlap.
+
+    What happens is counted in a few bits for each counter, and added to its 32 bits when its turn
+    comes; there is a turn every other cycle. ``LATENCY`` counts while a step is in progress, and
+    is right when its last output has left.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    clear : In(1)
+    readable : Out(1)
+        This cycle ``value`` is that of the register; not while the memory is being cleared.
+    active, word, starved, saturated : In(1)
+        What happened this cycle; while active, what is neither a word nor starved counts as a
+        stall for events.
+    accepted, output_last : In(1)
+        First element of a vector taken; the last one of an output left.
+    vector_done, source, total : In
+        A vector was encoded: where it came from, and its events.
+    pending : Out(1)
+        Its events have not had their turn yet; no other vector may be done.
+    address : In, value : Out(32)
+        Read by register, ``ROUND_CYCLES`` later or more, in a cycle that is ``readable``.
+    select : In(6)
+        Source of the event counter.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        s = Shapes(config)
+        super().__init__(
+            {
+                "clear": In(1),
+                "readable": Out(1),
+                "active": In(1),
+                "word": In(1),
+                "starved": In(1),
+                "saturated": In(1),
+                "accepted": In(1),
+                "output_last": In(1),
+                "vector_done": In(1),
+                "source": In(s.layer + 1),
+                "total": In(16),
+                "pending": Out(1),
+                "address": In(6),
+                "select": In(6),
+                "value": Out(32),
+            }
+        )
+
+    @property
+    def config(self) -> EngineConfig:
+        """The engine's configuration."""
+        return self._config
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        # Counters lie at the low bits of their register; event counters above 32.
+        memory = Memory(shape=unsigned(32), depth=64, init=[], attrs={"no_rw_check": 1})
+        m.submodules.memory = memory
+        reader, writer = memory.read_port(), memory.write_port()
+
+        happened = {
+            Register.CYCLES: self.active,
+            Register.WORDS: self.active & self.word,
+            Register.STALL_MEMORY: self.active & self.starved,
+            Register.STALL_EVENTS: self.active & ~self.word & ~self.starved,
+            Register.SATURATIONS: self.saturated,
+            Register.STEPS: self.output_last,
+        }
+        events, source = Signal(16), Signal.like(self.source)
+        turn = Signal(range(len(COUNTED) + 1))
+        adding = Signal()  # else reading
+        amount = Signal(16)
+        place = Signal(6)
+        sweep = Signal(7)  # clearing, one a cycle; also after reset
+        clearing = Signal()
+        m.d.comb += clearing.eq(~sweep[-1])
+        with m.Switch(turn):
+            for k, register in enumerate(COUNTED):
+                few = Signal(range(ROUND_CYCLES + 1), name=register.name.lower(), reset_less=True)
+                with m.Case(k):
+                    m.d.comb += [amount.eq(few), place.eq(register)]
+                mine = (turn == k) & adding
+                m.d.sync += few.eq(Mux(mine | clearing, 0, few) + happened[register])
+            with m.Default():
+                m.d.comb += [amount.eq(events), place.eq(32 | source)]
+        # A vector may be done in the middle of the turn of the one before.
+        fresh, fresh_source = Signal(16), Signal.like(self.source)
+        with m.If((turn == len(COUNTED) - 1) & adding):
+            m.d.sync += [events.eq(fresh), source.eq(fresh_source), fresh.eq(0)]
+            m.d.sync += self.pending.eq(0)
+        with m.If(self.vector_done):
+            m.d.sync += [fresh.eq(self.total), fresh_source.eq(self.source)]
+            m.d.sync += self.pending.eq(1)
+        m.d.sync += adding.eq(~adding)
+        with m.If(adding):
+            m.d.sync += turn.eq(Mux(turn == len(COUNTED), 0, turn + 1))
+
+        # The host reads in the cycles in which a sum is written.
+        wanted = Signal(6)
+        with m.If(self.address == Register.EVENTS):
+            m.d.comb += wanted.eq(32 | self.select[:5])
+        with m.Else():
+            m.d.comb += wanted.eq(self.address)
+        m.d.comb += [
+            reader.addr.eq(Mux(adding, wanted, place)),
+            writer.addr.eq(Mux(clearing, sweep, place)),
+            writer.data.eq(Mux(clearing, 0, reader.data + amount)),
+            writer.en.eq(clearing | adding),
+        ]
+        m.d.comb += self.readable.eq(~adding & ~clearing)
+
+        timing = Signal()
+        elapsed = Signal(32, reset_less=True)
+        with m.If(timing):
+            m.d.sync += elapsed.eq(elapsed + 1)
+        with m.If(self.output_last):
+            m.d.sync += timing.eq(0)
+        with m.If(self.accepted):
+            m.d.sync += [elapsed.eq(1), timing.eq(1)]
+        with m.If(clearing):
+            m.d.sync += [elapsed.eq(0), sweep.eq(sweep + 1)]
+        with m.If(self.clear):
+            m.d.sync += sweep.eq(0)
+        m.d.comb += self.value.eq(Mux(self.address == Register.LATENCY, elapsed, reader.data))
+        return m

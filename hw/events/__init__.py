@@ -1,0 +1,1 @@
+"""Vectors to events: which elements changed, and by how much."""

@@ -1,0 +1,1 @@
+"""From events to columns: the image, the schedule, the addresses."""

@@ -1,0 +1,1 @@
+"""The way in for the host: registers, counters, AXI4-Lite, boot from flash."""

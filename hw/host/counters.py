@@ -1,0 +1,164 @@
+"""Counters: cycles, words, what the port waited for, events by source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from stillnet.hw.parts.shapes import Shapes
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.registers import Register
+
+__all__ = ["Counters"]
+
+PLAIN = (
+    Register.CYCLES,
+    Register.WORDS,
+    Register.STALL_CELL,
+    Register.STALL_MEMORY,
+    Register.STALL_EVENTS,
+    Register.SATURATIONS,
+    Register.STEPS,
+    Register.LATENCY,
+)
+
+
+class Counters(wiring.Component):
+    """The engine's counters, 32 bits each.
+
+    While the engine is active, every cycle counts as exactly one of: a word, a stall for the cell,
+    a stall for memory, a stall for events.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    clear : In(1)
+    active, word, held, starved, saturated : In
+        What happened this cycle.
+    accepted, was_idle, output, output_last : In(1)
+        First element of a vector taken; while idle; an output element left; the last one.
+    input_done, input_total, hidden_done, hidden_layer, hidden_total, second_total : In
+        A vector was encoded.
+    address : In, value : Out(32)
+        Read by register; two cycles later for event counters.
+    select : In(6)
+        Source of the event counter.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        s = Shapes(config)
+        super().__init__(
+            {
+                "clear": In(1),
+                "active": In(1),
+                "word": In(1),
+                "held": In(1),
+                "starved": In(1),
+                "saturated": In(range(config.cell_width + 1)),
+                "accepted": In(1),
+                "was_idle": In(1),
+                "output_last": In(1),
+                "input_done": In(1),
+                "input_total": In(16),
+                "hidden_done": In(1),
+                "hidden_layer": In(s.layer),
+                "hidden_total": In(16),
+                "second_total": In(16),
+                "address": In(6),
+                "select": In(6),
+                "value": Out(32),
+            }
+        )
+
+    @property
+    def config(self) -> EngineConfig:
+        """The engine's configuration."""
+        return self._config
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config, s = self._config, Shapes(self._config)
+        value = {r: Signal(32, name=r.name.lower()) for r in PLAIN}
+
+        def add(register: Register, amount: Any) -> Any:
+            return value[register].eq(value[register] + amount)
+
+        # What is counted comes from far away, so it is counted a cycle later, and cleared as late.
+        quiet = ~(self.word | self.held | self.starved)
+        clear = Signal()
+        m.d.sync += clear.eq(self.clear)
+        for register, amount in (
+            (Register.CYCLES, self.active),
+            (Register.WORDS, self.active & self.word),
+            (Register.STALL_CELL, self.active & self.held),
+            (Register.STALL_MEMORY, self.active & self.starved),
+            (Register.STALL_EVENTS, self.active & quiet),
+            (Register.SATURATIONS, self.saturated),
+            (Register.STEPS, self.output_last),
+        ):
+            late = Signal(len(amount), name=f"{register.name.lower()}_late")
+            m.d.sync += [late.eq(amount), add(register, late)]
+
+        timing = Signal()
+        elapsed = Signal(32)
+        begins, ends = Signal(), Signal()  # both as late
+        m.d.sync += [
+            elapsed.eq(elapsed + 1),
+            begins.eq(self.accepted & self.was_idle),
+            ends.eq(self.output_last),
+        ]
+        with m.If(begins):
+            m.d.sync += [timing.eq(1), elapsed.eq(1)]
+        with m.If(timing & ends):
+            m.d.sync += [timing.eq(0), value[Register.LATENCY].eq(elapsed + 1)]
+
+        # Events: a register for the input, a memory for the layers; one sum a vector.
+        input_events = Signal(32)
+        with m.If(self.input_done):
+            m.d.sync += input_events.eq(input_events + self.input_total)
+        sweep = Signal(s.layer + 1)  # clearing, one layer a cycle
+        sweeping = Signal()
+        m.d.comb += sweeping.eq(~sweep[-1])
+        with m.If(sweeping):
+            m.d.sync += sweep.eq(sweep + 1)
+        update = Signal()
+        update_layer = Signal(s.layer)
+        m.d.sync += [update.eq(self.hidden_done), update_layer.eq(self.hidden_layer)]
+        event_values = []
+        totals = [self.hidden_total, self.second_total][: 2 if config.second_threshold else 1]
+        for k, total in enumerate(totals):
+            memory = Memory(shape=unsigned(32), depth=1 << s.layer, init=[])
+            m.submodules[f"events{k}"] = memory
+            reader, writer = memory.read_port(), memory.write_port()
+            amount = Signal(16, name=f"amount{k}")
+            m.d.sync += amount.eq(total)
+            m.d.comb += [
+                reader.addr.eq(Mux(self.hidden_done, self.hidden_layer, self.select - 1)),
+                writer.addr.eq(Mux(sweeping, sweep, update_layer)),
+                writer.data.eq(Mux(sweeping, 0, reader.data + amount)),
+                writer.en.eq(sweeping | update),
+            ]
+            event_values.append(reader.data)
+
+        with m.Switch(self.address):
+            for register, signal in value.items():
+                with m.Case(register):
+                    m.d.comb += self.value.eq(signal)
+            with m.Case(Register.EVENTS):
+                m.d.comb += self.value.eq(event_values[0])
+                with m.If(self.select[5]):
+                    m.d.comb += self.value.eq(event_values[-1])
+                with m.If(self.select == 0):
+                    m.d.comb += self.value.eq(input_events)
+        with m.If(clear):
+            m.d.sync += [signal.eq(0) for signal in value.values()]
+            m.d.sync += [input_events.eq(0), sweep.eq(0)]
+        return m

@@ -1,0 +1,227 @@
+"""A serial port (8 data bits, no parity, 1 stop bit) for any clock and any rate."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.cdc import FFSynchronizer
+from amaranth.lib.wiring import In, Out
+
+from stillnet.hw.memory.port import check_width
+
+__all__ = ["Uart", "UartReceiver", "UartTransmitter", "baud_increment"]
+
+MIN_CYCLES = 8
+"""Cycles a bit at least, so that each eighth of it is seen."""
+
+
+def baud_increment(clock_hz: int, baud: int) -> tuple[int, int]:
+    """Width of a phase accumulator that runs over once a bit, and what is added each cycle.
+
+    The rate is right within 0.05 % for any clock; a divisor of whole cycles would miss 3 Mbaud by
+    1 % at 100 MHz.
+
+    Returns
+    -------
+    bits, increment : int
+
+    Raises
+    ------
+    :exc:`ValueError`
+        If a bit has fewer than eight cycles.
+    """
+    check_width("UART clock", clock_hz)
+    check_width("UART rate", baud)
+    if clock_hz < MIN_CYCLES * baud:
+        raise ValueError(
+            f"UART rate must be at most {clock_hz // MIN_CYCLES} baud at a clock of {clock_hz} Hz, "
+            f"not {baud}"
+        )
+    bits = 11
+    while (baud << bits) < clock_hz << 10:
+        bits += 1
+    return bits, ((baud << bits) + clock_hz // 2) // clock_hz
+
+
+class UartReceiver(wiring.Component):
+    """Receives bytes.
+
+    Each bit is the majority of three samples, at 3/8, 1/2 and 5/8 of it. A start bit that is not
+    low at its middle is taken as noise. A byte without a stop bit (also a break) is dropped;
+    ``error`` says so, and nothing is received until the line is high again.
+
+    Parameters
+    ----------
+    clock_hz, baud : :class:`int`
+
+    Members
+    -------
+    rx : :py:`In(1)`
+        The line, not synchronised.
+    bytes : :py:`Out(stream.Signature(8))`
+        A byte that is not taken before the next one has arrived is lost.
+    error : :py:`Out(1)`
+        One cycle high: a byte was dropped.
+    """
+
+    def __init__(self, clock_hz: int, baud: int):
+        self._clock_hz, self._baud = clock_hz, baud
+        self._bits, self._increment = baud_increment(clock_hz, baud)
+        super().__init__({"rx": In(1, init=1), "bytes": Out(stream.Signature(8)), "error": Out(1)})
+
+    @property
+    def clock_hz(self) -> int:
+        return self._clock_hz
+
+    @property
+    def baud(self) -> int:
+        return self._baud
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        line = Signal(init=1)
+        m.submodules.synchronizer = FFSynchronizer(self.rx, line, init=1)
+
+        phase = Signal(self._bits)
+        eighth = phase[-3:]
+        before = Signal(3)  # of the last cycle
+        ones = Signal(2)
+        bit = Signal(range(10))
+        value = Signal(8)
+        # `decide` is a cycle after the third sample, when all are counted.
+        sample, decide = Signal(), Signal()
+        m.d.comb += sample.eq((eighth != before) & ((eighth == 3) | (eighth == 4) | (eighth == 5)))
+        m.d.sync += [before.eq(eighth), decide.eq(sample & (eighth == 5))]
+        with m.If(sample):
+            m.d.sync += ones.eq(ones + line)
+
+        with m.If(self.bytes.ready):
+            m.d.sync += self.bytes.valid.eq(0)
+        m.d.sync += self.error.eq(0)
+        with m.FSM():
+            with m.State("IDLE"):
+                # The edge was one to two cycles ago.
+                m.d.sync += [phase.eq(3 * self._increment // 2), ones.eq(0), bit.eq(0)]
+                with m.If(~line):
+                    m.next = "RECEIVE"
+            with m.State("RECEIVE"):
+                m.d.sync += phase.eq(phase + self._increment)
+                with m.If(decide):
+                    m.d.sync += [ones.eq(0), bit.eq(bit + 1)]
+                    with m.If((bit == 0) & ones[1]):
+                        m.next = "IDLE"
+                    with m.If(bit == 9):
+                        # Ready for the next start bit already here: a sender may be a bit fast.
+                        with m.If(ones[1]):
+                            m.d.sync += [self.bytes.payload.eq(value), self.bytes.valid.eq(1)]
+                            m.next = "IDLE"
+                        with m.Else():
+                            m.d.sync += self.error.eq(1)
+                            m.next = "BROKEN"
+                    with m.Else():
+                        m.d.sync += value.eq(Cat(value[1:], ones[1]))
+            with m.State("BROKEN"), m.If(line):
+                m.next = "IDLE"
+        return m
+
+
+class UartTransmitter(wiring.Component):
+    """Sends bytes, without a gap while there are any.
+
+    Parameters
+    ----------
+    clock_hz, baud : :class:`int`
+
+    Members
+    -------
+    bytes : :py:`In(stream.Signature(8))`
+    tx : :py:`Out(1)`
+        The line, from a register.
+    """
+
+    def __init__(self, clock_hz: int, baud: int):
+        self._clock_hz, self._baud = clock_hz, baud
+        self._bits, self._increment = baud_increment(clock_hz, baud)
+        super().__init__({"bytes": In(stream.Signature(8)), "tx": Out(1, init=1)})
+
+    @property
+    def clock_hz(self) -> int:
+        return self._clock_hz
+
+    @property
+    def baud(self) -> int:
+        return self._baud
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        phase = Signal(self._bits + 1)  # its top bit: a bit time is over
+        over = phase[-1]
+        shift = Signal(9)
+        left = Signal(range(11))
+        m.d.comb += self.bytes.ready.eq((left == 0) | ((left == 1) & over))
+        m.d.sync += phase.eq(phase[:-1] + self._increment)
+        with m.If(self.bytes.ready):
+            m.d.sync += left.eq(0)
+            with m.If(self.bytes.valid):
+                m.d.sync += [
+                    self.tx.eq(0),
+                    shift.eq(Cat(self.bytes.payload, 1)),
+                    left.eq(10),
+                ]
+                with m.If(left == 0):
+                    m.d.sync += phase.eq(self._increment)
+        with m.Elif(over):
+            m.d.sync += [self.tx.eq(shift[0]), shift.eq(shift >> 1), left.eq(left - 1)]
+        return m
+
+
+class Uart(wiring.Component):
+    """Receiver and transmitter.
+
+    Parameters
+    ----------
+    clock_hz, baud : :class:`int`
+
+    Members
+    -------
+    rx, tx : :py:`In(1)`, :py:`Out(1)`
+        The lines. ``tx`` is from a register.
+    received : :py:`Out(stream.Signature(8))`
+    error : :py:`Out(1)`
+        See :class:`UartReceiver`.
+    sent : :py:`In(stream.Signature(8))`
+    """
+
+    def __init__(self, clock_hz: int, baud: int):
+        self._clock_hz, self._baud = clock_hz, baud
+        baud_increment(clock_hz, baud)
+        super().__init__(
+            {
+                "rx": In(1, init=1),
+                "tx": Out(1, init=1),
+                "received": Out(stream.Signature(8)),
+                "error": Out(1),
+                "sent": In(stream.Signature(8)),
+            }
+        )
+
+    @property
+    def clock_hz(self) -> int:
+        return self._clock_hz
+
+    @property
+    def baud(self) -> int:
+        return self._baud
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.receiver = receiver = UartReceiver(self.clock_hz, self.baud)
+        m.submodules.transmitter = transmitter = UartTransmitter(self.clock_hz, self.baud)
+        wiring.connect(m, receiver.bytes, wiring.flipped(self.received))
+        wiring.connect(m, wiring.flipped(self.sent), transmitter.bytes)
+        m.d.comb += [
+            receiver.rx.eq(self.rx),
+            self.tx.eq(transmitter.tx),
+            self.error.eq(receiver.error),
+        ]
+        return m

@@ -1,0 +1,1 @@
+"""Words of weights times events, into accumulators."""

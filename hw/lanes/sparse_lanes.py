@@ -1,0 +1,156 @@
+"""The lanes of an engine that reads pruned columns: decoder, lanes, and how far they have come.
+
+A weight that waits in a lane's queue belongs to a column whose last word was taken long ago. So the
+cell is told of columns only when every queue was empty after them; where it waits for one, no word
+is taken until the queues are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.shapes import Shapes
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
+from stillnet.sw.contract.image import BIAS_WORDS
+
+from .sparse_lane import QUEUE_LIMIT, SparseLane
+from .weight_decoder import DECODE_CYCLES, WeightDecoder, head_layout
+
+__all__ = ["SparseLanes"]
+
+
+class SparseLanes(wiring.Component):
+    """Words in, accumulators out.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    taken, word, head : In
+        A word, with what the walk knows of it.
+    sequence, block : In
+        Progress of the words taken; they change in the cycle after ``taken``.
+    done_sequence, done_block : Out
+        Progress of the sums, as the cell needs it.
+    hold_active, hold_sequence : In
+        The cell that is being read needs this column, and those before.
+    stall : Out(1)
+        Take no word.
+    read_row, read_data : the cell's read of all lanes, data after two cycles
+    busy : Out(1)
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        s = Shapes(config)
+        super().__init__(
+            {
+                "taken": In(1),
+                "word": In(config.word_bits),
+                "head": In(head_layout(config)),
+                "sequence": In(s.sequence),
+                "block": In(s.block),
+                "done_sequence": Out(s.sequence),
+                "done_block": Out(s.block),
+                "hold_active": In(1),
+                "hold_sequence": In(s.sequence),
+                "stall": Out(1),
+                "read_row": In(s.accumulator_address),
+                "read_data": Out(config.multipliers * ACCUMULATOR_BITS),
+                "busy": Out(1),
+            }
+        )
+
+    @property
+    def config(self) -> EngineConfig:
+        """The engine's configuration."""
+        return self._config
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config, s = self._config, Shapes(self._config)
+        count = config.multipliers
+        m.submodules.decoder = decoder = WeightDecoder(config)
+        m.d.comb += [
+            decoder.taken.eq(self.taken),
+            decoder.word.eq(self.word),
+            decoder.head.eq(self.head),
+        ]
+
+        # -- biases: bytes of earlier words and the last one --------------------------------------
+
+        halves = count // config.lanes
+        word = Data(config.word_bits)
+        entered = Signal()
+        history = Data((BIAS_WORDS * halves - 1) * config.word_bits)  # low first
+        m.d.sync += [word.eq(decoder.raw), entered.eq(decoder.entered)]
+        with m.If(entered):
+            m.d.sync += history.eq(Cat(history[config.word_bits :], word))
+        whole = Cat(history, word)
+
+        # -- lanes --------------------------------------------------------------------------------
+
+        depth = config.accumulators + config.accumulators % 2
+        lanes = []
+        for i in range(count):
+            m.submodules[f"lane{i}"] = lane = SparseLane(s.accumulator_address, depth)
+            lanes.append(lane)
+            before = (i - 1) % count
+            side, place = divmod(i, config.lanes)
+            m.d.comb += [
+                lane.own.eq(decoder.own[i]),
+                lane.own_row.eq(decoder.rows[i]),
+                lane.own_weight.eq(decoder.weights[i]),
+                lane.other.eq(decoder.other[before]),
+                lane.other_row.eq(decoder.rows[before]),
+                lane.other_weight.eq(decoder.weights[before]),
+                lane.value.eq(decoder.value),
+                lane.bias.eq(decoder.bias),
+                lane.bias_value.eq(
+                    Cat(
+                        whole[(k * halves + side) * config.word_bits + 8 * place :][:8]
+                        for k in range(BIAS_WORDS)
+                    )
+                ),
+                lane.read_row.eq(self.read_row),
+                self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(lane.read_data),
+            ]
+
+        # -- progress -----------------------------------------------------------------------------
+
+        # The registers here are those of the decoder: what they show has reached the lanes.
+        progress = Cat(self.sequence, self.block)
+        for i in range(DECODE_CYCLES - 1):
+            later = Signal(len(progress), name=f"progress{i}")
+            m.d.sync += later.eq(progress)
+            progress = later
+        empty = Signal()
+        m.d.comb += empty.eq(
+            ~(Cat(lane.waiting != 0 for lane in lanes).any() | decoder.other.any())
+        )
+        with m.If(empty):
+            m.d.sync += Cat(self.done_sequence, self.done_block).eq(progress)
+
+        taken, done = Signal(s.sequence), Signal(s.sequence)
+        drain, full = Signal(), Signal()
+        m.d.comb += [
+            taken.eq(self.sequence - self.hold_sequence),
+            done.eq(self.done_sequence - self.hold_sequence),
+        ]
+        m.d.sync += [
+            drain.eq(self.hold_active & ~taken[-1] & done[-1]),
+            full.eq(Cat(lane.waiting > QUEUE_LIMIT for lane in lanes).any()),
+        ]
+        m.d.comb += [
+            self.stall.eq(drain | full),
+            self.busy.eq(decoder.busy | Cat(lane.busy for lane in lanes).any()),
+        ]
+        return m

@@ -1,0 +1,1 @@
+"""Behind the memory port: AXI4, block RAM, single-port RAM."""

@@ -1,0 +1,18 @@
+"""Registers of data paths, which no reset reaches.
+
+What flows through a pipeline means nothing until a flag says that it is valid, so only flags are
+reset. A reset that reaches thousands of registers costs routing and speed.
+"""
+
+import functools
+
+from amaranth.hdl import Signal
+
+__all__ = ["IN_FABRIC", "Data"]
+
+Data = functools.partial(Signal, reset_less=True)
+"""A :class:`Signal` that keeps its value in a reset."""
+
+IN_FABRIC = "in_fabric"
+"""Attribute of a register behind a memory that is to stay a flip-flop, near what follows it
+(``boards/build/block_ram.py``)."""

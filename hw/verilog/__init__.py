@@ -1,0 +1,1 @@
+"""Verilog text of an engine, its description, and the command that writes them."""

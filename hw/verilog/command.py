@@ -1,0 +1,106 @@
+"""The command ``stillnet generate``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from stillnet.sw.cli.main import Command
+from stillnet.sw.contract.config import PRESETS, EngineConfig
+from stillnet.sw.network.network import Network
+from stillnet.sw.packing.engine_fit import fit
+
+__all__ = ["GENERATE"]
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--preset", default="axi64", metavar="NAME", help=f"{', '.join(PRESETS)} (axi64)"
+    )
+    which.add_argument("--config", metavar="FILE.toml", help="a configuration of your own")
+    which.add_argument("--list", action="store_true", help="show the presets and stop")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the configuration; may be given several times",
+    )
+    parser.add_argument("--fit", metavar="NET", help="with what this network asks for")
+    parser.add_argument(
+        "-o", "--output", default="core.v", metavar="CORE.v", help="the Verilog (core.v)"
+    )
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.list:
+        return {
+            "presets": {
+                name: {**config.to_dict(), "fingerprint": f"{config.fingerprint:08x}"}
+                for name, config in PRESETS.items()
+            }
+        }
+    from .generate import generate
+
+    config = EngineConfig.load(args.config or args.preset)
+    config = config.changed(args.set) if args.set else config
+    if args.fit:
+        config = fit(Network.load(args.fit), config)
+    return generate(config, args.output)
+
+
+def _show(result: dict[str, Any]) -> None:
+    if "presets" in result:
+        for name, c in result["presets"].items():
+            print(
+                f"{name:<9} {c['lanes']:>2} lanes, {8 * c['lanes']:>3}-bit words from "
+                f"{_MEMORIES[c['memory']]}; {c['units']} units, {c['inputs']} inputs, "
+                f"{c['accumulators']} accumulators a lane, {c['cell_width']} elements a cycle"
+            )
+        print("\nThe fields of a preset in TOML form stand at the head of its Verilog.")
+        return
+    print(
+        f"Module '{result['module']}', configuration '{result['preset']}', fingerprint "
+        f"{result['fingerprint']}: {len(result['ports'])} ports, {result['word_bits']}-bit words."
+    )
+    for cell in result["cells"]:
+        print(
+            f"cell {cell['cell']}: {cell['latency']} cycles, {cell['multipliers']} multipliers, "
+            f"{cell['table_blocks']} block RAMs, about {cell['comb']} LUT4, of its own"
+        )
+    for kind, path in result["files"].items():
+        print(f"{kind}: {path}")
+
+
+_MEMORIES = {"ram": "on-chip RAM", "axi4": "an AXI4 bus", "port": "a bare memory port"}
+
+GENERATE = Command(
+    name="generate",
+    help="Write the Verilog of an engine, its description, its configuration and an example.",
+    configure=_configure,
+    run=_run,
+    show=_show,
+    epilog="""\
+examples:
+  stillnet generate --list
+      presets and their sizes
+  stillnet generate --preset axi64 -o core.v
+      core.v, core.json and core_example.v: weights over AXI4, registers over AXI4-Lite, vectors
+      over AXI4-Stream
+  stillnet generate --config my.toml -o hw/speech.v
+      an engine of your own, module 'speech'. my.toml holds the fields that differ from the
+      defaults, for instance:
+          lanes = 16
+          cells = ["gru", "linear", "relu"]
+          memory = "axi4"
+  stillnet generate --preset axi64 --set 'cells=["lstm", "linear"]' --set cell_sharing=2 -o core.v
+      a preset with other cells, and with half of the multipliers in them ('stillnet info --cell
+      LSTM --sharing 2' shows which). Pack for it with --preset core_config.toml
+  stillnet generate --preset axi64 --fit net.safetensors -o core.v
+      a preset with what a compressed network asks for: four bits, formats of columns, cells. Pack
+      for it with --preset core_config.toml, or with --preset axi64 --fit
+
+core.v needs no other file, no macro and no flag. Any network that fits the capacities in core.json
+runs on it: pack it with the same configuration. How to connect and start it: docs/core.md""",
+)

@@ -1,0 +1,1 @@
+"""Audio of examples and benches: speech from packages, noises, spectra."""

@@ -1,0 +1,182 @@
+"""``stillnet virtual``: a virtual board on a TCP port or a pseudo-terminal.
+
+One host at a time, as on a serial port; when it goes, the board keeps its image and its state, and
+the next host finds them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import socket
+import sys
+import tty
+from collections.abc import Callable
+from typing import Any
+
+from stillnet.boards.catalogue import BOARDS, board
+from stillnet.sw.cli.main import Command
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.network.network import Network
+from stillnet.sw.packing.packer import load_image
+
+from .virtual import VirtualBoard
+
+__all__ = ["VIRTUAL", "serve"]
+
+SLICE_CYCLES = 20_000
+"""Cycles between two looks at the line."""
+LINGER_CYCLES = 2_000_000
+"""Cycles that the clock still runs after the last byte has moved. Then it stands until a byte
+comes: a host cannot tell, and the computer does not run hot."""
+
+
+def serve(
+    model: VirtualBoard,
+    receive: Callable[[float | None], bytes | None],
+    send: Callable[[bytes], None],
+) -> None:
+    """Lets a board and a host talk until the host is gone.
+
+    Parameters
+    ----------
+    model : VirtualBoard
+    receive : function
+        Bytes of the host, waiting for so many seconds (for ever if None); None when it is gone.
+    send : function
+        Bytes to the host.
+    """
+    while True:
+        busy = model.waiting > 0 or model.quiet_cycles < LINGER_CYCLES
+        data = receive(0.0 if busy else None)
+        if data is None:
+            return
+        if data:
+            model.write(data)
+        # Time stood still: this byte is as new as any.
+        model.run(SLICE_CYCLES, until_frame=True)
+        answer = model.pull()
+        if answer:
+            send(answer)
+        if model.violations:
+            raise StillnetError(
+                f"{model.name} broke the rules of its memory: {model.first_violation}; please "
+                "report this"
+            )
+
+
+def _over_socket(model: VirtualBoard, host: str, port: int, say: Callable[[str], None]) -> None:
+    try:
+        listener = socket.create_server((host, port))
+    except OSError as error:
+        raise StillnetError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+        ) from error
+    with listener:
+        say(f"{model.name} listens: tcp:{host}:{listener.getsockname()[1]}")
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+                def receive(
+                    seconds: float | None, line: socket.socket = connection
+                ) -> bytes | None:
+                    if not select.select([line], [], [], seconds)[0]:
+                        return b""
+                    try:
+                        return line.recv(65536) or None
+                    except OSError:
+                        return None
+
+                with contextlib.suppress(OSError):
+                    serve(model, receive, connection.sendall)
+
+
+def _over_terminal(model: VirtualBoard, say: Callable[[str], None]) -> None:
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    say(f"{model.name} is at {os.ttyname(slave)}")
+
+    def receive(seconds: float | None) -> bytes | None:
+        if not select.select([master], [], [], seconds)[0]:
+            return b""
+        return os.read(master, 65536)
+
+    def send(data: bytes) -> None:
+        while data:
+            data = data[os.write(master, data) :]
+
+    try:
+        serve(model, receive, send)
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--board", metavar="NAME", required=True, help=", ".join(BOARDS))
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--port", type=int, default=4000, help="TCP port (4000; 0: any free one)")
+    where.add_argument("--pty", action="store_true", help="a pseudo-terminal instead")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument(
+        "--serial",
+        action="store_true",
+        help="through the board's serial port at its true rate: slow, for small networks",
+    )
+    parser.add_argument(
+        "--fit", metavar="NET", help="the board as 'stillnet build --fit NET' makes it"
+    )
+    parser.add_argument(
+        "--flash", metavar="NET.img", help="image in the flash: the board loads it at power-up"
+    )
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any] | None:
+    if not 0 <= args.port <= 65535:
+        raise StillnetError(f"--port must be 0 to 65535, not {args.port}")
+
+    def say(text: str) -> None:
+        print(text, flush=True, file=sys.stderr if args.json else sys.stdout)
+
+    target = board(args.board)
+    if args.fit:
+        target = target.fitted(Network.load(args.fit))
+    say(f"building the {target.title} ...")
+    flash = None
+    if args.flash:
+        image = load_image(args.flash)
+        if image.config.fingerprint != target.config().fingerprint:
+            raise StillnetError(
+                f"image '{args.flash}' is for engine '{image.config.name}'; pack it with --preset "
+                f"{target.name}, or give the network that it was fitted to with --fit"
+            )
+        flash = image.data
+    model = VirtualBoard(target, serial=args.serial, flash=flash)
+    try:
+        if args.pty:
+            _over_terminal(model, say)
+        else:
+            _over_socket(model, args.host, args.port, say)
+    finally:
+        model.close()
+    return None
+
+
+VIRTUAL = Command(
+    name="virtual",
+    help="run a virtual board that host programs connect to",
+    configure=_configure,
+    run=_run,
+    epilog="""examples:
+  stillnet virtual --board ulx3s-85f
+  stillnet run net.safetensors x.npy --engine board:tcp:127.0.0.1:4000
+      in another terminal; the same as with a board on a serial port
+
+Stop it with Ctrl-C. Without a second terminal: stillnet run ... --engine sim:ulx3s-85f
+""",
+)
+"""Registered in the entry-point group ``stillnet.commands``."""

@@ -1,0 +1,225 @@
+"""The virtual board: everything inside the pins of a board, its SDRAM and its flash, compiled.
+
+Boards without SDRAM have their weights in memory of the FPGA, which is inside the pins.
+
+The host's programs work on it as on a real one: as a transport in the same process
+(``Engine.open("sim:ulx3s-85f")``), or over a socket or pseudo-terminal (:mod:`.board_server`). Its
+clock is that of the simulation; it stands still while nobody asks for anything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+from stillnet.boards.catalogue import Board, board
+from stillnet.boards.top.ecp5 import PIN_REGISTERS
+from stillnet.boards.top.system import System
+from stillnet.hw.memory.sdram.parts import SdramPart
+from stillnet.hw.verilog.text import to_verilog
+from stillnet.sim.compile.model import HARNESSES, build_library
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.network.network import Network
+
+__all__ = ["STARTUP_US", "VirtualBoard", "sim_transport"]
+
+HARNESS = HARNESSES / "board.cpp"
+MODELS = (HARNESSES / "sdram_model.h", HARNESSES / "flash_model.h")
+STARTUP_US = 2
+"""Pause of the SDRAM after power-up, shorter than a real one's; nothing else is."""
+TIMINGS = 16
+"""Numbers of the model's ``SdramTiming``."""
+FLASH_WAKE_US = 30
+"""What the flash needs to wake up, the longest of the common parts (see ``flash_model.h``)."""
+
+
+class VirtualBoard:
+    """A board in simulation, as a transport of the host driver.
+
+    Parameters
+    ----------
+    target : Board
+    serial : bool
+        Through the serial port, at its rate. Else the bytes go to the link directly, as over a
+        faster interface: an image of megabytes takes seconds instead of many minutes.
+    config : EngineConfig, optional
+        Instead of the board's engine.
+    flash : bytes, optional
+        An image in the configuration flash, where the board looks for one at power-up. Without, the
+        flash is erased.
+    """
+
+    def __init__(
+        self,
+        target: Board,
+        *,
+        serial: bool = False,
+        config: EngineConfig | None = None,
+        flash: bytes | None = None,
+    ) -> None:
+        self.target = target
+        self.serial = serial
+        self.config = config or target.config()
+        self.name = f"the virtual {target.title}"
+        part = target.sdram
+        if flash is not None and target.image_offset is None:
+            raise StillnetError(
+                f"{self.name} loads no image from its flash; load it over the link instead"
+            )
+        self._library = lib = _library(target, serial, self.config)
+        lib.board_new.restype = ctypes.c_void_p
+        lib.board_violation.restype = ctypes.c_char_p
+        for name in ("cycle", "violations", "waiting", "quiet", "pull"):
+            getattr(lib, f"board_{name}").restype = ctypes.c_uint64
+        geometry: tuple[int, ...] = (0,) * 4
+        timing: tuple[int, ...] = (0,) * TIMINGS
+        if part is not None:
+            geometry = (part.row_bits, part.column_bits, part.bank_bits, part.data_bits)
+            timing = _timing(part, target.clock_hz)
+        offset = target.image_offset or 0
+        wake = FLASH_WAKE_US * target.clock_hz // 10**6
+        self._handle = ctypes.c_void_p(
+            lib.board_new(
+                (ctypes.c_int32 * len(geometry))(*geometry),
+                (ctypes.c_int64 * len(timing))(*timing),
+                PIN_REGISTERS,
+                ctypes.c_double(target.clock_hz / target.baud),
+                ctypes.c_uint64(target.flash_bytes),
+                ctypes.c_uint64(wake),
+            )
+        )
+        image = flash or b""
+        if offset + len(image) > target.flash_bytes:
+            raise StillnetError(
+                f"image of {len(image)} bytes does not fit the flash of {self.name} behind "
+                f"{offset}; use a smaller network"
+            )
+        lib.board_flash(
+            self._handle,
+            ctypes.c_uint64(offset),
+            image,
+            ctypes.c_uint64(len(image)),
+        )
+        self._buffer = ctypes.create_string_buffer(1 << 16)
+
+    # -- what only a simulation has ---------------------------------------------------------------
+
+    @property
+    def cycle(self) -> int:
+        """Clock cycles since the beginning."""
+        return int(self._library.board_cycle(self._handle))
+
+    @property
+    def lamps(self) -> int:
+        """The LEDs, as in :class:`~stillnet.boards.top.system.Lamps`."""
+        return int(self._library.board_lamps(self._handle))
+
+    @property
+    def violations(self) -> int:
+        """What the SDRAM, the flash, or the host's serial port had to complain of."""
+        return int(self._library.board_violations(self._handle))
+
+    @property
+    def first_violation(self) -> str:
+        """The first of them."""
+        return self._library.board_violation(self._handle).decode()
+
+    @property
+    def quiet_cycles(self) -> int:
+        """Cycles since a byte moved."""
+        return int(self._library.board_quiet(self._handle))
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the board has not taken yet."""
+        return int(self._library.board_waiting(self._handle))
+
+    def run(self, cycles: int, *, until_frame: bool = False) -> None:
+        """Lets the clock run."""
+        self._library.board_run(self._handle, ctypes.c_uint64(cycles), int(until_frame))
+
+    def pull(self) -> bytes:
+        """Bytes that the board has sent."""
+        count = self._library.board_pull(
+            self._handle, self._buffer, ctypes.c_uint64(len(self._buffer))
+        )
+        return self._buffer.raw[:count]
+
+    # -- as a transport ---------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Simulated seconds."""
+        return self.cycle / self.target.clock_hz
+
+    def write(self, data: bytes) -> None:
+        """Bytes to the board."""
+        self._library.board_push(self._handle, data, ctypes.c_uint64(len(data)))
+
+    def read(self, timeout: float) -> bytes:
+        """Bytes from the board, as soon as a frame is complete or the time is over.
+
+        Raises
+        ------
+        StillnetError
+            If a memory was used against its datasheet: then nothing that follows is to be trusted.
+        """
+        self.run(int(timeout * self.target.clock_hz) + 1, until_frame=True)
+        if self.violations:
+            raise StillnetError(
+                f"{self.name} broke the rules of a memory: {self.first_violation}; please report "
+                "this"
+            )
+        return self.pull()
+
+    def close(self) -> None:
+        """Ends the simulation."""
+        if self._handle:
+            self._library.board_delete(self._handle)
+            self._handle = ctypes.c_void_p()
+
+
+@functools.cache
+def _library(target: Board, serial: bool, config: EngineConfig) -> ctypes.CDLL:
+    """The compiled model, which any number of boards may share."""
+    system = System(
+        config,
+        clock_hz=target.clock_hz,
+        baud=target.baud if serial else None,
+        input_delay=PIN_REGISTERS,
+        startup_us=STARTUP_US,
+        **target.system_options(),
+    )
+    text = to_verilog(system, "system")
+    header = "" if serial else "#define STILLNET_BYTES 1\n"
+    header += "" if target.sdram else "#define STILLNET_NO_SDRAM 1\n"
+    header += "#define STILLNET_NO_FLASH 1\n" if target.image_offset is None else ""
+    return ctypes.CDLL(str(build_library(text, "system", HARNESS, headers=MODELS, prologue=header)))
+
+
+def _timing(part: SdramPart, clock_hz: int) -> tuple[int, ...]:
+    """The part's datasheet in cycles, in the order of the model's ``SdramTiming``."""
+    t = part.timings(clock_hz, startup_us=STARTUP_US)
+    latencies = [latency for latency, highest in part.cas if clock_hz <= highest]
+    return (
+        *(t.trcd, t.trp, t.tras, 100 * clock_hz // 10**6, t.trc, t.trfc, t.trrd, t.twr, t.tmrd),
+        *(8, clock_hz * 64 // 1000, part.refreshes, t.startup, 8, max(latencies), min(latencies)),
+    )
+
+
+def sim_transport(
+    name: str, *, serial: bool | str = False, fit: Network | None = None
+) -> VirtualBoard:
+    """The transport behind ``sim:NAME``.
+
+    Parameters
+    ----------
+    name : str
+        A board, as in ``ulx3s-85f``.
+    serial : bool
+        See :class:`VirtualBoard`.
+    fit : Network, optional
+        The board as ``stillnet build --fit`` makes it for this network.
+    """
+    target = board(name) if fit is None else board(name).fitted(fit)
+    return VirtualBoard(target, serial=serial in (True, "true", "1", "yes"))

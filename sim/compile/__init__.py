@@ -1,0 +1,1 @@
+"""Verilog to a compiled model: Verilator, a C++ compiler, a cache."""

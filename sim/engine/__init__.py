@@ -1,0 +1,1 @@
+"""The generated engine in a compiled simulation, held against the reference."""

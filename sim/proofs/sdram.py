@@ -1,0 +1,615 @@
+"""What is proven of the SDRAM controller.
+
+The rules are those of the datasheets, written once more here and from the pins only
+(:class:`DatasheetRules`). All else that is claimed are invariants of the controller: they let the
+proof hold for all time, and if one of them were wrong, the proof would fail, not lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from stillnet.hw.memory.sdram.controller import SdramController
+from stillnet.hw.memory.sdram.parts import SdramPart, SdramTimings
+from stillnet.hw.memory.sdram.refresh import RefreshControl
+from stillnet.hw.memory.sdram.segments import SegmentSplitter
+
+from .proof import Proof
+
+__all__ = ["SMALL", "TIGHT", "DatasheetRules", "refresh_proof", "sdram_proof"]
+
+SMALL = SdramPart(
+    name="small",
+    row_bits=2,
+    column_bits=4,
+    data_bits=8,
+    trcd=0,
+    trp=0,
+    tras=0,
+    trc=0,
+    trfc=0,
+    trrd=0,
+    twr=0,
+    refreshes=4096,
+    cas=((2, 100_000_000),),
+    source="made up: the timings are given in cycles",
+)
+"""Few rows and columns: no rule depends on how many there are."""
+
+TIGHT = SdramTimings(
+    cas_latency=2,
+    trcd=3,
+    trp=3,
+    tras=8,
+    trc=12,
+    trfc=6,
+    trrd=4,
+    twr=5,
+    tmrd=6,
+    twtr=2,
+    refresh_interval=200,
+    startup=20,
+)
+"""Timings of which each is longer than the controller's own steps, so that each one matters."""
+
+_READ_BURST = 8
+
+
+class _Age:
+    """Cycles since something happened, up to a limit."""
+
+    def __init__(self, m: Module, event: Any, limit: int, name: str):
+        self._limit = limit
+        self._count = Signal(range(limit + 1), init=limit, name=f"age_{name}")
+        with m.If(event):
+            m.d.sync += self._count.eq(1)
+        with m.Elif(self._count != limit):
+            m.d.sync += self._count.eq(self._count + 1)
+
+    def least(self, cycles: int) -> Any:
+        assert cycles <= self._limit
+        return self._count >= cycles
+
+
+class DatasheetRules:
+    """Claims of every command on the pins what datasheets demand of it.
+
+    Parameters
+    ----------
+    proof : :class:`Proof`
+    pins : signature of the controller's pins
+    part : :class:`SdramPart`
+    t : :class:`SdramTimings`
+        What the part demands, in cycles.
+
+    Attributes
+    ----------
+    open : list of Signal
+        A bank has a row open, as of the commands before this cycle.
+    row : list of Signal
+        Which one.
+    read, write : Signal
+        The command on the pins.
+    mode_loaded : Signal
+    """
+
+    def __init__(self, proof: Proof, pins: Any, part: SdramPart, t: SdramTimings):
+        m = proof.m
+        banks = range(part.banks)
+        code = Cat(pins.we, pins.cas, pins.ras)
+        # The truth table of the datasheets, with all signals active high.
+        named = {
+            "stop": 0b001,
+            "read": 0b010,
+            "write": 0b011,
+            "activate": 0b100,
+            "precharge": 0b101,
+            "refresh": 0b110,
+            "mode": 0b111,
+        }
+        is_ = {}
+        for name, value in named.items():
+            is_[name] = Signal(name=f"command_{name}")
+            m.d.comb += is_[name].eq(pins.cs & (code == value))
+        read, write, activate = is_["read"], is_["write"], is_["activate"]
+        precharge, refresh, mode = is_["precharge"], is_["refresh"], is_["mode"]
+        all_banks = pins.a[10]
+        command = Signal(name="any_command")
+        m.d.comb += command.eq(pins.cs & code.any())
+
+        self.read, self.write = read, write
+        self.open = [Signal(name=f"open{b}") for b in banks]
+        self.row = [Signal(part.row_bits, name=f"open_row{b}") for b in banks]
+        here = [pins.ba == b for b in banks]
+        self.mode_loaded = Signal()
+        refreshes = Signal(4)
+        self.startup_refreshes = refreshes
+        first_done = Signal()  # PRECHARGE of all banks has been
+        self.first_done = first_done
+        powered = Signal(range(t.startup + 1))
+        self.powered = powered
+
+        longest = max(t.trc, t.tras, t.trp, t.trcd, t.twr, t.trrd, t.trfc, t.tmrd)
+        activated = [_Age(m, activate & here[b], longest, f"activate{b}") for b in banks]
+        written = [_Age(m, write & here[b], longest, f"write{b}") for b in banks]
+        closed = [
+            _Age(m, precharge & (here[b] | all_banks), longest, f"precharge{b}") for b in banks
+        ]
+        any_activated = _Age(m, activate, longest, "any_activate")
+        refreshed = _Age(m, refresh, longest, "refresh")
+        mode_set = _Age(m, mode, longest, "mode")
+
+        with m.If(pins.cke & (powered != t.startup)):
+            m.d.sync += powered.eq(powered + 1)
+        with m.If(precharge & all_banks):
+            m.d.sync += first_done.eq(1)
+        with m.If(mode):
+            m.d.sync += self.mode_loaded.eq(1)
+        with m.If(refresh & ~self.mode_loaded & (refreshes != 15)):
+            m.d.sync += refreshes.eq(refreshes + 1)
+        for b in banks:
+            with m.If(activate & here[b]):
+                m.d.sync += [self.open[b].eq(1), self.row[b].eq(pins.a[: part.row_bits])]
+            with m.If(precharge & (here[b] | all_banks)):
+                m.d.sync += self.open[b].eq(0)
+
+        def each(true: Any) -> Any:
+            """``true(b)`` for the bank that the command names."""
+            return Cat(~here[b] | true(b) for b in banks).all()
+
+        claim = proof.claim
+        claim("no such command", ~is_["stop"])
+        claim("tMRD", ~command | mode_set.least(t.tmrd))
+        claim("tRFC", ~command | refreshed.least(t.trfc))
+        claim(
+            "the first command is PRECHARGE of all banks",
+            ~command | first_done | (precharge & all_banks),
+        )
+        claim("pause after power-up", ~command | (powered == t.startup))
+        claim("eight refreshes before LOAD MODE", ~mode | (refreshes >= 8))
+        claim("LOAD MODE before ACTIVATE", ~activate | self.mode_loaded)
+        claim("ACTIVATE of a closed bank", ~activate | each(lambda b: ~self.open[b]))
+        claim("tRP", ~activate | each(lambda b: closed[b].least(t.trp)))
+        claim("tRC", ~activate | each(lambda b: activated[b].least(t.trc)))
+        claim("tRRD", ~activate | any_activated.least(t.trrd))
+        claim("a row of the part", ~activate | ~pins.a[part.row_bits :].any())
+        claim("data of an open bank", ~(read | write) | each(lambda b: self.open[b]))
+        claim("tRCD", ~(read | write) | each(lambda b: activated[b].least(t.trcd)))
+        claim("no auto precharge", ~(read | write) | ~pins.a[10])
+        claim(
+            "tRAS",
+            ~precharge
+            | Cat(
+                ~(here[b] | all_banks) | ~self.open[b] | activated[b].least(t.tras) for b in banks
+            ).all(),
+        )
+        claim(
+            "tWR",
+            ~precharge
+            | Cat(
+                ~(here[b] | all_banks) | ~self.open[b] | written[b].least(t.twr) for b in banks
+            ).all(),
+        )
+        quiet = refresh | mode
+        claim("REFRESH of closed banks", ~quiet | Cat(~row for row in self.open).all())
+        claim("tRP before REFRESH", ~quiet | Cat(c.least(t.trp) for c in closed).all())
+        claim("tRC before REFRESH", ~quiet | Cat(a.least(t.trc) for a in activated).all())
+        claim(
+            "mode register",
+            ~mode | ((pins.a == (1 << 9 | t.cas_latency << 4 | 0b011)) & (pins.ba == 0)),
+        )
+
+        # The part drives the bus from CL cycles after READ for all of a burst, if it is not cut.
+        # A cycle is left for it to let go.
+        coming = Signal(t.cas_latency + _READ_BURST)
+        burst = ((1 << _READ_BURST) - 1) << (t.cas_latency - 1)
+        m.d.sync += coming.eq((coming >> 1) | Mux(read, burst, 0))
+        before = Signal(name="part_drove")
+        m.d.sync += before.eq(coming[0])
+        claim("one side drives the bus", ~pins.dq_oe | ~(coming[0] | before))
+        claim("WRITE has its data", write == pins.dq_oe)
+
+
+class _AnySegments(wiring.Component):
+    """Stands for the splitter: any segment, at any time."""
+
+    def __init__(self, part: SdramPart, address_bits: int, word_bits: int, length_bits: int):
+        real: Any = SegmentSplitter(part, address_bits, word_bits, length_bits)
+        super().__init__(dict(real.signature.members))
+
+    def elaborate(self, platform: Any) -> Module:
+        return Module()
+
+
+class _AnyOrder(wiring.Component):
+    """Stands for the queue of segments: what went in comes out, in any order."""
+
+    def __init__(self, shape: Any, depth: int):
+        self.depth = depth
+        super().__init__(
+            {"i_stream": In(stream.Signature(shape)), "o_stream": Out(stream.Signature(shape))}
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        return Module()
+
+
+class _AnyRoom(wiring.Component):
+    """Stands for the buffer of words: it has room, or not."""
+
+    def __init__(self, word_bits: int, data_bits: int, latency: int, depth: int | None):
+        self.depth = 16
+        super().__init__(
+            {
+                "take": In(1),
+                "dq": In(data_bits),
+                "room": Out(1),
+                "o_stream": Out(stream.Signature(word_bits)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        return Module()
+
+
+@contextmanager
+def _abstracted(controller: type) -> Iterator[None]:
+    """Has a controller use what stands for its parts."""
+    names = vars(controller)["elaborate"].__globals__
+    changed = {"SegmentSplitter": _AnySegments, "ShortQueue": _AnyOrder, "ReadWords": _AnyRoom}
+    before = {name: names[name] for name in changed}
+    names.update(changed)
+    try:
+        yield
+    finally:
+        names.update(before)
+
+
+def _one_hot(value: Any) -> Any:
+    return (value & (value - 1)) == 0
+
+
+def sdram_proof(
+    *,
+    demanded: SdramTimings = TIGHT,
+    used: SdramTimings | None = None,
+    part: SdramPart = SMALL,
+    postponed: int = 8,
+    depth: int = 18,
+    controller: type = SdramController,
+) -> Proof:
+    """The command rules of the controller, for all time.
+
+    Requests are segments of any row and column at any time, the engine takes words when it likes,
+    and of the queue of segments nothing is used but that it gives back what it was given.
+
+    Parameters
+    ----------
+    demanded : SdramTimings
+        What the rules ask for.
+    used : SdramTimings, optional
+        What the controller is told, if something else.
+    part : SdramPart
+    postponed : int
+        Refreshes that may wait.
+    depth : int
+        Of the induction: more than the longest timing and the steps from a decision to the pins.
+    controller : class, optional
+        Another one than :class:`SdramController`.
+    """
+    proof = Proof(depth)
+    with _abstracted(controller):
+        dut = controller(
+            part,
+            100_000_000,
+            part.address_bits,
+            part.data_bits,
+            length_bits=4,
+            lookahead=2,
+            postponed=postponed,
+            timings=used or demanded,
+        )
+        seen = proof.add("controller", dut)
+    c = seen["SdramController"][0]
+    banks = seen["SdramBank"]
+    bursts = seen["BurstGenerator"][0]
+    refresh = seen["RefreshControl"][0]
+
+    segment, queue = c.splitter.o_stream, c.runs
+    proof.free(segment.payload, segment.valid, c.splitter.write_drop, c.splitter.write_start)
+    proof.free(queue.i_stream.ready, queue.o_stream.payload, queue.o_stream.valid)
+    proof.free(c.read_words.room)
+    proof.assume_held("segment_held", segment)
+
+    rules = DatasheetRules(proof, dut.pins, part, demanded)
+    _bag(proof, c, part)
+    _invariants(proof, c, banks, bursts, refresh, rules, part, used or demanded)
+    return proof
+
+
+def _bag(proof: Proof, c: SimpleNamespace, part: SdramPart) -> None:
+    """The queue of segments as a bag: so many for each bank."""
+    m = proof.m
+    queue = c.runs
+    most = queue.depth + 1
+    c.waiting_segments = [Signal(range(most + 1), name=f"segments{b}") for b in range(part.banks)]
+    put = queue.i_stream.valid & queue.i_stream.ready
+    get = queue.o_stream.valid & queue.o_stream.ready
+    for b, count in enumerate(c.waiting_segments):
+        m.d.sync += count.eq(
+            count + (put & queue.i_stream.p.bank[b]) - (get & queue.o_stream.p.bank[b])
+        )
+        proof.assume(~queue.o_stream.valid | ~queue.o_stream.p.bank[b] | (count != 0))
+    total = sum(c.waiting_segments[1:], c.waiting_segments[0])
+    proof.assume(~queue.i_stream.ready | (total < most))
+    proof.claim("the queue is not overrun", total <= most)
+    bank = queue.o_stream.p.bank
+    proof.assume(~queue.o_stream.valid | (bank.any() & _one_hot(bank)))
+
+
+def _invariants(
+    proof: Proof,
+    c: SimpleNamespace,
+    banks: list[SimpleNamespace],
+    bursts: SimpleNamespace,
+    refresh: SimpleNamespace,
+    rules: DatasheetRules,
+    part: SdramPart,
+    t: SdramTimings,
+) -> None:
+    m = proof.m
+    claim = proof.claim
+    states = refresh.fsm_states
+    state = refresh.fsm_state
+    run, burst = bursts.run, c.burst
+    hold = c.refresh.hold
+    segment = c.segment
+
+    # Segments and their bursts.
+    claim("run", ~bursts.valid | (run.bank.any() & _one_hot(run.bank)))
+    claim("burst", _one_hot(burst.bank) & (bursts.waiting == burst.bank.any()))
+    claim(
+        "burst of a run",
+        burst.end | ~bursts.waiting | (bursts.valid & (run.bank == burst.bank)),
+    )
+    claim(
+        "looked",
+        ~c.looked
+        | (segment.valid & (c.chosen == Cat(segment.p.bank == b for b in range(part.banks)))),
+    )
+    claim(
+        "what is dispatched is the segment",
+        ~c.dispatch
+        | (
+            (c.run.bank == c.chosen)
+            & (c.run.first == segment.p.first)
+            & (c.run.write == segment.p.write)
+        ),
+    )
+    claim("issued bank", _one_hot(c.issued_bank))
+
+    # What was chosen.
+    claim("target", _one_hot(c.target))
+    claim("chosen", ~(c.activating & c.precharging))
+    claim("target of what was chosen", ~(c.activating | c.precharging) | c.target.any())
+
+    # Refresh.
+    claim("state", state < len(states))
+    claim("hold", hold == (state != states["RUN"]))
+    claim("power-up", (state != states["POWER-UP"]) | ~refresh.self.started)
+    claim("started", refresh.self.started | (state != states["RUN"]) & (state != states["SETTLE"]))
+    started = Signal(3)
+    m.d.sync += started.eq(Cat(refresh.self.started, started))
+    claim("mode loaded", rules.mode_loaded == started[1])
+    first = [Signal(name=f"first_precharge{k}") for k in range(4)]
+    with m.If(c.refresh.precharge):
+        m.d.sync += first[0].eq(1)
+    m.d.sync += [b.eq(a) for a, b in zip(first, first[1:], strict=False)]
+    claim(
+        "first precharge", (state == states["POWER-UP"]) | (state == states["PRECHARGE"]) | first[0]
+    )
+    claim("first precharge seen", rules.first_done == first[2])
+    # Refreshes before the mode register, of which up to three are on their way to the pins.
+    sent = [Signal(4, name=f"sent{k}") for k in range(3)]
+    with m.If(c.refresh.refresh & ~refresh.self.started & (sent[0] != 15)):
+        m.d.sync += sent[0].eq(sent[0] + 1)
+    m.d.sync += [b.eq(a) for a, b in zip(sent, sent[1:], strict=False)]
+    claim("refreshes sent", refresh.self.started | (sent[0] + refresh.due == 8))
+    claim("all sent", ~((state == states["LAST"]) | refresh.self.started) | (sent[0] == 8))
+    claim(
+        "refreshes seen",
+        started[1] | (rules.startup_refreshes == sent[2]),
+    )
+    # By `refresh_proof`, which takes from here that banks become quiet.
+    proof.assume(refresh.due < 16)
+    working = Cat(state == states[s] for s in ("SETTLE", "PRECHARGE", "REFRESH")).any()
+    claim("refreshes are due", ~working | (refresh.due != 0))
+    claim("all at start", refresh.self.started | refresh.forced)
+    early = (state == states["POWER-UP"]) | (state == states["PRECHARGE"])
+    claim("none before", refresh.self.started | ~early | (refresh.due == 8))
+    claim("no more than all", sent[0] <= 8)
+    left = rules.powered + refresh.startup
+    claim(
+        "pause",
+        (state != states["POWER-UP"])
+        | refresh.powered
+        | (left <= t.startup) & (left >= t.startup - 1) & (refresh.startup != 0),
+    )
+    claim("pause counted", rules.powered <= t.startup)
+    claim("powered", ~refresh.powered | refresh.self.started)
+    claim("paused", (state == states["POWER-UP"]) | (rules.powered >= t.startup - 1))
+    settle = Signal(range(64))
+    with m.If(~hold):
+        m.d.sync += settle.eq(0)
+    with m.Elif(settle != 63):
+        m.d.sync += settle.eq(settle + 1)
+
+    for b, bank in enumerate(banks):
+        # Open, as decided: the pins follow two cycles later, the rules a cycle after that.
+        decided = Signal(name=f"decided{b}")
+        later = [Signal(name=f"decided{b}_{k}") for k in range(3)]
+        with m.If(bank.self.activate):
+            m.d.sync += decided.eq(1)
+        with m.If(bank.self.precharge | bank.self.close):
+            m.d.sync += decided.eq(0)
+        m.d.sync += [y.eq(x) for x, y in zip([decided, *later], later, strict=False)]
+        claim("open as decided", rules.open[b] == later[1])
+        claim(
+            "used",
+            bank.uses
+            == c.waiting_segments[b]
+            + (bursts.valid & run.bank[b])
+            + (burst.bank[b] & burst.end)
+            + (c.issued_end & c.issued_bank[b]),
+        )
+        claim("unused", bank.self.unused == (bank.uses == 0))
+        chosen = (c.activating | c.precharging) & c.target[b]
+        claim("opened", hold | chosen | (bank.opened == decided))
+        claim("opening", ~(c.activating & c.target[b]) | (bank.opened & ~decided & ~bank.stale))
+        claim("closing", ~(c.precharging & c.target[b]) | (~bank.opened & decided))
+        claim("ready", ~bank.self.ready | (decided & bank.opened & ~bank.stale & ~chosen))
+        claim("stale", ~bank.stale | bank.opened)
+        claim("opened for someone", ~(c.activating & c.target[b]) | (bank.uses != 0))
+        claim(
+            "opening soon",
+            ~bank.delay.any() | (decided & ~bank.stale & bank.opened & (bank.uses != 0)),
+        )
+        quiet = Cat(state == states[s] for s in ("REFRESH", "LAST", "POWER-UP")).any()
+        claim("closed in a refresh", ~quiet | (~decided & ~bank.opened & ~bank.self.ready))
+        # Rows.
+        asked = Signal(part.row_bits, name=f"asked_row{b}")
+        with m.If(c.dispatch & (segment.p.bank == b)):
+            m.d.sync += asked.eq(segment.p.row)
+        claim(
+            "one row a bank",
+            ~(c.dispatch & (segment.p.bank == b)) | (bank.uses == 0) | (asked == segment.p.row),
+        )
+        claim("row", ~bank.assigned | (bank.self.row == asked))
+        claim("in use", bank.self.unused | bank.assigned)
+        claim(
+            "same",
+            ~c.looked | (bank.self.same == (bank.assigned & (bank.self.row == segment.p.row))),
+        )
+        asked_later = [Signal(part.row_bits, name=f"asked_row{b}_{k}") for k in range(2)]
+        m.d.sync += [asked_later[0].eq(asked), asked_later[1].eq(asked_later[0])]
+        claim(
+            "data of the right row",
+            ~((rules.read | rules.write) & (c.pins.ba == b)) | (rules.row[b] == asked_later[1]),
+        )
+        opened_row = [Signal(part.row_bits, name=f"opened_row{b}_{k}") for k in range(2)]
+        with m.If(c.issued_activate & c.issued_bank[b]):
+            m.d.sync += opened_row[0].eq(bank.self.row)
+        m.d.sync += opened_row[1].eq(opened_row[0])
+        claim("row as decided", ~rules.open[b] | (rules.row[b] == opened_row[1]))
+        activated = Signal(name=f"activated{b}")
+        m.d.sync += activated.eq(bank.self.activate)
+        claim(
+            "row of a bank that is open",
+            ~(decided & bank.opened & ~bank.stale & ~activated) | (opened_row[0] == bank.self.row),
+        )
+        claim("a bank becomes quiet", (settle < settle_cycles(t)) | ~bank.self.busy)
+
+
+def refresh_proof(
+    *,
+    demanded: SdramTimings = TIGHT,
+    used: SdramTimings | None = None,
+    postponed: int = 8,
+    depth: int = 40,
+    control: type = RefreshControl,
+) -> Proof:
+    """No more refreshes are late than may be, for all time.
+
+    The memory may be idle or not, in any cycle. Banks may be busy in any cycle, but not for longer
+    than :func:`sdram_proof` shows once nobody else may issue a command.
+
+    Parameters
+    ----------
+    demanded : SdramTimings
+        ``refresh_interval`` is that in which a refresh comes due.
+    used : SdramTimings, optional
+        What the controller is told, if something else.
+    postponed : int
+    depth : int
+        More than the cycles from the last refresh that may wait to the first one that is done.
+    control : class, optional
+        Another one than :class:`RefreshControl`.
+    """
+    proof = Proof(depth)
+    m, claim = proof.m, proof.claim
+    t, interval = used or demanded, demanded.refresh_interval
+    dut = control(t, postponed)
+    c = proof.add("control", dut)["RefreshControl"][0]
+    proof.free(dut.idle, dut.busy)
+    settle = Signal(range(64))
+    with m.If(~dut.hold):
+        m.d.sync += settle.eq(0)
+    with m.Elif(settle != 63):
+        m.d.sync += settle.eq(settle + 1)
+    proof.assume((settle < settle_cycles(t)) | ~dut.busy)
+
+    # The rule: from the first cycle after LOAD MODE on, one refresh is due after each interval.
+    loaded = Signal()
+    passed = Signal(range(interval + 1))
+    late = Signal(signed(6))
+    due_now = Signal()
+    m.d.comb += due_now.eq(loaded & (passed == interval - 1))
+    with m.If(dut.load_mode):
+        m.d.sync += loaded.eq(1)
+    with m.If(loaded):
+        m.d.sync += passed.eq(Mux(due_now, 0, passed + 1))
+        m.d.sync += late.eq(late + due_now - dut.refresh)
+    claim("late refreshes", late <= postponed)
+    claim("none too early", late >= -1)
+
+    # Cycles of which refreshes are in debt.
+    debt = Signal(signed(range(16 * interval).stop.bit_length() + 1))
+    with m.If(loaded):
+        m.d.sync += debt.eq(debt + 1 - Mux(dut.refresh, interval, 0))
+    claim("debt", debt <= postponed * interval + reaction_cycles(t))
+    claim("no debt before", loaded | ((debt == 0) & (late == 0) & (passed == 0)))
+    claim("debt and refreshes", debt == late * interval + passed)
+
+    states, state = c.fsm_states, c.fsm_state
+    claim("state", state < len(states))
+    claim("started", dut.started == loaded)
+    claim("hold", dut.hold == (state != states["RUN"]))
+    claim("interval", c.interval < t.refresh_interval)
+    claim("tick", c.tick == (c.interval == 0))
+    claim("power-up", (state != states["POWER-UP"]) | ~loaded)
+    claim("running", loaded | ((state != states["RUN"]) & (state != states["SETTLE"])))
+    claim("due at start", loaded | (c.due <= 8))
+    claim("due", ~loaded | (c.due <= postponed))
+    working = Cat(state == states[s] for s in ("SETTLE", "PRECHARGE", "REFRESH")).any()
+    claim("refreshes are due", ~working | (c.due != 0))
+    claim("timer", (state == states["POWER-UP"]) | (c.timer <= max(t.trfc, t.tmrd + 1, t.trp, 3)))
+    early = (state == states["POWER-UP"]) | (state == states["PRECHARGE"])
+    claim("all at start", loaded | c.forced)
+    claim("none before", loaded | ~early | (c.due == 8))
+    claim("none left at start", loaded | (state != states["LAST"]) | (c.due == 0))
+    # The controller's intervals and those of the rule differ by what had passed at the start.
+    since = Signal(range(interval + 1))
+    m.d.comb += since.eq(t.refresh_interval - 1 - c.interval)
+    before = Signal(range(interval + 1))
+    with m.If(dut.load_mode):
+        m.d.sync += before.eq(Mux(c.tick, 0, since + 1))
+    claim("passed", (passed < interval) & (before < interval))
+    claim("the same debt", ~loaded | (debt + before == c.due * interval + since))
+    return proof
+
+
+def settle_cycles(t: SdramTimings) -> int:
+    """After so many cycles in which nobody may issue a command, no bank is busy."""
+    return max(t.tras, t.twr, _READ_BURST) + 4
+
+
+def reaction_cycles(t: SdramTimings) -> int:
+    """From the last refresh that may wait to the first one that is done."""
+    return settle_cycles(t) + max(t.trp, t.trc - t.tras) + t.trfc + 6

@@ -1,0 +1,1 @@
+"""The SDRAM controller with a model of the part."""

@@ -1,0 +1,1 @@
+"""Cycles and words of a network on an engine, predicted."""

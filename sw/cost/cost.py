@@ -1,0 +1,167 @@
+"""What a network costs an engine: words, bytes, cycles and time a step, without simulating it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.columns import bias_words
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.events import Mode
+from stillnet.sw.model.model import INPUT
+from stillnet.sw.network.network import Network
+from stillnet.sw.network.reference import Reference
+from stillnet.sw.network.sequence import Trace
+
+from .model import MemoryModel, ScheduleModel
+
+__all__ = [
+    "Cost",
+    "MemoryModel",
+    "column_words",
+    "predict",
+    "record_events",
+    "step_events",
+    "step_words",
+    "words_within",
+]
+
+Events = list[dict[int, np.ndarray]]
+
+
+def column_words(network: Network, config: EngineConfig) -> dict[int, np.ndarray]:
+    """Words that one event of each element fetches, by source: int64, shape (size,)."""
+    words = {
+        s: np.zeros(network.source_size(s), np.int64) for s in range(INPUT, len(network.layers))
+    }
+    for layer in network.layers:
+        for m in layer.matrices:
+            words[m.source] += m.layout(layer.cell, config).lengths
+    return words
+
+
+def step_words(network: Network, config: EngineConfig, trace: Trace) -> float:
+    """Mean words a step of a run over recordings, bias runs of reloaded layers included."""
+    words = column_words(network, config)
+    total = sum(float(words[s] @ fired) for s, fired in trace.fired.items() if s in words)
+    rows = trace.layout.rows
+    for i, layer in enumerate(network.layers):
+        if network.reload(i):
+            count = len(CELLS[layer.cell].accumulators)
+            total += rows * bias_words(layer.units, count, config)
+    return total / rows
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over steps.
+
+    Attributes
+    ----------
+    words, columns, cycles : float
+        A step.
+    bytes : float
+        Read from memory.
+    milliseconds : float
+    """
+
+    words: float
+    columns: float
+    cycles: float
+    bytes: float
+    milliseconds: float
+
+
+def record_events(
+    network: Network, rows: np.ndarray, config: EngineConfig
+) -> tuple[Events, np.ndarray]:
+    """Which elements fire in each step, and the words that they fetch, by the reference.
+
+    Parameters
+    ----------
+    network : Network
+        Whose sources all send delta events.
+    rows : int array, shape (steps, inputs)
+        As ``Network.quantize_input`` gives them.
+
+    Returns
+    -------
+    (list of dict of source to int array, int64 array of shape (steps,))
+    """
+    sources = range(INPUT, len(network.layers))
+    if any(network.source_mode(s) is not Mode.DELTA for s in sources) or network.second_threshold:
+        raise StillnetError(
+            f"network '{network.name}' has other events than differences under one threshold; the "
+            "cost model knows only these"
+        )
+    reference = Reference(network, config=config)
+    events, words = [], []
+    for row in rows:
+        events.append(step_events(reference, row)[1])
+        words.append(reference.last.words)
+    return events, np.array(words, np.int64)
+
+
+def step_events(reference: Reference, row: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """One step of a network whose events are all differences: (output, fired elements by source).
+
+    Parameters
+    ----------
+    reference : Reference
+    row : int array, shape (inputs,)
+    """
+    old = {s: v.copy() for s, v in reference.reference.items()}
+    y = reference.step_integers(row)
+    # An element that fired has a new reference, and no other has.
+    return y, {s: np.flatnonzero(v != old[s]) for s, v in reference.reference.items()}
+
+
+def predict(
+    network: Network,
+    rows: np.ndarray,
+    config: EngineConfig,
+    *,
+    memory: MemoryModel | None = None,
+    clock_mhz: float = 100.0,
+    warm: int = 0,
+    streaming: bool = False,
+) -> Cost:
+    """Cycles and bytes a step of a recording.
+
+    Parameters
+    ----------
+    network : Network
+    rows : int array, shape (steps, inputs)
+    config : EngineConfig
+    memory : MemoryModel, optional
+        A 16-bit SDRAM where absent.
+    clock_mhz : float
+    warm : int
+        Steps at the beginning that are not counted.
+    streaming : bool
+        Vectors wait at the input; else each meets an idle engine.
+    """
+    events, words = record_events(network, rows, config)
+    model = ScheduleModel(network, config, memory or MemoryModel.sdram16())
+    cycles = float(np.mean(model.run(events[warm:], streaming=streaming)))
+    mean = float(np.mean(words[warm:]))
+    columns = float(np.mean([sum(len(v) for v in e.values()) for e in events[warm:]]))
+    return Cost(mean, columns, cycles, mean * config.word_bytes, cycles / clock_mhz / 1e3)
+
+
+def words_within(
+    network: Network, config: EngineConfig, milliseconds: float, clock_mhz: float
+) -> float:
+    """Words that fit a time a step: what memory gives in it, less what a step takes besides.
+
+    The last layer's pass and the first inputs are hidden by no column.
+    """
+    memory = MemoryModel.sdram16()
+    lengths = column_words(network, config)
+    sizes = [v for v in lengths.values() if v.max(initial=0) > 0]
+    mean = float(np.mean(np.concatenate(sizes))) if sizes else 1.0
+    cycles = milliseconds * 1e3 * clock_mhz - memory.latency - network.layers[-1].units - 64
+    return max(cycles, 0.0) / (memory.word_cycles + memory.column_cycles / mean)

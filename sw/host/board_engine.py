@@ -1,0 +1,212 @@
+"""The engines ``board:PORT`` and ``sim:BOARD`` of ``stillnet run``: through the host driver.
+
+The network is packed for whatever engine the board has, loaded, and streamed through; every output
+is held against the reference as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.network.network import Network
+from stillnet.sw.network.reference import Reference
+from stillnet.sw.util.progress import Progress, silent
+
+from .driver import Engine
+from .transport import DEFAULT_BAUD, open_transport
+
+__all__ = ["board_engine", "run_on_board", "sim_engine"]
+
+_OPTIONS = ("baud", "check", "clear_every", "timeout", "window")
+
+
+def run_on_board(
+    network: Network,
+    x: np.ndarray,
+    engine: Engine,
+    *,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    window: int | None = None,
+    check: bool = True,
+    clear_every: int = 0,
+) -> dict[str, Any]:
+    """Runs a recording through an engine, and holds every output against the reference.
+
+    Parameters
+    ----------
+    network : Network
+    x : array of float, shape (steps, inputs), or of tokens, shape (steps,)
+    engine : Engine
+    steps : int, optional
+        Only so many.
+    progress : Progress, optional
+    window : int, optional
+        Vectors on their way at a time.
+    check : bool
+        Compare with the reference; the first difference ends the run.
+    clear_every : int
+        As of :class:`~stillnet.sw.network.reference.Reference`; 0 is never.
+
+    Returns
+    -------
+    dict
+        ``steps``, ``mismatches`` (0, or 1: the first difference ends the run), ``difference`` (a
+        sentence, only with a mismatch), ``events`` by source, the hardware's counters,
+        ``utilisation`` (words / cycles), ``board``, ``preset`` (name of the board's engine),
+        ``steps_per_second`` and ``outputs`` (float).
+    """
+    progress = progress or silent
+    rows = network.quantize_input(x)[:steps]
+    engine.load(network, progress=progress)
+    initial = {
+        (i, s): v for i, layer in enumerate(network.layers) for s, v in layer.initial.items()
+    }
+    if initial:
+        engine.set_hidden(initial)
+    engine.reset_counters()
+    reference = Reference(network, config=engine.config, clear_every=clear_every) if check else None
+    outputs: list[np.ndarray] = []
+    difference = None
+    clock = engine.transport.now
+    begin = clock()
+    answers = _stream(engine, rows, window, clear_every)
+    for step, y in enumerate(answers):
+        if step % 20 == 0:
+            progress("board", step, len(rows))
+        outputs.append(y)
+        if reference is not None:
+            expected = reference.step_integers(rows[step])
+            wrong = np.flatnonzero(y != expected)
+            if len(wrong):
+                unit = int(wrong[0])
+                difference = {
+                    "what": "output",
+                    "layer": network.layers[-1].name,
+                    "unit": unit,
+                    "step": step,
+                    "engine": int(y[unit]),
+                    "reference": int(expected[unit]),
+                }
+                break
+    seconds = clock() - begin
+    progress("board", len(outputs), len(rows))
+    answers.close()
+    counters = engine.counters()
+    result: dict[str, Any] = {
+        "steps": len(outputs),
+        "mismatches": int(difference is not None),
+    }
+    if difference is not None:
+        result["difference"] = (
+            "step {step}, layer '{layer}', {what} of unit {unit}: engine {engine}, reference "
+            "{reference}".format(**difference)
+        )
+        result["first_difference"] = difference
+    events = counters.pop("events")
+    cycles = counters["cycles"]
+    return {
+        **result,
+        "events": events,
+        **{k: v for k, v in counters.items() if k != "steps"},
+        "utilisation": counters["words"] / cycles if cycles else None,
+        "board": engine.identity.board,
+        "preset": engine.config.name,
+        "steps_per_second": len(outputs) / seconds if seconds > 0 else None,
+        "outputs": network.dequantize_output(np.stack(outputs)),
+    }
+
+
+def _stream(
+    engine: Engine, rows: np.ndarray, window: int | None, clear_every: int
+) -> Generator[np.ndarray, None, None]:
+    for first in range(0, len(rows), clear_every or len(rows)):
+        if first:
+            engine.clear_cells()
+        yield from engine.stream_integers(
+            rows[first : first + (clear_every or len(rows))], window=window
+        )
+
+
+def _run(
+    address: str,
+    network: Network,
+    x: np.ndarray,
+    transport_options: dict[str, Any],
+    *,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    preset: object = None,
+    **options: Any,
+) -> dict[str, Any]:
+    del preset  # the board's engine is what it is
+    for name in options:
+        if name not in _OPTIONS:
+            raise StillnetError(
+                f"a board has no option '{name}'; options are {', '.join(_OPTIONS)}"
+            )
+    timeout, baud = options.pop("timeout", 10.0), options.pop("baud", None)
+    if baud is not None:
+        transport_options["baud"] = baud
+    window = options.get("window")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:
+        raise StillnetError(f"option 'timeout' must be a number of seconds, not {timeout!r}")
+    every = options.get("clear_every") or None
+    for name, value in (("window", window), ("baud", baud), ("clear_every", every)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or value < 1
+        ):
+            raise StillnetError(f"option '{name}' must be a whole number from 1, not {value!r}")
+    if not isinstance(options.get("check", True), bool):
+        raise StillnetError(f"option 'check' must be true or false, not {options['check']!r}")
+    transport = open_transport(address, **transport_options)
+    with Engine(transport, timeout=timeout) as engine:
+        return run_on_board(network, x, engine, steps=steps, progress=progress, **options)
+
+
+def board_engine(
+    network: Network, x: np.ndarray, *, address: str = "", fit: bool = False, **options: Any
+) -> dict[str, Any]:
+    """:func:`run_on_board` on a serial port or ``tcp:HOST:PORT``, for ``stillnet run``.
+
+    Parameters
+    ----------
+    address : str
+        What stands behind ``board:``.
+    options
+        ``steps``, ``progress``; ``baud``, ``check``, ``clear_every``, ``timeout``, ``window``.
+    """
+    if not address:
+        raise StillnetError(
+            f"engine 'board' needs a port: board:/dev/ttyUSB0 ({DEFAULT_BAUD} baud; "
+            "--option baud=N), or board:tcp:HOST:PORT"
+        )
+    if fit:
+        raise StillnetError(
+            "a board has the engine that was built for it; leave --fit out here, and give it to "
+            "'stillnet build --board NAME --fit NET'"
+        )
+    return _run(address, network, x, {}, **options)
+
+
+def sim_engine(
+    network: Network, x: np.ndarray, *, address: str = "", fit: bool = False, **options: Any
+) -> dict[str, Any]:
+    """:func:`run_on_board` on the virtual board, for ``stillnet run``.
+
+    Parameters
+    ----------
+    address : str
+        What stands behind ``sim:``: a board's name.
+    fit : bool
+        The board as ``stillnet build --fit`` makes it for the network.
+    options
+        As for :func:`board_engine`.
+    """
+    if not address:
+        raise StillnetError("engine 'sim' needs a board: sim:ulx3s-85f")
+    return _run(f"sim:{address}", network, x, {"fit": network} if fit else {}, **options)

@@ -1,0 +1,786 @@
+"""An engine on a board, from Python: load a network, stream vectors, read state and counters.
+
+::
+
+    from stillnet.sw.driver import Engine
+
+    with Engine.open("/dev/ttyUSB0") as engine:
+        engine.load("net.img")
+        for gains in engine.stream(frames):
+            ...
+
+The same program works on a virtual board: ``Engine.open("sim:ulx3s-85f")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillnet.sw.contract import link
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.events import Mode
+from stillnet.sw.contract.fixed import ACTIVATION, ACTIVATION_BITS, EVENT_BITS, Format, narrow
+from stillnet.sw.contract.image import VERSION as IMAGE_VERSION
+from stillnet.sw.contract.link import Command, Identity
+from stillnet.sw.contract.registers import Control, Error, Region, Register, Status
+from stillnet.sw.network.network import INPUT, Network, QuantizedLayer
+from stillnet.sw.network.reference import SECOND
+from stillnet.sw.packing.packer import Image, load_image, pack
+from stillnet.sw.util.progress import Progress, silent
+
+from .session import ConnectionLost, RefusedCommand, Session
+from .transport import Transport, open_transport
+
+__all__ = ["ConnectionLost", "Engine", "RefusedCommand"]
+
+BLOCK_BYTES = 1024
+"""Bytes of memory that one load command writes."""
+FEED_BYTES = 1024
+"""Bytes of elements that one feed command brings."""
+STATE_BYTES = 1024
+"""Bytes of state that one command reads or writes."""
+OPERATION_BYTES = 32
+"""More than what stands in a command besides such data."""
+
+_COUNTERS = (
+    Register.CYCLES,
+    Register.WORDS,
+    Register.STALL_CELL,
+    Register.STALL_MEMORY,
+    Register.STALL_EVENTS,
+    Register.SATURATIONS,
+    Register.STEPS,
+    Register.LATENCY,
+)
+
+_REFUSALS = {
+    Error.MAGIC: "it is not a stillnet image; load again",
+    Error.VERSION: "it has another version than the hardware; build and flash the bitstream again",
+    Error.FINGERPRINT: "it was packed for another engine; pack the network for this board",
+    Error.CAPACITY: "it has more layers, matrices or inputs than the engine; build a larger one",
+    Error.MEMORY: "the memory answered with an error; reset the board",
+    Error.CRC: "its checksum is wrong, so the board's memory does not hold what was sent; load "
+    "again, and suspect the memory (clock phase, wiring, power) if it happens again",
+}
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The network on the board as far as an image's notes tell: names, sizes, formats."""
+
+    outline: Network
+    unit_base: tuple[int, ...]
+
+
+class Engine:
+    """One engine behind a host link.
+
+    Vectors are integers, or real numbers that are turned into the network's formats and back, as
+    :class:`~stillnet.sw.network.reference.Reference` does it.
+
+    Parameters
+    ----------
+    transport : Transport
+    timeout : float
+        Seconds without an answer after which the connection counts as lost.
+    retry : float
+        Seconds of silence after which a command or reply is asked for again.
+
+    Raises
+    ------
+    StillnetError
+        Where no board answers, or one of another version.
+    """
+
+    def __init__(self, transport: Transport, *, timeout: float = 10.0, retry: float = 0.25) -> None:
+        self.transport = transport
+        self._session = Session(transport, retry=retry, timeout=timeout)
+        self._loaded: _Loaded | None = None
+        self._unknown = False  # steps may have been done of which nothing is known
+        try:
+            self._identify()
+        except BaseException:
+            transport.close()
+            raise
+
+    @classmethod
+    def open(
+        cls, address: str, *, timeout: float = 10.0, retry: float = 0.25, **options: Any
+    ) -> Engine:
+        """An engine by its address.
+
+        Parameters
+        ----------
+        address : str
+            A serial port (``/dev/ttyUSB0``, ``COM3``), ``tcp:HOST:PORT``, or ``sim:BOARD`` for the
+            virtual board.
+        timeout, retry : float
+        options
+            For the transport: ``baud`` of a serial port (3,000,000).
+        """
+        return cls(open_transport(address, **options), timeout=timeout, retry=retry)
+
+    def close(self) -> None:
+        """Ends the connection; the board keeps image and state."""
+        self.transport.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    # -- who is there -----------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> Identity:
+        """What the board said of itself when the session began."""
+        return self._session.identity
+
+    @property
+    def config(self) -> EngineConfig:
+        """Configuration of the engine on the board."""
+        return self.identity.config
+
+    @property
+    def session(self) -> Session:
+        """The session, for its counts of repetitions."""
+        return self._session
+
+    def identify(self) -> Identity:
+        """Asks the board who it is, in a new session. The engine's state stays as it is."""
+        self._drain()
+        return self._identify()
+
+    def _identify(self) -> Identity:
+        identity = self._session.connect()
+        if identity.image_version != IMAGE_VERSION:
+            raise StillnetError(
+                f"the board takes images of version {identity.image_version}, this stillnet makes "
+                f"version {IMAGE_VERSION}; build and flash its bitstream again with this version"
+            )
+        return identity
+
+    def reset(self) -> None:
+        """Resets the engine, also one that hangs. A network must be loaded then."""
+        self._loaded = None
+        self._session.reset()
+        self._unknown = False
+
+    # -- load -------------------------------------------------------------------------------------
+
+    def load(
+        self,
+        source: Image | Network | bytes | str | Path,
+        *,
+        base: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        """Writes an image into the board's memory, has the board verify it, and clears all state.
+
+        Parameters
+        ----------
+        source : Image, Network, bytes, or path of an image or a network
+            A network is packed for the board's engine.
+        base : int
+            Word address, a multiple of 64 bytes.
+        progress : Progress, optional
+            Called as ``progress("load", bytes done, bytes)``.
+
+        Raises
+        ------
+        StillnetError
+            Where the image is not for this board (nothing is sent then), or the board's memory
+            does not hold what was sent.
+        """
+        progress = progress or silent
+        image = self._image(source)
+        data = image.hardware
+        config, word_bytes = self.config, self.config.word_bytes
+        data += bytes(-len(data) % word_bytes)
+        words = len(data) // word_bytes
+        if base < 0 or base * word_bytes % 64:
+            raise StillnetError(
+                f"base {base} is not a multiple of 64 bytes ({64 // word_bytes} words); choose "
+                "another"
+            )
+        room = config.ram_words if config.memory == "ram" else 1 << config.address_bits
+        if base + words > room:
+            raise StillnetError(
+                f"the image of {words} words at {base} does not fit the board's memory of {room} "
+                "words; use a smaller network or base"
+            )
+        self._ready(fresh=True)
+        self._loaded = None
+        block = self._block_bytes()
+        session = self._session
+        done = 0
+        sent: list[int] = []
+        for at in range(0, len(data), block):
+            part = data[at : at + block]
+            payload = link.load_block(base + at // word_bytes, part, word_bytes)
+            while session.unanswered and not session.room(len(payload), 0):
+                session.receive()
+                done += sent.pop(0)
+                progress("load", done, len(data))
+            session.send(Command.ACCESS, payload)
+            sent.append(len(part))
+        while session.unanswered:
+            session.receive()
+            done += sent.pop(0)
+            progress("load", done, len(data))
+        self.start(image, base=base)
+
+    def _block_bytes(self) -> int:
+        """Bytes of an image in one command: two commands must fit the board's buffer, so that one
+        travels while the other is carried out."""
+        word_bytes = self.config.word_bytes
+        load = link.load_block(0, bytes(max(BLOCK_BYTES, word_bytes)), word_bytes)
+        overhead = link.HEADER_BYTES + len(load) - max(BLOCK_BYTES, word_bytes)
+        room = self.identity.receive_bytes // 2 - overhead
+        return max(word_bytes, min(BLOCK_BYTES, room // 64 * 64))
+
+    def start(self, source: Image | Network | bytes | str | Path, *, base: int = 0) -> None:
+        """Starts a network whose image is in the board's memory already (from flash, or before).
+
+        The board verifies the image and clears all state.
+
+        Parameters
+        ----------
+        source : Image, Network, bytes, or path of an image or a network
+            The same, for names, sizes and formats.
+        base : int
+            Word address.
+        """
+        image = self._image(source)
+        self._ready(fresh=True)
+        self._loaded = None
+        self._session.call(Command.ACCESS, link.start(base))
+        status = self._wait(Status.LOADED | Status.IDLE)
+        error = (status >> 8) & 0xFF
+        if not status & Status.LOADED:
+            reason = _REFUSALS.get(error, f"error {error}; load again")  # type: ignore[call-overload]
+            raise StillnetError(f"the board refused the image: {reason}")
+        self._loaded = _outline(image)
+        self._unknown = False
+
+    def attach(self, source: Image | Network | bytes | str | Path) -> None:
+        """Joins a board that runs a network already, and leaves image and state as they are.
+
+        As after a start from flash, or after another program's steps.
+
+        Parameters
+        ----------
+        source : Image, Network, bytes, or path of an image or a network
+            The network on the board, for names, sizes and formats. The board cannot tell whether it
+            is the same; :meth:`start` reads and verifies the image instead.
+
+        Raises
+        ------
+        StillnetError
+            If nothing is loaded.
+        """
+        image = self._image(source)
+        self._ready(fresh=True)
+        if not self._status() & Status.LOADED:
+            raise StillnetError(
+                f"nothing is loaded on board '{self.identity.board}'; load the network"
+            )
+        self._loaded = _outline(image)
+        self._unknown = False
+
+    def _image(self, source: Image | Network | bytes | str | Path) -> Image:
+        if isinstance(source, (str, Path)) and Path(source).suffix == ".safetensors":
+            source = Network.load(source)
+        if isinstance(source, Network):
+            image = pack(source, self.config)
+        else:
+            image = source if isinstance(source, Image) else load_image(source)
+        theirs, ours = self.identity.fingerprint, image.config.fingerprint
+        if theirs != ours:
+            raise StillnetError(
+                f"image '{image.notes['name']}' was packed for engine '{image.config.name}' "
+                f"(fingerprint {ours:08x}), the board has '{self.config.name}' ({theirs:08x}); "
+                "pack the network for the board's engine"
+            )
+        largest = link.HEADER_BYTES + 2 * image.notes["layers"][-1]["units"] + 1
+        if largest > self.identity.reply_bytes:
+            raise StillnetError(
+                f"the network's output of {image.notes['layers'][-1]['units']} elements does not "
+                f"fit the board's reply buffer of {self.identity.reply_bytes} bytes; build its "
+                "bitstream with a larger one"
+            )
+        return image
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    @property
+    def network(self) -> Network:
+        """Names, sizes and formats of the loaded network; no weights."""
+        return self._network().outline
+
+    def _network(self) -> _Loaded:
+        if self._loaded is None:
+            raise StillnetError("no network is loaded; call load() or start() first")
+        return self._loaded
+
+    def step(self, x: np.ndarray) -> np.ndarray:
+        """One float vector in (or one token), one float vector out.
+
+        Parameters
+        ----------
+        x : array of float, shape (inputs,)
+
+        Returns
+        -------
+        float array, shape (outputs,)
+        """
+        network = self.network
+        row = network.quantize_input(np.asarray(x)[None])[0]
+        return network.dequantize_output(self.step_integers(row))
+
+    def step_integers(self, x: np.ndarray) -> np.ndarray:
+        """One integer vector in, one out.
+
+        Parameters
+        ----------
+        x : int array, shape (inputs,), or (1,) with a token
+
+        Returns
+        -------
+        int64 array, shape (outputs,)
+        """
+        return next(self.stream_integers([x]))
+
+    def stream(self, vectors: Iterable[np.ndarray], *, window: int | None = None) -> Iterator:
+        """Float vectors in, float vectors out, several of them on their way at a time.
+
+        No vector is taken from ``vectors`` while ``window`` of them are on their way: with
+        ``window=1`` each output comes before the next vector is asked for.
+
+        Parameters
+        ----------
+        vectors : iterable of float arrays, shape (inputs,)
+        window : int, optional
+            As many as the board has room for.
+
+        Yields
+        ------
+        float array, shape (outputs,)
+        """
+        network = self.network
+        rows = (network.quantize_input(np.asarray(x)[None])[0] for x in vectors)
+        for y in self.stream_integers(rows, window=window):
+            yield network.dequantize_output(y)
+
+    def stream_integers(
+        self, vectors: Iterable[np.ndarray], *, window: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """As :meth:`stream`, with integer vectors."""
+        if window is not None and window < 1:
+            raise StillnetError(f"window must be at least 1, not {window}")
+        network = self.network
+        self._ready()
+        session, reply = self._session, 2 * network.outputs
+        most = window or self.identity.window
+        size = 1 if network.input_mode.one_hot else network.inputs
+        finished = False
+        try:
+            source = iter(vectors)
+            while True:
+                while session.unanswered and (
+                    session.unanswered >= most or not session.room(2 * size, reply)
+                ):
+                    yield self._output(session.receive(), network)
+                try:
+                    x = next(source)
+                except StopIteration:
+                    break
+                session.send(Command.STEP, self._elements(x, size), reply)
+            while session.unanswered:
+                yield self._output(session.receive(), network)
+            finished = True
+        except ConnectionLost:
+            self._unknown = True
+            finished = True
+            raise
+        finally:
+            if not finished and session.connected:
+                try:
+                    session.drain()
+                except StillnetError:
+                    self._unknown = True
+
+    def _elements(self, x: np.ndarray, size: int) -> bytes:
+        x = np.asarray(x)
+        if x.shape != (size,) or x.dtype.kind not in "iu":
+            raise StillnetError(
+                f"the vector has shape {x.shape} and type {x.dtype}; network '{self.network.name}' "
+                f"takes integers of shape ({size},)"
+            )
+        network = self.network
+        low, high = -(1 << 15), (1 << 15) - 1
+        if network.input_mode.one_hot:
+            low, high = -1, network.inputs - 1
+        if x.min() < low or x.max() > high:
+            raise StillnetError(
+                f"the vector holds {int(x.min())} to {int(x.max())}; elements must be {low} to "
+                f"{high}"
+            )
+        return (x.astype(np.int64) & 0xFFFF).astype("<u2").tobytes()
+
+    def _output(self, data: bytes, network: Network) -> np.ndarray:
+        y = np.frombuffer(data, "<i2").astype(np.int64) if len(data) % 2 == 0 else np.zeros(0)
+        if y.shape != (network.outputs,):
+            self._session.connected = False
+            self._unknown = True
+            raise StillnetError(
+                f"the board answered a step with {len(data)} bytes, network '{network.name}' has "
+                f"{network.outputs} outputs of 2; load the network again"
+            )
+        return y
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """All state and references zero: the beginning of a sequence."""
+        self._network()
+        self._ready(fresh=True)
+        self._check_loaded(self._status())
+        self._session.call(Command.ACCESS, link.clear())
+        self._wait(Status.LOADED | Status.IDLE)
+        self._unknown = False
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Everything that decides the future, as ``Reference.get_state`` gives it."""
+        loaded = self._network()
+        network = loaded.outline
+        self._ready()
+        self._idle()
+        result: dict[str, np.ndarray] = {}
+        for i, layer in enumerate(network.layers):
+            for s in CELLS[layer.cell].state:
+                result[f"{i}/{s}"] = self._read_state(self._state_region(s), i)
+        result[f"{INPUT}/reference"] = self._input_reference()
+        for i in range(len(network.layers)):
+            result[f"{i}/reference"] = self._read_state(Region.REFERENCE, i)
+        for i, layer in enumerate(network.layers):
+            if layer.threshold_recurrent is not None:
+                result[f"{i}/reference_second"] = self._read_state(Region.REFERENCE_SECOND, i)
+        return result
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Restores what :meth:`get_state` (or that of a reference) returned."""
+        network = self.network
+        shapes = self._state_shapes()
+        given = {k: np.shape(v) for k, v in state.items()}
+        if given != shapes:
+            wrong = sorted(set(shapes.items()) ^ set(given.items()))[0][0]
+            raise StillnetError(
+                f"state does not belong to network '{network.name}': {wrong} has shape "
+                f"{given.get(wrong)}, expected {shapes.get(wrong)}"
+            )
+        self.clear()
+        self._unknown = True  # until all of it is there
+        layers = range(len(network.layers))
+        x = np.asarray(state[f"{INPUT}/reference"])
+        if network.input_mode.one_hot:
+            token = np.flatnonzero(x)
+            x = np.array([token[0] if len(token) else -1])
+        first = [np.asarray(state[f"{i}/reference"]) for i in layers]
+        second = [np.asarray(state.get(f"{i}/reference_second", first[i])) for i in layers]
+        if self.config.second_threshold:
+            self._restore(x, first, Control.RESTORE_EXACT | Control.RESTORE_FIRST)
+            nothing = np.zeros_like(x) - int(network.input_mode.one_hot)
+            self._restore(nothing, second, Control.RESTORE_EXACT | Control.RESTORE_SECOND)
+        else:
+            self._restore(x, first, Control.RESTORE_EXACT)
+        for i, layer in enumerate(network.layers):
+            for s in CELLS[layer.cell].state:
+                self._write_state(self._state_region(s), i, state[f"{i}/{s}"])
+        self._unknown = False
+
+    def set_hidden(self, values: dict[tuple[int, str], np.ndarray]) -> None:
+        """As ``Reference.set_hidden``: clear, then send given states through the encoders.
+
+        Parameters
+        ----------
+        values : dict of (layer, state name) to int array, shape (units,)
+        """
+        network = self.network
+        for (i, s), value in values.items():
+            cell = CELLS[network.layers[i].cell] if 0 <= i < len(network.layers) else None
+            if cell is None or s not in cell.state or np.shape(value) != (network.layers[i].units,):
+                raise StillnetError(
+                    f"layer {i} of network '{network.name}' has no state '{s}' of shape "
+                    f"{np.shape(value)}"
+                )
+        vectors = []
+        for i, layer in enumerate(network.layers):
+            output = CELLS[layer.cell].output_state
+            given = values.get((i, output)) if output is not None else None
+            if given is None:
+                given = np.zeros(layer.units, np.int64)
+            vectors.append(narrow(np.asarray(given, np.int64), layer.write_shift, Format(16, 0)))
+        self.clear()
+        self._unknown = True
+        one_hot = network.input_mode.one_hot
+        x = np.array([-1]) if one_hot else np.zeros(network.inputs, np.int64)
+        self._restore(x, vectors, Control(0))
+        for (i, s), value in values.items():
+            self._write_state(self._state_region(s), i, value)
+        self._unknown = False
+
+    def clear_cells(self) -> None:
+        """As ``Reference.clear_cells``: h of EGRUs becomes zero, all that was sent stays sent."""
+        network = self._network().outline
+        self._ready()
+        self._idle()
+        for i, layer in enumerate(network.layers):
+            for s in CELLS[layer.cell].cleared:
+                self._write_state(self._state_region(s), i, np.zeros(layer.units, np.int64))
+
+    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
+        network = self.network
+        shapes: dict[str, tuple[int, ...]] = {f"{INPUT}/reference": (network.inputs,)}
+        for i, layer in enumerate(network.layers):
+            names = [*CELLS[layer.cell].state, "reference"]
+            names += [] if layer.threshold_recurrent is None else ["reference_second"]
+            shapes |= {f"{i}/{name}": (layer.units,) for name in names}
+        return shapes
+
+    def _state_region(self, name: str) -> int:
+        return Region.STATE + self.config.state_names.index(name)
+
+    def _place(self, layer: int) -> int:
+        return self._network().unit_base[layer] * self.config.cell_width
+
+    def _read_state(self, region: int, layer: int) -> np.ndarray:
+        return self._read_elements(region, self._place(layer), self.network.layers[layer].units)
+
+    def _read_elements(self, region: int, index: int, count: int) -> np.ndarray:
+        parts = []
+        size = self._element_bytes(region)
+        run = self._piece(STATE_BYTES) // size
+        for at in range(0, count, run):
+            some = min(run, count - at)
+            payload = link.read_state(region, index + at, some, half=size == 2)
+            parts.append(self._session.call(Command.ACCESS, payload, size * some))
+        return np.frombuffer(b"".join(parts), f"<i{size}").astype(np.int64)
+
+    def _element_bytes(self, region: int) -> int:
+        """Bytes of an element: four where a state memory is wider than a vector."""
+        names = self.config.state_names
+        place = region - Region.STATE
+        wide = place < len(names) and self.config.state_bits(names[place]) > ACTIVATION_BITS
+        return 4 if wide else 2
+
+    def _input_reference(self) -> np.ndarray:
+        network = self.network
+        if not network.input_mode.one_hot:
+            return self._read_elements(Region.INPUT, 0, network.inputs)
+        token = int(self._read_elements(Region.INPUT, 0, 1)[0]) & 0xFFFF
+        vector = np.zeros(network.inputs, np.int64)
+        if token:
+            vector[token - 1] = 1 << network.input_fraction
+        return vector
+
+    def _piece(self, most: int) -> int:
+        """Bytes of data in one command, at most so many, that the board's buffers have room for."""
+        room = min(self.identity.receive_bytes, self.identity.reply_bytes) - OPERATION_BYTES
+        return min(most, room // 4 * 4)
+
+    def _write_state(self, region: int, layer: int, values: np.ndarray) -> None:
+        values = np.asarray(values, np.int64)
+        size = self._element_bytes(region)
+        run = self._piece(STATE_BYTES) // size
+        for at in range(0, len(values), run):
+            part = values[at : at + run].tolist()
+            payload = link.write_state(region, self._place(layer) + at, part, half=size == 2)
+            self._session.call(Command.ACCESS, payload)
+
+    def _restore(self, x: np.ndarray, vectors: list[np.ndarray], flags: Control) -> None:
+        self._session.call(Command.ACCESS, link.restore(flags))
+        elements = np.concatenate([x, *vectors]).astype(np.int64)
+        data = (elements & 0xFFFF).astype("<u2").tobytes()
+        piece = self._piece(FEED_BYTES)
+        for at in range(0, len(data), piece):
+            self._session.call(Command.FEED, data[at : at + piece])
+        self._idle()
+
+    # -- thresholds, counters ---------------------------------------------------------------------
+
+    def set_threshold(
+        self, where: str | int, value: float, *, recurrent: bool = False, integer: bool = False
+    ) -> None:
+        """Changes a threshold from the next encoding on, until the next load.
+
+        Parameters
+        ----------
+        where : str or int
+            ``"input"``, or a layer by its name or number.
+        value : float
+            In units of the vector's values; in those of its least significant bit if ``integer``.
+        recurrent : bool
+            The second threshold of a layer, towards itself.
+        """
+        network = self.network
+        names = [layer.name for layer in network.layers]
+        if where == "input" or where == INPUT:
+            source, fraction = INPUT, network.input_fraction
+        elif isinstance(where, str) and where in names:
+            source = names.index(where)
+        elif isinstance(where, int) and 0 <= where < len(names):
+            source = where
+        else:
+            raise StillnetError(
+                f"network '{network.name}' has no vector '{where}'; it has input, "
+                f"{', '.join(names)}"
+            )
+        if source != INPUT:
+            fraction = network.layers[source].fraction
+        if recurrent and (source == INPUT or not self.config.second_threshold):
+            raise StillnetError(
+                f"vector '{where}' has no recurrent threshold; generate an engine with "
+                "second_threshold = true and name a layer"
+            )
+        units = round(value if integer else value * 2.0**fraction)
+        if not 0 <= units < 1 << EVENT_BITS:
+            raise StillnetError(
+                f"threshold {value} of '{where}' is {units} in units of its last bit; it must be "
+                f"0 to {(1 << EVENT_BITS) - 1}"
+            )
+        self._ready()
+        selects = [source + 1 + (SECOND if recurrent else 0)]
+        if source != INPUT and not recurrent and self.config.second_threshold:
+            layer = network.layers[source]
+            if layer.threshold_recurrent is None:  # then the recurrence has that of the layer
+                selects.append(source + 1 + SECOND)
+        for select in selects:
+            self._session.call(Command.ACCESS, link.set_threshold(select, units))
+
+    def counters(self) -> dict[str, Any]:
+        """The hardware's counters by name, in lower case, and ``events`` by source."""
+        names = {"input": 0}
+        if self._loaded is not None:
+            for i, layer in enumerate(self.network.layers):
+                names[layer.name] = i + 1
+                if layer.threshold_recurrent is not None:
+                    names[f"{layer.name} (recurrent)"] = i + 1 + SECOND
+        payload = b"".join(link.read(r) for r in _COUNTERS)
+        for select in names.values():
+            payload += link.write(Register.EVENTS_SELECT, [select]) + link.read(Register.EVENTS)
+        self._ready()
+        if self._loaded is not None:
+            self._idle()
+        count = len(_COUNTERS) + len(names)
+        data = self._session.call(Command.ACCESS, payload, 4 * count)
+        values = [int(v) for v in np.frombuffer(data, "<u4")]
+        result: dict[str, Any] = {r.name.lower(): v for r, v in zip(_COUNTERS, values)}
+        result["events"] = dict(zip(names, values[len(_COUNTERS) :]))
+        return result
+
+    def reset_counters(self) -> None:
+        """Sets all counters to zero."""
+        self._ready()
+        self._session.call(Command.ACCESS, link.clear_counters())
+
+    def status(self) -> int:
+        """The STATUS register: :class:`~stillnet.sw.contract.registers.Status` and an error."""
+        self._ready(fresh=True)
+        return self._status()
+
+    # -- below ------------------------------------------------------------------------------------
+
+    def _status(self) -> int:
+        return int.from_bytes(
+            self._session.call(Command.ACCESS, link.read(Register.STATUS), 4), "little"
+        )
+
+    def _wait(self, wanted: int) -> int:
+        """Polls the status until all wanted bits are set, or an error says that they will not."""
+        end = self.transport.now() + self._session.timeout
+        while True:
+            status = self._status()
+            if status & wanted == wanted or (status >> 8) & 0xFF:
+                return status
+            if self.transport.now() > end:
+                raise ConnectionLost(
+                    f"the engine is still busy after {self._session.timeout:g} seconds; reset() it "
+                    "and load the network again"
+                )
+
+    def _idle(self) -> None:
+        self._check_loaded(self._status())
+        self._wait(Status.IDLE)
+
+    def _check_loaded(self, status: int) -> None:
+        if not status & Status.LOADED:
+            self._loaded = None
+            raise StillnetError(
+                "the engine has no network any more (the board was restarted, or another program "
+                "loaded something); load the network again"
+            )
+
+    def _drain(self) -> None:
+        if self._session.connected:
+            try:
+                self._session.drain()
+            except StillnetError:
+                self._unknown = True
+
+    def _ready(self, *, fresh: bool = False) -> None:
+        """Makes the session usable: no reply waits. After a loss it begins anew.
+
+        Parameters
+        ----------
+        fresh : bool
+            What follows does not depend on the state of the sequence.
+        """
+        if self._session.connected and self._session.unanswered:
+            self._drain()
+        if not self._session.connected:
+            self._identify()
+        if self._unknown and not fresh:
+            raise StillnetError(
+                "the connection was lost during a step, and nobody knows how far the sequence is; "
+                "call clear() to begin one, or load() or set_state()"
+            )
+
+
+def _outline(image: Image) -> _Loaded:
+    notes = image.notes
+    layers = []
+    for d in notes["layers"]:
+        homogeneous = CELLS[d["cell"]].homogeneous
+        layers.append(
+            QuantizedLayer(
+                name=d["name"],
+                cell=d["cell"],
+                units=d["units"],
+                matrices=[],
+                bias={},
+                shift=0,
+                write_shift=0 if homogeneous else ACTIVATION.fraction - d["fraction"],
+                fraction=d["fraction"],
+                mode=Mode[d["mode"].upper()],
+                threshold=d["threshold"],
+                threshold_recurrent=d["threshold_recurrent"],
+            )
+        )
+    outline = Network(
+        inputs=notes["inputs"],
+        input_fraction=notes["input_fraction"],
+        layers=layers,
+        input_mode=Mode[notes["input_mode"].upper()],
+        input_threshold=notes["input_threshold"],
+        name=notes["name"],
+    )
+    return _Loaded(outline, tuple(d["unit_base"] for d in notes["layers"]))

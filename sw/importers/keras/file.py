@@ -1,0 +1,189 @@
+"""The configuration and the weights of a Keras file, without Keras.
+
+Three forms of file are in use:
+
+* ``.keras``: a zip archive of ``config.json`` and ``model.weights.h5``; the weights of a layer lie
+  in datasets ``0``, ``1``, ... of a group ``vars``, whose path is made of class names.
+* ``.h5`` of Keras 2 and 3: an attribute ``model_config`` (JSON) and a group ``model_weights``,
+  in which each layer has a group of its name whose attribute ``weight_names`` gives the order.
+* files of weights alone, which cannot be a model and are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillnet.sw.contract.errors import StillnetError
+
+__all__ = ["KerasFile", "read_keras"]
+
+_LARGEST_CONFIG = 1 << 26
+"""Bytes of the largest configuration that is read."""
+
+
+@dataclass
+class KerasFile:
+    """What a file holds.
+
+    Attributes
+    ----------
+    config : dict
+        The model: ``class_name`` and ``config``.
+    weights : dict of str to list of arrays
+        By layer name, in the order in which Keras writes them.
+    """
+
+    config: dict[str, Any]
+    weights: dict[str, list[np.ndarray]]
+
+
+def read_keras(path: Path) -> KerasFile:
+    """Reads a ``.keras`` or ``.h5`` file.
+
+    Raises
+    ------
+    StillnetError
+        The file cannot be read, is cut short, or holds weights alone.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise StillnetError(
+            f"file '{path}' cannot be read ({e.strerror or e}): check the path"
+        ) from None
+    if not data:
+        raise StillnetError(f"file '{path}' is empty: save or copy the model again")
+    h5py = _import_h5py(path)
+    try:
+        if data.startswith(b"PK"):
+            return _read_archive(data, h5py)
+        with h5py.File(io.BytesIO(data), "r") as file:
+            return _read_h5(path, file, h5py)
+    except StillnetError:
+        raise
+    except Exception as e:  # zipfile, zlib, json and h5py raise errors of many kinds
+        raise StillnetError(
+            f"file '{path}' is not a Keras model, or is cut short ({_first_line(e)}): save it with "
+            "model.save('name.keras')"
+        ) from None
+
+
+def _import_h5py(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise StillnetError(
+            f"file '{path}' needs the package h5py to be read: pip install \"stillnet[keras]\""
+        ) from None
+    return h5py
+
+
+def _first_line(e: BaseException) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0]
+
+
+def _read_archive(data: bytes, h5py: Any) -> KerasFile:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if archive.getinfo("config.json").file_size > _LARGEST_CONFIG:
+            raise ValueError("its config.json is too large")
+        config = json.loads(archive.read("config.json"))
+        weights = archive.read("model.weights.h5")
+    if not isinstance(config, dict):
+        raise ValueError("its config.json is no object")
+    with h5py.File(io.BytesIO(weights), "r") as file:
+        return KerasFile(config, _by_class(config, _variables(file, h5py)))
+
+
+def _variables(file: Any, h5py: Any) -> dict[tuple[str, ...], tuple[str, list[np.ndarray]]]:
+    """Path of each group ``vars`` to the name in its attributes ('' if none) and its arrays."""
+    groups: list[tuple[str, Any]] = []
+
+    def note(path: str, item: Any) -> None:
+        parts = path.replace("\\", "/").split("/")
+        if isinstance(item, h5py.Group) and parts[-1] == "vars":
+            groups.append((path, item))
+
+    file.visititems(note)  # follows no links, so that a file cannot name another one
+    found = {}
+    for path, group in groups:
+        arrays = [
+            np.asarray(group[k])
+            for k in sorted((k for k in group if k.isdigit()), key=int)
+            if isinstance(group[k], h5py.Dataset)
+        ]
+        key = tuple(path.replace("\\", "/").split("/")[:-1])
+        found[key] = (str(group.attrs.get("name", "")), arrays)
+    return found
+
+
+def _by_class(
+    config: dict[str, Any], found: dict[tuple[str, ...], tuple[str, list[np.ndarray]]]
+) -> dict[str, list[np.ndarray]]:
+    """Gives the variables of an archive back to their layers.
+
+    The path of a layer is its class name in snake case, numbered within the class; newer files
+    also write the name of the layer next to its variables.
+    """
+    tops: dict[str, list[np.ndarray]] = {}
+    names: dict[str, str] = {}
+    for parts, (name, arrays) in sorted(found.items(), key=lambda f: len(f[0])):
+        if len(parts) < 2:
+            continue
+        tops.setdefault(parts[1], []).extend(arrays)
+        if len(parts) == 2 and name:
+            names[parts[1]] = name
+    named = {names[top]: arrays for top, arrays in tops.items() if top in names}
+    count: dict[str, int] = {}
+    result: dict[str, list[np.ndarray]] = {}
+    body = config.get("config")
+    layers = body.get("layers", []) if isinstance(body, dict) else []
+    for layer in layers:
+        snake = _snake(str(layer["class_name"]))
+        number = count.setdefault(snake, 0)
+        count[snake] += 1
+        inner = layer.get("config") or {}
+        name = str(inner.get("name", layer.get("name", "")))
+        if name in named:
+            result[name] = named[name]
+        elif (top := f"{snake}_{number}" if number else snake) in tops and top not in names:
+            result[name] = tops[top]
+    return result
+
+
+def _snake(name: str) -> str:
+    """'BatchNormalization' to 'batch_normalization', 'GRU' to 'gru', 'Conv1D' to 'conv1d'."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _read_h5(path: Path, file: Any, h5py: Any) -> KerasFile:
+    config = file.attrs.get("model_config")
+    if config is None:
+        raise StillnetError(
+            f"file '{path}' holds weights but no model: save the whole model with "
+            "model.save('name.keras')"
+        )
+    parsed = json.loads(config.decode() if isinstance(config, bytes) else config)
+    if not isinstance(parsed, dict):
+        raise ValueError("its model_config is no object")
+    weights: dict[str, list[np.ndarray]] = {}
+    group = file["model_weights"]
+    for name in group:
+        layer = group[name]
+        arrays = []
+        for key in layer.attrs.get("weight_names", ()):
+            item = layer[key.decode() if isinstance(key, bytes) else key]
+            if not isinstance(item, h5py.Dataset):
+                raise ValueError(f"'{name}' holds no weights")
+            arrays.append(np.asarray(item))
+        weights[name] = arrays
+    return KerasFile(parsed, weights)

@@ -1,0 +1,142 @@
+"""The front door for trained models: one function, whatever the file is."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.model.model import Model
+
+from .egru import from_egru, is_egru
+from .s5 import S5Options, from_s5
+from .s5_names import s5_from_jax
+from .tensor_files import read_npz, read_pt, read_safetensors
+from .torch import LayerList, from_state_dict, layers_of
+
+__all__ = ["load_model"]
+
+_FORMATS = ".onnx, .keras, .h5, .safetensors, .npz, .pt or .pth"
+_OTHERS = {
+    ".tflite": "TensorFlow Lite models are not read; convert the original with tf2onnx to .onnx",
+    ".pb": "TensorFlow models are not read directly; convert it with tf2onnx to .onnx",
+    ".npy": "one array is no model; save the weights with numpy.savez(path, **arrays) as .npz",
+    ".img": "it is a memory image; import the model that it was packed from",
+}
+
+
+def load_model(path: str | PathLike[str], *, layers: LayerList | None = None) -> Model:
+    """Reads a trained model in floating point.
+
+    The content decides how the file is read; the extension only where the content does not tell.
+
+    Parameters
+    ----------
+    path : path of an ONNX file, of a Keras model (.keras, .h5), or of a PyTorch ``state_dict``
+        (.safetensors, .npz, .pt, .pth)
+    layers : sequence of (kind, prefix), optional
+        Order and activations of the modules of a ``state_dict``, which does not hold them; see
+        :mod:`stillnet.sw.importers.torch`. Not allowed for ONNX and Keras files, which do.
+
+    Raises
+    ------
+    StillnetError
+        The file cannot be read, or holds something that is not supported, named in the message.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise StillnetError(f"'{path}' is a folder: give the path of a file ({_FORMATS})")
+    kind = _kind(path)
+    if kind == ".onnx":
+        if layers is not None:
+            raise StillnetError(
+                f"file '{path}' is an ONNX model, which knows its layers itself: leave out layers"
+            )
+        from .onnx import load_onnx
+
+        return load_onnx(path)
+    if kind == ".keras":
+        if layers is not None:
+            raise StillnetError(
+                f"file '{path}' is a Keras model, which knows its layers itself: leave out layers"
+            )
+        from stillnet.sw.importers.keras.layers import load_keras
+
+        return load_keras(path)
+    state: dict[str, Any]
+    metadata: dict[str, str] = {}
+    if kind == ".safetensors":
+        state, metadata = read_safetensors(path)
+    elif kind == ".npz":
+        state = read_npz(path)
+    else:
+        state = read_pt(path)
+    if layers is None and "layers" not in metadata:
+        model = _by_names(path, state, metadata)
+        if model is not None:
+            return model
+    if layers is None and "layers" in metadata:
+        layers = layers_of(path, metadata)
+    return from_state_dict(state, layers, name=path.stem)
+
+
+def _by_names(path: Path, state: Any, metadata: Mapping[str, str]) -> Model | None:
+    """Networks that their tensors' names give away; None for a plain ``state_dict``."""
+    if "s5" in metadata:
+        return from_s5(state, S5Options.from_json(metadata["s5"]), name=path.stem)
+    if not isinstance(state, Mapping) or not all(isinstance(k, str) for k in state):
+        return None
+    if any(k.endswith("Lambda_re") for k in state):
+        warnings.warn(
+            f"file '{path}' has the names of the public S5, which say neither the discretisation "
+            "nor the activation: zero-order hold, conjugate pairs and ReLU are assumed; use "
+            "s5_from_jax with S5Options",
+            stacklevel=3,
+        )
+        return from_s5(s5_from_jax(state), name=path.stem)
+    return from_egru(state, name=path.stem) if is_egru(state) else None
+
+
+def _kind(path: Path) -> str:
+    """One of the extensions that stand for a format."""
+    suffix = path.suffix.lower()
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as e:
+        raise StillnetError(
+            f"file '{path}' cannot be read ({e.strerror or e}): check the path"
+        ) from None
+    if not head:
+        raise StillnetError(f"file '{path}' is empty: save or copy the model again")
+    if head.startswith(b"PK\x03\x04") and suffix not in _OTHERS:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except Exception:  # zipfile raises many; the loader that is chosen says what is wrong
+            names = []
+        if names and all(n.endswith(".npy") for n in names):
+            return ".npz"
+        if any(n.endswith("data.pkl") for n in names):
+            return ".pt"
+        if "config.json" in names:
+            return ".keras"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return ".keras"
+    if len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
+        return ".safetensors"
+    if suffix in (".onnx", ".safetensors", ".npz"):
+        return suffix
+    if suffix in (".pt", ".pth"):
+        return ".pt"
+    if suffix in (".keras", ".h5", ".hdf5"):
+        return ".keras"
+    if suffix in _OTHERS:
+        raise StillnetError(f"file '{path}' cannot be imported: {_OTHERS[suffix]}")
+    raise StillnetError(
+        f"file '{path}' has the extension '{suffix}' and no known content: give a {_FORMATS} file"
+    )

@@ -1,0 +1,150 @@
+"""What the walk over an ONNX graph knows of a tensor, and how it names things in errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.model.layer_graph import Vector
+
+if TYPE_CHECKING:
+    import onnx
+
+FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+"""Element types of ONNX that weights and inputs may have."""
+
+INTEGERS = {6: "int32", 7: "int64"}
+"""Element types of ONNX that tokens may have."""
+
+MOVES = frozenset(
+    ("Cast", "CastLike", "Concat", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Reshape")
+    + ("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+)
+"""Operators that only move elements: the ones allowed on state inputs and outputs."""
+
+LARGEST = 1 << 28
+"""Elements of the largest constant that is computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One axis that survives every move; two axes are the same only if they are one object.
+
+    ``position`` is the dimension of the data input that it came from, None for features.
+    """
+
+    name: str
+    size: int
+    dynamic: bool = False
+    position: int | None = None
+
+
+Dim = tuple[Axis, ...]
+"""One dimension of a tensor: the product of axes, outermost first; () has size 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Const:
+    """A tensor known at import.
+
+    ``state`` names the graph input if it stands for a state. Then the values are tags, one number
+    an element of that input, so that its elements are known again after any moves.
+    """
+
+    value: np.ndarray
+    state: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """A tensor that carries vectors of the network.
+
+    ``vector`` is what it holds, ``dims`` how its elements lie; ``feature`` is the dimension of the
+    elements of the vector, None while it is the graph's input and no layer has told yet. ``low``
+    and ``high`` bound the elements. ``reduced`` marks the last step alone. ``final`` has the tags
+    (:func:`state_tags`) of the Y_h of a recurrent layer that nothing but moves has touched.
+    ``tokens`` marks integers that an embedding will look up.
+    """
+
+    vector: Vector
+    dims: tuple[Dim, ...]
+    feature: Dim | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    reduced: bool = False
+    final: np.ndarray | None = None
+    tokens: bool = False
+    padded: tuple[int, int] | None = None
+    """Axis and count of zeros in front, which only a convolution may read."""
+    excess: int = 0
+    """Steps behind the end, of a convolution padded on both sides, which a Slice must cut off."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(dim_size(d) for d in self.dims)
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """Final states, joined or taken apart, for a graph output; see :func:`state_tags`."""
+
+    tags: np.ndarray
+
+
+_UNITS = 1 << 24
+_BATCH = 1 << 20
+
+
+def state_tags(layer: int, name: str, batch: int, units: int) -> np.ndarray:
+    """A number for each element of a final state, shape (1, batch, units)."""
+    first = (layer * 2 + (name == "c")) * _BATCH
+    return ((first + np.arange(batch)[:, None]) * _UNITS + np.arange(units))[None]
+
+
+def state_of(tag: int) -> tuple[int, str, int, int]:
+    """Layer, name, batch and unit of a number that :func:`state_tags` gave."""
+    rest, unit = divmod(int(tag), _UNITS)
+    rest, batch = divmod(rest, _BATCH)
+    return rest // 2, "hc"[rest % 2], batch, unit
+
+
+Value = Const | Flow | States
+
+
+class Fix(Exception):
+    """A dynamic axis of the data input turned out to have one size: walk again with it."""
+
+    def __init__(self, position: int, size: int) -> None:
+        super().__init__(position, size)
+        self.position, self.size = position, size
+
+
+def dim_size(dim: Dim) -> int:
+    return math.prod(a.size for a in dim)
+
+
+def label(node: onnx.NodeProto) -> str:
+    return node.name or next((o for o in node.output if o), "?")
+
+
+def refuse(node: onnx.NodeProto, text: str) -> NoReturn:
+    raise StillnetError(f"node '{label(node)}' ({node.op_type}): {text}")
+
+
+def first_line(e: BaseException) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0]
+
+
+def shown_shape(flow: Flow) -> str:
+    """A shape for people: ? where a size is dynamic."""
+    sizes = ["?" if any(a.dynamic for a in d) else str(dim_size(d)) for d in flow.dims]
+    return "(" + ", ".join(sizes) + ("," if len(sizes) == 1 else "") + ")"
+
+
+def shown_values(values: np.ndarray) -> str:
+    flat = [f"{float(v):g}" for v in np.reshape(values, -1)[:4]]
+    return "[" + ", ".join(flat) + (", ..." if np.size(values) > 4 else "") + "]"

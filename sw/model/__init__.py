@@ -1,0 +1,1 @@
+"""Float models: layers, and functions that build them."""

@@ -1,0 +1,348 @@
+"""The bit-exact reference: what every number of the hardware must equal.
+
+One step of the network, in the order of its meaning:
+
+1. the input vector passes its encoder; its events feed the layers that use it;
+2. layer by layer: the cell reads the accumulators, writes state and vector; the vector passes its
+   encoder and feeds the layers above in this step and recurrences for the next one (eagerly, so
+   that state between steps already holds them);
+3. layers fed by plain events start again from their biases.
+
+After every step, for each layer of delta events, M = bias + W . ref modulo 2**32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.columns import bias_words
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.events import encode
+from stillnet.sw.contract.fixed import ACTIVATION, narrow, rescale, scale_row, wrap32
+from stillnet.sw.util.blas import single_thread
+
+from .network import INPUT, Network
+
+__all__ = ["Reference", "StepReport"]
+
+
+@dataclass
+class StepReport:
+    """What one step cost.
+
+    Attributes
+    ----------
+    events : dict of int to int
+        Events by source; the second encoder of layer l counts under ``l + SECOND``.
+    words : int
+        Memory words that the events of this step fetch, with the bias runs of reloaded layers.
+    saturations : int
+        Vector elements clipped to 16 bits.
+    """
+
+    events: dict[int, int] = field(default_factory=dict)
+    words: int = 0
+    saturations: int = 0
+
+
+SECOND = 32
+"""Added to a layer's index in ``StepReport.events`` for its second encoder."""
+
+
+class Reference:
+    """Streaming NumPy implementation of a quantized network.
+
+    Parameters
+    ----------
+    network : Network
+    lanes : int
+        Lanes of the engine whose memory words are counted.
+    config : EngineConfig, optional
+        That engine itself, where it reads more than dense int8 columns: words are then those of
+        the columns as they are packed.
+    clear_every : int
+        Every so many steps of a sequence the state variables in ``Cell.cleared`` (h of an EGRU)
+        become zero, and nothing else does: what was sent stays sent. 0 is never.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        lanes: int = 8,
+        *,
+        config: EngineConfig | None = None,
+        clear_every: int = 0,
+    ) -> None:
+        network.validate()
+        if isinstance(clear_every, bool) or not isinstance(clear_every, int) or clear_every < 0:
+            raise StillnetError(
+                f"clear_every must be a number of steps, or 0 for never, not {clear_every!r}"
+            )
+        self.network = network
+        self.config = config or EngineConfig(lanes=lanes)
+        self.lanes = self.config.lanes
+        self.clear_every = clear_every
+        self._steps = 0
+        self.last = StepReport()
+        # Integer products below 2**53 are exact in float64, and BLAS is fast there:
+        # |sum| <= 2**7 * 2**16 * (columns) stays below for any vector that fits an engine.
+        self._columns: dict[tuple[int, int], np.ndarray] = {}
+        self._rows: dict[tuple[int, int], np.ndarray] = {}
+        self._lengths: dict[tuple[int, int], np.ndarray] = {}
+        self._users: dict[tuple[int, bool], list[tuple[int, int]]] = {}
+        for i, layer in enumerate(network.layers):
+            order = CELLS[layer.cell].accumulators
+            for j, m in enumerate(layer.matrices):
+                gates = np.array([order.index(g) for g in m.gates])
+                columns = m.weight.astype(np.float64).reshape(-1, m.weight.shape[2]).T
+                self._columns[i, j] = np.ascontiguousarray(columns)
+                self._rows[i, j] = gates
+                self._lengths[i, j] = (
+                    m.layout(layer.cell, config).lengths
+                    if config
+                    else np.full(m.weight.shape[2], m.column_words(lanes))
+                )
+                self._users.setdefault((m.source, m.source >= i), []).append((i, j))
+        self._bias = [
+            np.stack([layer.bias[g] for g in CELLS[layer.cell].accumulators]).astype(np.int64)
+            for layer in network.layers
+        ]
+        self.reset()
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """All state and references zero, accumulators at their biases: ``Control.CLEAR``."""
+        network = self.network
+        self._steps = 0
+        self.accumulators = [b.copy() for b in self._bias]
+        self.state: list[dict[str, np.ndarray]] = [
+            {s: np.zeros(layer.units, np.int64) for s in CELLS[layer.cell].state}
+            for layer in network.layers
+        ]
+        self.reference: dict[int, np.ndarray] = {INPUT: np.zeros(network.inputs, np.int64)}
+        self.reference_second: dict[int, np.ndarray] = {}
+        for i, layer in enumerate(network.layers):
+            self.reference[i] = np.zeros(layer.units, np.int64)
+            if layer.threshold_recurrent is not None:
+                self.reference_second[i] = np.zeros(layer.units, np.int64)
+
+    def clear_cells(self) -> None:
+        """Sets the state variables in ``Cell.cleared`` to zero; vectors and references stay."""
+        for i, layer in enumerate(self.network.layers):
+            for s in CELLS[layer.cell].cleared:
+                self.state[i][s] = np.zeros(layer.units, np.int64)
+
+    def reset(self) -> None:
+        """Back to the beginning of a sequence: cleared, then the network's initial state if any."""
+        initial = {
+            (i, s): v
+            for i, layer in enumerate(self.network.layers)
+            for s, v in layer.initial.items()
+        }
+        self.set_hidden(initial)
+
+    def set_hidden(self, values: dict[tuple[int, str], np.ndarray]) -> None:
+        """Clears, then sets state variables; output states pass the encoder like new vectors.
+
+        Parameters
+        ----------
+        values : dict of (layer, state name) to int64 array, shape (units,)
+            In the format of the state variable; what is not named is zero.
+        """
+        self.clear()
+        for (i, s), value in values.items():
+            layer = self.network.layers[i]
+            cell = CELLS[layer.cell]
+            value = np.asarray(value, np.int64)
+            if s not in cell.state or value.shape != (layer.units,):
+                raise StillnetError(
+                    f"layer '{layer.name}': state '{s}' of shape {value.shape} does not exist; it "
+                    f"has {dict.fromkeys(cell.state, (layer.units,))}"
+                )
+            self.state[i][s] = value.copy()
+        report = StepReport()
+        for i, layer in enumerate(self.network.layers):
+            output = CELLS[layer.cell].output_state
+            if output is not None and (i, output) in values:
+                self._publish(i, self._vector(i, self.state[i][output]), report)
+        for i in range(len(self.network.layers)):
+            if self.network.reload(i):  # what fed this step is over; recurrences wait for the next
+                self.accumulators[i] = self.expected_accumulators(i)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Everything that decides the future: state variables and reference vectors, as copies."""
+        result = {f"{i}/{s}": v.copy() for i, d in enumerate(self.state) for s, v in d.items()}
+        result |= {f"{i}/reference": v.copy() for i, v in self.reference.items()}
+        result |= {f"{i}/reference_second": v.copy() for i, v in self.reference_second.items()}
+        return result
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Restores what :meth:`get_state` returned; accumulators follow from the references."""
+        expected = {k: v.shape for k, v in self.get_state().items()}
+        given = {k: np.shape(v) for k, v in state.items()}
+        if expected != given:
+            wrong = sorted(set(expected.items()) ^ set(given.items()))
+            raise StillnetError(
+                f"state does not belong to network '{self.network.name}': {wrong[0][0]} has shape "
+                f"{given.get(wrong[0][0])}, expected {expected.get(wrong[0][0])}"
+            )
+        self.clear()
+        for i, d in enumerate(self.state):
+            for s in d:
+                d[s] = np.array(state[f"{i}/{s}"], np.int64)
+        for i in self.reference:
+            self.reference[i] = np.array(state[f"{i}/reference"], np.int64)
+        for i in self.reference_second:
+            self.reference_second[i] = np.array(state[f"{i}/reference_second"], np.int64)
+        for i in range(len(self.network.layers)):
+            self.accumulators[i] = self.expected_accumulators(i)
+
+    def expected_accumulators(self, index: int) -> np.ndarray:
+        """bias + W . ref modulo 2**32, computed from scratch: the invariant's right-hand side."""
+        layer = self.network.layers[index]
+        total = self._bias[index].copy()
+        if self.network.reload(index):
+            # Between steps only recurrences have been added; their events are the vector itself.
+            recurrent = [m for m in layer.matrices if m.source >= index]
+        else:
+            recurrent = layer.matrices
+        order = CELLS[layer.cell].accumulators
+        for m in recurrent:
+            ref = self._reference_for(index, m.source)
+            for g, rows in zip(m.gates, m.weight.astype(np.int64)):
+                total[order.index(g)] += rows @ ref
+        return wrap32(total)
+
+    def _reference_for(self, index: int, source: int) -> np.ndarray:
+        second = source != INPUT and source >= index and source in self.reference_second
+        return (self.reference_second if second else self.reference)[source]
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def step(self, x: np.ndarray) -> np.ndarray:
+        """One float vector in (or one token), one float vector out."""
+        row = np.asarray(x)[None]
+        return self.network.dequantize_output(
+            self.step_integers(self.network.quantize_input(row)[0])
+        )
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """A sequence of float vectors, shape (steps, inputs), to outputs, (steps, outputs)."""
+        rows = self.network.quantize_input(x)
+        return self.network.dequantize_output(np.stack([self.step_integers(r) for r in rows]))
+
+    def step_integers(self, x: np.ndarray) -> np.ndarray:
+        """One integer vector in, one out; :attr:`last` then says what it cost.
+
+        Parameters
+        ----------
+        x : int64 array, shape (inputs,) or (1,) for one-hot networks
+
+        Returns
+        -------
+        int64 array, shape (outputs,)
+        """
+        with single_thread():
+            return self._step(x)
+
+    def _step(self, x: np.ndarray) -> np.ndarray:
+        network, report = self.network, StepReport()
+        self.last = report
+        if self.clear_every and self._steps and self._steps % self.clear_every == 0:
+            self.clear_cells()
+        self._steps += 1
+        events = encode(
+            network.input_mode,
+            x,
+            self.reference[INPUT],
+            network.input_limit,
+            1 << max(network.input_fraction, 0),
+        )
+        report.events[INPUT] = len(events[0])
+        self._feed((INPUT, False), events, report)
+        v = np.zeros(0, np.int64)
+        for i, layer in enumerate(network.layers):
+            cell = CELLS[layer.cell]
+            pre = rescale(self.accumulators[i], layer.shift)
+            for g, multiplier in (layer.scale or {}).items():
+                row = cell.accumulators.index(g)
+                pre[row] = scale_row(pre[row], multiplier)
+            peers = {s: self.state[j][s] for s, j in layer.peers.items()}
+            y, self.state[i], clipped = cell.evaluate(
+                {**dict(zip(cell.accumulators, pre)), **layer.parameters},
+                {**self.state[i], **peers},
+            )
+            report.saturations += clipped
+            if network.reload(i):
+                self.accumulators[i] = self._bias[i].copy()
+                report.words += bias_words(layer.units, len(cell.accumulators), self.config)
+            v = self._vector(i, y)
+            self._publish(i, v, report)
+        return v
+
+    def _vector(self, index: int, y: np.ndarray) -> np.ndarray:
+        return narrow(y, self.network.layers[index].write_shift, _INTEGER)
+
+    def _publish(self, index: int, v: np.ndarray, report: StepReport) -> None:
+        """Encodes a layer's vector and feeds its events to everything that uses them."""
+        layer = self.network.layers[index]
+        events = encode(layer.mode, v, self.reference[index], layer.limit)
+        report.events[index] = len(events[0])
+        self._feed((index, False), events, report)
+        if layer.threshold_recurrent is not None:
+            second = self.reference_second[index]
+            events = encode(layer.mode, v, second, layer.threshold_recurrent)
+            report.events[index + SECOND] = len(events[0])
+        self._feed((index, True), events, report)
+
+    def _feed(
+        self,
+        use: tuple[int, bool],
+        events: tuple[np.ndarray, np.ndarray],
+        report: StepReport,
+    ) -> None:
+        index, value = events
+        for i, j in self._users.get(use, ()):
+            matrix = self.network.layers[i].matrices[j]
+            report.words += int(self._lengths[i, j][index].sum())
+            if len(index) == 0:
+                continue
+            columns = self._columns[i, j]
+            if 3 * len(index) < len(columns):
+                product = value.astype(np.float64) @ columns[index]
+            else:
+                dense = np.zeros(len(columns))
+                dense[index] = value  # no column has two events
+                product = dense @ columns
+            rows = product.astype(np.int64).reshape(len(matrix.gates), -1)
+            gates = self._rows[i, j]
+            self.accumulators[i][gates] = wrap32(self.accumulators[i][gates] + rows)
+
+    # -- reports ----------------------------------------------------------------------------------
+
+    def event_names(self) -> dict[int, str]:
+        """Names of the keys of ``StepReport.events``."""
+        names = {INPUT: "input"}
+        for i, layer in enumerate(self.network.layers):
+            names[i] = layer.name
+            if layer.threshold_recurrent is not None:
+                names[i + SECOND] = f"{layer.name} (recurrent)"
+        return names
+
+    def describe(self) -> dict[str, Any]:
+        """The last step's report with names."""
+        names = self.event_names()
+        return {
+            "events": {names[k]: v for k, v in self.last.events.items()},
+            "words": self.last.words,
+            "saturations": self.last.saturations,
+        }
+
+
+_INTEGER = type(ACTIVATION)(16, 0)

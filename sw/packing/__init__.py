@@ -1,0 +1,1 @@
+"""From a network to a memory image, and the engine that it needs."""

@@ -1,0 +1,114 @@
+"""What a network asks of an engine: options, formats of columns, cells, capacities.
+
+A compressed network needs hardware that a plain engine does not have: multipliers for four bits,
+a decoder for columns with gaps, multipliers of rows. :func:`fit` adds just that to a configuration,
+so that nobody has to know which options a network uses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.image import FORMATS, UNEQUAL_FORMATS
+from stillnet.sw.network.network import Network
+
+from .packer import capacities, costs
+
+__all__ = ["fit", "lacking"]
+
+GAIN = 0.02
+"""A format of columns is added where it saves this part of the words; its decoder costs area."""
+
+COLUMNS = 1024
+"""Lengths of columns in a block of RAM: never fewer."""
+
+
+def _options(network: Network, base: EngineConfig) -> dict[str, Any]:
+    """Fields of ``base`` with what a network asks for, formats and capacities left out."""
+    cells = dict.fromkeys([*base.cells, *(layer.cell for layer in network.layers)])
+    four = any(m.bits == 4 for layer in network.layers for m in layer.matrices)
+    return {
+        "cells": tuple(cells),
+        "int4": base.int4 or four,
+        "row_scale": base.row_scale or network.row_scale,
+        "element_thresholds": base.element_thresholds or network.element_thresholds,
+        "second_threshold": base.second_threshold or network.second_threshold,
+    }
+
+
+def lacking(network: Network, config: EngineConfig) -> list[str]:
+    """Options that a network asks for and an engine does not have: fields of ``EngineConfig``."""
+    asked = _options(network, config)
+    return [field for field, value in asked.items() if value != getattr(config, field)]
+
+
+def fit(network: Network, base: EngineConfig) -> EngineConfig:
+    """An engine like another one, with what a network asks of it.
+
+    Parameters
+    ----------
+    network : Network
+    base : EngineConfig
+        Gives the lanes, the memory, and everything that is large enough already.
+
+    Returns
+    -------
+    EngineConfig
+        ``base`` itself where it has all of it; else named ``BASE-fit``. Capacities that are too
+        small are raised to the next power of two, those of tables to what is needed. The same
+        network and base give the same engine always.
+
+    Raises
+    ------
+    StillnetError
+        If no engine has all that the network asks.
+    """
+    network.validate()
+    config = replace(base, name=f"{base.name}-fit", **_options(network, base))
+    config = _formats(network, config)
+    larger: dict[str, Any] = {
+        field: needed if field in ("layers", "matrices") else 1 << (needed - 1).bit_length()
+        for field, needed in capacities(network, config).items()
+        if needed > getattr(config, field)
+    }
+    config = replace(config, **larger)
+    return base if config.fingerprint == base.fingerprint else config
+
+
+def _formats(network: Network, config: EngineConfig) -> EngineConfig:
+    """With the formats that matrices ask for by name, and those that save words elsewhere."""
+    everything = replace(config, formats=FORMATS, columns=config.columns or 1)
+    asked = [m.format for layer in network.layers for m in layer.matrices]
+    found = []  # fewest words by format, of each matrix
+    for row, name in zip(costs(network, everything), asked):
+        words: dict[str, int] = {}
+        for stored, count in row["words"].items():
+            kind = stored.split()[0]
+            words[kind] = min(count, words.get(kind, count))
+        found.append(words if name is None else {name: words[name]})
+
+    def total(formats: list[str]) -> int:
+        return sum(min(w[f] for f in formats if f in w) for w in found)
+
+    # From all of them, what is missed least goes, until something would be missed.
+    kept = {*config.formats, *asked}  # None among them does no harm
+    chosen = [*config.formats, *(f for f in FORMATS if f not in config.formats)]
+    while spare := [f for f in chosen if f not in kept]:
+        least = min(spare, key=lambda f: total([g for g in chosen if g != f]))
+        fewer = [f for f in chosen if f != least]
+        if (1 - GAIN) * total(fewer) > total(chosen):
+            break
+        chosen = fewer
+    columns = config.columns
+    if any(f in UNEQUAL_FORMATS for f in chosen):
+        unequal = sum(
+            m.weight.shape[2]
+            for layer in network.layers
+            for m in layer.matrices
+            if m.layout(layer.cell, replace(everything, formats=tuple(chosen))).kind.name.lower()
+            in UNEQUAL_FORMATS
+        )
+        columns = max(columns, COLUMNS, 1 << (unequal - 1).bit_length() if unequal else 0)
+    return replace(config, formats=tuple(chosen), columns=columns)

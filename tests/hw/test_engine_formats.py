@@ -1,0 +1,55 @@
+"""Formats of columns on the engine: every integer and every counter as the reference says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.image import FORMATS
+from tests.support.networks.formats import format_case, format_cases, short_case
+from tests.support.networks.random import Bench, engine_config
+
+FEW = {"lanes": 8, "cells": ("gru", "linear", "relu")}
+CONFIGS: dict[str, EngineConfig] = {
+    "int4": engine_config(int4=True, row_scale=True, **FEW),
+    "sparse": engine_config(
+        formats=FORMATS, columns=512, cell_width=2, element_thresholds=True, **FEW
+    ),
+    "both": engine_config(int4=True, formats=FORMATS, columns=512, **FEW),
+}
+
+
+@pytest.fixture(scope="session")
+def benches() -> Iterator[dict[str, Bench]]:
+    """One engine of each configuration; compiled when first used."""
+    benches = {name: Bench(config) for name, config in CONFIGS.items()}
+    yield benches
+    for bench in benches.values():
+        bench.renew()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("part", range(4))
+def test_random_networks(benches: dict[str, Bench], name: str, part: int) -> None:
+    bench = benches[name]
+    for seed in range(10 * part, 10 * part + 10):
+        bench.check(format_case(seed, bench.config))
+
+
+@pytest.mark.parametrize("name", ["sparse", "both"])
+def test_short_columns_at_one_row(benches: dict[str, Bench], name: str) -> None:
+    bench = benches[name]
+    for seed in range(36):
+        bench.check(short_case(seed, bench.config))
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), name=st.sampled_from(sorted(CONFIGS)))
+def test_any_network(benches: dict[str, Bench], data: st.DataObject, name: str) -> None:
+    bench = benches[name]
+    bench.check(data.draw(format_cases(bench.config)))

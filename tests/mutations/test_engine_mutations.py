@@ -1,0 +1,205 @@
+"""The tests of the engine, tested: hardware that is wrong on purpose must be noticed.
+
+A mutation changes a line of one hardware module; the engine is generated from the changed source
+and meets the same kind of random networks as in ``test_engine``. A mutation whose line is no longer
+there fails too: give it the line that does the same now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from stillnet.hw import engine as engine_module
+from stillnet.hw.verilog.text import engine_verilog, to_verilog
+from stillnet.sim.engine.model import Behaviour
+from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.packing import packer as pack_module
+from tests.support.garbage_memory import garbage_reads
+from tests.support.mutations import put_in_place
+from tests.support.networks.random import Bench, Case, engine_config, random_case
+
+CONFIG = engine_config(lanes=8)
+"""Also one of ``test_engine``, so that it is compiled once."""
+
+EXAMPLES = 60
+"""Networks within which a mutation must be noticed."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A change of one module of ``stillnet.hw``.
+
+    Attributes
+    ----------
+    module : str
+    component : str
+        Class of the module that the engine uses.
+    changes : tuple of (str, str)
+        Each text must be in the module once.
+    """
+
+    module: str
+    component: str
+    changes: tuple[tuple[str, str], ...]
+
+    def verilog(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        """The whole engine with this change."""
+        put_in_place(monkeypatch, self.module, self.component, *self.changes)
+        return to_verilog(engine_module.Engine(CONFIG), "engine")
+
+
+MUTATIONS: dict[str, Mutation] = {
+    # Sums on the way are not bypassed: short columns that hit one row lose all but the last.
+    "no bypass at distance 1": Mutation(
+        "lanes.lanes", "Lanes", (("near1.eq(same(valid1, row1, bank1) & ~bias0)", "near1.eq(0)"),)
+    ),
+    "no bypass at distance 2": Mutation(
+        "lanes.lanes", "Lanes", (("near2.eq(same(valid2, row2, bank2))", "near2.eq(0)"),)
+    ),
+    "no bypass at distance 3": Mutation(
+        "lanes.lanes", "Lanes", (("near3.eq(same(valid3, row3, bank3))", "near3.eq(0)"),)
+    ),
+    "an event is dropped": Mutation(
+        "engine",
+        "Engine",
+        (
+            (
+                "scheduler.rows_done.eq(fetcher.rows_done)",
+                "scheduler.rows_done.eq(fetcher.rows_done + (fetcher.rows_done == 3))",
+            ),
+        ),
+    ),
+    "the event list is read one row off": Mutation(
+        "engine",
+        "Engine",
+        (
+            (
+                "encoder.list_row.eq(fetcher.list_row)",
+                "encoder.list_row.eq(fetcher.list_row + (fetcher.list_row == 5))",
+            ),
+        ),
+    ),
+    "a byte of the bias is lost": Mutation(
+        "lanes.lanes",
+        "Lanes",
+        (("bias_value.eq(Cat(*bytes_))", "bias_value.eq(Cat(*bytes_[:-1]))"),),
+    ),
+    "the cell reads one row off": Mutation(
+        "engine",
+        "Engine",
+        (
+            (
+                "lanes.read_address.eq(reader.read_address)",
+                "lanes.read_address.eq(reader.read_address + reader.read_valid)",
+            ),
+        ),
+    ),
+    "no word waits for the cell being read": Mutation(
+        "engine",
+        "Engine",
+        (("lanes.hold_active.eq(reader.hold_active)", "lanes.hold_active.eq(0)"),),
+    ),
+    "no word waits for the cell that is read next": Mutation(
+        "engine",
+        "Engine",
+        (("lanes.hold_next_active.eq(waiting_valid)", "lanes.hold_next_active.eq(0)"),),
+    ),
+}
+
+QUICK = ("no bypass at distance 1", "no word waits for the cell being read")
+"""The others compile for as long and run with ``slow``."""
+
+
+def short_columns(seed: int) -> Case:
+    """Columns of one to three words, all fired, from a memory that never pauses."""
+    rng = np.random.default_rng(seed)
+    units, size = (1, 9, 17)[seed % 3], 40
+    weight = rng.integers(-128, 128, (1, units, size)).astype(np.int8)
+    layer = QuantizedLayer(
+        name="short",
+        cell="linear",
+        units=units,
+        matrices=[QuantizedMatrix(INPUT, ("y",), weight, 10)],
+        bias={"y": rng.integers(-(1 << 20), 1 << 20, units)},
+        shift=21 - 11 + 8,
+        write_shift=0,
+        fraction=11,
+    )
+    network = Network(size, 11, [layer])
+    x = rng.integers(-3000, 3000, (4, size))
+    return Case(network, x, x[:0], Behaviour(latency=1), True)
+
+
+def example(seed: int) -> Case:
+    """What a mutation meets: random networks, and now and then short columns."""
+    return short_columns(seed // 4) if seed % 4 == 0 else random_case(seed, CONFIG)
+
+
+def noticed(bench: Bench, examples: int) -> str | None:
+    """How the tests notice that something is wrong, if they do."""
+    for seed in range(examples):
+        try:
+            bench.check(example(seed))
+        except (AssertionError, RuntimeError) as error:
+            return f"example {seed}: {error}"
+    return None
+
+
+def test_nothing_is_noticed_where_nothing_is_wrong() -> None:
+    bench = Bench(CONFIG)
+    assert noticed(bench, EXAMPLES) is None
+    bench.renew()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MUTATIONS],
+)
+def test_a_mutation_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(CONFIG, MUTATIONS[name].verilog(monkeypatch))
+    found = noticed(bench, EXAMPLES)
+    bench.renew()
+    assert found is not None, f"{name}: {EXAMPLES} examples passed"
+
+
+def test_without_the_dispatch_rule_networks_hang() -> None:
+    """Design section 6, rule 2: about one random network in fifty."""
+    bench = Bench(CONFIG, engine_verilog(CONFIG, check_dispatch=False))
+    found = noticed(bench, 400)
+    bench.renew()
+    assert found is not None
+
+
+def test_no_memory_needs_its_old_value_while_it_is_written() -> None:
+    """Block RAM that is told ``no_rw_check`` may give anything for a row that is being written."""
+    text, count = garbage_reads(to_verilog(engine_module.Engine(CONFIG), "engine"))
+    assert count > 2 * CONFIG.lanes
+    bench = Bench(CONFIG, text)
+    assert noticed(bench, EXAMPLES) is None
+    bench.renew()
+
+
+@pytest.mark.parametrize("byte", range(4))
+def test_a_bias_byte_missing_in_the_image_is_noticed(
+    byte: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pack_module._bias_words
+
+    def lossy(bias: np.ndarray, lanes: int) -> np.ndarray:
+        words = whole(bias, lanes).copy()
+        words[:, :, byte] = 0
+        return words
+
+    monkeypatch.setattr(pack_module, "_bias_words", lossy)
+    assert noticed(Bench(CONFIG), EXAMPLES) is not None
+
+
+def test_weights_one_row_off_in_the_image_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pack_module.encode
+    monkeypatch.setattr(
+        pack_module, "encode", lambda weight, *rest: whole(np.roll(weight, 1, axis=1), *rest)
+    )
+    assert noticed(Bench(CONFIG), EXAMPLES) is not None

@@ -1,0 +1,421 @@
+"""Formal proofs of the SDRAM controller, the host link's framing, and the streams.
+
+Each proof is a search by a solver over all inputs; ``docs/proofs.md`` says what is claimed. Each is
+also given hardware that is wrong on purpose, and must name the rule that this breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from amaranth.hdl import Signal
+
+from stillnet.hw.memory.sdram.parts import PARTS
+from stillnet.sim.proofs.link import receiver_proof, ring_proof, transmitter_proof
+from stillnet.sim.proofs.proof import Proof
+from stillnet.sim.proofs.sdram import TIGHT, refresh_proof, sdram_proof
+from stillnet.sim.proofs.streams import axi4_proof, slice_proof, splitter_proof
+from tests.support.mutations import changed
+
+PROOFS: dict[str, Callable[[], Proof]] = {
+    "sdram": sdram_proof,
+    "refresh": refresh_proof,
+    "receiver": receiver_proof,
+    "ring": ring_proof,
+    "transmitter": transmitter_proof,
+    "slice": slice_proof,
+    "splitter": splitter_proof,
+    "axi4": axi4_proof,
+}
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_proof(name):
+    outcome = PROOFS[name]().check()
+    assert outcome.proven, outcome.failed or outcome.log
+
+
+@pytest.mark.parametrize("name", ["slice", "splitter", "ring"])
+def test_what_is_spoken_of_happens(name):
+    proof = PROOFS[name]()
+    proof.depth = 8
+    assert proof.cover()
+
+
+def at_100_mhz(name: str) -> dict[str, Any]:
+    part = PARTS[name]
+    return {"part": part, "demanded": part.timings(100_000_000, startup_us=1)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
+def test_sdram_proof_of_a_part(name):
+    """All rows and columns of the part, its timings at 100 MHz; only the first pause is shorter."""
+    options = at_100_mhz(name)
+    outcome = sdram_proof(**options).check()
+    assert outcome.proven, outcome.failed or outcome.log
+    outcome = refresh_proof(demanded=options["demanded"]).check()
+    assert outcome.proven, outcome.failed or outcome.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("postponed", [1, 2, 4])
+def test_refresh_proof_of_fewer_that_wait(postponed):
+    outcome = refresh_proof(postponed=postponed).check()
+    assert outcome.proven, outcome.failed or outcome.log
+
+
+# -- broken on purpose ----------------------------------------------------------------------------
+
+
+TIMINGS = {
+    "trcd": "tRCD",
+    "trp": "tRP",
+    "tras": "tRAS",
+    "trc": "tRC",
+    "trfc": "tRFC",
+    "trrd": "tRRD",
+    "twr": "tWR",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "trcd")) for n in TIMINGS]
+)
+def test_a_timing_one_short(name):
+    used = replace(TIGHT, **{name: getattr(TIGHT, name) - 1})
+    outcome = sdram_proof(used=used).check()
+    assert not outcome.proven
+    assert TIMINGS[name] in outcome.failed
+
+
+@pytest.mark.slow
+def test_a_mode_register_one_short():
+    """The controller leaves more than it must behind LOAD MODE."""
+    demanded = replace(TIGHT, tmrd=12)
+    assert sdram_proof(demanded=demanded).check().proven
+    outcome = sdram_proof(demanded=demanded, used=replace(demanded, tmrd=7)).check()
+    assert outcome.failed.endswith("tMRD")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["trcd"])
+def test_a_timing_one_short_from_power_up(name):
+    """Not only a step that does not follow, but a run from the first cycle on."""
+    right = replace(TIGHT, startup=2)
+    used = replace(right, **{name: getattr(right, name) - 1})
+    outcome = sdram_proof(demanded=right, used=used, depth=100).check(induction=False)
+    assert TIMINGS[name] in outcome.failed and "induction" not in outcome.failed
+
+
+def test_a_pause_too_short():
+    outcome = sdram_proof(used=replace(TIGHT, startup=TIGHT.startup - 1)).check()
+    assert not outcome.proven
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A change of one module.
+
+    Attributes
+    ----------
+    proof : str
+        The proof that must fail.
+    module : str
+    old, new : str
+    failed : str
+        What it must say is broken; anything where it is empty.
+    run : int
+        Where it is not 0, ``failed`` is broken in a run of so many cycles from the first one on,
+        without the help of invariants.
+    slow : bool
+    """
+
+    proof: str
+    module: str
+    old: str
+    new: str
+    failed: str
+    run: int = 0
+    slow: bool = True
+
+    def build(self, monkeypatch: pytest.MonkeyPatch) -> Proof:
+        module = changed(self.module, (self.old, self.new))
+        match self.proof:
+            case "sdram":
+                if self.module == "memory.sdram.controller":
+                    return sdram_proof(controller=module.SdramController)
+                name = {
+                    "memory.sdram.bank": "SdramBank",
+                    "memory.sdram.refresh": "RefreshControl",
+                }[self.module]
+                monkeypatch.setattr(
+                    f"stillnet.hw.memory.sdram.controller.{name}", getattr(module, name)
+                )
+                return sdram_proof()
+            case "refresh":
+                return refresh_proof(control=module.RefreshControl)
+            case "receiver":
+                return receiver_proof(receiver=module.FrameReceiver)
+            case "ring":
+                return ring_proof(read=module.read_ring)
+            case "transmitter":
+                return transmitter_proof(transmitter=module.FrameTransmitter)
+            case "slice":
+                return slice_proof(register_slice=module.RegisterSlice)
+            case "splitter":
+                return splitter_proof(splitter=module.BurstSplitter)
+            case _:
+                return axi4_proof(master=module.Axi4ReadMaster)
+
+
+MUTATIONS = {
+    "another bank": Mutation("sdram", "memory.sdram.controller", "if b >> i & 1", "if b >> i", ""),
+    "a row that is in use is given up": Mutation(
+        "sdram",
+        "memory.sdram.controller",
+        "chosen[b] & (same[b] | unused[b])",
+        "chosen[b]",
+        "one row a bank",
+    ),
+    "the bus is not turned around": Mutation(
+        "sdram",
+        "memory.sdram.controller",
+        "Mux(read, ones(BURST + t.cas_latency), 0)",
+        "Mux(read, ones(BURST), 0)",
+        "one side drives the bus",
+    ),
+    "another CAS latency": Mutation(
+        "sdram",
+        "memory.sdram.controller",
+        "mode_register(t.cas_latency)",
+        "mode_register(3)",
+        "mode register",
+    ),
+    "data goes on in a refresh": Mutation(
+        "sdram",
+        "memory.sdram.controller",
+        "~refresh.hold & read_words.room & ~after_write_next[0]",
+        "read_words.room & ~after_write_next[0]",
+        "",
+    ),
+    "the old row stays open": Mutation(
+        "sdram", "memory.sdram.bank", "[stale.eq(opened), self.ready.eq(0)]", "[]", ""
+    ),
+    "a bank counts as open after a refresh": Mutation(
+        "sdram",
+        "memory.sdram.bank",
+        "self.choose_precharge | self.close",
+        "self.choose_precharge",
+        "",
+    ),
+    "refresh with open rows": Mutation(
+        "sdram", "memory.sdram.refresh", "m.d.comb += self.precharge.eq(1)", "pass", ""
+    ),
+    "seven refreshes at the start": Mutation(
+        "sdram", "memory.sdram.refresh", "_FIRST_REFRESHES = 8", "_FIRST_REFRESHES = 7", ""
+    ),
+    "refresh is left out": Mutation(
+        "refresh", "memory.sdram.refresh", "many | (some & calm_long)", "0", "debt", slow=False
+    ),
+    "one refresh more waits": Mutation(
+        "refresh", "memory.sdram.refresh", "due >= self._postponed", "due > self._postponed", "debt"
+    ),
+    "a tick is lost": Mutation(
+        "refresh",
+        "memory.sdram.refresh",
+        "with m.If(tick & self.started & ~self.refresh)",
+        "with m.If(tick & self.started & ~self.hold)",
+        "",
+    ),
+    "the CRC is not checked": Mutation(
+        "receiver",
+        "host.link.receiver",
+        "crc.match_detected & whole",
+        "whole",
+        "only a frame that is right is delivered",
+        run=20,
+        slow=False,
+    ),
+    "the length is not checked": Mutation(
+        "receiver",
+        "host.link.receiver",
+        "crc.match_detected & whole",
+        "crc.match_detected",
+        "only a frame that is right is delivered",
+        run=20,
+    ),
+    "an escaped escape is let through": Mutation(
+        "receiver",
+        "host.link.receiver",
+        "damaged.eq(damaged | escaped)",
+        "damaged.eq(damaged)",
+        "",
+    ),
+    "errors of the line do not count": Mutation(
+        "receiver",
+        "host.link.receiver",
+        "m.d.sync += broken.eq(1)",
+        "pass",
+        "",
+    ),
+    "any number is the next": Mutation(
+        "receiver",
+        "host.link.receiver",
+        "(kind != Command.HELLO) & (ahead != 0)",
+        "0",
+        "only a frame that is right is delivered",
+    ),
+    "it stops at a flag": Mutation(
+        "receiver",
+        "host.link.receiver",
+        '                m.next = "DECIDE"',
+        "                pass",
+        "",
+    ),
+    "a damaged frame spoils the next one": Mutation(
+        "receiver",
+        "host.link.receiver",
+        "damaged.eq(0)",
+        "damaged.eq(damaged)",
+        "",
+        slow=False,
+    ),
+    "the ring is overrun": Mutation(
+        "receiver", "host.link.receiver", "with m.Elif(overflow):", "with m.Elif(0):", ""
+    ),
+    "a byte is read twice": Mutation(
+        "ring",
+        "host.link.receiver",
+        "m.d.sync += [pointer.eq(after), after.eq(after + 1)]",
+        "m.d.sync += after.eq(after + 1)",
+        "",
+    ),
+    "a byte is lost when the reader pauses": Mutation(
+        "ring",
+        "host.link.receiver",
+        "found & move, after, pointer",
+        "found, after, pointer",
+        "the same byte",
+        run=10,
+    ),
+    "flags are not escaped": Mutation(
+        "transmitter",
+        "host.link.transmitter",
+        "(byte == FLAG) | (byte == ESCAPE)",
+        "byte == ESCAPE",
+        "flags are at the ends",
+        run=8,
+        slow=False,
+    ),
+    "escapes are not turned over": Mutation(
+        "transmitter",
+        "host.link.transmitter",
+        "byte ^ Mux(escaped, FLIP, 0)",
+        "byte",
+        "an escape escapes",
+        run=8,
+    ),
+    "the checksum is one byte four times": Mutation(
+        "transmitter",
+        "host.link.transmitter",
+        "rest.eq(rest >> 8)",
+        "rest.eq(rest)",
+        "its checksum",
+        run=16,
+    ),
+    "the checksum goes on from frame to frame": Mutation(
+        "transmitter", "host.link.transmitter", "m.d.comb += crc_start.eq(1)", "pass", ""
+    ),
+    "a transfer is lost": Mutation(
+        "slice",
+        "parts.register_slice",
+        "spare_valid.eq(i_stream.valid)",
+        "spare_valid.eq(0)",
+        "in order",
+        run=6,
+    ),
+    "a transfer comes twice": Mutation(
+        "slice",
+        "parts.register_slice",
+        "spare_valid.eq(0),",
+        "spare_valid.eq(spare_valid),",
+        "what is in it is offered",
+        run=8,
+    ),
+    "a burst crosses a border": Mutation(
+        "splitter",
+        "memory.axi4",
+        "(more[bits:] == 0) & ~in_block_end[bits]",
+        "more[bits:] == 0",
+        "border",
+        run=6,
+        slow=False,
+    ),
+    "the same, on the bus": Mutation(
+        "axi4",
+        "memory.axi4",
+        "(more[bits:] == 0) & ~in_block_end[bits]",
+        "more[bits:] == 0",
+        "no burst crosses 4 KB",
+        run=6,
+    ),
+    "the address is not raised": Mutation(
+        "splitter", "memory.axi4", "block.eq(block + 1)", "block.eq(block)", "next word"
+    ),
+    "one burst too many": Mutation(
+        "axi4",
+        "memory.axi4",
+        "count == self._limit - 1",
+        "count == self._limit",
+        "reads on their way",
+        run=14,
+    ),
+    "valid does not wait for ready": Mutation(
+        "axi4", "memory.axi4", "with m.If(self.m_axi_wready):", "with m.If(1):", "w stays"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * m.slow) for n, m in MUTATIONS.items()]
+)
+def test_mutation_is_noticed(name, monkeypatch):
+    mutation = MUTATIONS[name]
+    proof = mutation.build(monkeypatch)
+    if mutation.run:
+        proof.depth = mutation.run
+        outcome = proof.check(induction=False, only=[mutation.failed])
+        assert (outcome.proven, outcome.failed) == (False, mutation.failed)
+    else:
+        outcome = proof.check()
+        assert not outcome.proven
+        assert outcome.failed and mutation.failed in outcome.failed
+
+
+# -- the runner itself ----------------------------------------------------------------------------
+
+
+def counter(depth: int, limit: int) -> Proof:
+    proof = Proof(depth)
+    count = Signal(4)
+    step = proof.anything(1, "step")
+    with proof.m.If(step & (count != 10)):
+        proof.m.d.sync += count.eq(count + 1)
+    proof.claim("limit", count <= limit)
+    proof.reach("four", count == 4)
+    return proof
+
+
+def test_the_runner_tells_proofs_from_runs_and_steps():
+    assert counter(12, 10).check().proven
+    outcome = counter(12, 9).check()
+    assert (outcome.proven, outcome.failed) == (False, "limit")
+    # Too short to see that nine is left, and any number follows one that is lower.
+    assert counter(5, 9).check(induction=False).proven
+    assert counter(3, 9).check().failed == "induction: limit"
+    assert counter(5, 10).cover()
+    assert not counter(4, 10).cover()

@@ -1,0 +1,97 @@
+"""Cycles are activity times density plus overheads that follow from the design."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from stillnet.sim.bench import activity_model
+from stillnet.sim.bench.activity import Shape, calibrate, config, inputs, measure, network
+from stillnet.sim.engine.model import EngineModel
+from stillnet.sw.network.reference import Reference
+
+SMALL = {
+    "egru": Shape("egru", 16, 64, 2),
+    "s5": Shape("s5", 16, 48, 2, 24),
+    "gru": Shape("gru", 16, 64, 2),
+}
+"""So small that waits are a large part of a step, most of it for S5."""
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[dict[str, EngineModel]]:
+    models = {kind: EngineModel(config(shape)) for kind, shape in SMALL.items()}
+    yield models
+    for model in models.values():
+        model.close()
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(
+    "activity, density", [(1, 1), (0.2, 1), (0.2, 0.25), (1, 0.1), (0.05, 0.1)]
+)
+def test_the_product_law_holds_within_five_percent(
+    engines: dict[str, EngineModel], kind: str, activity: float, density: float
+) -> None:
+    """``measure`` also compares every output with the reference."""
+    row = measure(SMALL[kind], activity, density, engines[kind])
+    assert row["words"] == pytest.approx(row["predicted_words"], abs=1e-9)
+    assert abs(row["deviation"]) < 5, row
+
+
+def random_point(seed: int) -> tuple[Shape, float, float, int]:
+    """A network, activity, density and latency that the timetable was not written beside."""
+    rng = np.random.default_rng(seed)
+    kind = str(rng.choice(list(SMALL)))
+    units = int(rng.integers(40, 260))
+    states = int(rng.integers(20, 130)) if kind == "s5" else 0
+    shape = Shape(kind, int(rng.integers(4, 60)), units, int(rng.integers(1, 3)), states)
+    activity, density = np.exp(rng.uniform(np.log(0.03), 0, 2))
+    return shape, float(activity), float(max(density, 0.08)), int(rng.choice([1, 8, 30]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 124))
+def test_any_other_point_is_within_five_percent(engines: dict[str, EngineModel], seed: int) -> None:
+    shape, activity, density, latency = random_point(seed)
+    row = measure(
+        shape, activity, density, engines[shape.kind], latency=latency, seed=seed, steps=4
+    )
+    assert row["words"] == pytest.approx(row["predicted_words"], abs=1e-9)
+    assert abs(row["deviation"]) < 5, (shape, latency, row)
+
+
+@pytest.mark.parametrize("stage", ["LIST", "DECIDE", "ADDRESS", "UNITS", "ENCODED"])
+def test_a_stage_too_many_is_seen(
+    engines: dict[str, EngineModel], stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where waits are most of a step, ten cycles at one stage are more than five percent."""
+    monkeypatch.setattr(activity_model, stage, getattr(activity_model, stage) + 10)
+    row = measure(SMALL["s5"], 0.2, 0.25, engines["s5"])
+    assert abs(row["deviation"]) > 5, row
+
+
+def test_nothing_is_hidden_in_the_wait(engines: dict[str, EngineModel]) -> None:
+    """Where columns are long, product, indices and biases explain the cycles without it."""
+    row = measure(SMALL["egru"], 0.5, 0.5, engines["egru"])
+    assert row["wait"] < 0.04 * row["cycles"]
+    assert row["product"] == pytest.approx(row["activity"] * row["density"])
+    assert row["predicted_cycles"] < 0.5 * row["dense_words"]
+
+
+@pytest.mark.parametrize("kind", ["egru", "s5", "gru"])
+@pytest.mark.parametrize("activity", [0.2, 1.0])
+def test_thresholds_set_the_activity(kind: str, activity: float) -> None:
+    shape = Shape(kind, 16, 64, 1, 32 if kind == "s5" else 0)
+    net, x = network(shape, 0.5), inputs(shape, activity, 14)
+    net.validate()
+    calibrate(net, activity, x, 4)
+    reference = Reference(net)
+    events = []
+    for row in x:
+        reference.step_integers(row)
+        events.append([reference.last.events[i] for i in range(len(net.layers))])
+    units = [layer.units for layer in net.layers]
+    assert np.allclose(np.mean(events[4:], axis=0) / units, activity, atol=0.08)

@@ -1,0 +1,232 @@
+"""``fit``: an engine gets what a network asks of it, all of that, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stillnet.boards.catalogue import block_rams, board
+from stillnet.sim.board.virtual import sim_transport
+from stillnet.sw.cli.commands import run
+from stillnet.sw.cli.main import main
+from stillnet.sw.contract.config import PRESETS, EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.image import FORMATS
+from stillnet.sw.model.model import Model
+from stillnet.sw.network.network import Network
+from stillnet.sw.packing.engine_fit import fit
+from stillnet.sw.packing.packer import costs, load_image, pack
+from stillnet.sw.quantization.quantizer import quantize
+from tests.support.networks.formats import format_case
+from tests.support.networks.random import engine_config, random_case
+
+RICH = engine_config(
+    lanes=4,
+    cells=("gru", "lstm", "linear", "relu", "sigmoid", "tanh"),
+    int4=True,
+    row_scale=True,
+    element_thresholds=True,
+    formats=FORMATS,
+    columns=512,
+)
+POOR = EngineConfig(
+    name="poor", lanes=4, cells=("linear",), units=4, inputs=1, accumulators=2, layers=1, matrices=1
+)
+
+
+def words(network: Network, config: EngineConfig) -> int:
+    """Of all columns."""
+    return sum(row["words"][row["format"]] for row in costs(network, config))
+
+
+def needs(network: Network) -> set[str]:
+    """Options that a network asks for, looked up by hand."""
+    matrices = [m for layer in network.layers for m in layer.matrices]
+    found = {
+        "int4": any(m.bits == 4 for m in matrices),
+        "row_scale": any(layer.scale is not None for layer in network.layers),
+        "element_thresholds": network.input_thresholds is not None
+        or any(layer.thresholds is not None for layer in network.layers),
+    }
+    return {name for name, asked in found.items() if asked}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_poorest_engine_is_given_what_a_network_asks_for(seed: int) -> None:
+    network = format_case(seed, RICH).network
+    config = fit(network, POOR)
+    pack(network, config)
+    assert config.lanes == POOR.lanes and config.name == "poor-fit"
+    asked = needs(network)
+    for option in ("int4", "row_scale", "element_thresholds"):
+        assert getattr(config, option) == (option in asked), option
+    named = {m.format for layer in network.layers for m in layer.matrices} - {None}
+    assert {"dense", *named} <= set(config.formats)
+    # Nothing that would save much was left out, and nothing was added that saves nothing.
+    best = dataclasses.replace(config, formats=FORMATS, columns=1024)
+    assert words(network, config) <= words(network, best) * 1.02 ** (len(FORMATS) - 1)
+    for extra in set(config.formats) - {"dense", *named}:
+        fewer = tuple(f for f in config.formats if f != extra)
+        columns = 1024 if {"block", "step"} & set(fewer) else 0
+        without = dataclasses.replace(config, formats=fewer, columns=columns)
+        assert words(network, without) * 0.98 > words(network, config)
+    # Once more changes nothing.
+    assert fit(network, config) is config
+
+
+def dense(seed: int) -> Network:
+    """A random network that asks for nothing that came after the first engine."""
+    network = random_case(seed, engine_config()).network
+    for layer in network.layers:
+        layer.matrices = [dataclasses.replace(m, format="dense") for m in layer.matrices]
+    return network
+
+
+def test_an_engine_that_has_everything_stays_itself() -> None:
+    base = engine_config()
+    for seed in range(20):
+        assert fit(dense(seed), base) is base
+
+
+def test_a_second_threshold_asks_for_a_second_encoder() -> None:
+    network = quantize(
+        Model(3)
+        .gru(*[np.ones(s) / 9 for s in ((12, 3), (12, 4), 12, 12)])
+        .dense(np.ones((2, 4)), np.ones(2)),
+        np.random.default_rng(0).uniform(-1, 1, (50, 3)),
+        thresholds=1 / 16,
+        threshold_recurrent=1 / 8,
+    )
+    with pytest.raises(StillnetError, match="generate one with second_threshold = true, or with"):
+        pack(network, PRESETS["tiny"])
+    config = fit(network, PRESETS["tiny"])
+    assert config.second_threshold and pack(network, config).config == config
+
+
+def test_capacities_grow_where_they_are_too_small() -> None:
+    network = format_case(5, RICH).network
+    config = fit(network, POOR)
+    for field, value in {"units": config.units, "accumulators": config.accumulators}.items():
+        assert value & (value - 1) == 0
+        with pytest.raises(StillnetError, match=f"needs {field} = .*'{field}', or with --fit$"):
+            pack(network, dataclasses.replace(config, **{field: value // 2}))
+    assert config.layers == len(network.layers)
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compressed(tmp_path, monkeypatch) -> Network:
+    """int4, multipliers of rows, bitmaps of half, thresholds by element; in net.safetensors."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(2)
+    model = Model(6).gru(*[rng.normal(0, 0.4, s) for s in ((48, 6), (48, 16), 48, 48)])
+    network = quantize(model, rng.uniform(-1, 1, (80, 6)), thresholds=1 / 64)
+    for layer in network.layers:
+        layer.scale = {g: rng.integers(1 << 13, 1 << 14, layer.units) for g in layer.bias}
+        layer.thresholds = rng.integers(0, 40, layer.units)
+        layer.matrices = [
+            dataclasses.replace(m, weight=m.weight >> 4, bits=4, format="bitmap")
+            for m in layer.matrices
+        ]
+        for m in layer.matrices:
+            m.weight[:, ::2] = 0
+    network.save("net.safetensors")
+    np.save("x.npy", rng.uniform(-1, 1, (9, 6)))
+    return network
+
+
+def test_pack_and_generate_make_the_same_engine(compressed, capsys) -> None:
+    assert main(["pack", "net.safetensors", "--preset", "tiny", "-o", "net.img"]) == 2
+    assert re.search(r"row_scale = true, or with --fit\n$", capsys.readouterr().err)
+    assert main(["pack", "net.safetensors", "--preset", "tiny", "--fit", "-o", "net.img"]) == 0
+    generate = ["generate", "--preset", "tiny", "--fit", "net.safetensors", "-o", "core.v"]
+    assert main([*generate, "--json"]) == 0
+    printed = capsys.readouterr().out
+    made = json.loads(printed[printed.index("{") :])
+    image = load_image("net.img")
+    assert f"{image.config.fingerprint:08x}" == made["fingerprint"]
+    assert image.config.int4 and image.config.formats == ("dense", "bitmap")
+
+
+def test_run_counts_the_words_of_the_fitted_engine(compressed) -> None:
+    x = np.load("x.npy")
+    with pytest.raises(StillnetError, match="asks for format 'bitmap'.* with --fit, or leave"):
+        run(compressed, x, preset="tiny")
+    fitted = run(compressed, x, preset="tiny", fit=True)
+    own = run(compressed, x, preset=fit(compressed, PRESETS["tiny"]))
+    assert fitted["preset"] == "tiny-fit" and fitted["words"] == own["words"]
+    assert fitted["lacking"] == []
+    compressed.layers[0].matrices = [
+        dataclasses.replace(m, format=None) for m in compressed.layers[0].matrices
+    ]
+    plain = run(compressed, x, preset="tiny")
+    assert plain["lacking"] == ["int4", "row_scale", "element_thresholds"]
+    assert plain["words"] > fitted["words"]
+    np.testing.assert_array_equal(fitted["outputs"], own["outputs"])
+
+
+# -- boards ---------------------------------------------------------------------------------------
+
+
+def test_a_board_gets_an_engine_to_measure(compressed) -> None:
+    own, fitted = board("ulx3s-25f"), board("ulx3s-25f").fitted(compressed)
+    config = fitted.config()
+    pack(compressed, config)
+    assert config.name == "ulx3s-25f-fit" and config.int4 and config.row_scale
+    assert (config.lanes, config.address_bits) == (own.config().lanes, own.config().address_bits)
+    assert (config.units, config.accumulators) == (1024, 512)
+    assert fitted.fitted(compressed) is fitted
+    assert block_rams(config) < block_rams(own.config())
+
+
+def test_a_board_keeps_its_engine_where_that_will_do() -> None:
+    assert board("ulx3s-85f").fitted(dense(3)) is board("ulx3s-85f")
+
+
+def test_a_network_too_large_for_a_board_is_refused(compressed) -> None:
+    rng = np.random.default_rng(0)
+    model = Model(8).gru(*[rng.normal(0, 0.01, s) for s in ((6000, 8), (6000, 2000), 6000, 6000)])
+    network = quantize(model, rng.uniform(-1, 1, (4, 8)))
+    network.layers[0].matrices[0] = dataclasses.replace(
+        network.layers[0].matrices[0], format="step"
+    )
+    message = (
+        r"an engine for network '.*' takes \d+ blocks of RAM, board 'ulx3s-25f' has 56, of which "
+        r"50 can be used; take a larger FPGA, or compress without sparsity"
+    )
+    with pytest.raises(StillnetError, match=message):
+        board("ulx3s-25f").fitted(network)
+    message = (
+        "network '.*' asks for other .*int4.* than board 'icebreaker' has, whose FPGA has no room "
+        "for more; take a board with SDRAM"
+    )
+    with pytest.raises(StillnetError, match=message):
+        board("icebreaker").fitted(compressed)
+
+
+def test_a_real_board_cannot_be_fitted_by_run(compressed) -> None:
+    with pytest.raises(StillnetError, match="'stillnet build --board NAME --fit NET'$"):
+        run(compressed, np.load("x.npy"), engine="board:/dev/null", fit=True)
+
+
+def test_a_compressed_network_on_the_virtual_board(compressed) -> None:
+    """Link, engine, SDRAM controller and part; every output held against the reference."""
+    result = run(compressed, np.load("x.npy"), engine="sim:ulx3s-25f", fit=True)
+    assert result["mismatches"] == 0 and result["steps"] == 9
+    reference = run(
+        compressed, np.load("x.npy"), preset=board("ulx3s-25f").fitted(compressed).config()
+    )
+    assert result["words"] == reference["words"]
+    np.testing.assert_array_equal(result["outputs"], reference["outputs"])
+    model = sim_transport("ulx3s-25f", fit=compressed)
+    assert model.target.name == "ulx3s-25f" and model.config.int4
+    model.close()
