@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.cell.unit import CellUnit
 from stillnet.hw.events.input_encoder import InputEncoder
-from stillnet.hw.events.write_back import WriteBack, output_layout
+from stillnet.hw.events.write_back import WriteBack
 from stillnet.hw.fetch.column_fetcher import ColumnFetcher
 from stillnet.hw.fetch.image_loader import ImageLoader
 from stillnet.hw.fetch.scheduler import Scheduler
@@ -32,6 +32,7 @@ from stillnet.hw.lanes.accumulator_reader import AccumulatorReader
 from stillnet.hw.lanes.lanes import Lanes
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import output_layout
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image

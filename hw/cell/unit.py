@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import cell_command_layout, output_groups
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.config import EngineConfig
@@ -23,33 +24,7 @@ from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, SCALE_
 from .pipeline import CellPipeline, schedule
 from .rescale import RESCALE_LATENCY, ROW_SCALE_LATENCY, Rescale, RowScale
 
-__all__ = ["CellUnit", "cell_command_layout", "output_groups"]
-
-
-def cell_command_layout(config: EngineConfig) -> data.StructLayout:
-    """What the cell unit needs to know of a cell that was dispatched."""
-    s = Shapes(config)
-    fields: dict[str, Any] = {
-        "layer": unsigned(s.layer),
-        "cell": unsigned(4),
-        "skip": 1,
-        "output": 1,
-        "rows": unsigned(s.row),
-        "base": unsigned(s.row),
-        "shift": unsigned(5),
-    }
-    if s.peers:
-        fields["peers"] = data.ArrayLayout(unsigned(s.row), s.peers)
-    return data.StructLayout(fields)
-
-
-def output_groups(config: EngineConfig) -> int:
-    """Groups of the output layer that may be between issue and output stream.
-
-    The stream takes one element a cycle. A wider cell needs room for a long vector, so that it can
-    go on with the next step meanwhile (one block RAM); at one element a cycle a few will do.
-    """
-    return 64 if config.cell_width == 1 else 512
+__all__ = ["CellUnit"]
 
 
 def _parameter_bits(cell: Cell, row: int) -> int:

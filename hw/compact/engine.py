@@ -23,10 +23,10 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from stillnet.hw.events.write_back import output_layout
 from stillnet.hw.fetch.image_loader import ImageLoader
 from stillnet.hw.host.register_bus import RegisterBusSignature
 from stillnet.hw.memory.port import MemoryPortSignature
+from stillnet.hw.parts.interfaces import output_layout
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
 from stillnet.sw.contract.cells import CELLS

@@ -11,33 +11,22 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import list_layout
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 
-__all__ = ["ENCODE_CYCLES", "LIST_READ_LATENCY", "LOOKUP_CYCLES", "EventEncoder", "list_layout"]
+__all__ = ["ENCODE_CYCLES", "LOOKUP_CYCLES", "EventEncoder"]
 
 LOOKUP_CYCLES = 2
 """Cycles by which the row must be known before its values."""
 ENCODE_CYCLES = 3
 """Cycles from the values to ``done``."""
-LIST_READ_LATENCY = 2
-
-
-def list_layout(width: int, row_bits: int) -> data.StructLayout:
-    """One row of an event list: which group of elements, which of them fired, their values."""
-    return data.StructLayout(
-        {
-            "group": unsigned(row_bits),
-            "mask": unsigned(width),
-            "values": data.ArrayLayout(signed(EVENT_BITS), width),
-        }
-    )
 
 
 class EventEncoder(wiring.Component):

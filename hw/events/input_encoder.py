@@ -8,26 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import InputStatus
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 
 from .event_encoder import ENCODE_CYCLES, LOOKUP_CYCLES, EventEncoder
 
-__all__ = ["InputEncoder", "InputStatus"]
-
-
-class InputStatus(data.StructLayout):
-    """A half of the input's list: whether a vector is in it, all of it, and its rows."""
-
-    def __init__(self, row_bits: int) -> None:
-        super().__init__({"present": 1, "complete": 1, "rows": unsigned(row_bits)})
+__all__ = ["InputEncoder"]
 
 
 class InputEncoder(wiring.Component):

@@ -9,56 +9,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from stillnet.hw.cell.unit import output_groups
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import (
+    VectorStatus,
+    output_groups,
+    output_layout,
+    write_command_layout,
+)
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.events import Mode
-from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
+from stillnet.sw.contract.fixed import ACTIVATION_BITS
 
 from .event_encoder import ENCODE_CYCLES, LOOKUP_CYCLES, EventEncoder
 
-__all__ = ["VectorStatus", "WriteBack", "output_layout", "write_command_layout"]
-
-
-def write_command_layout(config: EngineConfig) -> data.StructLayout:
-    """What write-back needs to know of a cell that was dispatched.
-
-    ``single``: its units are one group.
-    """
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "layer": unsigned(s.layer),
-            "skip": 1,
-            "output": 1,
-            "mode": Mode,
-            "units": unsigned(s.unit),
-            "single": 1,
-            "rows": unsigned(s.row),
-            "base": unsigned(s.row),
-            "write_shift": unsigned(4),
-            "threshold": unsigned(EVENT_BITS),
-            "threshold_recurrent": unsigned(EVENT_BITS),
-        }
-    )
-
-
-def output_layout() -> data.StructLayout:
-    """An element of the output stream."""
-    return data.StructLayout({"data": signed(ACTIVATION_BITS), "last": 1})
-
-
-class VectorStatus(data.StructLayout):
-    """How far the event list of a vector is: generation, completeness and rows."""
-
-    def __init__(self, row_bits: int) -> None:
-        super().__init__({"generation": 1, "complete": 1, "rows": unsigned(row_bits)})
+__all__ = ["WriteBack"]
 
 
 class WriteBack(wiring.Component):

@@ -10,52 +10,33 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from stillnet.hw.events.event_encoder import LIST_READ_LATENCY, list_layout
-from stillnet.hw.lanes.lanes import column_layout, format_fields
 from stillnet.hw.memory.port import read_request_layout
 from stillnet.hw.parts.block_fifo import BlockFifo
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import (
+    LIST_READ_LATENCY,
+    column_layout,
+    format_fields,
+    list_layout,
+    run_layout,
+)
 from stillnet.hw.parts.multiplier import Multiplier
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import EVENT_BITS
 
-__all__ = ["ColumnFetcher", "run_layout"]
+__all__ = ["ColumnFetcher"]
 
 YIELD_WORDS = 64
 """After so many words a run gives way, so that a more urgent matrix can be chosen."""
 
 REQUESTS = 8
 """Reads that may wait for the memory port."""
-
-
-def run_layout(config: EngineConfig) -> data.StructLayout:
-    """Rows of an event list for one matrix, or a bias run."""
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "bias": 1,
-            "from_input": 1,
-            "half": 1,
-            "second": 1,
-            "row": unsigned(16),
-            "rows": unsigned(16),
-            "address": unsigned(config.address_bits),
-            "words": unsigned(16),
-            "base": unsigned(s.accumulator_address),
-            "gates": unsigned(s.gates),
-            "stride": unsigned(4),
-            "layer": unsigned(s.layer),
-            "step": unsigned(2),
-            **format_fields(config),
-            **({"lengths": unsigned(16), "unequal": 1} if config.columns else {}),
-        }
-    )
 
 
 class ColumnFetcher(wiring.Component):

@@ -28,12 +28,16 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from stillnet.hw.cell.unit import cell_command_layout
-from stillnet.hw.events.input_encoder import InputStatus
-from stillnet.hw.events.write_back import VectorStatus, write_command_layout
-from stillnet.hw.lanes.accumulator_reader import read_command_layout
-from stillnet.hw.lanes.lanes import format_fields
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import (
+    InputStatus,
+    VectorStatus,
+    cell_command_layout,
+    format_fields,
+    read_command_layout,
+    run_layout,
+    write_command_layout,
+)
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
 from stillnet.sw.contract.cells import CELLS
@@ -41,7 +45,6 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import Kind
 
 from .bias_finder import BiasFinder
-from .column_fetcher import run_layout
 
 __all__ = ["Scheduler"]
 

@@ -11,40 +11,23 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import READ_LATENCY, read_command_layout
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
 
-from .lanes import COMMIT_CYCLES, READ_LATENCY
+from .lanes import COMMIT_CYCLES
 
-__all__ = ["AccumulatorReader", "read_command_layout"]
+__all__ = ["AccumulatorReader"]
 
 QUARTERS = 4
 """Parts of an accumulator that are buffered apart, so that no pointer reaches far."""
-
-
-def read_command_layout(config: EngineConfig) -> data.StructLayout:
-    """What the reader needs to know of a cell that was dispatched."""
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "layer": unsigned(s.layer),
-            "step": unsigned(2),
-            "skip": 1,
-            "blocks": unsigned(s.block),
-            "units": unsigned(s.unit),
-            "base": unsigned(s.accumulator_address),
-            "stride": unsigned(4),
-            "sequence": unsigned(s.sequence),
-            "pending": 1,
-        }
-    )
 
 
 class AccumulatorReader(wiring.Component):

@@ -19,6 +19,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.data_register import IN_FABRIC, Data
+from stillnet.hw.parts.interfaces import column_layout, format_fields
 from stillnet.hw.parts.multiplier import Multiplier
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
@@ -27,43 +28,11 @@ from stillnet.sw.contract.image import BIAS_WORDS, Kind
 
 from .sparse_lanes import SparseLanes
 
-__all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
+__all__ = ["COMMIT_CYCLES", "Lanes"]
 
 WEIGHT_BITS = 8
 COMMIT_CYCLES = 4
 """Cycles by which ``sequence`` and ``block`` must be delayed until a read sees the sums."""
-READ_LATENCY = 2
-"""Cycles from a granted read of an accumulator word to ``read_data``."""
-
-
-def column_layout(config: EngineConfig) -> data.StructLayout:
-    """One column in flight: what the lanes need to know of it besides its words."""
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "value": signed(EVENT_BITS),
-            "words": unsigned(16),
-            "gates": unsigned(s.gates),
-            "stride": unsigned(4),
-            "base": unsigned(s.accumulator_address),
-            "bias": 1,
-            "layer": unsigned(s.layer),
-            "step": unsigned(2),
-            **format_fields(config),
-        }
-    )
-
-
-def format_fields(config: EngineConfig) -> dict[str, Any]:
-    """What a column needs beside that where it may not be dense or not int8."""
-    s = Shapes(config)
-    fields: dict[str, Any] = {"int4": 1} if config.int4 else {}
-    if config.sparse:
-        address = unsigned(s.accumulator_address)
-        fields |= {"kind": unsigned(3), "kept": unsigned(5), "width": unsigned(2)}
-        fields |= {"blocks": unsigned(s.block), "lane_rows": address}
-        fields |= {"hole_at": address, "hole": address}
-    return fields
 
 
 class Lanes(wiring.Component):

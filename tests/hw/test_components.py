@@ -14,11 +14,11 @@ from stillnet.hw.cell.pipeline import CellPipeline, TableLookup, schedule
 from stillnet.hw.cell.rescale import RESCALE_LATENCY, Rescale
 from stillnet.hw.events.event_encoder import (
     ENCODE_CYCLES,
-    LIST_READ_LATENCY,
     LOOKUP_CYCLES,
     EventEncoder,
 )
 from stillnet.hw.fetch.image_loader import ImageLoader
+from stillnet.hw.parts.interfaces import LIST_READ_LATENCY
 from stillnet.sw.contract import fixed, tables
 from stillnet.sw.contract import image as layout
 from stillnet.sw.contract.cells import CELLS, Cell

@@ -9,8 +9,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from stillnet.hw.events.write_back import output_layout
 from stillnet.hw.host.register_bus import RegisterBusSignature
+from stillnet.hw.parts.interfaces import output_layout
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
 from stillnet.sw.contract.link import REPLY, VERSION, Command, Outcome
 from stillnet.sw.contract.registers import ADDRESS_BITS, Control, Register, Status
