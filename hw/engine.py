@@ -133,25 +133,10 @@ class Engine(wiring.Component):
         # -- events to columns to lanes -----------------------------------------------------------
 
         if config.columns:
-            m.d.comb += [
-                fetcher.length_write.eq(
-                    loader.entry_write & (loader.entry[28:31] == image.Table.LENGTHS)
-                ),
-                fetcher.length_index.eq(loader.entry_index),
-                fetcher.length.eq(loader.entry[:16]),
-            ]
+            self._table(m, fetcher.lengths, image.Table.LENGTHS)
         if config.element_thresholds:
-            width_bits = config.cell_width.bit_length() - 1
-            for encoder, which, shift in (
-                (input_encoder.encoder, image.Table.INPUT_THRESHOLDS, 0),
-                (write_back.encoders[0], image.Table.THRESHOLDS, width_bits),
-            ):
-                m.d.comb += [
-                    encoder.element_write.eq(loader.entry_write & (loader.entry[28:31] == which)),
-                    encoder.element_row.eq(loader.entry_index >> shift),
-                    encoder.element_number.eq(loader.entry_index[:shift]),
-                    encoder.element_threshold.eq(loader.entry[:17]),
-                ]
+            self._table(m, input_encoder.thresholds, image.Table.INPUT_THRESHOLDS)
+            self._table(m, write_back.thresholds, image.Table.THRESHOLDS)
         connect(m, scheduler.runs, fetcher.runs)
         # Words come later than their column, so the column has the time for a slice. It comes from
         # a block RAM, which is slow: straight into a register, then into the slice.
@@ -168,23 +153,15 @@ class Engine(wiring.Component):
                 column_valid.eq(fetcher.columns.valid),
             ]
         connect(m, column_slice.o_stream, lanes.columns)
-        input_list = input_encoder.encoder
-        hidden_list = write_back.encoders[0]
-        second_list = write_back.encoders[-1]
+        connect(m, fetcher.list_input, input_encoder.list)
+        connect(m, fetcher.list_hidden, write_back.lists[0])
+        if config.second_threshold:
+            connect(m, fetcher.list_second, write_back.lists[1])
         m.d.comb += [
             scheduler.rows_done.eq(fetcher.rows_done),
-            fetcher.list_input.eq(input_list.list_data),
-            fetcher.list_hidden.eq(hidden_list.list_data),
-            fetcher.list_second.eq(second_list.list_data),
             fetcher.word_taken.eq(lanes.taken),
             fetcher.column_done.eq(lanes.column_done),
-            input_list.list_bank.eq(fetcher.list_half),
         ]
-        for encoder in (input_list, *write_back.encoders):
-            m.d.comb += [
-                encoder.list_enable.eq(fetcher.list_enable),
-                encoder.list_row.eq(fetcher.list_row),
-            ]
 
         # -- dispatched cells ---------------------------------------------------------------------
 
@@ -192,17 +169,17 @@ class Engine(wiring.Component):
         waiting = Signal.like(reader.commands.payload, reset_less=True)
         waiting_valid = Signal()
         m.d.comb += [
-            scheduler.read_commands.ready.eq(~waiting_valid),
+            scheduler.dispatch.read.ready.eq(~waiting_valid),
             reader.commands.valid.eq(waiting_valid),
             reader.commands.payload.eq(waiting),
         ]
         with m.If(reader.commands.ready):
             m.d.sync += waiting_valid.eq(0)
-        with m.If(scheduler.read_commands.valid & scheduler.read_commands.ready):
-            m.d.sync += [waiting.eq(scheduler.read_commands.payload), waiting_valid.eq(1)]
+        with m.If(scheduler.dispatch.read.valid & scheduler.dispatch.read.ready):
+            m.d.sync += [waiting.eq(scheduler.dispatch.read.payload), waiting_valid.eq(1)]
         for name, source, sink in (
-            ("cell_commands", scheduler.cell_commands, cells.commands),
-            ("write_commands", scheduler.write_commands, write_back.commands),
+            ("cell_commands", scheduler.dispatch.cell, cells.commands),
+            ("write_commands", scheduler.dispatch.write, write_back.commands),
         ):
             fifo = SyncFIFOBuffered(width=len(source.payload.as_value()), depth=4)
             m.submodules[name] = fifo
@@ -215,35 +192,20 @@ class Engine(wiring.Component):
                 fifo.r_en.eq(sink.ready),
             ]
 
-        m.d.comb += [
-            lanes.hold_layer.eq(reader.hold_layer),
-            lanes.hold_step.eq(reader.hold_step),
-            lanes.hold_block.eq(reader.hold_block),
-            lanes.hold_active.eq(reader.hold_active),
-            lanes.hold_sequence.eq(reader.hold_sequence),
-            lanes.hold_next_layer.eq(waiting.layer),
-            lanes.hold_next_step.eq(waiting.step),
-            lanes.hold_next_active.eq(waiting_valid),
-            lanes.read_valid.eq(reader.read_valid),
-            lanes.read_address.eq(reader.read_address),
-            lanes.read_inverse.eq(reader.read_inverse),
-            lanes.read_bank.eq(reader.read_bank),
-            reader.read_ready.eq(lanes.read_ready),
-            reader.read_data.eq(lanes.read_data),
-            reader.sequence.eq(lanes.sequence),
-            reader.block.eq(lanes.block),
-            scheduler.issued.eq(fetcher.issued),
-            scheduler.issued_layer.eq(fetcher.issued_layer),
-            scheduler.sequence.eq(fetcher.sequence),
-            scheduler.reading.eq(reader.hold_active),
-            scheduler.reading_layer.eq(reader.hold_layer),
-            scheduler.next_reading.eq(waiting_valid),
-            scheduler.next_layer.eq(waiting.layer),
-        ]
+        connect(m, reader.hold, lanes.hold, scheduler.hold)
+        for port in (lanes.waiting, scheduler.waiting):
+            m.d.comb += [
+                port.active.eq(waiting_valid),
+                port.layer.eq(waiting.layer),
+                port.step.eq(waiting.step),
+            ]
+        connect(m, reader.sums, lanes.sums)
+        connect(m, lanes.progress, reader.progress)
+        connect(m, fetcher.issue, scheduler.issue)
         connect(m, reader.units, cells.units)
         dispatched = Signal(4)  # cells dispatched and not yet encoded
         m.d.sync += dispatched.eq(
-            dispatched + scheduler.read_commands.valid - write_back.command_done
+            dispatched + scheduler.dispatch.read.valid - write_back.results.done
         )
 
         # -- cells to vectors, events and outputs -------------------------------------------------
@@ -251,20 +213,9 @@ class Engine(wiring.Component):
         connect(m, write_back.outputs, flipped(self.outputs))
         connect(m, input_encoder.restore, write_back.restore)
         connect(m, flipped(self.inputs), input_encoder.inputs)
-        m.d.comb += [
-            cells.result_row.eq(write_back.result_row),
-            write_back.arrival.eq(cells.arrival),
-            write_back.result_valid.eq(cells.result_valid),
-            write_back.result.eq(cells.result),
-            write_back.clipped.eq(cells.clipped),
-            cells.command_done.eq(write_back.command_done),
-            cells.output_credit.eq(write_back.output_credit),
-            scheduler.status.eq(write_back.status),
-            scheduler.status_second.eq(write_back.status_second),
-            scheduler.input_status.eq(input_encoder.status),
-            input_encoder.finished.eq(scheduler.input_finished),
-            input_encoder.finished_half.eq(scheduler.input_half),
-        ]
+        connect(m, cells.results, write_back.results)
+        connect(m, write_back.vectors, scheduler.vectors)
+        connect(m, input_encoder.events, scheduler.input)
 
         # -- image --------------------------------------------------------------------------------
 
@@ -274,19 +225,19 @@ class Engine(wiring.Component):
         m.d.comb += [
             loader.base.eq(base),
             loader.verify.eq(verify),
-            scheduler.base.eq(base),
-            scheduler.layer_write.eq(loader.layer_write),
-            scheduler.matrix_write.eq(loader.matrix_write),
-            scheduler.record.eq(loader.record),
-            scheduler.index.eq(loader.index),
-            scheduler.value.eq(loader.value),
-            scheduler.layers.eq(loader.layers),
-            scheduler.matrices.eq(loader.matrices),
-            input_encoder.size.eq(loader.inputs),
-            input_encoder.mode.eq(loader.mode),
-            input_encoder.one.eq(loader.one),
-            input_encoder.threshold.eq(input_threshold),
-            input_encoder.users.eq(loader.users),
+            scheduler.image.base.eq(base),
+            scheduler.descriptors.layer_write.eq(loader.layer_write),
+            scheduler.descriptors.matrix_write.eq(loader.matrix_write),
+            scheduler.descriptors.record.eq(loader.record),
+            scheduler.descriptors.index.eq(loader.index),
+            scheduler.descriptors.value.eq(loader.value),
+            scheduler.image.layers.eq(loader.layers),
+            scheduler.image.matrices.eq(loader.matrices),
+            input_encoder.header.size.eq(loader.inputs),
+            input_encoder.header.mode.eq(loader.mode),
+            input_encoder.header.one.eq(loader.one),
+            input_encoder.header.threshold.eq(input_threshold),
+            input_encoder.header.users.eq(loader.users),
         ]
 
         # -- load, clear, restore -----------------------------------------------------------------
@@ -304,36 +255,42 @@ class Engine(wiring.Component):
         quiet, scheduler_quiet, scheduler_enable = Signal(), Signal(), Signal()
         m.d.comb += [
             quiet.eq(
-                input_encoder.idle
+                input_encoder.control.idle
                 & ~fetcher.in_flight
                 & ~lanes.busy
-                & ~reader.hold_active
+                & ~reader.hold.active
                 & ~waiting_valid
                 & (dispatched == 0)
             ),
-            scheduler.reset.eq(reset),
-            scheduler.restoring.eq(restoring),
-            input_encoder.enable.eq(
+            scheduler.control.reset.eq(reset),
+            scheduler.control.restoring.eq(restoring),
+            input_encoder.control.enable.eq(
                 loaded & ~clearing & ~load_wanted & ~clear_wanted & ~host_active
             ),
-            input_encoder.reset.eq(reset),
-            input_encoder.restoring.eq(restoring),
-            input_encoder.restore_exact.eq(restore_exact),
-            input_encoder.restore_second.eq(restore_second),
+            input_encoder.control.reset.eq(reset),
+            input_encoder.restore_mode.active.eq(restoring),
+            input_encoder.restore_mode.exact.eq(restore_exact),
+            input_encoder.restore_mode.second.eq(restore_second),
             write_back.reset.eq(reset),
-            write_back.restore_exact.eq(restore_exact),
-            write_back.restore_first.eq(restore_first),
-            write_back.restore_second.eq(restore_second),
+            write_back.restore_mode.exact.eq(restore_exact),
+            write_back.restore_mode.first.eq(restore_first),
+            write_back.restore_mode.second.eq(restore_second),
         ]
         # A cycle late is early enough: a pass of the scheduler over all matrices must be quiet.
         m.d.sync += [scheduler_quiet.eq(quiet), scheduler_enable.eq(loaded & ~clearing)]
-        m.d.comb += scheduler.enable.eq(scheduler_enable)
-        m.d.comb += scheduler.quiet.eq(scheduler_quiet)
+        m.d.comb += scheduler.control.enable.eq(scheduler_enable)
+        m.d.comb += scheduler.control.quiet.eq(scheduler_quiet)
         may_stop = Signal()  # nothing is in progress that a load or clear could cut off
         accepted_late = Signal()  # `quiet` of a cycle ago does not show it yet
-        m.d.sync += accepted_late.eq(input_encoder.accepted)
+        m.d.sync += accepted_late.eq(input_encoder.control.accepted)
         m.d.comb += may_stop.eq(
-            ~started | (scheduler.idle & scheduler_quiet & ~input_encoder.accepted & ~accepted_late)
+            ~started
+            | (
+                scheduler.control.idle
+                & scheduler_quiet
+                & ~input_encoder.control.accepted
+                & ~accepted_late
+            )
         )
         start = Signal()
         m.d.comb += loader.start.eq(start)
@@ -363,7 +320,7 @@ class Engine(wiring.Component):
                 m.d.sync += [clearing.eq(0), loaded.eq(1), started.eq(1)]
                 m.next = "RUN"
 
-        with m.If(scheduler.step_dispatched & restoring):
+        with m.If(scheduler.control.step_dispatched & restoring):
             m.d.sync += restore_dispatched.eq(1)
         with m.If(restore_dispatched & (dispatched == 0)):
             m.d.sync += [restore_dispatched.eq(0), restoring.eq(0)]
@@ -384,7 +341,7 @@ class Engine(wiring.Component):
         memory_write = Signal()
         idle = Signal()
         m.d.sync += idle.eq(
-            scheduler.idle & quiet & loaded & ~clearing & ~clear_wanted & ~load_wanted
+            scheduler.control.idle & quiet & loaded & ~clearing & ~clear_wanted & ~load_wanted
         )
 
         m.d.comb += [
@@ -441,7 +398,7 @@ class Engine(wiring.Component):
                 with m.If(threshold_select == 0):
                     m.d.sync += input_threshold.eq(data)
                 with m.Else():
-                    m.d.comb += scheduler.threshold_write.eq(1)
+                    m.d.comb += scheduler.threshold.write.eq(1)
             with m.Case(Register.STATE_SELECT):
                 m.d.sync += [state_region.eq(data[28:]), state_index.eq(data[:28])]
             with m.Case(Register.MEMORY_ADDRESS):
@@ -455,9 +412,9 @@ class Engine(wiring.Component):
             with m.Case(Register.EVENTS_SELECT):
                 m.d.sync += events_select.eq(data)
         m.d.comb += [
-            scheduler.threshold_layer.eq(threshold_select[:5] - 1),
-            scheduler.threshold_second.eq(threshold_select[5]),
-            scheduler.threshold_value.eq(data),
+            scheduler.threshold.layer.eq(threshold_select[:5] - 1),
+            scheduler.threshold.second.eq(threshold_select[5]),
+            scheduler.threshold.value.eq(data),
         ]
 
         # -- state behind STATE_SELECT and STATE_DATA ---------------------------------------------
@@ -485,55 +442,59 @@ class Engine(wiring.Component):
             clear_inputs.eq(sweeping & (sweep < config.inputs)),
         ]
         m.d.comb += [
-            cells.host_active.eq(host_active),
-            cells.host_row.eq(host_row),
-            cells.host_variable.eq(state_region[:3]),
-            cells.host_element.eq(host_element),
-            cells.host_write.eq(host_write & ~state_region[3]),
-            cells.host_clear.eq(clear_rows),
-            cells.host_data.eq(host_data),
-            input_encoder.host_active.eq(host_active),
-            input_list.host_active.eq(host_active),
-            input_list.host_row.eq(input_row),
-            input_list.host_write.eq(host_write & (state_region == Region.INPUT)),
-            input_list.host_clear.eq(clear_inputs),
-            input_list.host_data.eq(host_data),
-            input_encoder.host_token_write.eq(
+            cells.host.active.eq(host_active),
+            cells.host.row.eq(host_row),
+            cells.host.variable.eq(state_region[:3]),
+            cells.host.element.eq(host_element),
+            cells.host.write.eq(host_write & ~state_region[3]),
+            cells.host.clear.eq(clear_rows),
+            cells.host.data.eq(host_data),
+            input_encoder.token.active.eq(host_active),
+            input_encoder.host.active.eq(host_active),
+            input_encoder.host.row.eq(input_row),
+            input_encoder.host.write.eq(host_write & (state_region == Region.INPUT)),
+            input_encoder.host.clear.eq(clear_inputs),
+            input_encoder.host.data.eq(host_data),
+            input_encoder.token.write.eq(
                 host_write & (state_region == Region.INPUT) & (loader.mode[1])
             ),
-            input_encoder.host_data.eq(host_data),
+            input_encoder.token.data.eq(host_data),
         ]
-        for k, encoder in enumerate(write_back.encoders):
+        for k, host in enumerate(write_back.hosts):
             region = (Region.REFERENCE, Region.REFERENCE_SECOND)[k]
             m.d.comb += [
-                encoder.host_active.eq(host_active),
-                encoder.host_row.eq(host_row),
-                encoder.host_element.eq(host_element),
-                encoder.host_write.eq(host_write & (state_region == region)),
-                encoder.host_clear.eq(clear_rows),
-                encoder.host_data.eq(host_data),
+                host.active.eq(host_active),
+                host.row.eq(host_row),
+                host.element.eq(host_element),
+                host.write.eq(host_write & (state_region == region)),
+                host.clear.eq(clear_rows),
+                host.data.eq(host_data),
             ]
         m.d.comb += [
-            reader.peek_valid.eq(host_active),
-            reader.peek_address.eq(state_index >> lane_shift),
+            reader.peek.valid.eq(host_active),
+            reader.peek.address.eq(state_index >> lane_shift),
         ]
         # Sums come from all over the chip, so they have a cycle of their own.
         sum_late = Data(32)
-        m.d.sync += sum_late.eq(lanes.read_data.word_select(state_index[:lane_shift], 32))
+        m.d.sync += sum_late.eq(lanes.sums.data.word_select(state_index[:lane_shift], 32))
         state_value = Signal(32)
         with m.Switch(state_region):
             with m.Case(Region.ACCUMULATOR):
                 m.d.comb += state_value.eq(sum_late)
             with m.Case(Region.REFERENCE):
-                m.d.comb += state_value.eq(hidden_list.host_read.as_signed())
+                m.d.comb += state_value.eq(write_back.hosts[0].read.as_signed())
             with m.Case(Region.REFERENCE_SECOND):
-                m.d.comb += state_value.eq(second_list.host_read.as_signed())
+                m.d.comb += state_value.eq(write_back.hosts[-1].read.as_signed())
             with m.Case(Region.INPUT):
                 m.d.comb += state_value.eq(
-                    Mux(loader.mode[1], input_encoder.host_token, input_list.host_read.as_signed())
+                    Mux(
+                        loader.mode[1],
+                        input_encoder.token.token,
+                        input_encoder.host.read.as_signed(),
+                    )
                 )
             with m.Default():
-                m.d.comb += state_value.eq(cells.host_read.as_signed())
+                m.d.comb += state_value.eq(cells.host.read.as_signed())
 
         # -- reads --------------------------------------------------------------------------------
 
@@ -567,23 +528,32 @@ class Engine(wiring.Component):
         m.d.comb += [
             output_last.eq(self.outputs.valid & self.outputs.ready & self.outputs.payload.last),
             counters.clear.eq(clear_counters),
-            counters.active.eq(loaded & ~clearing & ~scheduler.idle),
+            counters.active.eq(loaded & ~clearing & ~scheduler.control.idle),
             counters.word.eq(word),
             counters.held.eq(held),
             counters.starved.eq(starved),
             counters.saturated.eq(write_back.saturated),
-            counters.accepted.eq(input_encoder.accepted),
-            counters.was_idle.eq(scheduler.idle),
+            counters.accepted.eq(input_encoder.control.accepted),
+            counters.was_idle.eq(scheduler.control.idle),
             counters.output_last.eq(output_last),
-            counters.input_done.eq(input_encoder.done_last),
-            counters.input_total.eq(input_encoder.done_total),
-            counters.hidden_done.eq(write_back.done_last),
-            counters.hidden_layer.eq(write_back.done_layer),
-            counters.hidden_total.eq(write_back.done_total),
-            counters.second_total.eq(write_back.done_total_second),
+            counters.input_done.eq(input_encoder.encoded.last),
+            counters.input_total.eq(input_encoder.encoded.total),
+            counters.hidden_done.eq(write_back.encoded.last),
+            counters.hidden_layer.eq(write_back.encoded.layer),
+            counters.hidden_total.eq(write_back.encoded.total),
+            counters.second_total.eq(write_back.encoded.second_total),
         ]
 
         return m
+
+    def _table(self, m: Module, port: Any, table: image.Table) -> None:
+        """Writes of the loader to one of the tables that come with an image."""
+        loader = m.submodules.loader
+        m.d.comb += [
+            port.write.eq(loader.entry_write & (loader.entry[28:31] == table)),
+            port.index.eq(loader.entry_index),
+            port.value.eq(loader.entry[:17]),
+        ]
 
 
 def _bit(flag: Control) -> int:

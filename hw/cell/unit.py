@@ -15,11 +15,16 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import cell_command_layout, output_groups
+from stillnet.hw.parts.interfaces import (
+    ResultsSignature,
+    StateAccessSignature,
+    cell_command_layout,
+    output_groups,
+)
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, SCALE_BITS
+from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, SCALE_BITS
 
 from .pipeline import CellPipeline, schedule
 from .rescale import RESCALE_LATENCY, ROW_SCALE_LATENCY, Rescale, RowScale
@@ -73,21 +78,8 @@ class CellUnit(wiring.Component):
             {
                 "commands": In(stream.Signature(cell_command_layout(config))),
                 "units": In(stream.Signature(unsigned(s.gates * width * ACCUMULATOR_BITS))),
-                "result_row": In(s.row),
-                "arrival": Out(1),
-                "result_valid": Out(1),
-                "result": Out(width * ACTIVATION_BITS),
-                "clipped": Out(width),
-                "command_done": In(1),
-                "output_credit": In(1),
-                "host_active": In(1),
-                "host_variable": In(3),
-                "host_row": In(s.row),
-                "host_element": In(range(max(2, width))),
-                "host_write": In(1),
-                "host_clear": In(1),
-                "host_data": In(s.state),
-                "host_read": Out(s.state),
+                "results": Out(ResultsSignature(config)),
+                "host": In(StateAccessSignature(s.row, width, s.state, variables=True)),
             }
         )
 
@@ -160,8 +152,8 @@ class CellUnit(wiring.Component):
             ]
             m.d.sync += [r.eq(upcoming.peers[k]) for k, r in enumerate(peer_rows)]
         m.d.sync += [
-            flying.eq(flying + start - self.command_done),
-            credits_.eq(credits_ + self.output_credit - (issue & command.output)),
+            flying.eq(flying + start - self.results.done),
+            credits_.eq(credits_ + self.results.credit - (issue & command.output)),
         ]
 
         # -- rescale: all accumulators of all units of the group; parameters pass unchanged -------
@@ -203,7 +195,7 @@ class CellUnit(wiring.Component):
         m.d.sync += flight.eq(Cat(issue, flight))
         with m.If(flying == 0):  # what passed a short cell's tap must not reach a longer one's
             m.d.sync += flight.eq(0)
-        arrival = self.arrival
+        arrival = self.results.arrival
         with m.Switch(kind):
             for i, latency in enumerate(latencies):
                 with m.Case(i):
@@ -243,21 +235,21 @@ class CellUnit(wiring.Component):
                 old = Signal(signed(bits), name=f"{name}_old{p}")
                 new = Signal(signed(bits), name=f"{name}_new{p}")
                 m.d.comb += [
-                    reader.addr.eq(Mux(self.host_active, self.host_row, read_row)),
-                    writer.addr.eq(self.result_row),
+                    reader.addr.eq(Mux(self.host.active, self.host.row, read_row)),
+                    writer.addr.eq(self.results.row),
                     writer.data.eq(new),
                     writer.en.eq(arrival & keeps),
                 ]
-                with m.If(self.host_active):
+                with m.If(self.host.active):
                     m.d.comb += [
-                        writer.addr.eq(self.host_row),
-                        writer.data.eq(Mux(self.host_clear, 0, self.host_data)),
+                        writer.addr.eq(self.host.row),
+                        writer.data.eq(Mux(self.host.clear, 0, self.host.data)),
                         writer.en.eq(
-                            self.host_clear
+                            self.host.clear
                             | (
-                                self.host_write
-                                & (self.host_variable == v)
-                                & (self.host_element == p)
+                                self.host.write
+                                & (self.host.variable == v)
+                                & (self.host.element == p)
                             )
                         ),
                     ]
@@ -271,9 +263,9 @@ class CellUnit(wiring.Component):
                 state_old[name].append(old)
                 state_new[name].append(new)
                 values.append(read1)
-            host_values.append(Array(values)[self.host_element])
+            host_values.append(Array(values)[self.host.element])
         if host_values:
-            m.d.comb += self.host_read.eq(Array(host_values)[self.host_variable])
+            m.d.comb += self.host.read.eq(Array(host_values)[self.host.variable])
 
         # -- cells --------------------------------------------------------------------------------
 
@@ -295,13 +287,13 @@ class CellUnit(wiring.Component):
                     with m.If(kind == i):
                         m.d.comb += state_new[variable][p].eq(getattr(pipeline, f"n_{variable}"))
                 results[i].append((pipeline.y, pipeline.clipped))
-        m.d.sync += self.result_valid.eq(arrival)
+        m.d.sync += self.results.valid.eq(arrival)
         with m.Switch(kind):
             for i in range(len(config.cells)):
                 with m.Case(i):
                     m.d.sync += [
-                        self.result.eq(Cat(y for y, _ in results[i])),
-                        self.clipped.eq(Cat(c for _, c in results[i])),
+                        self.results.values.eq(Cat(y for y, _ in results[i])),
+                        self.results.clipped.eq(Cat(c for _, c in results[i])),
                     ]
         return m
 

@@ -19,7 +19,14 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.data_register import IN_FABRIC, Data
-from stillnet.hw.parts.interfaces import column_layout, format_fields
+from stillnet.hw.parts.interfaces import (
+    HoldSignature,
+    ProgressSignature,
+    SumReadSignature,
+    WaitingSignature,
+    column_layout,
+    format_fields,
+)
 from stillnet.hw.parts.multiplier import Multiplier
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
@@ -74,28 +81,15 @@ class Lanes(wiring.Component):
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        s = Shapes(config)
         super().__init__(
             {
                 "columns": In(stream.Signature(column_layout(config))),
                 "words": In(stream.Signature(unsigned(config.word_bits))),
-                "hold_layer": In(s.layer),
-                "hold_step": In(2),
-                "hold_block": In(s.block),
-                "hold_active": In(1),
-                "hold_sequence": In(s.sequence),
-                "hold_next_layer": In(s.layer),
-                "hold_next_step": In(2),
-                "hold_next_active": In(1),
-                "read_valid": In(1),
-                "read_address": In(s.accumulator_address - 1),
-                "read_inverse": In(s.accumulator_address - 1),
-                "read_bank": In(1),
-                "read_ready": Out(1),
-                "read_data": Out(config.multipliers * ACCUMULATOR_BITS),
+                "hold": In(HoldSignature(config)),
+                "waiting": In(WaitingSignature(config)),
+                "sums": In(SumReadSignature(config)),
                 "column_done": Out(1),
-                "sequence": Out(s.sequence),
-                "block": Out(s.block),
+                "progress": Out(ProgressSignature(config)),
                 "taken": Out(1),
                 "held": Out(1),
                 "starved": Out(1),
@@ -163,16 +157,12 @@ class Lanes(wiring.Component):
 
             return ~(
                 (
-                    self.hold_active
-                    & (self.hold_layer == layer)
-                    & earlier(self.hold_step)
-                    & (at_block >= self.hold_block)
+                    self.hold.active
+                    & (self.hold.layer == layer)
+                    & earlier(self.hold.step)
+                    & (at_block >= self.hold.block)
                 )
-                | (
-                    self.hold_next_active
-                    & (self.hold_next_layer == layer)
-                    & earlier(self.hold_next_step)
-                )
+                | (self.waiting.active & (self.waiting.layer == layer) & earlier(self.waiting.step))
             )
 
         # The places of the next word and of the one after it. Whether a word may enter comes from a
@@ -289,7 +279,7 @@ class Lanes(wiring.Component):
             if config.sparse:
                 m.d.sync += [b.eq(entry.base + g * entry.blocks) for g, b in enumerate(bases)]
                 m.d.sync += first.eq(1)
-        sequence, taken_block = self.sequence, self.block
+        sequence, taken_block = self.progress.sequence, self.progress.block
         if config.sparse:
             sequence, taken_block = Signal.like(sequence), Signal.like(taken_block)
         with m.If(take & next_.block_end):
@@ -307,16 +297,16 @@ class Lanes(wiring.Component):
                 sparse.word.eq(self.words.payload),
                 head.kind.eq(Mux(next_.bias, Kind.BIAS, next_.kind)),
                 *(head[name].eq(next_[name]) for name in (*names, "first", "place", "write")),
-                sparse.sequence.eq(sequence),
-                sparse.block.eq(taken_block),
-                self.sequence.eq(sparse.done_sequence),
-                self.block.eq(sparse.done_block),
-                sparse.hold_active.eq(self.hold_active),
-                sparse.hold_sequence.eq(self.hold_sequence),
+                sparse.progress.sequence.eq(sequence),
+                sparse.progress.block.eq(taken_block),
+                self.progress.sequence.eq(sparse.done.sequence),
+                self.progress.block.eq(sparse.done.block),
+                sparse.hold_active.eq(self.hold.active),
+                sparse.hold_sequence.eq(self.hold.sequence),
                 stall.eq(sparse.stall),
-                sparse.read_row.eq(Cat(self.read_bank, self.read_address)),
-                self.read_data.eq(sparse.read_data),
-                self.read_ready.eq(1),
+                sparse.read_row.eq(Cat(self.sums.bank, self.sums.address)),
+                self.sums.data.eq(sparse.read_data),
+                self.sums.ready.eq(1),
                 self.busy.eq(valid | next_valid | sparse.busy | self.columns.valid),
             ]
             if config.int4:
@@ -372,7 +362,7 @@ class Lanes(wiring.Component):
         m.d.sync += use_older.eq(near2 | near3 | bias1)
 
         # The cell reads the bank that the column leaves free.
-        m.d.comb += self.read_ready.eq(~(valid0 & (bank0 == self.read_bank)))
+        m.d.comb += self.sums.ready.eq(~(valid0 & (bank0 == self.sums.bank)))
         # The memories of the lanes lie far apart, so every second lane has registers of its own in
         # front of its addresses. Inverted, or synthesis would make them one again.
         column_reads, cell_reads = Signal(2), Signal(2, init=3)  # which bank
@@ -382,7 +372,7 @@ class Lanes(wiring.Component):
             m.d.sync += [column_reads[k].eq(reads), cell_reads[k].eq(~reads)]
         m.d.sync += row_inverse.eq(~next_.place[1:])
         read_bank1, read_bank2 = Signal(), Signal()
-        m.d.sync += [read_bank1.eq(self.read_bank), read_bank2.eq(read_bank1)]
+        m.d.sync += [read_bank1.eq(self.sums.bank), read_bank2.eq(read_bank1)]
 
         half = -(-config.accumulators // 2)
         m.d.comb += self.busy.eq(
@@ -444,9 +434,9 @@ class Lanes(wiring.Component):
                 reader = memory.read_port()
                 writer = memory.write_port()
                 if i % 2 == 0:
-                    address = Mux(column_reads[k], row0, self.read_address)
+                    address = Mux(column_reads[k], row0, self.sums.address)
                 else:
-                    address = ~Mux(cell_reads[k], self.read_inverse, row_inverse)
+                    address = ~Mux(cell_reads[k], self.sums.inverse, row_inverse)
                 lane.d.comb += [
                     reader.addr.eq(address),
                     writer.addr.eq(row3),
@@ -460,7 +450,7 @@ class Lanes(wiring.Component):
                 addend.eq(
                     Mux(use_total, total, Mux(use_older, older, Mux(bank2, read[1], read[0])))
                 ),
-                self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(
+                self.sums.data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(
                     Mux(read_bank2, read[1], read[0])
                 ),
             ]

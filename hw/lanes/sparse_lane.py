@@ -32,6 +32,23 @@ QUEUE_LIMIT = 7
 """With more in the queue no further word is taken; what is in the decoder still has room."""
 
 
+class WeightSignature(wiring.Signature):
+    """A weight on its way to a lane.
+
+    Members
+    -------
+    valid : Out(1)
+    row : Out
+        Its accumulator.
+    weight : Out(8), signed
+    """
+
+    def __init__(self, address_bits: int) -> None:
+        super().__init__(
+            {"valid": Out(1), "row": Out(address_bits), "weight": Out(signed(WEIGHT_BITS))}
+        )
+
+
 class SparseLane(wiring.Component):
     """One lane.
 
@@ -63,12 +80,8 @@ class SparseLane(wiring.Component):
         self._depth = depth
         super().__init__(
             {
-                "own": In(1),
-                "own_row": In(address_bits),
-                "own_weight": In(signed(WEIGHT_BITS)),
-                "other": In(1),
-                "other_row": In(address_bits),
-                "other_weight": In(signed(WEIGHT_BITS)),
+                "own": In(WeightSignature(address_bits)),
+                "other": In(WeightSignature(address_bits)),
                 "value": In(signed(EVENT_BITS)),
                 "bias": In(1),
                 "bias_value": In(ACCUMULATOR_BITS),
@@ -89,7 +102,7 @@ class SparseLane(wiring.Component):
 
         # -- queue --------------------------------------------------------------------------------
 
-        entry = Cat(self.other_row, self.other_weight, self.value)
+        entry = Cat(self.other.row, self.other.weight, self.value)
         m.submodules.queue = queue = Memory(
             shape=unsigned(len(entry)), depth=QUEUE, init=[], attrs={"ram_style": "distributed"}
         )
@@ -99,33 +112,33 @@ class SparseLane(wiring.Component):
         pop = Signal()
         level = Signal.like(self.waiting)
         m.d.comb += [
-            pop.eq(some & ~self.own),
+            pop.eq(some & ~self.own.valid),
             writer.addr.eq(last),
             writer.data.eq(entry),
-            writer.en.eq(self.other),
+            writer.en.eq(self.other.valid),
             reader.addr.eq(first),
-            level.eq(self.waiting + self.other - pop),
+            level.eq(self.waiting + self.other.valid - pop),
         ]
         m.d.sync += [
-            last.eq(last + self.other),
+            last.eq(last + self.other.valid),
             first.eq(first + pop),
             self.waiting.eq(level),
             some.eq(level != 0),
         ]
-        queued_row = reader.data[: len(self.own_row)]
-        queued_weight = reader.data[len(self.own_row) :][:WEIGHT_BITS].as_signed()
-        queued_value = reader.data[len(self.own_row) + WEIGHT_BITS :].as_signed()
+        queued_row = reader.data[: len(self.own.row)]
+        queued_weight = reader.data[len(self.own.row) :][:WEIGHT_BITS].as_signed()
+        queued_value = reader.data[len(self.own.row) + WEIGHT_BITS :].as_signed()
 
         # -- read, multiply, add, write -----------------------------------------------------------
 
         valid = [Signal(name=f"valid{i}") for i in range(4)]
-        row = [Data(len(self.own_row), name=f"row{i}") for i in range(4)]
+        row = [Data(len(self.own.row), name=f"row{i}") for i in range(4)]
         bias0, bias1 = Signal(), Signal()
         m.d.sync += [
-            Cat(*valid).eq(Cat(self.own | some, *valid[:3])),
-            row[0].eq(Mux(self.own, self.own_row, queued_row)),
+            Cat(*valid).eq(Cat(self.own.valid | some, *valid[:3])),
+            row[0].eq(Mux(self.own.valid, self.own.row, queued_row)),
             *(row[i + 1].eq(row[i]) for i in range(3)),
-            bias0.eq(self.bias & self.own),
+            bias0.eq(self.bias & self.own.valid),
             bias1.eq(bias0),
         ]
         near = [Signal(name=f"near{i}") for i in range(1, 4)]
@@ -137,8 +150,8 @@ class SparseLane(wiring.Component):
         ]
         m.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
         m.d.comb += [
-            multiplier.a.eq(Mux(self.own, self.own_weight, queued_weight)),
-            multiplier.b.eq(Mux(self.own, self.value, queued_value)),
+            multiplier.a.eq(Mux(self.own.valid, self.own.weight, queued_weight)),
+            multiplier.b.eq(Mux(self.own.valid, self.value, queued_value)),
         ]
         product = Data(signed(WEIGHT_BITS + EVENT_BITS))
         # Not the block RAM's own register: this one stands near what adds.

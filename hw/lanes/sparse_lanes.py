@@ -14,6 +14,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import ProgressSignature
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
@@ -56,10 +57,8 @@ class SparseLanes(wiring.Component):
                 "taken": In(1),
                 "word": In(config.word_bits),
                 "head": In(head_layout(config)),
-                "sequence": In(s.sequence),
-                "block": In(s.block),
-                "done_sequence": Out(s.sequence),
-                "done_block": Out(s.block),
+                "progress": In(ProgressSignature(config)),
+                "done": Out(ProgressSignature(config)),
                 "hold_active": In(1),
                 "hold_sequence": In(s.sequence),
                 "stall": Out(1),
@@ -106,12 +105,12 @@ class SparseLanes(wiring.Component):
             before = (i - 1) % count
             side, place = divmod(i, config.lanes)
             m.d.comb += [
-                lane.own.eq(decoder.own[i]),
-                lane.own_row.eq(decoder.rows[i]),
-                lane.own_weight.eq(decoder.weights[i]),
-                lane.other.eq(decoder.other[before]),
-                lane.other_row.eq(decoder.rows[before]),
-                lane.other_weight.eq(decoder.weights[before]),
+                lane.own.valid.eq(decoder.own[i]),
+                lane.own.row.eq(decoder.rows[i]),
+                lane.own.weight.eq(decoder.weights[i]),
+                lane.other.valid.eq(decoder.other[before]),
+                lane.other.row.eq(decoder.rows[before]),
+                lane.other.weight.eq(decoder.weights[before]),
                 lane.value.eq(decoder.value),
                 lane.bias.eq(decoder.bias),
                 lane.bias_value.eq(
@@ -127,7 +126,7 @@ class SparseLanes(wiring.Component):
         # -- progress -----------------------------------------------------------------------------
 
         # The registers here are those of the decoder: what they show has reached the lanes.
-        progress = Cat(self.sequence, self.block)
+        progress = Cat(self.progress.sequence, self.progress.block)
         for i in range(DECODE_CYCLES - 1):
             later = Signal(len(progress), name=f"progress{i}")
             m.d.sync += later.eq(progress)
@@ -137,13 +136,13 @@ class SparseLanes(wiring.Component):
             ~(Cat(lane.waiting != 0 for lane in lanes).any() | decoder.other.any())
         )
         with m.If(empty):
-            m.d.sync += Cat(self.done_sequence, self.done_block).eq(progress)
+            m.d.sync += Cat(self.done.sequence, self.done.block).eq(progress)
 
         taken, done = Signal(s.sequence), Signal(s.sequence)
         drain, full = Signal(), Signal()
         m.d.comb += [
-            taken.eq(self.sequence - self.hold_sequence),
-            done.eq(self.done_sequence - self.hold_sequence),
+            taken.eq(self.progress.sequence - self.hold_sequence),
+            done.eq(self.done.sequence - self.hold_sequence),
         ]
         m.d.sync += [
             drain.eq(self.hold_active & ~taken[-1] & done[-1]),
