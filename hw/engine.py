@@ -13,9 +13,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -28,6 +29,7 @@ from stillnet.hw.fetch.image_loader import ImageLoader
 from stillnet.hw.fetch.scheduler import Scheduler
 from stillnet.hw.host.counters import Counters
 from stillnet.hw.host.register_bus import RegisterBusSignature
+from stillnet.hw.host.registers import Registers
 from stillnet.hw.lanes.accumulator_reader import AccumulatorReader
 from stillnet.hw.lanes.lanes import Lanes
 from stillnet.hw.memory.port import MemoryPortSignature
@@ -37,22 +39,12 @@ from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
-from stillnet.sw.contract.registers import (
-    ADDRESS_BITS,
-    Control,
-    Error,
-    Region,
-    Register,
-    Status,
-)
+from stillnet.sw.contract.registers import ADDRESS_BITS, Error, Region, Register
 
 __all__ = ["Engine"]
 
 ACCESS_CYCLES = 9
 """Cycles of an access to state or event counters, more than any of the memories takes."""
-
-READ_CYCLES = 2
-"""Cycles from the address of a register to its value."""
 
 
 class Engine(wiring.Component):
@@ -267,9 +259,10 @@ class Engine(wiring.Component):
 
         # -- image --------------------------------------------------------------------------------
 
-        base = Signal(config.address_bits)
-        verify = Signal()
-        input_threshold = Signal(17)
+        registers = Registers(
+            config, self.registers, memory, access_cycles=ACCESS_CYCLES, late=True
+        )
+        base, verify, input_threshold = registers.base, registers.verify, registers.input_threshold
         m.d.comb += [
             loader.base.eq(base),
             loader.verify.eq(verify),
@@ -290,13 +283,11 @@ class Engine(wiring.Component):
 
         # -- load, clear, restore -----------------------------------------------------------------
 
-        loaded, started = Signal(), Signal()
+        loaded, clearing, error = registers.loaded, registers.clearing, registers.error
+        load_wanted, clear_wanted = registers.load_wanted, registers.clear_wanted
+        restoring = registers.restoring
+        started, reset, restore_dispatched = Signal(), Signal(), Signal()
         host_active = Signal()
-        clearing, reset = Signal(), Signal()
-        load_wanted, clear_wanted = Signal(), Signal()
-        restoring, restore_dispatched = Signal(), Signal()
-        restore_exact, restore_first, restore_second = Signal(), Signal(), Signal()
-        error = Signal(Error)
         m.d.comb += [self.loaded.eq(loaded), self.refused.eq(error != Error.NONE)]
         s = Shapes(config)
         sweep = Signal(range(max(s.rows, config.inputs) + 1))
@@ -317,12 +308,12 @@ class Engine(wiring.Component):
             ),
             input_encoder.reset.eq(reset),
             input_encoder.restoring.eq(restoring),
-            input_encoder.restore_exact.eq(restore_exact),
-            input_encoder.restore_second.eq(restore_second),
+            input_encoder.restore_exact.eq(registers.restore_exact),
+            input_encoder.restore_second.eq(registers.restore_second),
             write_back.reset.eq(reset),
-            write_back.restore_exact.eq(restore_exact),
-            write_back.restore_first.eq(restore_first),
-            write_back.restore_second.eq(restore_second),
+            write_back.restore_exact.eq(registers.restore_exact),
+            write_back.restore_first.eq(registers.restore_first),
+            write_back.restore_second.eq(registers.restore_second),
         ]
         # A cycle late is early enough: a pass of the scheduler over all matrices must be quiet.
         m.d.sync += [scheduler_quiet.eq(quiet), scheduler_enable.eq(loaded & ~clearing)]
@@ -367,213 +358,156 @@ class Engine(wiring.Component):
         with m.If(restore_dispatched & (dispatched == 0)):
             m.d.sync += [restore_dispatched.eq(0), restoring.eq(0)]
 
-        # -- registers ----------------------------------------------------------------------------
+        # -- registers, state, counters -----------------------------------------------------------
 
-        bus = self.registers
-        wait = Signal(range(ACCESS_CYCLES + 1))
-        answering = Signal()
-        state_region = Signal(4)
-        state_index = Signal(28)
-        threshold_select = Signal(6)
-        events_select = Signal(6)
-        memory_address = Signal(config.address_bits)
-        memory_word = Data(config.word_bits)
-        parts = max(1, config.word_bits // 32)
-        part = Signal(range(max(2, parts)))
-        memory_write = Signal()
-        idle = Signal()
-        m.d.sync += idle.eq(
+        m.d.sync += registers.idle.eq(
             scheduler.idle & quiet & loaded & ~clearing & ~clear_wanted & ~load_wanted
         )
-
+        slow = registers.is_state | (self.registers.address == Register.EVENTS)
+        registers.answer(m, slow)
         m.d.comb += [
-            memory.write.valid.eq(memory_write),
-            memory.write.payload.address.eq(memory_address),
-            memory.write.payload.data.eq(memory_word),
+            scheduler.threshold_write.eq(registers.threshold_write),
+            scheduler.threshold_layer.eq(registers.threshold_select[:5] - 1),
+            scheduler.threshold_second.eq(registers.threshold_select[5]),
+            scheduler.threshold_value.eq(self.registers.write_data),
         ]
-        with m.If(memory_write & memory.write.ready):
-            m.d.sync += [memory_write.eq(0), memory_address.eq(memory_address + 1)]
-
-        write = bus.write_strobe
-        data = bus.write_data
-        is_state = bus.address == Register.STATE_DATA
-        is_slow = is_state | (bus.address == Register.EVENTS)
-        with m.If(bus.write_strobe | bus.read_strobe):
-            quick = Mux(bus.write_strobe, 0, READ_CYCLES)
-            m.d.sync += [answering.eq(1), wait.eq(Mux(is_slow, ACCESS_CYCLES, quick))]
-        with m.Elif(answering & (wait != 0)):
-            m.d.sync += wait.eq(wait - 1)
-        done = Signal()
-        m.d.comb += done.eq(answering & (wait == 0) & ~memory_write)
-        m.d.sync += bus.ack.eq(done)
-        with m.If(done):
-            m.d.sync += answering.eq(0)
-            with m.If(is_state):
-                m.d.sync += state_index.eq(state_index + 1)
-
-        clear_counters = Signal()
-        m.d.comb += clear_counters.eq(
-            write & (bus.address == Register.CONTROL) & data[_bit(Control.CLEAR_COUNTERS)]
+        blocks = SimpleNamespace(
+            loader=loader,
+            scheduler=scheduler,
+            lanes=lanes,
+            reader=reader,
+            cells=cells,
+            write_back=write_back,
+            input_encoder=input_encoder,
+            counters=counters,
         )
-        with m.If(write), m.Switch(bus.address):
-            with m.Case(Register.CONTROL):
-                with m.If(data[_bit(Control.LOAD)]):
-                    m.d.sync += [
-                        load_wanted.eq(1),
-                        verify.eq(data[_bit(Control.VERIFY)]),
-                        error.eq(Error.NONE),
-                    ]
-                with m.If(data[_bit(Control.CLEAR)]):
-                    m.d.sync += clear_wanted.eq(1)
-                with m.If(data[_bit(Control.RESTORE)]):
-                    m.d.sync += [
-                        restoring.eq(1),
-                        restore_exact.eq(data[_bit(Control.RESTORE_EXACT)]),
-                        restore_first.eq(data[_bit(Control.RESTORE_FIRST)]),
-                        restore_second.eq(data[_bit(Control.RESTORE_SECOND)]),
-                    ]
-            with m.Case(Register.IMAGE_BASE):
-                m.d.sync += base.eq(data)
-            with m.Case(Register.THRESHOLD_SELECT):
-                m.d.sync += threshold_select.eq(data)
-            with m.Case(Register.THRESHOLD):
-                with m.If(threshold_select == 0):
-                    m.d.sync += input_threshold.eq(data)
-                with m.Else():
-                    m.d.comb += scheduler.threshold_write.eq(1)
-            with m.Case(Register.STATE_SELECT):
-                m.d.sync += [state_region.eq(data[28:]), state_index.eq(data[:28])]
-            with m.Case(Register.MEMORY_ADDRESS):
-                m.d.sync += [memory_address.eq(data), part.eq(0)]
-            with m.Case(Register.MEMORY_DATA):
-                m.d.sync += memory_word.word_select(part, min(32, config.word_bits)).eq(data)
-                with m.If(part == parts - 1):
-                    m.d.sync += [part.eq(0), memory_write.eq(1)]
-                with m.Else():
-                    m.d.sync += part.eq(part + 1)
-            with m.Case(Register.EVENTS_SELECT):
-                m.d.sync += events_select.eq(data)
-        m.d.comb += [
-            scheduler.threshold_layer.eq(threshold_select[:5] - 1),
-            scheduler.threshold_second.eq(threshold_select[5]),
-            scheduler.threshold_value.eq(data),
-        ]
+        self._state_access(m, registers, blocks, host_active, sweep, control.ongoing("CLEAR"))
+        registers.reads(m, self._state_value(m, registers, blocks), counters.value)
+        self._count(m, registers, blocks)
+        return m
 
-        # -- state behind STATE_SELECT and STATE_DATA ---------------------------------------------
+    def _state_access(
+        self,
+        m: Module,
+        registers: Registers,
+        blocks: Any,
+        active: Signal,
+        sweep: Signal,
+        sweeping: Any,
+    ) -> None:
+        """Reads, writes and clears of the state memories, which all blocks leave to the host.
 
+        All of it goes through registers: it reaches every memory of the engine, and has the time.
+        """
+        config, s = self._config, Shapes(self._config)
+        cells, input_encoder = blocks.cells, blocks.input_encoder
+        input_list = input_encoder.encoder
+        region, index, data = (
+            registers.state_region,
+            registers.state_index,
+            self.registers.write_data,
+        )
         width_shift = config.cell_width.bit_length() - 1
         lane_shift = config.multipliers.bit_length() - 1
-        # All of it through registers: it reaches every memory of the engine, and has the time.
-        host_row = Data(28)
-        input_row = Data(28)
-        host_element = state_index[:width_shift]
+        host_row, input_row = Data(28), Data(28)
+        host_element = index[:width_shift]
         host_write = Signal()
         host_data = Signal(s.state)
         clear_rows, clear_inputs = Signal(), Signal()
-        sweeping = control.ongoing("CLEAR")
         m.d.sync += [
-            host_row.eq(Mux(sweeping, sweep, state_index >> width_shift)),
-            input_row.eq(Mux(sweeping, sweep, state_index)),
-            host_active.eq(
+            host_row.eq(Mux(sweeping, sweep, index >> width_shift)),
+            input_row.eq(Mux(sweeping, sweep, index)),
+            active.eq(
                 sweeping
-                | (idle & is_state & (answering | bus.write_strobe | bus.read_strobe) & ~done)
+                | (registers.idle & registers.is_state & registers.active & ~registers.done)
             ),
-            host_write.eq(idle & write & is_state),
+            host_write.eq(registers.idle & self.registers.write_strobe & registers.is_state),
             host_data.eq(data),
             clear_rows.eq(sweeping & (sweep < s.rows)),
             clear_inputs.eq(sweeping & (sweep < config.inputs)),
         ]
         m.d.comb += [
-            cells.host_active.eq(host_active),
+            cells.host_active.eq(active),
             cells.host_row.eq(host_row),
-            cells.host_variable.eq(state_region[:3]),
+            cells.host_variable.eq(region[:3]),
             cells.host_element.eq(host_element),
-            cells.host_write.eq(host_write & ~state_region[3]),
+            cells.host_write.eq(host_write & ~region[3]),
             cells.host_clear.eq(clear_rows),
             cells.host_data.eq(host_data),
-            input_encoder.host_active.eq(host_active),
-            input_list.host_active.eq(host_active),
+            input_encoder.host_active.eq(active),
+            input_list.host_active.eq(active),
             input_list.host_row.eq(input_row),
-            input_list.host_write.eq(host_write & (state_region == Region.INPUT)),
+            input_list.host_write.eq(host_write & (region == Region.INPUT)),
             input_list.host_clear.eq(clear_inputs),
             input_list.host_data.eq(host_data),
             input_encoder.host_token_write.eq(
-                host_write & (state_region == Region.INPUT) & (loader.mode[1])
+                host_write & (region == Region.INPUT) & (blocks.loader.mode[1])
             ),
             input_encoder.host_data.eq(host_data),
         ]
-        for k, encoder in enumerate(write_back.encoders):
-            region = (Region.REFERENCE, Region.REFERENCE_SECOND)[k]
+        for k, encoder in enumerate(blocks.write_back.encoders):
+            own = (Region.REFERENCE, Region.REFERENCE_SECOND)[k]
             m.d.comb += [
-                encoder.host_active.eq(host_active),
+                encoder.host_active.eq(active),
                 encoder.host_row.eq(host_row),
                 encoder.host_element.eq(host_element),
-                encoder.host_write.eq(host_write & (state_region == region)),
+                encoder.host_write.eq(host_write & (region == own)),
                 encoder.host_clear.eq(clear_rows),
                 encoder.host_data.eq(host_data),
             ]
         m.d.comb += [
-            reader.peek_valid.eq(host_active),
-            reader.peek_address.eq(state_index >> lane_shift),
+            blocks.reader.peek_valid.eq(active),
+            blocks.reader.peek_address.eq(index >> lane_shift),
         ]
+
+    def _state_value(self, m: Module, registers: Registers, blocks: Any) -> Signal:
+        """The element of state that the host has selected."""
+        lane_shift = self._config.multipliers.bit_length() - 1
+        encoders, input_encoder = blocks.write_back.encoders, blocks.input_encoder
         # Sums come from all over the chip, so they have a cycle of their own.
         sum_late = Data(32)
-        m.d.sync += sum_late.eq(lanes.read_data.word_select(state_index[:lane_shift], 32))
-        state_value = Signal(32)
-        with m.Switch(state_region):
+        m.d.sync += sum_late.eq(
+            blocks.lanes.read_data.word_select(registers.state_index[:lane_shift], 32)
+        )
+        one_hot = blocks.loader.mode[1]
+        input_value = input_encoder.encoder.host_read.as_signed()
+        value = Signal(32, name="state_value")
+        with m.Switch(registers.state_region):
             with m.Case(Region.ACCUMULATOR):
-                m.d.comb += state_value.eq(sum_late)
+                m.d.comb += value.eq(sum_late)
             with m.Case(Region.REFERENCE):
-                m.d.comb += state_value.eq(hidden_list.host_read.as_signed())
+                m.d.comb += value.eq(encoders[0].host_read.as_signed())
             with m.Case(Region.REFERENCE_SECOND):
-                m.d.comb += state_value.eq(second_list.host_read.as_signed())
+                m.d.comb += value.eq(encoders[-1].host_read.as_signed())
             with m.Case(Region.INPUT):
-                m.d.comb += state_value.eq(
-                    Mux(loader.mode[1], input_encoder.host_token, input_list.host_read.as_signed())
-                )
+                m.d.comb += value.eq(Mux(one_hot, input_encoder.host_token, input_value))
             with m.Default():
-                m.d.comb += state_value.eq(cells.host_read.as_signed())
+                m.d.comb += value.eq(blocks.cells.host_read.as_signed())
+        return value
 
-        # -- reads --------------------------------------------------------------------------------
-
-        status = Cat(loaded & ~clearing & ~load_wanted, idle, memory.error)
-        assert (Status.LOADED, Status.IDLE, Status.MEMORY_ERROR) == (1, 2, 4)
-        m.d.sync += [counters.address.eq(bus.address), counters.select.eq(events_select)]
-        # Values from far away come through a register, and so does the choice between them.
-        state_late, counter_late, read_data = Data(32), Data(32), Data(32)
-        m.d.sync += [state_late.eq(Mux(idle, state_value, 0)), counter_late.eq(counters.value)]
-        m.d.comb += bus.read_data.eq(read_data)
-        with m.Switch(bus.address):
-            with m.Case(Register.ID):
-                m.d.sync += read_data.eq(image.MAGIC)
-            with m.Case(Register.VERSION):
-                m.d.sync += read_data.eq(image.VERSION)
-            with m.Case(Register.FINGERPRINT):
-                m.d.sync += read_data.eq(config.fingerprint)
-            with m.Case(Register.STATUS):
-                m.d.sync += read_data.eq(Cat(status, Const(0, 5), error))
-            with m.Case(Register.IMAGE_BASE):
-                m.d.sync += read_data.eq(base)
-            with m.Case(Register.STATE_DATA):
-                m.d.sync += read_data.eq(state_late)
-            with m.Default():
-                m.d.sync += read_data.eq(counter_late)
-
-        # A cycle late, which nobody sees: counters are read while nothing moves.
+    def _count(self, m: Module, registers: Registers, blocks: Any) -> None:
+        """What the counters count, and which one is read."""
+        counters, lanes, scheduler = blocks.counters, blocks.lanes, blocks.scheduler
+        write_back, input_encoder, outputs = blocks.write_back, blocks.input_encoder, self.outputs
+        # A cycle late, which does not show: counters are read while nothing moves.
         word, held, starved = Signal(), Signal(), Signal()
-        m.d.sync += [word.eq(lanes.taken), held.eq(lanes.held), starved.eq(lanes.starved)]
-        output_last = Signal()
+        m.d.sync += [
+            counters.address.eq(self.registers.address),
+            counters.select.eq(registers.events_select),
+            word.eq(lanes.taken),
+            held.eq(lanes.held),
+            starved.eq(lanes.starved),
+        ]
         m.d.comb += [
-            output_last.eq(self.outputs.valid & self.outputs.ready & self.outputs.payload.last),
-            counters.clear.eq(clear_counters),
-            counters.active.eq(loaded & ~clearing & ~scheduler.idle),
+            counters.clear.eq(registers.clear_counters),
+            counters.active.eq(registers.loaded & ~registers.clearing & ~scheduler.idle),
             counters.word.eq(word),
             counters.held.eq(held),
             counters.starved.eq(starved),
             counters.saturated.eq(write_back.saturated),
             counters.accepted.eq(input_encoder.accepted),
             counters.was_idle.eq(scheduler.idle),
-            counters.output_last.eq(output_last),
+            counters.output_last.eq(outputs.valid & outputs.ready & outputs.payload.last),
             counters.input_done.eq(input_encoder.done_last),
             counters.input_total.eq(input_encoder.done_total),
             counters.hidden_done.eq(write_back.done_last),
@@ -581,9 +515,3 @@ class Engine(wiring.Component):
             counters.hidden_total.eq(write_back.done_total),
             counters.second_total.eq(write_back.done_total_second),
         ]
-
-        return m
-
-
-def _bit(flag: Control) -> int:
-    return int(flag).bit_length() - 1
