@@ -26,6 +26,7 @@ from amaranth.utils import bits_for
 from stillnet.hw.events.write_back import output_layout
 from stillnet.hw.fetch.image_loader import ImageLoader
 from stillnet.hw.host.register_bus import RegisterBusSignature
+from stillnet.hw.host.registers import Registers
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
@@ -35,14 +36,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, EVENT_BITS
 from stillnet.sw.contract.image import BIAS_WORDS, Kind
-from stillnet.sw.contract.registers import (
-    ADDRESS_BITS,
-    Control,
-    Error,
-    Region,
-    Register,
-    Status,
-)
+from stillnet.sw.contract.registers import ADDRESS_BITS, Error, Region
 
 from .cells import CompactCells, check_cell
 from .counters import ROUND_CYCLES, CompactCounters
@@ -128,13 +122,22 @@ class CompactEngine(wiring.Component):
 
         # -- what the state machine knows ---------------------------------------------------------
 
-        loaded, clearing = Signal(), Signal()
-        load_wanted, clear_wanted = Signal(), Signal()
-        restoring, restore_exact, restore_second = Signal(), Signal(), Signal()
-        error = Signal(Error)
-        base = Signal(config.address_bits)
-        verify = Signal()
-        input_threshold = Signal(EVENT_BITS)
+        row_bits = max(bits_for(s.rows - 1), bits_for(config.inputs - 1), 1)
+        lane_bits = lanes.bit_length() - 1
+        registers = Registers(
+            config,
+            self.registers,
+            memory,
+            access_cycles=ACCESS_CYCLES,
+            index_bits=max(row_bits, s.accumulator_address + lane_bits),
+        )
+        loaded, clearing, error = registers.loaded, registers.clearing, registers.error
+        load_wanted, clear_wanted = registers.load_wanted, registers.clear_wanted
+        restoring = registers.restoring
+        restore_exact, restore_second = registers.restore_exact, registers.restore_second
+        base, verify, input_threshold = registers.base, registers.verify, registers.input_threshold
+        state_region, state_index = registers.state_region, registers.state_index
+        idle = registers.idle
         host_busy = Signal()  # the host has the state memories
         m.d.comb += [self.loaded.eq(loaded), self.refused.eq(error != Error.NONE)]
 
@@ -162,8 +165,6 @@ class CompactEngine(wiring.Component):
         table_reader, table_writer = table.read_port(), table.write_port()
         table_place = Signal(range(table_depth))
         record = Signal(3)
-        threshold_select = Signal(6)
-        threshold_write = Signal()
         bus = self.registers
         write, write_data = bus.write_strobe, bus.write_data
         m.d.comb += [
@@ -178,9 +179,11 @@ class CompactEngine(wiring.Component):
             table_writer.data.eq(loader.value),
             table_writer.en.eq(loader.matrix_write | loader.layer_write),
         ]
-        with m.If(threshold_write):
+        # There is no second encoder, and no second threshold.
+        target = registers.threshold_select
+        with m.If(registers.threshold_write & ~target[5]):
             m.d.comb += [
-                table_writer.addr.eq((threshold_select[:5] - 1) * LAYER_RECORDS + THRESHOLD_RECORD),
+                table_writer.addr.eq((target[:5] - 1) * LAYER_RECORDS + THRESHOLD_RECORD),
                 table_writer.data.eq(write_data),
                 table_writer.en.eq(1),
             ]
@@ -197,13 +200,11 @@ class CompactEngine(wiring.Component):
         # -- vectors: state variables, references, the list of events ------------------------------
 
         # The upper half of the references is the input's.
-        row_bits = max(bits_for(s.rows - 1), bits_for(config.inputs - 1), 1)
         row = Signal(row_bits + 1, reset_less=True)
         index = Signal(16, reset_less=True)  # of the element in its vector
         left = Signal(range(max(config.units, config.inputs) + 1), reset_less=True)
         value = Signal(signed(ACTIVATION_BITS), reset_less=True)
         clear_value, host_write = Signal(), Signal()
-        state_region = Signal(4)
         state_values = []
         for v, _ in enumerate(config.state_names):
             m.submodules[f"state{v}"] = state = Memory(
@@ -349,7 +350,6 @@ class CompactEngine(wiring.Component):
                 writer.en.eq(write1),
             ]
             sums.append(reader.data)
-        lane_bits = lanes.bit_length() - 1
         lane = Signal(lane_bits, reset_less=True)
         m.d.comb += [
             cells.accumulator.eq(Array(sums)[lane].as_signed()),
@@ -391,8 +391,6 @@ class CompactEngine(wiring.Component):
         )
         sweep_end = Signal()
         m.d.comb += sweep_end.eq(row.all())
-        lane_shift = lane_bits
-        state_index = Signal(max(row_bits, s.accumulator_address + lane_bits))
         last_matrix = Signal()
         m.d.comb += last_matrix.eq(matrix == loader.matrices - 1)
         vector_done = Signal()
@@ -412,7 +410,7 @@ class CompactEngine(wiring.Component):
                 # The host's accesses go through the same addresses.
                 m.d.sync += [
                     row.eq(Cat(state_index[:row_bits], state_region == Region.INPUT)),
-                    block_base.eq(state_index >> lane_shift),
+                    block_base.eq(state_index >> lane_bits),
                     lane.eq(state_index[:lane_bits]),
                     odd.eq(0),
                     rest.eq(1),
@@ -440,7 +438,7 @@ class CompactEngine(wiring.Component):
                     m.next = "REFERENCE"
                     with m.If(one_hot):
                         m.next = "OLD_TOKEN"
-                with m.If(write & (bus.address == Register.STATE_DATA)):
+                with m.If(write & registers.is_state):
                     m.d.sync += value.eq(write_data)
 
             with m.State("LOAD"), m.If(loader.done):
@@ -651,81 +649,13 @@ class CompactEngine(wiring.Component):
 
         # -- registers ----------------------------------------------------------------------------
 
-        idle = Signal()
         m.d.comb += idle.eq(step.ongoing("IDLE") & loaded & ~clear_wanted & ~load_wanted)
-        wait = Signal(range(ACCESS_CYCLES + 1))
-        answering = Signal()
-        events_select = Signal(6)
-        memory_address = Signal(config.address_bits)
-        memory_word = Signal(word_bits, reset_less=True)
-        parts = max(1, word_bits // 32)
-        part = Signal(range(max(2, parts)))
-        memory_write = Signal()
-        m.d.comb += [
-            memory.write.valid.eq(memory_write),
-            memory.write.payload.address.eq(memory_address),
-            memory.write.payload.data.eq(memory_word),
-        ]
-        with m.If(memory_write & memory.write.ready):
-            m.d.sync += [memory_write.eq(0), memory_address.eq(memory_address + 1)]
-
-        is_state = bus.address == Register.STATE_DATA
-        is_slow = is_state | bus.address[4]  # counters
-        with m.If(bus.write_strobe | bus.read_strobe):
-            m.d.sync += [answering.eq(1), wait.eq(Mux(is_slow, ACCESS_CYCLES, 0))]
-        with m.Elif(answering & (wait != 0)):
-            m.d.sync += wait.eq(wait - 1)
-        m.d.comb += [
-            bus.ack.eq(answering & (wait == 0) & ~memory_write & counters.readable),
-            host_busy.eq(is_state & (answering | bus.write_strobe | bus.read_strobe)),
-        ]
-        with m.If(bus.ack):
-            m.d.sync += answering.eq(0)
-            with m.If(is_state):
-                m.d.sync += state_index.eq(state_index + 1)
-        m.d.sync += host_write.eq(idle & write & is_state)
+        slow = registers.is_state | bus.address[4]  # counters
+        registers.answer(m, slow, ready=counters.readable)
+        m.d.comb += host_busy.eq(registers.is_state & registers.active)
+        m.d.sync += host_write.eq(idle & write & registers.is_state)
         with m.If(host_write & (state_region == Region.INPUT) & one_hot):
             m.d.sync += token.eq(value)
-
-        clear_counters = Signal()
-        with m.If(write), m.Switch(bus.address):
-            with m.Case(Register.CONTROL):
-                m.d.comb += clear_counters.eq(write_data[_bit(Control.CLEAR_COUNTERS)])
-                with m.If(write_data[_bit(Control.LOAD)]):
-                    m.d.sync += [
-                        load_wanted.eq(1),
-                        verify.eq(write_data[_bit(Control.VERIFY)]),
-                        error.eq(Error.NONE),
-                    ]
-                with m.If(write_data[_bit(Control.CLEAR)]):
-                    m.d.sync += clear_wanted.eq(1)
-                with m.If(write_data[_bit(Control.RESTORE)]):
-                    m.d.sync += [
-                        restoring.eq(1),
-                        restore_exact.eq(write_data[_bit(Control.RESTORE_EXACT)]),
-                        restore_second.eq(write_data[_bit(Control.RESTORE_SECOND)]),
-                    ]
-            with m.Case(Register.IMAGE_BASE):
-                m.d.sync += base.eq(write_data)
-            with m.Case(Register.THRESHOLD_SELECT):
-                m.d.sync += threshold_select.eq(write_data)
-            with m.Case(Register.THRESHOLD):
-                with m.If(threshold_select == 0):
-                    m.d.sync += input_threshold.eq(write_data)
-                with m.Elif(~threshold_select[5]):
-                    m.d.comb += threshold_write.eq(1)
-            with m.Case(Register.STATE_SELECT):
-                m.d.sync += [state_region.eq(write_data[28:]), state_index.eq(write_data)]
-            with m.Case(Register.MEMORY_ADDRESS):
-                m.d.sync += [memory_address.eq(write_data), part.eq(0)]
-            with m.Case(Register.MEMORY_DATA):
-                m.d.sync += memory_word.word_select(part, min(32, word_bits)).eq(write_data)
-                with m.If(part == parts - 1):
-                    m.d.sync += [part.eq(0), memory_write.eq(1)]
-                with m.Else():
-                    m.d.sync += part.eq(part + 1)
-            with m.Case(Register.EVENTS_SELECT):
-                m.d.sync += events_select.eq(write_data)
 
         state_value = Signal(32)
         with m.Switch(state_region):
@@ -738,30 +668,14 @@ class CompactEngine(wiring.Component):
             for v, old in enumerate(state_values):
                 with m.Case(Region.STATE + v):
                     m.d.comb += state_value.eq(old)
-        status = Cat(loaded & ~load_wanted & ~clearing, idle, memory.error)
-        assert (Status.LOADED, Status.IDLE, Status.MEMORY_ERROR) == (1, 2, 4)
-        with m.Switch(bus.address):
-            with m.Case(Register.ID):
-                m.d.comb += bus.read_data.eq(image.MAGIC)
-            with m.Case(Register.VERSION):
-                m.d.comb += bus.read_data.eq(image.VERSION)
-            with m.Case(Register.FINGERPRINT):
-                m.d.comb += bus.read_data.eq(config.fingerprint)
-            with m.Case(Register.STATUS):
-                m.d.comb += bus.read_data.eq(Cat(status, Const(0, 5), error))
-            with m.Case(Register.IMAGE_BASE):
-                m.d.comb += bus.read_data.eq(base)
-            with m.Case(Register.STATE_DATA):
-                m.d.comb += bus.read_data.eq(Mux(idle, state_value, 0))
-            with m.Default():
-                m.d.comb += bus.read_data.eq(counters.value)
+        registers.reads(m, state_value, counters.value)
 
         # -- counters -----------------------------------------------------------------------------
 
         m.d.comb += [
             counters.address.eq(bus.address),
-            counters.select.eq(events_select),
-            counters.clear.eq(clear_counters),
+            counters.select.eq(registers.events_select),
+            counters.clear.eq(registers.clear_counters),
             counters.active.eq(~step.ongoing("IDLE") & loaded & ~clearing),
             counters.word.eq(take),
             counters.starved.eq(walking & ~memory.data.valid),
@@ -774,7 +688,3 @@ class CompactEngine(wiring.Component):
             counters.total.eq(count + append),
         ]
         return m
-
-
-def _bit(flag: Control) -> int:
-    return int(flag).bit_length() - 1
