@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
@@ -38,6 +39,7 @@ class FrameTransmitter(wiring.Component):
     """
 
     def __init__(self) -> None:
+        self.probes = SimpleNamespace()
         super().__init__(
             {
                 "frames": In(stream.Signature(frame_byte_layout())),
@@ -64,7 +66,7 @@ class FrameTransmitter(wiring.Component):
         left = Signal(range(TRAILER_BYTES + 1))
         escaped, special, aborted = Signal(), Signal(), Signal()
         m.d.comb += special.eq((byte == FLAG) | (byte == ESCAPE))
-        with m.FSM():
+        with m.FSM() as machine:
             with m.State("IDLE"):
                 m.d.comb += crc_start.eq(1)
                 m.d.sync += [
@@ -136,4 +138,17 @@ class FrameTransmitter(wiring.Component):
                     m.next = "IDLE"
         with m.If(self.abort):
             m.d.sync += aborted.eq(1)
+        self.probes = SimpleNamespace(
+            machine=machine,
+            crc=crc,
+            notice=notice,
+            part=part,
+            byte=byte,
+            last=last,
+            rest=rest,
+            left=left,
+            escaped=escaped,
+            special=special,
+            aborted=aborted,
+        )
         return m
