@@ -22,6 +22,11 @@ class FrameTransmitter(wiring.Component):
 
     A byte takes four cycles. A frame may come as slowly as it likes.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     frames : :py:`In(stream of frame_byte_layout())`
