@@ -87,6 +87,15 @@ class Record:
     def __post_init__(self) -> None:
         assert sum(width for _, width in self.fields) <= 32
 
+    def slice(self, name: str) -> slice:
+        """Bits of a field: ``record_bits[layout.slice("units")]`` in hardware."""
+        position = 0
+        for field, width in self.fields:
+            if field == name:
+                return slice(position, position + width)
+            position += width
+        raise KeyError(f"record has no field '{name}'; it has {dict(self.fields)}")
+
     def pack(self, values: dict[str, int]) -> int:
         """The record's 32 bits; a value that does not fit its field is refused by name."""
         word, position = 0, 0
