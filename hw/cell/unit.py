@@ -291,7 +291,7 @@ class CellUnit(wiring.Component):
     ) -> None:
         """Variable v of unit p of the group."""
         host, results = self.host, self.results
-        shape = signed(self._config.state_bits(name))
+        shape = s.new[name][p].shape()
         # No row is read for use while it is written: cells of one layer do not overlap.
         memory = Memory(
             shape=shape, depth=Shapes(self._config).rows, init=[], attrs={"no_rw_check": 1}
