@@ -23,8 +23,8 @@ CONFIG = EngineConfig(
     layers=4,
     matrices=8,
     address_bits=16,
-    fetch_columns=8,
-    fetch_words=24,
+    fetch_columns=16,
+    fetch_words=40,
 )
 UNEQUAL = EngineConfig.from_dict({**CONFIG.to_dict(), "formats": FORMATS, "columns": 128})
 
@@ -182,8 +182,8 @@ class Bench:
     def take(self, ctx: Any) -> None:
         """Takes reads and columns."""
         reads, columns = self.dut.reads, self.dut.columns
-        for port in (reads, columns):
-            ctx.set(port.ready, bool(self.rng.random() < 0.5))
+        ctx.set(reads.ready, bool(self.rng.random() < 0.3))
+        ctx.set(columns.ready, bool(self.rng.random() < 0.5))
         if ctx.get(reads.valid) and ctx.get(reads.ready):
             payload = ctx.get(reads.payload)
             self.reads.append((payload.address, payload.length))

@@ -199,12 +199,12 @@ class Bench:
             await ctx.tick()
             idle = idle + 1 if ctx.get(dut.control.idle) else 0
             assert not idle or self.all_done(), "idle although something is left"
-            if idle > 3:
+            if idle > 3 and len(world.given) == STEPS:
                 break
         assert world.dispatched == [(t, k) for t in range(STEPS) for k in range(3)]
 
     def all_done(self) -> bool:
-        return self.quiet() and len(self.world.dispatched) == 3 * STEPS
+        return self.quiet() and len(self.world.dispatched) == 3 * len(self.world.given)
 
     def quiet(self) -> bool:
         """Nothing is on its way outside of the scheduler."""
@@ -215,16 +215,17 @@ class Bench:
     def grow(self, vector: Vector) -> None:
         """More rows of a vector are listed, or it is complete."""
         if vector.rows < vector.size:
-            vector.rows += int(self.world.rng.random() < 0.3)
+            vector.rows += int(self.world.rng.random() < 0.2)
         else:
-            vector.complete = True
+            vector.complete = bool(self.world.rng.random() < 0.05)
 
     def give_input(self, ctx: Any) -> None:
         """The next vector goes to the other half, once that is free."""
         world = self.world
         half, number = len(world.given) % 2, len(world.given)
         free = not world.present[half] and world.inputs[1 - half].complete
-        if number < STEPS and free and world.rng.random() < 0.1:
+        rate = 0.01 if number % 2 else 0.2  # long enough, now and then, to become idle
+        if number < STEPS and free and world.rng.random() < rate:
             world.inputs[half] = Vector(number, 0, int(world.rng.integers(0, 7)), False)
             world.given.append(world.inputs[half])
             world.present[half] = True
