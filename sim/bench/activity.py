@@ -30,7 +30,6 @@ import numpy as np
 
 from stillnet.sim.engine.equivalence import NetworkOnEngine
 from stillnet.sim.engine.model import Behaviour, EngineModel
-from stillnet.sw.cli.bench import Bench, table
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
@@ -38,6 +37,7 @@ from stillnet.sw.contract.fixed import PRE, RESCALE_GUARD_BITS
 from stillnet.sw.contract.image import FORMATS
 from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.util.benches import Bench, table
 
 from .activity_counts import Counted, Step
 from .activity_model import LATENCY, Timetable

@@ -13,7 +13,7 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.model.model import INPUT, Model
-from stillnet.sw.network.sequence import Layout, Start, Trace, _Arithmetic, _run
+from stillnet.sw.network.sequence import Arithmetic, Layout, Start, Trace, run_layers
 from stillnet.sw.util.blas import single_thread
 
 __all__ = ["Encoders", "Simulation", "simulate"]
@@ -56,7 +56,7 @@ class Simulation:
     fired: dict[int, np.ndarray]
 
 
-class _Simulated(_Arithmetic):
+class _Simulated(Arithmetic):
     def __init__(self, model: Model, encoders: Encoders, layout: Layout, keep: bool) -> None:
         super().__init__(model.layers, model.inputs, model.one_hot, np.float64)
         self.encoders = encoders
@@ -126,7 +126,7 @@ def simulate(
             if s == CELLS[layer.cell].output_state:
                 start.vectors[i] = rows
     with single_thread():
-        trace = _run(arithmetic, layout, x, start)
+        trace = run_layers(arithmetic, layout, x, start)
     return Simulation(trace, arithmetic.seen, arithmetic.fired)
 
 

@@ -23,7 +23,17 @@ from stillnet.sw.util.blas import single_thread
 from .network import Network
 from .reference import SECOND
 
-__all__ = ["Layout", "Start", "Trace", "run_float", "run_integers"]
+__all__ = [
+    "Arithmetic",
+    "Floats",
+    "Layout",
+    "Start",
+    "Trace",
+    "layer_groups",
+    "run_float",
+    "run_integers",
+    "run_layers",
+]
 
 _INTEGER = Format(16, 0)
 
@@ -143,7 +153,7 @@ class _Matrix(Protocol):
     weight: np.ndarray
 
 
-class _Arithmetic:
+class Arithmetic:
     """What differs between a run in floating point and one in integers."""
 
     def __init__(self, layers: Sequence[Any], inputs: int, one_hot: bool, dtype: type) -> None:
@@ -186,7 +196,9 @@ class _Arithmetic:
         raise NotImplementedError
 
 
-class _Floats(_Arithmetic):
+class Floats(Arithmetic):
+    """A run in floating point."""
+
     def cell(
         self, index: int, m: np.ndarray, state: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -198,7 +210,7 @@ class _Floats(_Arithmetic):
         reference[...] = vector
 
 
-class _Integers(_Arithmetic):
+class _Integers(Arithmetic):
     def __init__(self, network: Network) -> None:
         super().__init__(network.layers, network.inputs, network.input_mode.one_hot, np.int64)
         self.network = network
@@ -249,7 +261,7 @@ def run_float(model: Model, layout: Layout, x: np.ndarray, start: Start | None =
     start : Start, optional
         Instead of the model's initial state.
     """
-    arithmetic = _Floats(model.layers, model.inputs, model.one_hot, np.float64)
+    arithmetic = Floats(model.layers, model.inputs, model.one_hot, np.float64)
     if start is None:
         start = Start()
         for i, layer in enumerate(model.layers):
@@ -259,7 +271,7 @@ def run_float(model: Model, layout: Layout, x: np.ndarray, start: Start | None =
                 if s == CELLS[layer.cell].output_state:
                     start.vectors[i] = rows
     with single_thread():
-        return _run(arithmetic, layout, x, start)
+        return run_layers(arithmetic, layout, x, start)
 
 
 def run_integers(
@@ -293,7 +305,7 @@ def run_integers(
         x = x[:, 0]
         arithmetic.events[INPUT] = _token_events(network.input_mode, layout, x)
     with single_thread():
-        return _run(arithmetic, layout, x, start)
+        return run_layers(arithmetic, layout, x, start)
 
 
 def _token_events(mode: Mode, layout: Layout, tokens: np.ndarray) -> int:
@@ -305,7 +317,7 @@ def _token_events(mode: Mode, layout: Layout, tokens: np.ndarray) -> int:
     return int(np.count_nonzero(changed & (old >= 0)) + np.count_nonzero(changed & (tokens >= 0)))
 
 
-def _groups(a: _Arithmetic) -> list[range]:
+def layer_groups(a: Arithmetic) -> list[range]:
     """Runs of layers that take their steps together: feedback and peers never leave a group."""
     ends = list(range(len(a.layers)))
     for i, layer in enumerate(a.layers):
@@ -327,7 +339,8 @@ def _groups(a: _Arithmetic) -> list[range]:
     return groups
 
 
-def _run(a: _Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
+def run_layers(a: Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
+    """Runs recordings through all layers."""
     count = layout.recordings
     ranked = Start()
     for i, layer in enumerate(a.layers):
@@ -366,7 +379,7 @@ def _run(a: _Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
                 m[:, order.index(g)] += product[:, k * m.shape[2] : (k + 1) * m.shape[2]]
         return m
 
-    for group in _groups(a):
+    for group in layer_groups(a):
         pre = {i: external(i, group) for i in group}
         internal = {
             i: [
@@ -420,10 +433,10 @@ def _run(a: _Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
 
 
 def _encode_all(
-    a: _Arithmetic, layout: Layout, key: int, vectors: np.ndarray, reference: np.ndarray
+    a: Arithmetic, layout: Layout, key: int, vectors: np.ndarray, reference: np.ndarray
 ) -> np.ndarray:
     """References after each step, for a source outside of any recurrence."""
-    if isinstance(a, _Floats):
+    if isinstance(a, Floats):
         return vectors
     result = np.empty_like(vectors)
     for t in range(layout.steps):

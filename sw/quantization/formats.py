@@ -92,7 +92,7 @@ class FormatChoice:
                 if i not in self.consumers[m.source]:
                     self.consumers[m.source].append(i)
         self.scales = choose_scales(model, self.state_peak, self.accumulator_peak, margin)
-        self.fraction = {s: self._candidates(s)[0] for s in self.statistics}
+        self.fraction = {s: self.candidates(s)[0] for s in self.statistics}
         self.exponent = [0] * len(model.layers)
         self._noise: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
         self._best: dict[tuple[int, ...], tuple[float, int]] = {}
@@ -177,7 +177,7 @@ class FormatChoice:
 
     # -- candidates
 
-    def _candidates(self, source: int) -> list[int]:
+    def candidates(self, source: int) -> list[int]:
         """Fractions that a vector may have, finest first."""
         if source == INPUT and self.model.one_hot:
             return list(range(15, -1, -1))
@@ -326,7 +326,7 @@ class FormatChoice:
                 layers = set(self.consumers[source]) | ({source} - {INPUT})
                 kept = self.fraction[source]
                 ranking = []
-                for fraction in self._candidates(source):
+                for fraction in self.candidates(source):
                     self.fraction[source] = fraction
                     missing, total = self._total(sorted(layers))
                     ranking.append((missing, total + self._own(source), fraction))
