@@ -11,11 +11,21 @@ from amaranth.sim import Simulator
 __all__ = ["simulate", "words_of"]
 
 
+LIMIT = 200_000
+"""Cycles after which a testbench counts as hanging."""
+
+
 def simulate(dut: Elaboratable, testbench: Callable[[Any], Any]) -> None:
-    """Runs a testbench to its end."""
+    """Runs a testbench to its end; one that hangs fails."""
+
+    async def deadline(ctx: Any) -> None:
+        await ctx.tick().repeat(LIMIT)
+        raise AssertionError(f"the testbench did not end in {LIMIT} cycles")
+
     simulator = Simulator(dut)
     simulator.add_clock(1e-8)
     simulator.add_testbench(testbench)
+    simulator.add_testbench(deadline, background=True)
     simulator.run()
 
 
