@@ -20,7 +20,7 @@ from stillnet.sw.cli.bench import Bench, table
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import FORMATS
 from stillnet.sw.cost.cost import predict
-from stillnet.sw.cost.model import MemoryModel
+from stillnet.sw.cost.memory import MemoryModel
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 

@@ -16,7 +16,8 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Trace
 
-from .model import MemoryModel, ScheduleModel
+from .memory import MemoryModel
+from .schedule import ScheduleModel
 
 __all__ = [
     "Cost",
