@@ -100,9 +100,9 @@ STALL = 1
 """``sparse_lanes.py``: a cell and its last column are there, until no more words enter; the same
 until they enter again."""
 
-QUEUES = 4
+QUEUES = 2
 """``sparse_lane.py``: until the weights that wait in the lanes' queues are added, behind a column
-of format "step". As measured."""
+of format "step". As measured: it depends on where the weights lie."""
 
 # -- cells ----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from stillnet.sw.network.reference import SECOND
 
 from .stages import RESCALE, ROW_SCALE
 
-__all__ = ["Entry", "LayerShape", "Table", "matrix_order"]
+__all__ = ["Entry", "LayerShape", "Table", "event_source", "matrix_order"]
 
 
 @dataclass(frozen=True)
@@ -144,25 +144,34 @@ class Table:
         layer = self.network.layers[i]
         m = layer.matrices[j]
         found = m.layout(layer.cell, self.config)
-        recurrent = m.source >= i
-        source = m.source
-        if recurrent and self.network.layers[source].threshold_recurrent is not None:
-            source += SECOND
         order = CELLS[layer.cell].accumulators
         writes = tuple(g for g, name in enumerate(order) if name in m.gates)
         self.entries.append(
             Entry(
                 self.length,
-                source,
+                event_source(self.network, i, m.source),
                 i,
                 found.lengths.tolist(),
                 found.pitch,
                 found.kind,
                 writes,
-                recurrent,
+                m.source >= i,
             )
         )
         self.length += 1
+
+
+def event_source(network: Network, target: int, source: int) -> int:
+    """The key under which a matrix's events stand, which a second encoder may send.
+
+    Parameters
+    ----------
+    network : Network
+    target, source : int
+        The matrix's layer, and where it takes its vector from.
+    """
+    second = source >= target and network.layers[source].threshold_recurrent is not None
+    return source + SECOND if second else source
 
 
 def matrix_order(network: Network) -> list[tuple[int, int]]:

@@ -261,15 +261,16 @@ class Walk:
             entry, step = job.entry, job.step
             at = now + k + SAMPLE
             layer = layers[entry.target]
+            rows, complete = 1, LONG_AGO
             if entry.bias:
                 if len(layer.dispatches) < layer.loads or layer.dispatches[-1] >= at:
                     continue
-                rows = 1
             else:
                 vector = vectors.get((entry.source, step - 1 if entry.recurrent else step))
                 if vector is None or vector.first > at or not self._collects(job, at):
                     continue
                 rows = bisect_right(vector.times, at) - job.position
+                complete = vector.complete
             if rows > 0:
                 low, high = layer.reading
                 rank = low < at <= high, entry.target < self._layer_at(at)
@@ -277,7 +278,7 @@ class Walk:
                     return (job, rows), now + k
                 if best is None or rank < best[0]:
                     best = rank, job, rows
-            elif vector.complete <= at:
+            elif complete <= at:
                 job.step, job.position = step + 1, 0
                 layer.remaining -= 1
                 self._dispatch(now + k + DECIDE)
@@ -424,7 +425,7 @@ class Walk:
         self.latest_cell = shape.cell, i
 
     def _first_unit(self, i: int) -> float:
-        """When the pipeline may take a layer's first unit, as far as earlier cells are concerned."""
+        """When the pipeline may take a layer's first unit: what earlier cells allow."""
         shape = self.shapes[i]
         unit = self.unit_time + self.config.cell_sharing
         follows = self.latest_cell is not None and (
