@@ -19,7 +19,7 @@ from stillnet.sim.engine.model import EngineModel
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import FORMATS
 from stillnet.sw.cost.cost import predict
-from stillnet.sw.cost.model import MemoryModel
+from stillnet.sw.cost.memory import MemoryModel
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.util.benches import Bench, table
