@@ -8,7 +8,7 @@ quantized, or load it into any command:
     python examples/own_cell.py --output build/own
     stillnet --cells examples/own_cell.py generate --preset build/own/own.toml -o build/own/own.v
 
-docs/your-own-cell.md goes through it line by line, down to the bitstream.
+docs/start/your-own-cell.md goes through it line by line, down to the bitstream.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def _overview() -> str:
     lines += [
         "",
         "Each has --json for programs and --help with examples: stillnet quantize --help",
-        "Cells of your own: stillnet --cells FILE.py COMMAND ... (docs/your-own-cell.md)",
+        "Cells of your own: stillnet --cells FILE.py COMMAND ... (docs/start/your-own-cell.md)",
     ]
     return "\n".join(lines)
 
