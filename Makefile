@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stillnet-setup
 JOBS ?= 2
 
-.PHONY: help setup demo test test-all lint icarus bench clean
+.PHONY: help setup demo docs test test-all lint icarus bench clean
 
 help:
-	@echo "make demo      denoise speech: NSNet2 through the reference and the generated hardware"
+	@echo "make demo      denoise speech: NSNet2 through the reference and a simulated board"
+	@echo "make docs      these pages as a site with search, in build/site"
 	@echo "make test      lint, type check, and all tests but the slow ones"
 	@echo "make test-all  everything"
 	@echo "make bench     measure cycles, area and speed; writes docs/benchmarks.md"
@@ -31,6 +32,16 @@ $(STAMP): pyproject.toml setup.py examples/models.txt
 demo: setup
 	$(BIN)/python examples/demo.py
 	$(BIN)/python examples/g2p.py
+
+# What only the site needs is installed when the site is built first.
+$(VENV)/.stillnet-docs: $(STAMP) pyproject.toml
+	@echo "installing what the site needs ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.stillnet-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open build/site/index.html"
 
 lint: setup
 	@mkdir -p build/typing/stillnet

@@ -16,6 +16,7 @@ import io
 import os
 import posixpath
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,7 +126,10 @@ def presets_page() -> str:
     from stillnet.sw.contract.config import PRESETS
 
     fields = [f.name for f in dataclasses.fields(EngineConfig) if f.name != "name"]
-    meanings = {k: v.split(". ")[0].rstrip(".") for k, v in field_meanings(EngineConfig).items()}
+    meanings = {
+        k: v.split(". ")[0].rstrip(".").replace("``", "`")
+        for k, v in field_meanings(EngineConfig).items()
+    }
     lines = [
         "# Presets and boards",
         "",
@@ -217,6 +221,11 @@ def source_page(path: Path) -> str:
     return "\n".join([*lines, f"````{language}", path.read_text().rstrip(), "````"]) + "\n"
 
 
+def has_own_page(path: Path) -> bool:
+    """Whether the site has a file under its own name."""
+    return path.is_relative_to(ROOT / "docs") and path.suffix != ".py"
+
+
 def source_uri(path: Path) -> str:
     """Where the page of a file outside ``docs/`` stands."""
     return f"source/{path.relative_to(ROOT).as_posix().rstrip('/')}.md"
@@ -238,17 +247,17 @@ def relative(uri: str, target: str) -> str:
 # -- events of MkDocs -----------------------------------------------------------------------------
 
 
-def on_config(config: Any) -> Any:
-    """Lays out the package as mkdocstrings reads it, like ``make lint``."""
-    typing = ROOT / "build" / "typing" / "stillnet"
-    typing.mkdir(parents=True, exist_ok=True)
-    links = {"__init__.py": "../../../sw/api/__init__.py"}
-    links |= {name: f"../../../{name}" for name in PACKAGES}
-    for name, target in links.items():
-        place = typing / name
-        place.unlink(missing_ok=True)
-        place.symlink_to(target)
-    return config
+def on_startup(command: str, dirty: bool) -> None:
+    """Lays out the package as mkdocstrings reads it: it follows no links to folders."""
+    package = ROOT / "build" / "site-package" / "stillnet"
+    shutil.rmtree(package, ignore_errors=True)
+    for name, source in {"": "sw/api", **{name: name for name in PACKAGES}}.items():
+        shutil.copytree(ROOT / source, package / name, ignore=_only_python, dirs_exist_ok=True)
+
+
+def _only_python(folder: str, names: list[str]) -> list[str]:
+    place = Path(folder)
+    return [n for n in names if n == "__pycache__" or not (place / n).is_dir() and n[-3:] != ".py"]
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -261,7 +270,7 @@ def on_files(files: Any, config: Any) -> Any:
         path
         for uri, text in (pages | texts).items()
         for _, path in targets(uri, text)
-        if path.exists() and not path.is_relative_to(ROOT / "docs") and path.is_relative_to(ROOT)
+        if path.exists() and path.is_relative_to(ROOT) and not has_own_page(path)
     }
     texts |= {source_uri(path): source_page(path) for path in linked if path != ROOT / "README.md"}
     for uri, text in texts.items():
@@ -283,7 +292,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             return match.group(0)
         if path == ROOT / "README.md":
             target = "index.md"
-        elif path.is_relative_to(ROOT / "docs"):
+        elif has_own_page(path):
             target = path.relative_to(ROOT / "docs").as_posix()
         elif path.exists():
             target = source_uri(path)
