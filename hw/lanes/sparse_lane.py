@@ -1,5 +1,6 @@
 """A lane with an address of its own: queue, multiplier, accumulators.
 
+There is one for each multiplier of the engine, so with ``int4`` twice as many as ``config.lanes``.
 Weights of a pruned column reach every lane at another row. Most come in the lane's own place of the
 word, some in that of the lane before, where that had room. These wait in a short queue for a cycle
 in which the lane has nothing of its own: a word of indices, an entry without weight, the end of a

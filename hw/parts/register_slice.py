@@ -11,7 +11,7 @@ __all__ = ["RegisterSlice"]
 
 
 class RegisterSlice(wiring.Component):
-    """A stage of a stream with every output in a register, at one transfer a cycle.
+    """A stage of a stream with every output in a register, at one transfer per cycle.
 
     It cuts the paths of ``payload`` and ``valid`` and that of ``ready``, which takes two places.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from amaranth.hdl import Elaboratable
-from amaranth.sim import Simulator
 
 from stillnet.hw.cell.pipeline import CellPipeline, TableLookup, schedule
 from stillnet.hw.cell.rescale import RESCALE_LATENCY, Rescale
@@ -27,15 +26,8 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.fixed import Format
 from stillnet.sw.contract.registers import Error
+from tests.hw.simulation import simulate
 from tests.support.networks.equations import random_cell
-
-
-def simulate(dut: Elaboratable, testbench: Callable[[Any], Any]) -> None:
-    """Runs a testbench to its end."""
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(testbench)
-    simulator.run()
 
 
 def stream_through(

@@ -91,7 +91,7 @@ ENGINES: dict[str, tuple[str, str, str, tuple[str, str]]] = {
         "s5",
         "cell.unit",
         "CellUnit",
-        ("read_row = Mux(read_peer, peer_row, read_row)", "read_row = row"),
+        ("read_row = Mux(read_peer, peer_row, read_row)", "read_row = s.row"),
     ),
     "peers are read while they are written": (
         "s5",
