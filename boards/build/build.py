@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from stillnet.boards.board import Board
 from stillnet.boards.catalogue import Board
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import write_atomically

@@ -21,8 +21,9 @@ from amaranth.lib.memory import Memory
 
 from stillnet.boards import flash as flash_module
 from stillnet.boards.bench import boards as bench_boards
+from stillnet.boards.board import CLOCKS_MHZ, block_rams
 from stillnet.boards.build import build as build_module
-from stillnet.boards.catalogue import BOARDS, CLOCKS_MHZ, block_rams, board
+from stillnet.boards.catalogue import BOARDS, board
 from stillnet.boards.top.pll import PFD_HZ, VCO_HZ, pll_settings
 from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sw.cli.main import main

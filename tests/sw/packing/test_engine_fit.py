@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillnet.boards.catalogue import block_rams, board
+from stillnet.boards.board import block_rams
+from stillnet.boards.catalogue import board
 from stillnet.sim.board.virtual import sim_transport
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import PRESETS, EngineConfig
