@@ -27,7 +27,8 @@ from stillnet.sw.compression import CompressOptions, compress, engine_for
 from stillnet.sw.compression.sweep import measure
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.cost.cost import step_events
-from stillnet.sw.cost.schedule import MemoryModel, ScheduleModel
+from stillnet.sw.cost.memory import MemoryModel
+from stillnet.sw.cost.schedule import ScheduleModel
 from stillnet.sw.host.driver import Engine
 from stillnet.sw.importers.load import load_model
 from stillnet.sw.network.network import Network

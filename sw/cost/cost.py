@@ -21,7 +21,6 @@ from .table import event_source
 
 __all__ = [
     "Cost",
-    "MemoryModel",
     "column_words",
     "predict",
     "record_events",

@@ -15,7 +15,7 @@ from .memory import MemoryModel
 from .table import Table
 from .walk import Walk
 
-__all__ = ["MemoryModel", "ScheduleModel"]
+__all__ = ["ScheduleModel"]
 
 
 class ScheduleModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,16 @@ SMALL = {
     "gru": Shape("gru", 16, 64, 2),
 }
 """So small that waits are a large part of a step, most of it for S5."""
+
+DENSE = {"formats": ("dense",), "columns": 0}
+ENGINES = {
+    "wide": (
+        "s5",
+        replace(config(SMALL["s5"]), cell_width=2, cell_sharing=2, int4=True, row_scale=True),
+    ),
+    "dense": ("egru", replace(config(SMALL["egru"]), **DENSE)),
+    "dense, 16 lanes": ("s5", replace(config(SMALL["s5"]), lanes=16, **DENSE)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +52,10 @@ def test_the_product_law_holds_within_two_percent(
     assert abs(row["deviation"]) < 2, row
 
 
-def random_point(seed: int) -> tuple[Shape, float, float, int]:
+def random_point(seed: int, kind: str | None = None) -> tuple[Shape, float, float, int]:
     """A network, activity, density and latency that the cost model was not written beside."""
     rng = np.random.default_rng(seed)
-    kind = str(rng.choice(list(SMALL)))
+    kind = kind or str(rng.choice(list(SMALL)))
     units = int(rng.integers(40, 260))
     states = int(rng.integers(20, 130)) if kind == "s5" else 0
     shape = Shape(kind, int(rng.integers(4, 60)), units, int(rng.integers(1, 3)), states)
@@ -61,6 +72,19 @@ def test_any_other_point_is_within_two_percent(engines: dict[str, EngineModel], 
     )
     assert row["words"] == pytest.approx(row["predicted_words"], abs=1e-9)
     assert abs(row["deviation"]) < 2, (shape, latency, row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENGINES)
+def test_any_engine_is_within_two_percent(name: str) -> None:
+    """Wide cells that share multipliers and scale rows; engines that read only dense columns."""
+    kind, engine = ENGINES[name]
+    with EngineModel(engine) as model:
+        for seed in range(200, 206):
+            shape, activity, density, latency = random_point(seed, kind)
+            density = density if engine.sparse else 1.0
+            row = measure(shape, activity, density, model, latency=latency, seed=seed)
+            assert abs(row["deviation"]) < 2, (shape, latency, row)
 
 
 STAGES = {

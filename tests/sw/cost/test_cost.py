@@ -24,6 +24,7 @@ from tests.support.networks.cost_cases import (
     CASES,
     CONFIGS,
     COUNTED,
+    STEPS,
     WARM,
     CostCase,
     build,
@@ -129,6 +130,25 @@ def test_words_of_any_events(seed: int) -> None:
         columns = sum(sum(e.lengths[k] for k in fired[e.source]) for e in matrices)
         found.append(columns + sum(e.longest for e in table.entries if e.bias))
     assert found == words.tolist()
+
+
+@pytest.mark.slow
+def test_cycles_of_any_events() -> None:
+    """Tokens, plain events, two encoders. Layers of a unit may take a run more than predicted."""
+    cells = ("gru", "relu", "linear", "tanh", "sigmoid")
+    room = {"units": 1024, "inputs": 128, "accumulators": 1024}
+    config = engine_config(second_threshold=True, cells=cells, **room)
+    off = []
+    with EngineModel(config) as model:
+        for seed in range(200, 212):
+            choices = Seeded(seed)
+            network = any_network(choices, config, max_units=200)
+            x = random_inputs(choices, network, WARM + STEPS)
+            words, together, single = count(network, x, model, 8)
+            found = predicted(network, x, config, 8)
+            assert found[0] == pytest.approx(words)
+            off += [abs(found[1] / together - 1), abs(found[2] / single - 1)]
+    assert np.mean(off) < 0.02 and max(off) < 0.1
 
 
 def test_a_token_that_leaves_comes_first() -> None:
