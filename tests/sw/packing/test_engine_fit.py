@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillnet.boards.catalogue import block_rams, board
+from stillnet.sim.board import server
 from stillnet.sim.board.virtual import sim_transport
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import PRESETS, EngineConfig
@@ -238,6 +239,38 @@ def test_run_refuses_to_fit_where_that_is_forbidden(compressed, capsys) -> None:
     for engine in ("rtl", "sim:ulx3s-25f"):
         assert main([*command, engine]) == 2
         assert re.search(r"row_scale = true, or with --fit\n$", capsys.readouterr().err)
+
+
+def test_commands_that_make_something_fit_only_when_asked(compressed, capsys) -> None:
+    lack = r"row_scale = true, or with --fit\n$"
+    for command in (["generate", "--preset", "tiny"], ["build", "--board", "ulx3s-25f"]):
+        assert main([command[0], "net.safetensors", *command[1:], "-o", "core.v"]) == 2
+        assert re.search(lack, capsys.readouterr().err)
+        assert main([*command, "--fit"]) == 2
+        assert "--fit needs a network: stillnet " in capsys.readouterr().err
+
+
+def test_the_virtual_board_fits_unless_that_is_forbidden(compressed, capsys, monkeypatch) -> None:
+    made = []
+
+    class Model:
+        def __init__(self, target, **_) -> None:
+            made.append(target.config())
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(server, "VirtualBoard", Model)
+    monkeypatch.setattr(server, "serve_on_socket", lambda *_: None)
+    command = ["virtual", "net.safetensors", "--board", "ulx3s-25f"]
+    assert main([*command, "--no-fit"]) == 2 and made == []
+    assert re.search(r"row_scale = true, or with --fit\n$", capsys.readouterr().err)
+    assert main(command) == main(["virtual", "--board", "ulx3s-25f", "--fit", command[1]]) == 0
+    wanted = board("ulx3s-25f").fitted(compressed).config()
+    assert made == [wanted, wanted]
+    assert "engine 'ulx3s-25f-fit' was fitted to the network: other " in capsys.readouterr().out
+    assert main(["virtual", "--board", "ulx3s-25f"]) == 0
+    assert made[2] == board("ulx3s-25f").config()
 
 
 def test_a_compressed_network_on_the_virtual_board(compressed) -> None:
