@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from stillnet.boards.board import Board
-from stillnet.boards.catalogue import Board
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import write_atomically
 

@@ -26,7 +26,7 @@ from stillnet.sw.packing.packer import load_image, pack
 
 from .virtual import VirtualBoard
 
-__all__ = ["VIRTUAL", "serve"]
+__all__ = ["VIRTUAL", "serve", "serve_on_socket", "serve_on_terminal"]
 
 SLICE_CYCLES = 20_000
 """Cycles between two looks at the line."""
@@ -70,7 +70,8 @@ def serve(
             )
 
 
-def _over_socket(model: VirtualBoard, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve_on_socket(model: VirtualBoard, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serves one host after the other on a TCP port."""
     try:
         listener = socket.create_server((host, port))
     except OSError as error:
@@ -98,7 +99,8 @@ def _over_socket(model: VirtualBoard, host: str, port: int, say: Callable[[str],
                     serve(model, receive, connection.sendall)
 
 
-def _over_terminal(model: VirtualBoard, say: Callable[[str], None]) -> None:
+def serve_on_terminal(model: VirtualBoard, say: Callable[[str], None]) -> None:
+    """Serves on a pseudo-terminal."""
     master, slave = os.openpty()
     tty.setraw(slave)
     say(f"{model.name} is at {os.ttyname(slave)}")
@@ -184,9 +186,9 @@ def _run(args: argparse.Namespace) -> None:
     model = VirtualBoard(target, serial=args.serial, flash=flash)
     try:
         if args.pty:
-            _over_terminal(model, say)
+            serve_on_terminal(model, say)
         else:
-            _over_socket(model, args.host, args.port, say)
+            serve_on_socket(model, args.host, args.port, say)
     finally:
         model.close()
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stillnet.boards.board import block_rams
 from stillnet.boards.catalogue import board
+from stillnet.sim.board import server
 from stillnet.sim.board.virtual import sim_transport
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import PRESETS, EngineConfig
@@ -130,8 +131,9 @@ def test_missing_says_what_must_change() -> None:
     assert needs(network) <= set(asked) <= set(changed(POOR, fit(network, POOR)))
     for field in asked:
         if field in ("units", "accumulators"):
+            small = dataclasses.replace(fit(network, POOR), **{field: getattr(POOR, field)})
             with pytest.raises(StillnetError, match=f"needs {field} = "):
-                pack(network, dataclasses.replace(fit(network, POOR), **{field: 1}))
+                pack(network, small)
 
 
 # -- commands -------------------------------------------------------------------------------------
@@ -239,6 +241,38 @@ def test_run_refuses_to_fit_where_that_is_forbidden(compressed, capsys) -> None:
     for engine in ("rtl", "sim:ulx3s-25f"):
         assert main([*command, engine]) == 2
         assert re.search(r"row_scale = true, or with --fit\n$", capsys.readouterr().err)
+
+
+def test_commands_that_make_something_fit_only_when_asked(compressed, capsys) -> None:
+    lack = r"row_scale = true, or with --fit\n$"
+    for command in (["generate", "--preset", "tiny"], ["build", "--board", "ulx3s-25f"]):
+        assert main([command[0], "net.safetensors", *command[1:], "-o", "core.v"]) == 2
+        assert re.search(lack, capsys.readouterr().err)
+        assert main([*command, "--fit"]) == 2
+        assert "--fit needs a network: stillnet " in capsys.readouterr().err
+
+
+def test_the_virtual_board_fits_unless_that_is_forbidden(compressed, capsys, monkeypatch) -> None:
+    made = []
+
+    class Model:
+        def __init__(self, target, **_) -> None:
+            made.append(target.config())
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(server, "VirtualBoard", Model)
+    monkeypatch.setattr(server, "serve_on_socket", lambda *_: None)
+    command = ["virtual", "net.safetensors", "--board", "ulx3s-25f"]
+    assert main([*command, "--no-fit"]) == 2 and made == []
+    assert re.search(r"row_scale = true, or with --fit\n$", capsys.readouterr().err)
+    assert main(command) == main(["virtual", "--board", "ulx3s-25f", "--fit", command[1]]) == 0
+    wanted = board("ulx3s-25f").fitted(compressed).config()
+    assert made == [wanted, wanted]
+    assert "engine 'ulx3s-25f-fit' was fitted to the network: other " in capsys.readouterr().out
+    assert main(["virtual", "--board", "ulx3s-25f"]) == 0
+    assert made[2] == board("ulx3s-25f").config()
 
 
 def test_a_compressed_network_on_the_virtual_board(compressed) -> None:
