@@ -20,8 +20,9 @@ from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.schedule import schedule
 from stillnet.sw.contract.columns import bias_words
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.image import Kind, block_rows
-from stillnet.sw.network.network import INPUT, Network
+from stillnet.sw.contract.image import Kind, bias_runs, block_rows
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network
 
 __all__ = ["ENCODED", "Timetable"]
 
@@ -140,24 +141,10 @@ class Timetable:
         ]
         self.table: list[_Matrix] = []
         for i, la in enumerate(net.layers):
-            count = len(CELLS[la.cell].accumulators)
-            stride = self.layers[i].stride
-            parts = (
-                [(stride, False)] if stride == count else [(stride - count, True), (count, False)]
-            )
-            for rows, once in parts:
+            for _, rows, once in bias_runs(CELLS[la.cell], engine.row_scale):
                 words = bias_words(la.units, rows, engine)
                 self.table.append(_Matrix(INPUT, i, True, once, words, np.array([words]), 4 * rows))
-        jobs = [(i, j) for i, la in enumerate(net.layers) for j in range(len(la.matrices))]
-        last = len(net.layers) - 1
-
-        def priority(job: tuple[int, int]) -> tuple[int, int]:
-            source = net.layers[job[0]].matrices[job[1]].source
-            if source >= job[0]:
-                return (3, 0) if job[0] == last else (1, job[0])
-            return (2, 0) if source == INPUT else (0, job[0])
-
-        for i, j in sorted(jobs, key=priority):
+        for i, j in net.matrix_order():
             m = net.layers[i].matrices[j]
             found = m.layout(net.layers[i].cell, engine)
             self.table.append(

@@ -21,12 +21,13 @@ from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.cost import column_words, predict, step_words, words_within
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Trace, run_float, run_integers
+from stillnet.sw.quantization.checks import check_model, checked_recordings
 from stillnet.sw.quantization.formats import FormatChoice
-from stillnet.sw.quantization.quantizer import _check_model, _recordings
 from stillnet.sw.util.progress import Progress, silent
 
 from .allocation import allocate
@@ -240,7 +241,7 @@ def _prepare(
     progress: Progress,
     thresholds: dict[int, float | np.ndarray] | None = None,
 ) -> _Setup:
-    _check_model(model)
+    check_model(model)
     if model.one_hot:
         raise StillnetError(
             f"model '{model.name}' takes tokens, whose columns have no second-order statistics; "
@@ -252,7 +253,7 @@ def _prepare(
                 f"layer '{layer.name}' has constants of its own, reads another layer's state or "
                 "sends plain events, which 'compress' does not solve yet; use 'stillnet quantize'"
             )
-    pieces = _pieces(_recordings(model, calibration), _ROWS)
+    pieces = _pieces(checked_recordings(model, calibration), _ROWS)
     layout = Layout([len(p) for p in pieces])
     x = layout.pack(pieces)
     progress("float model", 0, 3)

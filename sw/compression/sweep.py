@@ -23,7 +23,7 @@ from stillnet.sw.cost.cost import column_words, predict, step_words
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, run_float, run_integers
-from stillnet.sw.quantization.quantizer import _recordings
+from stillnet.sw.quantization.checks import checked_recordings
 from stillnet.sw.util.files import check_place, write_atomically
 from stillnet.sw.util.progress import Progress, silent
 
@@ -126,7 +126,7 @@ def sweep(
     if min(errors) < 0:
         raise StillnetError(f"a budget of error must be 0 or more, not {min(errors):g}")
     rows: list[Row] = []
-    judged_on = None if test is None else _recordings(model, test)
+    judged_on = None if test is None else checked_recordings(model, test)
     for chosen in choices:
         b, s = chosen.bits, chosen.sparsity
         engine = engine_for(chosen, config)

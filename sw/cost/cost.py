@@ -11,7 +11,7 @@ from stillnet.sw.contract.columns import bias_words
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
-from stillnet.sw.model.model import INPUT
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Trace

@@ -13,8 +13,7 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.schedule import schedule
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.image import block_rows
-from stillnet.sw.model.model import INPUT
+from stillnet.sw.contract.image import bias_runs, block_rows
 from stillnet.sw.network.network import Network
 
 from .stages import RESCALE, ROW_SCALE
@@ -67,29 +66,19 @@ class ScheduleModel:
     ) -> None:
         self.network, self.config = network, config
         self.memory = memory or MemoryModel()
-        last = len(network.layers) - 1
-        order = []
-        for i, layer in enumerate(network.layers):
-            for j, m in enumerate(layer.matrices):
-                found = m.layout(layer.cell, config)
-                if m.source >= i:
-                    key = (3, 0) if i == last else (1, i)
-                else:
-                    key = (2, 0) if m.source == INPUT else (0, i)
-                fed = CELLS[layer.cell].accumulators
-                gates = tuple(g for g, name in enumerate(fed) if name in m.gates)
-                order.append((key, i, j, m.source, found.lengths.tolist(), found.kind, gates))
-        order.sort(key=lambda entry: entry[:3])
-        # In front of them, the runs of parameters and of biases, which are over after a clear.
-        rows = [CELLS[layer.cell] for layer in network.layers]
-        before = sum(
-            1 + int(block_rows(c, config.row_scale) > len(c.accumulators) > 0) for c in rows
-        )
+        # The runs of parameters and of biases come first; they are over after a clear.
+        before = sum(len(bias_runs(CELLS[q.cell], config.row_scale)) for q in network.layers)
+        order = network.matrix_order()
         self.entries = before + len(order)
-        self.matrices = [
-            (before + k, source, i, lengths, kind, gates)
-            for k, (_, i, _, source, lengths, kind, gates) in enumerate(order)
-        ]
+        self.matrices = []
+        for k, (i, j) in enumerate(order):
+            layer = network.layers[i]
+            m = layer.matrices[j]
+            found = m.layout(layer.cell, config)
+            fed = CELLS[layer.cell].accumulators
+            gates = tuple(g for g, name in enumerate(fed) if name in m.gates)
+            lengths = found.lengths.tolist()
+            self.matrices.append((before + k, m.source, i, lengths, found.kind, gates))
         self.depth = [
             RESCALE
             + (ROW_SCALE if config.row_scale else 0)

@@ -20,7 +20,7 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.image import Kind
-from stillnet.sw.model.model import INPUT
+from stillnet.sw.contract.sources import INPUT
 
 from .stages import (
     ACTIVE,

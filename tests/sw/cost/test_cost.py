@@ -12,9 +12,10 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.image import FORMATS
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.cost import MemoryModel, column_words, predict, record_events, step_words
 from stillnet.sw.cost.model import ScheduleModel
-from stillnet.sw.network.network import INPUT, Network
+from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
 from tests.hw.test_engine_formats import CONFIGS as FORMAT_CONFIGS
