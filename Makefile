@@ -34,7 +34,7 @@ demo: setup
 
 lint: setup
 	@mkdir -p build/typing/stillnet
-	@ln -sfn ../../../sw/api/__init__.py build/typing/stillnet/__init__.py
+	@for f in sw/api/*.py; do ln -sfn ../../../$$f build/typing/stillnet/; done
 	@for d in hw sw sim boards; do ln -sfn ../../../$$d build/typing/stillnet/$$d; done
 	$(BIN)/ruff check hw sw sim boards tests examples docs
 	$(BIN)/ruff format --check hw sw sim boards tests examples docs

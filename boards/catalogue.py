@@ -143,7 +143,7 @@ class Board:
         Two accumulators a unit, as a third of GRUs among dense layers needs. As many lanes as
         the SDRAM gives weights a cycle: more would wait for words.
 
-        On a board without SDRAM, what fits an UP5K (``docs/ice40.md``).
+        On a board without SDRAM, what fits an UP5K (``docs/how-to/ice40.md``).
 
         Raises
         ------

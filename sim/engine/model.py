@@ -24,7 +24,7 @@ from stillnet.sim.compile import verilator
 from stillnet.sim.compile.model import HARNESSES, cache_folder
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.registers import Control, Error, Register, Status
+from stillnet.sw.contract.registers import COUNTERS, Control, Error, Register, Status
 
 __all__ = ["Behaviour", "EngineModel", "build_model", "cache_folder"]
 
@@ -370,17 +370,7 @@ class EngineModel:
 
     def counters(self) -> dict[str, int]:
         """All plain counters by name, in lower case."""
-        names = (
-            Register.CYCLES,
-            Register.WORDS,
-            Register.STALL_CELL,
-            Register.STALL_MEMORY,
-            Register.STALL_EVENTS,
-            Register.SATURATIONS,
-            Register.STEPS,
-            Register.LATENCY,
-        )
-        return {r.name.lower(): self.read(r) for r in names}
+        return {r.name.lower(): self.read(r) for r in COUNTERS}
 
     def events(self, source: int) -> int:
         """Events of a source: 0 input, 1 + l layer l, plus 32 for the second encoder."""

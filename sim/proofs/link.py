@@ -17,7 +17,7 @@ from amaranth.lib.memory import Memory
 from stillnet.hw.host.link.receiver import FrameReceiver, read_ring
 from stillnet.hw.host.link.transmitter import FrameTransmitter
 
-from .proof import Proof, observe
+from .proof import Proof
 
 __all__ = ["receiver_proof", "ring_proof", "transmitter_proof"]
 
@@ -141,8 +141,8 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
     proof = Proof(depth)
     m, claim = proof.m, proof.claim
     dut = receiver(_RING)
-    seen = proof.add("receiver", dut)
-    c = seen["FrameReceiver"][0]
+    proof.add("receiver", dut)
+    c = dut.probes
     proof.free(dut.bytes.payload, dut.bytes.valid, dut.line_error, dut.frames.ready)
     taken = Signal()
     m.d.comb += taken.eq(dut.bytes.valid & dut.bytes.ready)
@@ -233,7 +233,7 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
     claim("stream", ~waiting | (dut.frames.valid & (Value.cast(dut.frames.payload) == offered)))
 
     # -- invariants -------------------------------------------------------------------------------
-    states, state = c.fsm_states, c.fsm_state
+    states, state = c.machine.encoding, c.machine.state
     at = {name: state == number for name, number in states.items()}
     claim("state", state < len(states))
     claim("low", at["LOW"] == d.valid[0])
@@ -319,10 +319,10 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
     # The ring.
     inside, written = Signal(6), Signal(6)
     m.d.comb += [
-        inside.eq(c.committed - c.out_place),
+        inside.eq(c.committed - c.reader.pointer),
         written.eq(c.place - c.committed),
     ]
-    reader = seen["read_ring"][0]
+    reader = c.reader
     claim("the place after", reader.after == (reader.pointer + 1)[: len(reader.after)])
     claim("found", dut.restart | ~reader.found | (inside != 0))
     claim("held", dut.restart | (now_held == inside + dut.frames.valid))
@@ -366,10 +366,8 @@ def ring_proof(*, depth: int = 4, size: int = 8, read: Any = read_ring) -> Proof
     out = stream.Signature(9).create(path=("out",))
     place = Signal(bits)
     flush = proof.anything(1, "flush")
-    seen: list[dict[str, Any]] = []
-    with observe(lambda name, names: seen.append(names)):
-        pointer = read(m, (port,), place, out, flush=flush, start=0)
-    found, after = seen[-1]["found"], seen[-1]["after"]
+    reader = read(m, (port,), place, out, flush=flush, start=0)
+    pointer, found, after = reader.pointer, reader.found, reader.after
     m.submodules.memory = memory
 
     put, data = proof.anything(1, "put"), proof.anything(9, "data")
@@ -438,7 +436,8 @@ def transmitter_proof(*, depth: int = 4, transmitter: type = FrameTransmitter) -
     proof = Proof(depth)
     m, claim = proof.m, proof.claim
     dut = transmitter()
-    c = proof.add("transmitter", dut)["FrameTransmitter"][0]
+    proof.add("transmitter", dut)
+    c = dut.probes
     out, frames = dut.bytes, dut.frames
     proof.free(frames.payload, frames.valid, dut.causes, dut.expected, dut.question, dut.abort)
     proof.free(out.ready)
@@ -509,7 +508,7 @@ def transmitter_proof(*, depth: int = 4, transmitter: type = FrameTransmitter) -
     claim("it begins", ~asked | out.valid | inside)
 
     # -- invariants -------------------------------------------------------------------------------
-    states, state = c.fsm_states, c.fsm_state
+    states, state = c.machine.encoding, c.machine.state
     at = {name: state == number for name, number in states.items()}
     claim("state", state < len(states))
     claim("inside", inside == ~(at["IDLE"] | at["OPEN"]))

@@ -13,7 +13,7 @@ import numpy as np
 
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Model
-from stillnet.sw.network.sequence import Arithmetic, Layout, Trace, float_start, run_sequence
+from stillnet.sw.network.sequence import Arithmetic, Layout, Trace, float_start, run_layers
 
 __all__ = ["Encoders", "Simulation", "simulate"]
 
@@ -117,7 +117,7 @@ def simulate(
         Whether ``seen`` is filled.
     """
     arithmetic = _Simulated(model, encoders or Encoders(), layout, keep)
-    trace = run_sequence(arithmetic, layout, x, float_start(model.layers, layout))
+    trace = run_layers(arithmetic, layout, x, float_start(model.layers, layout))
     return Simulation(trace, arithmetic.seen, arithmetic.fired)
 
 

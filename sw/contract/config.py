@@ -322,7 +322,8 @@ class EngineConfig:
     @property
     def option(self) -> str:
         """Option of a command that names this configuration."""
-        return f"--preset {self.name}" if self.name in _presets() else f"--config {self.name}.toml"
+        suffix = "" if self.name in _presets() else ".toml"
+        return f"--preset {self.name}{suffix}"
 
     def changed(self, settings: Iterable[str]) -> EngineConfig:
         """The same with some fields set, each as a line of TOML: ``cells=["gru", "lstm"]``.

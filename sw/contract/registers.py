@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-__all__ = ["ADDRESS_BITS", "Control", "Error", "Region", "Register", "Status"]
+__all__ = ["ADDRESS_BITS", "COUNTERS", "Control", "Error", "Region", "Register", "Status"]
 
 ADDRESS_BITS = 6
 
@@ -62,6 +62,19 @@ class Register(IntEnum):
     encoder."""
     EVENTS = 25
     """Events of the selected source."""
+
+
+COUNTERS = (
+    Register.CYCLES,
+    Register.WORDS,
+    Register.STALL_CELL,
+    Register.STALL_MEMORY,
+    Register.STALL_EVENTS,
+    Register.SATURATIONS,
+    Register.STEPS,
+    Register.LATENCY,
+)
+"""The counters, without those of events, which are selected by their source."""
 
 
 class Control(IntFlag):

@@ -29,7 +29,7 @@ from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION, ACTIVATION_BITS, EVENT_BITS, Format, narrow
 from stillnet.sw.contract.image import VERSION as IMAGE_VERSION
 from stillnet.sw.contract.link import Command, Identity
-from stillnet.sw.contract.registers import Control, Error, Region, Register, Status
+from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Register, Status
 from stillnet.sw.contract.sources import INPUT, encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer
 from stillnet.sw.packing.packer import Image, load_image, pack
@@ -48,17 +48,6 @@ STATE_BYTES = 1024
 """Bytes of state that one command reads or writes."""
 OPERATION_BYTES = 32
 """More than what stands in a command besides such data."""
-
-_COUNTERS = (
-    Register.CYCLES,
-    Register.WORDS,
-    Register.STALL_CELL,
-    Register.STALL_MEMORY,
-    Register.STALL_EVENTS,
-    Register.SATURATIONS,
-    Register.STEPS,
-    Register.LATENCY,
-)
 
 _REFUSALS = {
     Error.MAGIC: "it is not a stillnet image; load again",
@@ -671,17 +660,17 @@ class Engine:
         names = {"input": encoder_select(INPUT)}
         if self._loaded is not None:
             names = {name: encoder_select(k) for k, name in self.network.event_names().items()}
-        payload = b"".join(link.read(r) for r in _COUNTERS)
+        payload = b"".join(link.read(r) for r in COUNTERS)
         for select in names.values():
             payload += link.write(Register.EVENTS_SELECT, [select]) + link.read(Register.EVENTS)
         self._ready()
         if self._loaded is not None:
             self._idle()
-        count = len(_COUNTERS) + len(names)
+        count = len(COUNTERS) + len(names)
         data = self._session.call(Command.ACCESS, payload, 4 * count)
         values = [int(v) for v in np.frombuffer(data, "<u4")]
-        result: dict[str, Any] = {r.name.lower(): v for r, v in zip(_COUNTERS, values)}
-        result["events"] = dict(zip(names, values[len(_COUNTERS) :]))
+        result: dict[str, Any] = {r.name.lower(): v for r, v in zip(COUNTERS, values)}
+        result["events"] = dict(zip(names, values[len(COUNTERS) :]))
         return result
 
     def reset_counters(self) -> None:

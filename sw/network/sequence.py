@@ -33,7 +33,7 @@ __all__ = [
     "layer_groups",
     "run_float",
     "run_integers",
-    "run_sequence",
+    "run_layers",
 ]
 
 _INTEGER = Format(16, 0)
@@ -296,7 +296,7 @@ def run_float(
     """
     if start is None:
         start = float_start(model.layers, layout)
-    return run_sequence(Floats(model), layout, x, start)
+    return run_layers(Floats(model), layout, x, start)
 
 
 def run_integers(
@@ -329,7 +329,7 @@ def run_integers(
     if network.input_mode.one_hot:
         x = x[:, 0]
         arithmetic.events[INPUT] = _token_events(network.input_mode, layout, x)
-    return run_sequence(arithmetic, layout, x, start)
+    return run_layers(arithmetic, layout, x, start)
 
 
 def _token_events(mode: Mode, layout: Layout, tokens: np.ndarray) -> int:
@@ -363,7 +363,7 @@ def layer_groups(layers: Sequence[Any]) -> list[range]:
     return found
 
 
-def run_sequence(a: Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
+def run_layers(a: Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
     """Runs recordings in any arithmetic.
 
     Parameters

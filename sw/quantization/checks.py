@@ -11,7 +11,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.layers import Layer
 from stillnet.sw.model.model import Model
 
-__all__ = ["check_model", "checked_recordings"]
+__all__ = ["check_model", "check_recordings"]
 
 
 def check_model(model: Model) -> None:
@@ -104,7 +104,7 @@ def _check_initial(layer: Layer) -> None:
             )
 
 
-def checked_recordings(
+def check_recordings(
     model: Model, calibration: np.ndarray | Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """Checked recordings: float64, shape (steps, inputs), or int64 tokens, shape (steps,).

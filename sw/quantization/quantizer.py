@@ -16,7 +16,7 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Trace, run_float, run_integers
 from stillnet.sw.util.progress import Progress, silent
 
-from .checks import check_model, checked_recordings
+from .checks import check_model, check_recordings
 from .formats import FormatChoice
 from .report import quantization_report
 from .thresholds import (
@@ -96,7 +96,7 @@ def quantize(
     _check_options(weight_bits, margin, max_error, thresholds, threshold_recurrent)
     names = [nonzero] if isinstance(nonzero, str) else list(nonzero)
     check_model(model)
-    recordings = checked_recordings(model, calibration)
+    recordings = check_recordings(model, calibration)
     layout = Layout([len(r) for r in recordings])
     trace = _run_model(model, layout, recordings, progress)
 

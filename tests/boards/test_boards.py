@@ -229,7 +229,7 @@ def test_build_stops_at_the_first_seed_that_meets_timing(tools, tmp_path: Path) 
 
 
 def test_build_with_other_cells(tools, tmp_path: Path) -> None:
-    """The last step of docs/your-own-cell.md, up to place and route."""
+    """The last step of docs/start/your-own-cell.md, up to place and route."""
     tools([120.0])
     example = ROOT / "examples/own_cell.py"
     output = tmp_path / "out"

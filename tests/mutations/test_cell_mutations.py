@@ -103,7 +103,10 @@ ENGINES: dict[str, tuple[str, str, str, tuple[str, str]]] = {
         "s5",
         "cell.unit",
         "CellUnit",
-        ("bits = config.state_bits(name)", "bits = min(16, config.state_bits(name))"),
+        (
+            "shape = signed(config.state_bits(name))",
+            "shape = signed(min(16, config.state_bits(name)))",
+        ),
     ),
     "parameters of the next row": (
         "recurrent",
@@ -119,33 +122,33 @@ ENGINES: dict[str, tuple[str, str, str, tuple[str, str]]] = {
         "fetch.scheduler",
         "Scheduler",
         (
-            "Mux(matrix.recurrent, ~constant.bit_select(target, 1), unloaded)",
-            "Mux(matrix.recurrent, 0, unloaded)",
+            "Mux(s.matrix.recurrent, ~constant, unloaded)",
+            "Mux(s.matrix.recurrent, 0, unloaded)",
         ),
     ),
     "a pass goes on behind what a probe finished": (
         "s5",
         "fetch.scheduler",
         "Scheduler",
-        ("            decided |= finish & probed[-1]\n", ""),
+        ("            decided |= s.finish & s.probed[-1]\n", ""),
     ),
     "a pass begins behind the first matrix": (
         "s5",
         "fetch.scheduler",
         "Scheduler",
-        ("m.d.sync += first.eq(scan + 1)", "m.d.sync += first.eq(scan + 2)"),
+        ("m.d.sync += s.first.eq(s.scan + 1)", "m.d.sync += s.first.eq(s.scan + 2)"),
     ),
     "biases are found a place too far": (
         "s5",
         "fetch.scheduler",
         "Scheduler",
-        ("biases.place.eq(scan)", "biases.place.eq(scan + 1)"),
+        ("biases.place.eq(s.scan)", "biases.place.eq(s.scan + 1)"),
     ),
     "units enter in any phase": (
         "shared",
         "cell.unit",
         "CellUnit",
-        ("may_issue &= phase == -rescale_latency % sharing", "pass"),
+        ("may_issue &= s.phase == -self._rescale_latency % sharing", "pass"),
     ),
 }
 QUICK = ("wrong peer base",)

@@ -55,13 +55,15 @@ class Mutation:
 MUTATIONS: dict[str, Mutation] = {
     # Sums on the way are not bypassed: short columns that hit one row lose all but the last.
     "no bypass at distance 1": Mutation(
-        "lanes.lanes", "Lanes", (("near1.eq(same(valid1, row1, bank1) & ~bias0)", "near1.eq(0)"),)
+        "lanes.lanes",
+        "Lanes",
+        (("near1.eq(same(s.valid1, s.row1, s.bank1) & ~s.bias0)", "near1.eq(0)"),),
     ),
     "no bypass at distance 2": Mutation(
-        "lanes.lanes", "Lanes", (("near2.eq(same(valid2, row2, bank2))", "near2.eq(0)"),)
+        "lanes.lanes", "Lanes", (("near2.eq(same(s.valid2, s.row2, s.bank2))", "near2.eq(0)"),)
     ),
     "no bypass at distance 3": Mutation(
-        "lanes.lanes", "Lanes", (("near3.eq(same(valid3, row3, bank3))", "near3.eq(0)"),)
+        "lanes.lanes", "Lanes", (("near3.eq(same(s.valid3, s.row3, s.bank3))", "near3.eq(0)"),)
     ),
     "an event is dropped": Mutation(
         "engine",
@@ -74,39 +76,34 @@ MUTATIONS: dict[str, Mutation] = {
         ),
     ),
     "the event list is read one row off": Mutation(
-        "engine",
-        "Engine",
-        (
-            (
-                "encoder.list_row.eq(fetcher.list_row)",
-                "encoder.list_row.eq(fetcher.list_row + (fetcher.list_row == 5))",
-            ),
-        ),
+        "fetch.column_fetcher",
+        "ColumnFetcher",
+        (("port.row.eq(s.next_row)", "port.row.eq(s.next_row + (s.next_row == 5))"),),
     ),
     "a byte of the bias is lost": Mutation(
         "lanes.lanes",
         "Lanes",
-        (("bias_value.eq(Cat(*bytes_))", "bias_value.eq(Cat(*bytes_[:-1]))"),),
-    ),
-    "the cell reads one row off": Mutation(
-        "engine",
-        "Engine",
         (
             (
-                "lanes.read_address.eq(reader.read_address)",
-                "lanes.read_address.eq(reader.read_address + reader.read_valid)",
+                "bias_value.eq(Cat(*self._bias_bytes(s, half, in_word)))",
+                "bias_value.eq(Cat(*self._bias_bytes(s, half, in_word)[:-1]))",
             ),
         ),
     ),
+    "the cell reads one row off": Mutation(
+        "lanes.accumulator_reader",
+        "AccumulatorReader",
+        (("sums.address.eq(s.place[1:])", "sums.address.eq(s.place[1:] + 1)"),),
+    ),
     "no word waits for the cell being read": Mutation(
-        "engine",
-        "Engine",
-        (("lanes.hold_active.eq(reader.hold_active)", "lanes.hold_active.eq(0)"),),
+        "lanes.lanes",
+        "Lanes",
+        (("(hold.active & (hold.layer", "(0 & (hold.layer"),),
     ),
     "no word waits for the cell that is read next": Mutation(
-        "engine",
-        "Engine",
-        (("lanes.hold_next_active.eq(waiting_valid)", "lanes.hold_next_active.eq(0)"),),
+        "lanes.lanes",
+        "Lanes",
+        (("(waiting.active & (waiting.layer", "(0 & (waiting.layer"),),
     ),
 }
 
@@ -167,7 +164,7 @@ def test_a_mutation_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_without_the_dispatch_rule_networks_hang() -> None:
-    """Design section 6, rule 2: about one random network in fifty."""
+    """Rule 2 of the architecture: about one random network in fifty."""
     bench = Bench(CONFIG, engine_verilog(CONFIG, check_dispatch=False))
     found = noticed(bench, 400)
     bench.renew()

@@ -23,25 +23,25 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "no bypass at distance 1": (
         "lanes.sparse_lane",
         "SparseLane",
-        "use_total.eq(near[0] & ~bias1)",
+        "use_total.eq(s.near[0] & ~s.bias1)",
         "use_total.eq(0)",
     ),
     "no bypass at distance 2": (
         "lanes.sparse_lane",
         "SparseLane",
-        "use_older.eq(near[1] | near[2] | bias1)",
-        "use_older.eq(near[2] | bias1)",
+        "use_older.eq(s.near[1] | s.near[2] | s.bias1)",
+        "use_older.eq(s.near[2] | s.bias1)",
     ),
     "no bypass at distance 3": (
         "lanes.sparse_lane",
         "SparseLane",
-        "use_older.eq(near[1] | near[2] | bias1)",
-        "use_older.eq(near[1] | bias1)",
+        "use_older.eq(s.near[1] | s.near[2] | s.bias1)",
+        "use_older.eq(s.near[1] | s.bias1)",
     ),
     "a weight that waits takes the value of the event at work": (
         "lanes.sparse_lane",
         "SparseLane",
-        "multiplier.b.eq(Mux(self.own, self.value, queued_value))",
+        "multiplier.b.eq(Mux(own.valid, self.value, s.queued_value))",
         "multiplier.b.eq(self.value)",
     ),
     "the cell does not wait for the queues": (
@@ -53,8 +53,8 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "a weight that waits is taken although the lane is at work": (
         "lanes.sparse_lane",
         "SparseLane",
-        "pop.eq(some & ~self.own)",
-        "pop.eq(some)",
+        "pop.eq(s.some & ~self.own.valid)",
+        "pop.eq(s.some)",
     ),
     "full queues do not stop the words": (
         "lanes.sparse_lanes",
@@ -101,13 +101,13 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "lengths are read one off": (
         "fetch.column_fetcher",
         "ColumnFetcher",
-        "reader.addr.eq(run.lengths + index)",
-        "reader.addr.eq(run.lengths + index + 1)",
+        "reader.addr.eq(run.lengths + s.index)",
+        "reader.addr.eq(run.lengths + s.index + 1)",
     ),
     "any word may enter while its layer is read": (
         "lanes.lanes",
         "Lanes",
-        "walk.block.eq((1 << s.block) - 1)",
+        "walk.block.eq((1 << len(w.block)) - 1)",
         "walk.block.eq(0)",
     ),
 }

@@ -311,7 +311,8 @@ def test_latency():
         sim.ticks(40 + 3 * k)
         run = sim.run([(int(bench.rng.integers(0, 3900)), 10)], traffic=Traffic(tail=0))
         latencies.append(int(run.first[0] - run.accepted[0]))
-    # To the decision 10, to the pins 2, from them 1; rest of the word 3, buffer 2; docs/sdram.md.
+    # To the decision 10, to the pins 2, from them 1; rest of the word 3, buffer 2;
+    # docs/explanation/sdram.md.
     floor = 10 + 2 + t.cas_latency + 1 + 3 + 2
     assert min(latencies) == floor
     closed = floor + t.trp + t.trcd + 2

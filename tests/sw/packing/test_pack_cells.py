@@ -151,7 +151,7 @@ def test_a_cell_that_the_engine_lacks_comes_with_the_command_that_generates_one(
     changed = config.changed([re.search(r"--set '(.*)' -o", message)[1]])  # type: ignore[index]
     pack(s5_network(), changed)
     own = EngineConfig(name="mine", cells=("gru",))
-    with pytest.raises(StillnetError, match=r"stillnet generate --config mine.toml --set 'cells="):
+    with pytest.raises(StillnetError, match=r"stillnet generate --preset mine.toml --set 'cells="):
         pack(s5_network(), own)
 
 

@@ -1,6 +1,6 @@
-"""Draws docs/architecture.svg.
+"""Draws docs/pictures/architecture.svg.
 
-    python docs/draw_architecture.py [FILE ...]
+    python docs/pictures/draw_architecture.py [FILE ...]
 
 Writes the picture next to this script, or to the files given; the extension chooses the format.
 """
