@@ -32,8 +32,8 @@ from stillnet.boards.catalogue import Board, board
 from stillnet.sim.audio import recordings, signals
 from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sw.compression import CompressOptions, compress
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.host.driver import Engine
-from stillnet.sw.model.model import INPUT
 
 HOP_MS = 1000 * signals.HOP / signals.RATE
 COMPRESSED_CLOCK_MHZ = 85

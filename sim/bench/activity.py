@@ -35,10 +35,11 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import PRE, RESCALE_GUARD_BITS
 from stillnet.sw.contract.image import FORMATS
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.cost import step_events
 from stillnet.sw.cost.memory import MemoryModel
 from stillnet.sw.cost.schedule import ScheduleModel
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.util.benches import Bench, table
 

@@ -17,7 +17,8 @@ from stillnet.sw.contract.fixed import (
     SCALE_BITS,
     SCALE_FRACTION,
 )
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.quantization.formats import FormatChoice, to_format
 

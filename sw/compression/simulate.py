@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.model.model import INPUT, Model
-from stillnet.sw.network.sequence import Arithmetic, Layout, Start, Trace, run_layers
-from stillnet.sw.util.blas import single_thread
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Model
+from stillnet.sw.network.sequence import Arithmetic, Layout, Trace, float_start, run_layers
 
 __all__ = ["Encoders", "Simulation", "simulate"]
 
@@ -118,15 +117,7 @@ def simulate(
         Whether ``seen`` is filled.
     """
     arithmetic = _Simulated(model, encoders or Encoders(), layout, keep)
-    start = Start()
-    for i, layer in enumerate(model.layers):
-        for s, value in layer.initial.items():
-            rows = np.tile(np.asarray(value, float), (layout.recordings, 1))
-            start.state[i, s] = rows
-            if s == CELLS[layer.cell].output_state:
-                start.vectors[i] = rows
-    with single_thread():
-        trace = run_layers(arithmetic, layout, x, start)
+    trace = run_layers(arithmetic, layout, x, float_start(model.layers, layout))
     return Simulation(trace, arithmetic.seen, arithmetic.fired)
 
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.cost import column_words, words_within
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Trace, run_float, run_integers
 from stillnet.sw.quantization.checks import check_model, check_recordings

@@ -10,9 +10,9 @@ from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import bias_words
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
-from stillnet.sw.model.model import INPUT
+from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.network.network import Network
-from stillnet.sw.network.reference import SECOND, Reference
+from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Trace
 
 from .memory import MemoryModel

@@ -8,13 +8,13 @@ from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.cells.schedule import schedule
 from stillnet.sw.contract.columns import bias_words
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.image import BIAS_WORDS, Kind, block_rows
-from stillnet.sw.network.network import INPUT, Network
-from stillnet.sw.network.reference import SECOND
+from stillnet.sw.contract.image import BIAS_WORDS, Kind, bias_runs, block_rows
+from stillnet.sw.contract.sources import INPUT, SECOND, feeds_next_step
+from stillnet.sw.network.network import Network
 
 from .stages import RESCALE, ROW_SCALE
 
-__all__ = ["Entry", "LayerShape", "Table", "event_source", "matrix_order"]
+__all__ = ["Entry", "LayerShape", "Table", "event_source"]
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,14 @@ class Table:
         for i, layer in enumerate(network.layers):
             self._add_biases(i, CELLS[layer.cell])
         self.first = self.length
-        for i, j in matrix_order(network):
+        for i, j in network.matrix_order():
             self._add_matrix(i, j)
 
     def _add_biases(self, i: int, cell: Cell) -> None:
         """The runs of a layer's parameters, if it has any, and of its biases."""
         config, layer = self.config, self.layers[i]
         count = len(cell.accumulators)
-        self.length += int(layer.stride > count > 0)
+        self.length += len(bias_runs(cell, config.row_scale)) - 1
         if layer.reload:
             words = bias_words(layer.units, count, config)
             parts = BIAS_WORDS * (config.multipliers // config.lanes)
@@ -155,7 +155,7 @@ class Table:
                 found.pitch,
                 found.kind,
                 writes,
-                m.source >= i,
+                feeds_next_step(m.source, i),
             )
         )
         self.length += 1
@@ -170,24 +170,7 @@ def event_source(network: Network, target: int, source: int) -> int:
     target, source : int
         The matrix's layer, and where it takes its vector from.
     """
-    second = source >= target and network.layers[source].threshold_recurrent is not None
+    second = (
+        feeds_next_step(source, target) and network.layers[source].threshold_recurrent is not None
+    )
     return source + SECOND if second else source
-
-
-def matrix_order(network: Network) -> list[tuple[int, int]]:
-    """The matrices as (layer, place in the layer) in the order in which the packer lists them.
-
-    Inputs of upper layers, recurrences of lower layers, network inputs, the recurrence of the last
-    layer.
-    """
-    last = len(network.layers) - 1
-
-    def rank(job: tuple[int, int]) -> tuple[int, int]:
-        i, j = job
-        source = network.layers[i].matrices[j].source
-        if source >= i:
-            return (3, 0) if i == last else (1, i)
-        return (2, 0) if source == INPUT else (0, i)
-
-    jobs = [(i, j) for i, layer in enumerate(network.layers) for j in range(len(layer.matrices))]
-    return sorted(jobs, key=rank)

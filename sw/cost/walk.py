@@ -20,9 +20,8 @@ import numpy as np
 
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.image import Kind
+from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.contract.stages import YIELD_WORDS
-from stillnet.sw.network.network import INPUT
-from stillnet.sw.network.reference import SECOND
 
 from .memory import MemoryModel
 from .port import Port

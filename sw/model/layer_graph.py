@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.sources import INPUT
 
-from .layers import INPUT, Matrix
+from .layers import Matrix
 from .model import Model
 
 __all__ = ["ACTIVATIONS", "LayerGraph", "Vector"]

@@ -8,10 +8,7 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["INPUT", "Layer", "Matrix", "checked"]
-
-INPUT = -1
-"""Source index of the model's input vector."""
+__all__ = ["Layer", "Matrix", "checked"]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.sources import INPUT
 
 from .builders import Builders, vector
-from .layers import INPUT, Matrix, checked
+from .layers import Matrix, checked
 
 __all__ = ["S5Builders", "batch_norm", "discretize"]
 

@@ -26,7 +26,8 @@ from stillnet.sw.contract.fixed import (
     Format,
     saturate,
 )
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.contract.sources import INPUT, feeds_next_step
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.checks import label_exponent, state_format
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.sequence import Trace
@@ -146,7 +147,7 @@ class FormatChoice:
                 tokens = self.trace.vectors[INPUT][rows]
                 product = flat.T[np.maximum(tokens, 0)] * (tokens >= 0)[:, None]
             else:
-                x = self._at(matrix.source, rows, previous=matrix.source >= index)
+                x = self._at(matrix.source, rows, previous=feeds_next_step(matrix.source, index))
                 product = x @ flat.T
             where = [order.index(g) for g in matrix.gates]
             m[:, where] += product.reshape(len(rows), len(where), layer.units)

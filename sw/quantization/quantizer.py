@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
-from stillnet.sw.network.reference import SECOND
 from stillnet.sw.network.sequence import Layout, Trace, run_float, run_integers
 from stillnet.sw.util.progress import Progress, silent
 
 from .checks import check_model, check_recordings
 from .formats import FormatChoice
+from .report import quantization_report
 from .thresholds import (
     Thresholds,
     ThresholdSearch,
-    output_error,
     plain_sources,
     set_modes,
     set_thresholds,
@@ -95,28 +93,12 @@ def quantize(
         without any threshold.
     """
     progress = progress or silent
-    if isinstance(weight_bits, bool) or weight_bits != _WEIGHT_BITS:
-        raise StillnetError(f"weight_bits = {weight_bits!r} is not supported yet, only 8")
-    if not (isinstance(margin, (int, float)) and 1.0 <= margin <= 1024.0):
-        raise StillnetError(f"margin must be between 1 and 1024, not {margin!r}")
-    if max_error is not None and (thresholds is not None or threshold_recurrent is not None):
-        raise StillnetError("give thresholds or max_error, not both: max_error chooses thresholds")
-    if max_error is not None and not (math.isfinite(max_error) and max_error > 0):
-        raise StillnetError(f"max_error must be a positive number, not {max_error!r}")
+    _check_options(weight_bits, margin, max_error, thresholds, threshold_recurrent)
     names = [nonzero] if isinstance(nonzero, str) else list(nonzero)
     check_model(model)
     recordings = check_recordings(model, calibration)
-
-    progress("float model", 0, 1)
     layout = Layout([len(r) for r in recordings])
-    trace = run_float(model, layout, layout.pack(recordings))
-    for i, layer in enumerate(model.layers):
-        if not np.all(np.isfinite(trace.vectors[i])):
-            raise StillnetError(
-                f"layer '{layer.name}' becomes infinite on the calibration recordings; check the "
-                "model and the scale of its input"
-            )
-    progress("float model", 1, 1)
+    trace = _run_model(model, layout, recordings, progress)
 
     choice = FormatChoice(model, trace, margin, correct_bias)
     choice.search(progress)
@@ -132,7 +114,7 @@ def quantize(
         result = _run_quantized(network, layout, recordings, progress)
     else:
         result = ThresholdSearch(network, layout, recordings, trace, progress).run(max_error)
-    network.notes["report"] = _report(model, network, trace, result)
+    network.notes["report"] = quantization_report(model, network, trace, result)
     network.notes["options"] = {
         "weight_bits": weight_bits,
         "margin": margin,
@@ -154,60 +136,33 @@ def _run_quantized(
     return result
 
 
-# -- report ---------------------------------------------------------------------------------------
-
-
-def _report(model: Model, network: Network, trace: Trace, result: Trace) -> dict[str, Any]:
-    """Errors against the float model and activity, over the calibration recordings."""
-    vectors = []
-    rows = trace.layout.rows
-    for source in range(INPUT, len(network.layers)):
-        name = network.source_name(source)
-        fired = result.events.get(source, 0)
-        entry: dict[str, Any] = {"name": name, "events_per_step": fired / rows}
-        if source == INPUT and network.input_mode.one_hot:
-            entry |= {"activity": None, "rms": None, "error_rms": 0.0, "error_max": 0.0}
-            entry |= {"relative_rms": 0.0, "relative_max": 0.0, "peak": 1.0}
-            vectors.append(entry)
-            continue
-        fraction = network.input_fraction if source == INPUT else network.layers[source].fraction
-        wanted = trace.vectors[source]
-        error = result.vectors[source] / 2.0**fraction - wanted
-        rms = float(np.sqrt(np.mean(wanted**2)))
-        error_rms = float(np.sqrt(np.mean(error**2)))
-        error_max = float(np.max(np.abs(error)))
-        entry |= {
-            "activity": fired / (rows * wanted.shape[1]),
-            "peak": float(np.max(np.abs(wanted))),
-            "rms": rms,
-            "error_rms": error_rms,
-            "error_max": error_max,
-            "relative_rms": error_rms / rms if rms > 0 else None,
-            "relative_max": error_max / rms if rms > 0 else None,
-        }
-        if source + SECOND in result.events:
-            second = result.events[source + SECOND]
-            entry["activity_recurrent"] = second / (rows * wanted.shape[1])
-        vectors.append(entry)
-    matrices = []
-    for layer, quantized in zip(model.layers, network.layers):
-        for m, q in zip(layer.matrices, quantized.matrices):
-            error = m.weight - q.weight * 2.0**-q.fraction
-            noise, signal = float(np.sum(error**2)), float(np.sum(m.weight**2))
-            matrices.append(
-                {
-                    "layer": layer.name,
-                    "source": network.source_name(m.source),
-                    "gates": list(m.gates),
-                    "fraction": q.fraction,
-                    "snr_db": 10 * math.log10(signal / noise) if signal and noise else None,
-                    "clipped": int(np.count_nonzero(np.abs(error) > 0.501 * 2.0**-q.fraction)),
-                }
+def _run_model(
+    model: Model, layout: Layout, recordings: list[np.ndarray], progress: Progress
+) -> Trace:
+    progress("float model", 0, 1)
+    trace = run_float(model, layout, layout.pack(recordings))
+    for i, layer in enumerate(model.layers):
+        if not np.all(np.isfinite(trace.vectors[i])):
+            raise StillnetError(
+                f"layer '{layer.name}' becomes infinite on the calibration recordings; check the "
+                "model and the scale of its input"
             )
-    return {
-        "steps": rows,
-        "output_error": output_error(network, result, trace),
-        "saturations": result.saturations,
-        "vectors": vectors,
-        "matrices": matrices,
-    }
+    progress("float model", 1, 1)
+    return trace
+
+
+def _check_options(
+    weight_bits: object,
+    margin: object,
+    max_error: float | None,
+    thresholds: object,
+    threshold_recurrent: object,
+) -> None:
+    if isinstance(weight_bits, bool) or weight_bits != _WEIGHT_BITS:
+        raise StillnetError(f"weight_bits = {weight_bits!r} is not supported yet, only 8")
+    if not (isinstance(margin, (int, float)) and 1.0 <= margin <= 1024.0):
+        raise StillnetError(f"margin must be between 1 and 1024, not {margin!r}")
+    if max_error is not None and (thresholds is not None or threshold_recurrent is not None):
+        raise StillnetError("give thresholds or max_error, not both: max_error chooses thresholds")
+    if max_error is not None and not (math.isfinite(max_error) and max_error > 0):
+        raise StillnetError(f"max_error must be a positive number, not {max_error!r}")

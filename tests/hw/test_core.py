@@ -9,7 +9,8 @@ from stillnet.hw.core import Core, axi_address_bits, core_ports
 from stillnet.hw.verilog.generate import core_verilog
 from stillnet.sim.testbenches.runner import run_bench
 from stillnet.sw.contract.config import PRESETS, EngineConfig
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from tests import SUPPORT
 
 

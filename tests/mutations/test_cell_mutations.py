@@ -181,7 +181,7 @@ def test_a_wrong_engine_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_lost_parameter_row_in_the_image_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pack_module._block_values
+    whole = pack_module.block_values
 
     def lossy(layer: QuantizedLayer, *options: Any) -> np.ndarray:
         rows = whole(layer, *options).copy()
@@ -189,7 +189,7 @@ def test_a_lost_parameter_row_in_the_image_is_noticed(monkeypatch: pytest.Monkey
             rows[-1] = 0
         return rows
 
-    monkeypatch.setattr(pack_module, "_block_values", lossy)
+    monkeypatch.setattr(pack_module, "block_values", lossy)
     assert noticed(CONFIGS["recurrent"]) is not None
 
 

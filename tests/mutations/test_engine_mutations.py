@@ -15,7 +15,8 @@ import pytest
 from stillnet.hw import engine as engine_module
 from stillnet.hw.verilog.text import engine_verilog, to_verilog
 from stillnet.sim.engine.model import Behaviour
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.packing import packer as pack_module
 from tests.support.garbage_memory import garbage_reads
 from tests.support.mutations import put_in_place
@@ -183,14 +184,14 @@ def test_no_memory_needs_its_old_value_while_it_is_written() -> None:
 def test_a_bias_byte_missing_in_the_image_is_noticed(
     byte: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = pack_module._bias_words
+    whole = pack_module.bias_bytes
 
     def lossy(bias: np.ndarray, lanes: int) -> np.ndarray:
         words = whole(bias, lanes).copy()
         words[:, :, byte] = 0
         return words
 
-    monkeypatch.setattr(pack_module, "_bias_words", lossy)
+    monkeypatch.setattr(pack_module, "bias_bytes", lossy)
     assert noticed(Bench(CONFIG), EXAMPLES) is not None
 
 

@@ -25,7 +25,8 @@ from stillnet.sw.compression.simulate import Encoders, simulate
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.image import Kind
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_float, run_integers

@@ -11,12 +11,13 @@ from stillnet.sim.engine.model import EngineModel
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.image import FORMATS, Kind
+from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.cost.cost import column_words, predict, record_events, step_words
 from stillnet.sw.cost.memory import MemoryModel
 from stillnet.sw.cost.schedule import ScheduleModel
 from stillnet.sw.cost.table import Table
-from stillnet.sw.network.network import INPUT, Network
-from stillnet.sw.network.reference import SECOND, Reference
+from stillnet.sw.network.network import Network
+from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
 from stillnet.sw.packing.packer import pack
 from tests.hw.test_engine_formats import CONFIGS as FORMAT_CONFIGS

@@ -13,9 +13,10 @@ from stillnet.sw.contract import fixed, tables
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
+from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.model.model import Model
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
-from stillnet.sw.network.reference import SECOND, Reference
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
 from stillnet.sw.quantization.quantizer import quantize
 from stillnet.sw.util.blas import _control, single_thread

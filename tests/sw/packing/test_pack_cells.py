@@ -13,7 +13,8 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.image import BIAS_WORDS, Kind
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.packing.packer import describe, pack, place
 
 S5 = ("s5_encoder", "s5_state", "s5_imag", "s5_output", "s5_glu")

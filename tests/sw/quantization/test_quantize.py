@@ -14,7 +14,8 @@ from stillnet.sw.contract.cells.expr import sigmoid, tanh
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION
-from stillnet.sw.model.model import INPUT, Layer, Matrix, Model
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Layer, Matrix, Model
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_float
