@@ -21,8 +21,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     options.add_network(
         parser, optional=True, help="a network that must fit the engine (default: none)"
     )
-    options.add_preset(parser)
-    parser.add_argument("--list", action="store_true", help="show the presets and stop")
+    which = parser.add_mutually_exclusive_group()
+    options.add_preset(which)
+    which.add_argument("--list", action="store_true", help="show the presets and stop")
     parser.add_argument(
         "--set",
         action="append",
