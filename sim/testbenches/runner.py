@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -62,6 +62,14 @@ class BenchResult:
     figures: dict[str, Any] = field(default_factory=dict)
     waves: Path | None = None
     compared: tuple[str, ...] = ()
+
+    def moved(self, place: Path) -> BenchResult:
+        """The same, with its waveforms at another place and nothing else left of the run."""
+        if self.waves is None:
+            return self
+        shutil.move(self.waves, place)
+        shutil.rmtree(self.waves.parent, ignore_errors=True)
+        return replace(self, waves=place)
 
 
 def record(**figures: Any) -> None:
