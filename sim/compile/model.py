@@ -121,13 +121,14 @@ def build_simulator(
     main = config.share_dir / "lib" / "verilator" / "verilator.cpp"
 
     def build(built: Path) -> None:
-        cxx = _Compiler("-O1", waves, vpi=True)
+        # Most of a run goes into Python, and every signal is public: optimising takes minutes.
+        cxx = _Compiler("-O0", waves, vpi=True)
         options = ("--vpi", "--public-flat-rw", "--timescale", "1ns/1ps")
         verilated = _verilate(built.parent, verilog, top, "Vtop", waves, options)
         libraries = f"-L{config.libs_dir}", "-lcocotbvpi_verilator"
         cxx.link([*verilated, main], built, [f"-Wl,-rpath,{config.libs_dir}", *libraries])
 
-    key = [verilog, top, str(waves), main.read_text(), str(config.libs_dir), _verilator_key()]
+    key = [verilog, top, "-O0", str(waves), main.read_text(), str(config.libs_dir), _verilator_key()]
     return _kept(top, key, build)
 
 

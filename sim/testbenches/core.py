@@ -320,7 +320,7 @@ async def network(dut):
     assert all(np.array_equal(after[k], tb.reference.get_state()[k]) for k in after)
     record(words=words)
     report(
-        f"memory {CONFIG.memory}: {len(rows) + 12} vectors, state, counters, clear and restore are "
+        f"memory {CONFIG.memory}: {len(rows) + 9} vectors, state, counters, clear and restore are "
         "those of the reference"
     )
 

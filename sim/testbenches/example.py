@@ -26,7 +26,7 @@ def small_config(**changes: Any) -> EngineConfig:
         "fetch_words": 16,
         "prefetch_blocks": 2,
     }
-    return EngineConfig(name="bench", **{**values, **changes})
+    return EngineConfig(name="small", **{**values, **changes})
 
 
 def gru_dense(seed: int, inputs: int = 5, units: int = 9, outputs: int = 3, grus: int = 1) -> Network:

@@ -18,7 +18,7 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
 
-from tests.hw.test_core import gru_dense, small_config  # isort: skip
+from stillnet.sim.testbenches.example import gru_dense, small_config
 
 CONFIG = small_config(lanes=4)
 NETWORK = gru_dense(3)
@@ -124,7 +124,7 @@ def test_mutated_reference_is_named(monkeypatch):
         ({"trace": "no/such/folder.vcd"}, r"^cannot write waveforms 'no/such/folder.vcd': No such"),
         ({"depth": 3}, r"^engine 'rtl' has no option 'depth'; options are history, trace, "),
         ({"preset": "axi65"}, r"^'axi65' is neither a preset"),
-        ({"preset": small_config(units=8)}, r"^network 'network' needs units = 12, engine 'test' "),
+        ({"preset": small_config(units=8)}, r"^network 'network' needs units = 12, engine 'small' "),
     ],
 )
 def test_bad_options(options, message):

@@ -27,7 +27,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.registers import Register
 from tests import ROOT
 
-from tests.hw.test_core import small_config  # isort: skip
+from stillnet.sim.testbenches.example import small_config
 
 
 @pytest.fixture(scope="module", params=PRESETS)
