@@ -31,6 +31,7 @@ SIMULATORS = ("icarus", "verilator")
 """What :func:`build_simulator` builds for."""
 
 _HEADERS = ("verilated.h", "deque", "memory", "string", "unordered_map", "vector")
+_SPLIT = ("--output-split-cfuncs", "1000")  # or g++ takes minutes for one function
 _DUMP = "stillnet_waves"
 _TRIGGER = re.compile(r"^( *reg (run_once|\\\$auto\$verilog_backend\S*) *= 0;)", re.M)
 
@@ -87,7 +88,12 @@ def build_library(
 
 
 def build_simulator(
-    verilog: str, top: str, simulator: str = "verilator", *, waves: bool = False
+    verilog: str,
+    top: str,
+    simulator: str = "verilator",
+    *,
+    waves: bool = False,
+    optimise: str = "-O0",
 ) -> Path:
     """A design that cocotb can drive, or the one in the cache.
 
@@ -99,6 +105,9 @@ def build_simulator(
         One of :data:`SIMULATORS`.
     waves : bool
         It writes waveforms: ``dump.vcd`` with Verilator, ``dump.fst`` with Icarus.
+    optimise : str
+        Option for the C++ compiler. All signals of the design are public, so optimising takes long;
+        most of a short run goes into Python.
 
     Returns
     -------
@@ -121,14 +130,13 @@ def build_simulator(
     main = config.share_dir / "lib" / "verilator" / "verilator.cpp"
 
     def build(built: Path) -> None:
-        # Most of a run goes into Python, and every signal is public: optimising takes minutes.
-        cxx = _Compiler("-O0", waves, vpi=True)
-        options = ("--vpi", "--public-flat-rw", "--timescale", "1ns/1ps")
+        cxx = _Compiler(optimise, waves, vpi=True)
+        options = ("--vpi", "--public-flat-rw", "--timescale", "1ns/1ps", *_SPLIT)
         verilated = _verilate(built.parent, verilog, top, "Vtop", waves, options)
         libraries = f"-L{config.libs_dir}", "-lcocotbvpi_verilator"
         cxx.link([*verilated, main], built, [f"-Wl,-rpath,{config.libs_dir}", *libraries])
 
-    key = [verilog, top, "-O0", str(waves), main.read_text(), str(config.libs_dir), _verilator_key()]
+    key = [verilog, top, optimise, *_SPLIT, str(waves), main.read_text(), str(config.libs_dir), _verilator_key()]
     return _kept(top, key, build)
 
 

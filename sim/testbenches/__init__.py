@@ -34,12 +34,15 @@ class Testbench:
         For ``design``, and for the bench as environment variables.
     tests : int
         cocotb tests that it has.
+    optimise : str
+        Option for the C++ compiler; worth its time where many cycles are simulated.
     """
 
     name: str
     summary: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     tests: int = 1
+    optimise: str = "-O0"
 
     @property
     def module(self) -> str:
@@ -73,11 +76,15 @@ TESTBENCHES = _listed(
             "BASE_ADDRESS": 0x2_1000_0000 + 13 * 8,
             "REQUESTS": 8,
         },
-        10,
+        11,
     ),
     Testbench("axi_lite", "AXI4-Lite registers: cocotbext-axi's master", {"BITS": 5}, 3),
     Testbench("core", "whole core over its buses: the reference", {"MEMORY": "axi4"}, 3),
-    Testbench("board", "whole board at its serial port: the host driver and the reference"),
+    Testbench(
+        "board",
+        "whole board at its serial port: the host driver and the reference",
+        optimise="-O1",
+    ),
 )
 """All testbenches by name."""
 
@@ -148,6 +155,7 @@ def run_testbench(
         bench.module,
         top=bench.top,
         simulator=simulator,
+        optimise=bench.optimise,
         env=values,
         seed=seed,
         waves=waves is not None,

@@ -100,7 +100,7 @@ class Encoder:
 @cocotb.test()
 @cocotb.parametrize(mode=[Mode.DELTA, Mode.NONZERO], threshold=[0, 900, 65_536])
 async def vectors(dut: Any, mode: Mode, threshold: int) -> None:
-    """Eight vectors one after the other: the ends of the format, silence, random elements."""
+    """Vectors one after the other: ends of the format, silence, random, just at the threshold."""
     rng = random_numbers()
     encoder = Encoder(dut)
     await start(dut)
@@ -118,7 +118,12 @@ async def vectors(dut: Any, mode: Mode, threshold: int) -> None:
     steps += [*rng.integers(-1000, 1001, (2, SIZE)), np.zeros(SIZE, np.int64)]
     reference = np.zeros(SIZE, np.int64)
     count = 0
-    for vector in steps:
+    for step in range(len(steps) + 3):
+        if step < len(steps):
+            vector = steps[step]
+        else:
+            near = rng.choice([-threshold - 1, -threshold, threshold - 1, threshold], SIZE)
+            vector = np.clip(near + (mode is Mode.DELTA) * reference, -32768, 32767)
         rows, total = await encoder.offer(vector)
         index, value = encode(mode, vector, reference, threshold)
         assert await encoder.events(rows) == (index.tolist(), value.tolist())
@@ -126,6 +131,6 @@ async def vectors(dut: Any, mode: Mode, threshold: int) -> None:
         assert await encoder.reference() == (reference & 0xFFFF).tolist()
         count += total
     report(
-        f"{mode.name.lower()}, threshold {threshold}: {count} events of {len(steps)} vectors and "
+        f"{mode.name.lower()}, threshold {threshold}: {count} events of {len(steps) + 3} vectors and "
         f"all references are those of contract.events"
     )

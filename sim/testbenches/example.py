@@ -29,8 +29,10 @@ def small_config(**changes: Any) -> EngineConfig:
     return EngineConfig(name="small", **{**values, **changes})
 
 
-def gru_dense(seed: int, inputs: int = 5, units: int = 9, outputs: int = 3, grus: int = 1) -> Network:
-    """GRUs one after the other and a dense layer, with random numbers."""
+def gru_dense(
+    seed: int, inputs: int = 5, units: int = 9, outputs: int = 3, grus: int = 1
+) -> Network:
+    """GRUs one after the other and a dense layer, with random numbers; 0 outputs: no dense one."""
     rng = np.random.default_rng(seed)
 
     def matrix(source: int, gates: tuple[str, ...], rows: int, columns: int) -> QuantizedMatrix:
@@ -59,6 +61,8 @@ def gru_dense(seed: int, inputs: int = 5, units: int = 9, outputs: int = 3, grus
                 threshold=20,
             )
         )
+    if outputs == 0:
+        return Network(inputs, 11, layers, input_threshold=30)
     dense = QuantizedLayer(
         name="dense",
         cell="linear",

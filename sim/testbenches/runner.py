@@ -91,6 +91,7 @@ def run_bench(
     *,
     top: str,
     simulator: str = "verilator",
+    optimise: str = "-O0",
     testcase: str | Sequence[str] | None = None,
     env: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -109,6 +110,8 @@ def run_bench(
         Name of the design's top module.
     simulator
         ``"verilator"`` or ``"icarus"``.
+    optimise
+        See :func:`~stillnet.sim.compile.model.build_simulator`.
     testcase
         Names of the cocotb tests to run; all by default.
     env
@@ -136,7 +139,7 @@ def run_bench(
             "run `pip install 'cocotb>=2.0.1,<2.2'`"
         ) from None
     module, search = _module(bench)
-    program = build_simulator(verilog, top, simulator, waves=waves)
+    program = build_simulator(verilog, top, simulator, waves=waves, optimise=optimise)
     name = module.rpartition(".")[2]
     root = Path(run_root).resolve()
     root.mkdir(parents=True, exist_ok=True)
