@@ -1,8 +1,10 @@
-"""cocotb bench of ``Axi4ReadMaster`` against cocotbext-axi's memory, and the models it shares.
+"""The AXI4 master against cocotbext-axi's memory, under a checker of the protocol.
 
 :class:`BusChecker` and :class:`PromptSlave` know no simulator: they are given the values of one
 cycle after the other. The mutation tests use them in Amaranth's own simulator.
 """
+
+from __future__ import annotations
 
 import os
 import random
@@ -15,7 +17,9 @@ from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 from cocotbext.axi import AxiBus, AxiRam
 from cocotbext.axi.stream import define_stream
 
-from stillnet.sim.testbenches.runner import record
+from stillnet.hw.memory.axi4 import Axi4ReadMaster
+
+from .runner import record, report
 
 AR_PAYLOAD = ("arid", "araddr", "arlen", "arsize", "arburst", "arcache", "arprot")
 AW_PAYLOAD = ("awid", "awaddr", "awlen", "awsize", "awburst", "awcache", "awprot")
@@ -28,6 +32,15 @@ SIGNALS = tuple(
     for channel, payload in CHANNELS.items()
     for name in (*payload, f"{channel}valid", f"{channel}ready")
 )
+
+
+def design(
+    WORD_BITS: int, ADDRESS_BITS: int, OUTSTANDING: int, BASE_ADDRESS: int, REQUESTS: int
+) -> Axi4ReadMaster:
+    """A master that reaches further than 32 bits."""
+    return Axi4ReadMaster(
+        ADDRESS_BITS, WORD_BITS, axi_address_bits=34, id_bits=4, outstanding=OUTSTANDING
+    )
 
 
 class BusChecker:
@@ -316,6 +329,7 @@ async def random_reads(dut):
     assert tb.checker.most_reads > 1
     ends = {(address + beats * tb.word_bytes) % 4096 for address, beats in tb.checker.bursts}
     assert 0 in ends, "no burst ended at a border"
+    report(f"{total} words in {len(tb.checker.bursts)} bursts: all equal, every cycle by the rules")
 
 
 @cocotb.test()
