@@ -187,8 +187,7 @@ class Bench:
     async def restore(self, ctx: Any, cell: Cell) -> None:
         """Elements from the host, one by one."""
         port, values = self.dut.restore, deque(cell.values.tolist())
-        taken = False
-        while not taken:
+        for _ in range(300):
             ctx.set(port.valid, bool(values) and bool(self.rng.random() < 0.7))
             if values:
                 ctx.set(port.payload, values[0])
@@ -198,6 +197,9 @@ class Bench:
             await self.cycle(ctx)
             if moved:
                 values.popleft()
+            if taken:
+                break
+        assert taken, "the command was not taken"
         ctx.set(port.valid, 0)
 
     async def read_list(self, ctx: Any, k: int, layer: int, rows: int) -> list[tuple[int, int]]:
