@@ -20,6 +20,8 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.registers import COUNTERS, Control, Error, Register, Status
 
+from .errors import EngineFailed, EngineHang
+
 __all__ = ["Behaviour", "EngineModel", "build_model"]
 
 HARNESS = HARNESSES / "engine.cpp"
@@ -217,14 +219,14 @@ class EngineModel:
             if status & Status.LOADED and status & Status.IDLE:
                 return
             if self.cycle - start > limit:
-                raise RuntimeError("the engine did not load the image in time")
+                raise EngineHang("the engine did not load the image in time")
 
     def wait_idle(self, limit: int = 300_000) -> None:
         """Lets the clock run until nothing is in progress."""
         start = self.cycle
         while not self.read(Register.STATUS) & Status.IDLE:
             if self.cycle - start > limit:
-                raise RuntimeError(f"the engine is still busy after {limit} cycles")
+                raise EngineHang(f"the engine is still busy after {limit} cycles")
 
     def clear(self) -> None:
         """``Control.CLEAR``, and waits for its end."""
@@ -265,11 +267,11 @@ class EngineModel:
             ctypes.c_uint64(limit),
         )
         if missing < 0:
-            raise RuntimeError("the engine marked the wrong output element as the last one")
+            raise EngineFailed("the engine marked the wrong output element as the last one")
         if missing:
-            raise RuntimeError(f"the engine hangs: {missing} elements missing after {limit} cycles")
+            raise EngineHang(f"the engine hangs: {missing} elements missing after {limit} cycles")
         if self._library.stillnet_out_of_range(self._handle):
-            raise RuntimeError("the engine read beyond the end of the image")
+            raise EngineFailed("the engine read beyond the end of the image")
         return result.astype(np.int64), cycles.astype(np.int64)
 
     def counters(self) -> dict[str, int]:

@@ -15,17 +15,16 @@ from amaranth.sim import Simulator
 from stillnet.hw.host.axi_lite import AxiLiteRegisters
 from stillnet.hw.host.register_bus import RegisterBusSignature
 from stillnet.hw.memory import axi4
-from stillnet.hw.memory import ram as ram_port
 from stillnet.hw.memory.axi4 import Axi4ReadMaster, BurstSplitter
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.memory.ram import RamPort
-from stillnet.hw.parts import register_slice
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.sim.compile import verilator
 from stillnet.sim.testbenches import run_testbench
 from stillnet.sim.testbenches.axi4 import SIGNALS, BusChecker, PromptSlave
 from stillnet.sim.testbenches.runner import BenchFailed, run_bench
 from stillnet.sw.contract.errors import StillnetError
+from tests.support.mutations import built, changed
 
 # -- Amaranth's simulator, cycle by cycle -------------------------------------------------------
 
@@ -323,16 +322,6 @@ def test_burst_splitter_exhaustively(base_bits, length_bits, base):
 # -- Broken on purpose --------------------------------------------------------------------------
 
 
-def mutant(module: types.ModuleType, before: str, after: str) -> types.ModuleType:
-    """``module`` with one piece of its source replaced."""
-    source = inspect.getsource(module)
-    assert source.count(before) == 1, f"{source.count(before)} places to break: {before}"
-    changed = types.ModuleType(f"{module.__name__}_mutant")
-    changed.__package__ = module.__package__
-    exec(compile(source.replace(before, after), changed.__name__, "exec"), changed.__dict__)
-    return changed
-
-
 def check_axi4(module: types.ModuleType, word_bits: int) -> None:
     """A short version of the bench, in a simulator that needs no build."""
     page = 4096 // (word_bits // 8)
@@ -395,10 +384,11 @@ def test_axi4_in_amaranths_simulator(word_bits):
 def test_axi4_mutants(before, after, word_bits, seen):
     """The checks see what they are there to see."""
     if before in inspect.getsource(axi4):
-        broken = mutant(axi4, before, after)
+        broken = changed("memory.axi4", (before, after))
     else:
-        broken = mutant(axi4, "from .register_slice import RegisterSlice\n", "")
-        broken.RegisterSlice = mutant(register_slice, before, after).RegisterSlice
+        broken = changed("memory.axi4")
+        broken.RegisterSlice = changed("parts.register_slice", (before, after)).RegisterSlice
+    built(lambda: broken.Axi4ReadMaster(12, word_bits, outstanding=3))
     if seen is None:
         check_axi4(broken, word_bits)  # the mutation itself does no harm
     else:
@@ -417,10 +407,11 @@ def test_axi4_mutants(before, after, word_bits, seen):
     ids=["no spare", "request lost", "one too many", "latch moves on"],
 )
 def test_ram_port_mutants(before, after):
-    broken = mutant(ram_port, before, after)
+    broken = changed("memory.ram", (before, after))
+    dut = built(lambda: broken.RamPort(6, 16, 64, init=range(64)))
     requests = [(at % 7, 1 + at % 3) for at in range(50)]
     with pytest.raises(AssertionError):
-        run = play(broken.RamPort(6, 16, 64, init=range(64)), requests, ready=0.5, cycles=500)
+        run = play(dut, requests, ready=0.5, cycles=500)
         assert run.words == expected(list(range(64)), requests)
 
 

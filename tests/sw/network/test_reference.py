@@ -19,7 +19,7 @@ from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
 from stillnet.sw.quantization.quantizer import quantize
-from stillnet.sw.util.blas import _control, single_thread
+from stillnet.sw.util.blas import blas_threads, single_thread
 
 # -- the quantization bound of one GRU step -------------------------------------------------------
 
@@ -864,7 +864,7 @@ def test_wrong_input_is_refused() -> None:
 
 
 def test_one_blas_thread_inside_and_as_before_outside() -> None:
-    control = _control()
+    control = blas_threads()
     if control is None:
         pytest.skip("NumPy has another BLAS than OpenBLAS here")
     get, put = control
