@@ -6,7 +6,7 @@ Both gates share one product, so it has a third of a GRU's weights. Run this fil
 quantized, or load it into any command:
 
     python examples/own_cell.py --output build/own
-    stillnet --cells examples/own_cell.py generate --config build/own/own.toml -o build/own/own.v
+    stillnet --cells examples/own_cell.py generate --preset build/own/own.toml -o build/own/own.v
 
 docs/start/your-own-cell.md goes through it line by line, down to the bitstream.
 """
@@ -78,7 +78,7 @@ def main() -> None:
 
     network = quantize(model, x, thresholds={"cell": 1 / 256}, name="own")
     network.save(args.output / "own.safetensors")
-    got = run(network, x)["outputs"]
+    got = run(network, x).outputs
     print(
         f"outputs up to {np.abs(wanted).max():.2f}, largest error {np.abs(got - wanted).max():.4f}"
     )
@@ -90,7 +90,7 @@ def main() -> None:
     print(f"network, engine configuration, image and input are in {args.output}")
     if args.rtl:
         result = run(network, x, engine="rtl", preset=str(args.output / "own.toml"), steps=20)
-        print(f"hardware: {result['mismatches']} mismatches in {result['steps']} steps")
+        print(f"hardware: {result.mismatches} mismatches in {result.steps} steps")
 
 
 if __name__ == "__main__":
