@@ -165,14 +165,14 @@ def _draw_events(axes, events: Mapping[str, np.ndarray], sizes: Mapping[str, int
     axes.stackplot(time, smooth, colors=colours, edgecolor="white", linewidth=0.35)
     total = counts.sum(axis=0)
     if sizes is None:
-        finding = f"Events: {total.mean():,.0f} a frame on average, {total.min():,.0f} to "
+        finding = f"Events: {total.mean():,.0f} per frame on average, {total.min():,.0f} to "
         finding += f"{total.max():,.0f}"
     else:
         elements = sum(sizes.values())
         finding = f"Work follows change: {total.mean() / elements:.0%} of {elements:,} elements "
         finding += f"fire in a frame, {total.min() / elements:.0%} in the quietest"
     axes.set_title(finding)
-    axes.set_ylabel("events a frame")
+    axes.set_ylabel("events per frame")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(0, max(smooth.sum(axis=0).max(), 1) * 1.05)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)

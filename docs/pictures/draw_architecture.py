@@ -139,8 +139,8 @@ def draw(ax: Axes) -> None:
         ax,
         (left, top, wide, 13),
         "Input encoder",
-        "delta, nonzero or one-hot\none element a cycle",
-        "input_encoder.py",
+        "delta, nonzero or one-hot\none element per cycle",
+        "events/input_encoder.py",
         *data,
     )
     box(
@@ -148,7 +148,7 @@ def draw(ax: Axes) -> None:
         (centre, top, middle, 13),
         "Event lists",
         "(index, 17-bit value)\nonly of what changed",
-        "event_encoder.py",
+        "events/event_encoder.py",
         *data,
     )
     box(
@@ -156,7 +156,7 @@ def draw(ax: Axes) -> None:
         (right, top, 22, 13),
         "Column fetcher",
         "an event names a column;\nmany reads in flight",
-        "column_fetcher.py",
+        "fetch/column_fetcher.py",
         *weights,
     )
     box(
@@ -164,7 +164,7 @@ def draw(ax: Axes) -> None:
         (left, mid, wide, 14),
         "Registers, counters",
         "load, clear, restore,\nthresholds, state,\ncycles by cause",
-        "engine.py, counters.py",
+        "engine.py, host/",
         *control,
     )
     box(
@@ -172,7 +172,7 @@ def draw(ax: Axes) -> None:
         (centre, mid, middle, 14),
         "Scheduler",
         "which matrix fetches next,\nwhen a cell may run;\ntables from the image",
-        "scheduler.py, image_loader.py",
+        "fetch/scheduler.py",
         *control,
     )
     box(ax, (right, mid, 22, 14), "", "", "", *weights)
@@ -214,7 +214,7 @@ def draw(ax: Axes) -> None:
     ax.text(
         right + 11,
         mid + 1.7,
-        "lanes.py",
+        "lanes/lanes.py",
         ha="center",
         va="center",
         size=7.6,
@@ -226,7 +226,7 @@ def draw(ax: Axes) -> None:
         (left, low, wide, 14),
         "Write-back",
         "power-of-two scale,\nencoder of hidden vectors,\noutput stream",
-        "write_back.py",
+        "events/write_back.py",
         *data,
     )
     box(
@@ -234,7 +234,7 @@ def draw(ax: Axes) -> None:
         (centre, low, middle, 14),
         "Cell unit",
         "pipelines generated from\nthe cells' equations;\nstate memories",
-        "cell_unit.py, cell_pipeline.py",
+        "cell/unit.py, pipeline.py",
         *data,
     )
     box(
@@ -242,14 +242,16 @@ def draw(ax: Axes) -> None:
         (right, low, 22, 14),
         "Accumulator reader",
         "reads ahead of the cell,\nclose behind the last column",
-        "accumulator_reader.py",
+        "lanes/accumulator_reader.py",
         *data,
     )
 
     box(ax, (1, low, 9.5, 60), "Host", "vectors in\nand out,\nregisters", "", SOFT, PAPER)
     box(ax, (105, mid, 8.5, 36), "Port", "AXI4,\non-chip\nRAM,\nor bare", "", WEIGHT, WEIGHT_FILL)
     ax.text(109.25, mid + 1.8, "axi4.py", ha="center", size=7, color=SOFT, family="monospace")
-    ax.text(109.25, mid + 3.8, "ram_port.py", ha="center", size=6.6, color=SOFT, family="monospace")
+    ax.text(
+        109.25, mid + 3.8, "memory/ram.py", ha="center", size=6.6, color=SOFT, family="monospace"
+    )
     box(
         ax,
         (119.5, mid, 11.5, 36),

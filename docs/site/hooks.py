@@ -24,6 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
+ROLE = re.compile(r":(?:class|func|meth|mod|attr):`~?(?:[\w.]*\.)?(\w+)`")
 LANGUAGES = {".py": "python", ".toml": "toml", ".h": "cpp", ".cpp": "cpp", ".v": "verilog"}
 PACKAGES = ("hw", "sw", "sim", "boards")
 
@@ -253,6 +254,10 @@ def on_startup(command: str, dirty: bool) -> None:
     shutil.rmtree(package, ignore_errors=True)
     for name, source in {"": "sw/api", **{name: name for name in PACKAGES}}.items():
         shutil.copytree(ROOT / source, package / name, ignore=_only_python, dirs_exist_ok=True)
+
+    for path in package.rglob("*.py"):
+        # Roles of Sphinx mean nothing here: :class:`~a.b.Name` becomes `Name`.
+        path.write_text(ROLE.sub(r"`\1`", path.read_text()))
 
 
 def _only_python(folder: str, names: list[str]) -> list[str]:
