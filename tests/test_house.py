@@ -59,30 +59,33 @@ MAY_IMPORT = {
     "sw.quantization": "sw.model sw.network sw.util",
     "sw.packing": "sw.network sw.util",
     "sw.cost": "sw.network",
-    "sw.compression": "sw.cost sw.model sw.network sw.quantization sw.util",
+    "sw.compression.solvers": "sw.model",
+    "sw.compression": "sw.compression.solvers sw.cost sw.model sw.network sw.quantization sw.util",
     "sw.host": "sw.network sw.packing sw.util",
     "sw.cli": "sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing"
     " sw.quantization sw.util",
     "sw.api": "hw.verilog sw.compression sw.host sw.importers sw.model sw.network sw.packing"
     " sw.quantization sw.util",
-    # Boards: the catalogue is a module that all the others read.
-    "boards.catalogue": "boards.platforms hw.compact hw.memory.sdram sw.network sw.packing",
+    # Boards: a board and the catalogue are modules that all the others read.
+    "boards.board": "hw.compact hw.memory.sdram sw.network sw.packing",
+    "boards.catalogue": "boards.board boards.platforms",
     "boards.platforms": "",
-    "boards.top": "boards.catalogue boards.platforms hw hw.compact hw.host hw.host.link hw.memory"
+    "boards.top": "boards.board boards.catalogue boards.platforms hw hw.compact hw.host hw.host.link hw.memory"
     " hw.memory.sdram hw.parts",
-    "boards.build": "boards.catalogue boards.platforms boards.top hw.parts sw.util",
-    "boards": "boards.build boards.catalogue sw.cli sw.network sw.packing sw.util",
+    "boards.build": "boards.board boards.catalogue boards.platforms boards.top hw.parts sw.util",
+    "boards": "boards.board boards.build boards.catalogue sw.cli sw.network sw.packing sw.util",
     "boards.bench": "boards.build boards.catalogue hw hw.cell sw.cli sw.util",
     # Simulation.
     "sim.compile": "",
     "sim.audio": "sw.util",
     "sim.engine": "hw.verilog sim.compile sw.network sw.packing sw.util",
     "sim.sdram": "hw.memory.sdram hw.verilog sim.compile",
-    "sim.board": "boards.catalogue boards.top hw hw.host.link hw.memory hw.memory.sdram hw.verilog"
+    "sim.board": "boards.board boards.catalogue boards.top hw hw.host.link hw.memory hw.memory.sdram hw.verilog"
     " sim.compile sw.cli sw.network sw.packing sw.util",
     "sim.proofs": "hw.host.link hw.memory hw.memory.sdram hw.parts",
-    "sim.testbenches": f"{HARDWARE} boards.catalogue sim.board sim.compile sim.engine sim.sdram"
-    " sw.cli sw.network sw.packing sw.util",
+    "sim.testbenches": f"{HARDWARE} boards.catalogue boards.top sim.board sim.compile sim.engine"
+    " sim.sdram sw.cli sw.host sw.network sw.packing sw.util",
+    "sim.testbenches.template": "",
     "sim.bench": "boards.catalogue hw.memory.sdram sim.audio sim.board sim.engine sim.sdram"
     " sw.compression sw.cost sw.host sw.importers sw.network sw.util",
     "sim": "",

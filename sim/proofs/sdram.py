@@ -205,6 +205,11 @@ class DatasheetRules:
             ~mode | ((pins.a == (1 << 9 | t.cas_latency << 4 | 0b011)) & (pins.ba == 0)),
         )
 
+        self._bus(proof, pins, t)
+
+    def _bus(self, proof: Proof, pins: Any, t: SdramTimings) -> None:
+        """Claims that one side drives the data bus."""
+        m, claim, read, write = proof.m, proof.claim, self.read, self.write
         # The part drives the bus from CL cycles after READ for all of a burst, if it is not cut.
         # A cycle is left for it to let go.
         coming = Signal(t.cas_latency + _READ_BURST)

@@ -22,11 +22,11 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.quantization.formats import FormatChoice, to_format
 
-from .hessian import bundles
 from .layerwise import Job, LayerWork
-from .rounding import Grid, best_steps
 from .sensitivity import accumulators_of
 from .simulate import Encoders
+from .solvers.hessian import bundles
+from .solvers.rounding import Grid, best_steps
 
 __all__ = ["build_network", "choose_exponents", "choose_fractions", "set_limits"]
 

@@ -19,12 +19,12 @@ from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Layer, Matrix, Model
 from stillnet.sw.network.sequence import Layout, Trace, layer_groups
 
-from .hessian import Bundle, Statistics, bundles, gather
 from .masks import Pattern, keep_blocks, keep_largest
-from .rounding import Grid, best_steps, round_to_nearest
-from .second_order import Choose, descend, objective, refit_steps, sweep
 from .sensitivity import Sensitivity, accumulators_of
 from .simulate import Encoders, before, simulate
+from .solvers.hessian import Bundle, Statistics, bundles, gather
+from .solvers.rounding import Grid, best_steps, round_to_nearest
+from .solvers.second_order import Choose, descend, objective, refit_steps, sweep
 
 __all__ = ["Compressed", "Job", "LayerWork", "Settings", "compress_layers", "replace_layer"]
 

@@ -28,7 +28,6 @@ from stillnet.sw.util.progress import Progress, silent
 from .allocation import allocate
 from .build import build_network, choose_exponents, choose_fractions
 from .checkpoint import Checkpoint, digest
-from .hessian import bundles
 from .layerwise import Job, LayerWork, Settings, compress_layers
 from .limits import Limits, LimitSearch
 from .masks import Pattern
@@ -36,6 +35,7 @@ from .options import CompressOptions
 from .pruned import Given, honour
 from .sensitivity import Sensitivity, sensitivity
 from .simulate import Encoders, simulate
+from .solvers.hessian import bundles
 
 __all__ = [
     "Setup",
