@@ -13,6 +13,7 @@ from stillnet.hw.fetch.image_loader import ImageLoader
 from stillnet.hw.host.registers import Registers
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.shapes import Shapes
+from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, EVENT_BITS
@@ -25,8 +26,8 @@ __all__ = ["LAYER_RECORDS", "MATRIX_RECORDS", "Signals"]
 
 ACCESS_CYCLES = ROUND_CYCLES + 4
 """Cycles of an access to state or counters, more than any of the memories takes."""
-LAYER_RECORDS = 8
-MATRIX_RECORDS = 4
+LAYER_RECORDS = len(image.LAYER)
+MATRIX_RECORDS = len(image.MATRIX)
 
 
 class Signals:

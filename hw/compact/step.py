@@ -25,7 +25,7 @@ from .signals import Signals
 
 __all__ = ["THRESHOLD_RECORD", "Step"]
 
-THRESHOLD_RECORD = 4
+THRESHOLD_RECORD, _ = image.find_field(image.LAYER, "threshold")
 """Looked up for each element; those before it once per step, those after it are of no use here."""
 
 

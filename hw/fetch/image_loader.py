@@ -238,33 +238,36 @@ class ImageLoader(wiring.Component):
                 self._header(m, x)
 
     def _header(self, m: Module, x: _Signals) -> None:
-        def field(record: int, name: str) -> Any:
-            return x.value[image.HEADER[record].slice(name)]
+        def record(name: str) -> int:
+            return image.find_field(image.HEADER, name)[0]
 
-        with m.Case(0):
+        def field(name: str) -> Any:
+            return x.value[image.find_field(image.HEADER, name)[1]]
+
+        with m.Case(record("magic")):
             m.d.sync += x.wrong[Error.MAGIC].eq(x.value != image.MAGIC)
-        with m.Case(1):
+        with m.Case(record("version")):
             m.d.sync += [
-                x.wrong[Error.VERSION].eq(field(1, "version") != image.VERSION),
-                self.layers.eq(field(1, "layers")),
-                self.matrices.eq(field(1, "matrices")),
+                x.wrong[Error.VERSION].eq(field("version") != image.VERSION),
+                self.layers.eq(field("layers")),
+                self.matrices.eq(field("matrices")),
             ]
-        with m.Case(2):
+        with m.Case(record("fingerprint")):
             m.d.sync += x.wrong[Error.FINGERPRINT].eq(x.value != self._config.fingerprint)
-        with m.Case(3):
+        with m.Case(record("words")):
             m.d.sync += x.words_total.eq(x.value)
-        with m.Case(image.CRC_RECORD):
+        with m.Case(record("crc")):
             m.d.sync += x.checksum.eq(x.value)
-        with m.Case(5):
+        with m.Case(record("inputs")):
             m.d.sync += [
-                self.inputs.eq(field(5, "inputs")),
-                self.mode.eq(field(5, "input_mode")),
-                self.one.eq(field(5, "input_one")),
+                self.inputs.eq(field("inputs")),
+                self.mode.eq(field("input_mode")),
+                self.one.eq(field("input_one")),
             ]
-        with m.Case(6):
+        with m.Case(record("input_threshold")):
             m.d.sync += self.threshold.eq(x.value)
             if self._config.tables:
-                m.d.sync += x.table_slots.eq(field(6, "table_slots"))
+                m.d.sync += x.table_slots.eq(field("table_slots"))
 
     # -- the sum over all words -------------------------------------------------------------------
 

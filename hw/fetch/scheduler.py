@@ -306,7 +306,8 @@ class Scheduler(wiring.Component):
                     writer.en.eq(write & (descriptors.record == k)),
                 ]
         with m.If(threshold.write):
-            for k, second in ((4, 0), (5, 1)):
+            for second, name in enumerate(("threshold", "threshold_recurrent")):
+                k, _ = image.find_field(image.LAYER, name)
                 m.d.comb += [
                     layer_writers[k].addr.eq(threshold.layer),
                     layer_writers[k].data.eq(threshold.value),
