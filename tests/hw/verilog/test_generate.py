@@ -16,7 +16,8 @@ import pytest
 from stillnet.hw.core import core_ports
 from stillnet.hw.verilog import generate as module
 from stillnet.hw.verilog.command import GENERATE
-from stillnet.hw.verilog.generate import core_verilog, generate, register_document
+from stillnet.hw.verilog.describe import register_document
+from stillnet.hw.verilog.generate import core_verilog, generate
 from stillnet.hw.verilog.text import readable_verilog
 from stillnet.sim.compile import verilator
 from stillnet.sim.testbenches.example import small_config
@@ -161,7 +162,7 @@ def test_registers_document():
     page = ROOT / "docs" / "registers.md"
     assert page.read_text() == register_document(), (
         "docs/registers.md is old; write it with "
-        "python -c 'from stillnet.hw.verilog.generate import *; "
+        "python -c 'from stillnet.hw.verilog.describe import *; "
         'print(register_document(), end="")\''
     )
 
