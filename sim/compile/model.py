@@ -136,7 +136,16 @@ def build_simulator(
         libraries = f"-L{config.libs_dir}", "-lcocotbvpi_verilator"
         cxx.link([*verilated, main], built, [f"-Wl,-rpath,{config.libs_dir}", *libraries])
 
-    key = [verilog, top, optimise, *_SPLIT, str(waves), main.read_text(), str(config.libs_dir), _verilator_key()]
+    key = [
+        verilog,
+        top,
+        optimise,
+        *_SPLIT,
+        str(waves),
+        main.read_text(),
+        str(config.libs_dir),
+        _verilator_key(),
+    ]
     return _kept(top, key, build)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -51,7 +52,7 @@ class TB:
     async def _serve(self) -> None:
         """Answer requests after a random time, and see that there is one at a time."""
         dut = self.dut
-        waiting = None
+        waiting: Any = None
         delay = 0
         acked = False
         while True:
@@ -63,7 +64,7 @@ class TB:
                 assert waiting[1] == address, "address changed before the answer"
                 assert waiting[0] == "read" or waiting[2] == data, "data changed"
                 if acked:
-                    waiting = None
+                    waiting: Any = None
             elif write or read:
                 assert not (write and read), "both strobes"
                 waiting = ("write" if write else "read", address, data)
@@ -80,7 +81,7 @@ class TB:
 
     async def _watch(self) -> None:
         """Answers stay until they are taken."""
-        held = {}
+        held: dict[str, list[int]] = {}
         while True:
             await RisingEdge(self.dut.clk)
             for channel, (valid, ready, payload) in CHANNELS.items():

@@ -12,13 +12,12 @@ import pytest
 from stillnet.sim.engine import equivalence
 from stillnet.sim.engine.command import rtl_engine
 from stillnet.sim.engine.run import run_rtl
+from stillnet.sim.testbenches.example import gru_dense, small_config
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
-
-from stillnet.sim.testbenches.example import gru_dense, small_config
 
 CONFIG = small_config(lanes=4)
 NETWORK = gru_dense(3)
@@ -124,7 +123,10 @@ def test_mutated_reference_is_named(monkeypatch):
         ({"trace": "no/such/folder.vcd"}, r"^cannot write waveforms 'no/such/folder.vcd': No such"),
         ({"depth": 3}, r"^engine 'rtl' has no option 'depth'; options are history, trace, "),
         ({"preset": "axi65"}, r"^'axi65' is neither a preset"),
-        ({"preset": small_config(units=8)}, r"^network 'network' needs units = 12, engine 'small' "),
+        (
+            {"preset": small_config(units=8)},
+            r"^network 'network' needs units = 12, engine 'small' ",
+        ),
     ],
 )
 def test_bad_options(options, message):

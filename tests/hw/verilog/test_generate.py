@@ -19,6 +19,7 @@ from stillnet.hw.verilog.command import GENERATE
 from stillnet.hw.verilog.generate import core_verilog, generate, register_document
 from stillnet.hw.verilog.text import readable_verilog
 from stillnet.sim.compile import verilator
+from stillnet.sim.testbenches.example import small_config
 from stillnet.sw.cli import main as cli
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.report import cell_report
@@ -26,8 +27,6 @@ from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.registers import Register
 from tests import ROOT
-
-from stillnet.sim.testbenches.example import small_config
 
 
 @pytest.fixture(scope="module", params=PRESETS)
