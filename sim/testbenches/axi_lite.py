@@ -64,7 +64,7 @@ class TB:
                 assert waiting[1] == address, "address changed before the answer"
                 assert waiting[0] == "read" or waiting[2] == data, "data changed"
                 if acked:
-                    waiting: Any = None
+                    waiting = None
             elif write or read:
                 assert not (write and read), "both strobes"
                 waiting = ("write" if write else "read", address, data)
