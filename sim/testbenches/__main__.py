@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from stillnet.sim.compile.model import SIMULATORS
 from stillnet.sw.contract.errors import StillnetError
@@ -27,8 +28,12 @@ def show_list() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs a testbench, and says what it has compared."""
-    parameters = dict(text.split("=", 1) for text in args.parameter if "=" in text)
-    values = {k: int(v, 0) if v[:1].isdigit() else v for k, v in parameters.items()}
+    values: dict[str, Any] = {}
+    for text in args.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise StillnetError(f"--set: '{text}' is not NAME=VALUE, as in SHARING=1")
+        values[name] = int(value, 0) if value[:1].isdigit() else value
     print(f"{args.bench} with {args.sim} ...", flush=True)
     begin = time.perf_counter()
     waves = WAVES if args.waves else None
@@ -48,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("list", help="the testbenches")
     one = commands.add_parser("run", help="run one")
     one.add_argument("bench", metavar="NAME")
-    one.add_argument("parameter", nargs="*", metavar="NAME=VALUE", help="a parameter of the bench")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the bench"
+    )
     one.add_argument("--sim", choices=SIMULATORS, default="icarus")
     one.add_argument("--seed", type=int)
     one.add_argument("--waves", action="store_true", help=f"write waveforms into {WAVES}")

@@ -10,6 +10,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -182,8 +183,8 @@ class TB:
         self.base = int(os.environ["BASE_ADDRESS"], 0)
         self.checker = BusChecker(self.word_bits, self.outstanding)
         self.cycle = 0
-        self.first_word_cycle: int | None = None
-        self.last_word_cycle: int | None = None
+        self.first_word_cycle: Any = None
+        self.last_word_cycle: Any = None
 
         bus = {"bus_separator": "__"}
         self.read = PortSource(
@@ -195,7 +196,7 @@ class TB:
         self.data = PortSink(
             PortSink._bus_obj.from_prefix(dut, "port__data", **bus), dut.clk, dut.rst
         )
-        self.ram: AxiRam | None = None
+        self.ram: Any = None
         if ram:
             bus = AxiBus.from_prefix(dut, "m_axi")
             self.ram = AxiRam(bus, dut.clk, dut.rst, size=2**34)

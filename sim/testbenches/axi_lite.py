@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -51,7 +52,7 @@ class TB:
     async def _serve(self) -> None:
         """Answer requests after a random time, and see that there is one at a time."""
         dut = self.dut
-        waiting = None
+        waiting: Any = None
         delay = 0
         acked = False
         while True:
@@ -80,7 +81,7 @@ class TB:
 
     async def _watch(self) -> None:
         """Answers stay until they are taken."""
-        held = {}
+        held: dict[str, list[int]] = {}
         while True:
             await RisingEdge(self.dut.clk)
             for channel, (valid, ready, payload) in CHANNELS.items():

@@ -131,6 +131,6 @@ async def vectors(dut: Any, mode: Mode, threshold: int) -> None:
         assert await encoder.reference() == (reference & 0xFFFF).tolist()
         count += total
     report(
-        f"{mode.name.lower()}, threshold {threshold}: {count} events of {len(steps) + 3} vectors and "
-        f"all references are those of contract.events"
+        f"{mode.name.lower()}, threshold {threshold}: {count} events of {len(steps) + 3} vectors, "
+        "and all references, are those of contract.events"
     )

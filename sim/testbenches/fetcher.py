@@ -31,8 +31,8 @@ from stillnet.sw.contract.image import accumulator_place
 from .runner import report
 from .streams import Sink, Source, packed, random_numbers, start
 
-UNITS, INPUTS, BASE = 10, 12, 6
-"""A layer of ``UNITS``, which are no whole number of blocks; its accumulators begin at ``BASE``."""
+INPUTS, BASE = 12, 6
+"""Columns of the matrix, and the first accumulator of its layer."""
 
 
 def engine(LANES: int) -> EngineConfig:
@@ -57,7 +57,7 @@ class Harness(wiring.Component):
 
     def __init__(self, config: EngineConfig) -> None:
         self.fetcher, self.lanes = ColumnFetcher(config), Lanes(config)
-        members = {}
+        members: dict[str, Any] = {}
         for part in (self.lanes, self.fetcher):
             members |= dict(part.signature.members.items())
         members |= {"lanes_sequence": members["sequence"]}
@@ -144,9 +144,9 @@ class Bench:
             await RisingEdge(self.dut.clk)
         return rows
 
-    async def accumulators(self, gates: int) -> np.ndarray:
+    async def accumulators(self, gates: int, units: int) -> np.ndarray:
         """All of the layer, shape (gates, units)."""
-        lanes, blocks = self.config.lanes, -(-UNITS // self.config.lanes)
+        lanes, blocks = self.config.lanes, -(-units // self.config.lanes)
         found = np.zeros((gates, blocks * lanes), np.int64)
         mask = (1 << self.shapes.accumulator_address - 1) - 1
         self.read_valid.value = 1
@@ -160,7 +160,7 @@ class Bench:
                 data = int(self.read_data.value)
                 values = np.array([data >> 32 * i & 0xFFFF_FFFF for i in range(lanes)], np.uint32)
                 found[gate, block * lanes :][:lanes] = values.astype(np.int32)
-        return found[:, :UNITS]
+        return found[:, :units]
 
 
 def words(data: np.ndarray, lanes: int) -> list[int]:
@@ -189,14 +189,18 @@ def event_rows(config: EngineConfig, events: np.ndarray) -> list[int]:
 
 
 @cocotb.test()
-async def columns(dut: Any) -> None:
-    """A bias and twelve vectors of events; then M = bias + W times the sum of events."""
+@cocotb.parametrize((("units", "fed"), [(10, 3), (3, 1)]))
+async def columns(dut: Any, units: int, fed: int) -> None:
+    """A bias, then vectors of events: M = bias + W times the sum of events.
+
+    The matrix feeds the first ``fed`` of four gates. Ten units are no whole number of blocks; the
+    columns of three units and one gate are single words, which meet in the lanes' pipeline.
+    """
     config = engine(int(os.environ["LANES"]))
     rng = random_numbers()
     gates = len(CELLS["gru"].accumulators)
-    fed = 3  # the matrix feeds the first three of four gates
-    weight = rng.integers(-128, 128, (fed, UNITS, INPUTS)).astype(np.int8)
-    bias = rng.integers(-(1 << 31), 1 << 31, (gates, UNITS))
+    weight = rng.integers(-128, 128, (fed, units, INPUTS)).astype(np.int8)
+    bias = rng.integers(-(1 << 31), 1 << 31, (gates, units))
     bench = Bench(dut, config)
     await start(dut)
     cocotb.start_soon(bench.serve_list())
@@ -223,7 +227,7 @@ async def columns(dut: Any) -> None:
             first += await with_timeout(bench.fetch(**run, **place), 100, "us")
         expected[:fed] = wrap32(expected[:fed] + weight.astype(np.int64) @ events)
         count += rows
-        found = await bench.accumulators(gates)
+        found = await bench.accumulators(gates, units)
         wrong = np.argwhere(found != expected)
         assert not len(wrong), f"accumulator of gate and unit {wrong[0]} is wrong"
     report(

@@ -235,10 +235,10 @@ class World:
     # -- what goes on around it -------------------------------------------------------------------
 
     def go_on(self) -> None:
-        if self.inputs < STEPS and len(self.present) < 2 and random.random() < 0.1:
-            if all(t % 2 != self.inputs % 2 for t in self.present):
-                self.vectors[0, self.inputs] = Vector()
-                self.inputs += 1
+        free = all(t % 2 != self.inputs % 2 for t in self.present)  # the half of the list
+        if self.inputs < STEPS and free and random.random() < 0.1:
+            self.vectors[0, self.inputs] = Vector()
+            self.inputs += 1
         for t in self.present:
             self.vectors[0, t].grow()
         if self.reading and random.random() < 0.1:

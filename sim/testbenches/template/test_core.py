@@ -161,7 +161,8 @@ class Core:
 
     async def serve(self):
         """A memory behind the bare port: reads in order, some latency, pauses."""
-        dut, words, ready, valid = self.dut, deque(), 0, 0
+        dut, ready, valid = self.dut, 0, 0
+        words: deque[tuple[int, int]] = deque()  # cycle when it is there, and its value
         dut.mem_error.value, dut.mem_write_idle.value, dut.mem_write_ready.value = 0, 1, 1
         for now in count():
             dut.mem_read_ready.value, dut.mem_data_valid.value = ready, valid
