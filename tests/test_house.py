@@ -70,8 +70,8 @@ MAY_IMPORT = {
     "boards.board": "hw.compact hw.memory.sdram sw.network sw.packing",
     "boards.catalogue": "boards.board boards.platforms",
     "boards.platforms": "",
-    "boards.top": "boards.board boards.catalogue boards.platforms hw hw.compact hw.host hw.host.link hw.memory"
-    " hw.memory.sdram hw.parts",
+    "boards.top": "boards.board boards.catalogue boards.platforms hw hw.compact hw.host"
+    " hw.host.link hw.memory hw.memory.sdram hw.parts",
     "boards.build": "boards.board boards.catalogue boards.platforms boards.top hw.parts sw.util",
     "boards": "boards.board boards.build boards.catalogue sw.cli sw.network sw.packing sw.util",
     "boards.bench": "boards.build boards.catalogue hw hw.cell sw.cli sw.util",
@@ -80,8 +80,8 @@ MAY_IMPORT = {
     "sim.audio": "sw.util",
     "sim.engine": "hw.verilog sim.compile sw.network sw.packing sw.util",
     "sim.sdram": "hw.memory.sdram hw.verilog sim.compile",
-    "sim.board": "boards.board boards.catalogue boards.top hw hw.host.link hw.memory hw.memory.sdram hw.verilog"
-    " sim.compile sw.cli sw.network sw.packing sw.util",
+    "sim.board": "boards.board boards.catalogue boards.top hw hw.host.link hw.memory"
+    " hw.memory.sdram hw.verilog sim.compile sw.cli sw.network sw.packing sw.util",
     "sim.proofs": "hw.host.link hw.memory hw.memory.sdram hw.parts",
     "sim.testbenches": f"{HARDWARE} boards.catalogue boards.top sim.board sim.compile sim.engine"
     " sim.sdram sw.cli sw.host sw.network sw.packing sw.util",
