@@ -25,9 +25,10 @@ from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, SCALE_BITS
+from stillnet.sw.contract.stages import RESCALE_LATENCY, ROW_SCALE_LATENCY
 
 from .pipeline import CellPipeline, schedule
-from .rescale import RESCALE_LATENCY, ROW_SCALE_LATENCY, Rescale, RowScale
+from .rescale import Rescale, RowScale
 
 __all__ = ["CellUnit"]
 

@@ -30,12 +30,7 @@ from stillnet.hw.parts.interfaces import (
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 
-__all__ = ["ENCODE_CYCLES", "LOOKUP_CYCLES", "EventEncoder"]
-
-LOOKUP_CYCLES = 2
-"""Cycles by which the row must be known before its values."""
-ENCODE_CYCLES = 3
-"""Cycles from the values to ``listed``."""
+__all__ = ["EventEncoder"]
 
 
 class _Signals:

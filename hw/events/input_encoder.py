@@ -28,8 +28,9 @@ from stillnet.hw.parts.interfaces import (
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
+from stillnet.sw.contract.stages import ENCODE_CYCLES, LOOKUP_CYCLES
 
-from .event_encoder import ENCODE_CYCLES, LOOKUP_CYCLES, EventEncoder
+from .event_encoder import EventEncoder
 
 __all__ = ["InputEncoder"]
 

@@ -20,7 +20,6 @@ from stillnet.hw.memory.port import read_request_layout
 from stillnet.hw.parts.block_fifo import BlockFifo
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.interfaces import (
-    LIST_READ_LATENCY,
     IssueSignature,
     ListReadSignature,
     TableWriteSignature,
@@ -33,14 +32,9 @@ from stillnet.hw.parts.multiplier import Multiplier
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import EVENT_BITS
+from stillnet.sw.contract.stages import LIST_READ_LATENCY, REQUESTS, YIELD_WORDS
 
 __all__ = ["ColumnFetcher"]
-
-YIELD_WORDS = 64
-"""Words after which a run gives way, so that a more urgent matrix can be chosen."""
-
-REQUESTS = 8
-"""Reads that may wait for the memory port."""
 
 
 class _Signals:

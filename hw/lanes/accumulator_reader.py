@@ -17,7 +17,6 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.interfaces import (
-    READ_LATENCY,
     HoldSignature,
     PeekSignature,
     ProgressSignature,
@@ -28,8 +27,7 @@ from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
-
-from .lanes import COMMIT_CYCLES
+from stillnet.sw.contract.stages import COMMIT_CYCLES, READ_LATENCY
 
 __all__ = ["AccumulatorReader"]
 

@@ -37,11 +37,9 @@ from stillnet.sw.contract.image import BIAS_WORDS, Kind
 
 from .sparse_lanes import SparseLanes
 
-__all__ = ["COMMIT_CYCLES", "Lanes"]
+__all__ = ["Lanes"]
 
 WEIGHT_BITS = 8
-COMMIT_CYCLES = 4
-"""Cycles by which ``sequence`` and ``block`` must be delayed until a read sees the sums."""
 
 
 def _step_layout(config: EngineConfig) -> data.StructLayout:

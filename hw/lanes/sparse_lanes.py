@@ -19,9 +19,10 @@ from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
 from stillnet.sw.contract.image import BIAS_WORDS
+from stillnet.sw.contract.stages import DECODE_CYCLES
 
 from .sparse_lane import QUEUE_LIMIT, SparseLane
-from .weight_decoder import DECODE_CYCLES, WeightDecoder, head_layout
+from .weight_decoder import WeightDecoder, head_layout
 
 __all__ = ["SparseLanes"]
 

@@ -20,10 +20,8 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import EVENT_BITS
 from stillnet.sw.contract.image import Kind
 
-__all__ = ["DECODE_CYCLES", "WeightDecoder", "head_layout"]
+__all__ = ["WeightDecoder", "head_layout"]
 
-DECODE_CYCLES = 4
-"""Cycles from a word taken to its weights at the lanes."""
 WEIGHT_BITS = 8
 
 

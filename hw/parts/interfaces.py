@@ -21,8 +21,6 @@ from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, EVENT_
 from .shapes import Shapes
 
 __all__ = [
-    "LIST_READ_LATENCY",
-    "READ_LATENCY",
     "DescriptorWriteSignature",
     "DirectSignature",
     "DispatchSignature",
@@ -62,12 +60,6 @@ __all__ = [
     "run_layout",
     "write_command_layout",
 ]
-
-LIST_READ_LATENCY = 2
-"""Cycles from the address of a row of an event list to the row."""
-
-READ_LATENCY = 2
-"""Cycles from a granted read of an accumulator word to its data."""
 
 
 # -- events -------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """How many cycles a value takes through the engine's blocks, and where their queues end.
 
-What ``hw/`` builds with these numbers and what ``sw/cost`` predicts from them is the same;
-``tests/sw/cost/test_stages.py`` reads them from the hardware. The plan of a cell's pipeline is
-``contract.cells.schedule``.
+``hw/`` builds its pipelines with these numbers and ``sw/cost`` predicts cycles from them. The plan
+of a cell's pipeline is ``contract.cells.schedule``.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ __all__ = [
 ]
 
 LOOKUP_CYCLES = 2
-"""``hw/events/event_encoder.py``: from an element's number to its reference."""
+"""``hw/events/event_encoder.py``: cycles by which the row must be known before its values."""
 
 ENCODE_CYCLES = 3
-"""``hw/events/event_encoder.py``: from an element and its reference to its event in the list."""
+"""``hw/events/event_encoder.py``: from the values of a group to its events in the list."""
 
 LIST_READ_LATENCY = 2
-"""``hw/events/event_encoder.py``: from a row's number to the row of the list."""
+"""``hw/events/event_encoder.py``: from the address of a row of an event list to the row."""
 
 YIELD_WORDS = 64
-"""``hw/fetch/column_fetcher.py``: words after which a run gives way."""
+"""``hw/fetch/column_fetcher.py``: words after which a run gives way to a more urgent matrix."""
 
 REQUESTS = 8
 """``hw/fetch/column_fetcher.py``: reads that may wait for the memory port."""
@@ -42,7 +41,7 @@ COMMIT_CYCLES = 4
 """``hw/lanes/lanes.py``: from a word taken until a read of its row gets the new sum."""
 
 READ_LATENCY = 2
-"""``hw/lanes/lanes.py``: from a granted read to the sums."""
+"""``hw/lanes/lanes.py``: from a granted read of an accumulator word to its data."""
 
 RESCALE_LATENCY = 4
 """``hw/cell/rescale.py``: from an accumulator to a pre-activation."""

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from stillnet.hw.events.write_back import WriteBack
-from stillnet.hw.parts.interfaces import LIST_READ_LATENCY
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.fixed import Format, narrow
+from stillnet.sw.contract.stages import LIST_READ_LATENCY
 from tests.hw.simulation import simulate
 
 CONFIG = EngineConfig(

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stillnet.hw.fetch.column_fetcher import YIELD_WORDS, ColumnFetcher
-from stillnet.hw.parts.interfaces import LIST_READ_LATENCY
+from stillnet.hw.fetch.column_fetcher import ColumnFetcher
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import FORMATS
+from stillnet.sw.contract.stages import LIST_READ_LATENCY, YIELD_WORDS
 from tests.hw.simulation import simulate
 
 CONFIG = EngineConfig(

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from stillnet.hw.lanes.accumulator_reader import AccumulatorReader
-from stillnet.hw.lanes.lanes import COMMIT_CYCLES
-from stillnet.hw.parts.interfaces import READ_LATENCY
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.stages import COMMIT_CYCLES, READ_LATENCY
 from tests.hw.simulation import simulate, words_of
 
 CONFIG = EngineConfig(
