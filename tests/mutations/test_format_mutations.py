@@ -92,13 +92,13 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "headers stand for one word fewer": (
         "lanes.weight_decoder",
         "WeightDecoder",
-        "start.eq(Mux(head0.first, 0, start + span))",
-        "start.eq(Mux(head0.first, 0, start + span - 1))",
+        "start.eq(Mux(x.head0.first, 0, start + span))",
+        "start.eq(Mux(x.head0.first, 0, start + span - 1))",
     ),
     "halves are not told apart": (
         "lanes.weight_decoder",
         "WeightDecoder",
-        "with m.Elif(half2 != side):",
+        "with m.Elif(x.half2 != side):",
         "with m.Elif(0):",
     ),
     "lengths are read one off": (
