@@ -17,10 +17,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 
-from stillnet.hw.events.event_encoder import list_layout
-from stillnet.hw.fetch.column_fetcher import ColumnFetcher, run_layout
-from stillnet.hw.lanes.lanes import READ_LATENCY, Lanes
+from stillnet.hw.fetch.column_fetcher import ColumnFetcher
+from stillnet.hw.lanes.lanes import Lanes
 from stillnet.hw.memory.port import read_request_layout
+from stillnet.hw.parts.interfaces import READ_LATENCY, list_layout, run_layout
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import choose, encode
@@ -57,10 +57,9 @@ class Harness(wiring.Component):
 
     def __init__(self, config: EngineConfig) -> None:
         self.fetcher, self.lanes = ColumnFetcher(config), Lanes(config)
-        members = {}
+        members: dict[str, Any] = {}
         for part in (self.lanes, self.fetcher):
             members |= dict(part.signature.members.items())
-        members |= {"lanes_sequence": members["sequence"]}
         super().__init__({name: m for name, m in members.items() if name not in self.INNER})
 
     def elaborate(self, platform: Any) -> Module:
@@ -70,11 +69,8 @@ class Harness(wiring.Component):
         m.d.comb += [
             fetcher.word_taken.eq(lanes.taken),
             fetcher.column_done.eq(lanes.column_done),
-            self.lanes_sequence.eq(lanes.sequence),
         ]
         for name, member in self.signature.members.items():
-            if name == "lanes_sequence":
-                continue
             part = fetcher if name in fetcher.signature.members else lanes
             if member.is_signature:
                 connect(m, flipped(getattr(self, name)), getattr(part, name))
@@ -95,12 +91,6 @@ class Bench:
 
     def __init__(self, dut: Any, config: EngineConfig) -> None:
         self.dut, self.config, self.shapes = dut, config, Shapes(config)
-        # Names of ports stand here and nowhere else.
-        self.list_enable, self.list_row = dut.list_enable, dut.list_row
-        self.list_hidden = dut.list_hidden
-        self.read_valid, self.read_bank = dut.read_valid, dut.read_bank
-        self.read_address, self.read_inverse = dut.read_address, dut.read_inverse
-        self.read_ready, self.read_data = dut.read_ready, dut.read_data
         self.runs = Source(dut, "runs", 0.2)
         self.words = Source(dut, "words", 0.3)
         self.reads = Sink(dut, "reads", 0.4)
@@ -113,11 +103,11 @@ class Bench:
         stages = [0, 0]
         while True:
             await RisingEdge(self.dut.clk)
-            if int(self.list_enable.value):
-                row = int(self.list_row.value)
+            if int(self.dut.list_hidden__enable.value):
+                row = int(self.dut.list_hidden__row.value)
                 stages = [row, stages[0]]
             rows = self.list or [0]
-            self.list_hidden.value = rows[stages[1] % len(rows)]
+            self.dut.list_hidden__data.value = rows[stages[1] % len(rows)]
 
     async def serve_memory(self) -> None:
         """Words of the reads in their order, each some cycles later."""
@@ -146,18 +136,19 @@ class Bench:
 
     async def accumulators(self, gates: int) -> np.ndarray:
         """All of the layer, shape (gates, units)."""
-        lanes, blocks = self.config.lanes, -(-UNITS // self.config.lanes)
+        dut, lanes = self.dut, self.config.lanes
+        blocks = -(-UNITS // lanes)
         found = np.zeros((gates, blocks * lanes), np.int64)
         mask = (1 << self.shapes.accumulator_address - 1) - 1
-        self.read_valid.value = 1
+        dut.sums__valid.value = 1
         for block in range(blocks):
             for gate in range(gates):
                 place = accumulator_place(BASE, gates, block, gate)
-                self.read_bank.value, self.read_address.value = place & 1, place >> 1
-                self.read_inverse.value = ~(place >> 1) & mask
-                await ClockCycles(self.dut.clk, READ_LATENCY + 2)
-                assert int(self.read_ready.value)
-                data = int(self.read_data.value)
+                dut.sums__bank.value, dut.sums__address.value = place & 1, place >> 1
+                dut.sums__inverse.value = ~(place >> 1) & mask
+                await ClockCycles(dut.clk, READ_LATENCY + 2)
+                assert int(dut.sums__ready.value)
+                data = int(dut.sums__data.value)
                 values = np.array([data >> 32 * i & 0xFFFF_FFFF for i in range(lanes)], np.uint32)
                 found[gate, block * lanes :][:lanes] = values.astype(np.int32)
         return found[:, :UNITS]
@@ -181,7 +172,7 @@ def bias_run(bias: np.ndarray, lanes: int) -> np.ndarray:
 
 
 def event_rows(config: EngineConfig, events: np.ndarray) -> list[int]:
-    """The list of a vector, one event a row, as an encoder of one element a cycle makes it."""
+    """The list of a vector, one event per row, as an encoder of one element per cycle makes it."""
     layout = list_layout(config.cell_width, Shapes(config).row)
     return [
         packed(layout, group=k, mask=1, values=[int(events[k])]) for k in np.flatnonzero(events)
