@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from stillnet.sim.compile.model import SIMULATORS
 from stillnet.sw.contract.errors import StillnetError
@@ -28,7 +29,7 @@ def show_list() -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs a testbench, and says what it has compared."""
     parameters = dict(text.split("=", 1) for text in args.parameter if "=" in text)
-    values = {k: int(v, 0) if v[:1].isdigit() else v for k, v in parameters.items()}
+    values: dict[str, Any] = {k: int(v, 0) if v[:1].isdigit() else v for k, v in parameters.items()}
     print(f"{args.bench} with {args.sim} ...", flush=True)
     begin = time.perf_counter()
     waves = WAVES if args.waves else None

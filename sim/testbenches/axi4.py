@@ -10,6 +10,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -195,7 +196,7 @@ class TB:
         self.data = PortSink(
             PortSink._bus_obj.from_prefix(dut, "port__data", **bus), dut.clk, dut.rst
         )
-        self.ram: AxiRam | None = None
+        self.ram: Any = None
         if ram:
             bus = AxiBus.from_prefix(dut, "m_axi")
             self.ram = AxiRam(bus, dut.clk, dut.rst, size=2**34)
@@ -279,8 +280,10 @@ class TB:
             channel.set_pause_generator(pauses(probability))
 
     def rate(self, words: int) -> float:
-        """Words a cycle from the first one to the last."""
-        return (words - 1) / (self.last_word_cycle - self.first_word_cycle)
+        """Words per cycle from the first one to the last."""
+        first, last = self.first_word_cycle, self.last_word_cycle
+        assert first is not None and last is not None, "no word came"
+        return (words - 1) / (last - first)
 
 
 def pauses(probability: float) -> Iterator[bool]:

@@ -36,7 +36,7 @@ class Bench:
         dut.rst.value = 0
         dut.received__ready.value = 1
         dut.sent__valid.value = 0
-        cocotb.start_soon(Clock(dut.clk, 10, unit="ns").start())
+        Clock(dut.clk, 10, unit="ns").start()
         cocotb.start_soon(self._watch())
 
     async def _watch(self) -> None:
