@@ -280,8 +280,10 @@ class TB:
             channel.set_pause_generator(pauses(probability))
 
     def rate(self, words: int) -> float:
-        """Words a cycle from the first one to the last."""
-        return (words - 1) / (self.last_word_cycle - self.first_word_cycle)
+        """Words per cycle from the first one to the last."""
+        first, last = self.first_word_cycle, self.last_word_cycle
+        assert first is not None and last is not None, "no word came"
+        return (words - 1) / (last - first)
 
 
 def pauses(probability: float) -> Iterator[bool]:

@@ -10,7 +10,6 @@ import argparse
 import json
 import shutil
 import tempfile
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +18,28 @@ import numpy as np
 from stillnet.hw.core import core_ports
 from stillnet.hw.verilog.generate import core_verilog
 from stillnet.sim.compile.model import started
-from stillnet.sw.cli.commands import load_array
+from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.contract.config import PRESETS, EngineConfig
+from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.fixed import Format, narrow
 from stillnet.sw.contract.registers import Control, Region, Register, Status
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import SECOND, Reference
-from stillnet.sw.packing.engine_fit import fit, lacking
-from stillnet.sw.packing.packer import capacities, pack, place
-from stillnet.sw.util.files import write_atomically
+from stillnet.sw.packing.engine_fit import changed, fit, missing
+from stillnet.sw.packing.packer import pack, place
+from stillnet.sw.util.files import check_place, write_atomically
 from stillnet.sw.util.progress import Progress, silent
+from stillnet.sw.util.recordings import load_array
+from stillnet.sw.util.results import RtlResult, TestbenchResult
 
 __all__ = ["TESTBENCH", "cocotb_engine", "write_project"]
 
 TEMPLATE = Path(__file__).with_name("template")
 COUNTERS = ("CYCLES", "WORDS", "STALL_CELL", "STALL_MEMORY", "STALL_EVENTS", "SATURATIONS")
 STEPS = 20
-"""Steps of a project, where nobody says how many."""
+"""Steps of a project by default."""
 
 
 # -- the project ----------------------------------------------------------------------------------
@@ -50,9 +51,9 @@ def write_project(
     folder: str | Path,
     *,
     preset: str | Path | EngineConfig = "axi64",
-    fitting: bool = True,
+    fitting: bool | None = None,
     steps: int | None = STEPS,
-) -> dict[str, Any]:
+) -> TestbenchResult:
     """Writes a cocotb project for a network on a generated core.
 
     Parameters
@@ -63,16 +64,15 @@ def write_project(
         Made if it is not there.
     preset : str, Path or EngineConfig
         What core to generate.
-    fitting : bool
-        Take an engine that fits where the preset lacks what the network asks for.
+    fitting : bool, optional
+        None: where the preset lacks something that the network needs, it is added. True: also
+        formats of columns that save words. False: a network that does not fit is refused.
     steps : int, optional
-        Only so many steps.
+        Only the first N steps.
 
     Returns
     -------
-    dict
-        ``folder``, ``engine`` (its name), ``added`` (fields of the configuration that the preset
-        lacks), ``steps``, ``words`` of the image, ``files``.
+    TestbenchResult
 
     Raises
     ------
@@ -80,12 +80,7 @@ def write_project(
         For a network that the engine has no room for, or an input of the wrong shape.
     """
     base = EngineConfig.load(preset)
-    config, added = _engine(network, base)
-    if added and not fitting:
-        raise StillnetError(
-            f"preset '{base.name}' lacks {', '.join(added)} for network '{network.name}'; leave "
-            "--no-fit out, or choose another preset"
-        )
+    config = _engine(network, base, fitting)
     rows = network.quantize_input(x)[:steps]
     image = pack(network, config).data
     reference = Reference(network, config=config)
@@ -110,27 +105,29 @@ def write_project(
         np.save(folder / name, np.asarray(values).astype(np.int16), allow_pickle=False)
     for name in ("test_core.py", "runner.py", "Makefile"):
         shutil.copyfile(TEMPLATE / name, folder / name)
-    return {
-        "folder": str(folder),
-        "preset": base.name,
-        "engine": config.name,
-        "added": added,
-        "memory": config.memory,
-        "steps": len(rows),
-        "words": len(image) // config.word_bytes,
-        "files": sorted(p.name for p in folder.iterdir() if p.is_file()),
-    }
+    return TestbenchResult(
+        folder=str(folder),
+        preset=base.name,
+        engine=config.name,
+        added=changed(base, config),
+        memory=config.memory,
+        steps=len(rows),
+        words=len(image) // config.word_bytes,
+        files=sorted(p.name for p in folder.iterdir() if p.is_file()),
+    )
 
 
-def _engine(network: Network, base: EngineConfig) -> tuple[EngineConfig, list[str]]:
-    """The preset, or an engine that fits where it lacks something; and what was added to it."""
-    short = [f for f, n in capacities(network, base).items() if n > getattr(base, f)]
-    formats = {m.format for layer in network.layers for m in layer.matrices} - {None}
-    if not (lacking(network, base) or short or formats - set(base.formats)):
-        return base, []
-    config = fit(network, base)
-    names = (field.name for field in fields(EngineConfig) if field.name != "name")
-    return config, [name for name in names if getattr(base, name) != getattr(config, name)]
+def _engine(network: Network, base: EngineConfig, fitting: bool | None) -> EngineConfig:
+    """The preset, or an engine that fits."""
+    if fitting:
+        return fit(network, base)
+    lacks = missing(network, base)
+    if lacks and fitting is False:
+        raise StillnetError(
+            f"preset '{base.name}' lacks {', '.join(lacks)} for network '{network.name}'; leave "
+            "--no-fit out, or choose another preset"
+        )
+    return fit(network, base) if lacks else base
 
 
 def _description(network: Network, config: EngineConfig) -> dict[str, Any]:
@@ -188,8 +185,8 @@ def cocotb_engine(
     sim: str = "icarus",
     stall: float = 0.0,
     trace: str | Path | None = None,
-    **options: Any,
-) -> dict[str, Any]:
+    **others: Any,
+) -> RtlResult:
     """The project of ``stillnet testbench`` as an engine of ``stillnet run``.
 
     Parameters
@@ -205,8 +202,8 @@ def cocotb_engine(
 
     Returns
     -------
-    dict
-        As of the engine ``rtl``.
+    RtlResult
+        ``latency`` is None, because vectors go in back to back.
 
     Raises
     ------
@@ -215,19 +212,21 @@ def cocotb_engine(
     """
     from .runner import BenchFailed, run_bench
 
-    if options:
+    if others:
         raise StillnetError(
-            f"engine 'cocotb' has no option '{next(iter(options))}'; options are sim, stall, trace"
+            f"engine 'cocotb' has no option '{next(iter(others))}'; options are sim, stall, trace"
         )
     if not isinstance(stall, (int, float)) or not 0 <= stall < 1:
         raise StillnetError(f"option 'stall' must be a chance below 1, not {stall!r}")
+    if trace is not None:
+        check_place(trace)
+    config = EngineConfig.load(preset)
     progress = progress or silent
     with tempfile.TemporaryDirectory(prefix="stillnet-") as name:
         folder = Path(name)
-        write_project(network, x, folder, preset=preset, steps=steps)
+        write_project(network, x, folder, preset=config, fitting=False, steps=steps)
         progress(f"core with {sim}", 0, 1)
         result = folder / "result.json"
-        difference, waves = None, None
         try:
             run = run_bench(
                 (folder / "core.v").read_text(),
@@ -246,39 +245,51 @@ def cocotb_engine(
             waves = next(error.run_dir.glob("dump.*"), None)
         progress(f"core with {sim}", 1, 1)
         found = json.loads(result.read_text())
-        if found["wrong"]:
-            (step, unit), golden = found["wrong"][0], np.load(folder / "golden.npy")
-            difference = {
-                **{"what": "output", "layer": network.layers[-1].name, "unit": unit, "step": step},
-                **{"engine": found["outputs"][step][unit], "reference": int(golden[step, unit])},
-            }
+        golden = np.load(folder / "golden.npy")
         if trace is not None and waves is not None:
             shutil.move(waves, trace)
-    return _result(network, found, difference, trace)
+    return _result(network, config, found, golden, trace)
 
 
 def _result(
-    network: Network, found: dict[str, Any], difference: dict[str, Any] | None, trace: Any
-) -> dict[str, Any]:
+    network: Network,
+    config: EngineConfig,
+    found: dict[str, Any],
+    golden: np.ndarray,
+    trace: str | Path | None,
+) -> RtlResult:
+    """The test's ``result.json`` as the result of a run."""
     counters = found["counters"]
-    result: dict[str, Any] = {"steps": found["steps"], "mismatches": int(difference is not None)}
-    if difference is not None:
-        d = difference
-        result["difference"] = (
-            f"step {d['step']}, layer '{d['layer']}', output of unit {d['unit']}: engine "
-            f"{d['engine']}, reference {d['reference']}"
+    difference = sentence = None
+    if found["wrong"]:
+        step, unit = found["wrong"][0]
+        layer = network.layers[-1].name
+        got, expected = found["outputs"][step][unit], int(golden[step, unit])
+        difference = {"what": "output", "layer": layer, "unit": unit, "step": step}
+        difference |= {"engine": got, "reference": expected}
+        sentence = (
+            f"step {step}, layer '{layer}', output of unit {unit}: engine {got}, "
+            f"reference {expected}"
         )
-        result["first_difference"] = difference
-    result |= {
-        "events": counters["events"],
-        "words": counters["words"],
-        "cycles": counters["cycles"],
-        "utilisation": counters["words"] / counters["cycles"] if counters["cycles"] else None,
-        **{name: counters[name] for name in ("stall_cell", "stall_memory", "stall_events")},
-        "saturations": counters["saturations"],
-        "outputs": network.dequantize_output(np.array(found["outputs"])),
-    }
-    return result if trace is None else {**result, "trace": str(trace)}
+    return RtlResult(
+        preset=config.name,
+        steps=found["steps"],
+        mismatches=int(difference is not None),
+        difference=sentence,
+        first_difference=difference,
+        events=counters["events"],
+        words=counters["words"],
+        cycles=counters["cycles"],
+        utilisation=counters["words"] / counters["cycles"] if counters["cycles"] else None,
+        saturations=counters["saturations"],
+        latency=None,  # vectors go in back to back, so steps overlap
+        stall_cell=counters["stall_cell"],
+        stall_memory=counters["stall_memory"],
+        stall_events=counters["stall_events"],
+        rtl_cycles_per_second=round(found["cycles_simulated"] / max(found["seconds"], 1e-9)),
+        trace=None if trace is None else str(trace),
+        outputs=network.dequantize_output(np.array(found["outputs"])),
+    )
 
 
 # -- the command ----------------------------------------------------------------------------------
@@ -286,38 +297,47 @@ def _result(
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("network", metavar="NET", help="network from 'stillnet quantize'")
-    add("input", metavar="X.npy", help="input vectors, (steps, inputs)")
-    add("--preset", default="axi64", help=f"{', '.join(PRESETS)}, or a TOML file (axi64)")
-    add("--no-fit", action="store_true", help="refuse a network that asks for more than the preset")
-    add("--steps", type=int, default=STEPS, metavar="N", help=f"only so many steps ({STEPS})")
-    add("-o", "--output", required=True, metavar="FOLDER", help="the project")
+    options.add_network(parser)
+    add("input", metavar="X.npy", type=Path, help="input vectors, (steps, inputs)")
+    options.add_preset(parser)
+    options.add_fit(
+        parser,
+        None,
+        "--fit: add to the preset all that the network can use, as 'generate --fit' does; "
+        "--no-fit: refuse a network that does not fit; default: add what is missing",
+    )
+    add(
+        "--steps",
+        type=options.positive,
+        default=STEPS,
+        metavar="N",
+        help=f"only the first N steps ({STEPS})",
+    )
+    options.add_output(parser, "FOLDER", "the project", required=True)
 
 
-def _run(args: argparse.Namespace) -> dict[str, Any]:
-    if args.steps < 1:
-        raise StillnetError(f"--steps must be at least 1, not {args.steps}")
+def _run(args: argparse.Namespace) -> TestbenchResult:
     return write_project(
         Network.load(args.network),
         load_array(args.input),
         args.output,
         preset=args.preset,
-        fitting=not args.no_fit,
+        fitting=args.fit,
         steps=args.steps,
     )
 
 
-def _show(result: dict[str, Any]) -> None:
-    if result["added"]:
+def _show(result: TestbenchResult) -> None:
+    if result.added:
         print(
-            f"Preset '{result['preset']}' lacks {', '.join(result['added'])}: the core is "
-            f"'{result['engine']}', which has them."
+            f"Preset '{result.preset}' lacks {', '.join(result.added)}: the core is "
+            f"'{result.engine}', which has them."
         )
     print(
-        f"Wrote {result['folder']}: core with memory '{result['memory']}', image of "
-        f"{result['words']:,} words, {result['steps']} vectors with their golden outputs."
+        f"Wrote {result.folder}: core with memory '{result.memory}', image of "
+        f"{result.words:,} words, {result.steps} vectors with their golden outputs."
     )
-    print(f"Run it: cd {result['folder']} && make   (needs cocotb, cocotbext-axi, numpy)")
+    print(f"Run it: cd {result.folder} && make   (needs cocotb, cocotbext-axi, numpy)")
 
 
 TESTBENCH = Command(

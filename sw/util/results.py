@@ -35,6 +35,7 @@ __all__ = [
     "RtlResult",
     "RunResult",
     "SweepResult",
+    "TestbenchResult",
     "VectorError",
     "WeightError",
 ]
@@ -525,6 +526,39 @@ class GenerateResult(Result):
     errors: list[dict[str, Any]]
     state_regions: list[dict[str, Any]]
     files: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestbenchResult(Result):
+    """A cocotb project for a network on a generated core.
+
+    Attributes
+    ----------
+    folder : str
+    preset : str
+        Name of the engine configuration that was asked for.
+    engine : str
+        Name of the one that was generated.
+    added : list of str
+        Fields of the configuration that were changed to make the network fit.
+    memory : str
+        The core's memory: ``ram``, ``axi4`` or ``port``.
+    steps : int
+        Vectors with golden outputs.
+    words : int
+        Memory words of the image.
+    files : list of str
+        Names of the files in the folder.
+    """
+
+    folder: str
+    preset: str
+    engine: str
+    added: list[str] = field(default_factory=list)
+    memory: str
+    steps: int
+    words: int
+    files: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,12 +50,12 @@ def test_board() -> None:
 BROKEN = {
     "encoder": (
         ("events.event_encoder", "EventEncoder"),
-        ("(difference1 >= limit)", "(difference1 > limit)"),
+        ("(difference1 >= s.limit)", "(difference1 > s.limit)"),
         "vectors",
     ),
     "fetcher": (
         ("lanes.lanes", "Lanes"),
-        ("use_older.eq(near2 | near3 | bias1)", "use_older.eq(near2 | bias1)"),
+        ("use_older.eq(s.near2 | s.near3 | s.bias1)", "use_older.eq(s.near2 | s.bias1)"),
         "accumulator of gate and unit",
     ),
     "cell": (
@@ -65,7 +65,7 @@ BROKEN = {
     ),
     "scheduler": (
         ("fetch.scheduler", "Scheduler"),
-        ("Mux(bias2, 1, vector2.rows - position2)", "Mux(bias2, 1, vector2.rows)"),
+        ("Mux(s.bias2, 1, s.vector2.rows - s.position2)", "Mux(s.bias2, 1, s.vector2.rows)"),
         "too many rows",
     ),
     "uart": (
@@ -107,7 +107,7 @@ def test_sdram_bench_sees_a_short_time() -> None:
 @pytest.mark.parametrize("name", ["core", "board"])
 def test_large_bench_sees_a_broken_block(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     run_module(name)
-    change = ("use_older.eq(near2 | near3 | bias1)", "use_older.eq(near2 | bias1)")
+    change = ("use_older.eq(s.near2 | s.near3 | s.bias1)", "use_older.eq(s.near2 | s.bias1)")
     put_in_place(monkeypatch, "lanes.lanes", "Lanes", change)
     fails(name, "failed: ", simulator="verilator")
 
@@ -197,7 +197,7 @@ def test_project_runs_without_stillnet(tmp_path: Path, memory: str) -> None:
     network = started_once(initial=memory == "ram")
     config = small_config(**MEMORIES[memory])
     written = write_project(network, recording(network), tmp_path / "tb", preset=config)
-    assert written["added"] == [] and written["engine"] == "small"
+    assert written.added == [] and written.engine == "small"
     done = run_project(tmp_path / "tb", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 vectors: every output equals the golden one" in done.stdout
@@ -218,7 +218,7 @@ def test_project_sees_a_wrong_output(tmp_path: Path) -> None:
 def test_project_needs_only_three_packages() -> None:
     lines = (TEMPLATE / "test_core.py").read_text().splitlines()
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("from", "imp"))}
-    own = {"json", "os", "random", "collections", "itertools", "pathlib"}
+    own = {"json", "os", "random", "time", "collections", "itertools", "pathlib"}
     assert imported - own == {"cocotb", "cocotbext", "numpy"}
 
 
@@ -248,13 +248,14 @@ def test_engine(tmp_path: Path) -> None:
     x = recording(network)
     trace = tmp_path / "waves.fst"
     result = cocotb_engine(network, x, preset=config, steps=3, trace=trace)
-    assert result["mismatches"] == 0 and result["steps"] == 3
+    assert result.mismatches == 0 and result.steps == 3
     reference = Reference(network, config=config)
-    np.testing.assert_array_equal(result["outputs"], reference.run(x[:3]))
-    assert result["cycles"] == sum(
-        result[name] for name in ("words", "stall_cell", "stall_memory", "stall_events")
-    )
-    assert result["events"]["input"] > 0
+    np.testing.assert_array_equal(result.outputs, reference.run(x[:3]))
+    stalls = result.stall_cell + result.stall_memory + result.stall_events
+    assert result.cycles == result.words + stalls
+    assert result.events["input"] > 0
+    assert result.preset == "small" and result.trace == str(trace)
+    assert result.latency is None and result.rtl_cycles_per_second > 0
     assert trace.stat().st_size > 1000
 
 
@@ -268,9 +269,9 @@ def test_engine_reports_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
     network = gru_dense(3)
     x = recording(network)
     result = cocotb_engine(network, x, preset=small_config(**MEMORIES["axi4"]), steps=2)
-    assert result["mismatches"] == 1
-    assert result["first_difference"]["layer"] == "dense"
-    assert result["difference"].startswith("step ")
+    assert result.mismatches == 1
+    assert result.first_difference and result.first_difference["layer"] == "dense"
+    assert result.difference and result.difference.startswith("step ")
 
 
 def test_engine_options() -> None:
