@@ -28,12 +28,8 @@ def show_list() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs a testbench, and says what it has compared."""
-    values: dict[str, Any] = {}
-    for text in args.set:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise StillnetError(f"--set: '{text}' is not NAME=VALUE, as in SHARING=1")
-        values[name] = int(value, 0) if value[:1].isdigit() else value
+    parameters = dict(text.split("=", 1) for text in args.parameter if "=" in text)
+    values: dict[str, Any] = {k: int(v, 0) if v[:1].isdigit() else v for k, v in parameters.items()}
     print(f"{args.bench} with {args.sim} ...", flush=True)
     begin = time.perf_counter()
     waves = WAVES if args.waves else None
@@ -53,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("list", help="the testbenches")
     one = commands.add_parser("run", help="run one")
     one.add_argument("bench", metavar="NAME")
-    one.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the bench"
-    )
+    one.add_argument("parameter", nargs="*", metavar="NAME=VALUE", help="a parameter of the bench")
     one.add_argument("--sim", choices=SIMULATORS, default="icarus")
     one.add_argument("--seed", type=int)
     one.add_argument("--waves", action="store_true", help=f"write waveforms into {WAVES}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -52,7 +51,7 @@ class TB:
     async def _serve(self) -> None:
         """Answer requests after a random time, and see that there is one at a time."""
         dut = self.dut
-        waiting: Any = None
+        waiting: tuple[str, int, int] | None = None
         delay = 0
         acked = False
         while True:
@@ -74,10 +73,12 @@ class TB:
             delay -= 1
             dut.bus__ack.value = acked
             dut.bus__read_data.value = random.getrandbits(32)
-            if acked and waiting[0] == "write":
-                self.registers[waiting[1]] = waiting[2]
-            elif acked:
-                dut.bus__read_data.value = self.registers[waiting[1]]
+            if acked and waiting is not None:
+                kind, address, data = waiting
+                if kind == "write":
+                    self.registers[address] = data
+                else:
+                    dut.bus__read_data.value = self.registers[address]
 
     async def _watch(self) -> None:
         """Answers stay until they are taken."""

@@ -131,7 +131,7 @@ class TB:
     async def _serve(self, probability):
         """A memory behind the bare port: reads in order, random pauses, some latency."""
         dut = self.dut
-        words: deque[tuple[int, int]] = deque()
+        words: deque[tuple[int, int]] = deque()  # cycle from which a word may come, and the word
         ready = valid = 0
         cycle = itertools.count()
         dut.mem_error.value = 0

@@ -14,14 +14,10 @@ import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, RisingEdge
 
-from stillnet.hw.events.event_encoder import (
-    ENCODE_CYCLES,
-    LIST_READ_LATENCY,
-    LOOKUP_CYCLES,
-    EventEncoder,
-    list_layout,
-)
+from stillnet.hw.events.event_encoder import EventEncoder
+from stillnet.hw.parts.interfaces import list_layout
 from stillnet.sw.contract.events import Mode, encode
+from stillnet.sw.contract.stages import ENCODE_CYCLES, LIST_READ_LATENCY, LOOKUP_CYCLES
 
 from .runner import report
 from .streams import random_numbers, start, unpacked
@@ -31,7 +27,7 @@ ROWS = 16
 
 
 def design(WIDTH: int) -> EventEncoder:
-    """An encoder for ``WIDTH`` elements a cycle."""
+    """An encoder for ``WIDTH`` elements per cycle."""
     return EventEncoder(WIDTH, ROWS)
 
 
@@ -54,18 +50,20 @@ class Encoder:
             row = times.index(now) if now in times else random.randrange(ROWS - BASE)
             dut.row.value = BASE + row
             at = now - LOOKUP_CYCLES
-            dut.valid.value = int(at in times)
+            dut.group__valid.value = int(at in times)
             if at in times:
                 k = times.index(at)
-                dut.values.value = sum((int(x) & 0xFFFF) << 16 * p for p, x in enumerate(groups[k]))
-                dut.mask.value = (1 << len(groups[k])) - 1
-                dut.first.value, dut.last.value = int(k == 0), int(k == len(groups) - 1)
+                values = sum((int(x) & 0xFFFF) << 16 * p for p, x in enumerate(groups[k]))
+                dut.group__values.value = values
+                dut.group__mask.value = (1 << len(groups[k])) - 1
+                dut.group__first.value = int(k == 0)
+                dut.group__last.value = int(k == len(groups) - 1)
             await RisingEdge(dut.clk)
-            if int(dut.done.value):
-                assert int(dut.done_first.value) == (done == 0)
+            if int(dut.listed__valid.value):
+                assert int(dut.listed__first.value) == (done == 0)
                 done += 1
-                assert int(dut.done_last.value) == (done == len(groups))
-                result = int(dut.count.value), int(dut.total.value)
+                assert int(dut.listed__last.value) == (done == len(groups))
+                result = int(dut.listed__rows.value), int(dut.listed__total.value)
         assert done == len(groups), f"{done} groups of {len(groups)} were encoded"
         return result
 
@@ -73,11 +71,11 @@ class Encoder:
         """The list: places and values of its events."""
         dut = self.dut
         index, value = [], []
-        dut.list_enable.value = 1
+        dut.list__enable.value = 1
         for row in range(rows):
-            dut.list_row.value = BASE + row
+            dut.list__row.value = BASE + row
             await ClockCycles(dut.clk, LIST_READ_LATENCY + 1)
-            entry = unpacked(self.layout, dut.list_data)
+            entry = unpacked(self.layout, dut.list__data)
             assert entry.mask, "a row of the list without events"
             for p in range(self.width):
                 if entry.mask >> p & 1:
@@ -88,12 +86,13 @@ class Encoder:
     async def reference(self) -> list[int]:
         """The reference memory, through the host's access."""
         dut, found = self.dut, []
-        dut.host_active.value = 1
+        dut.host__active.value = 1
         for k in range(SIZE):
-            dut.host_row.value, dut.host_element.value = BASE + k // self.width, k % self.width
+            dut.host__row.value = BASE + k // self.width
+            dut.host__element.value = k % self.width
             await ClockCycles(dut.clk, 3)
-            found.append(int(dut.host_read.value))
-        dut.host_active.value = 0
+            found.append(int(dut.host__read.value))
+        dut.host__active.value = 0
         return found
 
 
@@ -104,14 +103,14 @@ async def vectors(dut: Any, mode: Mode, threshold: int) -> None:
     rng = random_numbers()
     encoder = Encoder(dut)
     await start(dut)
-    dut.mode.value, dut.threshold.value = int(mode), threshold
-    dut.enable.value, dut.list_base.value = 1, BASE
+    dut.rule__mode.value, dut.rule__threshold.value = int(mode), threshold
+    dut.rule__enable.value, dut.list_base.value = 1, BASE
     # Through the host, as a reset does not reach a memory.
-    dut.host_active.value = dut.host_clear.value = 1
+    dut.host__active.value = dut.host__clear.value = 1
     for row in range(ROWS):
-        dut.host_row.value = row
+        dut.host__row.value = row
         await RisingEdge(dut.clk)
-    dut.host_active.value = dut.host_clear.value = 0
+    dut.host__active.value = dut.host__clear.value = 0
 
     ends = rng.choice([-32768, 32767, 0, 1, -1], (2, SIZE))
     steps = [*ends, np.full(SIZE, 32767), np.full(SIZE, -32768), np.full(SIZE, -32768)]
@@ -131,6 +130,6 @@ async def vectors(dut: Any, mode: Mode, threshold: int) -> None:
         assert await encoder.reference() == (reference & 0xFFFF).tolist()
         count += total
     report(
-        f"{mode.name.lower()}, threshold {threshold}: {count} events of {len(steps) + 3} vectors, "
-        "and all references, are those of contract.events"
+        f"{mode.name.lower()}, threshold {threshold}: {count} events of {len(steps) + 3} vectors "
+        "and all references are those of contract.events"
     )

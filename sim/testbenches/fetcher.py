@@ -17,22 +17,23 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 
-from stillnet.hw.events.event_encoder import list_layout
-from stillnet.hw.fetch.column_fetcher import ColumnFetcher, run_layout
-from stillnet.hw.lanes.lanes import READ_LATENCY, Lanes
+from stillnet.hw.fetch.column_fetcher import ColumnFetcher
+from stillnet.hw.lanes.lanes import Lanes
 from stillnet.hw.memory.port import read_request_layout
+from stillnet.hw.parts.interfaces import list_layout, run_layout
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import choose, encode
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import wrap32
 from stillnet.sw.contract.image import accumulator_place
+from stillnet.sw.contract.stages import READ_LATENCY
 
 from .runner import report
 from .streams import Sink, Source, packed, random_numbers, start
 
-INPUTS, BASE = 12, 6
-"""Columns of the matrix, and the first accumulator of its layer."""
+UNITS, INPUTS, BASE = 10, 12, 6
+"""A layer of ``UNITS``, which are no whole number of blocks; its accumulators begin at ``BASE``."""
 
 
 def engine(LANES: int) -> EngineConfig:
@@ -60,7 +61,6 @@ class Harness(wiring.Component):
         members: dict[str, Any] = {}
         for part in (self.lanes, self.fetcher):
             members |= dict(part.signature.members.items())
-        members |= {"lanes_sequence": members["sequence"]}
         super().__init__({name: m for name, m in members.items() if name not in self.INNER})
 
     def elaborate(self, platform: Any) -> Module:
@@ -70,11 +70,8 @@ class Harness(wiring.Component):
         m.d.comb += [
             fetcher.word_taken.eq(lanes.taken),
             fetcher.column_done.eq(lanes.column_done),
-            self.lanes_sequence.eq(lanes.sequence),
         ]
         for name, member in self.signature.members.items():
-            if name == "lanes_sequence":
-                continue
             part = fetcher if name in fetcher.signature.members else lanes
             if member.is_signature:
                 connect(m, flipped(getattr(self, name)), getattr(part, name))
@@ -95,12 +92,6 @@ class Bench:
 
     def __init__(self, dut: Any, config: EngineConfig) -> None:
         self.dut, self.config, self.shapes = dut, config, Shapes(config)
-        # Names of ports stand here and nowhere else.
-        self.list_enable, self.list_row = dut.list_enable, dut.list_row
-        self.list_hidden = dut.list_hidden
-        self.read_valid, self.read_bank = dut.read_valid, dut.read_bank
-        self.read_address, self.read_inverse = dut.read_address, dut.read_inverse
-        self.read_ready, self.read_data = dut.read_ready, dut.read_data
         self.runs = Source(dut, "runs", 0.2)
         self.words = Source(dut, "words", 0.3)
         self.reads = Sink(dut, "reads", 0.4)
@@ -113,11 +104,11 @@ class Bench:
         stages = [0, 0]
         while True:
             await RisingEdge(self.dut.clk)
-            if int(self.list_enable.value):
-                row = int(self.list_row.value)
+            if int(self.dut.list_hidden__enable.value):
+                row = int(self.dut.list_hidden__row.value)
                 stages = [row, stages[0]]
             rows = self.list or [0]
-            self.list_hidden.value = rows[stages[1] % len(rows)]
+            self.dut.list_hidden__data.value = rows[stages[1] % len(rows)]
 
     async def serve_memory(self) -> None:
         """Words of the reads in their order, each some cycles later."""
@@ -144,23 +135,24 @@ class Bench:
             await RisingEdge(self.dut.clk)
         return rows
 
-    async def accumulators(self, gates: int, units: int) -> np.ndarray:
+    async def accumulators(self, gates: int) -> np.ndarray:
         """All of the layer, shape (gates, units)."""
-        lanes, blocks = self.config.lanes, -(-units // self.config.lanes)
+        dut, lanes = self.dut, self.config.lanes
+        blocks = -(-UNITS // lanes)
         found = np.zeros((gates, blocks * lanes), np.int64)
         mask = (1 << self.shapes.accumulator_address - 1) - 1
-        self.read_valid.value = 1
+        dut.sums__valid.value = 1
         for block in range(blocks):
             for gate in range(gates):
                 place = accumulator_place(BASE, gates, block, gate)
-                self.read_bank.value, self.read_address.value = place & 1, place >> 1
-                self.read_inverse.value = ~(place >> 1) & mask
-                await ClockCycles(self.dut.clk, READ_LATENCY + 2)
-                assert int(self.read_ready.value)
-                data = int(self.read_data.value)
+                dut.sums__bank.value, dut.sums__address.value = place & 1, place >> 1
+                dut.sums__inverse.value = ~(place >> 1) & mask
+                await ClockCycles(dut.clk, READ_LATENCY + 2)
+                assert int(dut.sums__ready.value)
+                data = int(dut.sums__data.value)
                 values = np.array([data >> 32 * i & 0xFFFF_FFFF for i in range(lanes)], np.uint32)
                 found[gate, block * lanes :][:lanes] = values.astype(np.int32)
-        return found[:, :units]
+        return found[:, :UNITS]
 
 
 def words(data: np.ndarray, lanes: int) -> list[int]:
@@ -181,7 +173,7 @@ def bias_run(bias: np.ndarray, lanes: int) -> np.ndarray:
 
 
 def event_rows(config: EngineConfig, events: np.ndarray) -> list[int]:
-    """The list of a vector, one event a row, as an encoder of one element a cycle makes it."""
+    """The list of a vector, one event per row, as an encoder of one element per cycle makes it."""
     layout = list_layout(config.cell_width, Shapes(config).row)
     return [
         packed(layout, group=k, mask=1, values=[int(events[k])]) for k in np.flatnonzero(events)
@@ -189,18 +181,14 @@ def event_rows(config: EngineConfig, events: np.ndarray) -> list[int]:
 
 
 @cocotb.test()
-@cocotb.parametrize((("units", "fed"), [(10, 3), (3, 1)]))
-async def columns(dut: Any, units: int, fed: int) -> None:
-    """A bias, then vectors of events: M = bias + W times the sum of events.
-
-    The matrix feeds the first ``fed`` of four gates. Ten units are no whole number of blocks; the
-    columns of three units and one gate are single words, which meet in the lanes' pipeline.
-    """
+async def columns(dut: Any) -> None:
+    """A bias and twelve vectors of events; then M = bias + W times the sum of events."""
     config = engine(int(os.environ["LANES"]))
     rng = random_numbers()
     gates = len(CELLS["gru"].accumulators)
-    weight = rng.integers(-128, 128, (fed, units, INPUTS)).astype(np.int8)
-    bias = rng.integers(-(1 << 31), 1 << 31, (gates, units))
+    fed = 3  # the matrix feeds the first three of four gates
+    weight = rng.integers(-128, 128, (fed, UNITS, INPUTS)).astype(np.int8)
+    bias = rng.integers(-(1 << 31), 1 << 31, (gates, UNITS))
     bench = Bench(dut, config)
     await start(dut)
     cocotb.start_soon(bench.serve_list())
@@ -227,7 +215,7 @@ async def columns(dut: Any, units: int, fed: int) -> None:
             first += await with_timeout(bench.fetch(**run, **place), 100, "us")
         expected[:fed] = wrap32(expected[:fed] + weight.astype(np.int64) @ events)
         count += rows
-        found = await bench.accumulators(gates, units)
+        found = await bench.accumulators(gates)
         wrong = np.argwhere(found != expected)
         assert not len(wrong), f"accumulator of gate and unit {wrong[0]} is wrong"
     report(

@@ -16,11 +16,13 @@ import cocotb
 from amaranth.utils import bits_for
 from cocotb.triggers import RisingEdge, with_timeout
 
-from stillnet.hw.events.input_encoder import InputStatus
-from stillnet.hw.events.write_back import VectorStatus
-from stillnet.hw.fetch.column_fetcher import run_layout
 from stillnet.hw.fetch.scheduler import Scheduler
-from stillnet.hw.lanes.accumulator_reader import read_command_layout
+from stillnet.hw.parts.interfaces import (
+    InputStatus,
+    VectorStatus,
+    read_command_layout,
+    run_layout,
+)
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
 from stillnet.sw.contract.image import Kind
@@ -111,19 +113,25 @@ class World:
     async def write_tables(self) -> None:
         """The descriptors, as the image loader writes them."""
         dut = self.dut
-        for write, table in ((dut.layer_write, self.layers), (dut.matrix_write, self.tables)):
+        for write, table in (
+            (dut.descriptors__layer_write, self.layers),
+            (dut.descriptors__matrix_write, self.tables),
+        ):
             write.value = 1
             for index, records in enumerate(table):
                 for k, value in enumerate(records):
-                    dut.record.value, dut.index.value, dut.value.value = k, index, value
+                    dut.descriptors__record.value = k
+                    dut.descriptors__index.value = index
+                    dut.descriptors__value.value = value
                     await RisingEdge(dut.clk)
             write.value = 0
-        dut.layers.value, dut.matrices.value = len(self.layers), len(self.tables)
+        dut.image__layers.value = len(self.layers)
+        dut.image__matrices.value = len(self.tables)
         self.show()
-        dut.reset.value = 1
+        dut.control__reset.value = 1
         await RisingEdge(dut.clk)
-        dut.reset.value = 0
-        dut.enable.value = 1
+        dut.control__reset.value = 0
+        dut.control__enable.value = 1
 
     async def live(self) -> None:
         """Cycle after cycle: look at what the scheduler does, go on, show the new state."""
@@ -164,8 +172,8 @@ class World:
 
     def observe(self) -> None:
         dut = self.dut
-        if int(dut.input_finished.value):
-            half = int(dut.input_half.value)
+        if int(dut.input__finished.value):
+            half = int(dut.input__half.value)
             self.released[next(t for t in self.present if t % 2 == half)] += 1
         if int(dut.runs__valid.value) and int(dut.runs__ready.value):
             self.end_run()
@@ -175,9 +183,9 @@ class World:
             give_way = random.random() < 0.2
             self.left = random.randint(1, self.run.rows) if give_way else self.run.rows
             self.rows_done, self.pause = self.left, random.randrange(4)
-        if int(dut.read_commands__valid.value):
-            self.check_cell(unpacked(read_command_layout(CONFIG), dut.read_commands__payload))
-        if int(dut.idle.value):
+        if int(dut.dispatch__read__valid.value):
+            self.check_cell(unpacked(read_command_layout(CONFIG), dut.dispatch__read__payload))
+        if int(dut.control__idle.value):
             assert self.quiet, "idle, and something is on its way"
             for k in self.matrices_of(recurrent=1):
                 vector = self.feeds(k)
@@ -235,7 +243,8 @@ class World:
     # -- what goes on around it -------------------------------------------------------------------
 
     def go_on(self) -> None:
-        free = all(t % 2 != self.inputs % 2 for t in self.present)  # the half of the list
+        # A new vector goes into the half of the list that no vector is in.
+        free = all(t % 2 != self.inputs % 2 for t in self.present)
         if self.inputs < STEPS and free and random.random() < 0.1:
             self.vectors[0, self.inputs] = Vector()
             self.inputs += 1
@@ -264,35 +273,37 @@ class World:
             status |= bits << layer * (row_bits + 2)
         for layer in range(LAYERS, CONFIG.layers):
             status |= packed(VectorStatus(row_bits), complete=1) << layer * (row_bits + 2)
-        dut.status.value = dut.status_second.value = status
+        dut.vectors__first.value = dut.vectors__second.value = status
         halves, row_bits = 0, bits_for(CONFIG.inputs)
         for t in self.present:
             vector = self.vectors[0, t]
             values = {"rows": vector.rows, "complete": int(vector.complete)}
             halves |= packed(InputStatus(row_bits), present=1, **values) << t % 2 * (row_bits + 2)
-        dut.input_status.value = halves
-        dut.quiet.value = int(self.quiet)
+        dut.input__status.value = halves
+        dut.control__quiet.value = int(self.quiet)
         for k, (active, layer_of) in enumerate(
-            ((dut.reading, dut.reading_layer), (dut.next_reading, dut.next_layer))
+            (
+                (dut.hold__active, dut.hold__layer),
+                (dut.waiting__active, dut.waiting__layer),
+            )
         ):
             active.value = int(k < len(self.reading))
             layer_of.value = self.reading[k] if k < len(self.reading) else 0
-        dut.read_commands__ready.value = int(len(self.reading) < 2)
-        dut.cell_commands__ready.value = dut.write_commands__ready.value = int(
-            len(self.encoding) < 4
-        )
+        dut.dispatch__read__ready.value = int(len(self.reading) < 2)
+        room = int(len(self.encoding) < 4)
+        dut.dispatch__cell__ready.value = dut.dispatch__write__ready.value = room
 
     def show_fetcher(self) -> None:
         """A column now and then; the run ends some cycles after its last one."""
         dut = self.dut
-        dut.issued.value = dut.runs__ready.value = 0
-        dut.sequence.value = self.columns
+        dut.issue__valid.value = dut.runs__ready.value = 0
+        dut.issue__sequence.value = self.columns
         if self.run is None:
             return
         if self.pause:
             self.pause -= 1
         elif self.left:
-            dut.issued.value, dut.issued_layer.value = 1, self.run.layer
+            dut.issue__valid.value, dut.issue__layer.value = 1, self.run.layer
             self.columns += 1
             self.last_column[self.run.layer] = self.columns
             self.left -= 1
@@ -310,7 +321,7 @@ async def rules(dut: Any) -> None:
     cocotb.start_soon(world.live())
 
     async def all_done() -> None:
-        while not (len(world.cells) == STEPS * LAYERS and int(dut.idle.value)):
+        while not (len(world.cells) == STEPS * LAYERS and int(dut.control__idle.value)):
             await RisingEdge(dut.clk)
 
     await with_timeout(all_done(), 2000, "us")

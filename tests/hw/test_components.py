@@ -11,11 +11,7 @@ from amaranth.hdl import Elaboratable
 
 from stillnet.hw.cell.pipeline import CellPipeline, TableLookup, schedule
 from stillnet.hw.cell.rescale import Rescale
-from stillnet.hw.events.event_encoder import (
-    ENCODE_CYCLES,
-    LOOKUP_CYCLES,
-    EventEncoder,
-)
+from stillnet.hw.events.event_encoder import EventEncoder
 from stillnet.hw.fetch.image_loader import ImageLoader
 from stillnet.sw.contract import fixed, tables
 from stillnet.sw.contract import image as layout
@@ -25,7 +21,12 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.fixed import Format
 from stillnet.sw.contract.registers import Error
-from stillnet.sw.contract.stages import LIST_READ_LATENCY, RESCALE_LATENCY
+from stillnet.sw.contract.stages import (
+    ENCODE_CYCLES,
+    LIST_READ_LATENCY,
+    LOOKUP_CYCLES,
+    RESCALE_LATENCY,
+)
 from tests.hw.simulation import simulate
 from tests.support.networks.equations import random_cell
 

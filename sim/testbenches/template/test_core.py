@@ -7,6 +7,7 @@ memory pause at random (environment variable STALL, a chance per cycle). Put you
 import json
 import os
 import random
+import time
 from collections import deque
 from itertools import count
 from pathlib import Path
@@ -15,6 +16,7 @@ import cocotb
 import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge, with_timeout
+from cocotb.utils import get_sim_time
 from cocotbext.axi import (
     AxiBus,
     AxiLiteBus,
@@ -29,6 +31,7 @@ FOLDER = Path(__file__).parent
 MEMORY_BASE = 0x1000_0000
 IMAGE_WORD = 0x40
 """Word address of the image in the core's memory."""
+PERIOD_NS = 10
 
 
 class Memory:
@@ -86,7 +89,7 @@ class Core:
         """Clock, reset, and the image loaded."""
         dut = self.dut
         dut.rst.value = 1
-        Clock(dut.clk, 10, unit="ns").start()
+        Clock(dut.clk, PERIOD_NS, unit="ns").start()
         await ClockCycles(dut.clk, 5)
         dut.rst.value = 0
         await ClockCycles(dut.clk, 2)
@@ -162,7 +165,7 @@ class Core:
     async def serve(self):
         """A memory behind the bare port: reads in order, some latency, pauses."""
         dut, ready, valid = self.dut, 0, 0
-        words: deque[tuple[int, int]] = deque()  # cycle when it is there, and its value
+        words: deque[tuple[int, int]] = deque()  # cycle from which a word may come, and the word
         dut.mem_error.value, dut.mem_write_idle.value, dut.mem_write_ready.value = 0, 1, 1
         for now in count():
             dut.mem_read_ready.value, dut.mem_data_valid.value = ready, valid
@@ -207,6 +210,7 @@ class Core:
 @cocotb.test()
 async def golden_outputs(dut):
     """Vectors back to back; every output is the golden one."""
+    begin = time.perf_counter()
     vectors, golden = np.load(FOLDER / "vectors.npy"), np.load(FOLDER / "golden.npy")
     core = Core(dut)
     await core.start()
@@ -218,6 +222,8 @@ async def golden_outputs(dut):
     wrong = np.argwhere(np.array(outputs) != golden).tolist()
     result = {"steps": len(golden), "wrong": wrong[:1], "counters": counters}
     result["outputs"] = [row.tolist() for row in outputs]
+    result["cycles_simulated"] = round(get_sim_time("ns") / PERIOD_NS)
+    result["seconds"] = time.perf_counter() - begin
     Path(os.environ.get("RESULT", "result.json")).write_text(json.dumps(result))
     if wrong:
         step, unit = wrong[0]
