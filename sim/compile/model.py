@@ -64,7 +64,7 @@ def build_library(
     harness : Path
         The C++ file with the functions that Python calls.
     headers : tuple of Path
-        Files that it includes, for the key of the cache.
+        Files that it includes; their folders are searched.
     optimise : str
         Option for the C++ compiler.
     prologue : str
@@ -80,7 +80,7 @@ def build_library(
         cxx.link(
             [*verilated, harness],
             built,
-            [f"-I{harness.parent}", "-shared", "-Wl,-Bsymbolic"],
+            [*(f"-I{f.parent}" for f in (harness, *headers)), "-shared", "-Wl,-Bsymbolic"],
             prologue=prologue,
         )
 
