@@ -52,9 +52,9 @@ MAY_IMPORT = {
     "hw.verilog": "hw sw.cli sw.network sw.packing sw.util",
     # Software: from a trained model to an image, and to a host that uses it.
     "sw.model": "",
-    "sw.importers.keras": "sw.model",
-    "sw.importers.onnx": "sw.model",
-    "sw.importers": "sw.importers.keras sw.importers.onnx sw.model",
+    "sw.importers.keras": "sw.model sw.util",
+    "sw.importers.onnx": "sw.model sw.util",
+    "sw.importers": "sw.importers.keras sw.importers.onnx sw.model sw.util",
     "sw.network": "sw.util",
     "sw.quantization": "sw.model sw.network sw.util",
     "sw.packing": "sw.network sw.util",

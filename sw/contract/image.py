@@ -3,8 +3,8 @@
 An image is what lies in the engine's memory, byte for byte, little-endian::
 
     header     HEADER records, then LAYER records of each layer, then MATRIX records of each matrix
-    biases     one run of words a layer
-    weights    one run of words a matrix
+    biases     one run of words per layer, or two where its cell has parameters
+    weights    one run of words per matrix
     notes      JSON for people and tools (names, formats) and its CRC-32; the hardware never
                reads it
 
@@ -12,9 +12,9 @@ A *record* is 32 bits in a slot of 64 bytes, so that its place depends on no wor
 ``lanes`` bytes; byte i belongs to lane i, which owns the rows congruent to i.
 
 Rows are ordered unit-major: block b holds units ``b*lanes`` to ``b*lanes + lanes - 1``, all gates
-of a block together. A dense column is ``blocks * gates`` words: for each block, one word a gate, in
-the order of the cell's accumulators. A bias run has four words for each block and accumulator: the
-four bytes of 32-bit values, low byte first.
+of a block together. A dense column is ``blocks * gates`` words: for each block, one word per gate,
+in the order of the cell's accumulators. A bias run has four words for each block and accumulator:
+the four bytes of 32-bit values, low byte first.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ first gate fed."""
 
 
 ENTRY = Record((("value", 17), ("spare", 11), ("table", 3), ("first", 1)))
-"""Entry of a table. The tables stand one after the other behind the descriptors, sixteen entries a
+"""Entry of a table. The tables stand one after the other after the descriptors, sixteen entries a
 slot, ``table_slots`` of them; ``first`` marks the first entry of each."""
 
 

@@ -96,7 +96,7 @@ class Control(IntFlag):
     """With ``RESTORE``: only the second encoder of hidden vectors runs, and not the input's."""
     VERIFY = 128
     """With ``LOAD``: accept the image only if its words have the CRC-32 that the header says. Takes
-    a cycle a byte."""
+    one cycle per byte."""
 
 
 class Status(IntFlag):

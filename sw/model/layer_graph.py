@@ -116,7 +116,7 @@ class LayerGraph:
         return _vector(self._input)
 
     def embedding(self, v: Vector, name: str, table: np.ndarray, fold: bool = True) -> Vector:
-        """Rows of a table that the input, one token a step, looks up.
+        """Rows of a table that the input, one token per step, looks up.
 
         Parameters
         ----------
@@ -258,7 +258,7 @@ class LayerGraph:
                     self.refuse(
                         p.by,
                         "it ends the network with an embedding, which no layer reads; save a "
-                        "model with a layer behind it",
+                        "model with a layer after it",
                     )
                 if not p.plain:
                     self.refuse(

@@ -65,7 +65,7 @@ class Layer:
 
 
 def checked(layer: str, label: str, value: np.ndarray, ndim: int) -> np.ndarray:
-    """A float array of so many dimensions; refuses NaN and infinity by the name of the layer."""
+    """A float array with ``ndim`` dimensions; refuses NaN and infinity by the name of the layer."""
     array = np.asarray(value, dtype=float)
     if array.ndim != ndim:
         raise StillnetError(

@@ -27,7 +27,7 @@ __all__ = ["Layer", "Matrix", "Model"]
 
 @dataclass
 class Model(GatedBuilders, S5Builders):
-    """A float network: ``inputs`` elements a step in, the last layer's units out.
+    """A float network: ``inputs`` elements per step in, the last layer's units out.
 
     Attributes
     ----------

@@ -259,7 +259,7 @@ class Network:
             tokens = x[:, None] if x.ndim == 1 else x
             if tokens.ndim != 2 or tokens.shape[1] != 1 or len(tokens) == 0:
                 raise StillnetError(
-                    f"input has shape {x.shape}; network '{self.name}' takes one token a step, "
+                    f"input has shape {x.shape}; network '{self.name}' takes one token per step, "
                     "shape (steps,)"
                 )
             if not np.all(tokens == np.floor(tokens)):

@@ -105,7 +105,7 @@ class Layout:
 
 @dataclass
 class Start:
-    """Where recordings begin, one row a recording, in the order in which they are given.
+    """Where recordings begin, one row per recording, in the order in which they are given.
 
     Attributes
     ----------

@@ -410,7 +410,7 @@ def costs(network: Network, config: EngineConfig) -> list[dict[str, Any]]:
     -------
     list of dict
         ``layer``, ``source``, ``bits``, ``density``, ``format`` (chosen), ``words`` (of all
-        columns, by format), one a matrix.
+        columns, by format); one entry per matrix.
     """
     rows = []
     for layer in network.layers:

@@ -145,7 +145,7 @@ def _tokens(model: Model, x: np.ndarray, where: str) -> np.ndarray:
         x = x[:, 0]
     if x.ndim != 1 or len(x) == 0:
         raise StillnetError(
-            f"{where} has shape {x.shape}; model '{model.name}' takes one token a step, "
+            f"{where} has shape {x.shape}; model '{model.name}' takes one token per step, "
             "shape (steps,), at least one"
         )
     bad = ~((x == np.floor(x)) & (x >= -1) & (x < model.inputs))

@@ -408,7 +408,7 @@ def test_one_hot_models() -> None:
         quantize(model, np.array([3, 30]))
     with refused("calibration holds token 1.5 at step 0; model 'tokens' has tokens 0 to 29"):
         quantize(model, np.array([1.5]))
-    with refused(r"calibration has shape \(2, 30\); model 'tokens' takes one token a step, .*"):
+    with refused(r"calibration has shape \(2, 30\); model 'tokens' takes one token per step, .*"):
         quantize(model, np.zeros((2, 30)))
     with refused("thresholds names 'input', which is one-hot and has none"):
         quantize(model, tokens, thresholds={"input": 1.0})
