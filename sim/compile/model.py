@@ -156,7 +156,7 @@ def started(verilog: str) -> str:
     before the block waits for a change, so the block never runs until another input changes. Here
     the register changes once more, after all blocks wait.
     """
-    return _TRIGGER.sub(r"\1\n  initial #0 \2 = 1;", verilog)
+    return _TRIGGER.sub(r"\1\n  initial \2 <= 1;", verilog)
 
 
 def _build_icarus(verilog: str, top: str, waves: bool) -> Path:

@@ -19,6 +19,7 @@ def main():
     waves = os.environ.get("WAVES", "0") not in ("", "0")
     arguments = ["-O3", "-Wno-fatal"] if simulator == "verilator" else []
     os.environ.setdefault("COCOTB_LOG_LEVEL", "WARNING")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
     runner = get_runner(simulator)
     runner.build(
         sources=[FOLDER / "core.v"],
