@@ -28,7 +28,7 @@ def show_list() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs a testbench, and says what it has compared."""
-    parameters = dict(text.split("=", 1) for text in args.parameter if "=" in text)
+    parameters = dict(text.split("=", 1) for text in args.parameter)
     values: dict[str, Any] = {k: int(v, 0) if v[:1].isdigit() else v for k, v in parameters.items()}
     print(f"{args.bench} with {args.sim} ...", flush=True)
     begin = time.perf_counter()
@@ -53,7 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     one.add_argument("--sim", choices=SIMULATORS, default="icarus")
     one.add_argument("--seed", type=int)
     one.add_argument("--waves", action="store_true", help=f"write waveforms into {WAVES}")
-    args = parser.parse_args(argv)
+    # argparse itself takes a list of positionals only in one piece, not behind an option as well.
+    args, more = parser.parse_known_args(argv)
+    unknown = [text for text in more if text.startswith("-") or args.command != "run"]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if args.command == "run":
+        args.parameter += more
+        for text in args.parameter:
+            if "=" not in text:
+                parser.error(f"'{text}' is not NAME=VALUE")
     try:
         if args.command == "run":
             run(args)
