@@ -151,7 +151,7 @@ def run_reference(name: str, network: Network, target: Board, heard: Heard) -> R
     seconds = time.perf_counter() - start
     gains = network.dequantize_output(outputs)
     error = float(np.mean(np.abs(gains - heard.exact)))
-    speed, predicted = len(x) / seconds, predict_board(network, target, x[:history_of(x, 400)])
+    speed, predicted = len(x) / seconds, predict_board(network, target, x[: history_of(x, 400)])
     return Result(name, gains, events, float(words.mean()), error, speed, predicted)
 
 
