@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stillnet-setup
 JOBS ?= 2
 
-.PHONY: help setup demo docs test test-all lint icarus bench clean
+.PHONY: help setup demo docs test test-all lint icarus sim bench clean
 
 help:
 	@echo "make demo      denoise speech: NSNet2 through the reference and a simulated board"
 	@echo "make docs      these pages as a site with search, in build/site"
 	@echo "make test      lint, type check, and all tests but the slow ones"
 	@echo "make test-all  everything"
+	@echo "make sim       list the cocotb testbenches; BENCH=encoder SIM=icarus WAVES=1 runs one"
 	@echo "make bench     measure cycles, area and speed; writes docs/benchmarks.md"
 	@echo "make lint      ruff and mypy"
 
@@ -45,7 +46,7 @@ docs: $(VENV)/.stillnet-docs
 
 lint: setup
 	@mkdir -p build/typing/stillnet
-	@ln -sfn ../../../sw/api/__init__.py build/typing/stillnet/__init__.py
+	@for f in sw/api/*.py; do ln -sfn ../../../$$f build/typing/stillnet/; done
 	@for d in hw sw sim boards; do ln -sfn ../../../$$d build/typing/stillnet/$$d; done
 	$(BIN)/ruff check hw sw sim boards tests examples docs
 	$(BIN)/ruff format --check hw sw sim boards tests examples docs
@@ -63,6 +64,14 @@ test: lint icarus
 
 test-all: lint icarus
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not torch" tests
+
+# cocotb testbenches of single blocks and of the whole core; docs/simulating.md
+SIM ?= icarus
+WAVES ?=
+
+sim: setup
+	@$(BIN)/python -m stillnet.sim.testbenches $(if $(BENCH),run $(BENCH) --sim $(SIM) \
+		$(if $(filter-out 0,$(WAVES)),--waves) $(if $(SEED),--seed $(SEED)),list)
 
 bench: setup
 	$(BIN)/stillnet bench all --output docs/benchmarks.md

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from stillnet.boards.build.toolchain import TOOLCHAINS
+from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
+from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
+from stillnet.sw.packing.packer import pack
 from stillnet.sw.util.progress import console_progress
 
 from .catalogue import BOARDS, board
@@ -18,10 +21,13 @@ __all__ = ["BUILD", "FLASH"]
 
 
 def _configure_build(parser: argparse.ArgumentParser) -> None:
+    options.add_network(
+        parser, optional=True, help="a network that must fit the board's engine (default: none)"
+    )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--board", metavar="NAME", help=", ".join(BOARDS))
+    options.add_board(which, list(BOARDS))
     which.add_argument("--list", action="store_true", help="show the boards and stop")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to (build/NAME)")
+    options.add_output(parser, "FOLDER", "where to (build/NAME)")
     parser.add_argument(
         "--seeds", type=int, default=6, metavar="N", help="seeds of the placer to try (6)"
     )
@@ -29,14 +35,11 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine-cells", metavar="A,B", help="cells of the engine instead of the board's own list"
     )
-    parser.add_argument(
-        "--clock", type=float, metavar="MHZ", help="of engine and SDRAM, not the board's own"
-    )
-    parser.add_argument(
-        "--fit",
-        type=Path,
-        metavar="NET",
-        help="an engine with what this network asks: four bits, formats of columns, cells",
+    options.add_clock(parser, None, "clock of engine and SDRAM (default: the board's own)")
+    options.add_fit(
+        parser,
+        False,
+        "an engine with what NET asks for: four bits, formats of columns, cells",
     )
 
 
@@ -50,9 +53,13 @@ def _run_build(args: argparse.Namespace) -> dict[str, Any]:
         target = replace(target, cells=tuple(args.engine_cells.split(",")))
     if args.clock is not None:
         target = target.clocked(args.clock)
-    if args.fit:
-        target = target.fitted(Network.load(args.fit))
-    with console_progress(args.json) as progress:
+    if args.fit and args.network is None:
+        raise StillnetError("--fit needs a network: stillnet build NET --board NAME --fit")
+    if args.network is not None:
+        network = Network.load(args.network)
+        target = target.fitted(network) if args.fit else target
+        pack(network, target.config())  # refuses a network that does not fit
+    with console_progress() as progress:
         return build(
             target,
             args.output or Path("build") / target.name,
@@ -90,28 +97,29 @@ def _show_build(result: dict[str, Any]) -> None:
             print(
                 f"{name:<17} {b['device']}, {memory}; engine at "
                 f"{b['clock_mhz']:g} MHz: {b['lanes']} lanes, {b['units']} units, "
-                f"{b['accumulators']} accumulators a lane"
+                f"{b['accumulators']} accumulators per lane"
             )
         return
     config = result["config"]
     print(
         f"{result['board']}: {config['lanes']} lanes, {config['units']} units, {config['inputs']} "
-        f"inputs, {config['accumulators']} accumulators a lane; cells {', '.join(config['cells'])}"
+        f"inputs, {config['accumulators']} accumulators per lane; "
+        f"cells {', '.join(config['cells'])}"
     )
     for name, clock in result["clocks"].items():
         print(f"clock {name}: {clock['fmax_mhz']:.1f} MHz, {clock['target_mhz']:.1f} MHz needed")
     units = TOOLCHAINS[board(result["board"]).family].units
     counts = (result[key] for key in ("comb", "ff", "dsp", "ram"))
     print(f"{result['device']}: " + ", ".join(f"{n} {unit}" for n, unit in zip(counts, units)))
-    options = [name for name in ("int4", "row_scale", "element_thresholds") if config[name]]
-    if options or len(config["formats"]) > 1:
-        print("with " + ", ".join([*options, "columns " + " or ".join(config["formats"])]))
+    extras = [name for name in ("int4", "row_scale", "element_thresholds") if config[name]]
+    if extras or len(config["formats"]) > 1:
+        print("with " + ", ".join([*extras, "columns " + " or ".join(config["formats"])]))
     print(f"bitstream: {result['bitstream']}" + (" (unchanged)" if result["cached"] else ""))
 
 
 BUILD = Command(
     name="build",
-    help="build the bitstream of a board with Yosys and nextpnr from pip",
+    help="Build the bitstream of a board with Yosys and nextpnr from pip.",
     configure=_configure_build,
     run=_run_build,
     show=_show_build,
@@ -119,7 +127,7 @@ BUILD = Command(
   stillnet build --list
   stillnet build --board ulx3s-85f          build/ulx3s-85f/top.bit and build.json
   stillnet build --board ulx3s-85f --seeds 12
-  stillnet build --board ulx3s-85f --fit net.safetensors -o build/speech
+  stillnet build net.safetensors --board ulx3s-85f --fit -o build/speech
       an engine for a compressed network, no larger than it needs
   stillnet --cells my.py build --board ulx3s-85f --engine-cells my,linear -o build/my
 
@@ -131,7 +139,7 @@ packed with --preset NAME, which is the engine that 'build' puts on it; with --e
 
 
 def _configure_flash(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", metavar="NAME", required=True, help=", ".join(BOARDS))
+    options.add_board(parser, list(BOARDS), required=True)
     parser.add_argument(
         "bitstream",
         nargs="?",
@@ -139,9 +147,7 @@ def _configure_flash(parser: argparse.ArgumentParser) -> None:
         metavar="TOP.bit",
         help="(of build/NAME); with --image-only, the one that the board has",
     )
-    parser.add_argument(
-        "--image", type=Path, metavar="NET.img", help="also write an image to the flash"
-    )
+    options.add_image(parser, "also write this image to the flash")
     parser.add_argument(
         "--image-only", action="store_true", help="leave the bitstream as it is on the board"
     )
@@ -177,7 +183,7 @@ def _show_flash(result: dict[str, Any]) -> None:
 
 FLASH = Command(
     name="flash",
-    help="write a bitstream, and an image, to a board",
+    help="Write a bitstream, and an image, to a board.",
     configure=_configure_flash,
     run=_run_flash,
     show=_show_flash,

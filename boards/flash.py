@@ -13,7 +13,7 @@ from stillnet.boards.build.build import tool
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.packing.packer import load_image
 
-from .catalogue import Board
+from .board import Board
 
 __all__ = ["commands", "detect", "flash"]
 

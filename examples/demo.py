@@ -35,9 +35,9 @@ from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sim.engine.equivalence import run_engine
 from stillnet.sim.engine.model import Behaviour, EngineModel
 from stillnet.sw.compression import CompressOptions, compress
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.cost import predict
 from stillnet.sw.host.driver import Engine
-from stillnet.sw.model.model import INPUT
 
 HOP_MS = 1000 * signals.HOP / signals.RATE
 MEMORY_LATENCY = 30

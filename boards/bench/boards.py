@@ -12,8 +12,8 @@ from typing import Any
 
 from stillnet.boards.build.build import build
 from stillnet.boards.catalogue import board
-from stillnet.sw.cli.bench import Bench, table
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.util.benches import Bench, table
 
 __all__ = ["BENCH", "NAMES", "measure"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from stillnet.boards.build.synthesis import synthesize
 from stillnet.hw.cell.pipeline import CellPipeline, schedule
-from stillnet.sw.cli.bench import Bench, table
 from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.util.benches import Bench, table
 
 __all__ = ["BENCH", "NAMES", "measure"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from stillnet.boards.build.synthesis import synthesize
 from stillnet.hw.engine import Engine
-from stillnet.sw.cli.bench import Bench, table
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.util.benches import Bench, table
 
 __all__ = ["BENCH", "configurations", "measure"]
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from stillnet.boards.board import Board
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import write_atomically
 
 from .block_ram import absorb_output_registers
-from stillnet.boards.catalogue import Board
 from .toolchain import ECP5, TOOLCHAINS, Toolchain
 
 __all__ = ["build", "design", "place_and_route", "tool"]

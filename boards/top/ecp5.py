@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.build import Attrs, Pins, PinsN, Resource, Subsignal
-from amaranth.hdl import Elaboratable, Instance, Module
+from amaranth.hdl import Instance, Module
 from amaranth.lib import io
-
-from stillnet.boards.catalogue import Board
 
 from .pll import EcpClocks, pll_settings
 from .system import System
+from .top import Top, members
 
 __all__ = ["FLASH_PINS", "PIN_REGISTERS", "BoardTop", "connect_flash"]
 
@@ -24,7 +23,7 @@ nowhere else (pinout files of the LFE5U-25 to -85). Not from the board files, be
 amaranth-boards 0.0.21 has the two data pins of the Colorlight 5A-75B the wrong way round."""
 
 
-class BoardTop(Elaboratable):
+class BoardTop(Top):
     """Everything of one ECP5 board.
 
     *SDRAM clock.* Commands leave at a rising edge of ``sync``; the part takes them ``phase`` later,
@@ -38,10 +37,6 @@ class BoardTop(Elaboratable):
     board : Board
     """
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
-        self.config = board.config()
-
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         board = self.board
@@ -54,25 +49,15 @@ class BoardTop(Elaboratable):
         )
         EcpClocks.domains(m)
         m.submodules.clocks = EcpClocks(buffer.i, settings)
-        m.submodules.system = system = System(
-            self.config,
-            clock_hz=board.clock_hz,
-            baud=board.baud,
-            input_delay=PIN_REGISTERS,
-            **board.system_options(),
-        )
+        system = self.add_system(m, platform, input_delay=PIN_REGISTERS)
         self._sdram(m, platform, system)
-        uart = platform.request("uart", dir=_members(platform, "uart"))
-        m.submodules.rx = rx = io.Buffer("i", uart.rx)
-        m.submodules.tx = tx = io.FFBuffer("o", uart.tx)
-        m.d.comb += [system.rx.eq(rx.i), tx.o.eq(system.tx)]
         connect_flash(m, platform, system.flash)
         self._lamps(m, platform, system)
         return m
 
     def _sdram(self, m: Module, platform: Any, system: System) -> None:
         """The SDRAM behind registers in the IO cells; its clock from a DDR register."""
-        names = _members(platform, "sdram")
+        names = members(platform, "sdram")
         pins = platform.request("sdram", dir=names)
         m.submodules.sdram_clk = clk = io.DDRBuffer("o", pins.clk, o_domain="sdram")
         m.d.comb += [clk.o[0].eq(1), clk.o[1].eq(0)]
@@ -108,8 +93,7 @@ class BoardTop(Elaboratable):
                 pin = getattr(colours, "rgb"[number])
             else:
                 pin = platform.request(resource, number, dir="-")
-            m.submodules[f"lamp{k}"] = out = io.Buffer("o", pin)
-            m.d.comb += out.o.eq(system.lamps[k])
+            self.add_lamp(m, k, pin, system)
 
 
 def connect_flash(m: Module, platform: Any, source: Any) -> None:
@@ -143,7 +127,7 @@ def connect_flash(m: Module, platform: Any, source: Any) -> None:
         Attrs(IO_TYPE="LVCMOS33"),
     )
     platform.add_resources([flash])
-    pins = platform.request("boot_flash", dir=_members(platform, "boot_flash"))
+    pins = platform.request("boot_flash", dir=members(platform, "boot_flash"))
     levels = {"cs": source.cs, "copi": source.copi, "hold": 0, "wp": 0}
     for name, level in levels.items():
         if hasattr(pins, name):
@@ -152,8 +136,3 @@ def connect_flash(m: Module, platform: Any, source: Any) -> None:
     m.submodules.flash_cipo = data = io.Buffer("i", pins.cipo)
     m.d.comb += source.cipo.eq(data.i)
     m.submodules.flash_clock = Instance("USRMCLK", i_USRMCLKI=source.sck, i_USRMCLKTS=0)
-
-
-def _members(platform: Any, resource: str) -> dict[str, str]:
-    """All members of a resource, as bare ports."""
-    return {sub.name: "-" for sub in platform.lookup(resource).ios}

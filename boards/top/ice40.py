@@ -17,10 +17,10 @@ from amaranth.hdl import (
 from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer
 
-from stillnet.boards.catalogue import Board
 from stillnet.sw.contract.errors import StillnetError
 
 from .system import System
+from .top import Top
 
 __all__ = ["Ice40Clocks", "Ice40PllSettings", "Ice40Top", "ice40_pll_settings"]
 
@@ -161,17 +161,13 @@ class Ice40Clocks(Elaboratable):
         return m
 
 
-class Ice40Top(Elaboratable):
+class Ice40Top(Top):
     """Everything of one iCE40 UltraPlus board.
 
     Parameters
     ----------
     board : Board
     """
-
-    def __init__(self, board: Board) -> None:
-        self.board = board
-        self.config = board.config()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -181,13 +177,7 @@ class Ice40Top(Elaboratable):
         m.domains.sync = ClockDomain(reset_less=True)
         pin = platform.request("clk12", dir="-")
         m.submodules.clocks = Ice40Clocks(pin, settings, pad=board.pll_pad)
-        m.submodules.system = system = System(
-            self.config, clock_hz=board.clock_hz, baud=board.baud, **board.system_options()
-        )
-        uart = platform.request("uart", dir={"rx": "-", "tx": "-"})
-        m.submodules.rx = rx = io.Buffer("i", uart.rx)
-        m.submodules.tx = tx = io.FFBuffer("o", uart.tx)
-        m.d.comb += [system.rx.eq(rx.i), tx.o.eq(system.tx)]
+        system = self.add_system(m, platform)
         # The serial port may share pins with the configuration flash, which must not listen.
         if ("flash_cs", 0) in platform.resources:
             m.submodules.flash_cs = cs = io.Buffer("o", platform.request("flash_cs", dir="-"))
@@ -202,8 +192,7 @@ class Ice40Top(Elaboratable):
                 colours[number] = system.lamps[k]
                 continue
             pin = platform.request(resource, number, dir="-")
-            m.submodules[f"lamp{k}"] = out = io.Buffer("o", pin)
-            m.d.comb += out.o.eq(system.lamps[k])
+            self.add_lamp(m, k, pin, system)
         if any(resource == "rgb" for resource, _ in self.board.lamps):
             rgb = platform.request("rgb_led", 0, dir=dict.fromkeys("rgb", "-"))
             # These pins have no resistors: the driver limits the current, to 4 mA here.

@@ -15,11 +15,11 @@ from stillnet.sw.contract.fixed import (
     SCALE_BITS,
     SCALE_FRACTION,
 )
+from stillnet.sw.contract.stages import ROW_SCALE_LATENCY
 
-__all__ = ["RESCALE_LATENCY", "ROW_SCALE_LATENCY", "Rescale", "RowScale"]
+__all__ = ["Rescale", "RowScale"]
 
-RESCALE_LATENCY = 4
-ROW_SCALE_LATENCY = MULTIPLIER_LATENCY + 2
+assert ROW_SCALE_LATENCY == MULTIPLIER_LATENCY + 2, "a multiplier between two registers"
 
 
 class Rescale(Elaboratable):

@@ -1,8 +1,8 @@
 """The cell unit: takes accumulators unit by unit through the pipeline of the layer's cell.
 
-State variables live here. One cell of the network runs after the other without a gap, except where
-the next one is of another kind, or of the same layer as the one before (its state and reference
-would still be on their way), or reads the state of another layer: then the pipeline drains first.
+State variables live here. Cells follow each other without a gap, except where the next one is of
+another kind, of the same layer as the one before (its state and reference would still be on their
+way), or reads the state of another layer: then the pipeline drains first.
 """
 
 from __future__ import annotations
@@ -10,46 +10,27 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import (
+    ResultsSignature,
+    StateAccessSignature,
+    cell_command_layout,
+    output_groups,
+)
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, SCALE_BITS
+from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, SCALE_BITS
+from stillnet.sw.contract.stages import RESCALE_LATENCY, ROW_SCALE_LATENCY
 
 from .pipeline import CellPipeline, schedule
-from .rescale import RESCALE_LATENCY, ROW_SCALE_LATENCY, Rescale, RowScale
+from .rescale import Rescale, RowScale
 
-__all__ = ["CellUnit", "cell_command_layout", "output_groups"]
-
-
-def cell_command_layout(config: EngineConfig) -> data.StructLayout:
-    """What the cell unit needs to know of a cell that was dispatched."""
-    s = Shapes(config)
-    fields: dict[str, Any] = {
-        "layer": unsigned(s.layer),
-        "cell": unsigned(4),
-        "skip": 1,
-        "output": 1,
-        "rows": unsigned(s.row),
-        "base": unsigned(s.row),
-        "shift": unsigned(5),
-    }
-    if s.peers:
-        fields["peers"] = data.ArrayLayout(unsigned(s.row), s.peers)
-    return data.StructLayout(fields)
-
-
-def output_groups(config: EngineConfig) -> int:
-    """Groups of the output layer that may be between issue and output stream.
-
-    The stream takes one element a cycle. A wider cell needs room for a long vector, so that it can
-    go on with the next step meanwhile (one block RAM); at one element a cycle a few will do.
-    """
-    return 64 if config.cell_width == 1 else 512
+__all__ = ["CellUnit"]
 
 
 def _parameter_bits(cell: Cell, row: int) -> int:
@@ -62,6 +43,39 @@ def _parameter_bits(cell: Cell, row: int) -> int:
 def _any_of(kind: Signal, cells: list[int]) -> Any:
     """Whether a cell is one of some."""
     return Cat(kind == i for i in cells).any()
+
+
+class _Signals:
+    """What the parts of the cell unit share."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        shapes, width = Shapes(config), config.cell_width
+        # -- issue
+        self.command = Data(cell_command_layout(config))
+        self.active = Signal()
+        self.left = Data(shapes.row)  # groups still to issue
+        self.row = Data(shapes.row)
+        self.peer_rows = [Signal(shapes.row, name=f"peer_row{k}") for k in range(shapes.peers)]
+        self.kind = Signal(4)  # cell whose units are in the pipeline
+        self.layer = Signal(shapes.layer)  # latest layer
+        self.flying = Signal(3)  # commands issued and not yet written back
+        self.start = Signal()  # a command is taken
+        self.may_start = Signal()
+        self.credit = Signal()  # the output stream has room for a group
+        self.phase = Signal(range(max(2, config.cell_sharing)))
+        self.may_issue, self.issue, self.last = Signal(), Signal(), Signal()
+        # -- operands by accumulator or parameter, then by unit of the group
+        self.pre: list[list[Any]] = [[] for _ in range(shapes.gates)]
+        self.constant: list[list[Any]] = [[] for _ in range(shapes.gates)]
+        # -- state variables by name, then by unit of the group
+        self.old: dict[str, list[Signal]] = {}
+        self.new: dict[str, list[Signal]] = {}
+        self.read: dict[str, list[Signal]] = {}  # what the memory gave, for the host
+        for name in config.state_names:
+            shape = signed(config.state_bits(name))
+            self.old[name] = [Signal(shape, name=f"{name}_old{p}") for p in range(width)]
+            self.new[name] = [Signal(shape, name=f"{name}_new{p}") for p in range(width)]
+            self.read[name] = [Data(shape, name=f"{name}_read{p}") for p in range(width)]
 
 
 class CellUnit(wiring.Component):
@@ -77,17 +91,10 @@ class CellUnit(wiring.Component):
         Cells in the order of dispatch.
     units : In(stream)
         Accumulators, from the reader.
-    result_row : In
-        Row of the state memories that the next results belong to.
-    arrival : Out(1)
-        Results are there; ``result_row`` moves on with the next cycle.
-    result_valid, result, clipped : Out
-        Results of a group of units, one cycle after ``arrival``, and which of them were clipped.
-    command_done : In(1)
-        Pulses when a cell's last group has been written back and encoded.
-    output_credit : In(1)
-        Pulses when a group of the output layer has left.
-    host_* : host access to the state memories, only while the engine is idle
+    results : Out(ResultsSignature)
+        Results of the cells, for write-back.
+    host : In(StateAccessSignature)
+        The host's access to the state memories, only while the engine is idle.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -98,21 +105,8 @@ class CellUnit(wiring.Component):
             {
                 "commands": In(stream.Signature(cell_command_layout(config))),
                 "units": In(stream.Signature(unsigned(s.gates * width * ACCUMULATOR_BITS))),
-                "result_row": In(s.row),
-                "arrival": Out(1),
-                "result_valid": Out(1),
-                "result": Out(width * ACTIVATION_BITS),
-                "clipped": Out(width),
-                "command_done": In(1),
-                "output_credit": In(1),
-                "host_active": In(1),
-                "host_variable": In(3),
-                "host_row": In(s.row),
-                "host_element": In(range(max(2, width))),
-                "host_write": In(1),
-                "host_clear": In(1),
-                "host_data": In(s.state),
-                "host_read": Out(s.state),
+                "results": Out(ResultsSignature(config)),
+                "host": In(StateAccessSignature(s.row, width, s.state, variables=True)),
             }
         )
 
@@ -121,231 +115,125 @@ class CellUnit(wiring.Component):
         """The engine's configuration."""
         return self._config
 
+    @property
+    def _cells(self) -> list[Cell]:
+        return [CELLS[c] for c in self._config.cells]
+
+    @property
+    def _rescale_latency(self) -> int:
+        """Cycles from a group of accumulators to the operands of the pipelines."""
+        return RESCALE_LATENCY + (ROW_SCALE_LATENCY if self._config.row_scale else 0)
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config, s = self._config, Shapes(self._config)
-        width, sharing = config.cell_width, config.cell_sharing
-        rescale_latency = RESCALE_LATENCY + (ROW_SCALE_LATENCY if config.row_scale else 0)
-
-        # -- issue: one group a cycle -------------------------------------------------------------
-
-        command = Data(cell_command_layout(config))
-        active = Signal()
-        left = Data(s.row)
-        row = Data(s.row)
-        peer_rows = [Signal(s.row, name=f"peer_row{k}") for k in range(s.peers)]
-        kind = Signal(4)  # cell whose units are in the pipeline
-        layer = Signal(s.layer)  # latest layer
-        flying = Signal(3)  # commands issued and not yet written back
-        credits_ = Signal(range(output_groups(config) + 1), init=output_groups(config))
-
-        credit = Signal()  # from a register: the last credit is never used
-        m.d.sync += credit.eq(credits_ > 1)
-        upcoming = self.commands.payload
-        # Known a cycle late, but not that late that the command just started is forgotten.
-        start = Signal()
-        may_start = Signal()
-        follows = (upcoming.cell == kind) & (upcoming.layer != layer)
-        with_peers = [i for i, c in enumerate(config.cells) if CELLS[c].peers]
-        if with_peers:
-            alone = Signal()  # cells of this kind read what the one before may be writing
-            with m.If(start):
-                m.d.sync += alone.eq(_any_of(upcoming.cell, with_peers))
-            follows &= ~alone
-        m.d.sync += may_start.eq(((flying == 0) | follows) & ~start)
-        issue, last = Signal(), Signal()
-        may_issue: Any = active & (~command.output | credit)
-        if sharing > 1:
-            # Units enter the pipelines in phase 0, after the rescale.
-            phase = Signal(range(sharing))
-            m.d.sync += phase.eq(Mux(phase == sharing - 1, 0, phase + 1))
-            may_issue &= phase == -rescale_latency % sharing
-        m.d.comb += [
-            last.eq(left == 1),
-            issue.eq(may_issue & self.units.valid),
-            self.units.ready.eq(may_issue),
-        ]
-        m.d.comb += [
-            self.commands.ready.eq((~active | (issue & last)) & may_start & ~flying[-1]),
-            start.eq(self.commands.ready & self.commands.valid),
-        ]
-        with m.If(issue):
-            m.d.sync += [left.eq(left - 1), row.eq(row + 1)]
-            m.d.sync += [r.eq(r + 1) for r in peer_rows]
-            with m.If(last):
-                m.d.sync += active.eq(0)
-        with m.If(start):
-            m.d.sync += [
-                command.eq(upcoming),
-                active.eq(~upcoming.skip),
-                left.eq(upcoming.rows),
-                row.eq(upcoming.base),
-                kind.eq(upcoming.cell),
-                layer.eq(upcoming.layer),
-            ]
-            m.d.sync += [r.eq(upcoming.peers[k]) for k, r in enumerate(peer_rows)]
-        m.d.sync += [
-            flying.eq(flying + start - self.command_done),
-            credits_.eq(credits_ + self.output_credit - (issue & command.output)),
-        ]
-
-        # -- rescale: all accumulators of all units of the group; parameters pass unchanged -------
-
-        cells = [CELLS[c] for c in config.cells]
-        accumulators = max(len(c.accumulators) for c in cells)
-        pre: list[list[Signal]] = []
-        constant: list[list[Signal]] = []
-        for g in range(s.gates):
-            pre.append([])
-            constant.append([])
-            parameter_bits = max((_parameter_bits(c, g) for c in cells), default=0)
-            for p in range(width):
-                start_bit = (g * width + p) * ACCUMULATOR_BITS
-                word = self.units.payload[start_bit:][:ACCUMULATOR_BITS]
-                if g < accumulators:
-                    m.submodules[f"rescale{g}_{p}"] = unit = Rescale()
-                    m.d.comb += [
-                        unit.accumulator.eq(word.as_signed()),
-                        unit.shift.eq(command.shift),
-                    ]
-                    result = unit.result
-                    if config.row_scale:
-                        result = self._row_scale(m, g, p, kind, result)
-                    pre[g].append(result)
-                if parameter_bits:
-                    value = word[:parameter_bits]
-                    for k in range(rescale_latency):
-                        later = Data(parameter_bits, name=f"parameter{g}_{p}_{k}")
-                        m.d.sync += later.eq(value)
-                        value = later
-                    constant[g].append(value)
-
-        # -- state: read with the rescale, written with the result --------------------------------
-
-        latencies = [rescale_latency + schedule(CELLS[c], sharing).latency for c in config.cells]
-        depth = max(latencies)
-        flight = Signal(depth)
-        m.d.sync += flight.eq(Cat(issue, flight))
-        with m.If(flying == 0):  # what passed a short cell's tap must not reach a longer one's
-            m.d.sync += flight.eq(0)
-        arrival = self.arrival
-        with m.Switch(kind):
-            for i, latency in enumerate(latencies):
-                with m.Case(i):
-                    m.d.sync += arrival.eq(flight[latency - 2])
-
-        state_old: dict[str, list[Signal]] = {}
-        state_new: dict[str, list[Signal]] = {}
-        host_values = []
-        for v, name in enumerate(config.state_names):
-            state_old[name], state_new[name] = [], []
-            keeps = Signal(name=f"keeps_{name}")
-            with m.Switch(kind):
-                for i, kind_name in enumerate(config.cells):
-                    if name in CELLS[kind_name].state:
-                        with m.Case(i):
-                            m.d.comb += keeps.eq(1)
-            values = []
-            bits = config.state_bits(name)
-            read_row = row
-            for k, peer_row in enumerate(peer_rows):
-                readers = [i for i, c in enumerate(cells) if list(c.peers)[k : k + 1] == [name]]
-                if readers:
-                    read_peer = Signal(name=f"{name}_from_peer{k}")
-                    m.d.comb += read_peer.eq(_any_of(kind, readers))
-                    read_row = Mux(read_peer, peer_row, read_row)
-            for p in range(width):
-                # No row is read for use while it is written: cells of one layer do not overlap.
-                memory = Memory(
-                    shape=signed(bits),
-                    depth=s.rows,
-                    init=[],
-                    attrs={"no_rw_check": 1},
-                )
-                m.submodules[f"state_{name}{p}"] = memory
-                reader, writer = memory.read_port(), memory.write_port()
-                read1 = Data(signed(bits), name=f"{name}_read{p}")
-                old = Signal(signed(bits), name=f"{name}_old{p}")
-                new = Signal(signed(bits), name=f"{name}_new{p}")
-                m.d.comb += [
-                    reader.addr.eq(Mux(self.host_active, self.host_row, read_row)),
-                    writer.addr.eq(self.result_row),
-                    writer.data.eq(new),
-                    writer.en.eq(arrival & keeps),
-                ]
-                with m.If(self.host_active):
-                    m.d.comb += [
-                        writer.addr.eq(self.host_row),
-                        writer.data.eq(Mux(self.host_clear, 0, self.host_data)),
-                        writer.en.eq(
-                            self.host_clear
-                            | (
-                                self.host_write
-                                & (self.host_variable == v)
-                                & (self.host_element == p)
-                            )
-                        ),
-                    ]
-                m.d.sync += read1.eq(reader.data)
-                waiting = read1
-                for k in range(rescale_latency - 3):
-                    later = Data(signed(bits), name=f"{name}_later{p}_{k}")
-                    m.d.sync += later.eq(waiting)
-                    waiting = later
-                m.d.sync += old.eq(waiting)
-                state_old[name].append(old)
-                state_new[name].append(new)
-                values.append(read1)
-            host_values.append(Array(values)[self.host_element])
-        if host_values:
-            m.d.comb += self.host_read.eq(Array(host_values)[self.host_variable])
-
-        # -- cells --------------------------------------------------------------------------------
-
-        results: list[list[tuple[Signal, Signal]]] = []
-        for i, name in enumerate(config.cells):
-            cell = CELLS[name]
-            results.append([])
-            for p in range(width):
-                m.submodules[f"{name}{p}"] = pipeline = CellPipeline(cell, sharing)
-                if sharing > 1:
-                    m.d.comb += pipeline.phase.eq(phase)
-                for g, accumulator in enumerate(cell.accumulators):
-                    m.d.comb += getattr(pipeline, f"m_{accumulator}").eq(pre[g][p])
-                for g, parameter in enumerate(cell.parameters, len(cell.accumulators)):
-                    m.d.comb += getattr(pipeline, f"m_{parameter}").eq(constant[g][p])
-                for variable in {**cell.state, **cell.peers}:
-                    m.d.comb += getattr(pipeline, f"s_{variable}").eq(state_old[variable][p])
-                for variable in cell.state:
-                    with m.If(kind == i):
-                        m.d.comb += state_new[variable][p].eq(getattr(pipeline, f"n_{variable}"))
-                results[i].append((pipeline.y, pipeline.clipped))
-        m.d.sync += self.result_valid.eq(arrival)
-        with m.Switch(kind):
-            for i in range(len(config.cells)):
-                with m.Case(i):
-                    m.d.sync += [
-                        self.result.eq(Cat(y for y, _ in results[i])),
-                        self.clipped.eq(Cat(c for _, c in results[i])),
-                    ]
+        s = _Signals(self._config)
+        self._may_start(m, s)
+        self._issue(m, s)
+        self._commands(m, s)
+        for g in range(Shapes(self._config).gates):
+            for p in range(self._config.cell_width):
+                self._rescale(m, s, g, p)
+                self._parameter(m, s, g, p)
+        self._arrival(m, s)
+        for v, name in enumerate(self._config.state_names):
+            self._state_variable(m, s, v, name)
+        self._host_read(m, s)
+        self._results(m, s, [self._pipelines(m, s, i) for i in range(len(self._cells))])
         return m
 
-    def _row_scale(self, m: Module, g: int, p: int, kind: Signal, value: Signal) -> Signal:
-        """The multiplier of accumulator g of unit p of the group, behind its rescale unit.
+    # -- issue: one group per cycle ---------------------------------------------------------------
 
-        Multipliers of two accumulators share a word behind the parameters, so that where it is
+    def _may_start(self, m: Module, s: _Signals) -> None:
+        """Whether the next command may start: known a cycle late, but not forgetting the latest."""
+        upcoming = self.commands.payload
+        follows = (upcoming.cell == s.kind) & (upcoming.layer != s.layer)
+        with_peers = [i for i, cell in enumerate(self._cells) if cell.peers]
+        if with_peers:
+            alone = Signal()  # cells of this kind read what the one before may be writing
+            with m.If(s.start):
+                m.d.sync += alone.eq(_any_of(upcoming.cell, with_peers))
+            follows &= ~alone
+        m.d.sync += s.may_start.eq(((s.flying == 0) | follows) & ~s.start)
+
+    def _issue(self, m: Module, s: _Signals) -> None:
+        """A group is taken, if its result has a place."""
+        sharing = self._config.cell_sharing
+        may_issue: Any = s.active & (~s.command.output | s.credit)
+        if sharing > 1:
+            # Units enter the pipelines in phase 0, after the rescale.
+            m.d.sync += s.phase.eq(Mux(s.phase == sharing - 1, 0, s.phase + 1))
+            may_issue &= s.phase == -self._rescale_latency % sharing
+        m.d.comb += [
+            s.may_issue.eq(may_issue),
+            s.last.eq(s.left == 1),
+            s.issue.eq(s.may_issue & self.units.valid),
+            self.units.ready.eq(s.may_issue),
+        ]
+        with m.If(s.issue):
+            m.d.sync += [s.left.eq(s.left - 1), s.row.eq(s.row + 1)]
+            m.d.sync += [row.eq(row + 1) for row in s.peer_rows]
+            with m.If(s.last):
+                m.d.sync += s.active.eq(0)
+
+    def _commands(self, m: Module, s: _Signals) -> None:
+        """The next command starts with the last group of the one before, or later."""
+        upcoming, groups = self.commands.payload, output_groups(self._config)
+        m.d.comb += [
+            self.commands.ready.eq((~s.active | (s.issue & s.last)) & s.may_start & ~s.flying[-1]),
+            s.start.eq(self.commands.ready & self.commands.valid),
+        ]
+        with m.If(s.start):
+            m.d.sync += [
+                s.command.eq(upcoming),
+                s.active.eq(~upcoming.skip),
+                s.left.eq(upcoming.rows),
+                s.row.eq(upcoming.base),
+                s.kind.eq(upcoming.cell),
+                s.layer.eq(upcoming.layer),
+                *(row.eq(upcoming.peers[k]) for k, row in enumerate(s.peer_rows)),
+            ]
+        credits_ = Signal(range(groups + 1), init=groups)
+        m.d.sync += [
+            s.credit.eq(credits_ > 1),  # from a register: the last credit is never used
+            s.flying.eq(s.flying + s.start - self.results.done),
+            credits_.eq(credits_ + self.results.credit - (s.issue & s.command.output)),
+        ]
+
+    # -- operands: accumulators are rescaled, parameters pass unchanged ---------------------------
+
+    def _word(self, g: int, p: int) -> Any:
+        """Accumulator or parameter g of unit p of the group."""
+        start = (g * self._config.cell_width + p) * ACCUMULATOR_BITS
+        return self.units.payload[start:][:ACCUMULATOR_BITS]
+
+    def _rescale(self, m: Module, s: _Signals, g: int, p: int) -> None:
+        """Accumulator g of unit p of the group to the format of pre-activations."""
+        if g >= max(len(cell.accumulators) for cell in self._cells):
+            return
+        m.submodules[f"rescale{g}_{p}"] = unit = Rescale()
+        m.d.comb += [
+            unit.accumulator.eq(self._word(g, p).as_signed()),
+            unit.shift.eq(s.command.shift),
+        ]
+        result = unit.result
+        if self._config.row_scale:
+            result = self._row_scale(m, g, p, s.kind, result)
+        s.pre[g].append(result)
+
+    def _row_scale(self, m: Module, g: int, p: int, kind: Signal, value: Signal) -> Signal:
+        """The row multiplier of accumulator g of unit p, after its rescale unit.
+
+        Multipliers of two accumulators share a word after the parameters, so that their place
         depends on the cell.
         """
-        width = self._config.cell_width
         m.submodules[f"row_scale{g}_{p}"] = unit = RowScale()
         found = Signal(SCALE_BITS, name=f"multiplier{g}_{p}")
         with m.Switch(kind):
-            for i, name in enumerate(self._config.cells):
-                cell = CELLS[name]
+            for i, cell in enumerate(self._cells):
                 if g < len(cell.accumulators):
-                    start = ((cell.rows + g // 2) * width + p) * ACCUMULATOR_BITS + 16 * (g % 2)
+                    word = self._word(cell.rows + g // 2, p)
                     with m.Case(i):
-                        m.d.comb += found.eq(self.units.payload[start:][:SCALE_BITS])
+                        m.d.comb += found.eq(word[16 * (g % 2) :][:SCALE_BITS])
         waiting = found
         for k in range(RESCALE_LATENCY):
             later = Data(SCALE_BITS, name=f"multiplier{g}_{p}_{k}")
@@ -353,3 +241,120 @@ class CellUnit(wiring.Component):
             waiting = later
         m.d.comb += [unit.pre.eq(value), unit.multiplier.eq(waiting)]
         return unit.result
+
+    def _parameter(self, m: Module, s: _Signals, g: int, p: int) -> None:
+        """Parameter g of unit p waits for the rescale of its accumulators."""
+        bits = max((_parameter_bits(cell, g) for cell in self._cells), default=0)
+        if not bits:
+            return
+        value = self._word(g, p)[:bits]
+        for k in range(self._rescale_latency):
+            later = Data(bits, name=f"parameter{g}_{p}_{k}")
+            m.d.sync += later.eq(value)
+            value = later
+        s.constant[g].append(value)
+
+    # -- state: read with the rescale, written with the result ------------------------------------
+
+    def _arrival(self, m: Module, s: _Signals) -> None:
+        """When the results of a group come: after the latency of its cell."""
+        sharing = self._config.cell_sharing
+        latencies = [self._rescale_latency + schedule(c, sharing).latency for c in self._cells]
+        flight = Signal(max(latencies))
+        m.d.sync += flight.eq(Cat(s.issue, flight))
+        with m.If(s.flying == 0):  # what passed a short cell's tap must not reach a longer one's
+            m.d.sync += flight.eq(0)
+        with m.Switch(s.kind):
+            for i, latency in enumerate(latencies):
+                with m.Case(i):
+                    m.d.sync += self.results.arrival.eq(flight[latency - 2])
+
+    def _state_variable(self, m: Module, s: _Signals, v: int, name: str) -> None:
+        """Memories of a state variable, one for each unit of the group."""
+        keeps = Signal(name=f"keeps_{name}")  # the cell in the pipeline has it
+        with m.Switch(s.kind):
+            for i, cell in enumerate(self._cells):
+                if name in cell.state:
+                    with m.Case(i):
+                        m.d.comb += keeps.eq(1)
+        read_row: Any = s.row
+        for k, peer_row in enumerate(s.peer_rows):
+            readers = [i for i, c in enumerate(self._cells) if list(c.peers)[k : k + 1] == [name]]
+            if readers:
+                read_peer = Signal(name=f"{name}_from_peer{k}")
+                m.d.comb += read_peer.eq(_any_of(s.kind, readers))
+                read_row = Mux(read_peer, peer_row, read_row)
+        for p in range(self._config.cell_width):
+            self._state_memory(m, s, v, name, p, keeps, read_row)
+
+    def _state_memory(
+        self, m: Module, s: _Signals, v: int, name: str, p: int, keeps: Signal, read_row: Any
+    ) -> None:
+        """Variable v of unit p of the group."""
+        host, results = self.host, self.results
+        shape = s.new[name][p].shape()
+        # No row is read for use while it is written: cells of one layer do not overlap.
+        memory = Memory(
+            shape=shape, depth=Shapes(self._config).rows, init=[], attrs={"no_rw_check": 1}
+        )
+        m.submodules[f"state_{name}{p}"] = memory
+        reader, writer = memory.read_port(), memory.write_port()
+        written = host.write & (host.variable == v) & (host.element == p)
+        m.d.comb += [
+            reader.addr.eq(Mux(host.active, host.row, read_row)),
+            writer.addr.eq(results.row),
+            writer.data.eq(s.new[name][p]),
+            writer.en.eq(results.arrival & keeps),
+        ]
+        with m.If(host.active):
+            m.d.comb += [
+                writer.addr.eq(host.row),
+                writer.data.eq(Mux(host.clear, 0, host.data)),
+                writer.en.eq(host.clear | written),
+            ]
+        m.d.sync += s.read[name][p].eq(reader.data)
+        waiting = s.read[name][p]
+        for k in range(self._rescale_latency - 3):
+            later = Data(shape, name=f"{name}_later{p}_{k}")
+            m.d.sync += later.eq(waiting)
+            waiting = later
+        m.d.sync += s.old[name][p].eq(waiting)
+
+    def _host_read(self, m: Module, s: _Signals) -> None:
+        """The host sees the element of the variable that it has chosen."""
+        values = [Array(s.read[name])[self.host.element] for name in self._config.state_names]
+        if values:
+            m.d.comb += self.host.read.eq(Array(values)[self.host.variable])
+
+    # -- cells ------------------------------------------------------------------------------------
+
+    def _pipelines(self, m: Module, s: _Signals, i: int) -> list[CellPipeline]:
+        """Pipelines of cell i, one for each unit of the group."""
+        cell, sharing = self._cells[i], self._config.cell_sharing
+        pipelines = []
+        for p in range(self._config.cell_width):
+            m.submodules[f"{cell.name}{p}"] = pipeline = CellPipeline(cell, sharing)
+            if sharing > 1:
+                m.d.comb += pipeline.phase.eq(s.phase)
+            for g, accumulator in enumerate(cell.accumulators):
+                m.d.comb += getattr(pipeline, f"m_{accumulator}").eq(s.pre[g][p])
+            for g, parameter in enumerate(cell.parameters, len(cell.accumulators)):
+                m.d.comb += getattr(pipeline, f"m_{parameter}").eq(s.constant[g][p])
+            for variable in {**cell.state, **cell.peers}:
+                m.d.comb += getattr(pipeline, f"s_{variable}").eq(s.old[variable][p])
+            for variable in cell.state:
+                with m.If(s.kind == i):
+                    m.d.comb += s.new[variable][p].eq(getattr(pipeline, f"n_{variable}"))
+            pipelines.append(pipeline)
+        return pipelines
+
+    def _results(self, m: Module, s: _Signals, cells: list[list[CellPipeline]]) -> None:
+        """Results of the cell at work."""
+        m.d.sync += self.results.valid.eq(self.results.arrival)
+        with m.Switch(s.kind):
+            for i, pipelines in enumerate(cells):
+                with m.Case(i):
+                    m.d.sync += [
+                        self.results.values.eq(Cat(pipeline.y for pipeline in pipelines)),
+                        self.results.clipped.eq(Cat(pipeline.clipped for pipeline in pipelines)),
+                    ]

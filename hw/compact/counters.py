@@ -11,19 +11,13 @@ from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.registers import Register
+from stillnet.sw.contract.registers import COUNTERS, Register
 
 __all__ = ["ROUND_CYCLES", "CompactCounters"]
 
-COUNTED = (
-    Register.CYCLES,
-    Register.WORDS,
-    Register.STALL_MEMORY,
-    Register.STALL_EVENTS,
-    Register.SATURATIONS,
-    Register.STEPS,
-)
-"""In the order of their turns; the last turn is that of an event counter."""
+COUNTED = tuple(r for r in COUNTERS if r not in (Register.STALL_CELL, Register.LATENCY))
+"""Counters that have a turn, in the order of their turns; the last turn is that of an event
+counter. No word ever waits for a cell here, and ``LATENCY`` has a register of its own."""
 
 ROUND_CYCLES = 2 * (len(COUNTED) + 1)
 """Cycles until what has happened is in the memory."""

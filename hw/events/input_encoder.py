@@ -8,26 +8,70 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import (
+    InputControlSignature,
+    InputEncodedSignature,
+    InputHeaderSignature,
+    InputListSignature,
+    ListReadSignature,
+    RestoreSignature,
+    StateAccessSignature,
+    TableWriteSignature,
+    TokenAccessSignature,
+)
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
+from stillnet.sw.contract.stages import ENCODE_CYCLES, LOOKUP_CYCLES
 
-from .event_encoder import ENCODE_CYCLES, LOOKUP_CYCLES, EventEncoder
+from .event_encoder import EventEncoder
 
-__all__ = ["InputEncoder", "InputStatus"]
+__all__ = ["InputEncoder"]
 
 
-class InputStatus(data.StructLayout):
-    """A half of the input's list: whether a vector is in it, all of it, and its rows."""
+class _Signals:
+    """What the parts of the input's encoder share."""
 
-    def __init__(self, row_bits: int) -> None:
-        super().__init__({"present": 1, "complete": 1, "rows": unsigned(row_bits)})
+    def __init__(self, config: EngineConfig) -> None:
+        # -- taking elements
+        self.half = Signal()  # half that the next vector goes to
+        self.pending = [  # matrices that have not taken all events of a half
+            Signal(range(config.matrices + 1), name=f"pending{i}") for i in range(2)
+        ]
+        self.index = Signal(bits_for(config.inputs))
+        self.taking = Signal()  # within a vector
+        self.handed = Signal()  # restoring, and the input vector is taken
+        self.one_hot = Signal()
+        self.take = Signal()
+        self.last = Signal()  # the element at ``index`` is the vector's last one
+        self.ended = Signal()  # the last event of a vector goes to the encoder
+        # -- tokens: a token is up to two events, the old one leaves and the new one comes
+        self.token = Signal(16)  # latest token plus one
+        self.arrived, self.leaving = Signal(), Signal()  # a token was taken; the old one's event
+        self.second_event = Signal()  # the new token's event follows the old one's
+        # -- what goes to the encoder, LOOKUP_CYCLES later
+        self.step, self.first, self.step_last = Signal(), Signal(), Signal()
+        self.enable = Signal()
+        self.value = Signal(signed(ACTIVATION_BITS))
+        self.direct = Signal()
+        self.direct_group = Signal(16)
+        self.direct_value = Signal(signed(EVENT_BITS))
+        self.one = Signal(signed(EVENT_BITS))  # value of a token's event
+
+
+def _later(m: Module, signal: Any, cycles: int) -> Any:
+    """A signal, some cycles later."""
+    for _ in range(cycles):
+        copy = Signal.like(signal)
+        m.d.sync += copy.eq(signal)
+        signal = copy
+    return signal
 
 
 class InputEncoder(wiring.Component):
@@ -41,57 +85,44 @@ class InputEncoder(wiring.Component):
     -------
     inputs : In(stream of 16 bits)
         Elements of the vectors, or tokens.
-    enable : In(1)
-        Vectors may be taken.
-    size, mode, one, threshold : In
-        From the image: elements, ``events.Mode``, log2 of a token's event value.
-    users : In
-        Matrices that the input feeds.
-    restoring, restore_exact, restore_second : In(1)
-        The vectors of the layers follow the input vector on the same stream.
+    control : In(InputControlSignature)
+        Starts and stops it.
+    header : In(InputHeaderSignature)
+        What the image says about the input vector.
+    restore_mode : In(RestoreSignature)
+        Vectors of the layers follow the input vector on the same stream.
     restore : Out(stream of 16 bits)
         The stream, while it belongs to the layers.
-    status : Out
-        :class:`InputStatus` of both halves.
-    finished, finished_half : In
-        A matrix has taken all events of a half.
-    reset : In(1)
-    idle : Out(1)
-        No vector is being taken, and none waits.
-    accepted : Out(1)
-        The first element of a vector was taken.
-    done_last, done_total : Out
-        Events of a finished vector, for the counters.
+    events : Out(InputListSignature)
+        Status of the list's halves, and their release.
+    encoded : Out(InputEncodedSignature)
+        A finished vector, for the counters.
+    list : In(ListReadSignature)
+        Read port of the list.
+    host : In(StateAccessSignature)
+        The host's access to the references.
+    token : In(TokenAccessSignature)
+        The host's access to the latest token.
+    thresholds : In(TableWriteSignature)
+        Thresholds of single elements, only where the engine has them.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self.row_bits = bits_for(config.inputs)
+        row_bits = bits_for(config.inputs)
         super().__init__(
             {
                 "inputs": In(stream.Signature(signed(ACTIVATION_BITS))),
-                "enable": In(1),
-                "size": In(16),
-                "mode": In(Mode),
-                "one": In(4),
-                "threshold": In(EVENT_BITS),
-                "users": In(range(config.matrices + 1)),
-                "restoring": In(1),
-                "restore_exact": In(1),
-                "restore_second": In(1),
+                "control": In(InputControlSignature()),
+                "header": In(InputHeaderSignature(config)),
+                "restore_mode": In(RestoreSignature()),
                 "restore": Out(stream.Signature(signed(ACTIVATION_BITS))),
-                "status": Out(data.ArrayLayout(InputStatus(self.row_bits), 2)),
-                "finished": In(1),
-                "finished_half": In(1),
-                "reset": In(1),
-                "idle": Out(1),
-                "accepted": Out(1),
-                "done_last": Out(1),
-                "done_total": Out(16),
-                "host_active": In(1),
-                "host_token_write": In(1),
-                "host_token": Out(16),
-                "host_data": In(16),
+                "events": Out(InputListSignature(config)),
+                "encoded": Out(InputEncodedSignature()),
+                "list": In(ListReadSignature(1, row_bits, 16)),
+                "host": In(StateAccessSignature(row_bits, 1, ACTIVATION_BITS)),
+                "token": In(TokenAccessSignature()),
+                **({"thresholds": In(TableWriteSignature())} if config.element_thresholds else {}),
             }
         )
         self.encoder = EventEncoder(
@@ -105,161 +136,172 @@ class InputEncoder(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.encoder = encoder = self.encoder
+        m.submodules.encoder = self.encoder
+        s = _Signals(self._config)
+        self._take(m, s)
+        self._elements(m, s)
+        with m.If(s.one_hot):
+            self._tokens(m, s)
+        with m.Elif(s.take):
+            m.d.sync += [s.index.eq(Mux(s.last, 0, s.index + 1)), s.taking.eq(~s.last)]
+        self._end(m, s)
+        self._encode(m, s)
+        self._halves(m, s)
+        self._reset(m, s)
+        return m
 
-        half = Signal()  # half that the next vector goes to
-        pending = [Signal.like(self.users, name=f"pending{i}") for i in range(2)]
-        index = Signal(self.row_bits)
-        taking = Signal()  # within a vector
-        handed = Signal()  # restoring, and the input vector is taken
-        token = Signal(16)  # last token plus one
-        arrived, leaving = Signal(), Signal()  # a token was taken; the old one's event
-        same = Signal()  # the token is the old one
-        second_event = Signal()  # the new token's event follows the old one's
-
-        one_hot = Signal()
-        m.d.comb += one_hot.eq((self.mode == Mode.ONE_HOT) | (self.mode == Mode.ONE_HOT_PLAIN))
+    def _take(self, m: Module, s: _Signals) -> None:
+        """Takes elements from the stream, or hands them on to the layers."""
+        mode, control = self.header.mode, self.control
         free = Signal()
-        m.d.comb += free.eq(Array(pending)[half] == 0)
-        take = Signal()
         ready = Signal()
         # A short vector could follow before the references of the one before it are written.
         settling = Signal(LOOKUP_CYCLES + ENCODE_CYCLES)
-        last = Signal()
         # Decided a cycle ahead: what allows an element stays true until a vector or a token ends.
         open_ = Signal()
-        m.d.sync += open_.eq(
-            self.enable
-            & ~handed
-            & ~arrived
-            & ~leaving
-            & ~second_event
-            & (taking | (free & ~settling.any()))
-            & ~(take & (last | one_hot))
-        )
+        last_index = Signal.like(s.index)
+        m.d.sync += [
+            settling.eq(Cat(s.ended, settling)),
+            last_index.eq(self.header.size - 1),
+            open_.eq(
+                control.enable
+                & ~s.handed
+                & ~s.arrived
+                & ~s.leaving
+                & ~s.second_event
+                & (s.taking | (free & ~settling.any()))
+                & ~(s.take & (s.last | s.one_hot))
+            ),
+        ]
         m.d.comb += [
-            ready.eq(open_ & ~self.host_active),
-            take.eq(ready & self.inputs.valid),
-            self.inputs.ready.eq(ready | (handed & self.restore.ready)),
-            self.restore.valid.eq(handed & self.inputs.valid),
+            s.one_hot.eq((mode == Mode.ONE_HOT) | (mode == Mode.ONE_HOT_PLAIN)),
+            free.eq(Array(s.pending)[s.half] == 0),
+            s.last.eq(s.index == last_index),
+            ready.eq(open_ & ~self.token.active),
+            s.take.eq(ready & self.inputs.valid),
+            self.inputs.ready.eq(ready | (s.handed & self.restore.ready)),
+            self.restore.valid.eq(s.handed & self.inputs.valid),
             self.restore.payload.eq(self.inputs.payload),
-            self.accepted.eq(take & ~taking),
+            control.accepted.eq(s.take & ~s.taking),
         ]
-        last_index = Signal.like(index)
-        m.d.sync += last_index.eq(self.size - 1)
-        m.d.comb += last.eq(index == last_index)
-        with m.If(~self.restoring):
-            m.d.sync += handed.eq(0)
+        with m.If(~self.restore_mode.active):
+            m.d.sync += s.handed.eq(0)
 
-        # Values follow their row by the encoder's look-up.
-        step, first, direct = Signal(), Signal(), Signal()
-        direct_value = Signal(signed(EVENT_BITS))
-        direct_group = Signal(16)
-        enable = Signal()
+    def _elements(self, m: Module, s: _Signals) -> None:
+        """What goes to the encoder while the vector is given as elements."""
         m.d.comb += [
-            step.eq(take),
-            first.eq(~taking),
-            enable.eq(~(self.restoring & self.restore_second)),
+            s.step.eq(s.take),
+            s.first.eq(~s.taking),
+            s.step_last.eq(s.last),
+            s.enable.eq(~(self.restore_mode.active & self.restore_mode.second)),
+            s.value.eq(self.inputs.payload),
+            s.one.eq(1 << self.header.one),
         ]
-        value = Signal(signed(ACTIVATION_BITS))
-        m.d.comb += value.eq(self.inputs.payload)
-        step_last = Signal()
-        m.d.comb += step_last.eq(last)
+
+    def _tokens(self, m: Module, s: _Signals) -> None:
+        """What goes to the encoder while the vector is given as a token."""
         new = Signal(16)
-        one_value = Signal(signed(EVENT_BITS))
-        m.d.comb += one_value.eq(1 << self.one)
-        with m.If(one_hot):
-            # A token is up to two events: the old one leaves, the new one comes.
-            m.d.comb += [direct.eq(1), step.eq(leaving | second_event)]
-            m.d.sync += [arrived.eq(take), leaving.eq(arrived), second_event.eq(0)]
-            m.d.sync += same.eq((self.mode == Mode.ONE_HOT) & (token == new))
-            m.d.comb += direct_group.eq(token - 1)
-            with m.If(take):
-                m.d.sync += new.eq(self.inputs.payload + 1)
-            with m.If(leaving):
-                m.d.comb += step_last.eq(same)
-                m.d.sync += second_event.eq(~same)
-                with m.If((self.mode == Mode.ONE_HOT) & (token != 0) & ~same):
-                    m.d.comb += direct_value.eq(-one_value)
-                with m.If(enable):
-                    m.d.sync += token.eq(new)
-            with m.Else():
-                m.d.comb += [
-                    first.eq(0),
-                    step_last.eq(1),
-                    direct_value.eq(Mux(token == 0, 0, one_value)),
-                ]
-        with m.Elif(take):
-            m.d.sync += [index.eq(Mux(last, 0, index + 1)), taking.eq(~last)]
-        ended = Signal()
-        m.d.comb += ended.eq(step & step_last)
-        m.d.sync += settling.eq(Cat(ended, settling))
-        with m.If(ended):
-            m.d.sync += [half.eq(~half), handed.eq(self.restoring)]
-        with m.If(self.host_token_write):
-            m.d.sync += token.eq(self.host_data)
-        m.d.comb += self.host_token.eq(token)
-
-        def later(signal: Any, cycles: int) -> Any:
-            for _ in range(cycles):
-                copy = Signal.like(signal)
-                m.d.sync += copy.eq(signal)
-                signal = copy
-            return signal
-
+        same = Signal()  # the token is the old one
+        is_delta = self.header.mode == Mode.ONE_HOT
         m.d.comb += [
-            encoder.row.eq(index),
-            encoder.valid.eq(later(step, LOOKUP_CYCLES)),
-            encoder.first.eq(later(first, LOOKUP_CYCLES)),
-            encoder.last.eq(later(step_last, LOOKUP_CYCLES)),
-            encoder.values.eq(later(value, LOOKUP_CYCLES)),
-            encoder.mask.eq(1),
-            encoder.direct.eq(later(direct, LOOKUP_CYCLES)),
-            encoder.direct_group.eq(later(direct_group, LOOKUP_CYCLES)),
-            encoder.direct_value.eq(later(direct_value, LOOKUP_CYCLES)),
-            encoder.enable.eq(later(enable, LOOKUP_CYCLES)),
-            encoder.mode.eq(self.mode),
-            encoder.threshold.eq(Mux(self.restoring & self.restore_exact, 0, self.threshold)),
-            *([encoder.exact.eq(self.restoring & self.restore_exact)] if encoder.elements else []),
-            encoder.bank.eq(later(half, LOOKUP_CYCLES)),
+            s.direct.eq(1),
+            s.step.eq(s.leaving | s.second_event),
+            s.direct_group.eq(s.token - 1),
+        ]
+        m.d.sync += [
+            s.arrived.eq(s.take),
+            s.leaving.eq(s.arrived),
+            s.second_event.eq(0),
+            same.eq(is_delta & (s.token == new)),
+        ]
+        with m.If(s.take):
+            m.d.sync += new.eq(self.inputs.payload + 1)
+        with m.If(s.leaving):
+            m.d.comb += s.step_last.eq(same)
+            m.d.sync += s.second_event.eq(~same)
+            with m.If(is_delta & (s.token != 0) & ~same):
+                m.d.comb += s.direct_value.eq(-s.one)
+            with m.If(s.enable):
+                m.d.sync += s.token.eq(new)
+        with m.Else():
+            m.d.comb += [
+                s.first.eq(0),
+                s.step_last.eq(1),
+                s.direct_value.eq(Mux(s.token == 0, 0, s.one)),
+            ]
+
+    def _end(self, m: Module, s: _Signals) -> None:
+        """After a vector the other half is next, or the layers' vectors are."""
+        m.d.comb += [s.ended.eq(s.step & s.step_last), self.token.token.eq(s.token)]
+        with m.If(s.ended):
+            m.d.sync += [s.half.eq(~s.half), s.handed.eq(self.restore_mode.active)]
+        with m.If(self.token.write):
+            m.d.sync += s.token.eq(self.token.data)
+
+    def _encode(self, m: Module, s: _Signals) -> None:
+        """Values follow their row by the encoder's look-up."""
+        encoder, header = self.encoder, self.header
+        exact = self.restore_mode.active & self.restore_mode.exact
+        m.d.comb += [
+            encoder.row.eq(s.index),
+            encoder.group.mask.eq(1),
+            encoder.rule.mode.eq(header.mode),
+            encoder.rule.threshold.eq(Mux(exact, 0, header.threshold)),
+            encoder.rule.exact.eq(exact),
             encoder.list_base.eq(0),
         ]
+        for port, signal in (
+            (encoder.group.valid, s.step),
+            (encoder.group.first, s.first),
+            (encoder.group.last, s.step_last),
+            (encoder.group.values, s.value),
+            (encoder.direct.valid, s.direct),
+            (encoder.direct.group, s.direct_group),
+            (encoder.direct.value, s.direct_value),
+            (encoder.rule.enable, s.enable),
+            (encoder.bank, s.half),
+        ):
+            m.d.comb += port.eq(_later(m, signal, LOOKUP_CYCLES))
+        connect(m, flipped(self.list), encoder.list)
+        connect(m, flipped(self.host), encoder.host)
+        if encoder.elements:
+            connect(m, flipped(self.thresholds), encoder.thresholds)
 
-        # -- the two halves -----------------------------------------------------------------------
-
+    def _halves(self, m: Module, s: _Signals) -> None:
+        """Status of the two halves of the list, and who has still to read them."""
+        listed, events = self.encoder.listed, self.events
         # A vector is known a cycle after its first element; its first event is later still.
         begun, begun_half = Signal(), Data()
-        m.d.sync += [begun.eq(step & first), begun_half.eq(half)]
-        done_half = later(half, LOOKUP_CYCLES + ENCODE_CYCLES)
-        for i in range(2):
+        m.d.sync += [begun.eq(s.step & s.first), begun_half.eq(s.half)]
+        listed_half = _later(m, s.half, LOOKUP_CYCLES + ENCODE_CYCLES)
+        for i, (pending, status) in enumerate(zip(s.pending, events.status)):
             released = Signal(name=f"released{i}")
-            m.d.comb += released.eq(self.finished & (self.finished_half == i))
-            m.d.sync += pending[i].eq(pending[i] - released)
+            m.d.comb += released.eq(events.finished & (events.half == i))
+            m.d.sync += pending.eq(pending - released)
             with m.If(begun & (begun_half == i)):
                 m.d.sync += [
-                    pending[i].eq(self.users),
-                    self.status[i].present.eq(1),
-                    self.status[i].complete.eq(0),
-                    self.status[i].rows.eq(0),
+                    pending.eq(self.header.users),
+                    status.present.eq(1),
+                    status.complete.eq(0),
+                    status.rows.eq(0),
                 ]
-            with m.If(encoder.done & (done_half == i)):
-                m.d.sync += [
-                    self.status[i].rows.eq(encoder.count),
-                    self.status[i].complete.eq(encoder.done_last),
-                ]
-            with m.If(released & (pending[i] == 1)):
-                m.d.sync += self.status[i].present.eq(0)
+            with m.If(listed.valid & (listed_half == i)):
+                m.d.sync += [status.rows.eq(listed.rows), status.complete.eq(listed.last)]
+            with m.If(released & (pending == 1)):
+                m.d.sync += status.present.eq(0)
+        waiting = [pending.any() for pending in s.pending]
         busy = Signal()
-        m.d.comb += busy.eq(
-            Cat(taking, arrived, leaving, second_event, begun, *(p.any() for p in pending)).any()
-        )
         m.d.comb += [
-            self.idle.eq(~busy),
-            self.done_last.eq(encoder.done_last),
-            self.done_total.eq(encoder.total),
+            busy.eq(Cat(s.taking, s.arrived, s.leaving, s.second_event, begun, *waiting).any()),
+            self.control.idle.eq(~busy),
+            self.encoded.last.eq(listed.last),
+            self.encoded.total.eq(listed.total),
         ]
-        with m.If(self.reset):
-            m.d.sync += [half.eq(0), token.eq(0), taking.eq(0), index.eq(0), handed.eq(0)]
-            for i in range(2):
-                m.d.sync += [self.status[i].present.eq(0), pending[i].eq(0)]
-        return m
+
+    def _reset(self, m: Module, s: _Signals) -> None:
+        """Forgets all vectors; stands last, so that it is stronger than anything before."""
+        with m.If(self.control.reset):
+            m.d.sync += [s.half.eq(0), s.token.eq(0), s.taking.eq(0), s.index.eq(0)]
+            m.d.sync += s.handed.eq(0)
+            for pending, status in zip(s.pending, self.events.status):
+                m.d.sync += [status.present.eq(0), pending.eq(0)]

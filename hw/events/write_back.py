@@ -1,64 +1,64 @@
 """Write-back: results of the cells become vectors, events and outputs.
 
-A hidden vector is encoded once, as it is written: the same events feed the layer above in this step
-and the layer itself in the next one. With ``second_threshold`` a second encoder lists the events of
-the recurrence.
+A hidden vector is encoded once, as it is written: the same events feed the next layer in this step,
+and the layer itself in the next step. With ``second_threshold``, a second encoder lists the events
+of the recurrence.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
-from stillnet.hw.cell.unit import output_groups
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import (
+    ListReadSignature,
+    RestoreSignature,
+    ResultsSignature,
+    StateAccessSignature,
+    TableWriteSignature,
+    VectorEncodedSignature,
+    VectorsSignature,
+    output_groups,
+    output_layout,
+    write_command_layout,
+)
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.events import Mode
-from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
+from stillnet.sw.contract.fixed import ACTIVATION_BITS
+from stillnet.sw.contract.stages import ENCODE_CYCLES, LOOKUP_CYCLES
 
-from .event_encoder import ENCODE_CYCLES, LOOKUP_CYCLES, EventEncoder
+from .event_encoder import EventEncoder
 
-__all__ = ["VectorStatus", "WriteBack", "output_layout", "write_command_layout"]
-
-
-def write_command_layout(config: EngineConfig) -> data.StructLayout:
-    """What write-back needs to know of a cell that was dispatched.
-
-    ``single``: its units are one group.
-    """
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "layer": unsigned(s.layer),
-            "skip": 1,
-            "output": 1,
-            "mode": Mode,
-            "units": unsigned(s.unit),
-            "single": 1,
-            "rows": unsigned(s.row),
-            "base": unsigned(s.row),
-            "write_shift": unsigned(4),
-            "threshold": unsigned(EVENT_BITS),
-            "threshold_recurrent": unsigned(EVENT_BITS),
-        }
-    )
+__all__ = ["WriteBack"]
 
 
-def output_layout() -> data.StructLayout:
-    """An element of the output stream."""
-    return data.StructLayout({"data": signed(ACTIVATION_BITS), "last": 1})
+class _Signals:
+    """What the parts of write-back share; the number is the stage after the group is known."""
 
-
-class VectorStatus(data.StructLayout):
-    """How far the event list of a vector is: generation, completeness and rows."""
-
-    def __init__(self, row_bits: int) -> None:
-        super().__init__({"generation": 1, "complete": 1, "rows": unsigned(row_bits)})
+    def __init__(self, config: EngineConfig) -> None:
+        shapes, width = Shapes(config), config.cell_width
+        self.step = Signal()  # a group is there, with its results in the next cycle
+        self.started = Signal()  # a group of the command was there before
+        self.left = Signal(shapes.unit)  # units of the command, those of this group included
+        self.last = Signal()  # the group is the command's last one
+        # A group of elements from the host.
+        self.collected = Data(width * ACTIVATION_BITS)
+        self.group_complete = Signal()
+        self.restored = Signal()  # it was complete in the cycle before
+        # What belongs to the vector travels with the group until it is encoded.
+        command = write_command_layout(config)
+        self.row1 = Data(shapes.row)
+        self.first1, self.first2, self.first3 = Data(), Data(), Data()
+        self.last1, self.last2, self.last3 = Data(), Data(), Data()
+        self.mask1, self.mask2, self.mask3 = Data(width), Data(width), Data(width)
+        self.command1, self.command2, self.command3 = Data(command), Data(command), Data(command)
+        self.valid1, self.valid2, self.valid3 = Signal(), Signal(), Signal()
+        self.values3 = [Data(signed(ACTIVATION_BITS), name=f"value3_{p}") for p in range(width)]
 
 
 class WriteBack(wiring.Component):
@@ -71,54 +71,52 @@ class WriteBack(wiring.Component):
     Members
     -------
     commands : In(stream of ``write_command_layout``)
-    result_row, arrival, result_valid, result, clipped : the cell unit's results
+        Cells in the order of dispatch. A command is taken with its last group.
+    results : In(ResultsSignature)
+        From the cell unit.
     restore : In(stream of 16 bits)
         Elements of vectors that the host supplies, for commands that ``skip`` their cell.
-    restore_exact, restore_first, restore_second : In(1)
-        See ``contract.registers.Control``.
-    status : Out
-        :class:`VectorStatus` of every layer's list; ``status_second`` of the second encoder's.
+    restore_mode : In(RestoreSignature)
+        What such vectors change.
     reset : In(1)
         Forgets all vectors: every list is complete and empty.
-    command_done, output_credit : Out(1), for the cell unit
+    vectors : Out(VectorsSignature)
+        Status of every layer's lists.
+    lists : In(array of ListReadSignature)
+        Read ports of the lists, one for each encoder.
+    hosts : In(array of StateAccessSignature)
+        The host's access to the references, one for each encoder.
+    thresholds : In(TableWriteSignature)
+        Thresholds of single elements, only where the engine has them.
     outputs : Out(stream of ``output_layout``)
-    done_layer, done_total, done_total_second, done_last : Out
-        Events of a finished vector, for the counters.
+        Elements of the output layer.
+    encoded : Out(VectorEncodedSignature)
+        A finished vector, for the counters.
     saturated : Out
-        Elements clipped this cycle.
+        Elements clipped in this cycle.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         s = Shapes(config)
         width = config.cell_width
-        status = data.ArrayLayout(VectorStatus(s.row), config.layers)
+        encoders = 2 if config.second_threshold else 1
         super().__init__(
             {
                 "commands": In(stream.Signature(write_command_layout(config))),
-                "result_row": Out(s.row),
-                "arrival": In(1),
-                "result_valid": In(1),
-                "result": In(width * ACTIVATION_BITS),
-                "clipped": In(width),
+                "results": In(ResultsSignature(config)),
                 "restore": In(stream.Signature(signed(ACTIVATION_BITS))),
-                "restore_exact": In(1),
-                "restore_first": In(1),
-                "restore_second": In(1),
-                "status": Out(status),
-                "status_second": Out(status),
+                "restore_mode": In(RestoreSignature()),
                 "reset": In(1),
-                "command_done": Out(1),
-                "output_credit": Out(1),
+                "vectors": Out(VectorsSignature(config)),
+                "lists": In(ListReadSignature(width, s.row, s.row)).array(encoders),
+                "hosts": In(StateAccessSignature(s.row, width, ACTIVATION_BITS)).array(encoders),
                 "outputs": Out(stream.Signature(output_layout())),
-                "done_layer": Out(s.layer),
-                "done_last": Out(1),
-                "done_total": Out(16),
-                "done_total_second": Out(16),
+                "encoded": Out(VectorEncodedSignature(config)),
                 "saturated": Out(range(width + 1)),
+                **({"thresholds": In(TableWriteSignature())} if config.element_thresholds else {}),
             }
         )
-        encoders = 2 if config.second_threshold else 1
         self.encoders = [
             EventEncoder(width, s.rows, elements=config.element_thresholds and k == 0)
             for k in range(encoders)
@@ -131,187 +129,192 @@ class WriteBack(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config, s = self._config, Shapes(self._config)
-        width = config.cell_width
+        s = _Signals(self._config)
+        self._collect(m, s)
+        self._count(m, s)
+        self._travel(m, s)
+        for p in range(self._config.cell_width):
+            self._shift(m, s, p)
+        layer = self._layer_encoded(m, s)
+        for k, encoder in enumerate(self.encoders):
+            m.submodules["encoder" if k == 0 else "encoder_recurrent"] = encoder
+            self._encode(m, s, k)
+            self._vector_status(m, k, layer)
+        self._report(m, layer)
+        self._output(m, s)
+        return m
 
-        # -- the vector being written, and the one being encoded (a few cycles behind) ------------
-
-        command = self.commands.payload
-        row = Signal(s.row)
-        units_left = Signal(s.unit)
-        started = Signal()  # row and units_left belong to the command
-        left = Signal(s.unit)
-        m.d.comb += [
-            left.eq(Mux(started, units_left, command.units)),
-            self.result_row.eq(Mux(started, row, command.base)),
-        ]
-
-        # Elements from the host are collected until a group is complete.
-        collected = Data(width * ACTIVATION_BITS)
+    def _collect(self, m: Module, s: _Signals) -> None:
+        """Elements from the host are collected until a group is complete."""
+        width, command = self._config.cell_width, self.commands.payload
         position = Signal(range(max(2, width)))
         take = Signal()
-        group_complete = Signal()
         group_ends = Signal()  # the element that comes next is the group's last one
         # Through a register: an element every other cycle, and no path from the host to here.
         element = Data(ACTIVATION_BITS)
         m.d.comb += [
             self.restore.ready.eq(self.commands.valid & command.skip & ~take),
-            group_complete.eq(take & group_ends),
+            s.group_complete.eq(take & group_ends),
         ]
         # Elements are two cycles apart, so that the next one's place is known in time.
         if width == 1:
             m.d.comb += group_ends.eq(1)
         else:
-            m.d.sync += group_ends.eq((position == width - 1) | (position + 1 == left))
+            m.d.sync += group_ends.eq((position == width - 1) | (position + 1 == s.left))
         m.d.sync += [
             take.eq(self.restore.ready & self.restore.valid),
             element.eq(self.restore.payload),
+            s.restored.eq(s.group_complete),
         ]
-        restored = Signal()
-        m.d.sync += restored.eq(group_complete)
         with m.If(take):
             m.d.sync += [
-                collected.word_select(position, ACTIVATION_BITS).eq(element),
-                position.eq(Mux(group_complete, 0, position + 1)),
+                s.collected.word_select(position, ACTIVATION_BITS).eq(element),
+                position.eq(Mux(s.group_complete, 0, position + 1)),
             ]
 
-        step = Signal()
-        m.d.comb += step.eq(self.arrival | group_complete)
-        last, last_next = Signal(), Signal()  # the group is the command's last one
+    def _count(self, m: Module, s: _Signals) -> None:
+        """The command's row and units left, group after group."""
+        width, command, results = self._config.cell_width, self.commands.payload, self.results
+        row, units_left = Signal.like(results.row), Signal.like(s.left)  # once it has started
+        last_next = Signal()
         m.d.comb += [
-            last.eq(Mux(started, last_next, command.single)),
-            self.commands.ready.eq(step & last),
+            s.left.eq(Mux(s.started, units_left, command.units)),
+            results.row.eq(Mux(s.started, row, command.base)),
+            s.step.eq(results.arrival | s.group_complete),
+            s.last.eq(Mux(s.started, last_next, command.single)),
+            self.commands.ready.eq(s.step & s.last),
         ]
-        with m.If(step):
+        with m.If(s.step):
             m.d.sync += [
-                started.eq(~last),
-                last_next.eq(left <= 2 * width),
-                row.eq(self.result_row + 1),
-                units_left.eq(left - width),
+                s.started.eq(~s.last),
+                last_next.eq(s.left <= 2 * width),
+                row.eq(results.row + 1),
+                units_left.eq(s.left - width),
             ]
 
-        # Stage 1: the result. What belongs to the vector travels with it until it is encoded.
-        first1, last1 = Data(), Data()
-        row1 = Data(s.row)
-        mask1 = Data(width)
-        command1 = Signal.like(command, reset_less=True)
-        with m.If(step):
-            m.d.sync += [first1.eq(~started), last1.eq(last), row1.eq(self.result_row)]
-            m.d.sync += command1.eq(command)
-            for p in range(width):
-                m.d.sync += mask1[p].eq(left > p)
-        valid1 = Signal()
-        m.d.comb += valid1.eq(self.result_valid | restored)
-        m.d.comb += self.saturated.eq(
-            sum((self.clipped[p] & mask1[p] & self.result_valid) for p in range(width))
-        )
+    def _travel(self, m: Module, s: _Signals) -> None:
+        """Stages 1 to 3 of what belongs to the vector."""
+        width = self._config.cell_width
+        with m.If(s.step):
+            m.d.sync += [
+                s.first1.eq(~s.started),
+                s.last1.eq(s.last),
+                s.row1.eq(self.results.row),
+                s.command1.eq(self.commands.payload),
+                *(s.mask1[p].eq(s.left > p) for p in range(width)),
+            ]
+        clipped = [self.results.clipped[p] & s.mask1[p] & self.results.valid for p in range(width)]
+        m.d.comb += [
+            s.valid1.eq(self.results.valid | s.restored),
+            self.saturated.eq(sum(clipped)),
+        ]
+        m.d.sync += [
+            Cat(s.valid2, s.valid3).eq(Cat(s.valid1, s.valid2)),
+            Cat(s.first2, s.first3).eq(Cat(s.first1, s.first2)),
+            Cat(s.last2, s.last3).eq(Cat(s.last1, s.last2)),
+            Cat(s.mask2, s.mask3).eq(Cat(s.mask1, s.mask2)),
+            s.command2.eq(s.command1),
+            s.command3.eq(s.command2),
+        ]
 
-        # Stages 2 and 3: write shift with rounding; the encoders look up the reference meanwhile.
+    def _shift(self, m: Module, s: _Signals, p: int) -> None:
+        """Stages 2 and 3 of element p: the write shift, rounded half up.
+
+        Meanwhile the encoders look up its reference.
+        """
         assert LOOKUP_CYCLES == 2
-        values3 = []
-        for p in range(width):
-            value1 = Data(signed(ACTIVATION_BITS), name=f"value1_{p}")
-            shifted2 = Data(signed(ACTIVATION_BITS + 1), name=f"shifted2_{p}")
-            rounded = Signal(signed(ACTIVATION_BITS + 1), name=f"rounded_{p}")
-            value3 = Data(signed(ACTIVATION_BITS), name=f"value3_{p}")
-            select = slice(p * ACTIVATION_BITS, (p + 1) * ACTIVATION_BITS)
-            top = (1 << (ACTIVATION_BITS - 1)) - 1
-            m.d.comb += [
-                value1.eq(Mux(restored, collected[select], self.result[select]).as_signed()),
-                rounded.eq((shifted2 + 1) >> 1),
-            ]
-            write_shift = Mux(command1.skip, 0, command1.write_shift)
-            m.d.sync += [
-                shifted2.eq((value1 << 1) >> write_shift),
-                value3.eq(Mux(rounded > top, top, rounded)),
-            ]
-            values3.append(value3)
+        value1 = Data(signed(ACTIVATION_BITS), name=f"value1_{p}")
+        shifted2 = Data(signed(ACTIVATION_BITS + 1), name=f"shifted2_{p}")
+        rounded = Signal(signed(ACTIVATION_BITS + 1), name=f"rounded_{p}")
+        select = slice(p * ACTIVATION_BITS, (p + 1) * ACTIVATION_BITS)
+        top = (1 << (ACTIVATION_BITS - 1)) - 1
+        result = Mux(s.restored, s.collected[select], self.results.values[select])
+        m.d.comb += [value1.eq(result.as_signed()), rounded.eq((shifted2 + 1) >> 1)]
+        write_shift = Mux(s.command1.skip, 0, s.command1.write_shift)
+        m.d.sync += [
+            shifted2.eq((value1 << 1) >> write_shift),
+            s.values3[p].eq(Mux(rounded > top, top, rounded)),
+        ]
 
-        def later(*signals: Any) -> list[Signal]:
-            copies = []
-            for signal in signals:
-                copy = Signal.like(signal, reset_less=True)
-                m.d.sync += copy.eq(signal)
-                copies.append(copy)
-            return copies
+    def _layer_encoded(self, m: Module, s: _Signals) -> Signal:
+        """Layer of what the encoders have listed: the next vector may have begun meanwhile."""
+        layer = s.command3.layer
+        for i in range(ENCODE_CYCLES):
+            later = Data(len(layer), name=f"layer{i + 4}")
+            m.d.sync += later.eq(layer)
+            layer = later
+        return layer
 
-        valid2, valid3 = Signal(), Signal()
-        m.d.sync += [valid2.eq(valid1), valid3.eq(valid2)]
-        first3, last3, mask3, command3 = later(*later(first1, last1, mask1, command1))
+    def _encode(self, m: Module, s: _Signals, k: int) -> None:
+        """The group goes into encoder k."""
+        command, mode = s.command3, self.restore_mode
+        encoder = self.encoders[k]
+        threshold = command.threshold if k == 0 else command.threshold_recurrent
+        only_other = mode.second if k == 0 else mode.first
+        exact = mode.exact & command.skip
+        m.d.comb += [
+            encoder.row.eq(s.row1),
+            encoder.group.valid.eq(s.valid3),
+            encoder.group.first.eq(s.first3),
+            encoder.group.last.eq(s.last3),
+            encoder.group.values.eq(Cat(*s.values3)),
+            encoder.group.mask.eq(s.mask3),
+            encoder.rule.mode.eq(command.mode),
+            encoder.rule.threshold.eq(Mux(exact, 0, threshold)),
+            encoder.rule.enable.eq(~(command.skip & only_other)),
+            encoder.rule.exact.eq(exact),
+            encoder.list_base.eq(command.base),
+        ]
+        connect(m, flipped(self.lists[k]), encoder.list)
+        connect(m, flipped(self.hosts[k]), encoder.host)
+        if encoder.elements:
+            connect(m, flipped(self.thresholds), encoder.thresholds)
 
-        # -- encoders -----------------------------------------------------------------------------
+    def _vector_status(self, m: Module, k: int, layer: Signal) -> None:
+        """Status of the lists of encoder k, as groups of a layer are listed."""
+        listed = self.encoders[k].listed
+        for i in range(self._config.layers):
+            status = (self.vectors.first if k == 0 else self.vectors.second)[i]
+            with m.If(listed.valid & (layer == i)):
+                m.d.sync += [status.rows.eq(listed.rows), status.complete.eq(listed.last)]
+                with m.If(listed.first):
+                    m.d.sync += status.generation.eq(~status.generation)
+            with m.If(self.reset):
+                m.d.sync += [status.generation.eq(0), status.complete.eq(1), status.rows.eq(0)]
 
-        # Encoding takes three stages, in which the next vector may begin.
-        layer6 = command3.layer
-        for _ in range(ENCODE_CYCLES):
-            (layer6,) = later(layer6)
-        exact = self.restore_exact & command3.skip
-        for k, encoder in enumerate(self.encoders):
-            m.submodules["encoder" if k == 0 else "encoder_recurrent"] = encoder
-            threshold = command3.threshold if k == 0 else command3.threshold_recurrent
-            only_other = self.restore_second if k == 0 else self.restore_first
-            m.d.comb += [
-                encoder.row.eq(row1),
-                encoder.valid.eq(valid3),
-                encoder.first.eq(first3),
-                encoder.last.eq(last3),
-                encoder.values.eq(Cat(*values3)),
-                encoder.mask.eq(mask3),
-                encoder.threshold.eq(Mux(exact, 0, threshold)),
-                encoder.enable.eq(~(command3.skip & only_other)),
-            ]
-            m.d.comb += [encoder.mode.eq(command3.mode), encoder.list_base.eq(command3.base)]
-            if encoder.elements:
-                m.d.comb += encoder.exact.eq(exact)
-            status = self.status if k == 0 else self.status_second
-            for layer in range(config.layers):
-                with m.If(encoder.done & (layer6 == layer)):
-                    m.d.sync += [
-                        status[layer].rows.eq(encoder.count),
-                        status[layer].complete.eq(encoder.done_last),
-                    ]
-                    with m.If(encoder.done_first):
-                        m.d.sync += status[layer].generation.eq(~status[layer].generation)
-                with m.If(self.reset):
-                    m.d.sync += [
-                        status[layer].generation.eq(0),
-                        status[layer].complete.eq(1),
-                        status[layer].rows.eq(0),
-                    ]
-            if k == 0:
-                m.d.comb += [
-                    self.done_layer.eq(layer6),
-                    self.done_last.eq(encoder.done_last),
-                    self.done_total.eq(encoder.total),
-                    self.command_done.eq(encoder.done_last),
-                ]
-            else:
-                m.d.comb += self.done_total_second.eq(encoder.total)
+    def _report(self, m: Module, layer: Signal) -> None:
+        """A vector is complete: for the counters and the cell unit."""
+        listed = self.encoders[0].listed
+        m.d.comb += [
+            self.encoded.layer.eq(layer),
+            self.encoded.last.eq(listed.last),
+            self.encoded.total.eq(listed.total),
+            self.results.done.eq(listed.last),
+        ]
+        if len(self.encoders) > 1:
+            m.d.comb += self.encoded.second_total.eq(self.encoders[1].listed.total)
 
-        # -- output stream ------------------------------------------------------------------------
-
+    def _output(self, m: Module, s: _Signals) -> None:
+        """The output stream: groups of the output layer, element after element."""
+        width = self._config.cell_width
         group_bits = width * ACTIVATION_BITS
         m.submodules.outputs = fifo = SyncFIFOBuffered(
-            width=group_bits + width + 1, depth=output_groups(config)
+            width=group_bits + width + 1, depth=output_groups(self._config)
         )
-        m.d.comb += [
-            fifo.w_data.eq(Cat(*values3, mask3, last3)),
-            fifo.w_en.eq(valid3 & command3.output & ~command3.skip),
-        ]
         element = Signal(range(max(2, width)))
         mask = fifo.r_data[group_bits : group_bits + width]
-        following = Signal(width + 1)
-        m.d.comb += following.eq(Cat(mask, Const(0, 1)) >> (element + 1))
+        following = Signal(width + 1)  # elements after this one
         group_end = Signal()
+        values = fifo.r_data[:group_bits]
         m.d.comb += [
+            fifo.w_data.eq(Cat(*s.values3, s.mask3, s.last3)),
+            fifo.w_en.eq(s.valid3 & s.command3.output & ~s.command3.skip),
+            following.eq(Cat(mask, Const(0, 1)) >> (element + 1)),
             group_end.eq(~following[0]),
             self.outputs.valid.eq(fifo.r_rdy),
-            self.outputs.payload.data.eq(
-                fifo.r_data[:group_bits].word_select(element, ACTIVATION_BITS).as_signed()
-            ),
+            self.outputs.payload.data.eq(values.word_select(element, ACTIVATION_BITS).as_signed()),
             self.outputs.payload.last.eq(group_end & fifo.r_data[-1]),
         ]
         with m.If(self.outputs.valid & self.outputs.ready):
             m.d.sync += element.eq(Mux(group_end, 0, element + 1))
-            m.d.comb += [fifo.r_en.eq(group_end), self.output_credit.eq(group_end)]
-        return m
+            m.d.comb += [fifo.r_en.eq(group_end), self.results.credit.eq(group_end)]

@@ -1,8 +1,8 @@
 """The column fetcher: turns events into reads of columns, and keeps enough of them in flight.
 
-It works through *runs*: rows of one event list, for one matrix. Every event names one column; its
-address is base + index * words. Reads in flight are limited in columns and in words: enough to
-cover the memory's latency, and no more, so that urgent columns found later need not wait long.
+It works through *runs*: rows of one event list, for one matrix. Every event names one column, and
+its address is base + index * words. Reads in flight are limited in columns and in words: enough to
+cover the memory's latency, and no more, so that urgent columns found later do not wait long.
 """
 
 from __future__ import annotations
@@ -10,52 +10,78 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
-from stillnet.hw.events.event_encoder import LIST_READ_LATENCY, list_layout
-from stillnet.hw.lanes.lanes import column_layout, format_fields
 from stillnet.hw.memory.port import read_request_layout
 from stillnet.hw.parts.block_fifo import BlockFifo
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import (
+    IssueSignature,
+    ListReadSignature,
+    TableWriteSignature,
+    column_layout,
+    format_fields,
+    list_layout,
+    run_layout,
+)
 from stillnet.hw.parts.multiplier import Multiplier
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import EVENT_BITS
+from stillnet.sw.contract.stages import LIST_READ_LATENCY, REQUESTS, YIELD_WORDS
 
-__all__ = ["ColumnFetcher", "run_layout"]
-
-YIELD_WORDS = 64
-"""After so many words a run gives way, so that a more urgent matrix can be chosen."""
-
-REQUESTS = 8
-"""Reads that may wait for the memory port."""
+__all__ = ["ColumnFetcher"]
 
 
-def run_layout(config: EngineConfig) -> data.StructLayout:
-    """Rows of an event list for one matrix, or a bias run."""
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "bias": 1,
-            "from_input": 1,
-            "half": 1,
-            "second": 1,
-            "row": unsigned(16),
-            "rows": unsigned(16),
-            "address": unsigned(config.address_bits),
-            "words": unsigned(16),
-            "base": unsigned(s.accumulator_address),
-            "gates": unsigned(s.gates),
-            "stride": unsigned(4),
-            "layer": unsigned(s.layer),
-            "step": unsigned(2),
-            **format_fields(config),
-            **({"lengths": unsigned(16), "unequal": 1} if config.columns else {}),
-        }
-    )
+class _Signals:
+    """What the parts of the fetcher share; a number is the stage of the address."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        width = config.cell_width
+        # -- the run
+        self.active = Signal()  # a run is in progress
+        self.over = Signal()  # nothing more is issued; the address pipeline empties
+        self.bias = Signal()  # the run is a bias: a row that no list holds
+        self.rows_left = Data(16)  # rows not completely issued
+        self.rows_done = Signal(16)
+        self.last_row = Data()
+        self.yields = Data()  # the run gives way after this row
+        # Words of the run with its next column, no more than YIELD_WORDS of them counted.
+        self.column_words = Data(range(YIELD_WORDS + 1))
+        self.run_words = Data(range(YIELD_WORDS + 1))
+        # -- rows of the list
+        self.next_row = Data(16)
+        self.unread = Data(16)  # rows whose read was not started
+        self.some_unread = Signal()
+        self.stages = Signal(LIST_READ_LATENCY)  # which stages of the read hold a row
+        self.advance = Signal()  # the read moves on
+        self.entry = Signal(list_layout(width, 16))  # the row, from whatever list
+        # -- one column per cycle out of a row
+        self.spent = Signal(width)  # elements of the row already issued
+        self.rest = Signal(width)
+        self.element = Signal(range(max(2, width)))
+        self.row_last = Signal()  # the element is the row's last one
+        self.credit = Signal()
+        self.emit = Signal()  # a column is issued
+        self.row_done = Signal()
+        # -- the column, as far as it is known before its address
+        self.index, self.value = Signal(16), Signal(signed(EVENT_BITS))
+        self.valid1, self.valid2, self.valid3 = (Signal(name=f"valid{i}") for i in range(1, 4))
+        self.words1 = Data(16)
+        self.value1 = Data(signed(EVENT_BITS))
+        # What the column is, once its length is known, and its length with the address.
+        self.known: Signal = self.valid1
+        self.words: Signal = self.words1
+        self.words3: Signal = self.words1
+        self.value_known: Signal = self.value1
+        if config.columns:
+            self.known, self.words, self.words3 = self.valid2, Signal(16), Signal(16)
+            self.value_known = Data(signed(EVENT_BITS))
+        self.address3 = Data(config.address_bits)
 
 
 class ColumnFetcher(wiring.Component):
@@ -68,23 +94,23 @@ class ColumnFetcher(wiring.Component):
     Members
     -------
     runs : In(stream of ``run_layout``)
-        Accepted when the run is over.
+        Taken when the run is over.
     rows_done : Out
-        Rows of the run that were fetched, valid as it is accepted.
-    list_enable, list_row, list_half : Out
-        Address of the event lists.
-    list_input, list_hidden, list_second : In
-        Rows of the input's, the hidden vectors' and the second encoder's list.
+        Rows of the run that were fetched, valid as it is taken.
+    list_input, list_hidden, list_second : Out(ListReadSignature)
+        Event lists of the input, of the hidden vectors, and of the second encoder where there is
+        one.
     reads : Out(stream of read requests)
     columns : Out(stream of ``column_layout``)
+        Columns in the order of their reads.
     word_taken, column_done : In(1)
-        From the lanes.
-    sequence : Out
-        Number of columns issued.
-    issued, issued_layer : Out
-        A column was issued for a layer.
+        The lanes have taken a word, the last word of a column.
+    issue : Out(IssueSignature)
+        Columns as they are issued.
     in_flight : Out(1)
         A column has been issued and is not yet complete.
+    lengths : In(TableWriteSignature)
+        Words of each column, only in engines whose columns differ in length.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -94,25 +120,20 @@ class ColumnFetcher(wiring.Component):
             {
                 "runs": In(stream.Signature(run_layout(config))),
                 "rows_done": Out(16),
-                "list_enable": Out(1),
-                "list_row": Out(16),
-                "list_half": Out(1),
-                "list_input": In(list_layout(1, 16)),
-                "list_hidden": In(list_layout(config.cell_width, s.row)),
-                "list_second": In(list_layout(config.cell_width, s.row)),
+                "list_input": Out(ListReadSignature(1, bits_for(config.inputs), 16)),
+                "list_hidden": Out(ListReadSignature(config.cell_width, s.row, s.row)),
+                **(
+                    {"list_second": Out(ListReadSignature(config.cell_width, s.row, s.row))}
+                    if config.second_threshold
+                    else {}
+                ),
                 "reads": Out(stream.Signature(read_request_layout(config.address_bits, 16))),
                 "columns": Out(stream.Signature(column_layout(config))),
                 "word_taken": In(1),
                 "column_done": In(1),
-                "sequence": Out(s.sequence),
-                "issued": Out(1),
-                "issued_layer": Out(s.layer),
+                "issue": Out(IssueSignature(config)),
                 "in_flight": Out(1),
-                **(
-                    {"length_write": In(1), "length_index": In(16), "length": In(16)}
-                    if config.columns
-                    else {}
-                ),
+                **({"lengths": In(TableWriteSignature())} if config.columns else {}),
             }
         )
 
@@ -123,238 +144,254 @@ class ColumnFetcher(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config, s = self._config, Shapes(self._config)
-        width = config.cell_width
-        run = self.runs.payload
+        s = _Signals(self._config)
+        self._read_list(m, s)
+        self._next_element(m, s)
+        self._limit(m, s)
+        self._issue(m, s)
+        self._read_rows(m, s)
+        self._give_way(m, s)
+        self._end_of_run(m, s)
+        self._begin_run(m, s)
+        self._address(m, s)
+        if self._config.columns:
+            self._look_up_length(m, s)
+        self._request(m, s)
+        self._column(m, s)
+        return m
 
-        # -- rows of the list ---------------------------------------------------------------------
+    # -- rows of the list -------------------------------------------------------------------------
 
-        active = Signal()  # a run is in progress
-        next_row = Data(16)
-        unread = Data(16)  # rows whose read was not started
-        some_unread = Signal()
-        rows_left = Data(16)  # rows not completely issued
-        # Words of the run with its next column, no more than YIELD_WORDS of them counted.
-        column_words = Data(range(YIELD_WORDS + 1))
-        run_words = Data(range(YIELD_WORDS + 1))
-        yields, last_row = Data(), Data()
-        stages = Signal(LIST_READ_LATENCY)  # which stages of the read hold a row
-        ready_row = stages[-1]
-        advance = Signal()
-        m.d.comb += [
-            self.list_enable.eq(advance),
-            self.list_row.eq(next_row),
-            self.list_half.eq(run.half),
-        ]
-
-        entry = Signal(list_layout(width, 16))
-        hidden = Signal(list_layout(width, s.row))
-        m.d.comb += hidden.eq(Mux(run.second, self.list_second, self.list_hidden))
-        with m.If(run.from_input):
+    def _read_list(self, m: Module, s: _Signals) -> None:
+        """All lists are read at the same row; the run says which of them counts."""
+        config, run = self._config, self.runs.payload
+        second = self.list_second if config.second_threshold else self.list_hidden
+        ports = [self.list_input, self.list_hidden]
+        for port in ports + ([second] if config.second_threshold else []):
             m.d.comb += [
-                entry.group.eq(self.list_input.group),
-                entry.mask.eq(self.list_input.mask),
-                entry.values[0].eq(self.list_input.values[0]),
+                port.enable.eq(s.advance),
+                port.row.eq(s.next_row),
+                port.bank.eq(run.half),
+            ]
+        hidden = Signal(self.list_hidden.data.shape())
+        m.d.comb += hidden.eq(Mux(run.second, second.data, self.list_hidden.data))
+        with m.If(run.from_input):
+            found = self.list_input.data
+            m.d.comb += [
+                s.entry.group.eq(found.group),
+                s.entry.mask.eq(found.mask),
+                s.entry.values[0].eq(found.values[0]),
             ]
         with m.Else():
             m.d.comb += [
-                entry.group.eq(hidden.group),
-                entry.mask.eq(hidden.mask),
-                *(entry.values[p].eq(hidden.values[p]) for p in range(width)),
+                s.entry.group.eq(hidden.group),
+                s.entry.mask.eq(hidden.mask),
+                *(s.entry.values[p].eq(hidden.values[p]) for p in range(config.cell_width)),
             ]
 
-        # -- one column a cycle out of a row ------------------------------------------------------
+    def _next_element(self, m: Module, s: _Signals) -> None:
+        """The lowest element of the row that was not issued."""
+        m.d.comb += s.rest.eq(s.entry.mask & ~s.spent)
+        for p in reversed(range(self._config.cell_width)):
+            with m.If(s.rest[p]):
+                m.d.comb += s.element.eq(p)
+        m.d.comb += s.row_last.eq((s.rest & (s.rest - 1)) == 0)
 
-        spent = Signal(width)  # elements of the row already issued
-        rest = Signal(width)
-        element = Signal(range(max(2, width)))
-        m.d.comb += rest.eq(entry.mask & ~spent)
-        for p in reversed(range(width)):
-            with m.If(rest[p]):
-                m.d.comb += element.eq(p)
-        row_last = Signal()
-        m.d.comb += row_last.eq((rest & (rest - 1)) == 0)
-
+    def _limit(self, m: Module, s: _Signals) -> None:
+        """What is in flight, and whether more may be issued."""
+        config, run = self._config, self.runs.payload
         columns_in_flight = Signal(range(config.fetch_columns + 1))
         words_in_flight = Signal(20)
         requests = Signal(range(REQUESTS + 1))
-        credit = Signal()
-        emit = Signal()
-        bias = Signal()  # the run is a bias: a row that no list holds
         long = Signal()  # the run's columns; it stands a cycle before anything is emitted
-        m.d.comb += [
-            emit.eq(active & credit & ready_row),
-            advance.eq(~ready_row | (emit & row_last)),
-        ]
         m.d.sync += [
-            # From a register, so a limit may be passed by one column, for which there is room. A
-            # long one shows in the counters only after two cycles: until then there is a pause.
-            credit.eq(
+            # From a register, so one column may pass the limit, and there is room for it. A long
+            # one shows in the counters only after two cycles: until then there is a pause.
+            s.credit.eq(
                 (columns_in_flight < config.fetch_columns - 1)
                 & (words_in_flight < config.fetch_words)
                 & (requests < REQUESTS - 1)
-                & ~(emit & long)
+                & ~(s.emit & long)
             ),
             long.eq(run.words >= config.fetch_words // 2),
         ]
-        with m.If(emit & ~bias):
-            with m.If(row_last):
-                m.d.sync += spent.eq(0)
-            with m.Else():
-                m.d.sync += spent.eq(spent | (rest & ~(rest - 1)))
+        entering = Mux(s.known, s.words, 0) if config.columns else Mux(s.emit, run.words, 0)
+        m.d.sync += [
+            columns_in_flight.eq(columns_in_flight + s.emit - self.column_done),
+            words_in_flight.eq(words_in_flight + entering - self.word_taken),
+            requests.eq(requests + s.emit - (self.reads.valid & self.reads.ready)),
+        ]
+        m.d.comb += self.in_flight.eq(columns_in_flight != 0)
 
-        row_done = Signal()
-        m.d.comb += row_done.eq(emit & (bias | row_last))
-        with m.If(advance):
-            m.d.sync += stages.eq(Cat(active & some_unread, stages))
-            with m.If(active & some_unread):
+    def _issue(self, m: Module, s: _Signals) -> None:
+        """One column per cycle out of a row."""
+        ready_row = s.stages[-1]
+        m.d.comb += [
+            s.emit.eq(s.active & s.credit & ready_row),
+            s.advance.eq(~ready_row | (s.emit & s.row_last)),
+            s.row_done.eq(s.emit & (s.bias | s.row_last)),
+            self.issue.valid.eq(s.emit),
+            self.issue.layer.eq(self.runs.payload.layer),
+        ]
+        with m.If(s.emit & ~s.bias):
+            with m.If(s.row_last):
+                m.d.sync += s.spent.eq(0)
+            with m.Else():
+                m.d.sync += s.spent.eq(s.spent | (s.rest & ~(s.rest - 1)))
+        with m.If(s.emit):
+            m.d.sync += self.issue.sequence.eq(self.issue.sequence + 1)
+
+    # -- the run ----------------------------------------------------------------------------------
+
+    def _read_rows(self, m: Module, s: _Signals) -> None:
+        """The read of the list moves on."""
+        with m.If(s.advance):
+            m.d.sync += s.stages.eq(Cat(s.active & s.some_unread, s.stages))
+            with m.If(s.active & s.some_unread):
                 m.d.sync += [
-                    unread.eq(unread - 1),
-                    some_unread.eq(unread != 1),
-                    next_row.eq(next_row + 1),
+                    s.unread.eq(s.unread - 1),
+                    s.some_unread.eq(s.unread != 1),
+                    s.next_row.eq(s.next_row + 1),
                 ]
-        with m.If(emit):
-            total = Signal(range(2 * YIELD_WORDS + 1))
-            m.d.comb += total.eq(run_words + column_words)
+
+    def _give_way(self, m: Module, s: _Signals) -> None:
+        """Counts the words of the run, up to where it gives way."""
+        total = Signal(range(2 * YIELD_WORDS + 1))
+        with m.If(s.emit):
+            m.d.comb += total.eq(s.run_words + s.column_words)
             m.d.sync += [
-                run_words.eq(Mux(total >= YIELD_WORDS, YIELD_WORDS, total)),
-                yields.eq(total >= YIELD_WORDS),
+                s.run_words.eq(Mux(total >= YIELD_WORDS, YIELD_WORDS, total)),
+                s.yields.eq(total >= YIELD_WORDS),
             ]
-        rows_done = Signal(16)
-        over = Signal()  # nothing more is issued; the address pipeline empties
-        drain = Signal(3)
-        with m.If(row_done):
+
+    def _end_of_run(self, m: Module, s: _Signals) -> None:
+        """After its last row, or before, where it gives way."""
+        with m.If(s.row_done):
             m.d.sync += [
-                rows_left.eq(rows_left - 1),
-                last_row.eq(rows_left == 2),
-                rows_done.eq(rows_done + 1),
+                s.rows_left.eq(s.rows_left - 1),
+                s.last_row.eq(s.rows_left == 2),
+                s.rows_done.eq(s.rows_done + 1),
             ]
-            with m.If(last_row | yields):
-                m.d.sync += [active.eq(0), over.eq(1), stages.eq(0)]
+            with m.If(s.last_row | s.yields):
+                m.d.sync += [s.active.eq(0), s.over.eq(1), s.stages.eq(0)]
+
+    def _begin_run(self, m: Module, s: _Signals) -> None:
+        """The next run begins, and is taken from the stream three cycles after its end."""
+        run = self.runs.payload
         begin = Signal()
-        begin_words = Mux(run.words >= YIELD_WORDS, YIELD_WORDS, run.words[: len(run_words)])
-        m.d.comb += begin.eq(self.runs.valid & ~active & ~over)
+        begin_words = Mux(run.words >= YIELD_WORDS, YIELD_WORDS, run.words[: len(s.run_words)])
+        drain = Signal(3)
+        empty = Signal()  # the third cycle of ``drain``
+        m.d.comb += [
+            begin.eq(self.runs.valid & ~s.active & ~s.over),
+            self.rows_done.eq(s.rows_done),
+            self.runs.ready.eq(empty),
+        ]
         with m.If(begin):
             m.d.sync += [
-                active.eq(1),
-                rows_left.eq(run.rows),
-                last_row.eq(run.rows == 1),
-                rows_done.eq(0),
-                run_words.eq(begin_words),
-                column_words.eq(begin_words),
-                yields.eq(run.words >= YIELD_WORDS),
-                bias.eq(run.bias),
-                stages.eq(Mux(run.bias, 1 << (LIST_READ_LATENCY - 1), 0)),
-                spent.eq(0),
+                s.active.eq(1),
+                s.rows_left.eq(run.rows),
+                s.last_row.eq(run.rows == 1),
+                s.rows_done.eq(0),
+                s.run_words.eq(begin_words),
+                s.column_words.eq(begin_words),
+                s.yields.eq(run.words >= YIELD_WORDS),
+                s.bias.eq(run.bias),
+                s.stages.eq(Mux(run.bias, 1 << (LIST_READ_LATENCY - 1), 0)),
+                s.spent.eq(0),
                 drain.eq(0),
             ]
-        with m.If(~active):
+        with m.If(~s.active):
             m.d.sync += [
-                next_row.eq(run.row),
-                unread.eq(run.rows),
-                some_unread.eq(~run.bias & (run.rows != 0)),
+                s.next_row.eq(run.row),
+                s.unread.eq(run.rows),
+                s.some_unread.eq(~run.bias & (run.rows != 0)),
             ]
-        empty = Signal()  # the third cycle of ``drain``
-        m.d.sync += empty.eq(over & drain[1] & ~drain[2])
-        m.d.comb += [self.rows_done.eq(rows_done), self.runs.ready.eq(empty)]
-        with m.If(over):
+        m.d.sync += empty.eq(s.over & drain[1] & ~drain[2])
+        with m.If(s.over):
             m.d.sync += drain.eq(Cat(1, drain))
         with m.If(self.runs.ready):
-            m.d.sync += over.eq(0)
+            m.d.sync += s.over.eq(0)
 
-        # -- address: base + index * words, in three stages ---------------------------------------
+    # -- address: base + index * words, in three stages -------------------------------------------
 
-        # The first stage of the index is the multiplier's own register. A bias is column 0, and its
-        # value is 0: the lanes take it for an older sum, to which nothing is added.
+    def _address(self, m: Module, s: _Signals) -> None:
+        """The first stage of the index is the multiplier's own register.
+
+        A bias is column 0, and its value is 0: the lanes take it for an older sum, to which
+        nothing is added.
+        """
+        width, run = self._config.cell_width, self.runs.payload
         m.submodules.multiplier = multiplier = Multiplier(17, 17)
-        words1 = Data(16)
-        value1 = Data(signed(EVENT_BITS))
-        valid1, valid2, valid3 = (Signal(name=f"valid{i}") for i in range(1, 4))
-        address3 = Data(config.address_bits)
-        index, value = Signal(16), Signal(signed(EVENT_BITS))
         m.d.comb += [
-            index.eq(entry.group * width + element),
-            value.eq(entry.values[element]),
-            multiplier.a.eq(Mux(bias, 0, index)),
+            s.index.eq(s.entry.group * width + s.element),
+            s.value.eq(s.entry.values[s.element]),
+            multiplier.a.eq(Mux(s.bias, 0, s.index)),
             multiplier.b.eq(run.words),
         ]
         with m.If(run.from_input):
-            m.d.comb += [index.eq(entry.group), value.eq(entry.values[0])]
+            m.d.comb += [s.index.eq(s.entry.group), s.value.eq(s.entry.values[0])]
         m.d.sync += [
-            valid1.eq(emit),
-            words1.eq(run.words),
-            value1.eq(Mux(bias, 0, value)),
-            valid2.eq(valid1),
-            valid3.eq(valid2),
-            address3.eq(run.address + multiplier.product),
+            s.valid1.eq(s.emit),
+            s.words1.eq(run.words),
+            s.value1.eq(Mux(s.bias, 0, s.value)),
+            s.valid2.eq(s.valid1),
+            s.valid3.eq(s.valid2),
+            s.address3.eq(run.address + multiplier.product),
         ]
 
-        # Where columns differ in length, it is looked up: known one stage later than elsewhere.
-        known, words, words3, value_known = valid1, words1, words1, value1
-        if config.columns:
-            # Written only while an image is loaded, when nothing is fetched.
-            m.submodules.lengths = lengths = Memory(
-                shape=unsigned(16), depth=config.columns, init=[], attrs={"no_rw_check": 1}
-            )
-            reader, writer = lengths.read_port(), lengths.write_port()
-            unequal1 = Signal()
-            known, words, words3 = valid2, Signal(16), Signal(16)
-            value_known = Signal.like(value1)
-            m.d.comb += [
-                writer.addr.eq(self.length_index),
-                writer.data.eq(self.length),
-                writer.en.eq(self.length_write),
-                reader.addr.eq(run.lengths + index),
-            ]
-            m.d.sync += [
-                unequal1.eq(run.unequal),
-                words.eq(Mux(unequal1, reader.data, words1)),
-                words3.eq(words),
-                value_known.eq(value1),
-            ]
+    def _look_up_length(self, m: Module, s: _Signals) -> None:
+        """Where columns differ in length, it is looked up: known one stage later than elsewhere."""
+        run, table = self.runs.payload, self.lengths
+        # Written only while an image is loaded, when nothing is fetched.
+        m.submodules.lengths = lengths = Memory(
+            shape=unsigned(16), depth=self._config.columns, init=[], attrs={"no_rw_check": 1}
+        )
+        reader, writer = lengths.read_port(), lengths.write_port()
+        unequal1 = Signal()
+        m.d.comb += [
+            writer.addr.eq(table.index),
+            writer.data.eq(table.value),
+            writer.en.eq(table.write),
+            reader.addr.eq(run.lengths + s.index),
+        ]
+        m.d.sync += [
+            unequal1.eq(run.unequal),
+            s.words.eq(Mux(unequal1, reader.data, s.words1)),
+            s.words3.eq(s.words),
+            s.value_known.eq(s.value1),
+        ]
 
-        m.submodules.requests = request_fifo = SyncFIFOBuffered(
-            width=config.address_bits + 16, depth=REQUESTS + 2
+    def _request(self, m: Module, s: _Signals) -> None:
+        """Reads wait in a queue for the memory port."""
+        m.submodules.requests = fifo = SyncFIFOBuffered(
+            width=self._config.address_bits + 16, depth=REQUESTS + 2
         )
         m.d.comb += [
-            request_fifo.w_en.eq(valid3),
-            request_fifo.w_data.eq(Cat(address3, words3)),
-            self.reads.valid.eq(request_fifo.r_rdy),
-            self.reads.payload.eq(request_fifo.r_data),
-            request_fifo.r_en.eq(self.reads.ready),
+            fifo.w_en.eq(s.valid3),
+            fifo.w_data.eq(Cat(s.address3, s.words3)),
+            self.reads.valid.eq(fifo.r_rdy),
+            self.reads.payload.eq(fifo.r_data),
+            fifo.r_en.eq(self.reads.ready),
         ]
 
+    def _column(self, m: Module, s: _Signals) -> None:
+        """Columns wait in a queue for their words."""
+        config, run = self._config, self.runs.payload
         column = Signal(column_layout(config))
         m.d.comb += [
-            column.value.eq(value_known),
-            column.words.eq(words),
+            column.value.eq(s.value_known),
+            column.words.eq(s.words),
             column.gates.eq(run.gates),
             column.stride.eq(run.stride),
             column.base.eq(run.base),
             column.bias.eq(run.bias),
             column.layer.eq(run.layer),
             column.step.eq(run.step),
+            *(column[name].eq(run[name]) for name in format_fields(config)),
         ]
-        m.d.comb += [column[name].eq(run[name]) for name in format_fields(config)]
         # Always more entries than columns in flight: full would look like empty.
         depth = 1 << config.fetch_columns.bit_length()
         m.submodules.columns = columns = BlockFifo(column_layout(config), depth)
-        m.d.comb += [columns.i_stream.valid.eq(known), columns.i_stream.payload.eq(column)]
+        m.d.comb += [columns.i_stream.valid.eq(s.known), columns.i_stream.payload.eq(column)]
         wiring.connect(m, columns.o_stream, wiring.flipped(self.columns))
-
-        # -- what is in flight --------------------------------------------------------------------
-
-        entering = Mux(known, words, 0) if config.columns else Mux(emit, run.words, 0)
-        m.d.sync += [
-            columns_in_flight.eq(columns_in_flight + emit - self.column_done),
-            words_in_flight.eq(words_in_flight + entering - self.word_taken),
-            requests.eq(requests + emit - (self.reads.valid & self.reads.ready)),
-        ]
-        with m.If(emit):
-            m.d.sync += self.sequence.eq(self.sequence + 1)
-        m.d.comb += [
-            self.issued.eq(emit),
-            self.issued_layer.eq(run.layer),
-            self.in_flight.eq(columns_in_flight != 0),
-        ]
-        return m

@@ -21,6 +21,77 @@ CHUNK_WORDS = 1 << 12
 """Words of one read while the sum over the image is formed."""
 
 
+class _Signals:
+    """What the parts of the loader share.
+
+    Attributes
+    ----------
+    word, slot, slots
+        Word within its slot; slot of the header or of the descriptors; their number.
+    take, want, captured
+        A word is taken; wanted; a record is in ``value``.
+    in_tables, summing
+        Slots are those of descriptors; words are entries of tables, or are only summed up.
+    request, words_left, none_left, chunk_left
+        The read that is made; words still to be asked for; there are none; words of this read.
+    word_digits, digits, digits_left
+        Digits of a word, of ``sum_bits`` each; of a byte; still to be summed up.
+    place_in_image, in_record
+        Number of the digit, up to the checksum; it belongs to the checksum.
+    listed, listed_left, entries, piece, pieces
+        Entries of tables in a register; how many are left, of how many; the same for words that
+        make up one entry.
+    """
+
+    def __init__(self, config: EngineConfig, sum_bits: int) -> None:
+        self.slot_words = image.SLOT_BYTES // config.word_bytes
+        self.record_words = max(1, 4 // config.word_bytes)
+        self.matrix_records = len(image.matrix_records(config.sparse))
+        self.word = Signal(range(max(2, self.slot_words)))
+        self.slot = Signal(10)
+        self.slots = Signal(10)
+        self.value = Data(32)
+        self.captured = Signal()
+        self.take = Signal()
+        self.want = Signal()
+        self.in_tables = Signal()
+        self.summing = Signal()
+        self.layer_slots = Signal(10)
+        self.is_layer = Data()
+        # From the header.
+        self.table_slots = Signal(15)
+        self.words_total = Data(config.address_bits + 1)
+        self.checksum = Data(32)
+        self.wrong = {
+            error: Signal(name=f"wrong_{error.name.lower()}")
+            for error in (Error.MAGIC, Error.VERSION, Error.FINGERPRINT)
+        }
+        self.too_much = Signal()
+        self.tables = Signal(10)
+        self.tables_at = Data(config.address_bits)
+        self.error = Signal(Error)
+        # Reads.
+        self.request = Data(read_request_layout(config.address_bits, 16))
+        self.words_left = Signal.like(self.words_total)
+        self.none_left = Data()  # late, but it is used long after ``words_left`` has changed
+        self.chunk_left = Signal(range(CHUNK_WORDS + 1))
+        # The sum.
+        self.crc: Any = CRC32_ISO_HDLC(sum_bits).create()
+        self.wrong_sum = Data()
+        self.word_digits = Data(config.word_bits)
+        self.digits = 8 // sum_bits
+        self.digits_left = Signal(range(config.word_bytes * self.digits + 1))
+        crc_end = (image.CRC_RECORD * image.SLOT_BYTES + 4) * self.digits
+        self.place_in_image = Signal(range(crc_end + 1))
+        self.in_record = Signal()
+        # Tables.
+        self.entries = max(1, config.word_bits // 32)
+        self.pieces = max(1, 32 // config.word_bits)
+        self.listed = Data(max(32, config.word_bits))
+        self.listed_left = Signal(range(self.entries + 1))
+        self.piece = Signal(range(self.pieces))
+
+
 class ImageLoader(wiring.Component):
     """Copies the descriptors of an image into the scheduler's tables.
 
@@ -28,14 +99,14 @@ class ImageLoader(wiring.Component):
     ----------
     config : EngineConfig
     sum_bits : int
-        Bits a cycle of the sum over the image: 8, or 1 where the part is small.
+        Bits per cycle of the sum over the image: 8, or 1 where the part is small.
 
     Members
     -------
     start : In(1)
         Reads the image at ``base`` (a word address).
     verify : In(1)
-        Then sums up all of the image too, a byte a cycle, and compares with the CRC-32 in its
+        Then also sums up the whole image, a byte per cycle, and compares with the CRC-32 in its
         header; steady from ``start`` to ``done``.
     reads, words : the memory port, while ``busy``
     memory_error : In(1)
@@ -93,324 +164,318 @@ class ImageLoader(wiring.Component):
 
     @property
     def sum_bits(self) -> int:
-        """Bits a cycle of the sum over the image."""
+        """Bits per cycle of the sum over the image."""
         return self._sum_bits
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config = self._config
-        slot_words = image.SLOT_BYTES // config.word_bytes
-        record_words = max(1, 4 // config.word_bytes)
-
-        word = Signal(range(max(2, slot_words)))
-        slot = Signal(10)
-        slots = Signal(10)
-        value = Data(32)
-        captured = Signal()
-        in_tables = Signal()
-        header_slots = len(image.HEADER)
-        words_total = Data(config.address_bits + 1)
-        checksum = Data(32)
-        wrong = {
-            error: Signal(name=f"wrong_{error.name.lower()}")
-            for error in (Error.MAGIC, Error.VERSION, Error.FINGERPRINT)
-        }
-        m.d.comb += self.value.eq(value)
-
-        def field(record: int, name: str) -> Any:
-            position = 0
-            for key, width in image.HEADER[record].fields:
-                if key == name:
-                    return value[position : position + width]
-                position += width
-            raise AssertionError(name)
-
+        x = _Signals(self._config, self._sum_bits)
+        m.submodules.crc = x.crc
+        m.d.comb += [
+            self.value.eq(x.value),
+            self.error.eq(x.error),
+            self.reads.payload.eq(x.request),
+            x.take.eq(self.words.ready & self.words.valid),
+        ]
         # A word every other cycle, so that nothing waits for what the loader makes of it.
-        take, want = Signal(), Signal()
-        m.d.comb += take.eq(self.words.ready & self.words.valid)
-        m.d.sync += self.words.ready.eq(want & ~take)
-        m.d.sync += captured.eq(0)
-        summing = Signal()  # the words are only summed up, or are entries of tables
-        table_slots = Signal(15)
-        with m.If(take & ~summing):
-            m.d.sync += word.eq(Mux(word == slot_words - 1, 0, word + 1))
-            for k in range(record_words):
-                with m.If(word == k):
-                    part = min(32, config.word_bits)
-                    m.d.sync += value.word_select(k, part).eq(self.words.payload[:part])
-            m.d.sync += captured.eq(word == record_words - 1)
+        m.d.sync += self.words.ready.eq(x.want & ~x.take)
+        self._capture(m, x)
+        self._place(m, x)
+        self._record(m, x)
+        self._sum(m, x)
+        if self._config.tables:
+            self._entries(m, x)
+        with m.FSM():
+            self._idle(m, x)
+            self._read(m, x)
+            self._check(m, x)
+            if self._config.tables:
+                self._read_tables(m, x)
+            self._read_all(m, x)
+            self._end(m, x)
+        return m
 
-        # A captured record goes to the header or to a table; the slot counter says which.
-        layer_slots = Signal(10)
-        m.d.comb += layer_slots.eq(self.layers * len(image.LAYER))
+    # -- words become records ---------------------------------------------------------------------
+
+    def _capture(self, m: Module, x: _Signals) -> None:
+        """The first words of a slot are a record; the others are padding."""
+        part = min(32, self._config.word_bits)
+        m.d.sync += x.captured.eq(0)
+        with m.If(x.take & ~x.summing):
+            m.d.sync += x.word.eq(Mux(x.word == x.slot_words - 1, 0, x.word + 1))
+            for k in range(x.record_words):
+                with m.If(x.word == k):
+                    m.d.sync += x.value.word_select(k, part).eq(self.words.payload[:part])
+            m.d.sync += x.captured.eq(x.word == x.record_words - 1)
+
+    def _place(self, m: Module, x: _Signals) -> None:
+        """Number of the record, and of the layer or matrix, from the number of its slot."""
+        m.d.comb += x.layer_slots.eq(self.layers * len(image.LAYER))
         # Records are two cycles apart or more, so their place is found a cycle ahead.
         place = Data(10)
-        is_layer = Data()
         m.d.sync += [
-            place.eq(Mux(slot < layer_slots, slot, slot - layer_slots)),
-            is_layer.eq(slot < layer_slots),
+            place.eq(Mux(x.slot < x.layer_slots, x.slot, x.slot - x.layer_slots)),
+            x.is_layer.eq(x.slot < x.layer_slots),
         ]
         layer_shift = (len(image.LAYER) - 1).bit_length()
-        matrix_records = len(image.matrix_records(config.sparse))
-        matrix_shift = (matrix_records - 1).bit_length()
-        with m.If(is_layer):
-            m.d.comb += [
-                self.record.eq(place[:layer_shift]),
-                self.index.eq(place[layer_shift:]),
-            ]
+        matrix_shift = (x.matrix_records - 1).bit_length()
+        with m.If(x.is_layer):
+            m.d.comb += [self.record.eq(place[:layer_shift]), self.index.eq(place[layer_shift:])]
         with m.Else():
-            m.d.comb += [
-                self.record.eq(place[:matrix_shift]),
-                self.index.eq(place[matrix_shift:]),
-            ]
-        with m.If(captured):
-            m.d.sync += slot.eq(slot + 1)
-            with m.If(in_tables):
-                m.d.comb += [self.layer_write.eq(is_layer), self.matrix_write.eq(~is_layer)]
-                source, kind = value[:5], value[10:13]
-                with m.If(
-                    ~is_layer & (self.record == 0) & (source == 0) & (kind != image.Kind.BIAS)
-                ):
+            m.d.comb += [self.record.eq(place[:matrix_shift]), self.index.eq(place[matrix_shift:])]
+
+    def _record(self, m: Module, x: _Signals) -> None:
+        """Where a captured record goes: to the tables of descriptors, or it is the header's."""
+        with m.If(x.captured):
+            m.d.sync += x.slot.eq(x.slot + 1)
+            with m.If(x.in_tables):
+                m.d.comb += [self.layer_write.eq(x.is_layer), self.matrix_write.eq(~x.is_layer)]
+                of_input = x.value[image.MATRIX[0].slice("source")] == 0
+                kind = x.value[image.MATRIX[0].slice("kind")]
+                with m.If(~x.is_layer & (self.record == 0) & of_input & (kind != image.Kind.BIAS)):
                     m.d.sync += self.users.eq(self.users + 1)
-            with m.Else(), m.Switch(slot):
-                with m.Case(0):
-                    m.d.sync += wrong[Error.MAGIC].eq(value != image.MAGIC)
-                with m.Case(1):
-                    m.d.sync += [
-                        wrong[Error.VERSION].eq(field(1, "version") != image.VERSION),
-                        self.layers.eq(field(1, "layers")),
-                        self.matrices.eq(field(1, "matrices")),
-                    ]
-                with m.Case(2):
-                    m.d.sync += wrong[Error.FINGERPRINT].eq(value != config.fingerprint)
-                with m.Case(3):
-                    m.d.sync += words_total.eq(value)
-                with m.Case(image.CRC_RECORD):
-                    m.d.sync += checksum.eq(value)
-                with m.Case(5):
-                    m.d.sync += [
-                        self.inputs.eq(field(5, "inputs")),
-                        self.mode.eq(field(5, "input_mode")),
-                        self.one.eq(field(5, "input_one")),
-                    ]
-                with m.Case(6):
-                    m.d.sync += self.threshold.eq(value)
-                    if config.tables:
-                        m.d.sync += table_slots.eq(field(6, "table_slots"))
+            with m.Else(), m.Switch(x.slot):
+                self._header(m, x)
 
-        # -- the sum over all words, at most a byte a cycle: slow, small, done once a load ---------
+    def _header(self, m: Module, x: _Signals) -> None:
+        def record(name: str) -> int:
+            return image.find_field(image.HEADER, name)[0]
 
-        m.submodules.crc = crc = CRC32_ISO_HDLC(self._sum_bits).create()
-        wrong_sum = Data()  # the last digit was a cycle before this is looked at
-        m.d.sync += wrong_sum.eq(crc.crc != checksum)
-        digits_ = Data(config.word_bits)
-        digits = 8 // self._sum_bits  # a byte
-        digits_left = Signal(range(config.word_bytes * digits + 1))
-        crc_at = image.CRC_RECORD * image.SLOT_BYTES * digits
-        place_in_image = Signal(range(crc_at + 4 * digits + 1))  # stays where the record is behind
-        in_record = Signal()  # the next digit belongs to the record of the checksum itself
-        words_left = Signal.like(words_total)
-        none_left = Data()  # words_left is 0: looked at long after it has changed
-        m.d.sync += none_left.eq(words_left == 0)
-        chunk_left = Signal(range(CHUNK_WORDS + 1))
-        m.d.comb += [
-            crc.valid.eq(digits_left != 0),
-            crc.data.eq(Mux(in_record, 0, digits_[: self._sum_bits])),
-        ]
-        with m.If(digits_left != 0):
-            m.d.sync += [digits_.eq(digits_ >> self._sum_bits), digits_left.eq(digits_left - 1)]
-            with m.If(place_in_image != crc_at + 4 * digits):
-                m.d.sync += place_in_image.eq(place_in_image + 1)
-            with m.If(place_in_image == crc_at - 1):
-                m.d.sync += in_record.eq(1)
-            with m.If(place_in_image == crc_at + 4 * digits - 1):
-                m.d.sync += in_record.eq(0)
+        def field(name: str) -> Any:
+            return x.value[image.find_field(image.HEADER, name)[1]]
 
-        request = Data(read_request_layout(config.address_bits, 16))
-        m.d.comb += self.reads.payload.eq(request)
-        error = Signal(Error)
-        m.d.comb += self.error.eq(error)
-        too_much = Signal()
-        tables = Signal(10)
-        tables_at = Data(config.address_bits)
-
-        def after_tables() -> None:
-            with m.If(self.verify):
-                m.d.sync += [
-                    words_left.eq(words_total),
-                    request.address.eq(self.base),
-                    place_in_image.eq(0),
-                    in_record.eq(0),
-                    summing.eq(1),
-                ]
-                m.next = "SUM_START"
-
-        if config.tables:
-            # Entries stand close, so a word is taken apart; short words are put together first.
-            entries = max(1, config.word_bits // 32)
-            pieces = max(1, 32 // config.word_bits)
-            listed = Data(max(32, config.word_bits))
-            listed_left = Signal(range(entries + 1))
-            piece = Signal(range(pieces))
-            number = Signal(16)
-            m.d.comb += [
-                self.entry.eq(listed),
-                self.entry_write.eq(listed_left != 0),
-                self.entry_index.eq(Mux(listed[31], 0, number)),
+        with m.Case(record("magic")):
+            m.d.sync += x.wrong[Error.MAGIC].eq(x.value != image.MAGIC)
+        with m.Case(record("version")):
+            m.d.sync += [
+                x.wrong[Error.VERSION].eq(field("version") != image.VERSION),
+                self.layers.eq(field("layers")),
+                self.matrices.eq(field("matrices")),
             ]
-            with m.If(self.entry_write):
-                m.d.sync += [
-                    listed.eq(listed >> 32),
-                    listed_left.eq(listed_left - 1),
-                    number.eq(self.entry_index + 1),
-                ]
-        with m.FSM():
-            with m.State("IDLE"):
-                with m.If(self.start):
-                    m.d.sync += [
-                        self.busy.eq(1),
-                        summing.eq(0),
-                        request.address.eq(self.base),
-                        request.length.eq(header_slots * slot_words),
-                        slot.eq(0),
-                        slots.eq(header_slots),
-                        word.eq(0),
-                        in_tables.eq(0),
-                        self.users.eq(0),
-                        error.eq(Error.NONE),
-                    ]
-                    m.next = "REQUEST"
-            with m.State("REQUEST"):
-                m.d.comb += self.reads.valid.eq(1)
-                with m.If(self.reads.ready):
-                    m.next = "READ"
-            with m.State("READ"):
-                # The last words of the last slot are padding; all are taken.
-                m.d.comb += want.eq(1)
-                # A record just captured, or being captured now, is not yet in the slot counter.
-                counted = Signal(len(slot) + 1)
-                at_end = Signal()  # a cycle later, which is before the next word
-                m.d.comb += counted.eq(slot + captured + (record_words == slot_words))
-                m.d.sync += at_end.eq((word == slot_words - 1) & (counted == slots))
-                with m.If(take & at_end):
-                    m.next = "SETTLE"
-            with m.State("SETTLE"):
-                m.d.sync += [
-                    too_much.eq(
-                        (self.layers > config.layers)
-                        | (self.layers == 0)
-                        | (self.matrices > config.matrices)
-                        | (self.inputs > config.inputs)
-                    ),
-                    tables.eq(layer_slots + self.matrices * matrix_records),
-                    tables_at.eq(self.base + header_slots * slot_words),
-                ]
-                m.next = "CHECK"
-            with m.State("CHECK"):
-                m.next = "REQUEST"
-                with m.If(self.memory_error):
-                    m.d.sync += error.eq(Error.MEMORY)
-                    m.next = "DONE"
-                with m.Elif(in_tables):
-                    if config.tables:
-                        m.d.sync += [
-                            words_left.eq(table_slots * slot_words),
-                            none_left.eq(table_slots == 0),
-                            request.address.eq(tables_at + tables * slot_words),
-                            summing.eq(1),
-                        ]
-                        m.next = "TABLE"
-                    else:
-                        m.next = "DONE"
-                        after_tables()
-                with m.Elif(wrong[Error.MAGIC]):
-                    m.d.sync += error.eq(Error.MAGIC)
-                    m.next = "DONE"
-                with m.Elif(wrong[Error.VERSION]):
-                    m.d.sync += error.eq(Error.VERSION)
-                    m.next = "DONE"
-                with m.Elif(wrong[Error.FINGERPRINT]):
-                    m.d.sync += error.eq(Error.FINGERPRINT)
-                    m.next = "DONE"
-                with m.Elif(too_much):
-                    m.d.sync += error.eq(Error.CAPACITY)
-                    m.next = "DONE"
-                with m.Else():
-                    m.d.sync += [
-                        in_tables.eq(1),
-                        slot.eq(0),
-                        slots.eq(tables),
-                        request.address.eq(tables_at),
-                        request.length.eq(tables * slot_words),
-                    ]
-            if config.tables:
-                with m.State("TABLE"):
-                    some_entries = Signal(16)
-                    m.d.comb += some_entries.eq(
-                        Mux(words_left > CHUNK_WORDS, CHUNK_WORDS, words_left)
-                    )
-                    m.d.sync += [request.length.eq(some_entries), chunk_left.eq(some_entries)]
-                    m.next = "TABLE_REQUEST"
-                    with m.If(none_left):
-                        m.next = "DONE"
-                        after_tables()
-                with m.State("TABLE_REQUEST"):
-                    m.d.comb += self.reads.valid.eq(1)
-                    with m.If(self.reads.ready):
-                        m.d.sync += [
-                            words_left.eq(words_left - request.length),
-                            request.address.eq(request.address + request.length),
-                        ]
-                        m.next = "TABLE_WORDS"
-                with m.State("TABLE_WORDS"):
-                    m.d.comb += want.eq((listed_left <= 1) & (chunk_left != 0))
-                    with m.If(take):
-                        m.d.sync += [
-                            listed.eq(Cat(listed[config.word_bits :], self.words.payload)),
-                            piece.eq(piece + 1),
-                            chunk_left.eq(chunk_left - 1),
-                        ]
-                        with m.If(piece == pieces - 1):
-                            m.d.sync += [listed_left.eq(entries), piece.eq(0)]
-                    with m.If((chunk_left == 0) & (listed_left == 0)):
-                        m.next = "TABLE"
-            with m.State("SUM_START"):
-                m.d.comb += crc.start.eq(1)
-                m.next = "SUM"
-            with m.State("SUM"):
-                some = Signal(16)
-                m.d.comb += some.eq(Mux(words_left > CHUNK_WORDS, CHUNK_WORDS, words_left))
-                m.d.sync += [request.length.eq(some), chunk_left.eq(some)]
-                m.next = "SUM_REQUEST"
-            with m.State("SUM_REQUEST"):
-                m.d.comb += self.reads.valid.eq(1)
-                with m.If(self.reads.ready):
-                    m.d.sync += [
-                        words_left.eq(words_left - request.length),
-                        request.address.eq(request.address + request.length),
-                    ]
-                    m.next = "SUM_WORDS"
-            with m.State("SUM_WORDS"):
-                m.d.comb += want.eq((digits_left <= 1) & (chunk_left != 0))
-                with m.If(take):
-                    m.d.sync += [
-                        digits_.eq(self.words.payload),
-                        digits_left.eq(config.word_bytes * digits),
-                        chunk_left.eq(chunk_left - 1),
-                    ]
-                with m.If((chunk_left == 0) & (digits_left == 0)):
-                    m.next = "SUM"
-                    with m.If(none_left):
-                        m.next = "COMPARE"
-            with m.State("COMPARE"):
-                with m.If(self.memory_error):
-                    m.d.sync += error.eq(Error.MEMORY)
-                with m.Elif(wrong_sum):
-                    m.d.sync += error.eq(Error.CRC)
-                m.next = "DONE"
-            with m.State("DONE"):
-                m.d.comb += self.done.eq(1)
-                m.d.sync += self.busy.eq(0)
-                m.next = "IDLE"
+        with m.Case(record("fingerprint")):
+            m.d.sync += x.wrong[Error.FINGERPRINT].eq(x.value != self._config.fingerprint)
+        with m.Case(record("words")):
+            m.d.sync += x.words_total.eq(x.value)
+        with m.Case(record("crc")):
+            m.d.sync += x.checksum.eq(x.value)
+        with m.Case(record("inputs")):
+            m.d.sync += [
+                self.inputs.eq(field("inputs")),
+                self.mode.eq(field("input_mode")),
+                self.one.eq(field("input_one")),
+            ]
+        with m.Case(record("input_threshold")):
+            m.d.sync += self.threshold.eq(x.value)
+            if self._config.tables:
+                m.d.sync += x.table_slots.eq(field("table_slots"))
 
-        return m
+    # -- the sum over all words -------------------------------------------------------------------
+
+    def _sum(self, m: Module, x: _Signals) -> None:
+        """At most a byte per cycle: slow and small, because it is done once per load."""
+        crc, sum_bits = x.crc, self._sum_bits
+        m.d.sync += [
+            # The last digit was a cycle before this is used.
+            x.wrong_sum.eq(crc.crc != x.checksum),
+            x.none_left.eq(x.words_left == 0),
+        ]
+        # The bytes of the checksum itself count as zero.
+        crc_at = image.CRC_RECORD * image.SLOT_BYTES * x.digits
+        crc_end = crc_at + 4 * x.digits
+        place = x.place_in_image
+        m.d.comb += [
+            crc.valid.eq(x.digits_left != 0),
+            crc.data.eq(Mux(x.in_record, 0, x.word_digits[:sum_bits])),
+        ]
+        with m.If(x.digits_left != 0):
+            m.d.sync += [
+                x.word_digits.eq(x.word_digits >> sum_bits),
+                x.digits_left.eq(x.digits_left - 1),
+            ]
+            with m.If(place != crc_end):  # it stays there
+                m.d.sync += place.eq(place + 1)
+            with m.If(place == crc_at - 1):
+                m.d.sync += x.in_record.eq(1)
+            with m.If(place == crc_end - 1):
+                m.d.sync += x.in_record.eq(0)
+
+    # -- tables -----------------------------------------------------------------------------------
+
+    def _entries(self, m: Module, x: _Signals) -> None:
+        """Entries follow each other without a gap: a word is taken apart, short ones are joined."""
+        number = Signal(16)
+        m.d.comb += [
+            self.entry.eq(x.listed),
+            self.entry_write.eq(x.listed_left != 0),
+            self.entry_index.eq(Mux(x.listed[31], 0, number)),
+        ]
+        with m.If(self.entry_write):
+            m.d.sync += [
+                x.listed.eq(x.listed >> 32),
+                x.listed_left.eq(x.listed_left - 1),
+                number.eq(self.entry_index + 1),
+            ]
+
+    # -- the steps of a load ----------------------------------------------------------------------
+
+    def _idle(self, m: Module, x: _Signals) -> None:
+        header_slots = len(image.HEADER)
+        with m.State("IDLE"):
+            with m.If(self.start):
+                m.d.sync += [
+                    self.busy.eq(1),
+                    x.summing.eq(0),
+                    x.request.address.eq(self.base),
+                    x.request.length.eq(header_slots * x.slot_words),
+                    x.slot.eq(0),
+                    x.slots.eq(header_slots),
+                    x.word.eq(0),
+                    x.in_tables.eq(0),
+                    self.users.eq(0),
+                    x.error.eq(Error.NONE),
+                ]
+                m.next = "REQUEST"
+
+    def _read(self, m: Module, x: _Signals) -> None:
+        """The header, then the descriptors."""
+        with m.State("REQUEST"):
+            m.d.comb += self.reads.valid.eq(1)
+            with m.If(self.reads.ready):
+                m.next = "READ"
+        with m.State("READ"):
+            # The last words of the last slot are padding; all are taken.
+            m.d.comb += x.want.eq(1)
+            # A record just captured, or being captured now, is not yet in the slot counter.
+            counted = Signal(len(x.slot) + 1)
+            at_end = Signal()  # a cycle later, which is before the next word
+            m.d.comb += counted.eq(x.slot + x.captured + (x.record_words == x.slot_words))
+            m.d.sync += at_end.eq((x.word == x.slot_words - 1) & (counted == x.slots))
+            with m.If(x.take & at_end):
+                m.next = "SETTLE"
+
+    def _check(self, m: Module, x: _Signals) -> None:
+        config, header_slots = self._config, len(image.HEADER)
+        with m.State("SETTLE"):
+            m.d.sync += [
+                x.too_much.eq(
+                    (self.layers > config.layers)
+                    | (self.layers == 0)
+                    | (self.matrices > config.matrices)
+                    | (self.inputs > config.inputs)
+                ),
+                x.tables.eq(x.layer_slots + self.matrices * x.matrix_records),
+                x.tables_at.eq(self.base + header_slots * x.slot_words),
+            ]
+            m.next = "CHECK"
+        with m.State("CHECK"):
+            m.next = "REQUEST"
+            with m.If(self.memory_error):
+                self._refuse(m, x, Error.MEMORY)
+            with m.Elif(x.in_tables):
+                self._after_descriptors(m, x)
+            for error in (Error.MAGIC, Error.VERSION, Error.FINGERPRINT):
+                with m.Elif(x.wrong[error]):
+                    self._refuse(m, x, error)
+            with m.Elif(x.too_much):
+                self._refuse(m, x, Error.CAPACITY)
+            with m.Else():
+                m.d.sync += [
+                    x.in_tables.eq(1),
+                    x.slot.eq(0),
+                    x.slots.eq(x.tables),
+                    x.request.address.eq(x.tables_at),
+                    x.request.length.eq(x.tables * x.slot_words),
+                ]
+
+    def _refuse(self, m: Module, x: _Signals, error: Error) -> None:
+        m.d.sync += x.error.eq(error)
+        m.next = "DONE"
+
+    def _after_descriptors(self, m: Module, x: _Signals) -> None:
+        if not self._config.tables:
+            m.next = "DONE"
+            self._verify(m, x)
+            return
+        m.d.sync += [
+            x.words_left.eq(x.table_slots * x.slot_words),
+            x.none_left.eq(x.table_slots == 0),
+            x.request.address.eq(x.tables_at + x.tables * x.slot_words),
+            x.summing.eq(1),
+        ]
+        m.next = "TABLE"
+
+    def _verify(self, m: Module, x: _Signals) -> None:
+        with m.If(self.verify):
+            m.d.sync += [
+                x.words_left.eq(x.words_total),
+                x.request.address.eq(self.base),
+                x.place_in_image.eq(0),
+                x.in_record.eq(0),
+                x.summing.eq(1),
+            ]
+            m.next = "SUM_START"
+
+    def _chunk(self, m: Module, x: _Signals, state: str, following: str) -> None:
+        """Asks for as many of ``words_left`` as one read may have."""
+        some = Signal(16)
+        with m.State(state):
+            m.d.comb += some.eq(Mux(x.words_left > CHUNK_WORDS, CHUNK_WORDS, x.words_left))
+            m.d.sync += [x.request.length.eq(some), x.chunk_left.eq(some)]
+            m.next = f"{state}_REQUEST"
+            if state == "TABLE":
+                with m.If(x.none_left):
+                    m.next = "DONE"
+                    self._verify(m, x)
+        with m.State(f"{state}_REQUEST"):
+            m.d.comb += self.reads.valid.eq(1)
+            with m.If(self.reads.ready):
+                m.d.sync += [
+                    x.words_left.eq(x.words_left - x.request.length),
+                    x.request.address.eq(x.request.address + x.request.length),
+                ]
+                m.next = following
+
+    def _read_tables(self, m: Module, x: _Signals) -> None:
+        self._chunk(m, x, "TABLE", "TABLE_WORDS")
+        with m.State("TABLE_WORDS"):
+            m.d.comb += x.want.eq((x.listed_left <= 1) & (x.chunk_left != 0))
+            with m.If(x.take):
+                m.d.sync += [
+                    x.listed.eq(Cat(x.listed[self._config.word_bits :], self.words.payload)),
+                    x.piece.eq(x.piece + 1),
+                    x.chunk_left.eq(x.chunk_left - 1),
+                ]
+                with m.If(x.piece == x.pieces - 1):
+                    m.d.sync += [x.listed_left.eq(x.entries), x.piece.eq(0)]
+            with m.If((x.chunk_left == 0) & (x.listed_left == 0)):
+                m.next = "TABLE"
+
+    def _read_all(self, m: Module, x: _Signals) -> None:
+        with m.State("SUM_START"):
+            m.d.comb += x.crc.start.eq(1)
+            m.next = "SUM"
+        self._chunk(m, x, "SUM", "SUM_WORDS")
+        with m.State("SUM_WORDS"):
+            m.d.comb += x.want.eq((x.digits_left <= 1) & (x.chunk_left != 0))
+            with m.If(x.take):
+                m.d.sync += [
+                    x.word_digits.eq(self.words.payload),
+                    x.digits_left.eq(self._config.word_bytes * x.digits),
+                    x.chunk_left.eq(x.chunk_left - 1),
+                ]
+            with m.If((x.chunk_left == 0) & (x.digits_left == 0)):
+                m.next = "SUM"
+                with m.If(x.none_left):
+                    m.next = "COMPARE"
+
+    def _end(self, m: Module, x: _Signals) -> None:
+        with m.State("COMPARE"):
+            with m.If(self.memory_error):
+                m.d.sync += x.error.eq(Error.MEMORY)
+            with m.Elif(x.wrong_sum):
+                m.d.sync += x.error.eq(Error.CRC)
+            m.next = "DONE"
+        with m.State("DONE"):
+            m.d.comb += self.done.eq(1)
+            m.d.sync += self.busy.eq(0)
+            m.next = "IDLE"

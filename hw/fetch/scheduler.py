@@ -1,21 +1,20 @@
 """The scheduler: which matrix fetches next, and when a cell may run.
 
-It knows layers, vectors and matrices, not cell types. The rules are those of the design, section 6:
+It knows layers, vectors and matrices, but no cell types. Its rules (docs/architecture.md, *Rules*):
 
-* Columns of (layer, step t+1) are fetched only after the cell (layer, t) was dispatched, and cells
-  are dispatched in the order (step, layer), each once all its columns are issued. So no column can
-  wait for a cell that waits for a column behind it.
-* Of several matrices with events, the choice falls on layers that the cell is not reading, then on
-  the oldest step, then on the order of the image.
+* Columns of (layer, step t+1) are fetched only after the cell (layer, t) was dispatched. Cells are
+  dispatched in the order (step, layer), each once all its columns are issued. So no column can wait
+  for a cell that waits for a later column.
+* Of several matrices with events, those come first whose layer no cell is reading, then those of
+  the oldest step, then those that stand first in the image.
 * A vector's list is complete before its cell is dispatched again, so no list is overwritten early.
 
-Cells that read each other make chains of small layers, in which every wait for a pass over the
-matrices adds up. In engines with such cells a pass leaves out the biases, but for those of a layer
-that wants them, and begins with the matrix of the run before: most often that has only to be found
-finished.
+A *pass* looks at one matrix per cycle, in four stages: the tables show it, its vector is chosen,
+what is left of the vector is found, the decision. The best matrix then makes a *run*.
 
-State of a matrix: ``finished`` is the parity of the latest step for which it gave all its columns,
-``seen`` the generation of the vector that it took them from, ``position`` the rows taken so far.
+Cells that read each other make chains of small layers, in which every wait for a pass adds up. In
+engines with such cells a pass leaves out the biases, except those of a layer that needs them. It
+begins with a *probe* of the matrix of the latest run, which most often is found finished.
 """
 
 from __future__ import annotations
@@ -28,12 +27,23 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from stillnet.hw.cell.unit import cell_command_layout
-from stillnet.hw.events.input_encoder import InputStatus
-from stillnet.hw.events.write_back import VectorStatus, write_command_layout
-from stillnet.hw.lanes.accumulator_reader import read_command_layout
-from stillnet.hw.lanes.lanes import format_fields
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import (
+    DescriptorWriteSignature,
+    DispatchSignature,
+    HoldSignature,
+    ImageSignature,
+    InputListSignature,
+    InputStatus,
+    IssueSignature,
+    SchedulerControlSignature,
+    ThresholdWriteSignature,
+    VectorsSignature,
+    VectorStatus,
+    WaitingSignature,
+    format_fields,
+    run_layout,
+)
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
 from stillnet.sw.contract.cells import CELLS
@@ -41,7 +51,6 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import Kind
 
 from .bias_finder import BiasFinder
-from .column_fetcher import run_layout
 
 __all__ = ["Scheduler"]
 
@@ -59,6 +68,124 @@ def record_layout(records: tuple[image.Record, ...]) -> data.StructLayout:
     return data.StructLayout(fields)
 
 
+def _layer_records(config: EngineConfig) -> tuple[image.Record, ...]:
+    """Records of a layer that the scheduler keeps."""
+    return image.LAYER[: 7 if config.max_peers else 6]
+
+
+def _matrix_records(config: EngineConfig) -> tuple[image.Record, ...]:
+    """Records of a matrix that the scheduler keeps."""
+    return image.matrix_records(config.sparse)[: 6 if config.sparse else 4]
+
+
+def _has_parameters(config: EngineConfig) -> bool:
+    """Whether parameters are loaded in runs of their own, which the image lists before biases."""
+    return config.row_scale or any(
+        CELLS[c].accumulators and CELLS[c].parameters for c in config.cells
+    )
+
+
+class _Signals:
+    """What the parts of the scheduler share; a number is the stage of a pass."""
+
+    biases: BiasFinder
+    position_reader: Any
+    position_writer: Any
+    latest_reader: Any
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._tables(config)
+        self._state(config)
+        self._dispatch(config)
+        self._pass(config)
+        self._run(config)
+
+    def _tables(self, config: EngineConfig) -> None:
+        shapes = Shapes(config)
+        self.layer = Signal(record_layout(_layer_records(config)))  # descriptor at ``current``
+        self.matrix = Signal(record_layout(_matrix_records(config)))  # descriptor at ``scan``
+        self.layer_end, self.matrix_end = Data(shapes.layer), Data(shapes.matrix)  # last ones
+
+    def _state(self, config: EngineConfig) -> None:
+        layers, matrices = config.layers, config.matrices
+        # Step that columns are collected for, modulo 4: its parity, and the bit above. Two cells
+        # of a layer without recurrence may wait while columns of a third step are on their way.
+        self.parity, self.above = Signal(layers), Signal(layers)
+        self.loaded = Signal(layers)  # accumulators hold the biases
+        self.constant = Signal(layers)  # parameters are there
+        self.pending = Signal(layers)  # columns were issued since the latest dispatch
+        # Matrices that have not given all their columns yet.
+        self.remaining = [Data(8, name=f"remaining{i}") for i in range(layers)]
+        # Parity of the latest step for which the matrix gave all its columns.
+        self.finished = Data(matrices)
+        self.seen = Data(matrices)  # generation of the vector that it took them from
+
+    def _dispatch(self, config: EngineConfig) -> None:
+        self.current = Signal(Shapes(config).layer)  # layer whose cell is next
+        self.settled = Signal(2)  # the tables show the current layer
+        self.last_layer = Data()
+        self.rows = Signal(16)  # groups of the layer's units
+        self.single = Signal()  # one group
+        self.layer_matrices = Data(len(self.layer.matrices))
+        self.running = Signal()
+        self.ready = Signal()  # once ready, a cell stays so until it is dispatched
+        self.dispatch = Signal()
+
+    def _pass(self, config: EngineConfig) -> None:
+        shapes = Shapes(config)
+        # The tables are read at ``scan`` and nowhere else, so that their index is a register.
+        self.scan = Signal(shapes.matrix)
+        self.scanning = Signal()
+        self.at_end = Signal()  # ``scan`` is the last matrix
+        self.scan_end = Data()  # a cycle later
+        # -- only where cells read each other
+        self.every = Signal(init=1)  # ``scan`` goes through the matrices
+        self.probing = Signal()  # ``scan`` is the matrix of the run before
+        self.again = Signal()  # that took all that its vector had
+        self.short = Signal()  # biases are left out: every layer has had its parameters
+        self.first = Data(shapes.matrix)  # the first matrix that is no bias
+        self.probed = Signal(3)  # the decision is about a probe
+        self.missing = Signal()  # a bias was found that has to be loaded
+        # -- stage 1: the tables show matrix ``index1``
+        self.valid1, self.index1, self.last1 = Signal(), Signal(shapes.matrix), Signal()
+        self.is_bias, self.from_input, self.use_second = Signal(), Signal(), Signal()
+        self.half = Signal()  # half of the input's list that comes next for this matrix
+        self.target = Signal(shapes.layer)
+        self.vector = Signal(VectorStatus(16))
+        self.fresh = Signal()  # the vector was not seen by this matrix
+        self.wanted = Signal()  # the layer still collects columns of this matrix
+        # -- stage 2: the chosen vector against what was fetched of it
+        self.valid2, self.index2, self.last2 = Signal(), Signal(shapes.matrix), Signal()
+        self.wanted2, self.bias2, self.input2, self.half2 = (Signal() for _ in range(4))
+        self.held2, self.late2 = Signal(), Signal()
+        self.vector2 = Data(VectorStatus(16))
+        self.position2 = Data(16)  # rows of the vector that were taken
+        self.target2 = Data(shapes.layer)
+        # -- stage 3: the decision
+        self.valid3, self.index3, self.last3 = Signal(), Signal(shapes.matrix), Signal()
+        self.wanted3, self.events3, self.complete3 = Signal(), Signal(), Signal()
+        self.rows3, self.position3 = Data(16), Data(16)
+        self.input3, self.half3 = Signal(), Signal()
+        self.held3 = Signal()  # a cell of the layer is being read, or is next
+        self.late3 = Signal()  # the layer collects for a later step than others
+        self.target3 = Data(shapes.layer)
+        self.candidate, self.finish, self.urgent = Signal(), Signal(), Signal()
+        # -- the best matrix so far
+        self.better = Signal()
+        self.best_valid, self.best_rank = Signal(), Signal(2)
+        self.best = Signal(shapes.matrix)
+        self.best_rows, self.best_position = Data(16), Data(16)
+
+    def _run(self, config: EngineConfig) -> None:
+        self.run = Data(run_layout(config))
+        self.run_valid = Signal()
+        self.run_constant = Signal()  # the run loads parameters
+        self.reset_wanted = Signal()
+        self.clean = Signal()  # nothing moved since the pass began
+        self.moved = Signal()
+        self.decided = Signal()  # the pass ends
+
+
 class Scheduler(wiring.Component):
     """Descriptor tables, choice of matrices, dispatch of cells.
 
@@ -66,83 +193,54 @@ class Scheduler(wiring.Component):
     ----------
     config : EngineConfig
     check_dispatch : bool
-        Rule 2 of the design. Without it about one random network in fifty hangs; only tests
+        Rule 2 of the architecture. Without it about one random network in fifty hangs; only tests
         switch it off.
 
     Members
     -------
-    layer_write, matrix_write, record, index, value : table writes by the loader
-    layers, matrices : In
-        Descriptors in use.
-    base : In
-        Word address of the image.
-    reset : In(1)
-        Starts over: all layers load their biases; pulses after the state memories are cleared.
-    enable : In(1)
-    status, status_second, input_status : event lists
-    runs : Out(stream of ``run_layout``), with ``rows_done``
-    read_commands, cell_commands, write_commands : Out(streams)
-        One of each for every cell dispatched.
-    issued, issued_layer, sequence : In
-        Columns as they are issued.
-    reading, reading_layer, next_reading, next_layer : In
-        Cells whose accumulators are being read, or will be next.
-    input_finished, input_half : Out
-        A matrix has taken all events of the input.
-    restoring : In(1)
-        Cells dispatched now take their vector from the host.
-    threshold_write, threshold_second, threshold_layer, threshold_value : In
+    descriptors : In(DescriptorWriteSignature)
+        The loader writes the tables.
+    image : In(ImageSignature)
+        Base of the image, and how many descriptors are in use.
+    threshold : In(ThresholdWriteSignature)
         The host sets a threshold.
-    quiet : In(1)
-        Nothing is on its way outside of the scheduler.
-    idle : Out(1)
-        Nothing is on its way anywhere, and no event is left.
-    step_dispatched : Out(1)
-        The last layer of a step was dispatched.
+    control : In(SchedulerControlSignature)
+        Starts and stops it.
+    vectors : In(VectorsSignature)
+        Event lists of the hidden vectors.
+    input : In(InputListSignature)
+        Event list of the input.
+    runs : Out(stream of ``run_layout``)
+        The chosen matrix, taken when the run is over.
+    rows_done : In
+        Rows of the run that were fetched, valid as it is taken.
+    dispatch : Out(DispatchSignature)
+        Commands for every cell that is dispatched.
+    issue : In(IssueSignature)
+        Columns as they are issued.
+    hold : In(HoldSignature)
+        Cell whose accumulators are being read.
+    waiting : In(WaitingSignature)
+        Cell that is read next.
     """
 
     def __init__(self, config: EngineConfig, *, check_dispatch: bool = True) -> None:
         self._config = config
         self._check_dispatch = check_dispatch
-        s = Shapes(config)
-        status = data.ArrayLayout(VectorStatus(s.row), config.layers)
         super().__init__(
             {
-                "layer_write": In(1),
-                "matrix_write": In(1),
-                "record": In(3),
-                "index": In(8),
-                "value": In(32),
-                "layers": In(8),
-                "matrices": In(8),
-                "base": In(config.address_bits),
-                "reset": In(1),
-                "enable": In(1),
-                "status": In(status),
-                "status_second": In(status),
-                "input_status": In(data.ArrayLayout(InputStatus(bits_for(config.inputs)), 2)),
+                "descriptors": In(DescriptorWriteSignature()),
+                "image": In(ImageSignature(config)),
+                "threshold": In(ThresholdWriteSignature(config)),
+                "control": In(SchedulerControlSignature()),
+                "vectors": In(VectorsSignature(config)),
+                "input": In(InputListSignature(config)),
                 "runs": Out(stream.Signature(run_layout(config))),
                 "rows_done": In(16),
-                "read_commands": Out(stream.Signature(read_command_layout(config))),
-                "cell_commands": Out(stream.Signature(cell_command_layout(config))),
-                "write_commands": Out(stream.Signature(write_command_layout(config))),
-                "issued": In(1),
-                "issued_layer": In(s.layer),
-                "sequence": In(s.sequence),
-                "reading": In(1),
-                "reading_layer": In(s.layer),
-                "next_reading": In(1),
-                "next_layer": In(s.layer),
-                "input_finished": Out(1),
-                "input_half": Out(1),
-                "restoring": In(1),
-                "threshold_write": In(1),
-                "threshold_second": In(1),
-                "threshold_layer": In(s.layer),
-                "threshold_value": In(17),
-                "quiet": In(1),
-                "idle": Out(1),
-                "step_dispatched": Out(1),
+                "dispatch": Out(DispatchSignature(config)),
+                "issue": In(IssueSignature(config)),
+                "hold": In(HoldSignature(config)),
+                "waiting": In(WaitingSignature(config)),
             }
         )
 
@@ -151,9 +249,86 @@ class Scheduler(wiring.Component):
         """The engine's configuration."""
         return self._config
 
-    def _table(self, m: Module, name: str, records: int, depth: int) -> tuple[list[Any], Any]:
-        """A descriptor table: one memory a record, all read at one index."""
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        s = _Signals(self._config)
+        self._tables(m, s)
+        self._positions(m, s)
+        self._issued(m, s)
+
+        self._cell_ready(m, s)
+        self._layer_registers(m, s)
+        self._read_command(m, s)
+        self._cell_command(m, s)
+        self._write_command(m, s)
+        self._dispatched(m, s)
+
+        self._scan(m, s)
+        self._look_up(m, s)
+        self._choose_vector(m, s)
+        self._is_wanted(m, s)
+        self._stage2(m, s)
+        self._stage3(m, s)
+        self._decide(m, s)
+        self._finish(m, s)
+
+        self._movement(m, s)
+        self._pass_end(m, s)
+        m.d.comb += [self.runs.payload.eq(s.run), self.runs.valid.eq(s.run_valid)]
+        with m.FSM():
+            self._setup_states(m, s)
+            self._scan_states(m, s)
+            self._run_states(m, s)
+        # A reset comes only while idle, or before the first start.
+        with m.If(self.control.reset):
+            m.d.sync += [s.running.eq(0), s.reset_wanted.eq(1)]
+        return m
+
+    # -- tables and state -------------------------------------------------------------------------
+
+    def _tables(self, m: Module, s: _Signals) -> None:
+        """Descriptors of layers and matrices, written by the loader; thresholds by the host too."""
+        config, descriptors, threshold = self._config, self.descriptors, self.threshold
+        layer_words, layer_writers = self._table(
+            m, "layer_table", len(_layer_records(config)), config.layers, s.current
+        )
+        matrix_words, matrix_writers = self._table(
+            m, "matrix_table", len(_matrix_records(config)), config.matrices, s.scan
+        )
+        for writers, write in (
+            (layer_writers, descriptors.layer_write),
+            (matrix_writers, descriptors.matrix_write),
+        ):
+            for k, writer in enumerate(writers):
+                m.d.comb += [
+                    writer.addr.eq(descriptors.index),
+                    writer.data.eq(descriptors.value),
+                    writer.en.eq(write & (descriptors.record == k)),
+                ]
+        with m.If(threshold.write):
+            for second, name in enumerate(("threshold", "threshold_recurrent")):
+                k, _ = image.find_field(image.LAYER, name)
+                m.d.comb += [
+                    layer_writers[k].addr.eq(threshold.layer),
+                    layer_writers[k].data.eq(threshold.value),
+                    layer_writers[k].en.eq(threshold.second == second),
+                ]
+        m.d.comb += [s.layer.eq(Cat(*layer_words)), s.matrix.eq(Cat(*matrix_words))]
+        # Two registers on the way from the loader, so that the last may stand where it is needed.
+        layer_end0, matrix_end0 = Data(len(s.layer_end)), Data(len(s.matrix_end))
+        m.d.sync += [
+            layer_end0.eq(self.image.layers - 1),
+            matrix_end0.eq(self.image.matrices - 1),
+            s.layer_end.eq(layer_end0),
+            s.matrix_end.eq(matrix_end0),
+        ]
+
+    def _table(
+        self, m: Module, name: str, records: int, depth: int, place: Signal
+    ) -> tuple[list[Any], list[Any]]:
+        """A table: one memory for each record, all read at one place; data and write ports."""
         index = Signal(range(max(2, depth)), name=f"{name}_index")
+        m.d.comb += index.eq(place)
         outputs, writers = [], []
         for k in range(records):
             memory = Memory(shape=unsigned(32), depth=depth, init=[])
@@ -162,525 +337,483 @@ class Scheduler(wiring.Component):
             m.d.comb += reader.addr.eq(index)
             outputs.append(reader.data)
             writers.append(writer)
-        self._writers = writers
-        return outputs, index
+        return outputs, writers
 
-    def elaborate(self, platform: Any) -> Module:
-        m = Module()
-        config, s = self._config, Shapes(self._config)
-        layers, matrices, width = config.layers, config.matrices, config.cell_width
-
-        # -- tables -------------------------------------------------------------------------------
-
-        layer_records = image.LAYER[: 7 if s.peers else 6]
-        layer_words, layer_index = self._table(m, "layer_table", len(layer_records), layers)
-        layer_writers = self._writers
-        matrix_records = image.matrix_records(config.sparse)[: 6 if config.sparse else 4]
-        matrix_words, matrix_index = self._table(m, "matrix_table", len(matrix_records), matrices)
-        matrix_writers = self._writers
-        for k, writer in enumerate(layer_writers):
-            m.d.comb += [
-                writer.addr.eq(self.index),
-                writer.data.eq(self.value),
-                writer.en.eq(self.layer_write & (self.record == k)),
-            ]
-        for k, writer in enumerate(matrix_writers):
-            m.d.comb += [
-                writer.addr.eq(self.index),
-                writer.data.eq(self.value),
-                writer.en.eq(self.matrix_write & (self.record == k)),
-            ]
-        with m.If(self.threshold_write):
-            for k, second in ((4, 0), (5, 1)):
-                m.d.comb += [
-                    layer_writers[k].addr.eq(self.threshold_layer),
-                    layer_writers[k].data.eq(self.threshold_value),
-                    layer_writers[k].en.eq(self.threshold_second == second),
-                ]
-        layer = Signal(record_layout(layer_records))
-        matrix = Signal(record_layout(matrix_records))
-        m.d.comb += [layer.eq(Cat(*layer_words)), matrix.eq(Cat(*matrix_words))]
-
-        # -- state of layers and matrices ---------------------------------------------------------
-
-        # Step that columns are collected for, modulo 4: its parity, and the bit above. Two cells
-        # of a layer without recurrence may wait while columns of a third step are on their way.
-        parity, above = Signal(layers), Signal(layers)
-        loaded = Signal(layers)  # accumulators hold the biases
-        # Parameters are loaded once, in a run of their own that the image lists before the biases.
-        parameters = config.row_scale or any(
-            CELLS[c].accumulators and CELLS[c].parameters for c in config.cells
-        )
-        constant = Signal(layers)  # parameters are there
-        pending = Signal(layers)  # columns were issued since the latest dispatch
-        remaining = [Data(8, name=f"remaining{i}") for i in range(layers)]
-        finished = Data(matrices)
-        seen = Data(matrices)
-        positions = Memory(shape=unsigned(16), depth=matrices, init=[])
+    def _positions(self, m: Module, s: _Signals) -> None:
+        """Rows of its vector that each matrix has taken so far."""
+        positions = Memory(shape=unsigned(16), depth=self._config.matrices, init=[])
         m.submodules.positions = positions
-        position_reader, position_writer = positions.read_port(), positions.write_port()
-        # A cell is dispatched many cycles after its last column, so a register does no harm.
-        issued, issued_layer = Signal(), Data(s.layer)
-        issued_sequence = Data(s.sequence)
-        m.d.sync += [
-            issued.eq(self.issued),
-            issued_layer.eq(self.issued_layer),
-            issued_sequence.eq(self.sequence + 1),
-        ]
-        latest = Memory(shape=unsigned(s.sequence), depth=layers, init=[])
+        s.position_reader, s.position_writer = positions.read_port(), positions.write_port()
+        m.d.comb += s.position_reader.addr.eq(s.scan)
+
+    def _issued(self, m: Module, s: _Signals) -> None:
+        """Number of the latest column of each layer."""
+        shapes = Shapes(self._config)
+        latest = Memory(shape=unsigned(shapes.sequence), depth=self._config.layers, init=[])
         m.submodules.latest = latest
-        latest_reader, latest_writer = latest.read_port(), latest.write_port()
+        s.latest_reader, writer = latest.read_port(), latest.write_port()
+        # A cell is dispatched many cycles after its last column, so a register does no harm.
+        issued, layer, sequence = Signal(), Data(shapes.layer), Data(shapes.sequence)
+        m.d.sync += [
+            issued.eq(self.issue.valid),
+            layer.eq(self.issue.layer),
+            sequence.eq(self.issue.sequence + 1),
+        ]
         m.d.comb += [
-            latest_writer.addr.eq(issued_layer),
-            latest_writer.data.eq(issued_sequence),
-            latest_writer.en.eq(issued),
+            writer.addr.eq(layer),
+            writer.data.eq(sequence),
+            writer.en.eq(issued),
+            s.latest_reader.addr.eq(s.current),
         ]
         with m.If(issued):
-            m.d.sync += pending.bit_select(issued_layer, 1).eq(1)
+            m.d.sync += s.pending.bit_select(layer, 1).eq(1)
 
-        # -- dispatch: cells in the order of (step, layer) ----------------------------------------
+    # -- dispatch: cells in the order of (step, layer) --------------------------------------------
 
-        current = Signal(s.layer)
-        settled = Signal(2)  # the tables show the current layer
-        dispatch = Signal()
-        ready, ready_next = Signal(), Signal()  # once ready, a cell stays so until dispatched
-        room = Signal()  # so does this; the next cell is not ready before it shows the last one
-        running = Signal()
+    def _cell_ready(self, m: Module, s: _Signals) -> None:
+        """The cell of the current layer is dispatched once all its columns are issued."""
+        dispatch = self.dispatch
+        ready_next = Signal()
+        # ``room`` stays as well: the next cell is not ready before it shows the latest one.
+        room = Signal()
         m.d.comb += [
-            layer_index.eq(current),
-            latest_reader.addr.eq(current),
             ready_next.eq(
-                running
-                & self.enable
-                & settled.all()
-                & (Array(remaining)[current] == 0)
-                & loaded.bit_select(current, 1)
-                & ~dispatch
+                s.running
+                & self.control.enable
+                & s.settled.all()
+                & (Array(s.remaining)[s.current] == 0)
+                & s.loaded.bit_select(s.current, 1)
+                & ~s.dispatch
             ),
-            dispatch.eq(ready & room),
-            self.read_commands.valid.eq(dispatch),
-            self.cell_commands.valid.eq(dispatch),
-            self.write_commands.valid.eq(dispatch),
+            s.dispatch.eq(s.ready & room),
+            dispatch.read.valid.eq(s.dispatch),
+            dispatch.cell.valid.eq(s.dispatch),
+            dispatch.write.valid.eq(s.dispatch),
         ]
         m.d.sync += [
-            settled.eq(Cat(1, settled)),
-            ready.eq(ready_next),
-            room.eq(
-                self.read_commands.ready & self.cell_commands.ready & self.write_commands.ready
-            ),
+            s.settled.eq(Cat(1, s.settled)),
+            s.ready.eq(ready_next),
+            room.eq(dispatch.read.ready & dispatch.cell.ready & dispatch.write.ready),
         ]
-        # The tables show a layer a cycle before it is settled.
-        rows = Signal(16)
-        single = Signal()
-        layer_matrices = Data(len(layer.matrices))
-        round_up = width - 1
+
+    def _layer_registers(self, m: Module, s: _Signals) -> None:
+        """What follows from the layer's descriptor: the tables show it a cycle before ``settled``.
+
+        ``last_layer`` is looked at when the layer has settled, so a cycle late is in time.
+        """
+        width = self._config.cell_width
         m.d.sync += [
-            layer_matrices.eq(layer.matrices),
-            rows.eq((layer.units + round_up) >> (width.bit_length() - 1)),
-            single.eq(layer.units <= width),
+            s.layer_matrices.eq(s.layer.matrices),
+            s.rows.eq((s.layer.units + (width - 1)) >> (width.bit_length() - 1)),
+            s.single.eq(s.layer.units <= width),
+            s.last_layer.eq(s.current == s.layer_end),
         ]
-        read, cell, write = (
-            self.read_commands.payload,
-            self.cell_commands.payload,
-            self.write_commands.payload,
-        )
+
+    def _read_command(self, m: Module, s: _Signals) -> None:
+        command, layer, config = self.dispatch.read.payload, s.layer, self._config
         strides = Array([image.block_rows(CELLS[c], config.row_scale) for c in config.cells])
         m.d.comb += [
-            read.layer.eq(current),
-            read.step.eq(Cat(parity.bit_select(current, 1), above.bit_select(current, 1))),
-            read.skip.eq(self.restoring),
-            read.blocks.eq(layer.blocks),
-            read.units.eq(layer.units),
-            read.base.eq(layer.accumulator_base),
-            read.stride.eq(strides[layer.cell]),
-            read.sequence.eq(latest_reader.data),
-            read.pending.eq(pending.bit_select(current, 1)),
-            cell.layer.eq(current),
-            cell.cell.eq(layer.cell),
-            cell.skip.eq(self.restoring),
-            cell.output.eq(layer.output),
-            cell.rows.eq(rows),
-            cell.base.eq(layer.unit_base),
-            cell.shift.eq(layer.shift),
-            write.layer.eq(current),
-            write.skip.eq(self.restoring),
-            write.output.eq(layer.output),
-            write.mode.eq(layer.mode),
-            write.units.eq(layer.units),
-            write.single.eq(single),
-            write.rows.eq(rows),
-            write.base.eq(layer.unit_base),
-            write.write_shift.eq(layer.write_shift),
-            write.threshold.eq(layer.threshold),
-            write.threshold_recurrent.eq(layer.threshold_recurrent),
+            command.layer.eq(s.current),
+            command.step.eq(self._step(s, s.current)),
+            command.skip.eq(self.control.restoring),
+            command.blocks.eq(layer.blocks),
+            command.units.eq(layer.units),
+            command.base.eq(layer.accumulator_base),
+            command.stride.eq(strides[layer.cell]),
+            command.sequence.eq(s.latest_reader.data),
+            command.pending.eq(s.pending.bit_select(s.current, 1)),
         ]
-        for k in range(s.peers):
-            m.d.comb += cell.peers[k].eq((layer.peer0, layer.peer1)[k])
-        last_layer = Data()  # looked at when the layer has settled, so a cycle late is in time
-        layer_end, matrix_end = Data(s.layer), Data(s.matrix)
-        # Two registers on the way from the loader, so that the last may stand where it is needed.
-        layer_end0, matrix_end0 = Data(s.layer), Data(s.matrix)
-        m.d.sync += [
-            layer_end0.eq(self.layers - 1),
-            matrix_end0.eq(self.matrices - 1),
-            layer_end.eq(layer_end0),
-            matrix_end.eq(matrix_end0),
-            last_layer.eq(current == layer_end),
-        ]
-        m.d.comb += self.step_dispatched.eq(dispatch & last_layer)
-        with m.If(dispatch):
-            m.d.sync += [
-                settled.eq(0),
-                current.eq(Mux(last_layer, 0, current + 1)),
-                parity.bit_select(current, 1).eq(~parity.bit_select(current, 1)),
-                above.bit_select(current, 1).eq(
-                    above.bit_select(current, 1) ^ parity.bit_select(current, 1)
-                ),
-                pending.bit_select(current, 1).eq(0),
-                Array(remaining)[current].eq(layer_matrices),
-            ]
-            with m.If(layer.reload):
-                m.d.sync += loaded.bit_select(current, 1).eq(0)
 
-        # -- scan: one matrix a cycle through four stages ----------------------------------------
-
-        # The tables are read at ``scan`` and nowhere else, so that their index is a register.
-        scan = Signal(s.matrix)
-        scanning = Signal()
-        chains = s.peers > 0
-        at_end: Any = scan == matrix_end
-        scan_end = Data()
-        m.d.sync += scan_end.eq(scan == matrix_end)
-        if chains:
-            every = Signal(init=1)  # ``scan`` goes through the matrices
-            probing = Signal()  # ``scan`` is the matrix of the run before
-            again = Signal()  # that took all that its vector had
-            short = Signal()  # biases are left out: every layer has had its parameters
-            first = Data(s.matrix)  # the first matrix that is no bias
-            m.submodules.biases = biases = BiasFinder(config)
-            at_end &= every
-        # stage 1: the tables show matrix ``index1``
-        valid1, index1, last1 = Signal(), Signal(s.matrix), Signal()
-        from_input = Signal()
-        half = Signal()  # half of the input's list that comes next for this matrix
-        target = Signal(s.layer)
-        use_second = Signal()
+    def _cell_command(self, m: Module, s: _Signals) -> None:
+        command, layer = self.dispatch.cell.payload, s.layer
         m.d.comb += [
-            matrix_index.eq(scan),
-            position_reader.addr.eq(scan),
-            from_input.eq((matrix.source == 0) & (matrix.kind != Kind.BIAS)),
-            target.eq(matrix.target),
-            half.eq(seen.bit_select(index1, 1)),
-            use_second.eq(matrix.recurrent if config.second_threshold else 0),
+            command.layer.eq(s.current),
+            command.cell.eq(layer.cell),
+            command.skip.eq(self.control.restoring),
+            command.output.eq(layer.output),
+            command.rows.eq(s.rows),
+            command.base.eq(layer.unit_base),
+            command.shift.eq(layer.shift),
         ]
-        vector = Signal(VectorStatus(16))
+        for k in range(Shapes(self._config).peers):
+            m.d.comb += command.peers[k].eq((layer.peer0, layer.peer1)[k])
+
+    def _write_command(self, m: Module, s: _Signals) -> None:
+        command, layer = self.dispatch.write.payload, s.layer
+        m.d.comb += [
+            command.layer.eq(s.current),
+            command.skip.eq(self.control.restoring),
+            command.output.eq(layer.output),
+            command.mode.eq(layer.mode),
+            command.units.eq(layer.units),
+            command.single.eq(s.single),
+            command.rows.eq(s.rows),
+            command.base.eq(layer.unit_base),
+            command.write_shift.eq(layer.write_shift),
+            command.threshold.eq(layer.threshold),
+            command.threshold_recurrent.eq(layer.threshold_recurrent),
+        ]
+
+    def _dispatched(self, m: Module, s: _Signals) -> None:
+        """The layer's next step begins, and the next layer is current."""
+        parity, above = (x.bit_select(s.current, 1) for x in (s.parity, s.above))
+        m.d.comb += self.control.step_dispatched.eq(s.dispatch & s.last_layer)
+        with m.If(s.dispatch):
+            m.d.sync += [
+                s.settled.eq(0),
+                s.current.eq(Mux(s.last_layer, 0, s.current + 1)),
+                parity.eq(~parity),
+                above.eq(above ^ parity),
+                s.pending.bit_select(s.current, 1).eq(0),
+                Array(s.remaining)[s.current].eq(s.layer_matrices),
+            ]
+            with m.If(s.layer.reload):
+                m.d.sync += s.loaded.bit_select(s.current, 1).eq(0)
+
+    @staticmethod
+    def _step(s: _Signals, layer: Signal) -> Any:
+        """Step that a layer collects columns for, modulo 4."""
+        return Cat(s.parity.bit_select(layer, 1), s.above.bit_select(layer, 1))
+
+    @property
+    def _chains(self) -> bool:
+        """Whether cells read each other, so that networks are chains of small layers."""
+        return self._config.max_peers > 0
+
+    # -- pass: one matrix per cycle through four stages -------------------------------------------
+
+    def _scan(self, m: Module, s: _Signals) -> None:
+        """Stage 0: the place of the next matrix."""
+        at_end: Any = s.scan == s.matrix_end
+        m.d.sync += s.scan_end.eq(s.scan == s.matrix_end)
+        if self._chains:
+            m.submodules.biases = s.biases = BiasFinder(self._config)
+            at_end &= s.every
+        m.d.comb += s.at_end.eq(at_end)
+        m.d.sync += [
+            s.valid1.eq(s.scanning),
+            s.index1.eq(s.scan),
+            s.last1.eq(s.scanning & s.at_end),
+        ]
+
+    def _look_up(self, m: Module, s: _Signals) -> None:
+        """Stage 1: what the matrix is."""
+        matrix = s.matrix
+        m.d.comb += [
+            s.is_bias.eq(matrix.kind == Kind.BIAS),
+            s.from_input.eq((matrix.source == 0) & (matrix.kind != Kind.BIAS)),
+            s.target.eq(matrix.target),
+            s.half.eq(s.seen.bit_select(s.index1, 1)),
+            s.use_second.eq(matrix.recurrent if self._config.second_threshold else 0),
+        ]
+
+    def _choose_vector(self, m: Module, s: _Signals) -> None:
+        """Stage 1: how far the matrix's vector is, and whether the matrix has seen it."""
+        config, vectors = self._config, self.vectors
         # Source 0 is the input, which is looked at below; layer i is source i + 1.
-        source = matrix.source[: bits_for(layers)]
+        source = s.matrix.source[: bits_for(config.layers)]
 
         def of_source(status: Any) -> Any:
-            return Array(status[max(0, i - 1)].as_value() for i in range(layers + 1))[source]
+            return Array(status[max(0, i - 1)].as_value() for i in range(config.layers + 1))[source]
 
-        chosen_status = Mux(use_second, of_source(self.status_second), of_source(self.status))
-        hidden = Signal(VectorStatus(s.row))
-        m.d.comb += hidden.eq(chosen_status)
-        fresh = Signal()  # the vector was not seen by this matrix
-        with m.If(from_input):
-            halves = Array(self.input_status[i].as_value() for i in range(2))
+        hidden = Signal(VectorStatus(Shapes(config).row))
+        m.d.comb += hidden.eq(
+            Mux(s.use_second, of_source(vectors.second), of_source(vectors.first))
+        )
+        with m.If(s.from_input):
+            halves = Array(self.input.status[i].as_value() for i in range(2))
             status = Signal(InputStatus(bits_for(config.inputs)))
             m.d.comb += [
-                status.eq(halves[half]),
-                fresh.eq(status.present),
-                vector.complete.eq(status.complete),
-                vector.rows.eq(status.rows),
+                status.eq(halves[s.half]),
+                s.fresh.eq(status.present),
+                s.vector.complete.eq(status.complete),
+                s.vector.rows.eq(status.rows),
             ]
         with m.Else():
             m.d.comb += [
-                fresh.eq(hidden.generation != seen.bit_select(index1, 1)),
-                vector.complete.eq(hidden.complete),
-                vector.rows.eq(hidden.rows),
+                s.fresh.eq(hidden.generation != s.seen.bit_select(s.index1, 1)),
+                s.vector.complete.eq(hidden.complete),
+                s.vector.rows.eq(hidden.rows),
             ]
-        wanted = Signal()  # the layer still collects columns of this matrix
-        is_bias = Signal()
-        m.d.comb += is_bias.eq(matrix.kind == Kind.BIAS)
-        unloaded = ~loaded.bit_select(target, 1)
-        if parameters:
-            unloaded = Mux(matrix.recurrent, ~constant.bit_select(target, 1), unloaded)
-        collects = finished.bit_select(index1, 1) != parity.bit_select(target, 1)
+
+    def _is_wanted(self, m: Module, s: _Signals) -> None:
+        """Stage 1: whether the layer still collects columns of this matrix."""
+        loaded = s.loaded.bit_select(s.target, 1)
+        unloaded = ~loaded
+        if _has_parameters(self._config):
+            constant = s.constant.bit_select(s.target, 1)
+            unloaded = Mux(s.matrix.recurrent, ~constant, unloaded)
+        collects = s.finished.bit_select(s.index1, 1) != s.parity.bit_select(s.target, 1)
         if not self._check_dispatch:
             collects = 1
-        m.d.comb += wanted.eq(
-            Mux(
-                is_bias,
-                unloaded,
-                loaded.bit_select(target, 1) & fresh & collects,
-            )
-        )
-        # stage 2: the chosen vector against what was fetched of it
-        valid2, index2, last2 = Signal(), Signal(s.matrix), Signal()
-        wanted2, bias2, input2, half2 = (Signal() for _ in range(4))
-        held2, late2 = Signal(), Signal()
-        vector2 = Signal.like(vector, reset_less=True)
-        position2 = Data(16)
-        target2 = Data(s.layer)
-        held = (self.reading & (self.reading_layer == target)) | (
-            self.next_reading & (self.next_layer == target)
+        m.d.comb += s.wanted.eq(Mux(s.is_bias, unloaded, loaded & s.fresh & collects))
+
+    def _stage2(self, m: Module, s: _Signals) -> None:
+        """Stage 2: the chosen vector, and what was fetched of it."""
+        held = (self.hold.active & (self.hold.layer == s.target)) | (
+            self.waiting.active & (self.waiting.layer == s.target)
         )
         m.d.sync += [
-            valid1.eq(scanning),
-            index1.eq(scan),
-            last1.eq(scanning & at_end),
-            valid2.eq(valid1),
-            index2.eq(index1),
-            last2.eq(last1),
-            wanted2.eq(wanted),
-            vector2.eq(vector),
-            position2.eq(position_reader.data),
-            bias2.eq(is_bias),
-            input2.eq(from_input),
-            half2.eq(half),
-            held2.eq(held),
-            late2.eq(target < current),
-            target2.eq(target),
-        ]
-        # stage 3: decision
-        valid3, index3, last3 = Signal(), Signal(s.matrix), Signal()
-        wanted3, events3, complete3 = Signal(), Signal(), Signal()
-        rows3, position3 = Data(16), Data(16)
-        input3, half3, held3, late3 = (Signal() for _ in range(4))
-        target3 = Data(s.layer)
-        m.d.sync += [
-            valid3.eq(valid2),
-            index3.eq(index2),
-            last3.eq(last2),
-            wanted3.eq(wanted2),
-            events3.eq(bias2 | (position2 != vector2.rows)),
-            complete3.eq(vector2.complete & ~bias2),
-            rows3.eq(Mux(bias2, 1, vector2.rows - position2)),
-            position3.eq(position2),
-            input3.eq(input2),
-            half3.eq(half2),
-            held3.eq(held2),
-            late3.eq(late2),
-            target3.eq(target2),
+            s.valid2.eq(s.valid1),
+            s.index2.eq(s.index1),
+            s.last2.eq(s.last1),
+            s.wanted2.eq(s.wanted),
+            s.vector2.eq(s.vector),
+            s.position2.eq(s.position_reader.data),
+            s.bias2.eq(s.is_bias),
+            s.input2.eq(s.from_input),
+            s.half2.eq(s.half),
+            s.held2.eq(held),
+            s.late2.eq(s.target < s.current),
+            s.target2.eq(s.target),
         ]
 
-        if chains:
-            probed = Signal(3)  # the decision is about a probe
-            bias3, missing = Signal(), Signal()
-            m.d.sync += [probed.eq(Cat(probing, probed)), bias3.eq(bias2)]
-            with m.If(valid3 & wanted3 & bias3):
-                m.d.sync += missing.eq(1)
-            with m.If(valid3 & ~bias3 & ~missing):
-                m.d.sync += short.eq(1)
-        candidate = Signal()
-        finish = Signal()
-        urgent = Signal()
-        m.d.comb += [
-            candidate.eq(valid3 & wanted3 & events3),
-            finish.eq(valid3 & wanted3 & ~events3 & complete3),
-            urgent.eq(candidate & ~held3 & ~late3),
+    def _stage3(self, m: Module, s: _Signals) -> None:
+        """Stage 3: what is left of the vector. A bias counts as one row, and never as complete."""
+        m.d.sync += [
+            s.valid3.eq(s.valid2),
+            s.index3.eq(s.index2),
+            s.last3.eq(s.last2),
+            s.wanted3.eq(s.wanted2),
+            s.events3.eq(s.bias2 | (s.position2 != s.vector2.rows)),
+            s.complete3.eq(s.vector2.complete & ~s.bias2),
+            s.rows3.eq(Mux(s.bias2, 1, s.vector2.rows - s.position2)),
+            s.position3.eq(s.position2),
+            s.input3.eq(s.input2),
+            s.half3.eq(s.half2),
+            s.held3.eq(s.held2),
+            s.late3.eq(s.late2),
+            s.target3.eq(s.target2),
         ]
-        best_valid = Signal()
-        best_rank = Signal(2)
-        best = Signal(s.matrix)
-        best_rows, best_position = Data(16), Data(16)
-        better = Signal()
-        rank = Cat(late3, held3)
-        m.d.comb += better.eq(candidate & (~best_valid | (rank < best_rank)))
-        with m.If(better):
+        if self._chains:
+            bias3 = Signal()
+            m.d.sync += [s.probed.eq(Cat(s.probing, s.probed)), bias3.eq(s.bias2)]
+            with m.If(s.valid3 & s.wanted3 & bias3):
+                m.d.sync += s.missing.eq(1)
+            with m.If(s.valid3 & ~bias3 & ~s.missing):
+                m.d.sync += s.short.eq(1)
+
+    def _decide(self, m: Module, s: _Signals) -> None:
+        """The matrix has events, or is finished; the best one so far is kept."""
+        rank = Cat(s.late3, s.held3)
+        m.d.comb += [
+            s.candidate.eq(s.valid3 & s.wanted3 & s.events3),
+            s.finish.eq(s.valid3 & s.wanted3 & ~s.events3 & s.complete3),
+            s.urgent.eq(s.candidate & ~s.held3 & ~s.late3),
+            s.better.eq(s.candidate & (~s.best_valid | (rank < s.best_rank))),
+        ]
+        with m.If(s.better):
             m.d.sync += [
-                best_valid.eq(1),
-                best_rank.eq(rank),
-                best.eq(index3),
-                best_rows.eq(rows3),
-                best_position.eq(position3),
+                s.best_valid.eq(1),
+                s.best_rank.eq(rank),
+                s.best.eq(s.index3),
+                s.best_rows.eq(s.rows3),
+                s.best_position.eq(s.position3),
             ]
-        with m.If(finish):
+
+    def _finish(self, m: Module, s: _Signals) -> None:
+        """A matrix has given all its columns of the step."""
+        seen = s.seen.bit_select(s.index3, 1)
+        with m.If(s.finish):
             m.d.sync += [
-                finished.bit_select(index3, 1).eq(parity.bit_select(target3, 1)),
-                seen.bit_select(index3, 1).eq(~seen.bit_select(index3, 1)),
+                s.finished.bit_select(s.index3, 1).eq(s.parity.bit_select(s.target3, 1)),
+                seen.eq(~seen),
             ]
-            # Each layer counts by itself: a subtraction behind a choice between all is too long.
-            with m.Switch(target3):
-                for i, count in enumerate(remaining):
+            # Each layer counts by itself: a subtraction after a choice between all is too long.
+            with m.Switch(s.target3):
+                for i, count in enumerate(s.remaining):
                     with m.Case(i):
                         m.d.sync += count.eq(count - 1)
+            self._write_position(m, s, s.index3, 0)
+            m.d.comb += [self.input.finished.eq(s.input3), self.input.half.eq(s.half3)]
+
+    @staticmethod
+    def _write_position(m: Module, s: _Signals, matrix: Signal, rows: Any) -> None:
+        """Sets how many rows a matrix has taken."""
+        m.d.comb += [
+            s.position_writer.addr.eq(matrix),
+            s.position_writer.data.eq(rows),
+            s.position_writer.en.eq(1),
+        ]
+
+    def _movement(self, m: Module, s: _Signals) -> None:
+        """Idle is what a whole pass has seen unmoved."""
+        control = self.control
+        m.d.comb += s.moved.eq(
+            ~control.quiet
+            | s.candidate
+            | s.finish
+            | s.ready
+            | ~control.enable
+            | ~s.running
+            | control.reset
+        )
+        with m.If(s.moved):
+            m.d.sync += [s.clean.eq(0), control.idle.eq(0)]
+
+    def _pass_end(self, m: Module, s: _Signals) -> None:
+        """A pass ends with an urgent matrix, or with the last one."""
+        decided = s.urgent | s.last3
+        if self._chains:
+            # A new pass, and not the rest of this one, sees that the matrix is finished.
+            decided |= s.finish & s.probed[-1]
             m.d.comb += [
-                position_writer.addr.eq(index3),
-                position_writer.data.eq(0),
-                position_writer.en.eq(1),
-                self.input_finished.eq(input3),
-                self.input_half.eq(half3),
+                s.biases.loaded.eq(s.loaded),
+                s.biases.layer.eq(s.target),
+                s.biases.place.eq(s.scan),
+            ]
+        m.d.comb += s.decided.eq(decided)
+
+    # -- states -----------------------------------------------------------------------------------
+
+    def _setup_states(self, m: Module, s: _Signals) -> None:
+        """After a reset: the state of every matrix, then that of every layer."""
+        with m.State("STOPPED"):
+            with m.If(s.reset_wanted):
+                m.d.sync += [s.scan.eq(0), s.reset_wanted.eq(0)]
+                if self._chains:
+                    m.d.comb += s.biases.reset.eq(1)
+                    m.d.sync += [s.short.eq(0), s.first.eq(0)]
+                m.next = "SETUP"
+        with m.State("SETUP"):
+            m.next = "SETUP_WRITE"
+        with m.State("SETUP_WRITE"):
+            # Two cycles per matrix, so that a register can look at ``scan``.
+            self._write_position(m, s, s.scan, 0)
+            # A recurrence finds the empty vector of "step -1"; other matrices find nothing.
+            m.d.sync += [
+                s.seen.bit_select(s.scan, 1).eq(s.matrix.recurrent),
+                s.finished.bit_select(s.scan, 1).eq(1),
+                s.scan.eq(s.scan + 1),
+            ]
+            if self._chains:
+                m.d.comb += s.biases.write.eq(s.is_bias & ~s.matrix.recurrent)
+                with m.If(s.is_bias):
+                    m.d.sync += s.first.eq(s.scan + 1)
+            m.next = "SETUP"
+            with m.If(s.scan_end):
+                m.d.sync += [s.current.eq(0), s.settled.eq(0)]
+                m.next = "SETUP_LAYERS"
+        with m.State("SETUP_LAYERS"), m.If(s.settled.all()):
+            m.d.sync += [
+                Array(s.remaining)[s.current].eq(s.layer_matrices),
+                s.settled.eq(0),
+                s.current.eq(s.current + 1),
+            ]
+            with m.If(s.last_layer):
+                m.d.sync += [
+                    s.current.eq(0),
+                    s.parity.eq(0),
+                    s.loaded.eq(0),
+                    s.pending.eq(0),
+                    s.running.eq(1),
+                ]
+                if _has_parameters(self._config):
+                    m.d.sync += s.constant.eq(0)
+                m.next = "START"
+
+    def _scan_states(self, m: Module, s: _Signals) -> None:
+        """A pass, and what it leads to."""
+        enable = self.control.enable
+        with m.State("START"):
+            with m.If(s.reset_wanted):
+                m.next = "STOPPED"
+            with m.Elif(enable):
+                self._begin_pass(m, s)
+        with m.State("SCAN"):
+            m.d.sync += s.scan.eq(s.scan + 1)
+            if self._chains:
+                wanted, place = s.biases.wanted, s.biases.index
+                m.d.sync += [s.probing.eq(0), s.every.eq(s.every | ~s.probing | ~wanted)]
+                with m.If(~s.every):
+                    m.d.sync += s.scan.eq(Mux(s.probing & wanted, place, s.first))
+            with m.If(s.at_end):
+                m.d.sync += [s.scanning.eq(0), s.scan.eq(s.scan)]
+            with m.If(s.decided | ~enable):
+                m.d.sync += [s.scanning.eq(0), s.valid1.eq(0), s.valid2.eq(0), s.valid3.eq(0)]
+                m.d.sync += [s.last1.eq(0), s.last2.eq(0), s.last3.eq(0)]
+                m.d.sync += s.scan.eq(Mux(s.better, s.index3, s.best))
+                m.next = "CHOOSE"
+            # The tables change under a pass while another image is loaded.
+            with m.If(~enable):
+                m.next = "START"
+        with m.State("CHOOSE"):
+            with m.If(s.best_valid):
+                m.next = "PREPARE"
+            with m.Else():
+                m.d.sync += self.control.idle.eq(s.clean & ~s.moved)
+                self._next_pass(m, s)
+
+    def _begin_pass(self, m: Module, s: _Signals) -> None:
+        m.d.sync += [s.scan.eq(0), s.scanning.eq(1), s.best_valid.eq(0), s.clean.eq(~s.moved)]
+        if self._chains:
+            wanted, place = s.biases.wanted, s.biases.index
+            m.d.sync += [s.every.eq(1), s.probing.eq(0), s.missing.eq(0)]
+            with m.If(s.short):
+                m.d.sync += [
+                    s.every.eq(~s.again & ~wanted),
+                    s.probing.eq(s.again),
+                    s.scan.eq(Mux(s.again, s.best, Mux(wanted, place, s.first))),
+                ]
+        m.next = "SCAN"
+
+    def _next_pass(self, m: Module, s: _Signals) -> None:
+        """Without a pause, unless something else is wanted."""
+        m.next = "START"
+        with m.If(self.control.enable & ~s.reset_wanted):
+            self._begin_pass(m, s)
+
+    def _run_states(self, m: Module, s: _Signals) -> None:
+        """The chosen matrix fetches."""
+        with m.State("PREPARE"):
+            self._prepare_run(m, s)
+            m.d.sync += s.run_valid.eq(1)
+            m.next = "RUN"
+        with m.State("RUN"):
+            with m.If(self.runs.ready):
+                m.d.sync += s.run_valid.eq(0)
+                with m.If(s.run.bias):
+                    self._bias_loaded(m, s)
+                with m.Else():
+                    self._write_position(m, s, s.best, s.best_position + self.rows_done)
+                    if self._chains:
+                        m.d.comb += s.again.eq(self.rows_done == s.run.rows)
+                self._next_pass(m, s)
+
+    def _prepare_run(self, m: Module, s: _Signals) -> None:
+        """The run of the matrix at ``best``, which the tables show."""
+        config, matrix, run = self._config, s.matrix, s.run
+        if _has_parameters(config):
+            m.d.sync += s.run_constant.eq(matrix.recurrent)
+        m.d.sync += [
+            run.bias.eq(s.is_bias),
+            run.from_input.eq(s.from_input),
+            run.half.eq(s.seen.bit_select(s.best, 1)),
+            run.second.eq(s.use_second),
+            run.row.eq(matrix.list_base + s.best_position),
+            run.rows.eq(s.best_rows),
+            run.address.eq(self.image.base + matrix.base),
+            run.words.eq(matrix.column_words),
+            run.base.eq(matrix.accumulator_base),
+            run.gates.eq(matrix.gates),
+            run.stride.eq(matrix.stride),
+            run.layer.eq(s.target),
+            run.step.eq(self._step(s, s.target)),
+            *(run[name].eq(matrix[name]) for name in format_fields(config)),
+        ]
+        if config.columns:
+            m.d.sync += [
+                run.lengths.eq(matrix.lengths),
+                run.unequal.eq((matrix.kind == Kind.BLOCK) | (matrix.kind == Kind.STEP)),
             ]
 
-        # -- run: the chosen matrix fetches -------------------------------------------------------
-
-        run = self.runs.payload
-        run_data = Data(run_layout(config))
-        run_valid = Signal()  # in state RUN
-        m.d.comb += [run.eq(run_data), self.runs.valid.eq(run_valid)]
-        clean = Signal()  # nothing moved since the pass began
-        moved = Signal()
-        m.d.comb += moved.eq(
-            ~self.quiet | candidate | finish | ready | ~self.enable | ~running | self.reset
-        )
-        with m.If(moved):
-            m.d.sync += [clean.eq(0), self.idle.eq(0)]
-
-        run_constant = Signal()  # the run loads parameters
-        reset_wanted = Signal()
-
-        decided = urgent | last3
-        if chains:
-            # What is finished is seen to be so by a pass that begins anew, not by this one.
-            decided |= finish & probed[-1]
-            m.d.comb += [biases.loaded.eq(loaded), biases.layer.eq(target), biases.place.eq(scan)]
-
-        def begin_pass() -> None:
-            m.d.sync += [scan.eq(0), scanning.eq(1), best_valid.eq(0), clean.eq(~moved)]
-            if chains:
-                m.d.sync += [every.eq(1), probing.eq(0), missing.eq(0)]
-                with m.If(short):
-                    m.d.sync += [
-                        every.eq(~again & ~biases.wanted),
-                        probing.eq(again),
-                        scan.eq(Mux(again, best, Mux(biases.wanted, biases.index, first))),
-                    ]
-            m.next = "SCAN"
-
-        def next_pass() -> None:
-            """Without a pause, unless something else is wanted."""
-            m.next = "START"
-            with m.If(self.enable & ~reset_wanted):
-                begin_pass()
-
-        with m.FSM():
-            with m.State("STOPPED"):
-                with m.If(reset_wanted):
-                    m.d.sync += [scan.eq(0), reset_wanted.eq(0)]
-                    if chains:
-                        m.d.comb += biases.reset.eq(1)
-                        m.d.sync += [short.eq(0), first.eq(0)]
-                    m.next = "SETUP"
-            with m.State("SETUP"):
-                m.next = "SETUP_WRITE"
-            with m.State("SETUP_WRITE"):  # two cycles a matrix, so a register can look at ``scan``
-                m.d.comb += [
-                    position_writer.addr.eq(scan),
-                    position_writer.data.eq(0),
-                    position_writer.en.eq(1),
-                ]
-                # A recurrence finds the empty vector of "step -1"; other matrices find nothing.
-                m.d.sync += [
-                    seen.bit_select(scan, 1).eq(matrix.recurrent),
-                    finished.bit_select(scan, 1).eq(1),
-                    scan.eq(scan + 1),
-                ]
-                if chains:
-                    m.d.comb += biases.write.eq(is_bias & ~matrix.recurrent)
-                    with m.If(is_bias):
-                        m.d.sync += first.eq(scan + 1)
-                m.next = "SETUP"
-                with m.If(scan_end):
-                    m.d.sync += [current.eq(0), settled.eq(0)]
-                    m.next = "SETUP_LAYERS"
-            with m.State("SETUP_LAYERS"), m.If(settled.all()):
-                m.d.sync += [
-                    Array(remaining)[current].eq(layer_matrices),
-                    settled.eq(0),
-                    current.eq(current + 1),
-                ]
-                with m.If(last_layer):
-                    m.d.sync += [
-                        current.eq(0),
-                        parity.eq(0),
-                        loaded.eq(0),
-                        pending.eq(0),
-                        running.eq(1),
-                    ]
-                    if parameters:
-                        m.d.sync += constant.eq(0)
-                    m.next = "START"
-            with m.State("START"):
-                with m.If(reset_wanted):
-                    m.next = "STOPPED"
-                with m.Elif(self.enable):
-                    begin_pass()
-            with m.State("SCAN"):
-                m.d.sync += scan.eq(scan + 1)
-                if chains:
-                    m.d.sync += [probing.eq(0), every.eq(every | ~probing | ~biases.wanted)]
-                    with m.If(~every):
-                        m.d.sync += scan.eq(Mux(probing & biases.wanted, biases.index, first))
-                with m.If(at_end):
-                    m.d.sync += [scanning.eq(0), scan.eq(scan)]
-                with m.If(decided | ~self.enable):
-                    m.d.sync += [scanning.eq(0), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
-                    m.d.sync += [last1.eq(0), last2.eq(0), last3.eq(0)]
-                    m.d.sync += scan.eq(Mux(better, index3, best))
-                    m.next = "CHOOSE"
-                # The tables change under a scan while another image is loaded.
-                with m.If(~self.enable):
-                    m.next = "START"
-            with m.State("CHOOSE"):
-                with m.If(best_valid):
-                    m.next = "PREPARE"
-                with m.Else():
-                    m.d.sync += self.idle.eq(clean & ~moved)
-                    next_pass()
-            with m.State("PREPARE"):
-                if parameters:
-                    m.d.sync += run_constant.eq(matrix.recurrent)
-                m.d.sync += [
-                    run_data.bias.eq(is_bias),
-                    run_data.from_input.eq(from_input),
-                    run_data.half.eq(seen.bit_select(best, 1)),
-                    run_data.second.eq(use_second),
-                    run_data.row.eq(matrix.list_base + best_position),
-                    run_data.rows.eq(best_rows),
-                    run_data.address.eq(self.base + matrix.base),
-                    run_data.words.eq(matrix.column_words),
-                    run_data.base.eq(matrix.accumulator_base),
-                    run_data.gates.eq(matrix.gates),
-                    run_data.stride.eq(matrix.stride),
-                    run_data.layer.eq(target),
-                    run_data.step.eq(
-                        Cat(parity.bit_select(target, 1), above.bit_select(target, 1))
-                    ),
-                ]
-                for name in format_fields(config):
-                    m.d.sync += run_data[name].eq(matrix[name])
-                if config.columns:
-                    m.d.sync += [
-                        run_data.lengths.eq(matrix.lengths),
-                        run_data.unequal.eq(
-                            (matrix.kind == Kind.BLOCK) | (matrix.kind == Kind.STEP)
-                        ),
-                    ]
-                m.d.sync += run_valid.eq(1)
-                m.next = "RUN"
-            with m.State("RUN"):
-                with m.If(self.runs.ready):
-                    m.d.sync += run_valid.eq(0)
-                    with m.If(run_data.bias):
-                        if parameters:
-                            m.d.sync += [
-                                constant.bit_select(run_data.layer, 1).eq(1),
-                                loaded.bit_select(run_data.layer, 1).eq(~run_constant),
-                            ]
-                        else:
-                            m.d.sync += loaded.bit_select(run_data.layer, 1).eq(1)
-                    with m.Else():
-                        m.d.comb += [
-                            position_writer.addr.eq(best),
-                            position_writer.data.eq(best_position + self.rows_done),
-                            position_writer.en.eq(1),
-                        ]
-                        if chains:
-                            m.d.comb += again.eq(self.rows_done == run_data.rows)
-                    next_pass()
-
-        # A reset comes only while idle, or before the first start.
-        with m.If(self.reset):
-            m.d.sync += [running.eq(0), reset_wanted.eq(1)]
-        return m
+    def _bias_loaded(self, m: Module, s: _Signals) -> None:
+        """The run's layer has its biases, or its parameters."""
+        loaded = s.loaded.bit_select(s.run.layer, 1)
+        if _has_parameters(self._config):
+            m.d.sync += [
+                s.constant.bit_select(s.run.layer, 1).eq(1),
+                loaded.eq(~s.run_constant),
+            ]
+        else:
+            m.d.sync += loaded.eq(1)

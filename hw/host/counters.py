@@ -11,20 +11,9 @@ from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.registers import Register
+from stillnet.sw.contract.registers import COUNTERS, Register
 
 __all__ = ["Counters"]
-
-PLAIN = (
-    Register.CYCLES,
-    Register.WORDS,
-    Register.STALL_CELL,
-    Register.STALL_MEMORY,
-    Register.STALL_EVENTS,
-    Register.SATURATIONS,
-    Register.STEPS,
-    Register.LATENCY,
-)
 
 
 class Counters(wiring.Component):
@@ -86,7 +75,7 @@ class Counters(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config, s = self._config, Shapes(self._config)
-        value = {r: Signal(32, name=r.name.lower()) for r in PLAIN}
+        value = {r: Signal(32, name=r.name.lower()) for r in COUNTERS}
 
         def add(register: Register, amount: Any) -> Any:
             return value[register].eq(value[register] + amount)

@@ -25,7 +25,11 @@ from .spi_flash import SpiFlashPinsSignature, SpiFlashReader
 
 __all__ = ["FlashBoot"]
 
-MAGIC_AT, VERSION_AT, FINGERPRINT_AT, WORDS_AT = (k * image.SLOT_BYTES for k in range(4))
+MAGIC_AT, VERSION_AT, FINGERPRINT_AT, WORDS_AT = (
+    image.find_field(image.HEADER, name)[0] * image.SLOT_BYTES
+    for name in ("magic", "version", "fingerprint", "words")
+)
+_, VERSION = image.find_field(image.HEADER, "version")
 """Bytes of the header that matter here."""
 HEADER_BYTES = len(image.HEADER) * image.SLOT_BYTES
 FINISHED = int(Status.LOADED) | 0xFF00
@@ -250,7 +254,7 @@ class FlashBoot(wiring.Component):
                         with m.Else():
                             m.d.comb += [done.eq(1), bus.write_strobe.eq(0)]
                     with m.Case(VERSION_AT + 4):
-                        m.d.sync += foreign.eq(window[:16] != image.VERSION)
+                        m.d.sync += foreign.eq(window[VERSION] != image.VERSION)
                     with m.Case(FINGERPRINT_AT + 4):
                         m.d.sync += foreign.eq(foreign | (window != config.fingerprint))
                     with m.Case(WORDS_AT + 4):

@@ -1,9 +1,9 @@
 """Reads the accumulators of a layer ahead of its cell, and hands them out unit by unit.
 
-The reader follows two limits: it may read a block once every column of the step has been added to
-it, even while the last column is still on its way through the lanes; and columns of the next step
-may touch a block once the reader is past it. Its buffer lets it run ahead of the cell pipeline, so
-that both waits are short (design section 6, rules 1 and 5).
+Two limits hold. The reader may read a block once every column of the step has been added to it,
+even while the last column is still on its way through the lanes. Columns of the next step may touch
+a block once the reader is past it. The reader's buffer lets it run ahead of the cell pipeline, so
+that both waits are short (docs/architecture.md, *Rules*).
 """
 
 from __future__ import annotations
@@ -11,40 +11,78 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import (
+    HoldSignature,
+    PeekSignature,
+    ProgressSignature,
+    SumReadSignature,
+    read_command_layout,
+)
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
+from stillnet.sw.contract.stages import COMMIT_CYCLES, READ_LATENCY
 
-from .lanes import COMMIT_CYCLES, READ_LATENCY
-
-__all__ = ["AccumulatorReader", "read_command_layout"]
+__all__ = ["AccumulatorReader"]
 
 QUARTERS = 4
-"""Parts of an accumulator that are buffered apart, so that no pointer reaches far."""
+"""Parts of an accumulator that have buffers of their own, so that no pointer reaches far."""
 
 
-def read_command_layout(config: EngineConfig) -> data.StructLayout:
-    """What the reader needs to know of a cell that was dispatched."""
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "layer": unsigned(s.layer),
-            "step": unsigned(2),
-            "skip": 1,
-            "blocks": unsigned(s.block),
-            "units": unsigned(s.unit),
-            "base": unsigned(s.accumulator_address),
-            "stride": unsigned(4),
-            "sequence": unsigned(s.sequence),
-            "pending": 1,
-        }
-    )
+class _Signals:
+    """What the parts of the reader share."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        shapes, depth = Shapes(config), config.prefetch_blocks
+        groups = config.multipliers // config.cell_width
+        # -- the command, and the word that is read next
+        self.command = Data(read_command_layout(config))
+        self.accept = Signal()  # a command is taken
+        self.active = Signal()
+        self.asking = Signal()  # the command has reads that are not on their way yet
+        self.open, self.open_next = Signal(), Signal()  # the block, the next block may be read
+        self.block = Data(shapes.block)
+        self.gate = Signal(range(max(2, shapes.gates)))
+        self.gate_last, self.block_last = Signal(), Signal()
+        self.base = Data(shapes.accumulator_address)
+        self.place = Signal(shapes.accumulator_address)
+        self.left = Data(shapes.unit)  # units of this block and the later ones
+        self.may_ask = Signal()
+        self.asked_block = Signal()  # the last word of a block is asked for
+        # -- the read on its way; it starts from registers, because its address reaches the
+        # memories of all lanes
+        self.granted = Signal()
+        self.read_gate = Signal(range(max(2, shapes.gates)))
+        self.read_gate_last, self.read_last = Signal(), Signal()
+        self.read_short = Signal(range(config.multipliers + 1))
+        # -- a word that arrives at the buffer
+        self.arrived, self.put = Signal(), Signal()  # put: the last gate of a block
+        self.arrived_gate = Signal(range(max(2, shapes.gates)))
+        self.arrived_short = Signal(range(config.multipliers + 1))  # units of the block
+        # -- blocks of the buffer
+        self.free = Signal(range(depth + 1), init=depth)  # not promised to a read
+        self.some_free = Signal(init=1)
+        self.level = Signal(range(depth + 1))  # completely there
+        self.some = Signal()  # level != 0, from a register
+        end = unsigned((groups - 1).bit_length() or 1)
+        self.arrived_end, self.next_end = Signal(end), Signal(end)  # last group of the block
+        # -- the group that is handed out
+        self.group = Signal(range(max(2, groups)))
+        self.group_last = Signal()
+        self.take = Signal()  # it is the last one of its block
+        # Hundreds of registers depend on these, so they are registers themselves: what the output
+        # will do is known a cycle before. One of the two is inverted, or synthesis would merge
+        # them.
+        self.advance, self.hold = Signal(init=1), Signal()
+        # A group is chosen in two steps: four groups of a block become one, then one of those.
+        self.near = min(groups, 4)
+        self.stage_far = Signal(range(max(2, groups // self.near)))
 
 
 class AccumulatorReader(wiring.Component):
@@ -57,16 +95,16 @@ class AccumulatorReader(wiring.Component):
     Members
     -------
     commands : In(stream of ``read_command_layout``)
-        Cells in the order of dispatch. ``sequence`` is the running number after the layer's last
-        column, if one is ``pending``; ``skip`` reads nothing (the host supplies the vector).
-    sequence, block : In
-        The lanes' progress.
-    hold_* : Out
-        The cell that is being read, for the lanes.
-    read_* : the lanes' accumulator read port.
+        Cells in the order of dispatch.
+    progress : In(ProgressSignature)
+        Words that the lanes have taken; their sums are there ``COMMIT_CYCLES`` later.
+    hold : Out(HoldSignature)
+        Cell that is being read.
+    sums : Out(SumReadSignature)
+        Read port of the accumulators.
     units : Out(stream of accumulators * cell_width * 32 bits)
         Accumulator a of unit u of the group at bits ``(a * cell_width + u) * 32``.
-    peek_valid, peek_address : In
+    peek : In(PeekSignature)
         The host reads an accumulator word; only while nothing is active.
     """
 
@@ -76,22 +114,11 @@ class AccumulatorReader(wiring.Component):
         super().__init__(
             {
                 "commands": In(stream.Signature(read_command_layout(config))),
-                "sequence": In(s.sequence),
-                "block": In(s.block),
-                "hold_layer": Out(s.layer),
-                "hold_step": Out(2),
-                "hold_block": Out(s.block),
-                "hold_active": Out(1),
-                "hold_sequence": Out(s.sequence),
-                "read_valid": Out(1),
-                "read_address": Out(s.accumulator_address - 1),
-                "read_inverse": Out(s.accumulator_address - 1),
-                "read_bank": Out(1),
-                "read_ready": In(1),
-                "read_data": In(config.multipliers * ACCUMULATOR_BITS),
+                "progress": In(ProgressSignature(config)),
+                "hold": Out(HoldSignature(config)),
+                "sums": Out(SumReadSignature(config)),
                 "units": Out(stream.Signature(unsigned(s.gates * config.cell_width * 32))),
-                "peek_valid": In(1),
-                "peek_address": In(s.accumulator_address),
+                "peek": In(PeekSignature(config)),
             }
         )
 
@@ -102,277 +129,278 @@ class AccumulatorReader(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config, s = self._config, Shapes(self._config)
-        lanes, width, depth = config.multipliers, config.cell_width, config.prefetch_blocks
+        s = _Signals(self._config)
+        self._follow_columns(m, s)
+        self._next_word(m, s)
+        self._ask(m, s)
+        self._advance_word(m, s)
+        self._commands(m, s)
+        self._arrive(m, s)
+        self._count_blocks(m, s)
+        self._block_ends(m, s)
+        words: list[Any] = []
+        for g in range(Shapes(self._config).gates):
+            words += self._gate_buffer(m, s, g)
+        self._hand_out(m, s, words)
+        self._next_group(m, s)
+        return m
 
-        # -- how far the columns of this step have come -------------------------------------------
+    # -- fetch side: one accumulator word after the other -----------------------------------------
 
-        sequence, progress = self.sequence, self.block
+    def _follow_columns(self, m: Module, s: _Signals) -> None:
+        """Whether a block and the one after it may be read, from what was known a cycle ago."""
+        sequence, progress = self.progress.sequence, self.progress.block
         for i in range(COMMIT_CYCLES - 1):
-            later_block = Signal.like(self.block, name=f"block{i}", reset_less=True)
+            later_block = Signal.like(progress, name=f"block{i}", reset_less=True)
             m.d.sync += later_block.eq(progress)
             progress = later_block
             if i < COMMIT_CYCLES - 2:
-                later = Signal.like(self.sequence, name=f"sequence{i}", reset_less=True)
+                later = Signal.like(sequence, name=f"sequence{i}", reset_less=True)
                 m.d.sync += later.eq(sequence)
                 sequence = later
-
-        command = Data(read_command_layout(config))
-        active = Signal()
-        behind = Data(s.sequence)  # columns taken beyond the last one of this cell
-        through = Signal()
-        at_last = Signal()
-        accept = Signal()
-        last_column = Mux(accept, self.commands.payload.sequence, command.sequence)
-        m.d.comb += accept.eq(self.commands.ready & self.commands.valid)
+        behind = Data(len(sequence))  # columns taken beyond the last one of this cell
+        through = Signal()  # all columns of the cell are added
+        at_last = Signal()  # all but the last one
+        last_column = Mux(s.accept, self.commands.payload.sequence, s.command.sequence)
         m.d.sync += behind.eq(sequence - last_column)
         m.d.comb += [
-            through.eq(~command.pending | ~behind[-1]),
+            through.eq(~s.command.pending | ~behind[-1]),
             at_last.eq(behind.all()),
         ]
-        # -- fetch side: one accumulator word after the other -------------------------------------
-
-        block = Data(s.block)
-        gate = Signal(range(max(2, s.gates)))
-        base = Data(s.accumulator_address)
-        fresh = Signal()  # what may be read is still that of the previous command
-        asking = Signal()  # the command has reads that are not on their way yet
-        free = Signal(range(depth + 1), init=depth)  # blocks of the buffer not promised
-        some_free = Signal(init=1)
-        # Whether the block and the one after it may be read, from what was known a cycle ago.
-        open_, open_next, moved = Signal(), Signal(), Signal()
         m.d.sync += [
-            open_.eq(through | (at_last & (block < progress))),
-            open_next.eq(through | (at_last & (block + 1 < progress))),
+            s.open.eq(through | (at_last & (s.block < progress))),
+            s.open_next.eq(through | (at_last & (s.block + 1 < progress))),
         ]
-        left = Data(s.unit)  # units of this block and the later ones
 
-        # The read itself starts from registers: its address reaches the memories of all lanes.
-        read_gate = Signal.like(gate)
-        read_gate_last, read_last = Signal(), Signal()
-        read_short = Signal(range(lanes + 1))
-        may_ask, granted = Signal(), Signal()
-        gate_last, block_last = Signal(), Signal()
-        place = Signal(s.accumulator_address)
-        gate_base = Signal(s.accumulator_address)  # where gates lie one after the other
-        if config.sparse:
-            with m.If(may_ask):
-                m.d.sync += gate_base.eq(Mux(gate_last, base + 1, gate_base + command.blocks))
-            with m.If(accept):
+    def _next_word(self, m: Module, s: _Signals) -> None:
+        """Where the next word stands."""
+        command = s.command
+        gate_base = Signal(len(s.base))  # where gates lie one after the other
+        if self._config.sparse:
+            with m.If(s.may_ask):
+                m.d.sync += gate_base.eq(Mux(s.gate_last, s.base + 1, gate_base + command.blocks))
+            with m.If(s.accept):
                 m.d.sync += gate_base.eq(self.commands.payload.base)
         m.d.comb += [
-            may_ask.eq(
-                asking & Mux(moved, open_next, open_) & some_free & (~self.read_valid | granted)
-            ),
-            granted.eq(self.read_valid & self.read_ready),
-            gate_last.eq(gate == command.stride - 1),
-            block_last.eq(block == command.blocks - 1),
-            place.eq(gate_base if config.sparse else base + gate),
-            self.hold_layer.eq(command.layer),
-            self.hold_step.eq(command.step),
-            self.hold_active.eq(active),
-            self.hold_sequence.eq(command.sequence),
+            s.gate_last.eq(s.gate == command.stride - 1),
+            s.block_last.eq(s.block == command.blocks - 1),
+            s.place.eq(gate_base if self._config.sparse else s.base + s.gate),
         ]
-        asked_block = Signal()
-        m.d.comb += asked_block.eq(may_ask & gate_last)
-        m.d.sync += [fresh.eq(0), moved.eq(asked_block)]
-        with m.If(granted):
-            m.d.sync += self.read_valid.eq(0)
-            with m.If(read_gate_last):
-                m.d.sync += self.hold_block.eq(self.hold_block + 1)
-        with m.If(may_ask & gate_last & block_last):
-            m.d.sync += asking.eq(0)
+
+    def _ask(self, m: Module, s: _Signals) -> None:
+        """A read is asked for once its block is open and has a place in the buffer."""
+        fresh = Signal()  # what may be read is still that of the previous command
+        moved = Signal()  # what may be read is still that of the block before
+        may_read = Mux(moved, s.open_next, s.open)
+        m.d.comb += [
+            s.may_ask.eq(s.asking & may_read & s.some_free & (~self.sums.valid | s.granted)),
+            s.granted.eq(self.sums.valid & self.sums.ready),
+            s.asked_block.eq(s.may_ask & s.gate_last),
+            self.hold.layer.eq(s.command.layer),
+            self.hold.step.eq(s.command.step),
+            self.hold.active.eq(s.active),
+            self.hold.sequence.eq(s.command.sequence),
+        ]
+        m.d.sync += [fresh.eq(0), moved.eq(s.asked_block)]
+        with m.If(s.granted):
+            m.d.sync += self.sums.valid.eq(0)
+            with m.If(s.read_gate_last):
+                m.d.sync += self.hold.block.eq(self.hold.block + 1)
+        with m.If(s.may_ask & s.gate_last & s.block_last):
+            m.d.sync += s.asking.eq(0)
         with m.Elif(fresh):
-            m.d.sync += asking.eq(~command.skip)
-        with m.If(may_ask):
+            m.d.sync += s.asking.eq(~s.command.skip)
+        with m.If(s.accept):
+            m.d.sync += fresh.eq(1)
+
+    def _advance_word(self, m: Module, s: _Signals) -> None:
+        """The read goes into its registers, and the next word is looked at."""
+        config, command, sums = self._config, s.command, self.sums
+        block_units = config.multipliers
+        bank = s.place[0] if config.sparse else s.place[0] ^ (s.block[0] & ~command.stride[0])
+        with m.If(s.may_ask):
             m.d.sync += [
-                self.read_valid.eq(1),
-                self.read_address.eq(place[1:]),
-                self.read_inverse.eq(~place[1:]),
-                self.read_bank.eq(
-                    place[0] if config.sparse else place[0] ^ (block[0] & ~command.stride[0])
-                ),
-                read_gate.eq(gate),
-                read_gate_last.eq(gate_last),
-                read_last.eq(gate_last & block_last),
-                read_short.eq(Mux(left > lanes, lanes, left)),
-                gate.eq(gate + 1),
+                sums.valid.eq(1),
+                sums.address.eq(s.place[1:]),
+                sums.inverse.eq(~s.place[1:]),
+                sums.bank.eq(bank),
+                s.read_gate.eq(s.gate),
+                s.read_gate_last.eq(s.gate_last),
+                s.read_last.eq(s.gate_last & s.block_last),
+                s.read_short.eq(Mux(s.left > block_units, block_units, s.left)),
+                s.gate.eq(s.gate + 1),
             ]
-            with m.If(gate_last):
+            with m.If(s.gate_last):
                 m.d.sync += [
-                    gate.eq(0),
-                    block.eq(block + 1),
-                    base.eq(base + (1 if config.sparse else command.stride)),
-                    left.eq(left - lanes),
+                    s.gate.eq(0),
+                    s.block.eq(s.block + 1),
+                    s.base.eq(s.base + (1 if config.sparse else command.stride)),
+                    s.left.eq(s.left - block_units),
                 ]
-        with m.If(self.peek_valid):
+        with m.If(self.peek.valid):
             m.d.sync += [
-                self.read_address.eq(self.peek_address[1:]),
-                self.read_inverse.eq(~self.peek_address[1:]),
-                self.read_bank.eq(self.peek_address[0]),
+                sums.address.eq(self.peek.address[1:]),
+                sums.inverse.eq(~self.peek.address[1:]),
+                sums.bank.eq(self.peek.address[0]),
             ]
+
+    def _commands(self, m: Module, s: _Signals) -> None:
+        """The next command is taken as the last word of the one before is granted."""
         finished = Signal()
         m.d.comb += [
-            finished.eq((active & command.skip) | (granted & read_last)),
-            self.commands.ready.eq(~active | finished),
+            finished.eq((s.active & s.command.skip) | (s.granted & s.read_last)),
+            self.commands.ready.eq(~s.active | finished),
+            s.accept.eq(self.commands.ready & self.commands.valid),
         ]
         with m.If(finished):
-            m.d.sync += active.eq(0)
-        with m.If(accept):
+            m.d.sync += s.active.eq(0)
+        with m.If(s.accept):
             entry = self.commands.payload
             m.d.sync += [
-                active.eq(1),
-                command.eq(entry),
-                block.eq(0),
-                self.hold_block.eq(0),
-                gate.eq(0),
-                base.eq(entry.base),
-                left.eq(entry.units),
-                fresh.eq(1),
+                s.active.eq(1),
+                s.command.eq(entry),
+                s.block.eq(0),
+                self.hold.block.eq(0),
+                s.gate.eq(0),
+                s.base.eq(entry.base),
+                s.left.eq(entry.units),
             ]
 
-        # -- buffer: one memory an accumulator, a block of units a row ----------------------------
+    # -- buffer: one memory for each accumulator, a block of units in a row -----------------------
 
-        arrived, put = Signal(), Signal()  # put: the last gate of a block
-        arrived_gate = Signal.like(gate)
-        arrived_short = Signal(range(lanes + 1))  # units of the block
-        pipe = Cat(granted, granted & read_gate_last, read_gate, read_short)
+    def _arrive(self, m: Module, s: _Signals) -> None:
+        """What is known of a read, until its word arrives."""
+        pipe = Cat(s.granted, s.granted & s.read_gate_last, s.read_gate, s.read_short)
         for i in range(READ_LATENCY):
             following = Signal(len(pipe), name=f"read{i}")
             m.d.sync += following.eq(pipe)
             pipe = following
-        m.d.comb += Cat(arrived, put, arrived_gate, arrived_short).eq(pipe)
+        m.d.comb += Cat(s.arrived, s.put, s.arrived_gate, s.arrived_short).eq(pipe)
 
-        write_row = Signal(range(depth))
-        next_row = Signal(range(depth), init=1 % depth)  # the one after that which is handed out
-        group = Signal(range(max(2, lanes // width)))
-        level = Signal(range(depth + 1))  # blocks completely in the buffer
-        take = Signal()
+    def _count_blocks(self, m: Module, s: _Signals) -> None:
+        """Blocks of the buffer that are free, and those that are there."""
+        filled = Signal.like(s.level)
         # The late signals choose between sums that are ready.
-        with m.If(take & ~asked_block):
-            m.d.sync += [free.eq(free + 1), some_free.eq(1)]
-        with m.Elif(asked_block & ~take):
-            m.d.sync += [free.eq(free - 1), some_free.eq(free > 1)]
-        with m.If(put):
-            m.d.sync += write_row.eq(write_row + 1)
-        with m.If(take):
-            m.d.sync += next_row.eq(next_row + 1)
-
-        ends = Memory(shape=unsigned((lanes // width - 1).bit_length() or 1), depth=depth, init=[])
-        m.submodules.ends = ends  # last group of each block
-        end_writer = ends.write_port()
-        next_reader = ends.read_port(domain="comb")
-        arrived_end = Signal.like(next_reader.data)
-        m.d.comb += [
-            end_writer.addr.eq(write_row),
-            arrived_end.eq((arrived_short - 1) >> (width.bit_length() - 1)),
-            end_writer.data.eq(arrived_end),
-            end_writer.en.eq(put),
-            next_reader.addr.eq(next_row),
+        with m.If(s.take & ~s.asked_block):
+            m.d.sync += [s.free.eq(s.free + 1), s.some_free.eq(1)]
+        with m.Elif(s.asked_block & ~s.take):
+            m.d.sync += [s.free.eq(s.free - 1), s.some_free.eq(s.free > 1)]
+        m.d.comb += filled.eq(s.level + s.put)
+        m.d.sync += [
+            s.level.eq(Mux(s.take, filled - 1, filled)),
+            s.some.eq(Mux(s.take, filled > 1, filled != 0)),
         ]
 
-        # -- issue side: one group of units after the other ---------------------------------------
+    def _block_ends(self, m: Module, s: _Signals) -> None:
+        """The last group of each block in the buffer."""
+        config, depth = self._config, self._config.prefetch_blocks
+        write_row = Signal(range(depth))
+        next_row = Signal(range(depth), init=1 % depth)  # the one after that which is handed out
+        with m.If(s.put):
+            m.d.sync += write_row.eq(write_row + 1)
+        with m.If(s.take):
+            m.d.sync += next_row.eq(next_row + 1)
+        m.submodules.ends = ends = Memory(shape=s.next_end.shape(), depth=depth, init=[])
+        writer, reader = ends.write_port(), ends.read_port(domain="comb")
+        m.d.comb += [
+            s.arrived_end.eq((s.arrived_short - 1) >> (config.cell_width.bit_length() - 1)),
+            writer.addr.eq(write_row),
+            writer.data.eq(s.arrived_end),
+            writer.en.eq(s.put),
+            reader.addr.eq(next_row),
+            s.next_end.eq(reader.data),
+        ]
 
-        # Two steps to a unit: four groups of a block become one, then that of the right quarter.
-        groups = lanes // width
-        near = min(groups, 4)
-        near_bits = near.bit_length() - 1
-        group_last = Signal()
-        some = Signal()  # level != 0, from a register
-        # Hundreds of registers hang on these, so they are registers themselves: what the output
-        # will do is known a cycle before. Two, of which one is inverted, or synthesis would make
-        # them one again.
-        advance, hold = Signal(init=1), Signal()
-        stage_valid = Signal()
-        stage_far = Signal(range(max(2, groups // near)))
-        # Pointers reach many small memories, so a quarter of the bits of each gate has its own.
-        # Synthesis would make them one again if they did not start at different places. Those to
-        # the group are pairs, one counting up and one down.
+    def _gate_buffer(self, m: Module, s: _Signals, g: int) -> list[Any]:
+        """Buffers of accumulator g; returns the words of the group that is handed out.
+
+        Pointers reach many small memories, so each quarter of the bits has its own. Synthesis
+        would merge them if they did not start at different places. Those to the group are pairs,
+        one that counts up and one that counts down.
+        """
+        width = self._config.cell_width
+        part = ACCUMULATOR_BITS // QUARTERS
+        turned = []
+        for down in range(2):
+            start = g % s.near
+            count = Signal(range(max(2, s.near)), init=start, name=f"group{g}_{down}")
+            following = (count - 1 if down else count + 1) & (s.near - 1)
+            with m.If(s.advance & s.some):
+                m.d.sync += count.eq(Mux(s.group_last, start, following))
+            turned.append(count)
+        quarters = [self._quarter(m, s, g, q, turned[q // 2]) for q in range(QUARTERS)]
+        return [value[p * part : (p + 1) * part] for p in range(width) for value in quarters]
+
+    def _quarter(self, m: Module, s: _Signals, g: int, q: int, turned: Signal) -> Any:
+        """Quarter q of accumulator g: its buffer, and that of the group that is handed out."""
+        config, depth = self._config, self._config.prefetch_blocks
+        count, width = config.multipliers, config.cell_width
         bits = ACCUMULATOR_BITS // QUARTERS
-        part_bits = width * bits
-        words = []
-        for g in range(s.gates):
-            turned = []
-            for down in range(2):
-                start = g % near
-                count = Signal(range(max(2, near)), init=start, name=f"group{g}_{down}")
-                following = (count - 1 if down else count + 1) & (near - 1)
-                with m.If(advance & some):
-                    m.d.sync += count.eq(Mux(group_last, start, following))
-                turned.append(count)
-            selected = []
-            for q in range(QUARTERS):
-                start = (QUARTERS * g + q) % depth
-                write_at = Signal(range(depth), init=start, name=f"write_row{g}_{q}")
-                read_at = Signal(range(depth), init=start, name=f"read_row{g}_{q}")
-                with m.If(put):
-                    m.d.sync += write_at.eq(write_at + 1)
-                with m.If(take):
-                    m.d.sync += read_at.eq(read_at + 1)
-                memory = Memory(
-                    shape=unsigned(lanes * bits),
-                    depth=depth,
-                    init=[],
-                    attrs={"ram_style": "distributed"},
-                )
-                m.submodules[f"buffer{g}_{q}"] = memory
-                writer = memory.write_port()
-                reader = memory.read_port(domain="comb")
-                m.d.comb += [
-                    writer.addr.eq(write_at),
-                    writer.data.eq(
-                        Cat(
-                            self.read_data[i * ACCUMULATOR_BITS + q * bits :][:bits]
-                            for i in range(lanes)
-                        )
-                    ),
-                    writer.en.eq(arrived & (arrived_gate == g)),
-                    reader.addr.eq(read_at),
-                ]
-                down = q // 2
-                places = [(g - k if down else k - g) % near for k in range(near)]
-                parts = []
-                for far in range(groups // near):
-                    choices = [
-                        reader.data[(far * near + k) * part_bits :][:part_bits] for k in places
-                    ]
-                    parts.append(Array(choices)[turned[down]])
-                stage = Data(groups // near * part_bits, name=f"stage{g}_{q}")
-                with m.If(advance):
-                    m.d.sync += stage.eq(Cat(*parts))
-                selected.append(stage.word_select(stage_far, part_bits))
-            for p in range(width):
-                words += [value[p * bits : (p + 1) * bits] for value in selected]
+        start = (QUARTERS * g + q) % depth
+        write_at = Signal(range(depth), init=start, name=f"write_row{g}_{q}")
+        read_at = Signal(range(depth), init=start, name=f"read_row{g}_{q}")
+        with m.If(s.put):
+            m.d.sync += write_at.eq(write_at + 1)
+        with m.If(s.take):
+            m.d.sync += read_at.eq(read_at + 1)
+        memory = Memory(
+            shape=unsigned(count * bits), depth=depth, init=[], attrs={"ram_style": "distributed"}
+        )
+        m.submodules[f"buffer{g}_{q}"] = memory
+        writer, reader = memory.write_port(), memory.read_port(domain="comb")
+        starts = [i * ACCUMULATOR_BITS + q * bits for i in range(count)]
+        m.d.comb += [
+            writer.addr.eq(write_at),
+            writer.data.eq(Cat(self.sums.data[k:][:bits] for k in starts)),
+            writer.en.eq(s.arrived & (s.arrived_gate == g)),
+            reader.addr.eq(read_at),
+        ]
+        part, near, far = width * bits, s.near, count // width // s.near
+        down = q // 2
+        places = [(g - k if down else k - g) % near for k in range(near)]
+        parts = []
+        for f in range(far):
+            choices = [reader.data[(f * near + k) * part :][:part] for k in places]
+            parts.append(Array(choices)[turned])
+        stage = Data(far * part, name=f"stage{g}_{q}")
+        with m.If(s.advance):
+            m.d.sync += stage.eq(Cat(*parts))
+        return stage.word_select(s.stage_far, part)
 
+    # -- issue side: one group of units after the other -------------------------------------------
+
+    def _hand_out(self, m: Module, s: _Signals, words: list[Any]) -> None:
+        """The group goes to the cell unit."""
         # Both registers of the slice stand here, so that the far cell unit's `ready` is cut off.
         m.submodules.units_slice = units_slice = RegisterSlice(self.units.payload.shape())
         connect(m, units_slice.o_stream, flipped(self.units))
         output = units_slice.i_stream
-        filled = Signal.like(level)
+        stage_valid = Signal()
         advance_next = Signal()
-        m.d.sync += [advance.eq(advance_next), hold.eq(~advance_next)]
+        m.d.sync += [s.advance.eq(advance_next), s.hold.eq(~advance_next)]
         m.d.comb += [
-            advance_next.eq((advance & ~some) | units_slice.ready_next),
-            filled.eq(level + put),
+            advance_next.eq((s.advance & ~s.some) | units_slice.ready_next),
             output.payload.eq(Cat(*words)),
             output.valid.eq(stage_valid),
-            take.eq(~hold & some & group_last),
         ]
-        # Whether the group is the last of its block: known when it comes up, because many pointers
-        # hang on it.
-        end = Signal.like(arrived_end)
-        with m.If(~some | (take & (level == 1))):  # the block that arrives, if one does
-            m.d.sync += [group_last.eq(arrived_end == 0), end.eq(arrived_end)]
-        with m.Elif(take):
-            m.d.sync += [group_last.eq(next_reader.data == 0), end.eq(next_reader.data)]
-        with m.Elif(advance):
-            m.d.sync += group_last.eq(group + 1 == end)
-        m.d.sync += [
-            level.eq(Mux(take, filled - 1, filled)),
-            some.eq(Mux(take, filled > 1, filled != 0)),
-        ]
-        with m.If(advance):
-            m.d.sync += [stage_valid.eq(some), stage_far.eq(group[near_bits:])]
-            with m.If(some):
-                m.d.sync += group.eq(Mux(group_last, 0, group + 1))
-        return m
+        with m.If(s.advance):
+            m.d.sync += [
+                stage_valid.eq(s.some),
+                s.stage_far.eq(s.group[s.near.bit_length() - 1 :]),
+            ]
+
+    def _next_group(self, m: Module, s: _Signals) -> None:
+        """Whether the group is the last of its block.
+
+        That is known as the group comes up, because many pointers depend on it.
+        """
+        end = Signal.like(s.arrived_end)
+        m.d.comb += s.take.eq(~s.hold & s.some & s.group_last)
+        with m.If(~s.some | (s.take & (s.level == 1))):  # the block that arrives, if one does
+            m.d.sync += [s.group_last.eq(s.arrived_end == 0), end.eq(s.arrived_end)]
+        with m.Elif(s.take):
+            m.d.sync += [s.group_last.eq(s.next_end == 0), end.eq(s.next_end)]
+        with m.Elif(s.advance):
+            m.d.sync += s.group_last.eq(s.group + 1 == end)
+        with m.If(s.advance), m.If(s.some):
+            m.d.sync += s.group.eq(Mux(s.group_last, 0, s.group + 1))

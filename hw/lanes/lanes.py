@@ -1,12 +1,14 @@
 """The lanes: multipliers, accumulators, and the walk of a column over them.
 
-Each lane owns the rows congruent to its number and their accumulators. All lanes see the same event
-value; each multiplies it by its own byte of the memory word. Accumulators lie in two half banks of
+A lane is a byte of the memory word. It has a multiplier, which owns some rows of every block and
+their accumulators; with ``int4`` it has two, and a byte holds a weight for each. So an engine has
+``config.multipliers`` multipliers, in one or two *halves* of ``config.lanes``. All of them see the
+same event value, and each multiplies it by its own weight. Accumulators lie in two half banks of
 simple dual-port RAM, arranged so that a dense column alternates between them: the cell reads the
-bank that the column leaves free (design section 6, rule 5).
+bank that the column leaves free.
 
-A word is four cycles on its way (read, multiply, add, write); sums still on the way are bypassed,
-so that columns of one word may hit the same row back to back (rule 6).
+A word is four cycles on its way (read, multiply, add, write). Sums still on the way are bypassed,
+so columns of one word may hit the same row back to back (docs/architecture.md, *In the lanes*).
 """
 
 from __future__ import annotations
@@ -19,6 +21,14 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.data_register import IN_FABRIC, Data
+from stillnet.hw.parts.interfaces import (
+    HoldSignature,
+    ProgressSignature,
+    SumReadSignature,
+    WaitingSignature,
+    column_layout,
+    format_fields,
+)
 from stillnet.hw.parts.multiplier import Multiplier
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
@@ -27,43 +37,99 @@ from stillnet.sw.contract.image import BIAS_WORDS, Kind
 
 from .sparse_lanes import SparseLanes
 
-__all__ = ["COMMIT_CYCLES", "READ_LATENCY", "Lanes", "column_layout"]
+__all__ = ["Lanes"]
 
 WEIGHT_BITS = 8
-COMMIT_CYCLES = 4
-"""Cycles by which ``sequence`` and ``block`` must be delayed until a read sees the sums."""
-READ_LATENCY = 2
-"""Cycles from a granted read of an accumulator word to ``read_data``."""
 
 
-def column_layout(config: EngineConfig) -> data.StructLayout:
-    """One column in flight: what the lanes need to know of it besides its words."""
+def _step_layout(config: EngineConfig) -> data.StructLayout:
+    """A place of the walk: where a word goes, and what belongs to it."""
     s = Shapes(config)
     return data.StructLayout(
         {
-            "value": signed(EVENT_BITS),
-            "words": unsigned(16),
-            "gates": unsigned(s.gates),
-            "stride": unsigned(4),
-            "base": unsigned(s.accumulator_address),
+            "place": s.accumulator_address,
+            "bank": 1,
             "bias": 1,
-            "layer": unsigned(s.layer),
-            "step": unsigned(2),
+            "write": 1,
+            "last": 1,
+            "block_end": 1,
+            "value": signed(EVENT_BITS),
+            "layer": s.layer,
+            "step": 2,
+            "block": s.block,
+            **({"half": 1} if config.int4 else {}),
+            **({"first": 1, "base": s.accumulator_address} if config.sparse else {}),
             **format_fields(config),
         }
     )
 
 
-def format_fields(config: EngineConfig) -> dict[str, Any]:
-    """What a column needs beside that where it may not be dense or not int8."""
-    s = Shapes(config)
-    fields: dict[str, Any] = {"int4": 1} if config.int4 else {}
-    if config.sparse:
-        address = unsigned(s.accumulator_address)
-        fields |= {"kind": unsigned(3), "kept": unsigned(5), "width": unsigned(2)}
-        fields |= {"blocks": unsigned(s.block), "lane_rows": address}
-        fields |= {"hole_at": address, "hole": address}
-    return fields
+class _Walk:
+    """The walk of a column: signals that its parts share."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        shapes = Shapes(config)
+        # -- the column
+        self.column = Data(column_layout(config))
+        self.valid = Signal()
+        self.left = Data(16)  # words of the column, this one included
+        self.last = Data()  # left == 1
+        self.block = Data(shapes.block)
+        self.block_base = Data(shapes.accumulator_address)
+        self.rest = Data(shapes.gates)  # gates of this block still to come, this one included
+        self.others = Signal(shapes.gates)  # rest without its lowest gate
+        self.gate = Data(range(max(2, shapes.gates)))  # the lowest of rest
+        # Words of a bias, or of one weight for each multiplier.
+        self.byte = Signal(range(BIAS_WORDS * config.multipliers // config.lanes))
+        self.byte_last = Signal()
+        # Bases of the gates, which lie one after the other, so that the rows of a multiplier can
+        # be numbered through; only for pruned columns.
+        self.bases = [
+            Data(shapes.accumulator_address, name=f"base{g}")
+            for g in range(shapes.gates if config.sparse else 0)
+        ]
+        self.first = Signal()  # the first word of the column, only for pruned columns
+        # -- places: the word that the walk is at, that of the next word, and one in between.
+        # Whether a word may enter comes from a register, because a cell only ever moves on: what
+        # it allowed a cycle ago it still allows. The spare place makes the walk independent of the
+        # words.
+        layout = _step_layout(config)
+        self.walk, self.next, self.spare = Signal(layout), Data(layout), Data(layout)
+        self.next_valid, self.spare_valid = Signal(), Signal()
+        self.walk_open, self.spare_open = Signal(), Signal()
+        self.enter = Signal()  # there is a next place, and it may be entered
+        self.stall = Signal()  # no word is taken, whatever the cell says
+        self.take = Signal()
+        self.advance = Signal()
+
+
+class _Sums:
+    """The way of a word to its sum; a number is the stage.
+
+    Stage 0 has the word and its place, then come read, multiply, add and write.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        shapes = Shapes(config)
+        bits = shapes.accumulator_address - 1
+        self.valid0, self.valid1, self.valid2, self.valid3 = (
+            Signal(name=f"valid{i}") for i in range(4)
+        )
+        self.row0, self.row1, self.row2, self.row3 = (Data(bits, name=f"row{i}") for i in range(4))
+        self.bank0, self.bank1, self.bank2, self.bank3 = (Signal(name=f"bank{i}") for i in range(4))
+        self.bias0, self.bias1 = Signal(), Signal()
+        self.word0 = Data(config.word_bits)
+        halves = config.multipliers // config.lanes
+        # Earlier words of a bias, low first.
+        self.history = Data((BIAS_WORDS * halves - 1) * config.word_bits)
+        # Which older sum the word needs: that of one, two or three words before it.
+        self.near1, self.near2, self.near3 = (Signal(name=f"near{i}") for i in range(1, 4))
+        self.use_total, self.use_older = Signal(), Signal()
+        # The memories lie far apart, so every second multiplier has registers of its own in front
+        # of its addresses. They are inverted, or synthesis would merge them.
+        self.column_reads, self.cell_reads = Signal(2), Signal(2, init=3)  # which bank
+        self.row_inverse = Data(bits)
+        self.read_bank2 = Signal()  # bank of the cell's read, as its data come
 
 
 class Lanes(wiring.Component):
@@ -78,55 +144,34 @@ class Lanes(wiring.Component):
     columns : In(stream of ``column_layout``)
         Columns in the order of their words.
     words : In(stream of ``config.word_bits``)
-    hold_layer, hold_step, hold_block, hold_active : In
-        The cell now reading: words of that layer for a later step wait until their block is below
-        ``hold_block``. Steps count modulo 4.
-    hold_sequence : In
-        Number after the last column that the cell now reading needs.
-    hold_next_layer, hold_next_step, hold_next_active : In
-        The cell that reads next: words of that layer for a later step wait.
-    read_valid, read_address, read_bank, read_ready : accumulator read of the cell
-        A word of all lanes; granted while ``read_ready``.
-    read_inverse : In
-        ``~read_address``, from registers of its own.
-    read_data : Out(lanes * 32)
-        ``READ_LATENCY`` cycles after the grant.
+    hold : In(HoldSignature)
+        Cell that is being read: words of its layer for a later step wait until their block is
+        below ``hold.block``.
+    waiting : In(WaitingSignature)
+        Cell that is read next: words of its layer for a later step wait.
+    sums : In(SumReadSignature)
+        The cell's read of the accumulators.
     column_done : Out(1)
         Pulses as the last word of a column is taken.
-    sequence : Out
-        Number of columns completely taken, modulo 2**bits.
-    block : Out
-        Blocks of the column now being taken that are taken completely.
+    progress : Out(ProgressSignature)
+        Columns and blocks that were taken.
     taken, held, starved : Out(1)
-        This cycle a word was taken; a word waited for the cell; a column waited for a word.
+        In this cycle a word was taken; a word waited for the cell; a column waited for a word.
     busy : Out(1)
         A column or a sum is on its way.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        s = Shapes(config)
         super().__init__(
             {
                 "columns": In(stream.Signature(column_layout(config))),
                 "words": In(stream.Signature(unsigned(config.word_bits))),
-                "hold_layer": In(s.layer),
-                "hold_step": In(2),
-                "hold_block": In(s.block),
-                "hold_active": In(1),
-                "hold_sequence": In(s.sequence),
-                "hold_next_layer": In(s.layer),
-                "hold_next_step": In(2),
-                "hold_next_active": In(1),
-                "read_valid": In(1),
-                "read_address": In(s.accumulator_address - 1),
-                "read_inverse": In(s.accumulator_address - 1),
-                "read_bank": In(1),
-                "read_ready": Out(1),
-                "read_data": Out(config.multipliers * ACCUMULATOR_BITS),
+                "hold": In(HoldSignature(config)),
+                "waiting": In(WaitingSignature(config)),
+                "sums": In(SumReadSignature(config)),
                 "column_done": Out(1),
-                "sequence": Out(s.sequence),
-                "block": Out(s.block),
+                "progress": Out(ProgressSignature(config)),
                 "taken": Out(1),
                 "held": Out(1),
                 "starved": Out(1),
@@ -141,364 +186,347 @@ class Lanes(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config, s = self._config, Shapes(self._config)
-        lanes = config.multipliers
-        halves = lanes // config.lanes
-        # The words of a bias, or of one weight for each lane.
-        parts = BIAS_WORDS * halves
+        w = _Walk(self._config)
+        self._place(m, w)
+        self._step(m, w)
+        self._take_word(m, w)
+        self._move_places(m, w)
+        self._next_word(m, w)
+        self._next_column(m, w)
+        if self._config.sparse:
+            self._sparse(m, w)
+        else:
+            self._count(m, w, self.progress.sequence, self.progress.block)
+            s = _Sums(self._config)
+            self._word(m, w, s)
+            self._stages(m, s)
+            self._bypass(m, s)
+            self._cell_read(m, w, s)
+            self._busy(m, w, s)
+            for i in range(self._config.multipliers):
+                m.submodules[f"lane{i}"] = self._multiplier(w, s, i)
+        return m
 
-        # -- walk: where each word of a column goes, one word ahead of the words -------------------
+    # -- walk: where each word of a column goes, one word ahead of the words ----------------------
 
-        column = Data(column_layout(config))
-        valid = Signal()
-        left = Data(16)  # words of the column, this one included
-        last = Data()  # left == 1
-        block = Data(s.block)
-        block_base = Data(s.accumulator_address)
-        rest = Data(s.gates)  # gates of this block still to come, this one included
-        byte = Signal(range(parts))
-        others = Signal(s.gates)  # rest without its lowest gate
-        gate = Data(range(max(2, s.gates)))  # the lowest of rest
-        m.d.comb += others.eq(rest & (rest - 1))
+    def _lowest(self, gates: Signal) -> Any:
+        """Number of the lowest gate of a mask."""
+        found: Any = 0
+        for g in reversed(range(Shapes(self._config).gates)):
+            found = Mux(gates[g], g, found)
+        return found
 
-        def lowest(gates: Signal) -> Any:
-            found: Any = 0
-            for g in reversed(range(s.gates)):
-                found = Mux(gates[g], g, found)
-            return found
-
-        byte_last = Signal()
+    def _place(self, m: Module, w: _Walk) -> None:
+        """Where the word at the walk goes."""
+        config, column = self._config, w.column
+        parts = BIAS_WORDS * config.multipliers // config.lanes
+        m.d.comb += w.others.eq(w.rest & (w.rest - 1))
         if config.int4:
             last_part = Mux(column.bias, parts - 1, ~column.int4)
-            m.d.comb += byte_last.eq(byte == last_part)
+            m.d.comb += w.byte_last.eq(w.byte == last_part)
         else:
-            m.d.comb += byte_last.eq(~column.bias | (byte == parts - 1))
-        place = Signal(s.accumulator_address)
+            m.d.comb += w.byte_last.eq(~column.bias | (w.byte == parts - 1))
+        place, bank = Signal(len(w.block_base)), Signal()
         if config.sparse:
-            # Gate after gate, so that the rows of a lane can be numbered through.
-            bases = [Signal.like(block_base, name=f"base{g}") for g in range(s.gates)]
-            m.d.comb += place.eq(Array(bases)[gate] + block)
+            m.d.comb += place.eq(Array(w.bases)[w.gate] + w.block)
         else:
-            m.d.comb += place.eq(block_base + gate)
-        # Even strides would put gate 0 of every block into one bank; fold the block's parity in.
-        bank = Signal()
-        m.d.comb += bank.eq(place[0] ^ (block[0] & ~column.stride[0]))
-
-        def may_enter(layer: Any, step: Any, at_block: Any) -> Any:
-            """No cell has still to read the unit for an earlier step than the column's."""
-
-            def earlier(cell_step: Any) -> Any:
-                ahead = Signal(2)
-                m.d.comb += ahead.eq(step - cell_step)
-                return (ahead == 1) | (ahead == 2)
-
-            return ~(
-                (
-                    self.hold_active
-                    & (self.hold_layer == layer)
-                    & earlier(self.hold_step)
-                    & (at_block >= self.hold_block)
-                )
-                | (
-                    self.hold_next_active
-                    & (self.hold_next_layer == layer)
-                    & earlier(self.hold_next_step)
-                )
-            )
-
-        # The places of the next word and of the one after it. Whether a word may enter comes from a
-        # register, because a cell only ever moves on: what it allowed a cycle ago it still allows.
-        # The second place is there so that the walk does not hang on the words.
-        next_valid, spare_valid = Signal(), Signal()
-        enter = Signal()  # there is a place, and it may be entered
-        spare_open = Signal()
-        step_layout = data.StructLayout(
-            {
-                "place": len(place),
-                "bank": 1,
-                "bias": 1,
-                "write": 1,
-                "last": 1,
-                "block_end": 1,
-                "value": signed(EVENT_BITS),
-                "layer": s.layer,
-                "step": 2,
-                "block": s.block,
-                **({"half": 1} if config.int4 else {}),
-                **({"first": 1, "base": len(place)} if config.sparse else {}),
-                **format_fields(config),
-            }
-        )
-        walk, next_, spare = Signal(step_layout), Data(step_layout), Data(step_layout)
+            m.d.comb += place.eq(w.block_base + w.gate)
         m.d.comb += [
-            walk.place.eq(place),
-            walk.bank.eq(bank),
+            # Even strides would put gate 0 of every block into one bank, so the bank is turned over
+            # in odd blocks.
+            bank.eq(place[0] ^ (w.block[0] & ~column.stride[0])),
+            w.walk.place.eq(place),
+            w.walk.bank.eq(bank),
+        ]
+
+    def _step(self, m: Module, w: _Walk) -> None:
+        """What belongs to the word at the walk."""
+        config, column, walk = self._config, w.column, w.walk
+        m.d.comb += [
             walk.bias.eq(column.bias),
-            walk.write.eq(byte_last),
-            walk.last.eq(last),
-            walk.block_end.eq(byte_last & (others == 0)),
+            walk.write.eq(w.byte_last),
+            walk.last.eq(w.last),
+            walk.block_end.eq(w.byte_last & (w.others == 0)),
             walk.value.eq(column.value),
             walk.layer.eq(column.layer),
             walk.step.eq(column.step),
-            walk.block.eq(block),
+            walk.block.eq(w.block),
+            *(walk[name].eq(column[name]) for name in format_fields(config)),
         ]
-        m.d.comb += [walk[name].eq(column[name]) for name in format_fields(config)]
         if config.int4:
-            m.d.comb += [walk.half.eq(byte[0]), walk.write.eq(byte_last | ~column.bias)]
-        stall = Signal()  # no word is taken, whatever the cell says
+            m.d.comb += [walk.half.eq(w.byte[0]), walk.write.eq(w.byte_last | ~column.bias)]
         if config.sparse:
-            first = Signal()
-            m.d.comb += [walk.first.eq(first), walk.base.eq(column.base)]
+            m.d.comb += [walk.first.eq(w.first), walk.base.eq(column.base)]
             with m.If((column.kind != Kind.DENSE) & ~column.bias):
-                # It goes through the blocks as it likes, so none of them may be unread.
-                m.d.comb += [walk.block.eq((1 << s.block) - 1), walk.block_end.eq(0)]
+                # Its rows are in any order, so no block of the layer may be unread.
+                m.d.comb += [walk.block.eq((1 << len(w.block)) - 1), walk.block_end.eq(0)]
 
-        def may(step: Any) -> Any:
-            return may_enter(step.layer, step.step, step.block)
+    def _may_enter(self, m: Module, step: Any) -> Any:
+        """No cell has still to read the unit for an earlier step than the column's."""
 
-        take, advance = Signal(), Signal()
-        walk_open = Signal()
+        def earlier(cell_step: Any) -> Any:
+            ahead = Signal(2)
+            m.d.comb += ahead.eq(step.step - cell_step)
+            return (ahead == 1) | (ahead == 2)
+
+        hold, waiting = self.hold, self.waiting
+        unread = step.block >= hold.block
+        return ~(
+            (hold.active & (hold.layer == step.layer) & earlier(hold.step) & unread)
+            | (waiting.active & (waiting.layer == step.layer) & earlier(waiting.step))
+        )
+
+    def _take_word(self, m: Module, w: _Walk) -> None:
+        """A word is taken when its place may be entered."""
+        words = self.words
+        may_take = w.enter & ~w.stall
         m.d.comb += [
-            take.eq(enter & self.words.valid & ~stall),
-            self.words.ready.eq(enter & ~stall),
-            advance.eq(~next_valid | take),
-            self.taken.eq(take),
-            self.held.eq(next_valid & self.words.valid & ~(enter & ~stall)),
-            self.starved.eq(next_valid & ~self.words.valid),
-            self.column_done.eq(take & next_.last),
-            self.columns.ready.eq(~valid | (~spare_valid & last)),
-            walk_open.eq(may(walk)),
+            w.take.eq(w.enter & words.valid & ~w.stall),
+            words.ready.eq(may_take),
+            w.advance.eq(~w.next_valid | w.take),
+            self.taken.eq(w.take),
+            self.held.eq(w.next_valid & words.valid & ~may_take),
+            self.starved.eq(w.next_valid & ~words.valid),
+            self.column_done.eq(w.take & w.next.last),
+            self.columns.ready.eq(~w.valid | (~w.spare_valid & w.last)),
         ]
-        with m.If(advance):
+
+    def _move_places(self, m: Module, w: _Walk) -> None:
+        """The places move on, and whether they may be entered is asked again each cycle."""
+        m.d.comb += w.walk_open.eq(self._may_enter(m, w.walk))
+        with m.If(w.advance):
             m.d.sync += [
-                next_valid.eq(spare_valid | valid),
-                enter.eq(Mux(spare_valid, spare_open, valid & walk_open)),
-                next_.eq(Mux(spare_valid, spare, walk)),
-                spare_valid.eq(0),
+                w.next_valid.eq(w.spare_valid | w.valid),
+                w.enter.eq(Mux(w.spare_valid, w.spare_open, w.valid & w.walk_open)),
+                w.next.eq(Mux(w.spare_valid, w.spare, w.walk)),
+                w.spare_valid.eq(0),
             ]
         with m.Else():
-            m.d.sync += enter.eq(may(next_))
-            with m.If(~spare_valid):
-                m.d.sync += spare_valid.eq(valid)
-        with m.If(spare_valid):
-            m.d.sync += spare_open.eq(may(spare))
+            m.d.sync += w.enter.eq(self._may_enter(m, w.next))
+            with m.If(~w.spare_valid):
+                m.d.sync += w.spare_valid.eq(w.valid)
+        with m.If(w.spare_valid):
+            m.d.sync += w.spare_open.eq(self._may_enter(m, w.spare))
         with m.Else():
-            m.d.sync += [spare.eq(walk), spare_open.eq(walk_open)]
-        with m.If(~spare_valid & valid):
-            m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
-            if config.int4:
-                m.d.sync += byte.eq(Mux(byte_last, 0, byte + 1))
+            m.d.sync += [w.spare.eq(w.walk), w.spare_open.eq(w.walk_open)]
+
+    def _next_word(self, m: Module, w: _Walk) -> None:
+        """The walk goes on: byte after byte, gate after gate, block after block."""
+        column = w.column
+        with m.If(~w.spare_valid & w.valid):
+            m.d.sync += [w.left.eq(w.left - 1), w.last.eq(w.left == 2)]
+            if self._config.int4:
+                m.d.sync += w.byte.eq(Mux(w.byte_last, 0, w.byte + 1))
             else:
                 with m.If(column.bias):
-                    m.d.sync += byte.eq(byte + 1)
-            if config.sparse:
-                m.d.sync += first.eq(0)
-            with m.If(byte_last):
-                m.d.sync += [rest.eq(others), gate.eq(lowest(others))]
-                with m.If(others == 0):
+                    m.d.sync += w.byte.eq(w.byte + 1)
+            if self._config.sparse:
+                m.d.sync += w.first.eq(0)
+            with m.If(w.byte_last):
+                m.d.sync += [w.rest.eq(w.others), w.gate.eq(self._lowest(w.others))]
+                with m.If(w.others == 0):
                     m.d.sync += [
-                        rest.eq(column.gates),
-                        gate.eq(lowest(column.gates)),
-                        block.eq(block + 1),
-                        block_base.eq(block_base + column.stride),
+                        w.rest.eq(column.gates),
+                        w.gate.eq(self._lowest(column.gates)),
+                        w.block.eq(w.block + 1),
+                        w.block_base.eq(w.block_base + column.stride),
                     ]
-            with m.If(last):
-                m.d.sync += valid.eq(0)
+            with m.If(w.last):
+                m.d.sync += w.valid.eq(0)
+
+    def _next_column(self, m: Module, w: _Walk) -> None:
+        """The walk of the next column begins."""
+        entry = self.columns.payload
         with m.If(self.columns.ready & self.columns.valid):
-            entry = self.columns.payload
             m.d.sync += [
-                valid.eq(1),
-                column.eq(entry),
-                left.eq(entry.words),
-                last.eq(entry.words == 1),
-                block.eq(0),
-                block_base.eq(entry.base),
-                rest.eq(entry.gates),
-                gate.eq(lowest(entry.gates)),
-                byte.eq(0),
+                w.valid.eq(1),
+                w.column.eq(entry),
+                w.left.eq(entry.words),
+                w.last.eq(entry.words == 1),
+                w.block.eq(0),
+                w.block_base.eq(entry.base),
+                w.rest.eq(entry.gates),
+                w.gate.eq(self._lowest(entry.gates)),
+                w.byte.eq(0),
             ]
-            if config.sparse:
-                m.d.sync += [b.eq(entry.base + g * entry.blocks) for g, b in enumerate(bases)]
-                m.d.sync += first.eq(1)
-        sequence, taken_block = self.sequence, self.block
-        if config.sparse:
-            sequence, taken_block = Signal.like(sequence), Signal.like(taken_block)
-        with m.If(take & next_.block_end):
-            m.d.sync += taken_block.eq(next_.block + 1)
-        with m.If(take & next_.last):
-            m.d.sync += [sequence.eq(sequence + 1), taken_block.eq(0)]
+            if self._config.sparse:
+                m.d.sync += [b.eq(entry.base + g * entry.blocks) for g, b in enumerate(w.bases)]
+                m.d.sync += w.first.eq(1)
 
-        if config.sparse:
-            # A stage of its own behind the walk; every lane has an address of its own.
-            m.submodules.sparse = sparse = SparseLanes(config)
-            head = sparse.head
-            names = ("value", "kept", "width", "base", "lane_rows", "hole_at", "hole")
-            m.d.comb += [
-                sparse.taken.eq(take),
-                sparse.word.eq(self.words.payload),
-                head.kind.eq(Mux(next_.bias, Kind.BIAS, next_.kind)),
-                *(head[name].eq(next_[name]) for name in (*names, "first", "place", "write")),
-                sparse.sequence.eq(sequence),
-                sparse.block.eq(taken_block),
-                self.sequence.eq(sparse.done_sequence),
-                self.block.eq(sparse.done_block),
-                sparse.hold_active.eq(self.hold_active),
-                sparse.hold_sequence.eq(self.hold_sequence),
-                stall.eq(sparse.stall),
-                sparse.read_row.eq(Cat(self.read_bank, self.read_address)),
-                self.read_data.eq(sparse.read_data),
-                self.read_ready.eq(1),
-                self.busy.eq(valid | next_valid | sparse.busy | self.columns.valid),
-            ]
-            if config.int4:
-                m.d.comb += [head.int4.eq(next_.int4), head.half.eq(next_.half)]
-            return m
+    def _count(self, m: Module, w: _Walk, sequence: Signal, block: Signal) -> None:
+        """How far the words are that were taken."""
+        with m.If(w.take & w.next.block_end):
+            m.d.sync += block.eq(w.next.block + 1)
+        with m.If(w.take & w.next.last):
+            m.d.sync += [sequence.eq(sequence + 1), block.eq(0)]
 
-        # -- stage 0: the word and its place ------------------------------------------------------
+    # -- pruned columns ---------------------------------------------------------------------------
 
-        valid0 = Signal()
-        row0 = Data(s.accumulator_address - 1)
-        bank0 = Signal()
-        bias0 = Signal()
-        word0 = Data(config.word_bits)
+    def _sparse(self, m: Module, w: _Walk) -> None:
+        """A stage of its own follows the walk; every lane has an address of its own."""
+        m.submodules.sparse = sparse = SparseLanes(self._config)
+        self._count(m, w, sparse.progress.sequence, sparse.progress.block)
+        head, place = sparse.head, w.next
+        names = ("value", "kept", "width", "base", "lane_rows", "hole_at", "hole")
+        m.d.comb += [
+            sparse.taken.eq(w.take),
+            sparse.word.eq(self.words.payload),
+            head.kind.eq(Mux(place.bias, Kind.BIAS, place.kind)),
+            *(head[name].eq(place[name]) for name in (*names, "first", "place", "write")),
+            self.progress.sequence.eq(sparse.done.sequence),
+            self.progress.block.eq(sparse.done.block),
+            sparse.hold_active.eq(self.hold.active),
+            sparse.hold_sequence.eq(self.hold.sequence),
+            w.stall.eq(sparse.stall),
+            sparse.read_row.eq(Cat(self.sums.bank, self.sums.address)),
+            self.sums.data.eq(sparse.read_data),
+            self.sums.ready.eq(1),
+            self.busy.eq(w.valid | w.next_valid | sparse.busy | self.columns.valid),
+        ]
+        if self._config.int4:
+            m.d.comb += [head.int4.eq(place.int4), head.half.eq(place.half)]
+
+    # -- dense columns: the word and its place, then read, multiply, add, write -------------------
+
+    def _word(self, m: Module, w: _Walk, s: _Sums) -> None:
+        """Stage 0."""
         m.d.sync += [
-            valid0.eq(take & next_.write),
-            row0.eq(next_.place[1:]),
-            bank0.eq(next_.bank),
-            bias0.eq(next_.bias),
+            s.valid0.eq(w.take & w.next.write),
+            s.row0.eq(w.next.place[1:]),
+            s.bank0.eq(w.next.bank),
+            s.bias0.eq(w.next.bias),
         ]
         # What is no word is not written either, so nothing wide waits for `take`.
         entered0 = Signal()
-        m.d.sync += [word0.eq(self.words.payload), entered0.eq(take)]
-        history = Data((parts - 1) * config.word_bits)  # earlier words of a bias, low first
+        m.d.sync += [s.word0.eq(self.words.payload), entered0.eq(w.take)]
         with m.If(entered0):
-            m.d.sync += history.eq(Cat(history[config.word_bits :], word0))
+            m.d.sync += s.history.eq(Cat(s.history[self._config.word_bits :], s.word0))
+        for k in range(2):
+            reads = w.take & w.next.write & (w.next.bank == k)
+            m.d.sync += [s.column_reads[k].eq(reads), s.cell_reads[k].eq(~reads)]
+        m.d.sync += s.row_inverse.eq(~w.next.place[1:])
 
-        # -- stages 1 to 3: read, multiply, add, write --------------------------------------------
-
-        valid1, valid2, valid3 = (Signal(name=f"valid{i}") for i in range(1, 4))
-        row1, row2, row3 = (Signal.like(row0, name=f"row{i}") for i in range(1, 4))
-        bank1, bank2, bank3 = (Signal(name=f"bank{i}") for i in range(1, 4))
-        bias1 = Signal()
+    def _stages(self, m: Module, s: _Sums) -> None:
+        """Stages 1 to 3 of the place."""
         m.d.sync += [
-            Cat(valid1, valid2, valid3).eq(Cat(valid0, valid1, valid2)),
-            Cat(row1, row2, row3).eq(Cat(row0, row1, row2)),
-            Cat(bank1, bank2, bank3).eq(Cat(bank0, bank1, bank2)),
-            bias1.eq(bias0),
+            Cat(s.valid1, s.valid2, s.valid3).eq(Cat(s.valid0, s.valid1, s.valid2)),
+            Cat(s.row1, s.row2, s.row3).eq(Cat(s.row0, s.row1, s.row2)),
+            Cat(s.bank1, s.bank2, s.bank3).eq(Cat(s.bank0, s.bank1, s.bank2)),
+            s.bias1.eq(s.bias0),
         ]
+
+    def _bypass(self, m: Module, s: _Sums) -> None:
+        """Which older sum the word needs instead of what it read, the latest first.
+
+        A bias is not added to anything.
+        """
 
         def same(valid_n: Signal, row_n: Signal, bank_n: Signal) -> Any:
-            return valid_n & (row_n == row0) & (bank_n == bank0)
+            return valid_n & (row_n == s.row0) & (bank_n == s.bank0)
 
-        # Which older sum does the word need instead of what it read? That of the word one, two or
-        # three places before it, the latest first. A bias is not added to anything.
-        near1, near2, near3 = (Signal(name=f"near{i}") for i in range(1, 4))
-        use_total, use_older = Signal(), Signal()
         m.d.sync += [
-            near1.eq(same(valid1, row1, bank1) & ~bias0),
-            near2.eq(same(valid2, row2, bank2)),
-            near3.eq(same(valid3, row3, bank3)),
-            use_total.eq(near1),
+            s.near1.eq(same(s.valid1, s.row1, s.bank1) & ~s.bias0),
+            s.near2.eq(same(s.valid2, s.row2, s.bank2)),
+            s.near3.eq(same(s.valid3, s.row3, s.bank3)),
+            s.use_total.eq(s.near1),
+            s.use_older.eq(s.near2 | s.near3 | s.bias1),
         ]
-        m.d.sync += use_older.eq(near2 | near3 | bias1)
 
-        # The cell reads the bank that the column leaves free.
-        m.d.comb += self.read_ready.eq(~(valid0 & (bank0 == self.read_bank)))
-        # The memories of the lanes lie far apart, so every second lane has registers of its own in
-        # front of its addresses. Inverted, or synthesis would make them one again.
-        column_reads, cell_reads = Signal(2), Signal(2, init=3)  # which bank
-        row_inverse = Data(len(row0))
-        for k in range(2):
-            reads = take & next_.write & (next_.bank == k)
-            m.d.sync += [column_reads[k].eq(reads), cell_reads[k].eq(~reads)]
-        m.d.sync += row_inverse.eq(~next_.place[1:])
-        read_bank1, read_bank2 = Signal(), Signal()
-        m.d.sync += [read_bank1.eq(self.read_bank), read_bank2.eq(read_bank1)]
+    def _cell_read(self, m: Module, w: _Walk, s: _Sums) -> None:
+        """The cell reads the bank that the column leaves free."""
+        read_bank1 = Signal()
+        m.d.comb += self.sums.ready.eq(~(s.valid0 & (s.bank0 == self.sums.bank)))
+        m.d.sync += [read_bank1.eq(self.sums.bank), s.read_bank2.eq(read_bank1)]
 
-        half = -(-config.accumulators // 2)
-        m.d.comb += self.busy.eq(
-            valid
-            | next_valid
-            | spare_valid
-            | valid0
-            | valid1
-            | valid2
-            | valid3
-            | self.columns.valid
+    def _busy(self, m: Module, w: _Walk, s: _Sums) -> None:
+        """Something is on its way."""
+        sums = (s.valid0, s.valid1, s.valid2, s.valid3)
+        busy: Any = w.valid
+        for part in (w.next_valid, w.spare_valid, *sums, self.columns.valid):
+            busy = busy | part
+        m.d.comb += self.busy.eq(busy)
+
+    def _multiplier(self, w: _Walk, s: _Sums, i: int) -> Module:
+        """Multiplier i with its accumulators."""
+        lane = Module()
+        half, in_word = divmod(i, self._config.lanes)
+        weight = self._weight(lane, w, i)
+        # Nothing stands between the multiplier and registers. A bias comes as an older sum: the
+        # event's value is 0 there.
+        lane.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
+        product = Data(signed(WEIGHT_BITS + EVENT_BITS))
+        bias_value = Data(ACCUMULATOR_BITS)
+        older = Data(ACCUMULATOR_BITS)
+        addend = Signal(ACCUMULATOR_BITS)
+        total, total1 = (Data(signed(ACCUMULATOR_BITS), name=name) for name in ("total", "total1"))
+        read = [self._bank(lane, s, i, k, total) for k in range(2)]
+        lane.d.comb += [
+            multiplier.a.eq(weight),
+            multiplier.b.eq(w.next.value),
+            addend.eq(
+                Mux(s.use_total, total, Mux(s.use_older, older, Mux(s.bank2, read[1], read[0])))
+            ),
+            self.sums.data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(
+                Mux(s.read_bank2, read[1], read[0])
+            ),
+        ]
+        lane.d.sync += [
+            product.eq(multiplier.product),
+            bias_value.eq(Cat(*self._bias_bytes(s, half, in_word))),
+            older.eq(Mux(s.bias1, bias_value, Mux(s.near2, total, total1))),
+            total.eq(addend.as_signed() + product),
+            total1.eq(total),
+        ]
+        return lane
+
+    def _weight(self, lane: Module, w: _Walk, i: int) -> Signal:
+        """The weight of multiplier i in the word."""
+        half, in_word = divmod(i, self._config.lanes)
+        word = self.words.payload
+        weight = Signal(signed(WEIGHT_BITS))
+        lane.d.comb += weight.eq(word[WEIGHT_BITS * in_word :][:WEIGHT_BITS].as_signed())
+        if self._config.int4:
+            # A word of bytes feeds one half of the multipliers, the others add nothing.
+            with lane.If(w.next.int4):
+                lane.d.comb += weight.eq(word[4 * i :][:4].as_signed())
+            with lane.Elif(w.next.half != half):
+                lane.d.comb += weight.eq(0)
+        return weight
+
+    def _bias_bytes(self, s: _Sums, half: int, in_word: int) -> list[Any]:
+        """Bytes of the bias of a multiplier, which the latest words hold."""
+        config = self._config
+        halves = config.multipliers // config.lanes
+        whole = Cat(s.history, s.word0)
+        return [
+            whole[(k * halves + half) * config.word_bits + 8 * in_word :][:8]
+            for k in range(BIAS_WORDS)
+        ]
+
+    def _bank(self, lane: Module, s: _Sums, i: int, k: int, total: Signal) -> Signal:
+        """Half bank k of the accumulators of multiplier i; what is read of it."""
+        # A sum read while it is written is bypassed: the memory may give either value.
+        memory = Memory(
+            shape=unsigned(ACCUMULATOR_BITS),
+            depth=-(-self._config.accumulators // 2),
+            init=[],
+            attrs={"no_rw_check": 1},
         )
-        for i in range(lanes):
-            lane = Module()
-            product = Data(signed(WEIGHT_BITS + EVENT_BITS))
-            # Not the block RAM's own registers: these stand near what adds.
-            read = [Data(ACCUMULATOR_BITS, name=f"read{k}", attrs={IN_FABRIC: 1}) for k in range(2)]
-            older = Data(ACCUMULATOR_BITS)
-            addend = Signal(ACCUMULATOR_BITS)
-            total = Data(signed(ACCUMULATOR_BITS))
-            total1 = Data(signed(ACCUMULATOR_BITS))
-            side, in_word = divmod(i, config.lanes)
-            whole = Cat(history, word0)
-            bytes_ = [
-                whole[(k * halves + side) * config.word_bits + 8 * in_word :][:8]
-                for k in range(BIAS_WORDS)
-            ]
-            bias_value = Data(ACCUMULATOR_BITS)
-            # Nothing stands between the multiplier and registers. A bias comes as an older sum: the
-            # event's value is 0 there.
-            weight = Signal(signed(WEIGHT_BITS))
-            lane.d.comb += weight.eq(
-                self.words.payload[WEIGHT_BITS * in_word :][:WEIGHT_BITS].as_signed()
-            )
-            if config.int4:
-                # A word of bytes feeds one half of the lanes, the others add nothing.
-                with lane.If(next_.int4):
-                    lane.d.comb += weight.eq(self.words.payload[4 * i :][:4].as_signed())
-                with lane.Elif(next_.half != side):
-                    lane.d.comb += weight.eq(0)
-            lane.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
-            lane.d.comb += [
-                multiplier.a.eq(weight),
-                multiplier.b.eq(next_.value),
-            ]
-            lane.d.sync += [
-                product.eq(multiplier.product),
-                bias_value.eq(Cat(*bytes_)),
-            ]
-            for k in range(2):
-                # A sum read while it is written is bypassed: the memory may give either value.
-                memory = Memory(
-                    shape=unsigned(ACCUMULATOR_BITS),
-                    depth=half,
-                    init=[],
-                    attrs={"no_rw_check": 1},
-                )
-                lane.submodules[f"bank{k}"] = memory
-                reader = memory.read_port()
-                writer = memory.write_port()
-                if i % 2 == 0:
-                    address = Mux(column_reads[k], row0, self.read_address)
-                else:
-                    address = ~Mux(cell_reads[k], self.read_inverse, row_inverse)
-                lane.d.comb += [
-                    reader.addr.eq(address),
-                    writer.addr.eq(row3),
-                    writer.data.eq(total),
-                    writer.en.eq(valid3 & (bank3 == k)),
-                ]
-                # Half of a cycle is gone when a memory's data come. So nothing is done with them
-                # before a register.
-                lane.d.sync += read[k].eq(reader.data)
-            lane.d.comb += [
-                addend.eq(
-                    Mux(use_total, total, Mux(use_older, older, Mux(bank2, read[1], read[0])))
-                ),
-                self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(
-                    Mux(read_bank2, read[1], read[0])
-                ),
-            ]
-            lane.d.sync += [
-                older.eq(Mux(bias1, bias_value, Mux(near2, total, total1))),
-                total.eq(addend.as_signed() + product),
-                total1.eq(total),
-            ]
-            m.submodules[f"lane{i}"] = lane
-        return m
+        lane.submodules[f"bank{k}"] = memory
+        reader, writer = memory.read_port(), memory.write_port()
+        # Not the block RAM's own register: this one stands near what adds.
+        read = Data(ACCUMULATOR_BITS, name=f"read{k}", attrs={IN_FABRIC: 1})
+        if i % 2 == 0:
+            address = Mux(s.column_reads[k], s.row0, self.sums.address)
+        else:
+            address = ~Mux(s.cell_reads[k], self.sums.inverse, s.row_inverse)
+        lane.d.comb += [
+            reader.addr.eq(address),
+            writer.addr.eq(s.row3),
+            writer.data.eq(total),
+            writer.en.eq(s.valid3 & (s.bank3 == k)),
+        ]
+        # Half of a cycle is gone when a memory's data come. So nothing is done with them before a
+        # register.
+        lane.d.sync += read.eq(reader.data)
+        return read

@@ -1,13 +1,14 @@
 """A lane with an address of its own: queue, multiplier, accumulators.
 
+There is one for each multiplier of the engine, so with ``int4`` twice as many as ``config.lanes``.
 Weights of a pruned column reach every lane at another row. Most come in the lane's own place of the
-word; some in that of the lane before, where that had room. These wait in a short queue for a cycle
+word, some in that of the lane before, where that had room. These wait in a short queue for a cycle
 in which the lane has nothing of its own: a word of indices, an entry without weight, the end of a
 column. Additions commute, so it does not matter that they are late.
 
 A sum is four cycles on its way; sums of the same row at distance 1, 2 and 3 are bypassed. The
-accumulators are kept twice, so that the cell reads whenever it wants: rows of sparse columns fall
-into both halves of a memory at random, and a lane in a word would nearly always be in its way.
+accumulators are kept twice, so that the cell can read in any cycle: rows of pruned columns fall
+into both halves of a memory at random, and some lane would nearly always be in the way.
 """
 
 from __future__ import annotations
@@ -32,6 +33,42 @@ QUEUE_LIMIT = 7
 """With more in the queue no further word is taken; what is in the decoder still has room."""
 
 
+class WeightSignature(wiring.Signature):
+    """A weight on its way to a lane.
+
+    Members
+    -------
+    valid : Out(1)
+    row : Out
+        Its accumulator.
+    weight : Out(8), signed
+    """
+
+    def __init__(self, address_bits: int) -> None:
+        super().__init__(
+            {"valid": Out(1), "row": Out(address_bits), "weight": Out(signed(WEIGHT_BITS))}
+        )
+
+
+class _Signals:
+    """What the parts of a lane share; the lists have one signal for each stage."""
+
+    def __init__(self, address_bits: int) -> None:
+        # -- the weight that waits longest
+        self.some = Signal()  # there is one
+        self.queued_row: Any = 0
+        self.queued_weight: Any = 0
+        self.queued_value: Any = 0
+        # -- read, multiply, add, write
+        self.valid = [Signal(name=f"valid{i}") for i in range(4)]
+        self.row = [Data(address_bits, name=f"row{i}") for i in range(4)]
+        self.bias0, self.bias1 = Signal(), Signal()
+        # Which older sum the weight needs: that of one, two or three weights before it.
+        self.near = [Signal(name=f"near{i}") for i in range(1, 4)]
+        self.use_total, self.use_older = Signal(), Signal()
+        self.total = Data(signed(ACCUMULATOR_BITS))
+
+
 class SparseLane(wiring.Component):
     """One lane.
 
@@ -42,9 +79,9 @@ class SparseLane(wiring.Component):
 
     Members
     -------
-    own, own_row, own_weight : In
-        A weight in the lane's own place.
-    other, other_row, other_weight : In
+    own : In(WeightSignature)
+        A weight in the lane's own place of the word.
+    other : In(WeightSignature)
         A weight from the place of the lane before.
     value : In(17)
         Of the event that both belong to.
@@ -52,7 +89,8 @@ class SparseLane(wiring.Component):
         ``own`` is a bias; it replaces the sum.
     bias_value : In(32)
         A cycle after ``bias``.
-    read_row, read_data : the cell's read, data after two cycles
+    read_row, read_data : In, Out
+        The cell's read, data after two cycles.
     waiting : Out
         Weights in the queue.
     busy : Out(1)
@@ -63,12 +101,8 @@ class SparseLane(wiring.Component):
         self._depth = depth
         super().__init__(
             {
-                "own": In(1),
-                "own_row": In(address_bits),
-                "own_weight": In(signed(WEIGHT_BITS)),
-                "other": In(1),
-                "other_row": In(address_bits),
-                "other_weight": In(signed(WEIGHT_BITS)),
+                "own": In(WeightSignature(address_bits)),
+                "other": In(WeightSignature(address_bits)),
                 "value": In(signed(EVENT_BITS)),
                 "bias": In(1),
                 "bias_value": In(ACCUMULATOR_BITS),
@@ -86,71 +120,67 @@ class SparseLane(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        s = _Signals(len(self.own.row))
+        self._queue(m, s)
+        self._stages(m, s)
+        self._bypass(m, s)
+        self._add(m, s, *self._memories(m, s))
+        m.d.comb += self.busy.eq(Cat(*s.valid).any() | s.some)
+        return m
 
-        # -- queue --------------------------------------------------------------------------------
-
-        entry = Cat(self.other_row, self.other_weight, self.value)
+    def _queue(self, m: Module, s: _Signals) -> None:
+        """Weights from the place of the lane before wait for a cycle without an own one."""
+        other = self.other
+        entry = Cat(other.row, other.weight, self.value)
         m.submodules.queue = queue = Memory(
             shape=unsigned(len(entry)), depth=QUEUE, init=[], attrs={"ram_style": "distributed"}
         )
         writer, reader = queue.write_port(), queue.read_port(domain="comb")
         first, last = Signal(range(QUEUE)), Signal(range(QUEUE))
-        some = Signal()
         pop = Signal()
         level = Signal.like(self.waiting)
         m.d.comb += [
-            pop.eq(some & ~self.own),
+            pop.eq(s.some & ~self.own.valid),
             writer.addr.eq(last),
             writer.data.eq(entry),
-            writer.en.eq(self.other),
+            writer.en.eq(other.valid),
             reader.addr.eq(first),
-            level.eq(self.waiting + self.other - pop),
+            level.eq(self.waiting + other.valid - pop),
         ]
         m.d.sync += [
-            last.eq(last + self.other),
+            last.eq(last + other.valid),
             first.eq(first + pop),
             self.waiting.eq(level),
-            some.eq(level != 0),
+            s.some.eq(level != 0),
         ]
-        queued_row = reader.data[: len(self.own_row)]
-        queued_weight = reader.data[len(self.own_row) :][:WEIGHT_BITS].as_signed()
-        queued_value = reader.data[len(self.own_row) + WEIGHT_BITS :].as_signed()
+        row_bits = len(other.row)
+        s.queued_row = reader.data[:row_bits]
+        s.queued_weight = reader.data[row_bits:][:WEIGHT_BITS].as_signed()
+        s.queued_value = reader.data[row_bits + WEIGHT_BITS :].as_signed()
 
-        # -- read, multiply, add, write -----------------------------------------------------------
+    def _stages(self, m: Module, s: _Signals) -> None:
+        """Row of the weight at work; the lane's own weights come first."""
+        own = self.own
+        m.d.sync += [
+            Cat(*s.valid).eq(Cat(own.valid | s.some, *s.valid[:3])),
+            s.row[0].eq(Mux(own.valid, own.row, s.queued_row)),
+            *(s.row[i + 1].eq(s.row[i]) for i in range(3)),
+            s.bias0.eq(self.bias & own.valid),
+            s.bias1.eq(s.bias0),
+        ]
 
-        valid = [Signal(name=f"valid{i}") for i in range(4)]
-        row = [Data(len(self.own_row), name=f"row{i}") for i in range(4)]
-        bias0, bias1 = Signal(), Signal()
+    def _bypass(self, m: Module, s: _Signals) -> None:
+        """Which older sum the weight needs instead of what it read. A bias needs none."""
         m.d.sync += [
-            Cat(*valid).eq(Cat(self.own | some, *valid[:3])),
-            row[0].eq(Mux(self.own, self.own_row, queued_row)),
-            *(row[i + 1].eq(row[i]) for i in range(3)),
-            bias0.eq(self.bias & self.own),
-            bias1.eq(bias0),
+            *(s.near[i].eq(s.valid[i + 1] & (s.row[i + 1] == s.row[0])) for i in range(3)),
+            s.use_total.eq(s.near[0] & ~s.bias1),
+            s.use_older.eq(s.near[1] | s.near[2] | s.bias1),
         ]
-        near = [Signal(name=f"near{i}") for i in range(1, 4)]
-        use_total, use_older = Signal(), Signal()
-        m.d.sync += [
-            *(near[i].eq(valid[i + 1] & (row[i + 1] == row[0])) for i in range(3)),
-            use_total.eq(near[0] & ~bias1),
-            use_older.eq(near[1] | near[2] | bias1),
-        ]
-        m.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
-        m.d.comb += [
-            multiplier.a.eq(Mux(self.own, self.own_weight, queued_weight)),
-            multiplier.b.eq(Mux(self.own, self.value, queued_value)),
-        ]
-        product = Data(signed(WEIGHT_BITS + EVENT_BITS))
-        # Not the block RAM's own register: this one stands near what adds.
-        read = Data(signed(ACCUMULATOR_BITS), attrs={IN_FABRIC: 1})
-        older = Data(signed(ACCUMULATOR_BITS))
-        total, total1 = Data(signed(ACCUMULATOR_BITS)), Data(signed(ACCUMULATOR_BITS))
-        bias_value = Data(signed(ACCUMULATOR_BITS))
-        addend = Signal(signed(ACCUMULATOR_BITS))
-        read_data = Data(ACCUMULATOR_BITS)
-        m.d.comb += self.read_data.eq(read_data)
+
+    def _memories(self, m: Module, s: _Signals) -> list[Any]:
+        """The sums and their copy for the cell; the data of both."""
         outputs = []
-        for name, address in (("sums", row[0]), ("copy", self.read_row)):
+        for name, address in (("sums", s.row[0]), ("copy", self.read_row)):
             # A sum read while it is written is bypassed: the memory may give either value.
             memory = Memory(
                 shape=unsigned(ACCUMULATOR_BITS),
@@ -162,20 +192,36 @@ class SparseLane(wiring.Component):
             reader, writer = memory.read_port(), memory.write_port()
             m.d.comb += [
                 reader.addr.eq(address),
-                writer.addr.eq(row[3]),
-                writer.data.eq(total),
-                writer.en.eq(valid[3]),
+                writer.addr.eq(s.row[3]),
+                writer.data.eq(s.total),
+                writer.en.eq(s.valid[3]),
             ]
             outputs.append(reader.data)
-        m.d.comb += addend.eq(Mux(use_total, total, Mux(use_older, older, read)))
+        return outputs
+
+    def _add(self, m: Module, s: _Signals, sums: Any, copy: Any) -> None:
+        """Product and sum; a bias comes as an older sum."""
+        own = self.own
+        m.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
+        product = Data(signed(WEIGHT_BITS + EVENT_BITS))
+        # Not the block RAM's own register: this one stands near what adds.
+        read = Data(signed(ACCUMULATOR_BITS), attrs={IN_FABRIC: 1})
+        older, total1 = Data(signed(ACCUMULATOR_BITS)), Data(signed(ACCUMULATOR_BITS))
+        bias_value = Data(signed(ACCUMULATOR_BITS))
+        addend = Signal(signed(ACCUMULATOR_BITS))
+        read_data = Data(ACCUMULATOR_BITS)
+        m.d.comb += [
+            multiplier.a.eq(Mux(own.valid, own.weight, s.queued_weight)),
+            multiplier.b.eq(Mux(own.valid, self.value, s.queued_value)),
+            addend.eq(Mux(s.use_total, s.total, Mux(s.use_older, older, read))),
+            self.read_data.eq(read_data),
+        ]
         m.d.sync += [
             product.eq(multiplier.product),
             bias_value.eq(self.bias_value),
-            read.eq(outputs[0]),
-            older.eq(Mux(bias1, bias_value, Mux(near[1], total, total1))),
-            total.eq(addend + product),
-            total1.eq(total),
-            read_data.eq(outputs[1]),
+            read.eq(sums),
+            older.eq(Mux(s.bias1, bias_value, Mux(s.near[1], s.total, total1))),
+            s.total.eq(addend + product),
+            total1.eq(s.total),
+            read_data.eq(copy),
         ]
-        m.d.comb += self.busy.eq(Cat(*valid).any() | some)
-        return m

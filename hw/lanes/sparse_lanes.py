@@ -1,8 +1,8 @@
 """The lanes of an engine that reads pruned columns: decoder, lanes, and how far they have come.
 
 A weight that waits in a lane's queue belongs to a column whose last word was taken long ago. So the
-cell is told of columns only when every queue was empty after them; where it waits for one, no word
-is taken until the queues are.
+cell is told of a column only when every queue was empty after it. Where the cell waits for that, no
+word is taken until the queues are empty.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import ProgressSignature
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
 from stillnet.sw.contract.image import BIAS_WORDS
+from stillnet.sw.contract.stages import DECODE_CYCLES
 
 from .sparse_lane import QUEUE_LIMIT, SparseLane
-from .weight_decoder import DECODE_CYCLES, WeightDecoder, head_layout
+from .weight_decoder import WeightDecoder, head_layout
 
 __all__ = ["SparseLanes"]
 
@@ -36,16 +38,18 @@ class SparseLanes(wiring.Component):
     -------
     taken, word, head : In
         A word, with what the walk knows of it.
-    sequence, block : In
-        Progress of the words taken; they change in the cycle after ``taken``.
-    done_sequence, done_block : Out
-        Progress of the sums, as the cell needs it.
+    progress : In(ProgressSignature)
+        Words that were taken; it changes in the cycle after ``taken``.
+    done : Out(ProgressSignature)
+        Sums that are complete, as the cell needs it.
     hold_active, hold_sequence : In
         The cell that is being read needs this column, and those before.
     stall : Out(1)
         Take no word.
-    read_row, read_data : the cell's read of all lanes, data after two cycles
+    read_row, read_data : In, Out
+        The cell's read of all accumulators, data after two cycles.
     busy : Out(1)
+        A weight or a sum is on its way.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -56,10 +60,8 @@ class SparseLanes(wiring.Component):
                 "taken": In(1),
                 "word": In(config.word_bits),
                 "head": In(head_layout(config)),
-                "sequence": In(s.sequence),
-                "block": In(s.block),
-                "done_sequence": Out(s.sequence),
-                "done_block": Out(s.block),
+                "progress": In(ProgressSignature(config)),
+                "done": Out(ProgressSignature(config)),
                 "hold_active": In(1),
                 "hold_sequence": In(s.sequence),
                 "stall": Out(1),
@@ -76,58 +78,59 @@ class SparseLanes(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config, s = self._config, Shapes(self._config)
-        count = config.multipliers
-        m.submodules.decoder = decoder = WeightDecoder(config)
+        m.submodules.decoder = decoder = WeightDecoder(self._config)
         m.d.comb += [
             decoder.taken.eq(self.taken),
             decoder.word.eq(self.word),
             decoder.head.eq(self.head),
         ]
+        words = self._bias_words(m, decoder)
+        lanes = [self._lane(m, decoder, words, i) for i in range(self._config.multipliers)]
+        self._follow(m, decoder, lanes)
+        self._stall(m, decoder, lanes)
+        return m
 
-        # -- biases: bytes of earlier words and the last one --------------------------------------
-
-        halves = count // config.lanes
-        word = Data(config.word_bits)
+    def _bias_words(self, m: Module, decoder: WeightDecoder) -> Any:
+        """The words of a bias, low first: earlier ones and the latest."""
+        bits = self._config.word_bits
+        halves = self._config.multipliers // self._config.lanes
+        word = Data(bits)
         entered = Signal()
-        history = Data((BIAS_WORDS * halves - 1) * config.word_bits)  # low first
+        history = Data((BIAS_WORDS * halves - 1) * bits)
         m.d.sync += [word.eq(decoder.raw), entered.eq(decoder.entered)]
         with m.If(entered):
-            m.d.sync += history.eq(Cat(history[config.word_bits :], word))
-        whole = Cat(history, word)
+            m.d.sync += history.eq(Cat(history[bits:], word))
+        return Cat(history, word)
 
-        # -- lanes --------------------------------------------------------------------------------
-
+    def _lane(self, m: Module, decoder: WeightDecoder, words: Any, i: int) -> SparseLane:
+        """Multiplier i with its accumulators."""
+        config = self._config
+        count, halves = config.multipliers, config.multipliers // config.lanes
         depth = config.accumulators + config.accumulators % 2
-        lanes = []
-        for i in range(count):
-            m.submodules[f"lane{i}"] = lane = SparseLane(s.accumulator_address, depth)
-            lanes.append(lane)
-            before = (i - 1) % count
-            side, place = divmod(i, config.lanes)
-            m.d.comb += [
-                lane.own.eq(decoder.own[i]),
-                lane.own_row.eq(decoder.rows[i]),
-                lane.own_weight.eq(decoder.weights[i]),
-                lane.other.eq(decoder.other[before]),
-                lane.other_row.eq(decoder.rows[before]),
-                lane.other_weight.eq(decoder.weights[before]),
-                lane.value.eq(decoder.value),
-                lane.bias.eq(decoder.bias),
-                lane.bias_value.eq(
-                    Cat(
-                        whole[(k * halves + side) * config.word_bits + 8 * place :][:8]
-                        for k in range(BIAS_WORDS)
-                    )
-                ),
-                lane.read_row.eq(self.read_row),
-                self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(lane.read_data),
-            ]
+        lane = SparseLane(Shapes(config).accumulator_address, depth)
+        m.submodules[f"lane{i}"] = lane
+        before = (i - 1) % count
+        half, place = divmod(i, config.lanes)
+        starts = [(k * halves + half) * config.word_bits + 8 * place for k in range(BIAS_WORDS)]
+        m.d.comb += [
+            lane.own.valid.eq(decoder.own[i]),
+            lane.own.row.eq(decoder.rows[i]),
+            lane.own.weight.eq(decoder.weights[i]),
+            lane.other.valid.eq(decoder.other[before]),
+            lane.other.row.eq(decoder.rows[before]),
+            lane.other.weight.eq(decoder.weights[before]),
+            lane.value.eq(decoder.value),
+            lane.bias.eq(decoder.bias),
+            lane.bias_value.eq(Cat(words[start:][:8] for start in starts)),
+            lane.read_row.eq(self.read_row),
+            self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(lane.read_data),
+        ]
+        return lane
 
-        # -- progress -----------------------------------------------------------------------------
-
+    def _follow(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
+        """Progress of the sums: that of the words, once every queue was empty after them."""
         # The registers here are those of the decoder: what they show has reached the lanes.
-        progress = Cat(self.sequence, self.block)
+        progress: Any = Cat(self.progress.sequence, self.progress.block)
         for i in range(DECODE_CYCLES - 1):
             later = Signal(len(progress), name=f"progress{i}")
             m.d.sync += later.eq(progress)
@@ -137,13 +140,16 @@ class SparseLanes(wiring.Component):
             ~(Cat(lane.waiting != 0 for lane in lanes).any() | decoder.other.any())
         )
         with m.If(empty):
-            m.d.sync += Cat(self.done_sequence, self.done_block).eq(progress)
+            m.d.sync += Cat(self.done.sequence, self.done.block).eq(progress)
 
-        taken, done = Signal(s.sequence), Signal(s.sequence)
+    def _stall(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
+        """Words wait while the cell waits for the queues, or while a queue is nearly full."""
+        bits = len(self.hold_sequence)
+        taken, done = Signal(bits), Signal(bits)
         drain, full = Signal(), Signal()
         m.d.comb += [
-            taken.eq(self.sequence - self.hold_sequence),
-            done.eq(self.done_sequence - self.hold_sequence),
+            taken.eq(self.progress.sequence - self.hold_sequence),
+            done.eq(self.done.sequence - self.hold_sequence),
         ]
         m.d.sync += [
             drain.eq(self.hold_active & ~taken[-1] & done[-1]),
@@ -153,4 +159,3 @@ class SparseLanes(wiring.Component):
             self.stall.eq(drain | full),
             self.busy.eq(decoder.busy | Cat(lane.busy for lane in lanes).any()),
         ]
-        return m

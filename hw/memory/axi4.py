@@ -1,5 +1,6 @@
 """Weights in a memory on an AXI4 bus, behind the engine's memory port."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal
@@ -79,6 +80,11 @@ def axi4_master_members(word_bits: int, axi_address_bits: int, id_bits: int) -> 
 class _InFlight(wiring.Component):
     """Counts what is on its way; ``full`` and ``empty`` come from registers.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers and submodules that proofs speak of, once elaborated.
+
     Members
     -------
     start : :py:`In(1)`
@@ -93,6 +99,7 @@ class _InFlight(wiring.Component):
 
     def __init__(self, limit: int):
         self._limit = limit
+        self.probes = SimpleNamespace()
         super().__init__({"start": In(1), "finish": In(1), "full": Out(1), "empty": Out(1, init=1)})
 
     def elaborate(self, platform) -> Module:
@@ -110,6 +117,7 @@ class _InFlight(wiring.Component):
                 self.full.eq(0),
                 self.empty.eq(count == 1),
             ]
+        self.probes = SimpleNamespace(count=count)
         return m
 
 
@@ -135,6 +143,11 @@ class BurstSplitter(wiring.Component):
         Width of the length of a request, in words. A request for no words gives no burst.
     max_burst : :class:`int`
         Words of the longest burst, a power of two.
+
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers and submodules that proofs speak of, once elaborated.
 
     Members
     -------
@@ -162,6 +175,7 @@ class BurstSplitter(wiring.Component):
         self._base_bits = base_bits
         self._length_bits = length_bits
         self._max_burst = max_burst
+        self.probes = SimpleNamespace()
         super().__init__(
             {
                 "base": In(base_bits),
@@ -254,6 +268,17 @@ class BurstSplitter(wiring.Component):
             with m.Default():
                 m.d.comb += o_stream.p.more.eq(self.max_burst - 1)
 
+        self.probes = SimpleNamespace(
+            address=address,
+            more=more,
+            request_valid=request_valid,
+            offset=offset,
+            blocks_left=blocks_left,
+            first_more=first_more,
+            last_more=last_more,
+            first=first,
+            last=last,
+        )
         return m
 
 
@@ -290,6 +315,11 @@ class Axi4ReadMaster(wiring.Component):
         Bursts on their way at a time, of reads and of writes each.
     length_bits : :class:`int`
         Width of the length of a read at the memory port.
+
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers and submodules that proofs speak of, once elaborated.
 
     Members
     -------
@@ -333,6 +363,7 @@ class Axi4ReadMaster(wiring.Component):
         self._id_bits = id_bits
         self._outstanding = outstanding
         self._length_bits = length_bits
+        self.probes = SimpleNamespace()
         super().__init__(
             {
                 "port": In(signature),
@@ -372,11 +403,26 @@ class Axi4ReadMaster(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        read_transfer = self._reads(m)
+        self._writes(m)
+        # The upper bit of a response tells SLVERR and DECERR from the good ones.
+        with m.If(
+            (read_transfer & self.m_axi_rresp[1]) | (self.m_axi_bvalid & self.m_axi_bresp[1])
+        ):
+            m.d.sync += self.port.error.eq(1)
+        return m
+
+    def _reads(self, m: Module) -> Signal:
+        """Requests become bursts, not too many at once, for the address channel.
+
+        Returns
+        -------
+        Signal
+            A word comes from the bus.
+        """
         port = self.port
         size = exact_log2(self.word_bits // 8)
         base = self.base_address[size:]
-
-        # Reads: requests -> bursts -> (not too many at once) -> address channel.
         m.submodules.splitter = splitter = BurstSplitter(
             self.address_bits, len(base), self.length_bits, self.max_burst
         )
@@ -419,8 +465,16 @@ class Axi4ReadMaster(wiring.Component):
             read_transfer.eq(self.m_axi_rvalid & self.m_axi_rready),
         ]
         m.d.sync += read_count.finish.eq(read_transfer & self.m_axi_rlast)
+        self.probes = SimpleNamespace(
+            splitter=splitter, read_count=read_count, address_slice=address_slice
+        )
+        return read_transfer
 
-        # Writes. Address and data leave together, and each waits for its own channel.
+    def _writes(self, m: Module) -> None:
+        """Address and data leave together, and each waits for its own channel."""
+        port = self.port
+        size = exact_log2(self.word_bits // 8)
+        base = self.base_address[size:]
         m.submodules.write_count = write_count = _InFlight(self.outstanding)
         write_go = Signal()
         write_address = Signal(len(base))
@@ -452,11 +506,3 @@ class Axi4ReadMaster(wiring.Component):
                 self.m_axi_wvalid.eq(1),
             ]
         m.d.sync += write_count.finish.eq(self.m_axi_bvalid)
-
-        # The upper bit of a response tells SLVERR and DECERR from the good ones.
-        with m.If(
-            (read_transfer & self.m_axi_rresp[1]) | (self.m_axi_bvalid & self.m_axi_bresp[1])
-        ):
-            m.d.sync += port.error.eq(1)
-
-        return m

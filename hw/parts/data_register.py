@@ -1,7 +1,7 @@
 """Registers of data paths, which no reset reaches.
 
-What flows through a pipeline means nothing until a flag says that it is valid, so only flags are
-reset. A reset that reaches thousands of registers costs routing and speed.
+Data in a pipeline count only while a flag says that they are valid, so only the flags are reset. A
+reset that reaches thousands of registers costs routing and speed.
 """
 
 import functools

@@ -1,5 +1,6 @@
 """A register stage that cuts the long paths of a stream, in both directions."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal
@@ -10,7 +11,7 @@ __all__ = ["RegisterSlice"]
 
 
 class RegisterSlice(wiring.Component):
-    """A stage of a stream with every output in a register, at one transfer a cycle.
+    """A stage of a stream with every output in a register, at one transfer per cycle.
 
     It cuts the paths of ``payload`` and ``valid`` and that of ``ready``, which takes two places.
 
@@ -18,6 +19,11 @@ class RegisterSlice(wiring.Component):
     ----------
     shape : :class:`ShapeLike`
         Shape of the payload.
+
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
 
     Members
     -------
@@ -31,6 +37,7 @@ class RegisterSlice(wiring.Component):
 
     def __init__(self, shape: Any):
         self._shape = shape
+        self.probes = SimpleNamespace()
         super().__init__(
             {
                 "i_stream": In(stream.Signature(shape)),
@@ -70,4 +77,5 @@ class RegisterSlice(wiring.Component):
         with m.If(~spare_valid):
             m.d.sync += spare.eq(i_stream.payload)
 
+        self.probes = SimpleNamespace(spare=spare, spare_valid=spare_valid)
         return m

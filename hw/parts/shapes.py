@@ -24,9 +24,9 @@ class Shapes:
     gates : int
         Mask over the accumulators and parameters of a block.
     accumulator_address : int
-        Address of an accumulator word (one accumulator in every lane).
+        Address of an accumulator word: one accumulator of every multiplier.
     block : int
-        Count of blocks of a layer, up to all of them.
+        Number of blocks of a layer; a block is as many units as there are multipliers.
     peers : int
         Layers whose state a cell may read besides its own.
     state : int
@@ -38,7 +38,7 @@ class Shapes:
     unit, column : int
         Unit number or count; column number of any source.
     sequence : int
-        Running number of a column; wide enough that no step comes near to half of its range.
+        Running number of a column; no step takes nearly half of its range.
     """
 
     def __init__(self, config: EngineConfig) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.config import PRESETS, EngineConfig
+from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
 from stillnet.sw.packing.engine_fit import fit
+from stillnet.sw.packing.packer import pack
+from stillnet.sw.util.results import GenerateResult
 
 __all__ = ["GENERATE"]
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--preset", default="axi64", metavar="NAME", help=f"{', '.join(PRESETS)} (axi64)"
+    options.add_network(
+        parser, optional=True, help="a network that must fit the engine (default: none)"
     )
-    which.add_argument("--config", metavar="FILE.toml", help="a configuration of your own")
+    which = parser.add_mutually_exclusive_group()
+    options.add_preset(which)
     which.add_argument("--list", action="store_true", help="show the presets and stop")
     parser.add_argument(
         "--set",
@@ -27,13 +31,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=VALUE",
         help="change a field of the configuration; may be given several times",
     )
-    parser.add_argument("--fit", metavar="NET", help="with what this network asks for")
-    parser.add_argument(
-        "-o", "--output", default="core.v", metavar="CORE.v", help="the Verilog (core.v)"
-    )
+    options.add_fit(parser, False, "add all that NET can use to the configuration")
+    options.add_output(parser, "CORE.v", "the Verilog (core.v)", default="core.v")
 
 
-def _run(args: argparse.Namespace) -> dict[str, Any]:
+def _run(args: argparse.Namespace) -> GenerateResult | dict[str, Any]:
     if args.list:
         return {
             "presets": {
@@ -43,33 +45,37 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         }
     from .generate import generate
 
-    config = EngineConfig.load(args.config or args.preset)
+    config = EngineConfig.load(args.preset)
     config = config.changed(args.set) if args.set else config
-    if args.fit:
-        config = fit(Network.load(args.fit), config)
+    if args.fit and args.network is None:
+        raise StillnetError("--fit needs a network: stillnet generate NET --fit")
+    if args.network is not None:
+        network = Network.load(args.network)
+        config = fit(network, config) if args.fit else config
+        pack(network, config)  # refuses a network that does not fit
     return generate(config, args.output)
 
 
-def _show(result: dict[str, Any]) -> None:
-    if "presets" in result:
+def _show(result: GenerateResult | dict[str, Any]) -> None:
+    if isinstance(result, dict):
         for name, c in result["presets"].items():
             print(
                 f"{name:<9} {c['lanes']:>2} lanes, {8 * c['lanes']:>3}-bit words from "
                 f"{_MEMORIES[c['memory']]}; {c['units']} units, {c['inputs']} inputs, "
-                f"{c['accumulators']} accumulators a lane, {c['cell_width']} elements a cycle"
+                f"{c['accumulators']} accumulators per lane, {c['cell_width']} elements per cycle"
             )
         print("\nThe fields of a preset in TOML form stand at the head of its Verilog.")
         return
     print(
-        f"Module '{result['module']}', configuration '{result['preset']}', fingerprint "
-        f"{result['fingerprint']}: {len(result['ports'])} ports, {result['word_bits']}-bit words."
+        f"Module '{result.module}', configuration '{result.preset}', fingerprint "
+        f"{result.fingerprint}: {len(result.ports)} ports, {result.word_bits}-bit words."
     )
-    for cell in result["cells"]:
+    for cell in result.cells:
         print(
             f"cell {cell['cell']}: {cell['latency']} cycles, {cell['multipliers']} multipliers, "
             f"{cell['table_blocks']} block RAMs, about {cell['comb']} LUT4, of its own"
         )
-    for kind, path in result["files"].items():
+    for kind, path in result.files.items():
         print(f"{kind}: {path}")
 
 
@@ -88,7 +94,7 @@ examples:
   stillnet generate --preset axi64 -o core.v
       core.v, core.json and core_example.v: weights over AXI4, registers over AXI4-Lite, vectors
       over AXI4-Stream
-  stillnet generate --config my.toml -o hw/speech.v
+  stillnet generate --preset my.toml -o hw/speech.v
       an engine of your own, module 'speech'. my.toml holds the fields that differ from the
       defaults, for instance:
           lanes = 16
@@ -97,7 +103,7 @@ examples:
   stillnet generate --preset axi64 --set 'cells=["lstm", "linear"]' --set cell_sharing=2 -o core.v
       a preset with other cells, and with half of the multipliers in them ('stillnet info --cell
       LSTM --sharing 2' shows which). Pack for it with --preset core_config.toml
-  stillnet generate --preset axi64 --fit net.safetensors -o core.v
+  stillnet generate net.safetensors --preset axi64 --fit -o core.v
       a preset with what a compressed network asks for: four bits, formats of columns, cells. Pack
       for it with --preset core_config.toml, or with --preset axi64 --fit
 

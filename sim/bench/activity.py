@@ -16,8 +16,8 @@ bias words
     Layers fed by plain events start each step from their biases: four words for each block and
     accumulator (``columns.bias_words``).
 wait
-    Cycles in which no word enters the lanes, from ``activity_model``: a timetable of the engine's
-    rules and stages, which knows which elements are events and no measured number.
+    Cycles in which no word enters the lanes, from the cost model (``sw/cost``): it walks through
+    the engine's rules and stages and knows which elements are events, not their values.
 """
 
 from __future__ import annotations
@@ -28,19 +28,22 @@ from typing import Any
 
 import numpy as np
 
-from stillnet.sim.engine.equivalence import NetworkOnEngine
-from stillnet.sim.engine.model import Behaviour, EngineModel
-from stillnet.sw.cli.bench import Bench, table
+from stillnet.sim.engine.counted import counted_run
+from stillnet.sim.engine.model import EngineModel
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import PRE, RESCALE_GUARD_BITS
 from stillnet.sw.contract.image import FORMATS
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.cost.cost import step_events
+from stillnet.sw.cost.memory import MemoryModel
+from stillnet.sw.cost.schedule import ScheduleModel
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.util.benches import Bench, table
 
 from .activity_counts import Counted, Step
-from .activity_model import LATENCY, Timetable
 
 __all__ = ["ACTIVITIES", "BENCH", "DENSITIES", "SHAPES", "Shape", "activity", "config", "network"]
 
@@ -48,9 +51,12 @@ Progress = Callable[[str, int, int], None]
 
 ACTIVITIES = (0.05, 0.2, 0.5, 1.0)
 DENSITIES = (1.0, 0.5, 0.25, 0.1)
+LATENCY = 8
+"""Of the memory, in cycles."""
 FRACTION = 11
 """Of every vector."""
 WEIGHT_FRACTION = 7
+COUNTERS = ("words", "cycles", "stall_cell", "stall_memory", "stall_events")
 EXPONENT = FRACTION + WEIGHT_FRACTION
 
 
@@ -285,24 +291,13 @@ def measure(
     calibrate(net, part, x, warm)
     reference = Reference(net, config=engine)
     counted = Counted(net, engine)
-    expected = []
     for t, row in enumerate(x):
-        counted.before(reference)
-        expected.append(reference.step_integers(row))
+        fired = step_events(reference, row)[1]
         if t >= warm:
-            counted.after(reference)
-    with NetworkOnEngine(net, engine, model=model) as on_engine:
-        model.behave(Behaviour(latency=latency))
-        on_engine.reset()
-        got = [model.run(x[:warm], warm, net.outputs)[0]]
-        model.wait_idle()
-        model.clear_counters()
-        got.append(model.run(x[warm:], steps, net.outputs)[0])
-        model.wait_idle()
-        counters = model.counters()
-    if not np.array_equal(np.concatenate(got), np.stack(expected)):
-        raise RuntimeError(f"{net.name} at {part}: the engine differs from the reference")
-    modelled = Timetable(net, engine, latency).cycles(counted.fired)
+            counted.add(fired)
+    counters = counted_run(net, x, model, warm=warm, latency=latency)
+    schedule = ScheduleModel(net, engine, MemoryModel(latency=latency))
+    modelled = float(np.mean(schedule.run(counted.fired)))
     return row_of(shape, part, density, net, engine, counted.steps, counters, modelled)
 
 
@@ -313,8 +308,8 @@ def row_of(
     net: Network,
     engine: EngineConfig,
     counted: list[Step],
-    counters: dict[str, int],
-    modelled: int,
+    counters: dict[str, float],
+    modelled: float,
 ) -> dict[str, Any]:
     """What was counted, beside what the product and the overheads give."""
     steps = len(counted)
@@ -329,8 +324,8 @@ def row_of(
     weights, columns, biases = mean("weights"), mean("words"), mean("bias")
     product = weights / size * kept / size
     ideal = mean("kept") / engine.lanes
-    cycles = counters["cycles"] / steps
-    wait = modelled / steps - columns - biases
+    cycles = counters["cycles"]
+    wait = modelled - columns - biases
     predicted = product * dense + (columns - ideal) + biases + wait
     return {
         "shape": str(shape),
@@ -341,11 +336,7 @@ def row_of(
         "events": mean("events"),
         "kept": mean("kept"),
         "ideal_words": ideal,
-        "words": counters["words"] / steps,
-        "cycles": cycles,
-        "stall_cell": counters["stall_cell"] / steps,
-        "stall_memory": counters["stall_memory"] / steps,
-        "stall_events": counters["stall_events"] / steps,
+        **{name: counters[name] for name in COUNTERS},
         "dense_words": dense,
         "product": product,
         "index_words": columns - ideal,

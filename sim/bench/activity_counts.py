@@ -1,4 +1,4 @@
-"""What the events of each step are and fetch: weights, words, biases, by the reference."""
+"""What the events of each step fetch: weights, words, biases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import bias_words
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.network.network import Network
-from stillnet.sw.network.reference import Reference
 
 __all__ = ["Counted", "Step"]
 
@@ -35,7 +34,7 @@ class Step:
 
 
 class Counted:
-    """Counts the events of a reference, step by step.
+    """Counts what the events of each step fetch.
 
     Parameters
     ----------
@@ -53,7 +52,6 @@ class Counted:
         self.net = net
         self.steps: list[Step] = []
         self.fired: list[dict[int, np.ndarray]] = []
-        self._old: dict[int, np.ndarray] = {}
         self._kept, self._lengths, self._bias = {}, {}, 0
         for i, layer in enumerate(net.layers):
             for j, m in enumerate(layer.matrices):
@@ -62,16 +60,8 @@ class Counted:
             if net.reload(i):
                 self._bias += bias_words(layer.units, len(CELLS[layer.cell].accumulators), engine)
 
-    def before(self, reference: Reference) -> None:
-        """What was sent before a step."""
-        self._old = {s: v.copy() for s, v in reference.reference.items()}
-
-    def after(self, reference: Reference) -> None:
-        """Counts a step."""
-        fired = {}
-        for s, v in reference.reference.items():
-            plain = self.net.source_mode(s).reload
-            fired[s] = np.flatnonzero(v if plain else v != self._old[s])
+    def add(self, fired: dict[int, np.ndarray]) -> None:
+        """Counts a step whose events are these elements, by source."""
         step = Step(bias=self._bias)
         for i, layer in enumerate(self.net.layers):
             step.events += len(fired[i])

@@ -17,12 +17,13 @@ import numpy as np
 
 from stillnet.sim.engine.equivalence import NetworkOnEngine
 from stillnet.sim.engine.model import Behaviour, EngineModel
-from stillnet.sw.cli.bench import Bench, table
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import RESCALE_GUARD_BITS
 from stillnet.sw.contract.registers import Register
+from stillnet.sw.contract.sources import encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
-from stillnet.sw.network.reference import SECOND, Reference
+from stillnet.sw.network.reference import Reference
+from stillnet.sw.util.benches import Bench, table
 
 __all__ = ["BENCH", "SHAPES", "Shape", "config", "edgedrnn", "inputs", "network"]
 
@@ -149,9 +150,9 @@ def measure(
         got.append(model.run(x[warm:], steps, net.outputs)[0])
         model.wait_idle()
         streaming = model.counters()
-        fired = model.events(0) + model.events(1 + SECOND)
-        for i in range(1, shape.layers):
-            fired += model.events(i) + model.events(1 + i + SECOND)
+        fired = 0
+        for i in range(shape.layers):
+            fired += model.events(encoder_select(i - 1)) + model.events(encoder_select(i, True))
 
         # The same vectors again, each offered to an idle engine.
         model.clear()

@@ -23,16 +23,17 @@ import numpy as np
 from stillnet.boards.catalogue import board
 from stillnet.sim.audio import recordings, signals
 from stillnet.sim.board.virtual import VirtualBoard
-from stillnet.sw.cli.bench import Bench, table
 from stillnet.sw.compression import CompressOptions, compress, engine_for
 from stillnet.sw.compression.sweep import measure
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.cost.cost import step_events
-from stillnet.sw.cost.model import MemoryModel, ScheduleModel
+from stillnet.sw.cost.memory import MemoryModel
+from stillnet.sw.cost.schedule import ScheduleModel
 from stillnet.sw.host.driver import Engine
 from stillnet.sw.importers.load import load_model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.util.benches import Bench, table
 
 __all__ = ["BENCH", "CASES", "Case", "nsnet2", "on_hardware"]
 

@@ -17,7 +17,7 @@ import numpy as np
 from stillnet.hw.memory.sdram.controller import SdramController
 from stillnet.hw.memory.sdram.parts import PARTS
 from stillnet.sim.sdram.simulation import SdramSimulation, Traffic
-from stillnet.sw.cli.bench import Bench, table
+from stillnet.sw.util.benches import Bench, table
 
 __all__ = ["BENCH", "SETUPS", "Setup", "measure", "sdram"]
 

@@ -16,13 +16,13 @@ import numpy as np
 
 from stillnet.sim.engine.counted import counted_run
 from stillnet.sim.engine.model import EngineModel
-from stillnet.sw.cli.bench import Bench, table
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import FORMATS
 from stillnet.sw.cost.cost import predict
-from stillnet.sw.cost.model import MemoryModel
+from stillnet.sw.cost.memory import MemoryModel
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.util.benches import Bench, table
 
 from .edgedrnn import FRACTION, SHAPES, Shape, network
 from .edgedrnn import config as dense_config

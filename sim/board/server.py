@@ -14,23 +14,25 @@ import socket
 import sys
 import tty
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
-from stillnet.boards.catalogue import BOARDS, board
+from stillnet.boards.catalogue import BOARDS, Board, board
+from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
-from stillnet.sw.packing.packer import load_image
+from stillnet.sw.packing.engine_fit import changed, missing
+from stillnet.sw.packing.packer import load_image, pack
 
 from .virtual import VirtualBoard
 
-__all__ = ["VIRTUAL", "serve"]
+__all__ = ["VIRTUAL", "serve", "serve_on_socket", "serve_on_terminal"]
 
 SLICE_CYCLES = 20_000
 """Cycles between two looks at the line."""
 LINGER_CYCLES = 2_000_000
-"""Cycles that the clock still runs after the last byte has moved. Then it stands until a byte
-comes: a host cannot tell, and the computer does not run hot."""
+"""Cycles that the clock still runs after the last byte has moved. Then it stops until a byte comes.
+A host cannot tell, and the computer does no work for nothing."""
 
 
 def serve(
@@ -44,7 +46,8 @@ def serve(
     ----------
     model : VirtualBoard
     receive : function
-        Bytes of the host, waiting for so many seconds (for ever if None); None when it is gone.
+        Bytes of the host. Waits N seconds for them, or for ever if None. Returns None when the host
+        is gone.
     send : function
         Bytes to the host.
     """
@@ -55,7 +58,7 @@ def serve(
             return
         if data:
             model.write(data)
-        # Time stood still: this byte is as new as any.
+        # The clock stood still while the host was silent, so no timeout has passed on the board.
         model.run(SLICE_CYCLES, until_frame=True)
         answer = model.pull()
         if answer:
@@ -67,7 +70,8 @@ def serve(
             )
 
 
-def _over_socket(model: VirtualBoard, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve_on_socket(model: VirtualBoard, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serves one host after the other on a TCP port."""
     try:
         listener = socket.create_server((host, port))
     except OSError as error:
@@ -95,7 +99,8 @@ def _over_socket(model: VirtualBoard, host: str, port: int, say: Callable[[str],
                     serve(model, receive, connection.sendall)
 
 
-def _over_terminal(model: VirtualBoard, say: Callable[[str], None]) -> None:
+def serve_on_terminal(model: VirtualBoard, say: Callable[[str], None]) -> None:
+    """Serves on a pseudo-terminal."""
     master, slave = os.openpty()
     tty.setraw(slave)
     say(f"{model.name} is at {os.ttyname(slave)}")
@@ -117,7 +122,8 @@ def _over_terminal(model: VirtualBoard, say: Callable[[str], None]) -> None:
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", metavar="NAME", required=True, help=", ".join(BOARDS))
+    options.add_network(parser, optional=True, help="a network that the board must have room for")
+    options.add_board(parser, list(BOARDS), required=True)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--port", type=int, default=4000, help="TCP port (4000; 0: any free one)")
     where.add_argument("--pty", action="store_true", help="a pseudo-terminal instead")
@@ -127,54 +133,78 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="through the board's serial port at its true rate: slow, for small networks",
     )
-    parser.add_argument(
-        "--fit", metavar="NET", help="the board as 'stillnet build --fit NET' makes it"
+    options.add_fit(
+        parser,
+        None,
+        "--fit: the board as 'build NET --fit' makes it; --no-fit: refuse a network that does not "
+        "fit; default: the board of 'build --fit' where its own engine lacks something",
     )
-    parser.add_argument(
-        "--flash", metavar="NET.img", help="image in the flash: the board loads it at power-up"
-    )
+    options.add_image(parser, "image in the flash: the board loads it at power-up")
 
 
-def _run(args: argparse.Namespace) -> dict[str, Any] | None:
+def _target(args: argparse.Namespace, say: Callable[[str], None]) -> Board:
+    """The board, with an engine for the network where one is given."""
+    target = board(args.board)
+    if args.network is None:
+        if args.fit:
+            raise StillnetError("--fit needs a network: stillnet virtual NET --board NAME --fit")
+        return target
+    network = Network.load(args.network)
+    if args.fit is None:
+        args.fit = bool(missing(network, target.config()))
+    if not args.fit:
+        pack(network, target.config())  # refuses a network that does not fit
+        return target
+    fitted = target.fitted(network)
+    fields = changed(target.config(), fitted.config())
+    if fields:
+        say(f"engine '{fitted.config().name}' was fitted to the network: other {', '.join(fields)}")
+    return fitted
+
+
+def _flash(path: Path, target: Board) -> bytes:
+    image = load_image(path)
+    if image.config.fingerprint != target.config().fingerprint:
+        raise StillnetError(
+            f"image '{path}' is for engine '{image.config.name}'; pack it with --preset "
+            f"{target.name}, or name the network that it was fitted to: stillnet virtual NET "
+            f"--board {target.name} --fit"
+        )
+    return image.data
+
+
+def _run(args: argparse.Namespace) -> None:
     if not 0 <= args.port <= 65535:
         raise StillnetError(f"--port must be 0 to 65535, not {args.port}")
 
     def say(text: str) -> None:
         print(text, flush=True, file=sys.stderr if args.json else sys.stdout)
 
-    target = board(args.board)
-    if args.fit:
-        target = target.fitted(Network.load(args.fit))
+    target = _target(args, say)
     say(f"building the {target.title} ...")
-    flash = None
-    if args.flash:
-        image = load_image(args.flash)
-        if image.config.fingerprint != target.config().fingerprint:
-            raise StillnetError(
-                f"image '{args.flash}' is for engine '{image.config.name}'; pack it with --preset "
-                f"{target.name}, or give the network that it was fitted to with --fit"
-            )
-        flash = image.data
+    flash = None if args.image is None else _flash(args.image, target)
     model = VirtualBoard(target, serial=args.serial, flash=flash)
     try:
         if args.pty:
-            _over_terminal(model, say)
+            serve_on_terminal(model, say)
         else:
-            _over_socket(model, args.host, args.port, say)
+            serve_on_socket(model, args.host, args.port, say)
     finally:
         model.close()
-    return None
 
 
 VIRTUAL = Command(
     name="virtual",
-    help="run a virtual board that host programs connect to",
+    help="Run a virtual board that host programs connect to.",
     configure=_configure,
     run=_run,
-    epilog="""examples:
+    epilog="""\
+examples:
   stillnet virtual --board ulx3s-85f
   stillnet run net.safetensors x.npy --engine board:tcp:127.0.0.1:4000
       in another terminal; the same as with a board on a serial port
+  stillnet virtual net.safetensors --board ulx3s-85f
+      with an engine for this network, where the board's own lacks something
 
 Stop it with Ctrl-C. Without a second terminal: stillnet run ... --engine sim:ulx3s-85f
 """,

@@ -12,7 +12,8 @@ from __future__ import annotations
 import ctypes
 import functools
 
-from stillnet.boards.catalogue import Board, board
+from stillnet.boards.board import Board
+from stillnet.boards.catalogue import board
 from stillnet.boards.top.ecp5 import PIN_REGISTERS
 from stillnet.boards.top.system import System
 from stillnet.hw.memory.sdram.parts import SdramPart

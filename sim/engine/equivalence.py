@@ -19,8 +19,9 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.image import accumulator_place, block_rows
 from stillnet.sw.contract.registers import Control, Region, Register
-from stillnet.sw.network.network import INPUT, Network
-from stillnet.sw.network.reference import SECOND, Reference
+from stillnet.sw.contract.sources import INPUT, encoder_select
+from stillnet.sw.network.network import Network
+from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import Image, Placement, pack, place
 
 from .model import Behaviour, EngineModel
@@ -261,12 +262,8 @@ class NetworkOnEngine:
 
     def events(self) -> dict[str, int]:
         """The event counters by source name."""
-        names = {"input": 0}
-        for i, layer in enumerate(self.network.layers):
-            names[layer.name] = i + 1
-            if layer.threshold_recurrent is not None:
-                names[f"{layer.name} (recurrent)"] = i + 1 + SECOND
-        return {name: self.model.events(select) for name, select in names.items()}
+        names = self.network.event_names()
+        return {name: self.model.events(encoder_select(k)) for k, name in names.items()}
 
 
 def _first(

@@ -8,11 +8,6 @@ harness and the tools. Memory, streams and register bus are models in C++
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from stillnet.hw.verilog.text import engine_verilog
-from stillnet.sim.compile import verilator
-from stillnet.sim.compile.model import HARNESSES, cache_folder
+from stillnet.sim.compile.model import HARNESSES, build_library
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.registers import Control, Error, Register, Status
+from stillnet.sw.contract.registers import COUNTERS, Control, Error, Register, Status
 
-__all__ = ["Behaviour", "EngineModel", "build_model", "cache_folder"]
+from .errors import EngineFailed, EngineHang
+
+__all__ = ["Behaviour", "EngineModel", "build_model"]
 
 HARNESS = HARNESSES / "engine.cpp"
 
@@ -48,98 +44,8 @@ def build_model(config: EngineConfig, *, trace: bool = False, verilog: str | Non
         The shared library.
     """
     text = engine_verilog(config) if verilog is None else verilog
-    environment = verilator.environment()
-    executable = verilator.executable()
-    key = hashlib.sha256()
-    for part in (text, HARNESS.read_text(), str(trace), str(executable.stat().st_mtime_ns)):
-        key.update(part.encode())
-    library = cache_folder() / "models" / f"{key.hexdigest()[:24]}.so"
-    if library.exists():
-        return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "engine.v").write_text(text)
-        flags = ["-DSTILLNET_TRACE"] if trace else []
-        command = [
-            str(executable),
-            "--cc",
-            "--top-module",
-            "engine",
-            "--prefix",
-            "Vengine",
-            "-O3",
-            "--x-assign",
-            "0",
-            "--x-initial",
-            "0",
-            "-Wno-fatal",
-            "-Wno-lint",
-            *(["--trace"] if trace else []),
-            "--Mdir",
-            str(folder / "model"),
-            str(folder / "engine.v"),
-        ]
-        _run(command, environment, "Verilator refused the generated Verilog")
-        include = verilator.root() / "include"
-        sources = sorted((folder / "model").glob("*.cpp"))
-        runtime = ["verilated.cpp", "verilated_threads.cpp"]
-        runtime += ["verilated_vcd_c.cpp"] if trace else []
-        objects = []
-        cxx = [
-            "g++",
-            "-std=gnu++17",
-            "-fPIC",
-            "-O2",
-            "-DVM_COVERAGE=0",
-            "-DVM_SC=0",
-            f"-DVM_TRACE={int(trace)}",
-            f"-DVM_TRACE_VCD={int(trace)}",
-            "-DVM_TRACE_FST=0",
-            "-DVM_TRACE_SAIF=0",
-            *flags,
-            f"-I{include}",
-            f"-I{include / 'vltstd'}",
-            f"-I{folder / 'model'}",
-        ]
-        for source in [*sources, *(include / r for r in runtime), HARNESS]:
-            target = folder / f"{source.stem}.o"
-            if source.parent == include:
-                _runtime_object(cxx, source, target, trace)
-            else:
-                _run([*cxx, "-c", str(source), "-o", str(target)], None, "g++ failed")
-            objects.append(str(target))
-        built = folder / "model.so"
-        libraries: list[str] = []
-        _run(
-            ["g++", "-shared", "-o", str(built), *objects, "-lpthread", *libraries],
-            None,
-            "linking the model failed",
-        )
-        fresh = library.with_suffix(f".{os.getpid()}")
-        shutil.copy(built, fresh)
-        os.replace(fresh, library)
-    return library
-
-
-def _runtime_object(cxx: list[str], source: Path, target: Path, trace: bool) -> None:
-    """Verilator's own runtime is the same for every model: compiled once, then copied."""
-    key = hashlib.sha256(
-        f"{source}{source.stat().st_mtime_ns}{trace}{os.uname().machine}".encode()
-    ).hexdigest()[:24]
-    kept = cache_folder() / "runtime" / f"{source.stem}-{key}.o"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_suffix(f".{os.getpid()}")
-        _run([*cxx, "-c", str(source), "-o", str(fresh)], None, "g++ failed")
-        os.replace(fresh, kept)
-    shutil.copy(kept, target)
-
-
-def _run(command: list[str], environment: dict[str, str] | None, failure: str) -> None:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{failure}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    prologue = "#define STILLNET_TRACE 1\n" if trace else ""
+    return build_library(text, "engine", HARNESS, prologue=prologue, trace=trace)
 
 
 @dataclass(frozen=True)
@@ -313,14 +219,14 @@ class EngineModel:
             if status & Status.LOADED and status & Status.IDLE:
                 return
             if self.cycle - start > limit:
-                raise RuntimeError("the engine did not load the image in time")
+                raise EngineHang("the engine did not load the image in time")
 
     def wait_idle(self, limit: int = 300_000) -> None:
         """Lets the clock run until nothing is in progress."""
         start = self.cycle
         while not self.read(Register.STATUS) & Status.IDLE:
             if self.cycle - start > limit:
-                raise RuntimeError(f"the engine is still busy after {limit} cycles")
+                raise EngineHang(f"the engine is still busy after {limit} cycles")
 
     def clear(self) -> None:
         """``Control.CLEAR``, and waits for its end."""
@@ -361,26 +267,16 @@ class EngineModel:
             ctypes.c_uint64(limit),
         )
         if missing < 0:
-            raise RuntimeError("the engine marked the wrong output element as the last one")
+            raise EngineFailed("the engine marked the wrong output element as the last one")
         if missing:
-            raise RuntimeError(f"the engine hangs: {missing} elements missing after {limit} cycles")
+            raise EngineHang(f"the engine hangs: {missing} elements missing after {limit} cycles")
         if self._library.stillnet_out_of_range(self._handle):
-            raise RuntimeError("the engine read beyond the end of the image")
+            raise EngineFailed("the engine read beyond the end of the image")
         return result.astype(np.int64), cycles.astype(np.int64)
 
     def counters(self) -> dict[str, int]:
         """All plain counters by name, in lower case."""
-        names = (
-            Register.CYCLES,
-            Register.WORDS,
-            Register.STALL_CELL,
-            Register.STALL_MEMORY,
-            Register.STALL_EVENTS,
-            Register.SATURATIONS,
-            Register.STEPS,
-            Register.LATENCY,
-        )
-        return {r.name.lower(): self.read(r) for r in names}
+        return {r.name.lower(): self.read(r) for r in COUNTERS}
 
     def events(self, source: int) -> int:
         """Events of a source: 0 input, 1 + l layer l, plus 32 for the second encoder."""

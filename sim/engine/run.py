@@ -13,6 +13,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
 from stillnet.sw.packing.packer import pack
 from stillnet.sw.util.progress import Progress, silent
+from stillnet.sw.util.results import RtlResult
 
 from .equivalence import run_engine
 from .model import Behaviour, build_model
@@ -33,7 +34,7 @@ def run_rtl(
     trace: str | Path | None = None,
     check_state: bool = True,
     latency: int = _LATENCY,
-) -> dict[str, Any]:
+) -> RtlResult:
     """Runs a recording through the engine's RTL and holds every integer against the reference.
 
     Parameters
@@ -41,13 +42,13 @@ def run_rtl(
     network : Network
     x : array of float, shape (steps, inputs), or of tokens, shape (steps,)
     preset : str, Path or EngineConfig
-        What engine to generate. Its memory adapter does not matter: the model has the bare port.
+        The engine to generate. Its memory adapter does not matter: the model has the bare port.
     steps : int, optional
-        Only so many steps after the history.
+        Compare only the first N steps after the history.
     progress : Progress, optional
     history : int
-        So many steps at the beginning are left to the reference; its state is then restored into
-        the engine, and the comparison begins.
+        The reference alone takes the first N steps. Its state is then restored into the engine, and
+        the comparison begins.
     trace : str or Path, optional
         Waveforms (VCD).
     check_state : bool
@@ -58,12 +59,9 @@ def run_rtl(
 
     Returns
     -------
-    dict
-        ``steps`` that were compared, ``mismatches`` (0, or 1: the first difference ends the run),
-        ``difference`` (a sentence, only with a mismatch) and ``first_difference`` (its parts),
-        ``events`` by source, ``words``, ``cycles``, ``utilisation`` (words / cycles), ``latency``
-        (mean cycles from the first input word to the last output word, None where steps overlap),
-        stalls, ``saturations``, ``rtl_cycles_per_second`` and ``outputs`` (float).
+    RtlResult
+        The first difference ends the run. ``steps`` and the counters are of the steps that were
+        compared.
 
     Raises
     ------
@@ -85,7 +83,7 @@ def run_rtl(
         )
     before = rows[:history]
     rows = rows[history:][:steps]
-    pack(network, config)  # what does not fit is said before minutes go into building
+    pack(network, config)  # a network that does not fit is refused before the long build
     if trace is not None:
         _check_trace(Path(trace))
 
@@ -106,28 +104,27 @@ def run_rtl(
     )
     counters = run.counters
     latencies = [step["latency"] for step in run.per_step]
-    result: dict[str, Any] = {"steps": run.steps, "mismatches": int(run.difference is not None)}
-    if run.difference is not None:
-        result["difference"] = str(run.difference)
-        result["first_difference"] = asdict(run.difference)
-    result |= {
-        "events": run.events,
-        "words": counters["words"],
-        "cycles": counters["cycles"],
-        "utilisation": counters["words"] / counters["cycles"] if counters["cycles"] else None,
-        "latency": sum(latencies) / len(latencies) if latencies else None,
-        "stall_cell": counters["stall_cell"],
-        "stall_memory": counters["stall_memory"],
-        "stall_events": counters["stall_events"],
-        "saturations": counters["saturations"],
-        "rtl_cycles_per_second": round(run.cycles_simulated / max(run.seconds, 1e-9)),
-        "outputs": network.dequantize_output(run.outputs),
-    }
-    if history:
-        result["history"] = history
-    if trace is not None:
-        result["trace"] = str(trace)
-    return result
+    difference = run.difference
+    return RtlResult(
+        preset=config.name,
+        steps=run.steps,
+        mismatches=int(difference is not None),
+        difference=None if difference is None else str(difference),
+        first_difference=None if difference is None else asdict(difference),
+        events=run.events,
+        words=counters["words"],
+        cycles=counters["cycles"],
+        utilisation=counters["words"] / counters["cycles"] if counters["cycles"] else None,
+        saturations=counters["saturations"],
+        latency=sum(latencies) / len(latencies) if latencies else None,
+        stall_cell=counters["stall_cell"],
+        stall_memory=counters["stall_memory"],
+        stall_events=counters["stall_events"],
+        rtl_cycles_per_second=round(run.cycles_simulated / max(run.seconds, 1e-9)),
+        history=history,
+        trace=None if trace is None else str(trace),
+        outputs=network.dequantize_output(run.outputs),
+    )
 
 
 def _check_whole(name: str, value: Any, low: int) -> None:

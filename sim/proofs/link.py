@@ -8,6 +8,7 @@ all time, whatever came before.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
@@ -17,7 +18,7 @@ from amaranth.lib.memory import Memory
 from stillnet.hw.host.link.receiver import FrameReceiver, read_ring
 from stillnet.hw.host.link.transmitter import FrameTransmitter
 
-from .proof import Proof, observe
+from .proof import Proof
 
 __all__ = ["receiver_proof", "ring_proof", "transmitter_proof"]
 
@@ -141,8 +142,7 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
     proof = Proof(depth)
     m, claim = proof.m, proof.claim
     dut = receiver(_RING)
-    seen = proof.add("receiver", dut)
-    c = seen["FrameReceiver"][0]
+    proof.add("receiver", dut)
     proof.free(dut.bytes.payload, dut.bytes.valid, dut.line_error, dut.frames.ready)
     taken = Signal()
     m.d.comb += taken.eq(dut.bytes.valid & dut.bytes.ready)
@@ -154,6 +154,44 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
     with m.If(dut.line_error):
         m.d.sync += broken.eq(1)
 
+    length = Signal(7)
+    m.d.sync += length.eq(d.length)
+    accepted, command = _delivered(proof, dut, d, broken, length)
+
+    # A frame that is right is taken if there is room, whatever came before it.
+    held = Signal(8)
+    out = dut.frames.valid & dut.frames.ready
+    before = Signal(8)  # held when the frame began
+    m.d.sync += held.eq(held + Mux(accepted, length - 4, 0) - out)
+    with m.If(dut.restart):
+        m.d.sync += held.eq(0)
+    now_held = Signal(8)
+    m.d.comb += now_held.eq(Mux(dut.restart, 0, held + Mux(accepted, length - 4, 0)))
+    decided = Signal()
+    m.d.sync += decided.eq(d.ended)
+    with m.If(decided):
+        m.d.sync += before.eq(now_held)
+    fits = Signal()
+    fitted = Signal()
+    m.d.comb += fits.eq(before + d.length - 4 < _RING - 1)
+    m.d.sync += fitted.eq(fits)
+    claim("a frame that is right is delivered", ~command | ~fitted | accepted)
+
+    _liveness(proof, dut, held)
+    _receiver_invariants(proof, dut, d, broken)
+    _ring_invariants(proof, dut, d, held, now_held, before)
+    return proof
+
+
+def _delivered(
+    proof: Proof, dut: Any, d: _Decoder, broken: Signal, length: Signal
+) -> tuple[Signal, Signal]:
+    """Claims which frames are delivered.
+
+    Gives two signals: a command was delivered in this cycle; one that is right has ended a cycle
+    ago.
+    """
+    m, claim, c = proof.m, proof.claim, dut.probes
     # What the frame that has just ended is.
     right = Signal()
     kind = d.kind_seen[:4]
@@ -175,8 +213,6 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
         m.d.sync += was[name].eq(signal)
     sequence, third, expected = Signal(8), Signal(8), Signal(8)
     m.d.sync += [sequence.eq(d.sequence_seen), third.eq(d.third_seen), expected.eq(dut.expected)]
-    length = Signal(7)
-    m.d.sync += length.eq(d.length)
 
     # Commands come out of the ring only if they have been committed.
     committed = Signal(len(c.committed))
@@ -195,26 +231,12 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
         "its numbers", ~dut.resume | ((dut.resume_sequence == sequence) & (dut.question == third))
     )
     claim("RESET", dut.restart == was["reset"])
+    return accepted, was["command"]
 
-    # A frame that is right is taken if there is room, whatever came before it.
-    held = Signal(8)
-    out = dut.frames.valid & dut.frames.ready
-    before = Signal(8)  # held when the frame began
-    m.d.sync += held.eq(held + Mux(accepted, length - 4, 0) - out)
-    with m.If(dut.restart):
-        m.d.sync += held.eq(0)
-    now_held = Signal(8)
-    m.d.comb += now_held.eq(Mux(dut.restart, 0, held + Mux(accepted, length - 4, 0)))
-    decided = Signal()
-    m.d.sync += decided.eq(d.ended)
-    with m.If(decided):
-        m.d.sync += before.eq(now_held)
-    fits = Signal()
-    fitted = Signal()
-    m.d.comb += fits.eq(before + d.length - 4 < _RING - 1)
-    m.d.sync += fitted.eq(fits)
-    claim("a frame that is right is delivered", ~was["command"] | ~fitted | accepted)
 
+def _liveness(proof: Proof, dut: Any, held: Signal) -> None:
+    """Claims that bytes and commands move on."""
+    m, claim = proof.m, proof.claim
     # A byte is taken within four cycles.
     waited = Signal(range(8))
     m.d.sync += waited.eq(Mux(dut.bytes.ready, 0, waited + (waited != 7)))
@@ -232,8 +254,11 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
     ]
     claim("stream", ~waiting | (dut.frames.valid & (Value.cast(dut.frames.payload) == offered)))
 
-    # -- invariants -------------------------------------------------------------------------------
-    states, state = c.fsm_states, c.fsm_state
+
+def _receiver_invariants(proof: Proof, dut: Any, d: _Decoder, broken: Signal) -> None:
+    """Ties the registers of the receiver to those of the decoder."""
+    claim, c = proof.claim, dut.probes
+    states, state = c.machine.encoding, c.machine.state
     at = {name: state == number for name, number in states.items()}
     claim("state", state < len(states))
     claim("low", at["LOW"] == d.valid[0])
@@ -316,13 +341,21 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
             | (header.word_select(k, 8) == seen_header.word_select(k, 8)),
         )
 
-    # The ring.
+
+def _ring_invariants(
+    proof: Proof, dut: Any, d: _Decoder, held: Signal, now_held: Signal, before: Signal
+) -> None:
+    """Ties the ring of the receiver to the bytes that it holds."""
+    m, claim, c = proof.m, proof.claim, dut.probes
+    states, state = c.machine.encoding, c.machine.state
+    at = {name: state == number for name, number in states.items()}
+    between = at["TAKE"] | at["LOW"]
     inside, written = Signal(6), Signal(6)
     m.d.comb += [
-        inside.eq(c.committed - c.out_place),
+        inside.eq(c.committed - c.reader.pointer),
         written.eq(c.place - c.committed),
     ]
-    reader = seen["read_ring"][0]
+    reader = c.reader
     claim("the place after", reader.after == (reader.pointer + 1)[: len(reader.after)])
     claim("found", dut.restart | ~reader.found | (inside != 0))
     claim("held", dut.restart | (now_held == inside + dut.frames.valid))
@@ -341,7 +374,6 @@ def receiver_proof(*, depth: int = 4, receiver: type = FrameReceiver) -> Proof:
     claim("overflow, at the end", ~at["DECIDE"] | ~c.overflow | (before + end_payload >= _RING - 2))
     claim("less than before", held <= before)
     claim("before", before < _RING + 2)
-    return proof
 
 
 def ring_proof(*, depth: int = 4, size: int = 8, read: Any = read_ring) -> Proof:
@@ -366,10 +398,8 @@ def ring_proof(*, depth: int = 4, size: int = 8, read: Any = read_ring) -> Proof
     out = stream.Signature(9).create(path=("out",))
     place = Signal(bits)
     flush = proof.anything(1, "flush")
-    seen: list[dict[str, Any]] = []
-    with observe(lambda name, names: seen.append(names)):
-        pointer = read(m, (port,), place, out, flush=flush, start=0)
-    found, after = seen[-1]["found"], seen[-1]["after"]
+    reader = read(m, (port,), place, out, flush=flush, start=0)
+    pointer, found, after = reader.pointer, reader.found, reader.after
     m.submodules.memory = memory
 
     put, data = proof.anything(1, "put"), proof.anything(9, "data")
@@ -430,6 +460,28 @@ def ring_proof(*, depth: int = 4, size: int = 8, read: Any = read_ring) -> Proof
     return proof
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """What a monitor of the line knows of the frame that is being sent.
+
+    ``count`` bytes of the body and ``trailer`` of the checksum were sent; ``pending``: the byte
+    ``want`` was given and not yet sent.
+    """
+
+    inside: Signal
+    escaped: Signal
+    crc: Signal
+    body_crc: Signal
+    aborted: Signal
+    trailer: Signal
+    in_trailer: Signal
+    count: Signal
+    pending: Signal
+    want: Signal
+    want_last: Signal
+    finished: Any
+
+
 def transmitter_proof(*, depth: int = 4, transmitter: type = FrameTransmitter) -> Proof:
     """Flags only at the ends of a frame, between them what was given and its CRC, for all time.
 
@@ -438,7 +490,7 @@ def transmitter_proof(*, depth: int = 4, transmitter: type = FrameTransmitter) -
     proof = Proof(depth)
     m, claim = proof.m, proof.claim
     dut = transmitter()
-    c = proof.add("transmitter", dut)["FrameTransmitter"][0]
+    proof.add("transmitter", dut)
     out, frames = dut.bytes, dut.frames
     proof.free(frames.payload, frames.valid, dut.causes, dut.expected, dut.question, dut.abort)
     proof.free(out.ready)
@@ -507,9 +559,31 @@ def transmitter_proof(*, depth: int = 4, transmitter: type = FrameTransmitter) -
     asked = Signal()
     m.d.sync += asked.eq(frames.valid & ~inside)
     claim("it begins", ~asked | out.valid | inside)
+    seen = _Sent(
+        inside=inside,
+        escaped=escaped,
+        crc=crc,
+        body_crc=body_crc,
+        aborted=aborted,
+        trailer=trailer,
+        in_trailer=in_trailer,
+        count=count,
+        pending=pending,
+        want=want,
+        want_last=want_last,
+        finished=finished,
+    )
+    _transmitter_invariants(proof, dut, seen)
+    return proof
 
-    # -- invariants -------------------------------------------------------------------------------
-    states, state = c.fsm_states, c.fsm_state
+
+def _transmitter_invariants(proof: Proof, dut: Any, seen: _Sent) -> None:
+    """Ties the registers of the transmitter to what was sent."""
+    m, claim, c = proof.m, proof.claim, dut.probes
+    inside, escaped, aborted, finished = seen.inside, seen.escaped, seen.aborted, seen.finished
+    crc, body_crc, trailer, in_trailer = seen.crc, seen.body_crc, seen.trailer, seen.in_trailer
+    count, pending, want, want_last = seen.count, seen.pending, seen.want, seen.want_last
+    states, state = c.machine.encoding, c.machine.state
     at = {name: state == number for name, number in states.items()}
     claim("state", state < len(states))
     claim("inside", inside == ~(at["IDLE"] | at["OPEN"]))
@@ -557,4 +631,3 @@ def transmitter_proof(*, depth: int = 4, transmitter: type = FrameTransmitter) -
             if k < 3:
                 more = 24 - 8 * k
                 claim("its rest", ~now | (rest[:more] == expected[8 * k + 8 :]))
-    return proof

@@ -21,11 +21,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import (
@@ -42,7 +40,7 @@ from amaranth.hdl import (
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["Outcome", "Proof", "observe"]
+__all__ = ["Outcome", "Proof"]
 
 _SCRIPT = """\
 read_rtlil top.il
@@ -55,38 +53,6 @@ dffunmap
 write_smt2 -wires top.smt2
 """
 _FAILED = re.compile(r"Assert failed in top: (.*)$", re.M)
-
-
-@contextmanager
-def observe(find: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
-    """Calls ``find`` with the local variables of every ``elaborate`` that returns meanwhile, and of
-    every function that adds to a module ``m``.
-
-    Properties speak of registers that are no ports. Amaranth gives no names to what is within a
-    component, and a component that shows everything would not be the one that is built; so the
-    registers are picked up where they are made.
-
-    Parameters
-    ----------
-    find : function of (str, dict)
-        Gets the name of the component's class, or of the function, and what it called things.
-    """
-
-    def profile(frame: Any, event: str, argument: Any) -> None:
-        if event != "return" or argument is None:
-            return
-        names = frame.f_locals
-        if frame.f_code.co_name == "elaborate" and "self" in names:
-            find(type(names["self"]).__name__, dict(names))
-        elif isinstance(names.get("m"), Module) and "self" not in names:
-            find(frame.f_code.co_name, dict(names))
-
-    before = sys.getprofile()
-    sys.setprofile(profile)
-    try:
-        yield
-    finally:
-        sys.setprofile(before)
 
 
 class _Ready(Elaboratable):
@@ -144,30 +110,12 @@ class Proof:
 
     # -- building it ------------------------------------------------------------------------------
 
-    def add(self, name: str, component: Any) -> dict[str, list[SimpleNamespace]]:
-        """Adds a design.
+    def add(self, name: str, component: Any) -> None:
+        """Adds a design, and elaborates it, so that its ``probes`` are there.
 
-        Returns
-        -------
-        dict of str to list of namespaces
-            For each class in it, the local variables of each ``elaborate``, in the order in which
-            the components were elaborated. ``fsm_state`` and ``fsm_states`` (a dict) are those of
-            a state machine.
+        Properties speak of registers that are no ports; a component shows them as ``probes``.
         """
-        seen: dict[str, list[SimpleNamespace]] = {}
-
-        def find(owner: str, names: dict[str, Any]) -> None:
-            module = names.get("m")
-            machine = getattr(module, "_generated", {}).get("fsm")
-            if machine is not None:
-                names["fsm_state"] = machine.state
-                names["fsm_states"] = machine.encoding
-            seen.setdefault(owner, []).append(SimpleNamespace(**names))
-
-        with observe(find):
-            fragment = Fragment.get(component, None)
-        self.m.submodules[name] = _Ready(fragment)
-        return seen
+        self.m.submodules[name] = _Ready(Fragment.get(component, None))
 
     def free(self, *signals: Any) -> None:
         """Inputs that may have any value in any cycle."""

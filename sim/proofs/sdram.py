@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
@@ -206,6 +205,11 @@ class DatasheetRules:
             ~mode | ((pins.a == (1 << 9 | t.cas_latency << 4 | 0b011)) & (pins.ba == 0)),
         )
 
+        self._bus(proof, pins, t)
+
+    def _bus(self, proof: Proof, pins: Any, t: SdramTimings) -> None:
+        """Claims that one side drives the data bus."""
+        m, claim, read, write = proof.m, proof.claim, self.read, self.write
         # The part drives the bus from CL cycles after READ for all of a burst, if it is not cut.
         # A cycle is left for it to let go.
         coming = Signal(t.cas_latency + _READ_BURST)
@@ -316,12 +320,8 @@ def sdram_proof(
             postponed=postponed,
             timings=used or demanded,
         )
-        seen = proof.add("controller", dut)
-    c = seen["SdramController"][0]
-    banks = seen["SdramBank"]
-    bursts = seen["BurstGenerator"][0]
-    refresh = seen["RefreshControl"][0]
-
+        proof.add("controller", dut)
+    c = dut.probes
     segment, queue = c.splitter.o_stream, c.runs
     proof.free(segment.payload, segment.valid, c.splitter.write_drop, c.splitter.write_start)
     proof.free(queue.i_stream.ready, queue.o_stream.payload, queue.o_stream.valid)
@@ -329,50 +329,56 @@ def sdram_proof(
     proof.assume_held("segment_held", segment)
 
     rules = DatasheetRules(proof, dut.pins, part, demanded)
-    _bag(proof, c, part)
-    _invariants(proof, c, banks, bursts, refresh, rules, part, used or demanded)
+    waiting = _bag(proof, c.runs, part)
+    _invariants(proof, dut, waiting, rules, used or demanded)
     return proof
 
 
-def _bag(proof: Proof, c: SimpleNamespace, part: SdramPart) -> None:
-    """The queue of segments as a bag: so many for each bank."""
+def _bag(proof: Proof, queue: Any, part: SdramPart) -> list[Signal]:
+    """The queue of segments as a bag: returns the number of segments for each bank."""
     m = proof.m
-    queue = c.runs
     most = queue.depth + 1
-    c.waiting_segments = [Signal(range(most + 1), name=f"segments{b}") for b in range(part.banks)]
+    counts = [Signal(range(most + 1), name=f"segments{b}") for b in range(part.banks)]
     put = queue.i_stream.valid & queue.i_stream.ready
     get = queue.o_stream.valid & queue.o_stream.ready
-    for b, count in enumerate(c.waiting_segments):
+    for b, count in enumerate(counts):
         m.d.sync += count.eq(
             count + (put & queue.i_stream.p.bank[b]) - (get & queue.o_stream.p.bank[b])
         )
         proof.assume(~queue.o_stream.valid | ~queue.o_stream.p.bank[b] | (count != 0))
-    total = sum(c.waiting_segments[1:], c.waiting_segments[0])
+    total = sum(counts[1:], counts[0])
     proof.assume(~queue.i_stream.ready | (total < most))
     proof.claim("the queue is not overrun", total <= most)
     bank = queue.o_stream.p.bank
     proof.assume(~queue.o_stream.valid | (bank.any() & _one_hot(bank)))
+    return counts
 
 
 def _invariants(
-    proof: Proof,
-    c: SimpleNamespace,
-    banks: list[SimpleNamespace],
-    bursts: SimpleNamespace,
-    refresh: SimpleNamespace,
-    rules: DatasheetRules,
-    part: SdramPart,
-    t: SdramTimings,
+    proof: Proof, dut: Any, waiting: list[Signal], rules: DatasheetRules, t: SdramTimings
 ) -> None:
-    m = proof.m
-    claim = proof.claim
-    states = refresh.fsm_states
-    state = refresh.fsm_state
-    run, burst = bursts.run, c.burst
-    hold = c.refresh.hold
-    segment = c.segment
+    """What ties the controller to the rules; ``waiting`` are the segments in the queue by bank."""
+    _segment_invariants(proof, dut.probes, len(waiting))
+    _refresh_invariants(proof, dut.probes, rules, t)
+    m, hold = proof.m, dut.probes.refresh.hold
+    settle = Signal(range(64))
+    with m.If(~hold):
+        m.d.sync += settle.eq(0)
+    with m.Elif(settle != 63):
+        m.d.sync += settle.eq(settle + 1)
 
-    # Segments and their bursts.
+    for b in range(len(waiting)):
+        decided = _open_invariants(proof, dut.probes, waiting[b], rules, b)
+        _row_invariants(proof, dut, rules, b, decided)
+        busy = dut.probes.banks[b].busy
+        proof.claim("a bank becomes quiet", (settle < settle_cycles(t)) | ~busy)
+
+
+def _segment_invariants(proof: Proof, c: Any, banks: int) -> None:
+    """Segments and their bursts, and what was chosen."""
+    claim, segment, burst = proof.claim, c.segment, c.burst
+    bursts = c.bursts.probes
+    run = bursts.run
     claim("run", ~bursts.valid | (run.bank.any() & _one_hot(run.bank)))
     claim("burst", _one_hot(burst.bank) & (bursts.waiting == burst.bank.any()))
     claim(
@@ -381,8 +387,7 @@ def _invariants(
     )
     claim(
         "looked",
-        ~c.looked
-        | (segment.valid & (c.chosen == Cat(segment.p.bank == b for b in range(part.banks)))),
+        ~c.looked | (segment.valid & (c.chosen == Cat(segment.p.bank == b for b in range(banks)))),
     )
     claim(
         "what is dispatched is the segment",
@@ -395,21 +400,25 @@ def _invariants(
     )
     claim("issued bank", _one_hot(c.issued_bank))
 
-    # What was chosen.
     claim("target", _one_hot(c.target))
     claim("chosen", ~(c.activating & c.precharging))
     claim("target of what was chosen", ~(c.activating | c.precharging) | c.target.any())
 
-    # Refresh.
+
+def _refresh_invariants(proof: Proof, c: Any, rules: DatasheetRules, t: SdramTimings) -> None:
+    m, claim = proof.m, proof.claim
+    control, refresh = c.refresh, c.refresh.probes
+    states, state = refresh.machine.encoding, refresh.machine.state
+    begun = control.started
     claim("state", state < len(states))
-    claim("hold", hold == (state != states["RUN"]))
-    claim("power-up", (state != states["POWER-UP"]) | ~refresh.self.started)
-    claim("started", refresh.self.started | (state != states["RUN"]) & (state != states["SETTLE"]))
+    claim("hold", control.hold == (state != states["RUN"]))
+    claim("power-up", (state != states["POWER-UP"]) | ~begun)
+    claim("started", begun | (state != states["RUN"]) & (state != states["SETTLE"]))
     started = Signal(3)
-    m.d.sync += started.eq(Cat(refresh.self.started, started))
+    m.d.sync += started.eq(Cat(begun, started))
     claim("mode loaded", rules.mode_loaded == started[1])
     first = [Signal(name=f"first_precharge{k}") for k in range(4)]
-    with m.If(c.refresh.precharge):
+    with m.If(control.precharge):
         m.d.sync += first[0].eq(1)
     m.d.sync += [b.eq(a) for a, b in zip(first, first[1:], strict=False)]
     claim(
@@ -418,11 +427,11 @@ def _invariants(
     claim("first precharge seen", rules.first_done == first[2])
     # Refreshes before the mode register, of which up to three are on their way to the pins.
     sent = [Signal(4, name=f"sent{k}") for k in range(3)]
-    with m.If(c.refresh.refresh & ~refresh.self.started & (sent[0] != 15)):
+    with m.If(control.refresh & ~begun & (sent[0] != 15)):
         m.d.sync += sent[0].eq(sent[0] + 1)
     m.d.sync += [b.eq(a) for a, b in zip(sent, sent[1:], strict=False)]
-    claim("refreshes sent", refresh.self.started | (sent[0] + refresh.due == 8))
-    claim("all sent", ~((state == states["LAST"]) | refresh.self.started) | (sent[0] == 8))
+    claim("refreshes sent", begun | (sent[0] + refresh.due == 8))
+    claim("all sent", ~((state == states["LAST"]) | begun) | (sent[0] == 8))
     claim(
         "refreshes seen",
         started[1] | (rules.startup_refreshes == sent[2]),
@@ -431,9 +440,9 @@ def _invariants(
     proof.assume(refresh.due < 16)
     working = Cat(state == states[s] for s in ("SETTLE", "PRECHARGE", "REFRESH")).any()
     claim("refreshes are due", ~working | (refresh.due != 0))
-    claim("all at start", refresh.self.started | refresh.forced)
+    claim("all at start", begun | refresh.forced)
     early = (state == states["POWER-UP"]) | (state == states["PRECHARGE"])
-    claim("none before", refresh.self.started | ~early | (refresh.due == 8))
+    claim("none before", begun | ~early | (refresh.due == 8))
     claim("no more than all", sent[0] <= 8)
     left = rules.powered + refresh.startup
     claim(
@@ -443,78 +452,88 @@ def _invariants(
         | (left <= t.startup) & (left >= t.startup - 1) & (refresh.startup != 0),
     )
     claim("pause counted", rules.powered <= t.startup)
-    claim("powered", ~refresh.powered | refresh.self.started)
+    claim("powered", ~refresh.powered | begun)
     claim("paused", (state == states["POWER-UP"]) | (rules.powered >= t.startup - 1))
-    settle = Signal(range(64))
-    with m.If(~hold):
-        m.d.sync += settle.eq(0)
-    with m.Elif(settle != 63):
-        m.d.sync += settle.eq(settle + 1)
 
-    for b, bank in enumerate(banks):
-        # Open, as decided: the pins follow two cycles later, the rules a cycle after that.
-        decided = Signal(name=f"decided{b}")
-        later = [Signal(name=f"decided{b}_{k}") for k in range(3)]
-        with m.If(bank.self.activate):
-            m.d.sync += decided.eq(1)
-        with m.If(bank.self.precharge | bank.self.close):
-            m.d.sync += decided.eq(0)
-        m.d.sync += [y.eq(x) for x, y in zip([decided, *later], later, strict=False)]
-        claim("open as decided", rules.open[b] == later[1])
-        claim(
-            "used",
-            bank.uses
-            == c.waiting_segments[b]
-            + (bursts.valid & run.bank[b])
-            + (burst.bank[b] & burst.end)
-            + (c.issued_end & c.issued_bank[b]),
-        )
-        claim("unused", bank.self.unused == (bank.uses == 0))
-        chosen = (c.activating | c.precharging) & c.target[b]
-        claim("opened", hold | chosen | (bank.opened == decided))
-        claim("opening", ~(c.activating & c.target[b]) | (bank.opened & ~decided & ~bank.stale))
-        claim("closing", ~(c.precharging & c.target[b]) | (~bank.opened & decided))
-        claim("ready", ~bank.self.ready | (decided & bank.opened & ~bank.stale & ~chosen))
-        claim("stale", ~bank.stale | bank.opened)
-        claim("opened for someone", ~(c.activating & c.target[b]) | (bank.uses != 0))
-        claim(
-            "opening soon",
-            ~bank.delay.any() | (decided & ~bank.stale & bank.opened & (bank.uses != 0)),
-        )
-        quiet = Cat(state == states[s] for s in ("REFRESH", "LAST", "POWER-UP")).any()
-        claim("closed in a refresh", ~quiet | (~decided & ~bank.opened & ~bank.self.ready))
-        # Rows.
-        asked = Signal(part.row_bits, name=f"asked_row{b}")
-        with m.If(c.dispatch & (segment.p.bank == b)):
-            m.d.sync += asked.eq(segment.p.row)
-        claim(
-            "one row a bank",
-            ~(c.dispatch & (segment.p.bank == b)) | (bank.uses == 0) | (asked == segment.p.row),
-        )
-        claim("row", ~bank.assigned | (bank.self.row == asked))
-        claim("in use", bank.self.unused | bank.assigned)
-        claim(
-            "same",
-            ~c.looked | (bank.self.same == (bank.assigned & (bank.self.row == segment.p.row))),
-        )
-        asked_later = [Signal(part.row_bits, name=f"asked_row{b}_{k}") for k in range(2)]
-        m.d.sync += [asked_later[0].eq(asked), asked_later[1].eq(asked_later[0])]
-        claim(
-            "data of the right row",
-            ~((rules.read | rules.write) & (c.pins.ba == b)) | (rules.row[b] == asked_later[1]),
-        )
-        opened_row = [Signal(part.row_bits, name=f"opened_row{b}_{k}") for k in range(2)]
-        with m.If(c.issued_activate & c.issued_bank[b]):
-            m.d.sync += opened_row[0].eq(bank.self.row)
-        m.d.sync += opened_row[1].eq(opened_row[0])
-        claim("row as decided", ~rules.open[b] | (rules.row[b] == opened_row[1]))
-        activated = Signal(name=f"activated{b}")
-        m.d.sync += activated.eq(bank.self.activate)
-        claim(
-            "row of a bank that is open",
-            ~(decided & bank.opened & ~bank.stale & ~activated) | (opened_row[0] == bank.self.row),
-        )
-        claim("a bank becomes quiet", (settle < settle_cycles(t)) | ~bank.self.busy)
+
+def _open_invariants(
+    proof: Proof, c: Any, waiting: Signal, rules: DatasheetRules, b: int
+) -> Signal:
+    """When a bank is open; returns whether it is, as of the commands that were issued."""
+    m, claim = proof.m, proof.claim
+    bank, bursts = c.banks[b], c.bursts.probes
+    own, run, burst, hold = bank.probes, bursts.run, c.burst, c.refresh.hold
+    machine = c.refresh.probes.machine
+    states, state = machine.encoding, machine.state
+    # Open, as decided: the pins follow two cycles later, the rules a cycle after that.
+    decided = Signal(name=f"decided{b}")
+    later = [Signal(name=f"decided{b}_{k}") for k in range(3)]
+    with m.If(bank.activate):
+        m.d.sync += decided.eq(1)
+    with m.If(bank.precharge | bank.close):
+        m.d.sync += decided.eq(0)
+    m.d.sync += [y.eq(x) for x, y in zip([decided, *later], later, strict=False)]
+    claim("open as decided", rules.open[b] == later[1])
+    claim(
+        "used",
+        own.uses
+        == waiting
+        + (bursts.valid & run.bank[b])
+        + (burst.bank[b] & burst.end)
+        + (c.issued_end & c.issued_bank[b]),
+    )
+    claim("unused", bank.unused == (own.uses == 0))
+    chosen = (c.activating | c.precharging) & c.target[b]
+    claim("opened", hold | chosen | (own.opened == decided))
+    claim("opening", ~(c.activating & c.target[b]) | (own.opened & ~decided & ~own.stale))
+    claim("closing", ~(c.precharging & c.target[b]) | (~own.opened & decided))
+    claim("ready", ~bank.ready | (decided & own.opened & ~own.stale & ~chosen))
+    claim("stale", ~own.stale | own.opened)
+    claim("opened for someone", ~(c.activating & c.target[b]) | (own.uses != 0))
+    claim(
+        "opening soon",
+        ~own.delay.any() | (decided & ~own.stale & own.opened & (own.uses != 0)),
+    )
+    quiet = Cat(state == states[s] for s in ("REFRESH", "LAST", "POWER-UP")).any()
+    claim("closed in a refresh", ~quiet | (~decided & ~own.opened & ~bank.ready))
+    return decided
+
+
+def _row_invariants(proof: Proof, dut: Any, rules: DatasheetRules, b: int, decided: Signal) -> None:
+    """Which row a bank has."""
+    m, claim, c, part = proof.m, proof.claim, dut.probes, dut.part
+    bank, segment = c.banks[b], c.segment
+    own = bank.probes
+    asked = Signal(part.row_bits, name=f"asked_row{b}")
+    with m.If(c.dispatch & (segment.p.bank == b)):
+        m.d.sync += asked.eq(segment.p.row)
+    claim(
+        "one row a bank",
+        ~(c.dispatch & (segment.p.bank == b)) | (own.uses == 0) | (asked == segment.p.row),
+    )
+    claim("row", ~own.assigned | (bank.row == asked))
+    claim("in use", bank.unused | own.assigned)
+    claim(
+        "same",
+        ~c.looked | (bank.same == (own.assigned & (bank.row == segment.p.row))),
+    )
+    asked_later = [Signal(part.row_bits, name=f"asked_row{b}_{k}") for k in range(2)]
+    m.d.sync += [asked_later[0].eq(asked), asked_later[1].eq(asked_later[0])]
+    claim(
+        "data of the right row",
+        ~((rules.read | rules.write) & (dut.pins.ba == b)) | (rules.row[b] == asked_later[1]),
+    )
+    opened_row = [Signal(part.row_bits, name=f"opened_row{b}_{k}") for k in range(2)]
+    with m.If(c.issued_activate & c.issued_bank[b]):
+        m.d.sync += opened_row[0].eq(bank.row)
+    m.d.sync += opened_row[1].eq(opened_row[0])
+    claim("row as decided", ~rules.open[b] | (rules.row[b] == opened_row[1]))
+    activated = Signal(name=f"activated{b}")
+    m.d.sync += activated.eq(bank.activate)
+    claim(
+        "row of a bank that is open",
+        ~(decided & own.opened & ~own.stale & ~activated) | (opened_row[0] == bank.row),
+    )
 
 
 def refresh_proof(
@@ -546,7 +565,8 @@ def refresh_proof(
     m, claim = proof.m, proof.claim
     t, interval = used or demanded, demanded.refresh_interval
     dut = control(t, postponed)
-    c = proof.add("control", dut)["RefreshControl"][0]
+    proof.add("control", dut)
+    c = dut.probes
     proof.free(dut.idle, dut.busy)
     settle = Signal(range(64))
     with m.If(~dut.hold):
@@ -577,7 +597,7 @@ def refresh_proof(
     claim("no debt before", loaded | ((debt == 0) & (late == 0) & (passed == 0)))
     claim("debt and refreshes", debt == late * interval + passed)
 
-    states, state = c.fsm_states, c.fsm_state
+    states, state = c.machine.encoding, c.machine.state
     claim("state", state < len(states))
     claim("started", dut.started == loaded)
     claim("hold", dut.hold == (state != states["RUN"]))

@@ -30,7 +30,8 @@ def slice_proof(*, depth: int = 4, register_slice: type = RegisterSlice) -> Proo
     proof = Proof(depth)
     m, claim = proof.m, proof.claim
     dut = register_slice(8)
-    c = proof.add("slice", dut)["RegisterSlice"][0]
+    proof.add("slice", dut)
+    c = dut.probes
     into, out = dut.i_stream, dut.o_stream
     proof.free(into.payload, into.valid, out.ready)
     put, get = into.valid & into.ready, out.valid & out.ready
@@ -73,7 +74,8 @@ def splitter_proof(*, depth: int = 5, splitter: type = BurstSplitter) -> Proof:
     proof = Proof(depth)
     m, claim = proof.m, proof.claim
     dut = splitter(bits, bits, length_bits, most)
-    c = proof.add("splitter", dut)["BurstSplitter"][0]
+    proof.add("splitter", dut)
+    c = dut.probes
     into, out = dut.i_stream, dut.o_stream
     base = proof.constant(bits, "any_base")
     m.d.comb += dut.base.eq(base)
@@ -117,7 +119,7 @@ def splitter_proof(*, depth: int = 5, splitter: type = BurstSplitter) -> Proof:
     proof.held("stream", out)
 
     # Invariants.
-    _splitter_invariants(proof, c, most)
+    _splitter_invariants(proof, dut)
     claim("requests", level == out.valid + c.request_valid)
     rest = words[0] - 1
     claim("rest", ~out.valid | (rest + c.offset == c.blocks_left * most + c.last_more))
@@ -130,12 +132,12 @@ def splitter_proof(*, depth: int = 5, splitter: type = BurstSplitter) -> Proof:
     return proof
 
 
-def _splitter_invariants(proof: Proof, c: SimpleNamespace, most: int) -> None:
+def _splitter_invariants(proof: Proof, splitter: Any) -> None:
     claim = proof.claim
-    out = c.o_stream
+    c, out = splitter.probes, splitter.o_stream
     claim("later bursts are aligned", ~out.valid | c.first | (c.offset == 0))
     claim("last", ~out.valid | (c.last == (c.blocks_left == 0)))
-    within = ~(c.first & c.last) | (c.offset + c.first_more < most)
+    within = ~(c.first & c.last) | (c.offset + c.first_more < splitter.max_burst)
     claim("within a block", ~out.valid | within)
 
 
@@ -155,9 +157,8 @@ def axi4_proof(*, depth: int = 4, master: type = Axi4ReadMaster) -> Proof:
     proof = Proof(depth)
     m, claim = proof.m, proof.claim
     dut = master(20, word_bits, outstanding=outstanding, length_bits=12)
-    seen = proof.add("master", dut)
-    c, splitter = seen["Axi4ReadMaster"][0], seen["BurstSplitter"][0]
-    address_slice = seen["RegisterSlice"][0]
+    proof.add("master", dut)
+    read_count, address_slice = dut.probes.read_count, dut.probes.address_slice.probes
     base = proof.constant(32, "any_base")
     m.d.comb += dut.base_address.eq(base)
     port = dut.port
@@ -199,7 +200,7 @@ def axi4_proof(*, depth: int = 4, master: type = Axi4ReadMaster) -> Proof:
     claim("reads on their way", reads + dut.m_axi_arvalid <= outstanding)
 
     # Invariants.
-    _splitter_invariants(proof, splitter, dut.max_burst)
+    _splitter_invariants(proof, dut.probes.splitter)
     low = exact_log2(dut.max_burst)
     spare = address_slice.spare
     full = address_slice.spare_valid
@@ -210,11 +211,8 @@ def axi4_proof(*, depth: int = 4, master: type = Axi4ReadMaster) -> Proof:
 
     claim("spare", ~full | whole(spare))
     claim("spare behind", ~full | dut.m_axi_arvalid)
-    count = seen["_InFlight"][0]
-    claim(
-        "counted",
-        count.count == reads + dut.m_axi_arvalid + full + c.read_count.finish,
-    )
-    claim("full", count.self.full == (count.count == outstanding))
-    claim("limit", count.count <= outstanding)
+    count = read_count.probes.count
+    claim("counted", count == reads + dut.m_axi_arvalid + full + read_count.finish)
+    claim("full", read_count.full == (count == outstanding))
+    claim("limit", count <= outstanding)
     return proof

@@ -1,7 +1,7 @@
-"""Runs a cocotb bench on generated Verilog, from a pytest test or from a program."""
+"""Runs a cocotb bench on Verilog, from a pytest test or from a program, with either simulator."""
 
-import fcntl
-import hashlib
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -10,18 +10,21 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from stillnet.sim.compile import verilator
+from stillnet.sim.compile.model import build_simulator
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["BenchFailed", "BenchResult", "record", "run_bench"]
+__all__ = ["INPUTS", "BenchFailed", "BenchResult", "record", "report", "run_bench"]
 
-_BUILD_ARGS = ("-O3", "-Wno-fatal", "-Wno-lint")
+INPUTS = "STILLNET_BENCH_INPUTS"
+"""Environment variable with the names of the design's inputs."""
+
 _FIGURES = "STILLNET_BENCH_FIGURES"
+_COMPARED = "compared"
 _LOG_LINES = 60
 
 
@@ -51,11 +54,22 @@ class BenchResult:
         What the bench has recorded with :func:`record`.
     waves
         The waveforms, if they were asked for.
+    compared
+        What the bench has said with :func:`report`.
     """
 
     tests: tuple[str, ...]
     figures: dict[str, Any] = field(default_factory=dict)
     waves: Path | None = None
+    compared: tuple[str, ...] = ()
+
+    def moved(self, place: Path) -> BenchResult:
+        """The same, with its waveforms at another place and nothing else left of the run."""
+        if self.waves is None:
+            return self
+        shutil.move(self.waves, place)
+        shutil.rmtree(self.waves.parent, ignore_errors=True)
+        return replace(self, waves=place)
 
 
 def record(**figures: Any) -> None:
@@ -66,22 +80,25 @@ def record(**figures: Any) -> None:
             file.write(json.dumps(figures) + "\n")
 
 
+def report(text: str) -> None:
+    """Called by a bench: say in one line what was found equal to what."""
+    record(**{_COMPARED: text})
+
+
 def run_bench(
     verilog: str,
     bench: str | Path,
     *,
     top: str,
+    simulator: str = "verilator",
+    optimise: str = "-O0",
     testcase: str | Sequence[str] | None = None,
     env: Mapping[str, Any] | None = None,
     seed: int | None = None,
     waves: bool = False,
-    build_root: str | Path = "build/cocotb",
-    build_args: Sequence[str] = (),
+    run_root: str | Path = "build/cocotb",
 ) -> BenchResult:
-    """Build ``verilog`` with Verilator and run the cocotb tests of ``bench`` on it.
-
-    A model is built once: it is kept under ``build_root``, found again by its Verilog and options,
-    and shared by processes that run at the same time.
+    """Build ``verilog`` and run the cocotb tests of ``bench`` on it.
 
     Parameters
     ----------
@@ -91,6 +108,10 @@ def run_bench(
         A Python file with cocotb tests, or the name of a module that can be imported here.
     top
         Name of the design's top module.
+    simulator
+        ``"verilator"`` or ``"icarus"``.
+    optimise
+        See :func:`~stillnet.sim.compile.model.build_simulator`.
     testcase
         Names of the cocotb tests to run; all by default.
     env
@@ -99,18 +120,16 @@ def run_bench(
         Seed of :mod:`random` in the bench; from the clock by default. The log of a run that fails
         names it.
     waves
-        Record waveforms, in VCD.
-    build_root
-        Where models are kept, below the current directory.
-    build_args
-        More options for Verilator.
+        Record waveforms: VCD with Verilator, FST with Icarus.
+    run_root
+        Where runs that failed, or that have waveforms, are kept.
 
     Raises
     ------
     :exc:`BenchFailed`
         If a cocotb test fails, if none ran, or if the simulator stops before the end.
     :exc:`StillnetError`
-        If Verilator, its tools or cocotb are not installed, or Verilator refuses the design.
+        If the simulator, its tools or cocotb are not installed, or it refuses the design.
     """
     try:
         from cocotb_tools import runner as cocotb_runner
@@ -119,45 +138,34 @@ def run_bench(
             "simulation needs cocotb, which is not installed: "
             "run `pip install 'cocotb>=2.0.1,<2.2'`"
         ) from None
-
-    bench_env = {name: str(value) for name, value in (env or {}).items()}
-    bench_env.setdefault("COCOTB_LOG_LEVEL", "WARNING")
-    bench_env.setdefault("COCOTB_ANSI_OUTPUT", "0")
-    bench_env.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
-    args = [*_BUILD_ARGS, *build_args]
-    path = Path(bench)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise StillnetError(f"there is no bench {path}")
-        module, search = path.stem, [str(path.resolve().parent)]
-    else:
-        module, search = str(bench), []
-
-    digest = hashlib.sha256(
-        json.dumps([verilog, top, args, waves, str(verilator.root()), sys.executable]).encode()
-    ).hexdigest()
-    build_dir = Path(build_root).resolve() / f"{top}-{digest[:16]}"
-    build_dir.mkdir(parents=True, exist_ok=True)
-
-    runner = cocotb_runner.get_runner("verilator")
-    with _locked(build_dir / ".lock"), _environ(verilator.environment()):
-        _build(runner, build_dir, verilog, top, args, waves)
-
-    run_dir = Path(tempfile.mkdtemp(prefix=f"run-{module}-", dir=build_dir))
-    log = run_dir / "simulation.log"
-    results = run_dir / "results.xml"
+    module, search = _module(bench)
+    program = build_simulator(verilog, top, simulator, waves=waves, optimise=optimise)
+    name = module.rpartition(".")[2]
+    root = Path(run_root).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    run_dir = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
+    log, results = run_dir / "simulation.log", run_dir / "results.xml"
     figures = run_dir / "figures.jsonl"
-    bench_env[_FIGURES] = str(figures)
-    with _environ({**os.environ, **bench_env}), _sys_path(search):
+    bench_env = {
+        "COCOTB_LOG_LEVEL": "WARNING",
+        "COCOTB_ANSI_OUTPUT": "0",
+        "PYTHONWARNINGS": "ignore::DeprecationWarning",
+        **os.environ,
+        **{name: str(value) for name, value in (env or {}).items()},
+        _FIGURES: str(figures),
+        INPUTS: ",".join(_inputs(verilog, top)),
+    }
+    bench_env.pop("WAVES", None)  # make passes it on, and cocotb would read it
+    with _environ(bench_env), _sys_path(search):
         try:
-            runner.test(
+            cocotb_runner.get_runner(simulator).test(
                 test_module=module,
                 hdl_toplevel=top,
                 hdl_toplevel_lang="verilog",
                 testcase=testcase,
                 seed=seed,
                 waves=waves,
-                build_dir=build_dir,
+                build_dir=program.parent,
                 test_dir=run_dir,
                 results_xml=str(results),
                 log_file=log,
@@ -176,45 +184,40 @@ def run_bench(
     elif stopped:
         problem = f"the simulator stopped before the end ({stopped})"
     else:
-        problem = None
-    if problem is not None:
-        raise BenchFailed(f"bench {module}: {problem}; see {run_dir}\n{_tail(log)}", run_dir)
+        return _finished(run_dir, passed, figures, waves)
+    raise BenchFailed(f"bench {name}: {problem}; see {run_dir}\n{_tail(log)}", run_dir)
 
+
+def _module(bench: str | Path) -> tuple[str, list[str]]:
+    """The name of a bench as a module, and where Python has to search for it besides."""
+    path = Path(bench)
+    if path.suffix != ".py":
+        return str(bench), []
+    if not path.is_file():
+        raise StillnetError(f"there is no bench {path}")
+    return path.stem, [str(path.resolve().parent)]
+
+
+def _inputs(verilog: str, top: str) -> list[str]:
+    """Names of the inputs of a module of Amaranth's, or of ours with one port a line."""
+    body = re.search(rf"^module {top}\b.*?^endmodule", verilog, re.M | re.S)
+    declared = r"^ *input (?:wire )?(?:\[\d+:\d+\] )?\\?([\w.]+) *[;,\n]"
+    return re.findall(declared, body[0], re.M) if body else []
+
+
+def _finished(run_dir: Path, passed: list[str], figures: Path, waves: bool) -> BenchResult:
     collected: dict[str, Any] = {}
+    compared: list[str] = []
     if figures.is_file():
         for line in figures.read_text(encoding="utf-8").splitlines():
-            collected |= json.loads(line)
-    dump = run_dir / "dump.vcd"
-    if waves and dump.is_file():
-        return BenchResult(tuple(passed), collected, dump)
-    shutil.rmtree(run_dir, ignore_errors=True)
-    return BenchResult(tuple(passed), collected)
-
-
-def _build(
-    runner: Any, build_dir: Path, verilog: str, top: str, args: Sequence[str], waves: bool
-) -> None:
-    done = build_dir / ".built"
-    if done.is_file() and (build_dir / top).is_file():
-        return
-    source = build_dir / f"{top}.v"
-    source.write_text(verilog, encoding="utf-8")
-    log = build_dir / "build.log"
-    try:
-        runner.build(
-            sources=[source],
-            hdl_toplevel=top,
-            build_args=args,
-            build_dir=build_dir,
-            waves=waves,
-            timescale=("1ns", "1ps"),
-            log_file=log,
-        )
-    except (RuntimeError, SystemExit) as error:
-        raise StillnetError(
-            f"Verilator could not build {source} ({error}); see {log}\n{_tail(log)}"
-        ) from None
-    done.touch()
+            found = json.loads(line)
+            compared += [found.pop(_COMPARED)] if _COMPARED in found else []
+            collected |= found
+    dumps = [run_dir / f"dump.{kind}" for kind in ("vcd", "fst")]
+    dump = next((d for d in dumps if waves and d.is_file()), None)
+    if dump is None:
+        shutil.rmtree(run_dir, ignore_errors=True)
+    return BenchResult(tuple(passed), collected, dump, tuple(compared))
 
 
 def _read_results(path: Path) -> tuple[list[str], list[str]]:
@@ -236,13 +239,6 @@ def _tail(log: Path) -> str:
     text = log.read_text(encoding="utf-8", errors="replace")
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     return "\n".join(text.splitlines()[-_LOG_LINES:])
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -4,10 +4,25 @@
 
     import stillnet as sn
 
-    model = sn.load_model("model.onnx")
-    network = sn.quantize(model, x, thresholds=16 / 256)
-    result = sn.run(network, x, engine="rtl", preset="axi64")
-    assert result["mismatches"] == 0
+    network = sn.quantize("model.npz", "x.npy", thresholds=16 / 256)
+    result = sn.run(network, "x.npy", engine="rtl", preset="axi64", steps=5)
+    assert result.mismatches == 0
+
+====================  ======================================================================
+``load_model``        reads a trained model: ONNX, Keras, PyTorch
+``quantize``          makes a :class:`Network` of integers, calibrated on recordings
+``compress``          the same with few bits, pruned weights and chosen thresholds
+``run``               a network over a recording: reference, RTL, board
+``info``              explains a network or a memory image
+``pack``              writes a network's memory image for one engine
+``generate``          writes an engine's Verilog
+``bench``             measures cycles, area, speed
+``Engine``            drives a board
+``Reference``         the bit-exact reference, step by step
+``EngineConfig``      everything that is chosen when an engine is generated
+``Model``             a float model, built layer by layer
+``StillnetError``     bad input; its message says what to do
+====================  ======================================================================
 
 Each name is loaded when it is first used.
 """
@@ -18,20 +33,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stillnet.functions import compress as compress
+    from stillnet.functions import pack as pack
+    from stillnet.functions import quantize as quantize
     from stillnet.hw.verilog.generate import generate as generate
-    from stillnet.sw.cli.bench import bench as bench
-    from stillnet.sw.cli.commands import info as info
-    from stillnet.sw.cli.commands import run as run
-    from stillnet.sw.compression import compress as compress
     from stillnet.sw.contract.config import EngineConfig as EngineConfig
     from stillnet.sw.contract.errors import StillnetError as StillnetError
     from stillnet.sw.host.driver import Engine as Engine
+    from stillnet.sw.host.engines import run as run
     from stillnet.sw.importers.load import load_model as load_model
     from stillnet.sw.model.model import Model as Model
     from stillnet.sw.network.network import Network as Network
     from stillnet.sw.network.reference import Reference as Reference
-    from stillnet.sw.packing.packer import pack as pack
-    from stillnet.sw.quantization.quantizer import quantize as quantize
+    from stillnet.sw.packing.describe import info as info
+    from stillnet.sw.util.benches import bench as bench
 
 __all__ = [
     "Engine",
@@ -57,14 +72,14 @@ _PLACES = {
     "Network": "sw.network.network",
     "Reference": "sw.network.reference",
     "StillnetError": "sw.contract.errors",
-    "bench": "sw.cli.bench",
-    "compress": "sw.compression",
+    "bench": "sw.util.benches",
+    "compress": "functions",
     "generate": "hw.verilog.generate",
-    "info": "sw.cli.commands",
+    "info": "sw.packing.describe",
     "load_model": "sw.importers.load",
-    "pack": "sw.packing.packer",
-    "quantize": "sw.quantization.quantizer",
-    "run": "sw.cli.commands",
+    "pack": "functions",
+    "quantize": "functions",
+    "run": "sw.host.engines",
 }
 
 

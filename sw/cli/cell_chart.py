@@ -1,19 +1,18 @@
-"""The plan of a cell's pipeline as text: one line a value, one column a cycle."""
+"""The plan of a cell's pipeline as text: one line per value, one column per cycle."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.report import cell_report
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.util.results import CellResult
 
 __all__ = ["cell_chart", "describe_cell"]
 
 MULTIPLIERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def describe_cell(name: str, sharing: int = 1) -> dict[str, Any]:
+def describe_cell(name: str, sharing: int = 1) -> CellResult:
     """What ``stillnet info --cell`` says: ``contract.cell_report`` of a cell by name.
 
     Parameters
@@ -21,23 +20,23 @@ def describe_cell(name: str, sharing: int = 1) -> dict[str, Any]:
     name : str
         In capitals or not.
     sharing : int
-        Cycles a unit, 1 to 16.
+        Cycles per unit, 1 to 16.
     """
     found = name if name in CELLS else name.lower()
     if found not in CELLS:
         raise StillnetError(f"cell '{name}' is unknown; known are {', '.join(CELLS)}")
     if not 1 <= sharing <= 16:
         raise StillnetError(f"sharing must be between 1 and 16, not {sharing}")
-    return {"kind": "cell", **cell_report(CELLS[found], sharing)}
+    return CellResult(**cell_report(CELLS[found], sharing))
 
 
-def cell_chart(report: dict[str, Any]) -> str:
+def cell_chart(report: CellResult) -> str:
     """Draws a report of :func:`describe_cell`.
 
     ``=`` an operation works, or the sign of its multiplier, 0 to 9 and a to z; ``.`` its value
     waits for a partner; ``|`` it is there and used at once.
     """
-    operations, latency = report["operations"], report["latency"]
+    operations, latency = report.operations, report.latency
     heads = ("value", "operation", "format")
     keys = ("name", "operation", "format")
     widths = [max(len(h), *(len(o[k]) for o in operations)) for h, k in zip(heads, keys)]
@@ -62,21 +61,18 @@ def cell_chart(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _summary(report: dict[str, Any]) -> str:
+def _summary(report: CellResult) -> str:
     def some(count: int, what: str) -> str:
         return f"{count} {what}{'' if count == 1 else 's'}"
 
-    rate = (
-        "a unit a cycle" if report["sharing"] == 1 else f"a unit every {report['sharing']} cycles"
-    )
+    rate = "one unit per cycle" if report.sharing == 1 else f"a unit every {report.sharing} cycles"
     parts = [
-        f"Cell '{report['cell']}': {report['latency']} cycles, {rate}",
-        f"{some(report['products'], 'product')} on {some(report['multipliers'], 'multiplier')}, "
-        f"{some(report['tables'], 'table')} of one block RAM each",
-        f"{some(len(report['accumulators']), 'accumulator')}, "
-        f"{some(len(report['parameters']), 'parameter')}, {report['state_bits']} bits of state "
-        "a unit",
-        f"about {report['comb']} LUT4 and {report['registers']} registers, for each unit that "
-        "enters in a cycle",
+        f"Cell '{report.cell}': {report.latency} cycles, {rate}",
+        f"{some(report.products, 'product')} on {some(report.multipliers, 'multiplier')}, "
+        f"{some(report.tables, 'table')} of one block RAM each",
+        f"{some(len(report.accumulators), 'accumulator')}, "
+        f"{some(len(report.parameters), 'parameter')}, {report.state_bits} bits of state per unit",
+        f"about {report.comb} LUT4 and {report.registers} registers, for each unit that enters in "
+        "a cycle",
     ]
     return "\n".join(parts)

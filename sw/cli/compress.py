@@ -1,30 +1,24 @@
-"""``stillnet compress``: the command line of ``stillnet.sw.compression``."""
+"""``stillnet compress``: a float model into a small network, without training."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import check_place
 from stillnet.sw.util.progress import console_progress
+from stillnet.sw.util.recordings import load_recordings
+from stillnet.sw.util.results import CompressReport, CompressResult
 
-from .commands import _columns, _figure, _percent, _print, load_array
+from . import options
 from .main import Command
+from .rendering import columns, figure, percent, print_tables
 
-__all__ = ["COMPRESS", "load_recordings", "parse_bits", "parse_time"]
-
-
-def parse_bits(text: str) -> int:
-    """``"4bit"``, ``"8bit"``, ``"4"`` or ``"8"``."""
-    number = text.removesuffix("bit").removesuffix("-")
-    if number not in ("4", "8"):
-        raise StillnetError(f"--weights: '{text}' is not 4bit or 8bit")
-    return int(number)
+__all__ = ["COMPRESS", "parse_time"]
 
 
 def parse_time(text: str) -> float:
@@ -41,45 +35,23 @@ def parse_time(text: str) -> float:
     raise StillnetError(f"--frame-time: '{text}' is not a time such as 2ms or 800us")
 
 
-def load_recordings(places: list[str]) -> list[np.ndarray]:
-    """Recordings from ``.npy`` files, and from every such file of a folder, by name."""
-    files: list[Path] = []
-    for place in map(Path, places):
-        if place.is_dir():
-            found = sorted(place.glob("*.npy"))
-            if not found:
-                raise StillnetError(
-                    f"folder '{place}' holds no .npy file; write the model's input vectors there "
-                    "with numpy.save, (steps, inputs) a recording"
-                )
-            files += found
-        else:
-            files.append(place)
-    return [load_array(file, "recording") for file in files]
-
-
 def _configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="trained model: .onnx, .safetensors, .npz, .pt")
+    options.add_model(parser)
+    options.add_layers(parser)
+    options.add_data(parser)
+    options.add_weights(parser, "4bit", "4bit or 8bit")
+    options.add_sparsity(parser, "0", "part of the weights that are removed")
+    options.add_pattern(parser)
+    options.add_max_error(parser, "thresholds: fewest words within this error")
     add(
-        "--data",
-        nargs="+",
-        required=True,
-        metavar="PLACE",
-        help="recordings of real input, .npy files or folders of them; (steps, inputs) each",
+        "--frame-time",
+        type=parse_time,
+        metavar="T",
+        help="thresholds: least error within this time per step, for example 2ms",
     )
-    add("--weights", default="4bit", metavar="BITS", help="4bit (default) or 8bit")
-    add("--sparsity", type=float, default=0.0, metavar="S", help="part of the weights that goes")
-    add(
-        "--pattern",
-        choices=("unstructured", "lane", "block8"),
-        default="unstructured",
-        help="which may go (unstructured)",
-    )
-    add("--max-error", type=float, metavar="E", help="thresholds: fewest words within this error")
-    add("--frame-time", metavar="T", help="thresholds: least error within this time a step, 2ms")
-    add("--clock", type=float, default=100.0, metavar="MHZ", help="of engine and memory (100)")
-    add("--one-threshold", action="store_true", help="one threshold a vector, not one an element")
+    options.add_clock(parser, 100.0, "clock of engine and memory (default: 100)")
+    options.add_one_threshold(parser)
     add("--refits", type=int, default=1, metavar="N", help="solve again under the thresholds (1)")
     add(
         "--method",
@@ -88,41 +60,40 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="nearest: magnitude pruning and clipped rounding, the baselines",
     )
     add("--keep-zeros", action="store_true", help="weights that are zero in MODEL stay zero")
-    add("--seed", type=int, default=0, metavar="N")
-    add("--preset", default="sdram16", help="engine to count words for (sdram16)")
-    add("--resume", metavar="FOLDER", help="where finished stages are kept (NET.stages)")
-    add("--name", help="name of the network (the model's)")
-    add("-o", "--output", required=True, metavar="NET", help="the network, .safetensors")
+    options.add_seed(parser)
+    options.add_preset(parser, "sdram16", "; its words are counted")
+    options.add_resume(parser, " (NET.stages)")
+    options.add_name(parser)
+    options.add_output(parser, "NET", "the network, .safetensors", required=True)
 
 
-def _run(args: argparse.Namespace) -> dict[str, Any]:
-    import shutil
-
+def _run(args: argparse.Namespace) -> CompressResult:
     from stillnet.sw.compression import CompressOptions, Given, compress, engine_for
     from stillnet.sw.importers.load import load_model
 
-    options = CompressOptions(
-        bits=parse_bits(args.weights),
-        sparsity=args.sparsity,
+    bits: Any = options.one_of(args.weights, "--weights")
+    chosen = CompressOptions(
+        bits=bits,
+        sparsity=options.one_of(args.sparsity, "--sparsity"),
         pattern=args.pattern,
         max_error=args.max_error,
-        frame_ms=None if args.frame_time is None else parse_time(args.frame_time),
+        frame_ms=args.frame_time,
         clock_mhz=args.clock,
         by_element=not args.one_threshold,
         refits=args.refits,
         method=args.method,
         seed=args.seed,
     )
-    config = engine_for(options, EngineConfig.load(args.preset))
+    config = engine_for(chosen, EngineConfig.load(args.preset))
     check_place(args.output)
     recordings = load_recordings(args.data)
-    model = load_model(args.model)
-    folder = Path(args.resume or f"{args.output}.stages")
-    with console_progress(args.json) as progress:
+    model = load_model(args.model, layers=args.layers)
+    folder = args.resume or Path(f"{args.output}.stages")
+    with console_progress() as progress:
         network = compress(
             model,
             recordings,
-            options,
+            chosen,
             config=config,
             given=Given() if args.keep_zeros else None,
             name=args.name,
@@ -132,14 +103,15 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     network.save(args.output)
     if args.resume is None:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"output": str(args.output), "name": network.name, **network.notes["compression"]}
+    report = CompressReport.from_dict(network.notes["compression"])
+    return CompressResult(**vars(report), output=str(args.output), name=network.name)
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: CompressResult) -> None:
     right = "right"
-    table = _columns(
-        f"Network '{result['name']}', {result['steps']} steps of calibration: mean output error "
-        f"{result['output_error']:.4g}",
+    table = columns(
+        f"Network '{result.name}', {result.steps} steps of calibration: mean output error "
+        f"{result.output_error:.4g}",
         {
             "layer": "left",
             "cell": "left",
@@ -150,23 +122,23 @@ def _show(result: dict[str, Any]) -> None:
             "formats": "left",
         },
     )
-    for layer in result["layers"]:
+    for layer in result.layers:
         table.add_row(
-            layer["name"],
-            layer["cell"],
-            _percent(layer["density"]),
-            _figure(layer["error"]),
-            _figure(layer["nearest_error"]),
-            _percent(layer["active"]),
-            ", ".join(layer["formats"]),
+            layer.name,
+            layer.cell,
+            percent(layer.density),
+            figure(layer.error),
+            figure(layer.nearest_error),
+            percent(layer.active),
+            ", ".join(layer.formats),
         )
-    _print(table)
+    print_tables(table)
     print(
-        f"{result['bytes_a_step'] / 1000:,.1f} kB a step, {result['frame_ms']:.3g} ms at "
-        f"{result['options']['clock_mhz']:g} MHz by the cost model, on engine "
-        f"'{result['engine']['name']}'"
+        f"{result.bytes_a_step / 1000:,.1f} kB per step, {result.frame_ms:.3g} ms at "
+        f"{result.options['clock_mhz']:g} MHz by the cost model, on engine "
+        f"'{result.engine['name']}'"
     )
-    path = result["output"]
+    path = result.output
     print(f"Saved {path}. For its engine: stillnet build --board NAME --fit {path}")
 
 
@@ -179,9 +151,10 @@ COMPRESS = Command(
     epilog="""\
 examples:
   stillnet compress nsnet2.onnx --data clips/ --weights 4bit -o net.safetensors
-      int4 with a multiplier a row, solved layer by layer; every change of a value is an event
+      int4 with a multiplier for each row, solved layer by layer; every change of a value is an
+      event
   stillnet compress nsnet2.onnx --data clips/ --weights 4bit --sparsity 0.5 --pattern lane -o net.st
-      8 of every 16 rows of a lane stay: 3 bits a weight
+      8 of every 16 rows of a lane stay: 3 bits per weight
   stillnet compress nsnet2.onnx --data clips/ --sparsity 0.5 --frame-time 2ms -o net.safetensors
       and the thresholds of least error with which a step takes 2 ms
   stillnet compress nsnet2.onnx --data clips/ --sparsity 0.5 --max-error 0.02 -o net.safetensors

@@ -29,23 +29,28 @@ import numpy as np
 
 from stillnet.sw.contract.cells.cell import load_cells
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.util.results import Result
 
-__all__ = ["Command", "main"]
+__all__ = ["Command", "command_parser", "commands", "main"]
 
 _OWN = {
-    "quantize": "stillnet.sw.cli.commands:QUANTIZE",
-    "run": "stillnet.sw.cli.commands:RUN",
-    "info": "stillnet.sw.cli.commands:INFO",
+    "quantize": "stillnet.sw.cli.quantize:QUANTIZE",
+    "run": "stillnet.sw.cli.run:RUN",
+    "info": "stillnet.sw.cli.info:INFO",
     "compress": "stillnet.sw.cli.compress:COMPRESS",
     "sweep": "stillnet.sw.cli.sweep:SWEEP",
 }
 _GROUP = "stillnet.commands"
 
 
-def _show_values(result: dict[str, Any]) -> None:
-    """Prints a result as one ``name: value`` a line."""
-    for key, value in result.items():
+def _show_values(result: Any) -> None:
+    """Prints a result as one ``name: value`` per line."""
+    for key, value in _values(result).items():
         print(f"{key}: {value}")
+
+
+def _values(result: Result | dict[str, Any]) -> dict[str, Any]:
+    return result.to_dict() if isinstance(result, Result) else result
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class Command:
     configure : function of an ArgumentParser
         Adds the arguments. ``--json`` is there already.
     run : function of the parsed arguments
-        Does the work; returns what is printed, or None. Under ``--json`` the dictionary is printed
-        as it is, so it holds plain values only. ``args.json`` says which it will be.
+        Does the work and returns its result: a :class:`~stillnet.sw.util.results.Result`, a
+        dictionary of plain values, or None. ``--json`` prints all of its fields.
     show : function of the result, optional
         Prints it for people.
     epilog : str
@@ -71,8 +76,8 @@ class Command:
     name: str
     help: str
     configure: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], dict[str, Any] | None]
-    show: Callable[[dict[str, Any]], None] = _show_values
+    run: Callable[[argparse.Namespace], Result | dict[str, Any] | None]
+    show: Callable[[Any], None] = _show_values
     epilog: str = ""
 
 
@@ -83,7 +88,7 @@ class _Parser(argparse.ArgumentParser):
         raise StillnetError(f"{message}; see '{self.prog} --help'")
 
 
-def _commands() -> dict[str, Callable[[], Any]]:
+def commands() -> dict[str, Callable[[], Any]]:
     """A loader for each command by name."""
 
     def own(target: str) -> Callable[[], Any]:
@@ -115,7 +120,7 @@ def _overview() -> str:
         "",
         "commands:",
     ]
-    for name, loader in _commands().items():
+    for name, loader in commands().items():
         try:
             text = loader().help
         except ImportError as error:
@@ -142,6 +147,29 @@ def _warn(message: Warning | str, *rest: Any, **options: Any) -> None:
     print(f"stillnet: warning: {message}", file=sys.stderr)
 
 
+def command_parser(command: Command) -> argparse.ArgumentParser:
+    """The parser of a command, with ``--json``."""
+    parser = _Parser(
+        prog=f"stillnet {command.name}",
+        description=command.help,
+        epilog=getattr(command, "epilog", "") or None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.configure(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _find(name: str) -> Command:
+    known = commands()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(known)}"
+        raise StillnetError(f"there is no command '{name}'; {hint}")
+    return _load(name, known[name])
+
+
 def _dispatch(argv: list[str], as_json: bool) -> int:
     if argv and argv[0] == "--json":
         argv = [*argv[1:], "--json"]
@@ -159,30 +187,16 @@ def _dispatch(argv: list[str], as_json: bool) -> int:
     if argv[0] == "--version":
         print(f"stillnet {metadata.version('stillnet')}")
         return 0
-    name, commands = argv[0], _commands()
-    if name not in commands:
-        near = difflib.get_close_matches(name, commands, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(commands)}"
-        raise StillnetError(f"there is no command '{name}'; {hint}")
-    command = _load(name, commands[name])
-    parser = _Parser(
-        prog=f"stillnet {name}",
-        description=command.help,
-        epilog=getattr(command, "epilog", "") or None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    command.configure(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    args = parser.parse_args(argv[1:])
-    result = command.run(args)
+    command = _find(argv[0])
+    result = command.run(command_parser(command).parse_args(argv[1:]))
     if result is None:
         return 0
+    values = _values(result)
     if as_json:
-        print(json.dumps(result, indent=2, default=_plain))
+        print(json.dumps(values, indent=2, default=_plain))
     else:
         getattr(command, "show", _show_values)(result)
-    return 1 if result.get("mismatches") else 0
+    return 1 if values.get("mismatches") else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,91 +1,98 @@
-"""``stillnet sweep``: the command line of ``stillnet.sw.compression.sweep``."""
+"""``stillnet sweep``: error and cost for several choices of weights and thresholds."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from pathlib import Path
 
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.progress import console_progress
+from stillnet.sw.util.recordings import load_recordings
+from stillnet.sw.util.results import SweepResult
 
-from .commands import _columns, _print
-from .compress import load_recordings, parse_bits
+from . import options
 from .main import Command
+from .rendering import columns, print_tables
 
 __all__ = ["SWEEP"]
 
 
-def _numbers(text: str, where: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise StillnetError(f"{where}: '{text}' is not a list of numbers such as 0,0.5") from None
-
-
 def _configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="trained model: .onnx, .safetensors, .npz, .pt")
-    add("--data", nargs="+", required=True, metavar="PLACE", help="calibration, as for compress")
-    add("--test", nargs="+", metavar="PLACE", help="recordings that nothing is chosen on")
-    add("--weights", default="8bit,4bit", metavar="LIST", help="8bit,4bit")
-    add("--sparsity", default="0,0.5", metavar="LIST", help="0,0.5")
-    add("--errors", default="0,0.01,0.02,0.03", metavar="LIST", help="budgets; 0: no thresholds")
-    add("--pattern", choices=("unstructured", "lane", "block8"), default="unstructured")
-    add("--clock", type=float, default=100.0, metavar="MHZ")
-    add("--one-threshold", action="store_true", help="one threshold a vector, not one an element")
-    add("--seed", type=int, default=0, metavar="N")
-    add("--preset", default="sdram16", help="engine to count words for (sdram16)")
-    add("--resume", metavar="FOLDER", help="where finished stages are kept")
-    add("--plot", metavar="FILE", help="draw the points: .png, .svg or .pdf")
+    options.add_model(parser)
+    options.add_layers(parser)
+    options.add_data(parser)
+    add(
+        "--test",
+        nargs="+",
+        type=Path,
+        metavar="PLACE",
+        help="recordings that nothing is chosen on, as for --data",
+    )
+    options.add_weights(parser, "8bit,4bit", "bits of a weight, one or more")
+    options.add_sparsity(parser, "0,0.5", "parts of the weights that are removed, one or more")
+    add(
+        "--errors",
+        type=options.parse_numbers,
+        default="0,0.01,0.02,0.03",
+        metavar="LIST",
+        help="budgets of error; 0: no thresholds (0,0.01,0.02,0.03)",
+    )
+    options.add_pattern(parser)
+    options.add_clock(parser, 100.0, "clock of engine and memory (default: 100)")
+    options.add_one_threshold(parser)
+    options.add_seed(parser)
+    options.add_preset(parser, "sdram16", "; its words are counted")
+    options.add_resume(parser)
+    add("--plot", type=Path, metavar="FILE", help="draw the points: .png, .svg or .pdf")
 
 
-def _run(args: argparse.Namespace) -> dict[str, Any]:
+def _run(args: argparse.Namespace) -> SweepResult:
     from stillnet.sw.compression import CompressOptions
-    from stillnet.sw.compression.sweep import check_plot, plot, sweep
+    from stillnet.sw.compression.plot import check_plot, plot_sweep
+    from stillnet.sw.compression.sweep import sweep
     from stillnet.sw.importers.load import load_model
 
-    options = CompressOptions(
+    chosen = CompressOptions(
         pattern=args.pattern,
         clock_mhz=args.clock,
         by_element=not args.one_threshold,
         seed=args.seed,
     )
-    bits = [parse_bits(part) for part in args.weights.split(",")]
-    sparsity = _numbers(args.sparsity, "--sparsity")
-    errors = _numbers(args.errors, "--errors")
     if args.plot:
         check_plot(args.plot)
     recordings = load_recordings(args.data)
     test = None if args.test is None else load_recordings(args.test)
-    model = load_model(args.model)
-    with console_progress(args.json) as progress:
+    model = load_model(args.model, layers=args.layers)
+    with console_progress() as progress:
         rows = sweep(
             model,
             recordings,
-            bits=bits,
-            sparsity=sparsity,
-            errors=errors,
-            options=options,
+            bits=args.weights,
+            sparsity=args.sparsity,
+            errors=args.errors,
+            options=chosen,
             config=EngineConfig.load(args.preset),
             test=test,
             folder=args.resume,
             progress=progress,
         )
     if args.plot:
-        plot(rows, args.plot, title=model.name)
-    return {"model": model.name, "rows": rows, "plot": args.plot}
+        plot_sweep(rows, args.plot, title=model.name)
+    return SweepResult(model=model.name, rows=rows, plot=args.plot and str(args.plot))
 
 
-def _show(result: dict[str, Any]) -> None:
-    right = "right"
-    rows = result["rows"]
+_COLUMNS = ("bits", "removed", "budget", "error", "words", "kB", "cycles", "ms")
+_TESTED = ("test error", "test ms")
+
+
+def _show(result: SweepResult) -> None:
+    rows = result.rows
     tested = bool(rows) and "test_error" in rows[0]
-    names = {"bits": right, "gone": right, "budget": right, "error": right}
-    names |= {"words": right, "kB": right, "cycles": right, "ms": right}
-    if tested:
-        names |= {"test error": right, "test ms": right}
-    table = _columns(f"Model '{result['model']}': error and cost a step", names)
+    names = _COLUMNS + (_TESTED if tested else ())
+    table = columns(
+        f"Model '{result.model}': error, and cost per step", dict.fromkeys(names, "right")
+    )
     for r in rows:
         cells = [
             str(r["bits"]),
@@ -100,14 +107,14 @@ def _show(result: dict[str, Any]) -> None:
         if tested:
             cells += [f"{r['test_error']:.4f}", f"{r['test_frame_ms']:.3g}"]
         table.add_row(*cells)
-    _print(table)
-    if result["plot"]:
-        print(f"Drawn in {result['plot']}.")
+    print_tables(table)
+    if result.plot:
+        print(f"Drawn in {result.plot}.")
 
 
 SWEEP = Command(
     name="sweep",
-    help="Error against words, cycles and time a step, for thresholds, bits and sparsity.",
+    help="Error against words, cycles and time per step, for thresholds, bits and sparsity.",
     configure=_configure,
     run=_run,
     show=_show,

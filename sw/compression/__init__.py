@@ -5,7 +5,8 @@
 
 from .layerwise import Settings
 from .masks import Pattern
-from .pipeline import CompressOptions, compress, engine_for
+from .options import CompressOptions, engine_for
+from .pipeline import compress
 from .pruned import Given
 
 __all__ = ["CompressOptions", "Given", "Pattern", "Settings", "compress", "engine_for"]

@@ -11,9 +11,9 @@ import numpy as np
 
 from stillnet.sw.network.sequence import Trace
 
-from .hessian import bundles
 from .layerwise import Job, Settings
 from .simulate import before
+from .solvers.hessian import bundles
 
 __all__ = ["allocate"]
 

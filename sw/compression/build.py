@@ -17,15 +17,16 @@ from stillnet.sw.contract.fixed import (
     SCALE_BITS,
     SCALE_FRACTION,
 )
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.quantization.formats import FormatChoice, to_format
 
-from .hessian import bundles
 from .layerwise import Job, LayerWork
-from .rounding import Grid, best_steps
 from .sensitivity import accumulators_of
 from .simulate import Encoders
+from .solvers.hessian import bundles
+from .solvers.rounding import Grid, best_steps
 
 __all__ = ["build_network", "choose_exponents", "choose_fractions", "set_limits"]
 
@@ -70,7 +71,7 @@ def choose_fractions(model: Model, choice: FormatChoice, bits: int) -> dict[int,
 
     for source in fraction:
         if not (source == INPUT and model.one_hot):
-            fraction[source] = choice._candidates(source)[0]
+            fraction[source] = choice.candidates(source)[0]
     for _ in range(4):
         changed = False
         for source in fraction:
@@ -79,7 +80,7 @@ def choose_fractions(model: Model, choice: FormatChoice, bits: int) -> dict[int,
                 continue
             kept = fraction[source]
             ranking = []
-            for f in choice._candidates(source)[:_COARSER]:
+            for f in choice.candidates(source)[:_COARSER]:
                 fraction[source] = f
                 ranking.append((sum(cost(i) for i in users), -f))
             least = min(ranking)[0]

@@ -15,15 +15,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.model.model import INPUT, Layer, Matrix, Model
-from stillnet.sw.network.sequence import Layout, Trace, _Floats, _groups
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Layer, Matrix, Model
+from stillnet.sw.network.sequence import Layout, Trace, layer_groups
 
-from .hessian import Bundle, Statistics, bundles, gather
 from .masks import Pattern, keep_blocks, keep_largest
-from .rounding import Grid, best_steps, round_to_nearest
-from .second_order import Choose, descend, objective, refit_steps, sweep
 from .sensitivity import Sensitivity, accumulators_of
 from .simulate import Encoders, before, simulate
+from .solvers.hessian import Bundle, Statistics, bundles, gather
+from .solvers.rounding import Grid, best_steps, round_to_nearest
+from .solvers.second_order import Choose, descend, objective, refit_steps, sweep
 
 __all__ = ["Compressed", "Job", "LayerWork", "Settings", "compress_layers", "replace_layer"]
 
@@ -160,11 +161,10 @@ def compress_layers(
         The model with the compressed weights and biases, and the results.
     """
     model, work = job.model, dict(finished or {})
-    arithmetic = _Floats(job.model.layers, job.model.inputs, job.model.one_hot, np.float64)
     seen: dict[int, np.ndarray] = {}
     count = len(job.model.layers)
     seen[INPUT] = _input_seen(job)
-    for group in _groups(arithmetic):
+    for group in layer_groups(job.model.layers):
         recurrent = any(m.source >= i for i in group for m in model.layers[i].matrices)
         fresh = any((i, 0) not in work for i in group)
         for _ in range((settings.passes if recurrent else 1) if fresh else 0):

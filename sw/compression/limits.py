@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.sequence import Layout
 
 from .sensitivity import Sensitivity

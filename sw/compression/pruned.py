@@ -14,8 +14,8 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 
-from .hessian import bundles
 from .layerwise import Job
+from .solvers.hessian import bundles
 
 __all__ = ["Given", "honour"]
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.model.model import INPUT, Model
-from stillnet.sw.network.sequence import Trace, _Floats, _groups
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Model
+from stillnet.sw.network.sequence import Trace, layer_groups
 from stillnet.sw.util.blas import single_thread
 
 from .simulate import before
@@ -56,8 +57,7 @@ def sensitivity(model: Model, trace: Trace, *, probes: int = 3, seed: int = 0) -
         Random vectors sent backwards; each recording, step and output has signs of its own.
     seed : int
     """
-    arithmetic = _Floats(model.layers, model.inputs, model.one_hot, np.float64)
-    groups = _groups(arithmetic)
+    groups = layer_groups(model.layers)
     slopes = [_slopes(model, trace, i) for i in range(len(model.layers))]
     rng = np.random.default_rng([seed, 0x5E25])
     power: dict[tuple[int, str], np.ndarray] = {}

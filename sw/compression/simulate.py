@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.model.model import INPUT, Model
-from stillnet.sw.network.sequence import Layout, Start, Trace, _Arithmetic, _run
-from stillnet.sw.util.blas import single_thread
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Model
+from stillnet.sw.network.sequence import Arithmetic, Layout, Trace, float_start, run_layers
 
 __all__ = ["Encoders", "Simulation", "simulate"]
 
@@ -56,7 +55,7 @@ class Simulation:
     fired: dict[int, np.ndarray]
 
 
-class _Simulated(_Arithmetic):
+class _Simulated(Arithmetic):
     def __init__(self, model: Model, encoders: Encoders, layout: Layout, keep: bool) -> None:
         super().__init__(model.layers, model.inputs, model.one_hot, np.float64)
         self.encoders = encoders
@@ -118,15 +117,7 @@ def simulate(
         Whether ``seen`` is filled.
     """
     arithmetic = _Simulated(model, encoders or Encoders(), layout, keep)
-    start = Start()
-    for i, layer in enumerate(model.layers):
-        for s, value in layer.initial.items():
-            rows = np.tile(np.asarray(value, float), (layout.recordings, 1))
-            start.state[i, s] = rows
-            if s == CELLS[layer.cell].output_state:
-                start.vectors[i] = rows
-    with single_thread():
-        trace = _run(arithmetic, layout, x, start)
+    trace = run_layers(arithmetic, layout, x, float_start(model.layers, layout))
     return Simulation(trace, arithmetic.seen, arithmetic.fired)
 
 

@@ -263,7 +263,7 @@ def encode(weight: np.ndarray, layout: Layout, config: EngineConfig) -> np.ndarr
     Returns
     -------
     uint8 array, shape (columns, layout.pitch, lanes)
-        Zero behind the end of a shorter column.
+        Zero after the end of a shorter column.
     """
     by_lane = _lanes(weight, config)  # (columns, multipliers, rows)
     columns, count, rows = by_lane.shape

@@ -24,7 +24,7 @@ FIRST_CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
 """Cells whose equations are as fixed as the image version."""
 
 MEMORIES = ("ram", "axi4", "port")
-"""What stands behind the memory port: on-chip RAM, an AXI4 master, or the bare port."""
+"""What the memory port leads to: on-chip RAM, an AXI4 master, or the bare port."""
 
 _LATER = ("int4", "formats", "columns", "row_scale", "element_thresholds")
 
@@ -65,7 +65,7 @@ class EngineConfig:
     inputs : int
         Capacity: elements of the input vector (tokens are not limited by it).
     accumulators : int
-        Capacity: accumulators a lane, over all layers.
+        Capacity: accumulators per lane, over all layers.
     layers, matrices : int
         Capacity: entries of the descriptor tables. Biases take one matrix a layer.
     address_bits : int
@@ -94,7 +94,7 @@ class EngineConfig:
     columns : int
         Capacity: columns of all matrices whose columns differ in length ("block", "step").
     row_scale : bool
-        A multiplier for each row behind the rescale shift.
+        A multiplier for each row, after the rescale shift.
     element_thresholds : bool
         A threshold for each element of a vector instead of one for all.
     """
@@ -322,7 +322,8 @@ class EngineConfig:
     @property
     def option(self) -> str:
         """Option of a command that names this configuration."""
-        return f"--preset {self.name}" if self.name in _presets() else f"--config {self.name}.toml"
+        suffix = "" if self.name in _presets() else ".toml"
+        return f"--preset {self.name}{suffix}"
 
     def changed(self, settings: Iterable[str]) -> EngineConfig:
         """The same with some fields set, each as a line of TOML: ``cells=["gru", "lstm"]``.

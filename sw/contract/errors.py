@@ -1,4 +1,4 @@
-"""The error that contract checks raise. ``stillnet.sw.contract.errors`` re-exports it for users."""
+"""The error that everything raises for bad input."""
 
 __all__ = ["StillnetError"]
 

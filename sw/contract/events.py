@@ -1,6 +1,6 @@
 """When an element of a vector becomes an event, and with which value.
 
-An encoder looks at one vector of 16-bit elements a step and lets through the elements that matter:
+In each step an encoder takes one vector of 16-bit elements and passes on those that matter:
 
 * ``DELTA``: d = v - ref, an event (index, d) where d != 0 and \\|d\\| >= threshold; then ref := v.
   d has 17 bits and is never clipped. What feeds on it keeps its accumulators between steps.

@@ -3,8 +3,8 @@
 An image is what lies in the engine's memory, byte for byte, little-endian::
 
     header     HEADER records, then LAYER records of each layer, then MATRIX records of each matrix
-    biases     one run of words a layer
-    weights    one run of words a matrix
+    biases     one run of words per layer, or two where its cell has parameters
+    weights    one run of words per matrix
     notes      JSON for people and tools (names, formats) and its CRC-32; the hardware never
                reads it
 
@@ -12,27 +12,27 @@ A *record* is 32 bits in a slot of 64 bytes, so that its place depends on no wor
 ``lanes`` bytes; byte i belongs to lane i, which owns the rows congruent to i.
 
 Rows are ordered unit-major: block b holds units ``b*lanes`` to ``b*lanes + lanes - 1``, all gates
-of a block together. A dense column is ``blocks * gates`` words: for each block, one word a gate, in
-the order of the cell's accumulators. A bias run has four words for each block and accumulator: the
-four bytes of 32-bit values, low byte first.
+of a block together. A dense column is ``blocks * gates`` words: for each block, one word per gate,
+in the order of the cell's accumulators. A bias run has four words for each block and accumulator:
+the four bytes of 32-bit values, low byte first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from stillnet.sw.contract.cells.cell import Cell
 
 from .errors import StillnetError
 
 __all__ = [
-    "accumulator_place",
-    "block_rows",
     "BIAS_WORDS",
-    "FORMATS",
     "CRC_RECORD",
     "ENTRY",
+    "FORMATS",
     "HEADER",
     "LAYER",
     "MAGIC",
@@ -41,27 +41,27 @@ __all__ = [
     "SLOT_BYTES",
     "UNEQUAL_FORMATS",
     "VERSION",
+    "BiasRun",
     "Kind",
     "Record",
     "Table",
+    "accumulator_place",
+    "bias_runs",
+    "block_rows",
+    "find_field",
     "matrix_records",
 ]
 
 MAGIC = int.from_bytes(b"STIL", "little")
 VERSION = 1
 SLOT_BYTES = 64
-CRC_RECORD = 4
-"""Place of the checksum in the header."""
 BIAS_WORDS = 4
-"""Memory words a word of accumulators takes in a bias run."""
-
+"""Memory words that a word of accumulators takes in a bias run."""
 
 FORMATS = ("dense", "block", "bitmap", "place", "step")
-
 """Formats of columns (docs/weights.md): every word; only words in which something is kept; of every
 16 rows of a lane the same number, marked by a bitmap; of every 4 or 16 rows the same number, each
 with its place; any rows, each a step from the one before."""
-
 
 UNEQUAL_FORMATS = ("block", "step")
 """Formats whose columns differ in length; the engine keeps a table of the lengths."""
@@ -87,9 +87,18 @@ class Record:
     def __post_init__(self) -> None:
         assert sum(width for _, width in self.fields) <= 32
 
+    def slice(self, name: str) -> slice:
+        """Bits of a field: ``record_bits[layout.slice("units")]`` in hardware."""
+        position = 0
+        for field, width in self.fields:
+            if field == name:
+                return slice(position, position + width)
+            position += width
+        raise KeyError(f"record has no field '{name}'; it has {dict(self.fields)}")
+
     def pack(self, values: dict[str, int]) -> int:
         """The record's 32 bits; a value that does not fit its field is refused by name."""
-        word, position = 0, 0
+        word = 0
         for name, width in self.fields:
             value = int(values[name])
             if not 0 <= value < 1 << width:
@@ -97,17 +106,22 @@ class Record:
                     f"image field '{name}' holds 0 to {(1 << width) - 1}, not {value}; use smaller "
                     "layers"
                 )
-            word |= value << position
-            position += width
+            word |= value << self.slice(name).start
         return word
 
     def unpack(self, word: int) -> dict[str, int]:
         """Values of the fields by name."""
-        values, position = {}, 0
-        for name, width in self.fields:
-            values[name] = (word >> position) & ((1 << width) - 1)
-            position += width
-        return values
+        return {
+            name: word >> self.slice(name).start & (1 << width) - 1 for name, width in self.fields
+        }
+
+
+def find_field(records: Sequence[Record], name: str) -> tuple[int, slice]:
+    """Where a field lies in a group of records: number of its record, and bits in that record."""
+    for k, record in enumerate(records):
+        if any(field == name for field, _ in record.fields):
+            return k, record.slice(name)
+    raise KeyError(f"no record has a field '{name}'")
 
 
 HEADER: tuple[Record, ...] = (
@@ -122,6 +136,9 @@ HEADER: tuple[Record, ...] = (
 )
 """``inputs``: elements of the input vector (1 for one-hot). ``input_one``: log2 of a token's event
 value. ``outputs`` repeats the output layer's units modulo 1024, for tools."""
+
+CRC_RECORD = find_field(HEADER, "crc")[0]
+"""Place of the checksum in the header."""
 
 LAYER: tuple[Record, ...] = (
     Record((("cell", 4), ("mode", 2), ("reload", 1), ("output", 1))),
@@ -156,11 +173,12 @@ MATRIX: tuple[Record, ...] = (
     Record((("accumulator_base", 16), ("stride", 4), ("blocks", 12))),
 )
 """``source``: 0 the input, 1 + l layer l. ``recurrent``: the events of a step feed the next one.
-``gates``: mask over the accumulators of a block. ``stride``: accumulators and parameters a block.
-A bias run that is ``recurrent`` holds parameters: it is loaded once, not in each step.
-The order of the matrices is their priority, most urgent first. The others are zero for "dense":
-``int4`` weights of four bits; ``kept`` rounds of a group; ``width`` log2 of the bits of an index;
-``blocks`` of the layer."""
+``gates``: mask over the accumulators of a block. ``stride``: accumulators and parameters per block.
+A bias run that is ``recurrent`` holds parameters: it is loaded once, not in each step. The last
+four are zero for "dense": ``int4``: weights of four bits; ``kept``: rounds of a group; ``width``:
+log2 of the bits of an index; ``blocks``: those of the layer.
+
+Bias runs come first (:func:`bias_runs`), then matrices (``contract.sources.matrix_order``)."""
 
 MATRIX_SPARSE: tuple[Record, ...] = (
     Record((("lengths", 16), ("lane_rows", 16))),
@@ -175,7 +193,7 @@ first gate fed."""
 
 
 ENTRY = Record((("value", 17), ("spare", 11), ("table", 3), ("first", 1)))
-"""Entry of a table. The tables stand one after the other behind the descriptors, sixteen entries a
+"""Entry of a table. The tables stand one after the other after the descriptors, sixteen entries a
 slot, ``table_slots`` of them; ``first`` marks the first entry of each."""
 
 
@@ -196,6 +214,35 @@ def block_rows(cell: Cell, row_scale: bool = False) -> int:
     layer has a bias run and is read.
     """
     return max(1, cell.rows + (-(-len(cell.accumulators) // 2) if row_scale else 0))
+
+
+class BiasRun(NamedTuple):
+    """A run that fills some rows of every block of a layer.
+
+    Attributes
+    ----------
+    first, rows : int
+        The rows that it fills, counted within a block.
+    once : bool
+        Loaded once, not in each step: the run holds parameters.
+    """
+
+    first: int
+    rows: int
+    once: bool
+
+
+def bias_runs(cell: Cell, row_scale: bool = False) -> list[BiasRun]:
+    """The bias runs of a layer of this cell, in the order of the image.
+
+    Parameters and multipliers of rows have a run of their own, so that a layer that starts each
+    step from its biases loads them only once. It comes first, because a cell may run as soon as the
+    biases are there.
+    """
+    count, rows = len(cell.accumulators), block_rows(cell, row_scale)
+    if 0 < count < rows:
+        return [BiasRun(count, rows - count, True), BiasRun(0, count, False)]
+    return [BiasRun(0, rows, False)]
 
 
 def matrix_records(sparse: bool) -> tuple[Record, ...]:

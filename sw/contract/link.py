@@ -383,7 +383,7 @@ class Identity:
             ) from error
         if config.word_bytes != word_bytes or not window:
             raise StillnetError(
-                f"the board says {word_bytes} bytes a word and its configuration "
+                f"the board says {word_bytes} bytes per word and its configuration "
                 f"{config.word_bytes}; build and flash its bitstream again"
             )
         return cls(config, board, clock, window, receive, reply, fingerprint, version)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-__all__ = ["ADDRESS_BITS", "Control", "Error", "Region", "Register", "Status"]
+__all__ = ["ADDRESS_BITS", "COUNTERS", "Control", "Error", "Region", "Register", "Status"]
 
 ADDRESS_BITS = 6
 
@@ -64,6 +64,19 @@ class Register(IntEnum):
     """Events of the selected source."""
 
 
+COUNTERS = (
+    Register.CYCLES,
+    Register.WORDS,
+    Register.STALL_CELL,
+    Register.STALL_MEMORY,
+    Register.STALL_EVENTS,
+    Register.SATURATIONS,
+    Register.STEPS,
+    Register.LATENCY,
+)
+"""The counters, without those of events, which are selected by their source."""
+
+
 class Control(IntFlag):
     """Bits of ``CONTROL``."""
 
@@ -83,7 +96,7 @@ class Control(IntFlag):
     """With ``RESTORE``: only the second encoder of hidden vectors runs, and not the input's."""
     VERIFY = 128
     """With ``LOAD``: accept the image only if its words have the CRC-32 that the header says. Takes
-    a cycle a byte."""
+    one cycle per byte."""
 
 
 class Status(IntFlag):

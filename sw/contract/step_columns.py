@@ -1,7 +1,7 @@
 """How the rows of a column in format "step" are dealt out to the places of its words.
 
 Rows of lane 0, then of lane 1 and so on make a ring. Place i of the words begins in the rows of
-lane i and may go on into those of lane i + 1 (behind the last lane comes the first): it follows one
+lane i and may go on into those of lane i + 1 (after the last lane comes the first): it follows one
 arc of the ring, and the arcs are cut so that all of them take the same number of entries. So a
 column does not wait for its fullest lane, and no row changes its lane.
 
@@ -19,7 +19,7 @@ __all__ = ["Cut", "cut"]
 
 _FIRST = (0, 1, 2, 3, 4, 5, 6, 8)
 _SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)
-"""Rows of lane 0 that the last place takes: so many, or this part of all."""
+"""Rows of lane 0 that the last place takes: these numbers, or these shares of all."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Cut:
         Entries of the longest arc, those of weight zero included.
     position : int array
         Place in the ring of every kept weight of all columns, those of lane 0 twice: once more
-        behind the last lane.
+        after the last lane.
     begin : int array, shape (columns, lanes + 1)
         Where in ``position`` the arcs begin, and where the last one ends.
     """

@@ -1,4 +1,4 @@
-"""What a network costs an engine: words, bytes, cycles and time a step, without simulating it."""
+"""What a network costs an engine: words, bytes, cycles and time per step, without simulating it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import bias_words
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
-from stillnet.sw.model.model import INPUT
+from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Trace
 
-from .model import MemoryModel, ScheduleModel
+from .memory import MemoryModel
+from .schedule import ScheduleModel
+from .table import event_source
 
 __all__ = [
     "Cost",
-    "MemoryModel",
     "column_words",
     "predict",
     "record_events",
@@ -33,18 +33,23 @@ Events = list[dict[int, np.ndarray]]
 
 
 def column_words(network: Network, config: EngineConfig) -> dict[int, np.ndarray]:
-    """Words that one event of each element fetches, by source: int64, shape (size,)."""
+    """Words that one event of each element fetches, by source: int64, shape (size,).
+
+    The second encoder of layer l stands under ``l + SECOND``, where it has one.
+    """
     words = {
         s: np.zeros(network.source_size(s), np.int64) for s in range(INPUT, len(network.layers))
     }
-    for layer in network.layers:
+    for i, layer in enumerate(network.layers):
         for m in layer.matrices:
-            words[m.source] += m.layout(layer.cell, config).lengths
+            source = event_source(network, i, m.source)
+            found = m.layout(layer.cell, config).lengths
+            words[source] = words[source] + found if source in words else found.astype(np.int64)
     return words
 
 
 def step_words(network: Network, config: EngineConfig, trace: Trace) -> float:
-    """Mean words a step of a run over recordings, bias runs of reloaded layers included."""
+    """Mean words per step of a run over recordings, biases that a step starts from included."""
     words = column_words(network, config)
     total = sum(float(words[s] @ fired) for s, fired in trace.fired.items() if s in words)
     rows = trace.layout.rows
@@ -57,12 +62,11 @@ def step_words(network: Network, config: EngineConfig, trace: Trace) -> float:
 
 @dataclass(frozen=True)
 class Cost:
-    """Means over steps.
+    """What a step takes, as a mean over steps.
 
     Attributes
     ----------
     words, columns, cycles : float
-        A step.
     bytes : float
         Read from memory.
     milliseconds : float
@@ -83,20 +87,14 @@ def record_events(
     Parameters
     ----------
     network : Network
-        Whose sources all send delta events.
     rows : int array, shape (steps, inputs)
         As ``Network.quantize_input`` gives them.
 
     Returns
     -------
     (list of dict of source to int array, int64 array of shape (steps,))
+        Each step as :func:`step_events` gives it, and its words.
     """
-    sources = range(INPUT, len(network.layers))
-    if any(network.source_mode(s) is not Mode.DELTA for s in sources) or network.second_threshold:
-        raise StillnetError(
-            f"network '{network.name}' has other events than differences under one threshold; the "
-            "cost model knows only these"
-        )
     reference = Reference(network, config=config)
     events, words = [], []
     for row in rows:
@@ -106,17 +104,35 @@ def record_events(
 
 
 def step_events(reference: Reference, row: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """One step of a network whose events are all differences: (output, fired elements by source).
+    """One step: its output, and the elements that fired, by source.
 
     Parameters
     ----------
     reference : Reference
-    row : int array, shape (inputs,)
+    row : int array, shape (inputs,), or (1,) with a token
+
+    Returns
+    -------
+    (int array, dict of source to int array)
+        Elements in the order of their events; those of layer l's second encoder stand under
+        ``l + SECOND``.
     """
-    old = {s: v.copy() for s, v in reference.reference.items()}
+
+    def sent() -> dict[int, np.ndarray]:
+        second = {s + SECOND: v for s, v in reference.reference_second.items()}
+        return {**reference.reference, **second}
+
+    old = {s: v.copy() for s, v in sent().items()}
     y = reference.step_integers(row)
-    # An element that fired has a new reference, and no other has.
-    return y, {s: np.flatnonzero(v != old[s]) for s, v in reference.reference.items()}
+    fired = {}
+    for s, v in sent().items():
+        mode = reference.network.source_mode(s % SECOND if s != INPUT else s)
+        # Plain events leave a reference of their own and zero elsewhere. Where differences are
+        # sent, an element that fired has a new reference, and no other has.
+        fired[s] = np.flatnonzero(v if mode.reload else v != old[s])
+        if mode is Mode.ONE_HOT:  # the old token's event comes first
+            fired[s] = fired[s][np.argsort(v[fired[s]] != 0, kind="stable")]
+    return y, fired
 
 
 def predict(
@@ -129,7 +145,7 @@ def predict(
     warm: int = 0,
     streaming: bool = False,
 ) -> Cost:
-    """Cycles and bytes a step of a recording.
+    """What the steps of a recording take.
 
     Parameters
     ----------
@@ -155,7 +171,7 @@ def predict(
 def words_within(
     network: Network, config: EngineConfig, milliseconds: float, clock_mhz: float
 ) -> float:
-    """Words that fit a time a step: what memory gives in it, less what a step takes besides.
+    """Words that fit a time per step: what memory gives in it, less what a step takes besides.
 
     The last layer's pass and the first inputs are hidden by no column.
     """

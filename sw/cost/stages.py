@@ -1,76 +1,137 @@
-"""Stages of the generated hardware, in cycles, as ``schedule_walk`` adds them up.
+"""Ways through the engine, in cycles, as ``walk`` and ``port`` add them up.
 
-They are counted in the source of ``hw/`` (docs/architecture.md, *Life of a word*), not fitted to
-what the hardware measures; where a stage changes there, it changes here.
+Each is a sum of stages. Those with a name are the blocks' own (``contract.stages``), the others are
+registers that stand between them, counted in the file that is named (docs/architecture.md, *Life of
+a word*). None is fitted to what the hardware measures, but for ``QUEUES``.
 """
 
 from __future__ import annotations
 
-LISTED = 6
-"""An input element, until the scheduler sees its event: look-up 2, encoder 3, list."""
+from stillnet.sw.contract.stages import (
+    COMMIT_CYCLES,
+    DECODE_CYCLES,
+    ENCODE_CYCLES,
+    LIST_READ_LATENCY,
+    LOOKUP_CYCLES,
+    READ_LATENCY,
+    RESCALE_LATENCY,
+    ROW_SCALE_LATENCY,
+)
 
-GAP = 7
-"""The last element of an input vector, until the first of the next may be taken."""
+# -- events ---------------------------------------------------------------------------------------
 
-SAMPLE, DECIDE = 1, 3
-"""A pass looks at entry p after p + 1 cycles and decides after p + 3."""
+LISTED = LOOKUP_CYCLES + ENCODE_CYCLES + 1
+"""``input_encoder.py``: an input element taken, until the scheduler sees its event; the register is
+the list's status."""
 
-EMIT = 9
-"""From the begin of a pass to the first column of the matrix in place 0: decision 3, choice 1,
-preparation 1, run 1, list 3."""
+PRESENT = 2
+"""``input_encoder.py``: the first element taken, until the scheduler sees a vector."""
+
+TOKEN = 2
+"""``input_encoder.py``: a token taken, until the event of the old one is looked up; that of the new
+one follows."""
+
+GAP = LOOKUP_CYCLES + ENCODE_CYCLES + 2
+"""``input_encoder.py``: the last element of a vector, until the first of the next may be taken."""
+
+HALF_FREE = 2
+"""``input_encoder.py``: the last matrix found finished with a vector, until another may be taken in
+its half of the list."""
+
+ENCODE = 1 + LOOKUP_CYCLES + ENCODE_CYCLES + 1
+"""``write_back.py``: a result, until the scheduler sees its event; result and status are
+registers."""
+
+# -- scheduler and fetcher ------------------------------------------------------------------------
+
+SAMPLE = 1
+"""``scheduler.py``: from the place of an entry in a pass until its vector is looked at."""
+
+DECIDE = 3
+"""``scheduler.py``: from the place of an entry in a pass until the decision."""
+
+PASS = DECIDE + 1
+"""``scheduler.py``: what a pass takes beyond a cycle for each entry."""
+
+EMIT = DECIDE + 4 + LIST_READ_LATENCY
+"""``scheduler.py``, ``column_fetcher.py``: from the place of an entry until the first column of its
+run is issued: decision, choice, preparation, run, and the list."""
+
+EMIT_BIAS = EMIT - LIST_READ_LATENCY
+"""The same of a bias run, which no list holds."""
 
 AFTER_RUN = 5
-"""The last column of a run, until the next pass begins: the fetcher empties."""
+"""``column_fetcher.py``: the last column issued, until the next pass begins."""
 
-REQUEST = 5
-"""A column issued, until its request is at the port: address 3, queue 2."""
-
-TAKE = 1
-"""A word at the port, until the lanes take it."""
+FIND_BIAS = 3
+"""``scheduler.py``, ``bias_finder.py``: a cell dispatched, until a pass that begins knows the place
+of its biases."""
 
 DISPATCH = 2
-"""The last matrix found finished, until the cell is dispatched."""
+"""``scheduler.py``: the last matrix found finished, until the cell is dispatched."""
 
 NEXT_DISPATCH = 4
-"""Between two cells: the tables have to show the next layer."""
+"""``scheduler.py``: between two cells; the tables have to show the next layer."""
+
+# -- port and lanes -------------------------------------------------------------------------------
+
+REQUEST = 5
+"""``column_fetcher.py``: a column issued, until its request is at the port: address 3, queue 2."""
+
+TAKE = 1
+"""``engine.py``: a word at the port, until the lanes take it."""
+
+CREDIT = 2
+"""``column_fetcher.py``: something counted, until a column may be issued for it."""
+
+LOOKED_UP = 2
+"""``column_fetcher.py``: a column issued, until its length is known where lengths differ."""
+
+ADD = COMMIT_CYCLES
+"""``lanes.py``: the last word taken, until its sum is written."""
+
+SUMS = COMMIT_CYCLES + 1
+"""``accumulator_reader.py``: the last word of a block taken, until the reader asks for the sums."""
+
+DECODE = DECODE_CYCLES
+"""``weight_decoder.py``: what pruned columns add to both."""
+
+STALL = 1
+"""``sparse_lanes.py``: a cell and its last column are there, until no more words enter; the same
+until they enter again."""
+
+QUEUES = 2
+"""``sparse_lane.py``: until the weights that wait in the lanes' queues are added, behind a column
+of format "step". As measured: it depends on where the weights lie."""
+
+# -- cells ----------------------------------------------------------------------------------------
 
 READ = 3
-"""A dispatched cell, until its first read."""
+"""``accumulator_reader.py``: a cell dispatched, until the reader asks for its first sums."""
 
-SUMS = 5
-"""The last word of a block, until the reader asks for the sums."""
+NEXT_READ = 2
+"""``accumulator_reader.py``: the same behind another cell's last sums."""
 
-TO_CELL = 5
-"""The last read of a block, until its first unit enters the cell unit, less one."""
+NEXT_WAITS = 2
+"""``engine.py``: a cell that the reader begins, until another may wait for it."""
 
-RELEASE = 2
-"""A block read, until a word of the next step may enter."""
+TO_CELL = READ_LATENCY + 4
+"""``accumulator_reader.py``: the last sums of a block asked for, until its first unit may enter the
+cell unit: the memory, the buffer and three registers."""
 
-RESCALE, ROW_SCALE = 4, 4
+RELEASE = 3
+"""``lanes.py``: the last sums of a block asked for, until a word of the next step may enter."""
 
-ENCODE = 7
-"""A result, until the scheduler sees its event: write-back 1 + 2, encoder 3, list."""
+RESCALE, ROW_SCALE = RESCALE_LATENCY, ROW_SCALE_LATENCY
+"""``rescale.py``."""
 
 OTHER_CELL = 2
-"""The last event of a cell, until a unit of another kind, or of the same layer, may come."""
+"""``cell_unit.py``: the last event of a cell, until a unit may enter that had to wait for it."""
 
-DECODE = 4
-"""What the decoder of pruned columns adds between a word and its sums."""
-
-QUEUES = 4
-"""Until the weights that wait in the lanes' queues are added, behind a column of ``step``."""
-
-YIELD_WORDS = 64
-"""Words after which a run gives way."""
-
-REQUESTS = 8
-"""Reads that may wait in front of the port."""
-
-ADD = 4
-"""The last word, until its sum is written."""
+# -- begin and end --------------------------------------------------------------------------------
 
 QUIET = 2
-"""The last event or sum, until a pass may begin that finds the engine idle."""
+"""``engine.py``: the last event or sum, until a pass may begin that finds the engine idle."""
 
 ACTIVE = 3
-"""The first element, until the engine counts its cycles."""
+"""``engine.py``: from the first element until the engine counts its cycles."""

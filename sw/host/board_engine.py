@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.packing.engine_fit import changed, missing
 from stillnet.sw.util.progress import Progress, silent
+from stillnet.sw.util.results import BoardResult
 
 from .driver import Engine
 from .transport import DEFAULT_BAUD, open_transport
@@ -34,7 +37,8 @@ def run_on_board(
     window: int | None = None,
     check: bool = True,
     clear_every: int = 0,
-) -> dict[str, Any]:
+    base: EngineConfig | None = None,
+) -> BoardResult:
     """Runs a recording through an engine, and holds every output against the reference.
 
     Parameters
@@ -43,7 +47,7 @@ def run_on_board(
     x : array of float, shape (steps, inputs), or of tokens, shape (steps,)
     engine : Engine
     steps : int, optional
-        Only so many.
+        Run only the first N steps.
     progress : Progress, optional
     window : int, optional
         Vectors on their way at a time.
@@ -51,14 +55,8 @@ def run_on_board(
         Compare with the reference; the first difference ends the run.
     clear_every : int
         As of :class:`~stillnet.sw.network.reference.Reference`; 0 is never.
-
-    Returns
-    -------
-    dict
-        ``steps``, ``mismatches`` (0, or 1: the first difference ends the run), ``difference`` (a
-        sentence, only with a mismatch), ``events`` by source, the hardware's counters,
-        ``utilisation`` (words / cycles), ``board``, ``preset`` (name of the board's engine),
-        ``steps_per_second`` and ``outputs`` (float).
+    base : EngineConfig, optional
+        The engine that the board would have without a fit; ``added`` of the result compares.
     """
     progress = progress or silent
     rows = network.quantize_input(x)[:steps]
@@ -71,7 +69,7 @@ def run_on_board(
     engine.reset_counters()
     reference = Reference(network, config=engine.config, clear_every=clear_every) if check else None
     outputs: list[np.ndarray] = []
-    difference = None
+    difference: dict[str, Any] | None = None
     clock = engine.transport.now
     begin = clock()
     answers = _stream(engine, rows, window, clear_every)
@@ -80,44 +78,49 @@ def run_on_board(
             progress("board", step, len(rows))
         outputs.append(y)
         if reference is not None:
-            expected = reference.step_integers(rows[step])
-            wrong = np.flatnonzero(y != expected)
-            if len(wrong):
-                unit = int(wrong[0])
-                difference = {
-                    "what": "output",
-                    "layer": network.layers[-1].name,
-                    "unit": unit,
-                    "step": step,
-                    "engine": int(y[unit]),
-                    "reference": int(expected[unit]),
-                }
-                break
+            difference = _difference(network, step, y, reference.step_integers(rows[step]))
+        if difference is not None:
+            break
     seconds = clock() - begin
     progress("board", len(outputs), len(rows))
     answers.close()
     counters = engine.counters()
-    result: dict[str, Any] = {
-        "steps": len(outputs),
-        "mismatches": int(difference is not None),
-    }
-    if difference is not None:
-        result["difference"] = (
-            "step {step}, layer '{layer}', {what} of unit {unit}: engine {engine}, reference "
-            "{reference}".format(**difference)
-        )
-        result["first_difference"] = difference
-    events = counters.pop("events")
     cycles = counters["cycles"]
-    return {
-        **result,
-        "events": events,
+    return BoardResult(
+        steps=len(outputs),
+        mismatches=int(difference is not None),
+        difference=None if difference is None else _SENTENCE.format(**difference),
+        first_difference=difference,
         **{k: v for k, v in counters.items() if k != "steps"},
-        "utilisation": counters["words"] / cycles if cycles else None,
-        "board": engine.identity.board,
-        "preset": engine.config.name,
-        "steps_per_second": len(outputs) / seconds if seconds > 0 else None,
-        "outputs": network.dequantize_output(np.stack(outputs)),
+        utilisation=counters["words"] / cycles if cycles else None,
+        board=engine.identity.board,
+        preset=engine.config.name,
+        added=[] if base is None else changed(base, engine.config),
+        steps_per_second=len(outputs) / seconds if seconds > 0 else None,
+        outputs=network.dequantize_output(np.stack(outputs)),
+    )
+
+
+_SENTENCE = (
+    "step {step}, layer '{layer}', {what} of unit {unit}: engine {engine}, reference {reference}"
+)
+
+
+def _difference(
+    network: Network, step: int, y: np.ndarray, expected: np.ndarray
+) -> dict[str, Any] | None:
+    """The first element in which an output differs."""
+    wrong = np.flatnonzero(y != expected)
+    if not len(wrong):
+        return None
+    unit = int(wrong[0])
+    return {
+        "what": "output",
+        "layer": network.layers[-1].name,
+        "unit": unit,
+        "step": step,
+        "engine": int(y[unit]),
+        "reference": int(expected[unit]),
     }
 
 
@@ -141,8 +144,9 @@ def _run(
     steps: int | None = None,
     progress: Progress | None = None,
     preset: object = None,
+    base: EngineConfig | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> BoardResult:
     del preset  # the board's engine is what it is
     for name in options:
         if name not in _OPTIONS:
@@ -165,18 +169,22 @@ def _run(
         raise StillnetError(f"option 'check' must be true or false, not {options['check']!r}")
     transport = open_transport(address, **transport_options)
     with Engine(transport, timeout=timeout) as engine:
-        return run_on_board(network, x, engine, steps=steps, progress=progress, **options)
+        return run_on_board(
+            network, x, engine, steps=steps, progress=progress, base=base, **options
+        )
 
 
 def board_engine(
-    network: Network, x: np.ndarray, *, address: str = "", fit: bool = False, **options: Any
-) -> dict[str, Any]:
+    network: Network, x: np.ndarray, *, address: str = "", fit: bool | None = None, **options: Any
+) -> BoardResult:
     """:func:`run_on_board` on a serial port or ``tcp:HOST:PORT``, for ``stillnet run``.
 
     Parameters
     ----------
     address : str
         What stands behind ``board:``.
+    fit : bool, optional
+        Must not be True: a board has the engine that was built for it.
     options
         ``steps``, ``progress``; ``baud``, ``check``, ``clear_every``, ``timeout``, ``window``.
     """
@@ -194,19 +202,32 @@ def board_engine(
 
 
 def sim_engine(
-    network: Network, x: np.ndarray, *, address: str = "", fit: bool = False, **options: Any
-) -> dict[str, Any]:
+    network: Network, x: np.ndarray, *, address: str = "", fit: bool | None = None, **options: Any
+) -> BoardResult:
     """:func:`run_on_board` on the virtual board, for ``stillnet run``.
 
     Parameters
     ----------
     address : str
         What stands behind ``sim:``: a board's name.
-    fit : bool
-        The board as ``stillnet build --fit`` makes it for the network.
+    fit : bool, optional
+        True: the board as ``stillnet build --fit`` makes it for the network. None: the same, where
+        the board's own engine lacks something that the network needs.
     options
         As for :func:`board_engine`.
     """
     if not address:
         raise StillnetError("engine 'sim' needs a board: sim:ulx3s-85f")
-    return _run(f"sim:{address}", network, x, {"fit": network} if fit else {}, **options)
+    base = _own_engine(address)
+    if fit is None:
+        fit = base is not None and bool(missing(network, base))
+    opening = {"fit": network} if fit else {}
+    return _run(f"sim:{address}", network, x, opening, base=base, **options)
+
+
+def _own_engine(board: str) -> EngineConfig | None:
+    """The engine that a board has without a fit; None for a board that is not known here."""
+    try:
+        return EngineConfig.load(board)
+    except StillnetError:  # the transport knows what is wrong with the name
+        return None

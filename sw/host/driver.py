@@ -29,9 +29,9 @@ from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION, ACTIVATION_BITS, EVENT_BITS, Format, narrow
 from stillnet.sw.contract.image import VERSION as IMAGE_VERSION
 from stillnet.sw.contract.link import Command, Identity
-from stillnet.sw.contract.registers import Control, Error, Region, Register, Status
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer
-from stillnet.sw.network.reference import SECOND
+from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Register, Status
+from stillnet.sw.contract.sources import INPUT, encoder_select
+from stillnet.sw.network.network import Network, QuantizedLayer
 from stillnet.sw.packing.packer import Image, load_image, pack
 from stillnet.sw.util.progress import Progress, silent
 
@@ -48,17 +48,6 @@ STATE_BYTES = 1024
 """Bytes of state that one command reads or writes."""
 OPERATION_BYTES = 32
 """More than what stands in a command besides such data."""
-
-_COUNTERS = (
-    Register.CYCLES,
-    Register.WORDS,
-    Register.STALL_CELL,
-    Register.STALL_MEMORY,
-    Register.STALL_EVENTS,
-    Register.SATURATIONS,
-    Register.STEPS,
-    Register.LATENCY,
-)
 
 _REFUSALS = {
     Error.MAGIC: "it is not a stillnet image; load again",
@@ -658,33 +647,30 @@ class Engine:
                 f"0 to {(1 << EVENT_BITS) - 1}"
             )
         self._ready()
-        selects = [source + 1 + (SECOND if recurrent else 0)]
+        selects = [encoder_select(source, recurrent)]
         if source != INPUT and not recurrent and self.config.second_threshold:
             layer = network.layers[source]
             if layer.threshold_recurrent is None:  # then the recurrence has that of the layer
-                selects.append(source + 1 + SECOND)
+                selects.append(encoder_select(source, second=True))
         for select in selects:
             self._session.call(Command.ACCESS, link.set_threshold(select, units))
 
     def counters(self) -> dict[str, Any]:
         """The hardware's counters by name, in lower case, and ``events`` by source."""
-        names = {"input": 0}
+        names = {"input": encoder_select(INPUT)}
         if self._loaded is not None:
-            for i, layer in enumerate(self.network.layers):
-                names[layer.name] = i + 1
-                if layer.threshold_recurrent is not None:
-                    names[f"{layer.name} (recurrent)"] = i + 1 + SECOND
-        payload = b"".join(link.read(r) for r in _COUNTERS)
+            names = {name: encoder_select(k) for k, name in self.network.event_names().items()}
+        payload = b"".join(link.read(r) for r in COUNTERS)
         for select in names.values():
             payload += link.write(Register.EVENTS_SELECT, [select]) + link.read(Register.EVENTS)
         self._ready()
         if self._loaded is not None:
             self._idle()
-        count = len(_COUNTERS) + len(names)
+        count = len(COUNTERS) + len(names)
         data = self._session.call(Command.ACCESS, payload, 4 * count)
         values = [int(v) for v in np.frombuffer(data, "<u4")]
-        result: dict[str, Any] = {r.name.lower(): v for r, v in zip(_COUNTERS, values)}
-        result["events"] = dict(zip(names, values[len(_COUNTERS) :]))
+        result: dict[str, Any] = {r.name.lower(): v for r, v in zip(COUNTERS, values)}
+        result["events"] = dict(zip(names, values[len(COUNTERS) :]))
         return result
 
     def reset_counters(self) -> None:

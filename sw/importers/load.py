@@ -32,6 +32,13 @@ _OTHERS = {
 def load_model(path: str | PathLike[str], *, layers: LayerList | None = None) -> Model:
     """Reads a trained model in floating point.
 
+    ::
+
+        import stillnet as sn
+
+        model = sn.load_model("model.npz", layers=[("gru", "rnn"), ("linear", "out")])
+        assert (model.inputs, len(model.layers)) == (4, 2)
+
     The content decides how the file is read; the extension only where the content does not tell.
 
     Parameters

@@ -83,7 +83,7 @@ class S5Options:
             )
         if not self.prenorm:
             raise StillnetError(
-                "S5 option prenorm is false; a normalisation behind the skip connection cannot be "
+                "S5 option prenorm is false; a normalisation after the skip connection cannot be "
                 "folded, so train with prenorm"
             )
         if not (np.isfinite(self.step_scale) and self.step_scale > 0):

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.util.files import read_whole
 
 __all__ = [
     "float_array",
@@ -43,7 +44,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
     """
     import safetensors
 
-    data = _read(path)
+    data = read_whole(path, "save or copy the model again")
     try:
         tensors: Any = safetensors.deserialize(data)
         size = int.from_bytes(data[:8], "little")
@@ -75,7 +76,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Arrays of a ``.npz`` file, in the order of the file."""
-    data = io.BytesIO(_read(path))
+    data = io.BytesIO(read_whole(path, "save or copy the model again"))
     try:
         loaded = np.load(data, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
@@ -96,7 +97,7 @@ def read_pt(path: Path) -> dict[str, Any]:
     A checkpoint that holds the ``state_dict`` under ``state_dict``, ``model_state_dict`` or
     ``model`` is unwrapped. Only plain weights are read, never pickled code.
     """
-    _read(path)
+    read_whole(path, "save or copy the model again")
     try:
         import torch
     except ImportError:
@@ -117,18 +118,6 @@ def read_pt(path: Path) -> dict[str, Any]:
             loaded = loaded[key]
             break
     return loaded
-
-
-def _read(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise StillnetError(
-            f"file '{path}' cannot be read ({e.strerror or e}): check the path"
-        ) from None
-    if not data:
-        raise StillnetError(f"file '{path}' is empty: save or copy the model again")
-    return data
 
 
 def _first_line(e: BaseException) -> str:

@@ -309,7 +309,7 @@ class _Builder:
         """Keeps the table for the next layer."""
         if self._model is not None or self._table is not None:
             raise StillnetError(
-                f"layer '{prefix}' is an embedding behind another layer; the engine takes tokens "
+                f"layer '{prefix}' is an embedding after another layer; the engine takes tokens "
                 "at its input only, so list it first"
             )
         if len(used) > 1:

@@ -11,8 +11,9 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.conv import MAX_TAPS
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.sources import INPUT
 
-from .layers import INPUT, Layer, Matrix, checked
+from .layers import Layer, Matrix, checked
 
 __all__ = ["Builders", "each", "gate_biases", "gate_order", "initial_state", "vector"]
 

@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.sources import INPUT
 
-from .layers import INPUT, Matrix
+from .layers import Matrix
 from .model import Model
 
 __all__ = ["ACTIVATIONS", "LayerGraph", "Vector"]
@@ -115,7 +116,7 @@ class LayerGraph:
         return _vector(self._input)
 
     def embedding(self, v: Vector, name: str, table: np.ndarray, fold: bool = True) -> Vector:
-        """Rows of a table that the input, one token a step, looks up.
+        """Rows of a table that the input, one token per step, looks up.
 
         Parameters
         ----------
@@ -257,7 +258,7 @@ class LayerGraph:
                     self.refuse(
                         p.by,
                         "it ends the network with an embedding, which no layer reads; save a "
-                        "model with a layer behind it",
+                        "model with a layer after it",
                     )
                 if not p.plain:
                     self.refuse(

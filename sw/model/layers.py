@@ -8,10 +8,7 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["INPUT", "Layer", "Matrix", "checked"]
-
-INPUT = -1
-"""Source index of the model's input vector."""
+__all__ = ["Layer", "Matrix", "checked"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Layer:
 
 
 def checked(layer: str, label: str, value: np.ndarray, ndim: int) -> np.ndarray:
-    """A float array of so many dimensions; refuses NaN and infinity by the name of the layer."""
+    """A float array with ``ndim`` dimensions; refuses NaN and infinity by the name of the layer."""
     array = np.asarray(value, dtype=float)
     if array.ndim != ndim:
         raise StillnetError(

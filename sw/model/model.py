@@ -16,17 +16,18 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.sources import INPUT
 
 from .gated import GatedBuilders
-from .layers import INPUT, Layer, Matrix
+from .layers import Layer, Matrix
 from .s5 import S5Builders
 
-__all__ = ["INPUT", "Layer", "Matrix", "Model"]
+__all__ = ["Layer", "Matrix", "Model"]
 
 
 @dataclass
 class Model(GatedBuilders, S5Builders):
-    """A float network: ``inputs`` elements a step in, the last layer's units out.
+    """A float network: ``inputs`` elements per step in, the last layer's units out.
 
     Attributes
     ----------

@@ -8,9 +8,10 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.sources import INPUT
 
 from .builders import Builders, vector
-from .layers import INPUT, Matrix, checked
+from .layers import Matrix, checked
 
 __all__ = ["S5Builders", "batch_norm", "discretize"]
 
@@ -134,39 +135,17 @@ class S5Builders(Builders):
                 "s5_encoder first"
             )
         units = self.layers[below].units
-        lam = np.asarray(lam, complex)
+        lam, b, c = (np.asarray(array, complex) for array in (lam, b, c))
         states = len(lam)
-        b, c = np.asarray(b, complex), np.asarray(c, complex)
-        for label, array, shape in (("b", b, (states, units)), ("c", c, (units, states))):
-            if array.shape != shape:
-                raise StillnetError(
-                    f"layer '{name}': {label} has shape {array.shape}, expected {shape} for "
-                    f"{states} states on {units} elements"
-                )
-        if step is not None:
-            if np.any(np.asarray(factor) != 1.0):
-                raise StillnetError(f"layer '{name}': give factor or step, not both")
-            lam, factor = discretize(lam, step, method)
-        row = np.broadcast_to(np.asarray(factor, complex), (states,))
+        _check_sizes(name, states, units, b, c)
+        lam, row = _recurrence(name, lam, factor, step, method)
         scale, offset = norm if norm is not None else (np.ones(units), np.zeros(units))
         scale = vector(name, "factor of norm", np.asarray(scale), units)
         offset = vector(name, "offset of norm", np.asarray(offset), units)
         d = vector(name, "d", d, units)
-        glu_weight = checked(name, "weight of the GLU", glu[0], 2)
-        if glu_weight.shape != (units, units):
-            raise StillnetError(
-                f"layer '{name}': weight of the GLU has shape {glu_weight.shape}, expected "
-                f"{(units, units)}"
-            )
+        glu_weight = _glu_weight(name, glu[0], units)
         folded, constant = b * scale, b @ offset
         double = 2.0 if conjugate else 1.0
-        initial = {}
-        if x0 is not None:
-            start = np.asarray(x0, complex)
-            initial = {
-                "xr": vector(name, "x0", start.real, states),
-                "xi": vector(name, "x0", start.imag, states),
-            }
         state, imag, out = below + 1, below + 2, below + 3
         self._make_plain(below)
         self._add(
@@ -175,13 +154,8 @@ class S5Builders(Builders):
             states,
             (Matrix(below, ("bre", "bim"), np.stack([folded.real, folded.imag])),),
             {"bre": constant.real, "bim": constant.imag},
-            initial,
-            parameters={
-                "lam_re": lam.real,
-                "lam_im": lam.imag,
-                "c_re": row.real,
-                "c_im": row.imag,
-            },
+            _initial(name, x0, states),
+            parameters=_parts("lam", lam) | _parts("c", row),
             plain=True,
         )
         self._add(
@@ -258,8 +232,7 @@ class S5Builders(Builders):
             (Matrix(below, ("bre", "bim"), np.stack([b.real, b.imag])),),
             {"bre": np.zeros(states), "bim": np.zeros(states)},
             parameters={
-                "lam_re": lam.real,
-                "lam_im": lam.imag,
+                **_parts("lam", lam),
                 "gamma": np.broadcast_to(np.asarray(gamma, float), (states,)).copy(),
             },
         )
@@ -292,3 +265,50 @@ class S5Builders(Builders):
             {"y": vector(name, "bias", bias, units)},
         )
         return self
+
+
+def _check_sizes(name: str, states: int, units: int, b: np.ndarray, c: np.ndarray) -> None:
+    for label, array, shape in (("b", b, (states, units)), ("c", c, (units, states))):
+        if array.shape != shape:
+            raise StillnetError(
+                f"layer '{name}': {label} has shape {array.shape}, expected {shape} for "
+                f"{states} states on {units} elements"
+            )
+
+
+def _glu_weight(name: str, weight: np.ndarray, units: int) -> np.ndarray:
+    result = checked(name, "weight of the GLU", weight, 2)
+    if result.shape != (units, units):
+        raise StillnetError(
+            f"layer '{name}': weight of the GLU has shape {result.shape}, expected {(units, units)}"
+        )
+    return result
+
+
+def _recurrence(
+    name: str,
+    lam: np.ndarray,
+    factor: np.ndarray | float,
+    step: np.ndarray | float | None,
+    method: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Discrete eigenvalues, and the factor of each row of B."""
+    if step is not None:
+        if np.any(np.asarray(factor) != 1.0):
+            raise StillnetError(f"layer '{name}': give factor or step, not both")
+        lam, factor = discretize(lam, step, method)
+    return lam, np.broadcast_to(np.asarray(factor, complex), lam.shape)
+
+
+def _parts(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
+    """The two parameters of a complex constant."""
+    return {f"{name}_re": value.real, f"{name}_im": value.imag}
+
+
+def _initial(name: str, x0: np.ndarray | None, states: int) -> dict[str, np.ndarray]:
+    """Initial values of both parts of a complex state."""
+    if x0 is None:
+        return {}
+    start = np.asarray(x0, complex)
+    parts = {"xr": start.real, "xi": start.imag}
+    return {part: vector(name, "x0", value, states) for part, value in parts.items()}

@@ -26,13 +26,13 @@ from stillnet.sw.contract.fixed import (
     SCALE_BITS,
 )
 from stillnet.sw.contract.image import FORMATS
+from stillnet.sw.contract.sources import INPUT, SECOND, matrix_order
 from stillnet.sw.util.files import write_atomically
 
 from .checks import check_cell, label_exponent, state_format
 
-__all__ = ["FORMAT_VERSION", "INPUT", "Network", "QuantizedLayer", "QuantizedMatrix"]
+__all__ = ["FORMAT_VERSION", "Network", "QuantizedLayer", "QuantizedMatrix"]
 
-INPUT = -1
 FORMAT_VERSION = 1
 
 
@@ -147,10 +147,6 @@ class QuantizedLayer:
         """Blocks of rows for an engine with ``lanes`` lanes."""
         return -(-self.units // lanes)
 
-    def bias_words(self, lanes: int) -> int:
-        """Memory words of the bias run."""
-        return 4 * self.blocks(lanes) * len(CELLS[self.cell].accumulators)
-
 
 @dataclass
 class Network:
@@ -225,6 +221,19 @@ class Network:
         """Whether the accumulators of a layer start each step from the bias."""
         return any(self.source_mode(m.source).reload for m in self.layers[index].matrices)
 
+    def event_names(self) -> dict[int, str]:
+        """Names of all encoders by source; that of a second encoder is ``SECOND`` further."""
+        names = {INPUT: self.source_name(INPUT)}
+        for i, layer in enumerate(self.layers):
+            names[i] = layer.name
+            if layer.threshold_recurrent is not None:
+                names[i + SECOND] = f"{layer.name} (recurrent)"
+        return names
+
+    def matrix_order(self) -> list[tuple[int, int]]:
+        """Layer and place in it of every matrix, in the order of the image."""
+        return matrix_order([[m.source for m in layer.matrices] for layer in self.layers])
+
     def source_bound(self, source: int) -> int:
         """Largest possible magnitude of an element of a source, as an integer."""
         if source == INPUT:
@@ -250,7 +259,7 @@ class Network:
             tokens = x[:, None] if x.ndim == 1 else x
             if tokens.ndim != 2 or tokens.shape[1] != 1 or len(tokens) == 0:
                 raise StillnetError(
-                    f"input has shape {x.shape}; network '{self.name}' takes one token a step, "
+                    f"input has shape {x.shape}; network '{self.name}' takes one token per step, "
                     "shape (steps,)"
                 )
             if not np.all(tokens == np.floor(tokens)):

@@ -24,9 +24,10 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import encode
 from stillnet.sw.contract.fixed import ACTIVATION, narrow, rescale, scale_row, wrap32
+from stillnet.sw.contract.sources import INPUT, SECOND, feeds_next_step
 from stillnet.sw.util.blas import single_thread
 
-from .network import INPUT, Network
+from .network import Network
 
 __all__ = ["Reference", "StepReport"]
 
@@ -48,10 +49,6 @@ class StepReport:
     events: dict[int, int] = field(default_factory=dict)
     words: int = 0
     saturations: int = 0
-
-
-SECOND = 32
-"""Added to a layer's index in ``StepReport.events`` for its second encoder."""
 
 
 class Reference:
@@ -107,7 +104,7 @@ class Reference:
                     if config
                     else np.full(m.weight.shape[2], m.column_words(lanes))
                 )
-                self._users.setdefault((m.source, m.source >= i), []).append((i, j))
+                self._users.setdefault((m.source, feeds_next_step(m.source, i)), []).append((i, j))
         self._bias = [
             np.stack([layer.bias[g] for g in CELLS[layer.cell].accumulators]).astype(np.int64)
             for layer in network.layers
@@ -209,7 +206,7 @@ class Reference:
         total = self._bias[index].copy()
         if self.network.reload(index):
             # Between steps only recurrences have been added; their events are the vector itself.
-            recurrent = [m for m in layer.matrices if m.source >= index]
+            recurrent = [m for m in layer.matrices if feeds_next_step(m.source, index)]
         else:
             recurrent = layer.matrices
         order = CELLS[layer.cell].accumulators
@@ -220,7 +217,7 @@ class Reference:
         return wrap32(total)
 
     def _reference_for(self, index: int, source: int) -> np.ndarray:
-        second = source != INPUT and source >= index and source in self.reference_second
+        second = feeds_next_step(source, index) and source in self.reference_second
         return (self.reference_second if second else self.reference)[source]
 
     # -- steps ------------------------------------------------------------------------------------
@@ -328,12 +325,7 @@ class Reference:
 
     def event_names(self) -> dict[int, str]:
         """Names of the keys of ``StepReport.events``."""
-        names = {INPUT: "input"}
-        for i, layer in enumerate(self.network.layers):
-            names[i] = layer.name
-            if layer.threshold_recurrent is not None:
-                names[i + SECOND] = f"{layer.name} (recurrent)"
-        return names
+        return self.network.event_names()
 
     def describe(self) -> dict[str, Any]:
         """The last step's report with names."""

@@ -17,13 +17,24 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.fixed import Format, narrow, rescale, scale_row, wrap32
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.contract.sources import INPUT, SECOND, feeds_next_step
 from stillnet.sw.util.blas import single_thread
 
 from .network import Network
-from .reference import SECOND
 
-__all__ = ["Layout", "Start", "Trace", "run_float", "run_integers"]
+__all__ = [
+    "Arithmetic",
+    "Floats",
+    "Integers",
+    "Layout",
+    "Start",
+    "Trace",
+    "float_start",
+    "layer_groups",
+    "run_float",
+    "run_integers",
+    "run_layers",
+]
 
 _INTEGER = Format(16, 0)
 
@@ -94,7 +105,7 @@ class Layout:
 
 @dataclass
 class Start:
-    """Where recordings begin, one row a recording, in the order in which they are given.
+    """Where recordings begin, one row per recording, in the order in which they are given.
 
     Attributes
     ----------
@@ -143,7 +154,20 @@ class _Matrix(Protocol):
     weight: np.ndarray
 
 
-class _Arithmetic:
+class _FloatModel(Protocol):
+    """What a run in floating point needs of ``sw.model.Model``."""
+
+    @property
+    def layers(self) -> Sequence[Any]: ...
+
+    @property
+    def inputs(self) -> int: ...
+
+    @property
+    def one_hot(self) -> bool: ...
+
+
+class Arithmetic:
     """What differs between a run in floating point and one in integers."""
 
     def __init__(self, layers: Sequence[Any], inputs: int, one_hot: bool, dtype: type) -> None:
@@ -186,7 +210,12 @@ class _Arithmetic:
         raise NotImplementedError
 
 
-class _Floats(_Arithmetic):
+class Floats(Arithmetic):
+    """A run of a float model, without encoders."""
+
+    def __init__(self, model: _FloatModel) -> None:
+        super().__init__(model.layers, model.inputs, model.one_hot, np.float64)
+
     def cell(
         self, index: int, m: np.ndarray, state: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -198,7 +227,9 @@ class _Floats(_Arithmetic):
         reference[...] = vector
 
 
-class _Integers(_Arithmetic):
+class Integers(Arithmetic):
+    """A run of a quantized network, with its encoders."""
+
     def __init__(self, network: Network) -> None:
         super().__init__(network.layers, network.inputs, network.input_mode.one_hot, np.int64)
         self.network = network
@@ -238,7 +269,21 @@ class _Integers(_Arithmetic):
         self.fired[key] = self.fired.get(key, 0) + fired
 
 
-def run_float(model: Model, layout: Layout, x: np.ndarray, start: Start | None = None) -> Trace:
+def float_start(layers: Sequence[Any], layout: Layout) -> Start:
+    """Where the recordings of a float model begin: in the initial state of its layers."""
+    start = Start()
+    for i, layer in enumerate(layers):
+        for s, value in layer.initial.items():
+            rows = np.tile(np.asarray(value, float), (layout.recordings, 1))
+            start.state[i, s] = rows
+            if s == CELLS[layer.cell].output_state:
+                start.vectors[i] = rows
+    return start
+
+
+def run_float(
+    model: _FloatModel, layout: Layout, x: np.ndarray, start: Start | None = None
+) -> Trace:
     """The float network over recordings; the same numbers as ``Model.run``.
 
     Parameters
@@ -249,17 +294,9 @@ def run_float(model: Model, layout: Layout, x: np.ndarray, start: Start | None =
     start : Start, optional
         Instead of the model's initial state.
     """
-    arithmetic = _Floats(model.layers, model.inputs, model.one_hot, np.float64)
     if start is None:
-        start = Start()
-        for i, layer in enumerate(model.layers):
-            for s, value in layer.initial.items():
-                rows = np.tile(np.asarray(value, float), (layout.recordings, 1))
-                start.state[i, s] = rows
-                if s == CELLS[layer.cell].output_state:
-                    start.vectors[i] = rows
-    with single_thread():
-        return _run(arithmetic, layout, x, start)
+        start = float_start(model.layers, layout)
+    return run_layers(Floats(model), layout, x, start)
 
 
 def run_integers(
@@ -275,7 +312,7 @@ def run_integers(
     start : Start, optional
         Instead of the network's initial state.
     """
-    arithmetic = _Integers(network)
+    arithmetic = Integers(network)
     if start is None:
         start = Start()
         for i, layer in enumerate(network.layers):
@@ -292,8 +329,7 @@ def run_integers(
     if network.input_mode.one_hot:
         x = x[:, 0]
         arithmetic.events[INPUT] = _token_events(network.input_mode, layout, x)
-    with single_thread():
-        return _run(arithmetic, layout, x, start)
+    return run_layers(arithmetic, layout, x, start)
 
 
 def _token_events(mode: Mode, layout: Layout, tokens: np.ndarray) -> int:
@@ -305,54 +341,113 @@ def _token_events(mode: Mode, layout: Layout, tokens: np.ndarray) -> int:
     return int(np.count_nonzero(changed & (old >= 0)) + np.count_nonzero(changed & (tokens >= 0)))
 
 
-def _groups(a: _Arithmetic) -> list[range]:
+def layer_groups(layers: Sequence[Any]) -> list[range]:
     """Runs of layers that take their steps together: feedback and peers never leave a group."""
-    ends = list(range(len(a.layers)))
-    for i, layer in enumerate(a.layers):
+    ends = list(range(len(layers)))
+    for i, layer in enumerate(layers):
         for m in layer.matrices:
             if m.source > i:
                 ends[i] = max(ends[i], m.source)
         for peer in layer.peers.values():  # of this step or of the last one: side by side
             first, last = min(i, peer), max(i, peer)
             ends[first] = max(ends[first], last)
-    groups, first = [], 0
+    found, first = [], 0
     while first < len(ends):
         last = first
         k = first
         while k <= last:
             last = max(last, ends[k])
             k += 1
-        groups.append(range(first, last + 1))
+        found.append(range(first, last + 1))
         first = last + 1
-    return groups
+    return found
 
 
-def _run(a: _Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
-    count = layout.recordings
-    ranked = Start()
-    for i, layer in enumerate(a.layers):
-        for s in CELLS[layer.cell].state:
-            given = start.state.get((i, s))
-            rows = np.zeros((count, layer.units), a.dtype) if given is None else given
-            ranked.state[i, s] = np.array(rows[layout.order], a.dtype)
-    keys = [INPUT, *range(len(a.layers)), *(i + SECOND for i in sorted(a.seconds))]
-    for key in keys:
-        base = key if key == INPUT else key % SECOND
-        given = start.vectors.get(key, start.vectors.get(base))
-        rows = np.zeros((count, a.size(base)), a.dtype) if given is None else given
-        ranked.vectors[key] = np.array(rows[layout.order], a.dtype)
+def run_layers(a: Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
+    """Runs recordings in any arithmetic.
 
-    vectors: dict[int, np.ndarray] = {INPUT: x}
-    states: dict[tuple[int, str], np.ndarray] = {}
-    references: dict[int, np.ndarray] = {}
-    carry = {key: ranked.vectors[key].copy() for key in keys}
-    if not a.one_hot:
-        references[INPUT] = _encode_all(a, layout, INPUT, x, carry[INPUT])
+    Parameters
+    ----------
+    a : Arithmetic
+    layout : Layout
+    x : array, shape (rows, inputs), or (rows,) of tokens
+    start : Start
+    """
+    run = _Run(a, layout, x, start)
+    with single_thread():
+        for group in layer_groups(a.layers):
+            run.group(group)
+    return Trace(
+        layout, run.vectors, run.states, run.start, dict(a.events), a.saturations, dict(a.fired)
+    )
 
-    def external(index: int, group: range) -> np.ndarray:
+
+@dataclass
+class _Feedback:
+    """A matrix whose source is in the group of its own layer.
+
+    Attributes
+    ----------
+    key : int
+        Of the encoder that feeds it.
+    gates : list of int
+        Accumulators that it adds into.
+    operand : array, shape (size of the source, gates * units)
+    """
+
+    key: int
+    gates: list[int]
+    operand: np.ndarray
+
+
+class _Run:
+    """One run over recordings, group after group."""
+
+    def __init__(self, a: Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> None:
+        self.a, self.layout, self.x = a, layout, x
+        self.start = self._ranked(start)
+        self.vectors: dict[int, np.ndarray] = {INPUT: x}
+        self.states: dict[tuple[int, str], np.ndarray] = {}
+        self.references: dict[int, np.ndarray] = {}
+        # References of the encoders as they are now, one row for each recording.
+        self.carry = {key: rows.copy() for key, rows in self.start.vectors.items()}
+        if not a.one_hot:
+            self.references[INPUT] = self._encode_all(INPUT, x)
+
+    def _ranked(self, start: Start) -> Start:
+        """The start in the order of the layout, with zeros for what is not given."""
+        a, layout = self.a, self.layout
+        ranked = Start()
+
+        def rows(given: np.ndarray | None, units: int) -> np.ndarray:
+            found = np.zeros((layout.recordings, units), a.dtype) if given is None else given
+            return np.array(found[layout.order], a.dtype)
+
+        for i, layer in enumerate(a.layers):
+            for s in CELLS[layer.cell].state:
+                ranked.state[i, s] = rows(start.state.get((i, s)), layer.units)
+        for key in [INPUT, *range(len(a.layers)), *(i + SECOND for i in sorted(a.seconds))]:
+            source = key if key == INPUT else key % SECOND
+            given = start.vectors.get(key, start.vectors.get(source))
+            ranked.vectors[key] = rows(given, a.size(source))
+        return ranked
+
+    def group(self, group: range) -> None:
+        """Runs all steps of a group of layers."""
+        a = self.a
+        feedback = {i: self._feedback(i, group) for i in group}
+        if any(feedback.values()) or any(CELLS[a.layers[i].cell].state for i in group):
+            self._step_by_step(group, feedback)
+        else:
+            (i,) = group
+            self.vectors[i], _ = a.cell(i, self._external(i, group), {})
+            self.references[i] = self._encode_all(i, self.vectors[i])
+
+    def _external(self, index: int, group: range) -> np.ndarray:
         """Biases and products of what other groups feed, shape (rows, accumulators, units)."""
+        a, x = self.a, self.x
         order = a.cell_of(index).accumulators
-        m = np.empty((layout.rows, len(order), a.layers[index].units))
+        m = np.empty((self.layout.rows, len(order), a.layers[index].units))
         m[:] = a.bias(index)
         for matrix in a.layers[index].matrices:
             if matrix.source in group:
@@ -361,74 +456,69 @@ def _run(a: _Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Trace:
             if matrix.source == INPUT and a.one_hot:
                 product = operand[np.maximum(x, 0)] * (a.token_value() * (x >= 0))[:, None]
             else:
-                product = references[matrix.source].astype(np.float64) @ operand
+                product = self.references[matrix.source].astype(np.float64) @ operand
             for k, g in enumerate(matrix.gates):
                 m[:, order.index(g)] += product[:, k * m.shape[2] : (k + 1) * m.shape[2]]
         return m
 
-    for group in _groups(a):
-        pre = {i: external(i, group) for i in group}
-        internal = {
-            i: [
-                (
-                    m.source,
-                    m.source + SECOND if m.source >= i and m.source in a.seconds else m.source,
-                    [a.cell_of(i).accumulators.index(g) for g in m.gates],
-                    np.ascontiguousarray(a.operand(m)),
-                )
-                for m in a.layers[i].matrices
-                if m.source in group
-            ]
-            for i in group
-        }
-        looped = any(internal.values()) or any(CELLS[a.layers[i].cell].state for i in group)
-        if not looped:
-            (i,) = group
-            vectors[i], _ = a.cell(i, pre[i], {})
-            references[i] = _encode_all(a, layout, i, vectors[i], carry[i])
-            continue
-        state = {key: rows.copy() for key, rows in ranked.state.items() if key[0] in group}
+    def _feedback(self, index: int, group: range) -> list[_Feedback]:
+        """The matrices of a layer that its own group feeds."""
+        a = self.a
+        found = []
+        for m in a.layers[index].matrices:
+            if m.source in group:
+                second = feeds_next_step(m.source, index) and m.source in a.seconds
+                gates = [a.cell_of(index).accumulators.index(g) for g in m.gates]
+                key = m.source + SECOND if second else m.source
+                found.append(_Feedback(key, gates, np.ascontiguousarray(a.operand(m))))
+        return found
+
+    def _step_by_step(self, group: range, feedback: dict[int, list[_Feedback]]) -> None:
+        a, layout = self.a, self.layout
+        pre = {i: self._external(i, group) for i in group}
+        state = {key: rows.copy() for key, rows in self.start.state.items() if key[0] in group}
         for i in group:
-            vectors[i] = np.empty((layout.rows, a.layers[i].units), a.dtype)
-            references[i] = np.empty_like(vectors[i])
+            self.vectors[i] = np.empty((layout.rows, a.layers[i].units), a.dtype)
+            self.references[i] = np.empty_like(self.vectors[i])
             for s in CELLS[a.layers[i].cell].state:
                 if s != CELLS[a.layers[i].cell].output_state or a.dtype is np.int64:
-                    states[i, s] = np.empty_like(vectors[i])
+                    self.states[i, s] = np.empty_like(self.vectors[i])
         for t in range(layout.steps):
             at = layout.at(t)
             n = at.stop - at.start
             for i in group:
                 m = pre[i][at]
-                for _, key, gates, operand in internal[i]:
-                    product = carry[key][:n].astype(np.float64, copy=False) @ operand
-                    m[:, gates] += product.reshape(n, len(gates), -1)
-                readers = {
-                    **dict.fromkeys(CELLS[a.layers[i].cell].state, i),
-                    **a.layers[i].peers,
-                }
-                v, new = a.cell(i, m, {s: state[j, s][:n] for s, j in readers.items()})
-                for s, value in new.items():
-                    state[i, s][:n] = value
-                    if (i, s) in states:
-                        states[i, s][at] = value
-                vectors[i][at] = v
-                a.encode(i, v, carry[i][:n])
-                references[i][at] = carry[i][:n]
-                if i in a.seconds:
-                    a.encode(i + SECOND, v, carry[i + SECOND][:n])
-    return Trace(layout, vectors, states, ranked, dict(a.events), a.saturations, dict(a.fired))
+                for f in feedback[i]:
+                    product = self.carry[f.key][:n].astype(np.float64, copy=False) @ f.operand
+                    m[:, f.gates] += product.reshape(n, len(f.gates), -1)
+                self._cell(i, at, m, state)
 
+    def _cell(
+        self, i: int, at: slice, m: np.ndarray, state: dict[tuple[int, str], np.ndarray]
+    ) -> None:
+        """One step of one layer: cell, then encoders."""
+        a, n = self.a, at.stop - at.start
+        layer = a.layers[i]
+        readers = {**dict.fromkeys(CELLS[layer.cell].state, i), **layer.peers}
+        v, new = a.cell(i, m, {s: state[j, s][:n] for s, j in readers.items()})
+        for s, value in new.items():
+            state[i, s][:n] = value
+            if (i, s) in self.states:
+                self.states[i, s][at] = value
+        self.vectors[i][at] = v
+        a.encode(i, v, self.carry[i][:n])
+        self.references[i][at] = self.carry[i][:n]
+        if i in a.seconds:
+            a.encode(i + SECOND, v, self.carry[i + SECOND][:n])
 
-def _encode_all(
-    a: _Arithmetic, layout: Layout, key: int, vectors: np.ndarray, reference: np.ndarray
-) -> np.ndarray:
-    """References after each step, for a source outside of any recurrence."""
-    if isinstance(a, _Floats):
-        return vectors
-    result = np.empty_like(vectors)
-    for t in range(layout.steps):
-        rows = layout.at(t)
-        n = rows.stop - rows.start
-        a.encode(key, vectors[rows], reference[:n])
-        result[rows] = reference[:n]
-    return result
+    def _encode_all(self, key: int, vectors: np.ndarray) -> np.ndarray:
+        """References after each step, for a source outside of any recurrence."""
+        if isinstance(self.a, Floats):
+            return vectors
+        result = np.empty_like(vectors)
+        for t in range(self.layout.steps):
+            rows = self.layout.at(t)
+            reference = self.carry[key][: rows.stop - rows.start]
+            self.a.encode(key, vectors[rows], reference)
+            result[rows] = reference
+        return result

@@ -7,7 +7,7 @@ so that nobody has to know which options a network uses.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from stillnet.sw.contract.config import EngineConfig
@@ -16,7 +16,7 @@ from stillnet.sw.network.network import Network
 
 from .packer import capacities, costs
 
-__all__ = ["fit", "lacking"]
+__all__ = ["changed", "fit", "lacking", "missing"]
 
 GAIN = 0.02
 """A format of columns is added where it saves this part of the words; its decoder costs area."""
@@ -44,6 +44,27 @@ def lacking(network: Network, config: EngineConfig) -> list[str]:
     return [field for field, value in asked.items() if value != getattr(config, field)]
 
 
+def missing(network: Network, config: EngineConfig) -> list[str]:
+    """Fields of ``config`` that must change before the network fits; empty where it fits.
+
+    More than :func:`lacking`: formats that the network asks for by name and capacities count too.
+    """
+    found = lacking(network, config)
+    asked = {m.format for layer in network.layers for m in layer.matrices} - {None}
+    if not asked <= set(config.formats):
+        found.append("formats")
+    return [*found, *_larger(network, replace(config, **_options(network, config)))]
+
+
+def changed(base: EngineConfig, config: EngineConfig) -> list[str]:
+    """Fields in which two configurations differ, except their names."""
+    return [
+        f.name
+        for f in fields(base)
+        if f.name != "name" and getattr(base, f.name) != getattr(config, f.name)
+    ]
+
+
 def fit(network: Network, base: EngineConfig) -> EngineConfig:
     """An engine like another one, with what a network asks of it.
 
@@ -68,13 +89,17 @@ def fit(network: Network, base: EngineConfig) -> EngineConfig:
     network.validate()
     config = replace(base, name=f"{base.name}-fit", **_options(network, base))
     config = _formats(network, config)
-    larger: dict[str, Any] = {
+    config = replace(config, **_larger(network, config))
+    return base if config.fingerprint == base.fingerprint else config
+
+
+def _larger(network: Network, config: EngineConfig) -> dict[str, Any]:
+    """Capacities that are too small, with the value that they need."""
+    return {
         field: needed if field in ("layers", "matrices") else 1 << (needed - 1).bit_length()
         for field, needed in capacities(network, config).items()
         if needed > getattr(config, field)
     }
-    config = replace(config, **larger)
-    return base if config.fingerprint == base.fingerprint else config
 
 
 def _formats(network: Network, config: EngineConfig) -> EngineConfig:

@@ -14,31 +14,26 @@ from typing import Any
 import numpy as np
 
 from stillnet.sw.contract import image as layout
-from stillnet.sw.contract.cells import CELLS, Cell
+from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import Layout, bias_words, candidates, encode, readable
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.fixed import SCALE_FRACTION
-from stillnet.sw.contract.image import BIAS_WORDS, SLOT_BYTES, UNEQUAL_FORMATS, Kind
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer
+from stillnet.sw.contract.image import SLOT_BYTES, Kind, bias_runs, find_field
+from stillnet.sw.contract.sources import INPUT, feeds_next_step
+from stillnet.sw.network.network import Network
+
+from .contents import bias_bytes, block_values, lane_rows, lengths_of, table_entries
 
 __all__ = ["Image", "Placement", "capacities", "costs", "describe", "load_image", "pack", "place"]
 
-_NO_FORMAT = dict.fromkeys(
-    (
-        "int4",
-        "kept",
-        "width",
-        "blocks",
-        "lengths",
-        "lane_rows",
-        "hole_at",
-        "hole",
-        "spare6",
-        "spare7",
-    ),
+DENSE = dict.fromkeys(
+    [
+        *("int4", "kept", "width", "blocks"),
+        *(name for record in layout.MATRIX_SPARSE for name, _ in record.fields),
+    ],
     0,
 )
+"""Fields of a matrix that a format other than "dense" sets."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ class Image:
     @property
     def hardware(self) -> bytes:
         """The part that the engine's memory must hold: all but the notes."""
-        at = 7 * SLOT_BYTES
+        at = find_field(layout.HEADER, "notes_bytes")[0] * SLOT_BYTES
         return self.data[: len(self.data) - int.from_bytes(self.data[at : at + 4], "little")]
 
     @property
@@ -123,7 +118,7 @@ def capacities(network: Network, config: EngineConfig) -> dict[str, int]:
     The capacities themselves have no part in it, except ``columns``, which :func:`pack` checks.
     """
     _, units, accumulators = _placed(network, config)
-    runs = sum(len(_bias_runs(CELLS[layer.cell], config)) for layer in network.layers)
+    runs = sum(len(bias_runs(CELLS[layer.cell], config.row_scale)) for layer in network.layers)
     return {
         "units": units,
         "inputs": 1 if network.input_mode.one_hot else network.inputs,
@@ -163,102 +158,178 @@ def _check_cells(network: Network, config: EngineConfig) -> None:
             )
 
 
-def _bias_runs(cell: Cell, config: EngineConfig) -> list[tuple[int, int, bool]]:
-    """Bias runs of a layer as (first row, rows, once) of a block.
+class _Packer:
+    """One network on its way into the memory of one engine.
 
-    Parameters have a run of their own, so that a layer that starts each step from its biases loads
-    them only once; it comes first, because a cell may run when the biases are there.
+    ``body`` grows by one run of words after the other; the descriptors hold their addresses.
     """
-    count = len(cell.accumulators)
-    rows = layout.block_rows(cell, config.row_scale)
-    if cell.accumulators and rows > count:
-        return [(count, rows - count, True), (0, count, False)]
-    return [(0, rows, False)]
 
-
-def _block_values(layer: QuantizedLayer, config: EngineConfig) -> np.ndarray:
-    """Biases, parameters and row multipliers as they lie in a block, int64, shape (rows of a
-    block, units)."""
-    cell = CELLS[layer.cell]
-    rows = [layer.bias[a] for a in cell.accumulators]
-    rows += [layer.parameters[p] for p in cell.parameters]
-    if config.row_scale:
-        one = np.full(layer.units, 1 << SCALE_FRACTION)
-        scale = [(layer.scale or {}).get(a, one) for a in cell.accumulators]
-        for k in range(0, len(scale), 2):
-            rows.append(scale[k] + ((scale[k + 1] if k + 1 < len(scale) else one) << 16))
-    return np.stack(rows or [np.zeros(layer.units)]).astype(np.int64)
-
-
-def _bias_words(bias: np.ndarray, lanes: int) -> np.ndarray:
-    """int32 biases (accumulators, units) as bytes (blocks, accumulators, 4, lanes)."""
-    count, units = bias.shape
-    blocks = -(-units // lanes)
-    padded = np.zeros((count, blocks * lanes), np.int64)
-    padded[:, :units] = bias
-    rows = padded.reshape(count, blocks, lanes).transpose(1, 0, 2)
-    return np.stack([(rows >> (8 * k)) & 0xFF for k in range(BIAS_WORDS)], axis=2).astype(np.uint8)
-
-
-def _tables(
-    network: Network, config: EngineConfig, placement: Placement, lengths: list[int]
-) -> bytes:
-    """The tables behind the descriptors, in whole slots."""
-    tables: dict[layout.Table, list[int]] = {}
-    if config.columns:
-        if len(lengths) > config.columns:
-            raise StillnetError(
-                f"network '{network.name}' needs columns = {len(lengths)}, engine "
-                f"'{config.name}' has {config.columns}; generate an engine with a larger "
-                "'columns', or with --fit"
-            )
-        tables[layout.Table.LENGTHS] = lengths
-    if config.element_thresholds:
-        # Zero where one threshold serves all: an event has to reach both.
-        if not network.input_mode.one_hot:
-            first = network.input_thresholds
-            zeros = np.zeros(network.inputs, int)
-            tables[layout.Table.INPUT_THRESHOLDS] = (zeros if first is None else first).tolist()
-        last, base = network.layers[-1], placement.unit_base[-1]
-        units = np.zeros(base * config.cell_width + last.units, int)
-        for layer, row in zip(network.layers, placement.unit_base):
-            if layer.thresholds is not None:
-                start = row * config.cell_width
-                units[start : start + layer.units] = layer.thresholds
-        tables[layout.Table.THRESHOLDS] = units.tolist()
-    data = b"".join(
-        layout.ENTRY.pack({"value": v, "spare": 0, "table": table, "first": int(k == 0)}).to_bytes(
-            4, "little"
+    def __init__(self, network: Network, config: EngineConfig) -> None:
+        self.network, self.config = network, config
+        self.placement = place(network, config)
+        self.jobs = network.matrix_order()
+        self.layouts = {
+            (i, j): network.layers[i].matrices[j].layout(network.layers[i].cell, config)
+            for i, j in self.jobs
+        }
+        lengths, self.first_length = lengths_of(self.layouts)
+        self.entries = table_entries(network, config, self.placement.unit_base, lengths)
+        self.matrix_records = layout.matrix_records(config.sparse)
+        self.runs = capacities(network, config)["matrices"]
+        self.slots = (
+            len(layout.HEADER)
+            + len(layout.LAYER) * len(network.layers)
+            + len(self.matrix_records) * self.runs
         )
-        for table, values in tables.items()
-        for k, v in enumerate(values)
-    )
-    return data + bytes(-len(data) % SLOT_BYTES)
+        self.body = bytearray()
 
+    @property
+    def header_bytes(self) -> int:
+        """Bytes in front of the first run: descriptors and tables."""
+        return self.slots * SLOT_BYTES + len(self.entries)
 
-def _rows(gates: int, stored: Layout, base: int) -> dict[str, int]:
-    """Which accumulators the rows of a lane are, for formats that number them through."""
-    if stored.kind == Kind.DENSE:
-        return {}
-    start = (gates & -gates).bit_length() - 1
-    mask = gates >> start
-    before = (~mask & (mask + 1)).bit_length() - 1  # gates up to the first that is not fed
-    after = mask >> before
-    hole = ((after & -after).bit_length() - 1) if after else 0
-    return {
-        "accumulator_base": base + start * stored.blocks,
-        "lane_rows": stored.gates * stored.blocks,
-        "hole_at": before * stored.blocks if hole else 0,
-        "hole": hole * stored.blocks,
-    }
+    @property
+    def words(self) -> int:
+        """Words so far, from the beginning of the image."""
+        return (self.header_bytes + len(self.body)) // self.config.word_bytes
 
+    def append(self, data: np.ndarray) -> int:
+        """Appends a run of words; returns its word address in the image."""
+        address = self.words
+        self.body.extend(np.ascontiguousarray(data).tobytes())
+        return address
 
-def _priority(source: int, target: int, layers: int) -> tuple[int, int]:
-    """Design section 6, rule 4: inputs of upper layers, recurrences of lower layers, network
-    inputs, the recurrence of the last layer."""
-    if source >= target:
-        return (3, 0) if target == layers - 1 else (1, target)
-    return (2, 0) if source == INPUT else (0, target)
+    def bias_fields(self, i: int) -> list[dict[str, int]]:
+        """Appends the bias runs of a layer; returns the fields of their descriptors."""
+        layer, config = self.network.layers[i], self.config
+        values = block_values(layer, config)
+        return [
+            {
+                "source": 0,
+                "target": i,
+                "kind": Kind.BIAS,
+                "recurrent": int(run.once),
+                "gates": ((1 << run.rows) - 1) << run.first,
+                "base": self.append(
+                    bias_bytes(values[run.first : run.first + run.rows], config.multipliers)
+                ),
+                "column_words": bias_words(layer.units, run.rows, config),
+                "list_base": 0,
+                "accumulator_base": self.placement.accumulator_base[i],
+                "stride": len(values),
+                **DENSE,
+                "blocks": layer.blocks(config.multipliers) if config.sparse else 0,
+            }
+            for run in bias_runs(CELLS[layer.cell], config.row_scale)
+        ]
+
+    def matrix_fields(self, i: int, j: int) -> dict[str, int]:
+        """Appends the columns of a matrix; returns the fields of its descriptor."""
+        layer, config, placement = self.network.layers[i], self.config, self.placement
+        matrix, stored = layer.matrices[j], self.layouts[i, j]
+        return {
+            "source": matrix.source - INPUT,
+            "target": i,
+            "kind": stored.kind,
+            "recurrent": int(feeds_next_step(matrix.source, i)),
+            "gates": matrix.mask(layer.cell),
+            "base": self.append(encode(matrix.ordered(layer.cell), stored, config)),
+            "column_words": stored.pitch,
+            "list_base": 0 if matrix.source == INPUT else placement.unit_base[matrix.source],
+            "accumulator_base": placement.accumulator_base[i],
+            "stride": layout.block_rows(CELLS[layer.cell], config.row_scale),
+            **DENSE,
+            "int4": int(stored.bits == 4),
+            "kept": stored.kept,
+            "width": stored.width.bit_length() - 1 if stored.width else 0,
+            "blocks": stored.blocks if config.sparse else 0,
+            "lengths": self.first_length.get((i, j), 0),
+            **lane_rows(matrix.mask(layer.cell), stored, placement.accumulator_base[i]),
+        }
+
+    def layer_fields(self, i: int) -> dict[str, int]:
+        """Fields of the descriptor of a layer."""
+        network, config = self.network, self.config
+        layer = network.layers[i]
+        second = layer.threshold if layer.threshold_recurrent is None else layer.threshold_recurrent
+        peers = [self.placement.unit_base[layer.peers[p]] for p in CELLS[layer.cell].peers]
+        return {
+            "cell": config.cells.index(layer.cell),
+            "mode": layer.mode,
+            "reload": int(network.reload(i)),
+            "output": int(i == len(network.layers) - 1),
+            "units": layer.units,
+            "blocks": layer.blocks(config.multipliers),
+            "accumulator_base": self.placement.accumulator_base[i],
+            "unit_base": self.placement.unit_base[i],
+            "shift": layer.shift,
+            "write_shift": layer.write_shift,
+            "matrices": len(layer.matrices),
+            "threshold": layer.threshold if layer.thresholds is None else 0,
+            "threshold_recurrent": second,
+            "peer0": peers[0] if peers else 0,
+            "peer1": peers[1] if len(peers) > 1 else 0,
+            "spare1": 0,
+        }
+
+    def header_fields(self, notes_bytes: int) -> dict[str, int]:
+        """Fields of the header, once all runs are there."""
+        network = self.network
+        one_hot = network.input_mode.one_hot
+        return {
+            "magic": layout.MAGIC,
+            "version": layout.VERSION,
+            "layers": len(network.layers),
+            "matrices": self.runs,
+            "fingerprint": self.config.fingerprint,
+            "words": self.words,
+            "crc": 0,
+            "inputs": 1 if one_hot else network.inputs,
+            "input_mode": network.input_mode,
+            "input_one": network.input_fraction if one_hot else 0,
+            "outputs": network.outputs % 1024,
+            "input_threshold": network.input_threshold if network.input_thresholds is None else 0,
+            "table_slots": len(self.entries) // SLOT_BYTES,
+            "notes_bytes": notes_bytes,
+        }
+
+    def check_memory(self) -> None:
+        """Refuses an image that the engine's memory has no room for."""
+        network, config, words = self.network, self.config, self.words
+        if words > 1 << config.address_bits:
+            raise StillnetError(
+                f"network '{network.name}' needs {words} words of memory, {config.address_bits} "
+                f"address bits of engine '{config.name}' reach {1 << config.address_bits}"
+            )
+        if config.memory == "ram" and words > config.ram_words:
+            raise StillnetError(
+                f"network '{network.name}' needs {words} words, the on-chip memory of engine "
+                f"'{config.name}' has {config.ram_words}; use a smaller network or raise "
+                "'ram_words'"
+            )
+
+    def image(self) -> Image:
+        """Fills in everything."""
+        layers = range(len(self.network.layers))
+        runs = [fields for i in layers for fields in self.bias_fields(i)]
+        runs += [self.matrix_fields(i, j) for i, j in self.jobs]
+        self.check_memory()
+        notes = _notes(self.network, self.config, self.placement, self.layouts)
+        text = json.dumps(notes).encode()
+        notes_data = text + zlib.crc32(text).to_bytes(4, "little")
+
+        groups = [(layout.HEADER, self.header_fields(len(notes_data)))]
+        groups += [(layout.LAYER, self.layer_fields(i)) for i in layers]
+        groups += [(self.matrix_records, fields) for fields in runs]
+        data = b"".join(
+            record.pack(fields).to_bytes(4, "little").ljust(SLOT_BYTES, b"\0")
+            for records, fields in groups
+            for record in records
+        )
+        data += self.entries + self.body
+        crc = _crc(data).to_bytes(4, "little")
+        data = data[:_CRC_OFFSET] + crc + data[_CRC_OFFSET + 4 :]
+        return Image(data + notes_data, notes)
 
 
 def pack(network: Network, config: EngineConfig) -> Image:
@@ -275,154 +346,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
         Where the network does not fit, or a row could overflow its accumulator.
     """
     network.validate()
-    placement = place(network, config)
-    lanes = config.multipliers
-    jobs = sorted(
-        ((i, j) for i, layer in enumerate(network.layers) for j in range(len(layer.matrices))),
-        key=lambda ij: _priority(
-            network.layers[ij[0]].matrices[ij[1]].source, ij[0], len(network.layers)
-        ),
-    )
-    layers = len(network.layers)
-    runs = sum(len(_bias_runs(CELLS[layer.cell], config)) for layer in network.layers) + len(jobs)
-    layouts = {
-        (i, j): network.layers[i].matrices[j].layout(network.layers[i].cell, config)
-        for i, j in jobs
-    }
-    lengths: list[int] = []
-    first_length: dict[tuple[int, int], int] = {}
-    for ij in jobs:
-        if layouts[ij].kind.name.lower() in UNEQUAL_FORMATS:
-            first_length[ij] = len(lengths)
-            lengths += layouts[ij].lengths.tolist()
-    records_each = layout.matrix_records(config.sparse)
-    slots = len(layout.HEADER) + len(layout.LAYER) * layers + len(records_each) * runs
-    entries = _tables(network, config, placement, lengths)
-    header_bytes = slots * SLOT_BYTES + len(entries)
-    body = bytearray()
-
-    def run(data: np.ndarray) -> int:
-        """Appends a run of words; returns its word address in the image."""
-        address = (header_bytes + len(body)) // config.word_bytes
-        body.extend(np.ascontiguousarray(data).tobytes())
-        return address
-
-    records: list[int] = []
-
-    def emit(group: tuple[layout.Record, ...], values: dict[str, int]) -> None:
-        records.extend(record.pack(values) for record in group)
-
-    matrix_values: list[dict[str, int]] = []
-    for i, layer in enumerate(network.layers):
-        stack = _block_values(layer, config)
-        matrix_values += [
-            {
-                "source": 0,
-                "target": i,
-                "kind": Kind.BIAS,
-                "recurrent": int(once),
-                "gates": ((1 << rows) - 1) << first,
-                "base": run(_bias_words(stack[first : first + rows], lanes)),
-                "column_words": bias_words(layer.units, rows, config),
-                "list_base": 0,
-                "accumulator_base": placement.accumulator_base[i],
-                "stride": len(stack),
-                **_NO_FORMAT,
-                "blocks": layer.blocks(lanes) if config.sparse else 0,
-            }
-            for first, rows, once in _bias_runs(CELLS[layer.cell], config)
-        ]
-    for i, j in jobs:
-        layer = network.layers[i]
-        matrix = layer.matrices[j]
-        stored = layouts[i, j]
-        matrix_values.append(
-            {
-                "source": matrix.source + 1,
-                "target": i,
-                "kind": stored.kind,
-                "recurrent": int(matrix.source >= i),
-                "gates": matrix.mask(layer.cell),
-                "base": run(encode(matrix.ordered(layer.cell), stored, config)),
-                "column_words": stored.pitch,
-                "list_base": 0 if matrix.source == INPUT else placement.unit_base[matrix.source],
-                "accumulator_base": placement.accumulator_base[i],
-                "stride": layout.block_rows(CELLS[layer.cell], config.row_scale),
-                **_NO_FORMAT,
-                "int4": int(stored.bits == 4),
-                "kept": stored.kept,
-                "width": stored.width.bit_length() - 1 if stored.width else 0,
-                "blocks": stored.blocks if config.sparse else 0,
-                "lengths": first_length.get((i, j), 0),
-                **_rows(matrix.mask(layer.cell), stored, placement.accumulator_base[i]),
-            }
-        )
-    words = (header_bytes + len(body)) // config.word_bytes
-    if words > 1 << config.address_bits:
-        raise StillnetError(
-            f"network '{network.name}' needs {words} words of memory, {config.address_bits} "
-            f"address bits of engine '{config.name}' reach {1 << config.address_bits}"
-        )
-    if config.memory == "ram" and words > config.ram_words:
-        raise StillnetError(
-            f"network '{network.name}' needs {words} words, the on-chip memory of engine "
-            f"'{config.name}' has {config.ram_words}; use a smaller network or raise 'ram_words'"
-        )
-    notes = _notes(network, config, placement, layouts)
-    note_bytes = json.dumps(notes).encode()
-    one_hot = network.input_mode.one_hot
-    emit(
-        layout.HEADER,
-        {
-            "magic": layout.MAGIC,
-            "version": layout.VERSION,
-            "layers": layers,
-            "matrices": runs,
-            "fingerprint": config.fingerprint,
-            "words": words,
-            "crc": 0,
-            "inputs": 1 if one_hot else network.inputs,
-            "input_mode": network.input_mode,
-            "input_one": network.input_fraction if one_hot else 0,
-            "outputs": network.outputs % 1024,
-            "input_threshold": network.input_threshold if network.input_thresholds is None else 0,
-            "table_slots": len(entries) // SLOT_BYTES,
-            "notes_bytes": len(note_bytes) + 4,
-        },
-    )
-    for i, layer in enumerate(network.layers):
-        second = layer.threshold if layer.threshold_recurrent is None else layer.threshold_recurrent
-        peers = [placement.unit_base[layer.peers[p]] for p in CELLS[layer.cell].peers]
-        emit(
-            layout.LAYER,
-            {
-                "cell": config.cells.index(layer.cell),
-                "mode": layer.mode,
-                "reload": int(network.reload(i)),
-                "output": int(i == layers - 1),
-                "units": layer.units,
-                "blocks": layer.blocks(lanes),
-                "accumulator_base": placement.accumulator_base[i],
-                "unit_base": placement.unit_base[i],
-                "shift": layer.shift,
-                "write_shift": layer.write_shift,
-                "matrices": len(layer.matrices),
-                "threshold": layer.threshold if layer.thresholds is None else 0,
-                "threshold_recurrent": second,
-                "peer0": peers[0] if peers else 0,
-                "peer1": peers[1] if len(peers) > 1 else 0,
-                "spare1": 0,
-            },
-        )
-    for values in matrix_values:
-        emit(records_each, values)
-    header = bytearray(header_bytes)
-    header[slots * SLOT_BYTES :] = entries
-    for k, record in enumerate(records):
-        header[k * SLOT_BYTES : k * SLOT_BYTES + 4] = record.to_bytes(4, "little")
-    data = header + body
-    data[_CRC_OFFSET : _CRC_OFFSET + 4] = _crc(data).to_bytes(4, "little")
-    return Image(bytes(data + note_bytes + zlib.crc32(note_bytes).to_bytes(4, "little")), notes)
+    return _Packer(network, config).image()
 
 
 _CRC_OFFSET = layout.CRC_RECORD * SLOT_BYTES
@@ -486,7 +410,7 @@ def costs(network: Network, config: EngineConfig) -> list[dict[str, Any]]:
     -------
     list of dict
         ``layer``, ``source``, ``bits``, ``density``, ``format`` (chosen), ``words`` (of all
-        columns, by format), one a matrix.
+        columns, by format); one entry per matrix.
     """
     rows = []
     for layer in network.layers:

@@ -26,7 +26,8 @@ from stillnet.sw.contract.fixed import (
     Format,
     saturate,
 )
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.contract.sources import INPUT, feeds_next_step
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.checks import label_exponent, state_format
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.sequence import Trace
@@ -92,7 +93,7 @@ class FormatChoice:
                 if i not in self.consumers[m.source]:
                     self.consumers[m.source].append(i)
         self.scales = choose_scales(model, self.state_peak, self.accumulator_peak, margin)
-        self.fraction = {s: self._candidates(s)[0] for s in self.statistics}
+        self.fraction = {s: self.candidates(s)[0] for s in self.statistics}
         self.exponent = [0] * len(model.layers)
         self._noise: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
         self._best: dict[tuple[int, ...], tuple[float, int]] = {}
@@ -146,7 +147,7 @@ class FormatChoice:
                 tokens = self.trace.vectors[INPUT][rows]
                 product = flat.T[np.maximum(tokens, 0)] * (tokens >= 0)[:, None]
             else:
-                x = self._at(matrix.source, rows, previous=matrix.source >= index)
+                x = self._at(matrix.source, rows, previous=feeds_next_step(matrix.source, index))
                 product = x @ flat.T
             where = [order.index(g) for g in matrix.gates]
             m[:, where] += product.reshape(len(rows), len(where), layer.units)
@@ -177,7 +178,7 @@ class FormatChoice:
 
     # -- candidates
 
-    def _candidates(self, source: int) -> list[int]:
+    def candidates(self, source: int) -> list[int]:
         """Fractions that a vector may have, finest first."""
         if source == INPUT and self.model.one_hot:
             return list(range(15, -1, -1))
@@ -326,7 +327,7 @@ class FormatChoice:
                 layers = set(self.consumers[source]) | ({source} - {INPUT})
                 kept = self.fraction[source]
                 ranking = []
-                for fraction in self._candidates(source):
+                for fraction in self.candidates(source):
                     self.fraction[source] = fraction
                     missing, total = self._total(sorted(layers))
                     ranking.append((missing, total + self._own(source), fraction))

@@ -12,9 +12,10 @@ from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import EVENT_BITS, Format
+from stillnet.sw.contract.sources import INPUT, feeds_next_step
 from stillnet.sw.model.layers import Layer
 from stillnet.sw.network.checks import state_format
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer
+from stillnet.sw.network.network import Network, QuantizedLayer
 from stillnet.sw.network.sequence import Layout, Start, Trace, run_integers
 from stillnet.sw.util.progress import Progress
 
@@ -39,7 +40,8 @@ _LARGEST_THRESHOLD = (1 << EVENT_BITS) - 1
 def _uses(network: Network, source: int) -> tuple[bool, bool]:
     """Whether a source feeds the same step, and whether it feeds the next one."""
     targets = [i for i, q in enumerate(network.layers) for m in q.matrices if m.source == source]
-    return any(source < i for i in targets), any(source >= i for i in targets)
+    later = [feeds_next_step(source, i) for i in targets]
+    return not all(later), any(later)
 
 
 def _source(network: Network, name: str, what: str) -> int:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["single_thread"]
+__all__ = ["blas_threads", "single_thread"]
 
 
 @cache
-def _control() -> tuple[Callable[[], int], Callable[[int], None]] | None:
+def blas_threads() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     """How to read and set the threads of NumPy's OpenBLAS; None where it has another BLAS."""
     package = Path(np.__file__).parent
     places = [package.parent / "numpy.libs", package / ".dylibs"]
@@ -43,7 +43,7 @@ def _control() -> tuple[Callable[[], int], Callable[[int], None]] | None:
 @contextmanager
 def single_thread() -> Iterator[None]:
     """NumPy's matrix products use one thread inside, and what they used before afterwards."""
-    control = _control()
+    control = blas_threads()
     if control is None:
         yield
         return

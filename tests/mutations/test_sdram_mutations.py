@@ -183,14 +183,14 @@ MUTATIONS = {
     "another CAS latency": Mutation(
         "memory.sdram.controller",
         "SdramController",
-        "mode_register(t.cas_latency)",
+        "mode_register(self._timings.cas_latency)",
         "mode_register(3)",
     ),
     "a row that is in use is given up": Mutation(
         "memory.sdram.controller",
         "SdramController",
-        "chosen[b] & (same[b] | unused[b])",
-        "chosen[b]",
+        "x.chosen[b] & (x.same[b] | x.unused[b])",
+        "x.chosen[b]",
     ),
     "the old row stays open": Mutation(
         "memory.sdram.bank", "SdramBank", "[stale.eq(opened), self.ready.eq(0)]", "[]", slow=False
@@ -214,8 +214,8 @@ MUTATIONS = {
     "the bus is not turned around": Mutation(
         "memory.sdram.controller",
         "SdramController",
-        "Mux(read, ones(BURST + t.cas_latency), 0)",
-        "Mux(read, ones(BURST), 0)",
+        "Mux(x.read, ones(BURST + t.cas_latency), 0)",
+        "Mux(x.read, ones(BURST), 0)",
     ),
     "a burst wraps": Mutation(
         "memory.sdram.bursts", "BurstGenerator", "Mux(run.write, 0, BURST - 1)", "0"

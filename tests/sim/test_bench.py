@@ -8,8 +8,9 @@ import pytest
 
 from stillnet.sim.bench.edgedrnn import SHAPES, config, measure
 from stillnet.sim.engine.model import EngineModel
-from stillnet.sw.cli.bench import bench, document
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.util.benches import bench, document
+from stillnet.sw.util.results import BenchResult
 
 
 @pytest.fixture(scope="module")
@@ -71,5 +72,5 @@ def test_document_shows_every_row() -> None:
         "edgedrnn_cycles": 30,
         "edgedrnn_utilisation": 0.25,
     }
-    text = document({"edgedrnn": [row]})
+    text = document([BenchResult(bench="edgedrnn", rows=[row])])
     assert "| 1-2-3 | 1 | 8 | 0.500 | 1.0 | 10 | 20 | 0.5000 | 10 | 0.500 | 5 | 80 |" in text

@@ -8,8 +8,8 @@ import pytest
 from stillnet.sim.audio import recordings, signals
 from stillnet.sim.bench.nsnet2 import CASES, on_hardware
 from stillnet.sw.compression import CompressOptions, compress, engine_for
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.importers.load import load_model
-from stillnet.sw.model.model import INPUT
 
 
 def test_cases_that_differ_in_their_budget_alone_share_stages() -> None:

@@ -12,13 +12,12 @@ import pytest
 from stillnet.sim.engine import equivalence
 from stillnet.sim.engine.command import rtl_engine
 from stillnet.sim.engine.run import run_rtl
+from stillnet.sim.testbenches.example import gru_dense, small_config
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
-
-from tests.hw.test_core import gru_dense, small_config  # isort: skip
 
 CONFIG = small_config(lanes=4)
 NETWORK = gru_dense(3)
@@ -34,35 +33,35 @@ def expected(x: np.ndarray) -> np.ndarray:
 def test_all_equal():
     seen = []
     result = run_rtl(NETWORK, X, preset=CONFIG, steps=6, progress=lambda *a: seen.append(a))
-    assert (result["steps"], result["mismatches"]) == (6, 0)
-    assert "difference" not in result and "first_difference" not in result
-    assert np.array_equal(result.pop("outputs"), expected(X)[:6])
-    assert result["utilisation"] == result["words"] / result["cycles"] > 0.1
-    stalls = sum(result[f"stall_{cause}"] for cause in ("cell", "memory", "events"))
-    assert result["cycles"] == result["words"] + stalls
-    assert set(result["events"]) == {"input", "gru", "dense"} and result["events"]["input"] > 0
-    assert 0 < result["latency"] < result["cycles"]
+    assert (result.steps, result.mismatches) == (6, 0)
+    assert result.difference is None and result.first_difference is None
+    assert np.array_equal(result.outputs, expected(X)[:6])
+    assert result.utilisation == result.words / result.cycles > 0.1
+    stalls = sum(getattr(result, f"stall_{cause}") for cause in ("cell", "memory", "events"))
+    assert result.cycles == result.words + stalls
+    assert set(result.events) == {"input", "gru", "dense"} and result.events["input"] > 0
+    assert 0 < result.latency < result.cycles
     assert seen[0] == ("building the model (once for each engine)", 0, 1)
     assert seen[-1] == ("RTL", 6, 6)
-    json.dumps(result)
+    json.dumps(result.to_dict())
 
 
 def test_history():
     result = run_rtl(NETWORK, X, preset=CONFIG, history=7, steps=3)
-    assert (result["steps"], result["mismatches"], result["history"]) == (3, 0, 7)
-    assert np.array_equal(result["outputs"], expected(X)[7:10])
+    assert (result.steps, result.mismatches, result.history) == (3, 0, 7)
+    assert np.array_equal(result.outputs, expected(X)[7:10])
 
 
 def test_back_to_back():
     result = run_rtl(NETWORK, X, preset=CONFIG, check_state=False, latency=20)
-    assert (result["steps"], result["mismatches"], result["latency"]) == (len(X), 0, None)
-    assert np.array_equal(result["outputs"], expected(X))
+    assert (result.steps, result.mismatches, result.latency) == (len(X), 0, None)
+    assert np.array_equal(result.outputs, expected(X))
 
 
 def test_waveforms(tmp_path):
     path = tmp_path / "wave.vcd"
     result = run_rtl(NETWORK, X, preset=CONFIG, steps=1, trace=path)
-    assert result["mismatches"] == 0 and result["trace"] == str(path)
+    assert result.mismatches == 0 and result.trace == str(path)
     head = path.read_text()[:200_000]
     assert "$var" in head and "s" in head
 
@@ -86,16 +85,16 @@ def test_flipped_weight_is_named(monkeypatch):
 
     monkeypatch.setattr(equivalence, "pack", corrupt)
     result = run_rtl(NETWORK, X, preset=CONFIG)
-    first = result["first_difference"]
-    assert result["mismatches"] == 1 and result["steps"] == first["step"] + 1 <= 3
-    assert len(result["outputs"]) == result["steps"]
+    first = result.first_difference
+    assert result.mismatches == 1 and result.steps == first["step"] + 1 <= 3
+    assert len(result.outputs) == result.steps
     assert (first["layer"], first["unit"]) in (("gru", 6), ("dense", first["unit"]))
     assert first["engine"] != first["reference"]
     assert re.fullmatch(
         r"step \d+, layer '\w+', [\w ]+ of unit \d+: engine -?\d+, reference -?\d+",
-        result["difference"],
+        result.difference,
     )
-    json.dumps({k: v for k, v in result.items() if k != "outputs"})
+    json.dumps(result.to_dict())
 
 
 def test_mutated_reference_is_named(monkeypatch):
@@ -108,7 +107,7 @@ def test_mutated_reference_is_named(monkeypatch):
         return y
 
     monkeypatch.setattr(Reference, "step_integers", step)
-    first = run_rtl(NETWORK, X, preset=CONFIG)["first_difference"]
+    first = run_rtl(NETWORK, X, preset=CONFIG).first_difference
     assert (first["what"], first["layer"], first["unit"], first["step"]) == ("state h", "gru", 4, 0)
     assert first["reference"] == first["engine"] + 1
 
@@ -124,7 +123,10 @@ def test_mutated_reference_is_named(monkeypatch):
         ({"trace": "no/such/folder.vcd"}, r"^cannot write waveforms 'no/such/folder.vcd': No such"),
         ({"depth": 3}, r"^engine 'rtl' has no option 'depth'; options are history, trace, "),
         ({"preset": "axi65"}, r"^'axi65' is neither a preset"),
-        ({"preset": small_config(units=8)}, r"^network 'network' needs units = 12, engine 'test' "),
+        (
+            {"preset": small_config(units=8)},
+            r"^network 'network' needs units = 12, engine 'small' ",
+        ),
     ],
 )
 def test_bad_options(options, message):

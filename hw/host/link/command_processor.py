@@ -9,8 +9,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from stillnet.hw.events.write_back import output_layout
 from stillnet.hw.host.register_bus import RegisterBusSignature
+from stillnet.hw.parts.interfaces import output_layout
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
 from stillnet.sw.contract.link import REPLY, VERSION, Command, Outcome
 from stillnet.sw.contract.registers import ADDRESS_BITS, Control, Register, Status
@@ -18,6 +18,57 @@ from stillnet.sw.contract.registers import ADDRESS_BITS, Control, Register, Stat
 from .receiver import frame_byte_layout
 
 __all__ = ["CommandProcessor"]
+
+
+class _Signals:
+    """What the two machines and their parts share.
+
+    Attributes
+    ----------
+    vectors, vector_in, vector_out
+        Vectors in the engine whose output is not yet written; one more; one less.
+    begin, quiet
+        A reply begins, only while ``quiet``: nothing is being written or will be.
+    byte, byte_valid, byte_ready
+        What a reply consists of, between the machines.
+    kind, sequence, ended, outcome
+        Of the command; its last byte was taken.
+    is_write, half, address, count, index, last_index
+        A register operation: 16 bits per value; accesses left, 0 for 256; byte of a value.
+    value, read_value
+        To be written; read.
+    partial
+        Memory may hold a part of an image.
+    """
+
+    def __init__(self, identity: bytes, window: int) -> None:
+        self.vectors = Signal(range(window + 1))
+        self.vector_in = Signal()
+        self.vector_out = Signal()
+        self.begin = Signal()
+        self.quiet = Signal()
+        self.byte = Signal(frame_byte_layout())
+        self.byte_valid = Signal()
+        self.byte_ready = Signal()
+        self.kind = Signal(4)
+        self.sequence = Signal(8)
+        self.ended = Signal()
+        self.outcome = Signal(Outcome)
+        self.is_write = Signal()
+        self.half = Signal()
+        self.address = Signal(ADDRESS_BITS)
+        self.count = Signal(8)
+        self.index = Signal(2)
+        self.last_index = Signal()
+        self.value = Signal(32)
+        self.read_value = Signal(32)
+        self.write_strobe = Signal()
+        self.read_strobe = Signal()
+        self.partial = Signal(reset_less=True)  # a reset of the link does not complete an image
+        self.rom = Memory(shape=8, depth=len(identity), init=identity)
+        self.rom_port = self.rom.read_port()
+        self.rom_place = Signal(range(len(identity) + 1))
+        self.vector = Signal()  # the command brings a vector
 
 
 class CommandProcessor(wiring.Component):
@@ -77,273 +128,281 @@ class CommandProcessor(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        frames, bus = self.frames, self.registers
-
-        m.submodules.identity = identity = Memory(
-            shape=8, depth=len(self.identity), init=self.identity
-        )
-        identity_port = identity.read_port()
-
-        # -- between the two machines -------------------------------------------------------------
-
-        vectors = Signal(range(self.window + 1))  # in the engine, output not yet written
-        vector_in, vector_out = Signal(), Signal()
-        m.d.sync += vectors.eq(vectors + vector_in - vector_out)
-        begin = Signal()  # a reply, only while `quiet`
-        quiet = Signal()  # nothing is being written or will be
-        byte, byte_valid, byte_ready = Signal(frame_byte_layout()), Signal(), Signal()
-        kind = Signal(4)
-
-        # -- commands -----------------------------------------------------------------------------
-
-        sequence = Signal(8)
-        ended = Signal()  # the last byte of the command was taken
-        with m.If(frames.valid & frames.ready):
-            m.d.sync += ended.eq(frames.p.last)
-
-        outcome = Signal(Outcome)
-        is_write, half = Signal(), Signal()
-        address = Signal(ADDRESS_BITS)
-        count = Signal(8)  # accesses left, 0 for 256
-        index = Signal(2)  # byte of a value
-        last_index = Signal()
-        value = Signal(32)  # to be written
-        read_value = Signal(32)
-        write_strobe, read_strobe = Signal(), Signal()
-        m.d.comb += [
-            last_index.eq((index == 3) | (half & (index == 1))),
-            bus.address.eq(address),
-            bus.write_data.eq(value),
-            self.inputs.payload.eq(value[:16]),
+        x = _Signals(self.identity, self.window)
+        bus = self.registers
+        m.submodules.identity = x.rom
+        m.d.sync += [
+            x.vectors.eq(x.vectors + x.vector_in - x.vector_out),
+            bus.write_strobe.eq(x.write_strobe),
+            bus.read_strobe.eq(x.read_strobe),
         ]
-        m.d.sync += [bus.write_strobe.eq(write_strobe), bus.read_strobe.eq(read_strobe)]
-
-        # Memory may hold half an image from the first write on, whatever the engine still says;
-        # a reset of the link does not make it whole.
-        partial = Signal(reset_less=True)
-        with m.If(bus.write_strobe):
-            with m.If(address == Register.MEMORY_DATA):
-                m.d.sync += partial.eq(1)
-            verified_load = int(Control.LOAD | Control.VERIFY)
-            with m.If((address == Register.CONTROL) & ((value & verified_load) == verified_load)):
-                m.d.sync += partial.eq(0)
-
-        rom_place = Signal(range(len(self.identity) + 1))
-        m.d.comb += identity_port.addr.eq(rom_place)
-        vector = Signal()
-        m.d.comb += vector.eq((kind == Command.STEP) | (kind == Command.FEED))
-
-        m.d.comb += byte.data.eq(read_value.word_select(index, 8))
-
-        def take_byte(k: int) -> None:
-            m.d.sync += value[8 * k : 8 * k + 8].eq(frames.p.data)
-
+        m.d.comb += [
+            x.rom_port.addr.eq(x.rom_place),
+            x.vector.eq((x.kind == Command.STEP) | (x.kind == Command.FEED)),
+            x.last_index.eq((x.index == 3) | (x.half & (x.index == 1))),
+            x.byte.data.eq(x.read_value.word_select(x.index, 8)),
+            bus.address.eq(x.address),
+            bus.write_data.eq(x.value),
+            self.inputs.payload.eq(x.value[:16]),
+        ]
+        with m.If(self.frames.valid & self.frames.ready):
+            m.d.sync += x.ended.eq(self.frames.p.last)
+        self._watch_memory(m, x)
         with m.FSM():
-            with m.State("KIND"):
-                m.d.comb += frames.ready.eq(1)
-                m.d.sync += [
-                    kind.eq(frames.p.data),
-                    outcome.eq(Outcome.OK),
-                    rom_place.eq(0),
-                    index.eq(0),
-                ]
-                with m.If(frames.valid):
-                    m.next = "SEQUENCE"
-            with m.State("SEQUENCE"):
-                m.d.comb += frames.ready.eq(1)
-                m.d.sync += sequence.eq(frames.p.data)
-                with m.If(frames.valid):
-                    m.next = "DISPATCH"
-            with m.State("DISPATCH"):
-                m.d.sync += [address.eq(Register.STATUS), half.eq(vector)]
-                with m.If(vector & ((kind == Command.STEP) | quiet)):
-                    m.d.comb += read_strobe.eq(1)
-                    m.next = "STATUS"
-                with m.Elif(quiet):
-                    m.d.comb += begin.eq(1)
-                    m.next = "SKIP"
-                    with m.If(kind == Command.HELLO):
-                        m.d.sync += self.sequence.eq(sequence)
-                        m.next = "IDENTITY"
-                    with m.Elif(kind == Command.ACCESS):
-                        m.next = "OPERATION"
-                    with m.Else():
-                        m.d.sync += outcome.eq(Outcome.UNKNOWN)
-
-            # A vector.
-            with m.State("STATUS"), m.If(bus.ack):
-                m.d.sync += read_value.eq(bus.read_data)
-                m.next = "ADMIT"
-            with m.State("ADMIT"):
-                loaded = (read_value & Status.LOADED) != 0
-                with m.If(loaded & ~partial & ~ended):
-                    m.d.comb += vector_in.eq(kind == Command.STEP)
-                    m.next = "ELEMENT"
-                with m.Else():
-                    m.d.sync += outcome.eq(Outcome.NOT_LOADED)
-                    m.next = "REFUSE"
-            with m.State("REFUSE"), m.If(quiet):
-                m.d.comb += begin.eq(1)
-                m.next = "SKIP"
-            with m.State("ELEMENT"):
-                m.d.comb += frames.ready.eq(1)
-                with m.If(frames.valid):
-                    m.d.sync += index.eq(Mux(last_index, 0, index + 1))
-                    with m.If(index == 0):
-                        take_byte(0)
-                    with m.Else():
-                        take_byte(1)
-                    with m.If((index != 0) | frames.p.last):
-                        m.next = "ENTER"
-            with m.State("ENTER"):
-                m.d.comb += self.inputs.valid.eq(1)
-                with m.If(self.inputs.ready):
-                    with m.If(~ended):
-                        m.next = "ELEMENT"
-                    with m.Elif(kind == Command.STEP):
-                        m.next = "KIND"
-                    with m.Else():
-                        m.next = "REFUSE"  # with outcome OK
-
-            # Register operations.
-            with m.State("OPERATION"):
-                m.d.sync += [
-                    address.eq(frames.p.data),
-                    half.eq(frames.p.data[6]),
-                    is_write.eq(frames.p.data[7]),
-                ]
-                with m.If(ended):
-                    m.next = "FINISH"
-                with m.Else():
-                    m.d.comb += frames.ready.eq(1)
-                    with m.If(frames.valid):
-                        m.next = "COUNT"
-            with m.State("COUNT"):
-                m.d.sync += count.eq(frames.p.data)
-                with m.If(ended):
-                    m.next = "CUT"
-                with m.Else():
-                    m.d.comb += frames.ready.eq(1)
-                    with m.If(frames.valid & is_write):
-                        m.next = "GATHER"
-                    with m.If(frames.valid & ~is_write):
-                        m.next = "READ"
-            with m.State("GATHER"):
-                with m.If(ended):
-                    m.next = "CUT"
-                with m.Else():
-                    m.d.comb += frames.ready.eq(1)
-                with m.If(frames.valid & frames.ready):
-                    m.d.sync += index.eq(Mux(last_index, 0, index + 1))
-                    with m.Switch(index):
-                        with m.Case(0):
-                            take_byte(0)
-                            m.d.sync += value[16:].eq(0)
-                        for k in range(1, 4):
-                            with m.Case(k):
-                                take_byte(k)
-                    with m.If(last_index):
-                        m.d.comb += write_strobe.eq(1)
-                        m.next = "WRITE"
-            with m.State("WRITE"), m.If(bus.ack):
-                m.d.sync += count.eq(count - 1)
-                m.next = "GATHER"
-                with m.If(count == 1):
-                    m.next = "OPERATION"
-            with m.State("READ"):
-                m.d.comb += read_strobe.eq(1)
-                m.next = "ANSWER"
-            with m.State("ANSWER"), m.If(bus.ack):
-                m.d.sync += read_value.eq(bus.read_data)
-                m.next = "RETURN"
-            with m.State("RETURN"):
-                m.d.comb += byte_valid.eq(1)
-                with m.If(byte_ready):
-                    m.d.sync += index.eq(Mux(last_index, 0, index + 1))
-                    with m.If(last_index):
-                        m.d.sync += count.eq(count - 1)
-                        m.next = "READ"
-                        with m.If(count == 1):
-                            m.next = "OPERATION"
-            with m.State("CUT"):
-                m.d.sync += outcome.eq(Outcome.CUT)
-                m.next = "FINISH"
-
-            with m.State("IDENTITY"):
-                m.next = "IDENTITY_READ"
-                with m.If(rom_place == len(self.identity)):
-                    m.next = "SKIP"
-            with m.State("IDENTITY_READ"):
-                m.d.sync += [read_value[:8].eq(identity_port.data), rom_place.eq(rom_place + 1)]
-                m.next = "IDENTITY_BYTE"
-            with m.State("IDENTITY_BYTE"):
-                m.d.comb += byte_valid.eq(1)
-                with m.If(byte_ready):
-                    m.next = "IDENTITY"
-
-            with m.State("SKIP"):
-                with m.If(ended):
-                    m.next = "FINISH"
-                with m.Else():
-                    m.d.comb += frames.ready.eq(1)
-            with m.State("FINISH"):
-                m.d.comb += [byte_valid.eq(1), byte.data.eq(outcome), byte.last.eq(1)]
-                with m.If(byte_ready):
-                    m.next = "KIND"
-
-        # -- replies ------------------------------------------------------------------------------
-
-        replies = self.replies
-        reply_kind = Signal(3)
-        element = Signal(output_layout())
+            self._header(m, x)
+            self._dispatch(m, x)
+            self._admit(m, x)
+            self._elements(m, x)
+            self._operation(m, x)
+            self._write(m, x)
+            self._read(m, x)
+            self._identity_bytes(m, x)
+            self._finish(m, x)
         with m.FSM():
-            with m.State("IDLE"):
-                m.d.comb += quiet.eq(vectors == 0)
-                m.d.sync += reply_kind.eq(Mux(quiet, kind, Command.STEP))
-                with m.If(begin | (~quiet & self.outputs.valid)):
-                    m.next = "HEADER"
-            with m.State("HEADER"):
-                m.d.comb += [
-                    self.begin.eq(1),
-                    replies.valid.eq(1),
-                    replies.p.data.eq(VERSION << 4 | REPLY | reply_kind),
-                ]
-                with m.If(replies.ready):
-                    m.next = "NUMBER"
-            with m.State("NUMBER"):
-                m.d.comb += [replies.valid.eq(1), replies.p.data.eq(self.sequence)]
-                with m.If(replies.ready):
-                    m.d.sync += self.sequence.eq(self.sequence + 1)
-                    m.next = "DATA"
-                    with m.If(vectors != 0):
-                        m.next = "OUTPUT"
-            with m.State("OUTPUT"):
-                m.d.comb += self.outputs.ready.eq(1)
-                m.d.sync += element.eq(self.outputs.payload)
-                with m.If(self.outputs.valid):
-                    m.next = "OUTPUT_LOW"
-            with m.State("OUTPUT_LOW"):
-                m.d.comb += [replies.valid.eq(1), replies.p.data.eq(element.data[:8])]
-                with m.If(replies.ready):
-                    m.next = "OUTPUT_HIGH"
-            with m.State("OUTPUT_HIGH"):
-                m.d.comb += [replies.valid.eq(1), replies.p.data.eq(element.data[8:])]
-                with m.If(replies.ready):
-                    m.next = "OUTPUT"
-                    with m.If(element.last):
-                        m.next = "OUTPUT_DONE"
-            with m.State("OUTPUT_DONE"):
-                m.d.comb += [replies.valid.eq(1), replies.p.data.eq(Outcome.OK)]
-                m.d.comb += replies.p.last.eq(1)
-                with m.If(replies.ready):
-                    m.d.comb += vector_out.eq(1)
-                    m.next = "IDLE"
-            with m.State("DATA"):
-                m.d.comb += [
-                    replies.valid.eq(byte_valid),
-                    replies.payload.eq(byte),
-                    byte_ready.eq(replies.ready),
-                ]
-                with m.If(byte_valid & byte.last & replies.ready):
-                    m.next = "IDLE"
+            self._reply_header(m, x)
+            self._reply_vector(m, x)
+            self._reply_data(m, x)
         return m
+
+    def _watch_memory(self, m: Module, x: _Signals) -> None:
+        """From the first write on memory may hold a part of an image, whatever the engine says."""
+        verified_load = int(Control.LOAD | Control.VERIFY)
+        with m.If(self.registers.write_strobe):
+            with m.If(x.address == Register.MEMORY_DATA):
+                m.d.sync += x.partial.eq(1)
+            with m.If(
+                (x.address == Register.CONTROL) & ((x.value & verified_load) == verified_load)
+            ):
+                m.d.sync += x.partial.eq(0)
+
+    # -- commands ---------------------------------------------------------------------------------
+
+    def _header(self, m: Module, x: _Signals) -> None:
+        frames = self.frames
+        with m.State("KIND"):
+            m.d.comb += frames.ready.eq(1)
+            m.d.sync += [
+                x.kind.eq(frames.p.data),
+                x.outcome.eq(Outcome.OK),
+                x.rom_place.eq(0),
+                x.index.eq(0),
+            ]
+            with m.If(frames.valid):
+                m.next = "SEQUENCE"
+        with m.State("SEQUENCE"):
+            m.d.comb += frames.ready.eq(1)
+            m.d.sync += x.sequence.eq(frames.p.data)
+            with m.If(frames.valid):
+                m.next = "DISPATCH"
+
+    def _dispatch(self, m: Module, x: _Signals) -> None:
+        """A vector enters at once; everything else waits until no reply is being written."""
+        with m.State("DISPATCH"):
+            m.d.sync += [x.address.eq(Register.STATUS), x.half.eq(x.vector)]
+            with m.If(x.vector & ((x.kind == Command.STEP) | x.quiet)):
+                m.d.comb += x.read_strobe.eq(1)
+                m.next = "STATUS"
+            with m.Elif(x.quiet):
+                m.d.comb += x.begin.eq(1)
+                m.next = "SKIP"
+                with m.If(x.kind == Command.HELLO):
+                    m.d.sync += self.sequence.eq(x.sequence)
+                    m.next = "IDENTITY"
+                with m.Elif(x.kind == Command.ACCESS):
+                    m.next = "OPERATION"
+                with m.Else():
+                    m.d.sync += x.outcome.eq(Outcome.UNKNOWN)
+
+    def _admit(self, m: Module, x: _Signals) -> None:
+        """A vector, if an image is loaded."""
+        bus = self.registers
+        with m.State("STATUS"), m.If(bus.ack):
+            m.d.sync += x.read_value.eq(bus.read_data)
+            m.next = "ADMIT"
+        with m.State("ADMIT"):
+            loaded = (x.read_value & Status.LOADED) != 0
+            with m.If(loaded & ~x.partial & ~x.ended):
+                m.d.comb += x.vector_in.eq(x.kind == Command.STEP)
+                m.next = "ELEMENT"
+            with m.Else():
+                m.d.sync += x.outcome.eq(Outcome.NOT_LOADED)
+                m.next = "REFUSE"
+        with m.State("REFUSE"), m.If(x.quiet):
+            m.d.comb += x.begin.eq(1)
+            m.next = "SKIP"
+
+    def _take_byte(self, m: Module, x: _Signals, k: int) -> None:
+        m.d.sync += x.value[8 * k : 8 * k + 8].eq(self.frames.p.data)
+
+    def _elements(self, m: Module, x: _Signals) -> None:
+        frames = self.frames
+        with m.State("ELEMENT"):
+            m.d.comb += frames.ready.eq(1)
+            with m.If(frames.valid):
+                m.d.sync += x.index.eq(Mux(x.last_index, 0, x.index + 1))
+                with m.If(x.index == 0):
+                    self._take_byte(m, x, 0)
+                with m.Else():
+                    self._take_byte(m, x, 1)
+                with m.If((x.index != 0) | frames.p.last):
+                    m.next = "ENTER"
+        with m.State("ENTER"):
+            m.d.comb += self.inputs.valid.eq(1)
+            with m.If(self.inputs.ready):
+                with m.If(~x.ended):
+                    m.next = "ELEMENT"
+                with m.Elif(x.kind == Command.STEP):
+                    m.next = "KIND"
+                with m.Else():
+                    m.next = "REFUSE"  # with outcome OK
+
+    def _operation(self, m: Module, x: _Signals) -> None:
+        """Register operations: an address with its flags, and how many accesses."""
+        frames = self.frames
+        with m.State("OPERATION"):
+            m.d.sync += [
+                x.address.eq(frames.p.data),
+                x.half.eq(frames.p.data[6]),
+                x.is_write.eq(frames.p.data[7]),
+            ]
+            with m.If(x.ended):
+                m.next = "FINISH"
+            with m.Else():
+                m.d.comb += frames.ready.eq(1)
+                with m.If(frames.valid):
+                    m.next = "COUNT"
+        with m.State("COUNT"):
+            m.d.sync += x.count.eq(frames.p.data)
+            with m.If(x.ended):
+                m.next = "CUT"
+            with m.Else():
+                m.d.comb += frames.ready.eq(1)
+                with m.If(frames.valid & x.is_write):
+                    m.next = "GATHER"
+                with m.If(frames.valid & ~x.is_write):
+                    m.next = "READ"
+
+    def _write(self, m: Module, x: _Signals) -> None:
+        frames = self.frames
+        with m.State("GATHER"):
+            with m.If(x.ended):
+                m.next = "CUT"
+            with m.Else():
+                m.d.comb += frames.ready.eq(1)
+            with m.If(frames.valid & frames.ready):
+                m.d.sync += x.index.eq(Mux(x.last_index, 0, x.index + 1))
+                with m.Switch(x.index):
+                    with m.Case(0):
+                        self._take_byte(m, x, 0)
+                        m.d.sync += x.value[16:].eq(0)
+                    for k in range(1, 4):
+                        with m.Case(k):
+                            self._take_byte(m, x, k)
+                with m.If(x.last_index):
+                    m.d.comb += x.write_strobe.eq(1)
+                    m.next = "WRITE"
+        with m.State("WRITE"), m.If(self.registers.ack):
+            m.d.sync += x.count.eq(x.count - 1)
+            m.next = "GATHER"
+            with m.If(x.count == 1):
+                m.next = "OPERATION"
+
+    def _read(self, m: Module, x: _Signals) -> None:
+        bus = self.registers
+        with m.State("READ"):
+            m.d.comb += x.read_strobe.eq(1)
+            m.next = "ANSWER"
+        with m.State("ANSWER"), m.If(bus.ack):
+            m.d.sync += x.read_value.eq(bus.read_data)
+            m.next = "RETURN"
+        with m.State("RETURN"):
+            m.d.comb += x.byte_valid.eq(1)
+            with m.If(x.byte_ready):
+                m.d.sync += x.index.eq(Mux(x.last_index, 0, x.index + 1))
+                with m.If(x.last_index):
+                    m.d.sync += x.count.eq(x.count - 1)
+                    m.next = "READ"
+                    with m.If(x.count == 1):
+                        m.next = "OPERATION"
+        with m.State("CUT"):
+            m.d.sync += x.outcome.eq(Outcome.CUT)
+            m.next = "FINISH"
+
+    def _identity_bytes(self, m: Module, x: _Signals) -> None:
+        with m.State("IDENTITY"):
+            m.next = "IDENTITY_READ"
+            with m.If(x.rom_place == len(self.identity)):
+                m.next = "SKIP"
+        with m.State("IDENTITY_READ"):
+            m.d.sync += [x.read_value[:8].eq(x.rom_port.data), x.rom_place.eq(x.rom_place + 1)]
+            m.next = "IDENTITY_BYTE"
+        with m.State("IDENTITY_BYTE"):
+            m.d.comb += x.byte_valid.eq(1)
+            with m.If(x.byte_ready):
+                m.next = "IDENTITY"
+
+    def _finish(self, m: Module, x: _Signals) -> None:
+        """Drops the rest of the command; the outcome ends the reply."""
+        with m.State("SKIP"):
+            with m.If(x.ended):
+                m.next = "FINISH"
+            with m.Else():
+                m.d.comb += self.frames.ready.eq(1)
+        with m.State("FINISH"):
+            m.d.comb += [x.byte_valid.eq(1), x.byte.data.eq(x.outcome), x.byte.last.eq(1)]
+            with m.If(x.byte_ready):
+                m.next = "KIND"
+
+    # -- replies ----------------------------------------------------------------------------------
+
+    def _put(self, m: Module, data: Any) -> Any:
+        """Offers a byte; returns a context in which it is taken."""
+        m.d.comb += [self.replies.valid.eq(1), self.replies.p.data.eq(data)]
+        return m.If(self.replies.ready)
+
+    def _reply_header(self, m: Module, x: _Signals) -> None:
+        reply_kind = Signal(3)
+        with m.State("IDLE"):
+            m.d.comb += x.quiet.eq(x.vectors == 0)
+            m.d.sync += reply_kind.eq(Mux(x.quiet, x.kind, Command.STEP))
+            with m.If(x.begin | (~x.quiet & self.outputs.valid)):
+                m.next = "HEADER"
+        with m.State("HEADER"):
+            m.d.comb += self.begin.eq(1)
+            with self._put(m, VERSION << 4 | REPLY | reply_kind):
+                m.next = "NUMBER"
+        with m.State("NUMBER"), self._put(m, self.sequence):
+            m.d.sync += self.sequence.eq(self.sequence + 1)
+            m.next = "DATA"
+            with m.If(x.vectors != 0):
+                m.next = "OUTPUT"
+
+    def _reply_vector(self, m: Module, x: _Signals) -> None:
+        element = Signal(output_layout())
+        with m.State("OUTPUT"):
+            m.d.comb += self.outputs.ready.eq(1)
+            m.d.sync += element.eq(self.outputs.payload)
+            with m.If(self.outputs.valid):
+                m.next = "OUTPUT_LOW"
+        with m.State("OUTPUT_LOW"), self._put(m, element.data[:8]):
+            m.next = "OUTPUT_HIGH"
+        with m.State("OUTPUT_HIGH"), self._put(m, element.data[8:]):
+            m.next = "OUTPUT"
+            with m.If(element.last):
+                m.next = "OUTPUT_DONE"
+        with m.State("OUTPUT_DONE"):
+            m.d.comb += self.replies.p.last.eq(1)
+            with self._put(m, Outcome.OK):
+                m.d.comb += x.vector_out.eq(1)
+                m.next = "IDLE"
+
+    def _reply_data(self, m: Module, x: _Signals) -> None:
+        replies = self.replies
+        with m.State("DATA"):
+            m.d.comb += [
+                replies.valid.eq(x.byte_valid),
+                replies.payload.eq(x.byte),
+                x.byte_ready.eq(replies.ready),
+            ]
+            with m.If(x.byte_valid & x.byte.last & replies.ready):
+                m.next = "IDLE"

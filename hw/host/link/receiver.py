@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
@@ -22,7 +23,14 @@ from stillnet.sw.contract.link import (
     Command,
 )
 
-__all__ = ["FrameReceiver", "add_ring", "check_ring", "frame_byte_layout", "read_ring"]
+__all__ = [
+    "FrameReceiver",
+    "RingReader",
+    "add_ring",
+    "check_ring",
+    "frame_byte_layout",
+    "read_ring",
+]
 
 
 def frame_byte_layout() -> data.StructLayout:
@@ -68,10 +76,29 @@ def add_ring(m: Module, depth: int) -> tuple[Any, Any, Any, Any]:
     return write, read, mark_write, mark_read
 
 
-def read_ring(m: Module, ports: Any, end: Any, out: Any, *, flush: Any, start: Any) -> Signal:
-    """Makes a stream of what lies in a ring from a pointer to ``end``, a byte a cycle.
+@dataclass(frozen=True)
+class RingReader:
+    """Where :func:`read_ring` is.
 
-    Behind the memory comes a register, as block RAM needs to be fast.
+    Attributes
+    ----------
+    pointer : Signal
+        The place of the next byte. Those before it are free.
+    after : Signal
+        The place after that.
+    found : Signal
+        The memory puts out the byte at ``pointer``.
+    """
+
+    pointer: Signal
+    after: Signal
+    found: Signal
+
+
+def read_ring(m: Module, ports: Any, end: Any, out: Any, *, flush: Any, start: Any) -> RingReader:
+    """Makes a stream of what lies in a ring from a pointer to ``end``, a byte per cycle.
+
+    A register follows the memory, because block RAM alone is slow.
 
     Parameters
     ----------
@@ -89,12 +116,11 @@ def read_ring(m: Module, ports: Any, end: Any, out: Any, *, flush: Any, start: A
 
     Returns
     -------
-    :class:`Signal`
-        The place of the next byte. Those before it are free.
+    :class:`RingReader`
     """
     pointer = Signal(len(ports[0].addr))
     after = Signal(len(pointer), init=1)
-    found = Signal()  # the memory puts out the byte at ``pointer``
+    found = Signal()
     move = Signal()
     address = Signal(len(pointer))
     payload = Data(out.payload.shape())
@@ -114,7 +140,75 @@ def read_ring(m: Module, ports: Any, end: Any, out: Any, *, flush: Any, start: A
         m.d.sync += [pointer.eq(after), after.eq(after + 1)]
     with m.If(flush):
         m.d.sync += [pointer.eq(start), after.eq(start + 1), found.eq(0), out.valid.eq(0)]
-    return pointer
+    return RingReader(pointer, after, found)
+
+
+class _Signals:
+    """What the parts of the receiver share, and what its proof speaks of.
+
+    Attributes
+    ----------
+    write, mark, reader
+        Write ports of the ring and of the marks of last bytes; where the ring is read.
+    place, committed, after, room
+        Next place of the ring; end of the commands that are checked; the place after ``place``;
+        that one is free.
+    byte, value, escaped
+        The byte; without its escape; the one before it was an escape.
+    damaged, overflow, broken
+        The frame has a wrong escape; does not fit into the ring; lost a byte on the line.
+    delay, count, whole
+        Latest bytes, newest first; bytes of the frame, up to the least that a frame has; it has
+        those.
+    version_kind, sequence, third
+        First bytes of the frame.
+    ending, good, empty
+        The frame ends; it is right; there was nothing between two flags.
+    other_version, is_resume, is_reset, other, past
+        What the header says, a cycle later.
+    accept
+        The frame is a command, and the next one.
+    machine
+        The state machine.
+    """
+
+    def __init__(self, m: Module, ring_bytes: int) -> None:
+        self.write, self.read, self.mark, self.mark_read = add_ring(m, ring_bytes)
+        self.reader: RingReader
+        self.machine: Any = None
+        bits = len(self.write.addr)
+        self.place = Signal(bits)
+        self.committed = Signal(bits)
+        self.after = Signal(bits)
+        self.room = Signal()
+        # The CRC takes a byte in two halves: a fourth of the logic of a whole byte at once.
+        # Its own start input would cost a multiplexer per bit; a reset is free.
+        self.crc: Any = CRC32_ISO_HDLC(data_width=4).create()
+        self.crc_start = Signal()
+        m.submodules.crc = ResetInserter(self.crc_start)(self.crc)
+        self.byte = Signal(8)
+        self.value = Signal(8)
+        self.escaped = Signal()
+        self.damaged = Signal()
+        self.overflow = Signal()
+        self.broken = Signal()
+        # The last bytes are the checksum, but which they are is known only at the end. So bytes
+        # go to the ring late: by one more than the checksum has, to mark the last one.
+        self.delay = [Signal(8, name=f"delay{k}") for k in range(TRAILER_BYTES + 1)]
+        self.count = Signal(range(HEADER_BYTES + TRAILER_BYTES + 1))
+        self.whole = Signal()
+        self.version_kind = Signal(8)
+        self.sequence = Signal(8)
+        self.third = Signal(8)
+        self.ending = Signal()
+        self.good = Signal()
+        self.empty = Signal()
+        self.other_version = Data()
+        self.is_resume = Data()
+        self.is_reset = Data()
+        self.other = Data()
+        self.past = Data()
+        self.accept = Signal()
 
 
 class FrameReceiver(wiring.Component):
@@ -129,6 +223,11 @@ class FrameReceiver(wiring.Component):
     ----------
     ring_bytes : :class:`int`
         Size of the ring, a power of two.
+
+    Attributes
+    ----------
+    probes : _Signals
+        Registers that the proof speaks of, once elaborated.
 
     Members
     -------
@@ -151,6 +250,7 @@ class FrameReceiver(wiring.Component):
 
     def __init__(self, ring_bytes: int):
         self._ring_bytes = check_ring("Receive buffer", ring_bytes)
+        self.probes: Any = None
         super().__init__(
             {
                 "bytes": In(stream.Signature(8)),
@@ -171,135 +271,140 @@ class FrameReceiver(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        write, read, mark, mark_read = add_ring(m, self.ring_bytes)
-        place, committed, after = (Signal(len(write.addr)) for _ in range(3))
-        m.d.comb += after.eq(place + 1)
-        out_place = read_ring(
-            m, (read, mark_read), committed, self.frames, flush=self.restart, start=0
-        )
-        room = Signal()
-        m.d.sync += room.eq(after != out_place)  # early enough: a byte takes two cycles
-
-        # The CRC takes a byte in two halves: a fourth of the logic of a whole byte at once.
-        # Its own start input would cost a multiplexer a bit; a reset is free.
-        crc = CRC32_ISO_HDLC(data_width=4).create()
-        crc_start = Signal()
-        m.submodules.crc = ResetInserter(crc_start)(crc)
-        byte = Signal(8)
-        escaped, damaged, overflow, broken = Signal(), Signal(), Signal(), Signal()
-        value = Signal(8)
-        m.d.comb += value.eq(byte ^ Mux(escaped, FLIP, 0))
-
-        # The last bytes are the checksum, but which they are is known only at the end. So bytes
-        # go to the ring late: by one more than the checksum has, to mark the last one.
-        delay = [Signal(8, name=f"delay{k}") for k in range(TRAILER_BYTES + 1)]
-        count = Signal(range(HEADER_BYTES + TRAILER_BYTES + 1))
-        whole = Signal()
-        m.d.comb += whole.eq(count == HEADER_BYTES + TRAILER_BYTES)
-        version_kind, sequence, third = Signal(8), Signal(8), Signal(8)
-        ending, good, empty = Signal(), Signal(), Signal()
-        m.d.comb += [write.addr.eq(place), write.data.eq(delay[-1]), mark.data.eq(ending)]
-
-        # The header has been there for many cycles when it is looked at.
-        kind, ahead = Signal(4), Signal(8)
-        other_version, is_resume, is_reset, other, past = (Data() for _ in range(5))
-        m.d.comb += [kind.eq(version_kind[:4]), ahead.eq(sequence - self.expected)]
-        m.d.sync += [
-            other_version.eq(version_kind[4:] != VERSION),
-            is_resume.eq(kind == Command.RESUME),
-            is_reset.eq(kind == Command.RESET),
-            other.eq((kind != Command.HELLO) & (ahead != 0)),
-            past.eq(ahead[7]),
-        ]
+        self.probes = x = _Signals(m, self.ring_bytes)
+        self._ring(m, x)
+        self._look_at_header(m, x)
         # What happens elsewhere because of a frame happens a cycle later, from registers.
         m.d.sync += [
             self.causes.eq(0),
             self.resume.eq(0),
             self.restart.eq(0),
-            self.resume_sequence.eq(sequence),
+            self.resume_sequence.eq(x.sequence),
         ]
-        accept = Signal()
-        with m.FSM():
-            with m.State("TAKE"):
-                m.d.comb += self.bytes.ready.eq(1)
-                m.d.sync += byte.eq(self.bytes.payload)
-                with m.If(self.bytes.valid):
-                    m.next = "LOW"
-            with m.State("LOW"):
-                # An escape turns over a bit of the high half, so the low one need not wait for it.
-                m.d.comb += crc.data.eq(byte[:4])
-                with m.If(byte == FLAG):
-                    m.next = "END"
-                with m.Elif(byte == ESCAPE):
-                    m.d.sync += [escaped.eq(1), damaged.eq(damaged | escaped)]
-                    m.next = "TAKE"
-                with m.Else():
-                    m.d.comb += crc.valid.eq(1)
-                    m.next = "HIGH"
-            with m.State("HIGH"):
-                m.d.comb += [crc.data.eq(value[4:]), crc.valid.eq(1), self.bytes.ready.eq(1)]
-                m.d.sync += [byte.eq(self.bytes.payload), escaped.eq(0), delay[0].eq(value)]
-                m.d.sync += [b.eq(a) for a, b in zip(delay, delay[1:])]
-                m.d.sync += count.eq(count + ~whole)
-                with m.If(count == 0):
-                    m.d.sync += version_kind.eq(value)
-                with m.If(count == 1):
-                    m.d.sync += sequence.eq(value)
-                with m.If(count == 2):
-                    m.d.sync += third.eq(value)
-                with m.If(count > TRAILER_BYTES):
-                    with m.If(room):
-                        m.d.comb += write.en.eq(1)
-                        m.d.sync += place.eq(after)
-                    with m.Else():
-                        m.d.sync += overflow.eq(1)
-                with m.If(self.bytes.valid):
-                    m.next = "LOW"
-                with m.Else():
-                    m.next = "TAKE"
-            with m.State("END"):
-                m.d.comb += [ending.eq(1), write.en.eq(room)]
-                m.d.sync += [
-                    empty.eq((count == 0) & ~damaged & ~escaped),
-                    good.eq(crc.match_detected & whole & ~damaged & ~escaped),
-                    overflow.eq(overflow | ~room),
-                ]
-                m.next = "DECIDE"
-            with m.State("DECIDE"):
-                m.d.comb += crc_start.eq(1)
-                m.d.sync += [
-                    place.eq(committed),
-                    count.eq(0),
-                    escaped.eq(0),
-                    damaged.eq(0),
-                    overflow.eq(0),
-                    broken.eq(0),
-                ]
-                m.next = "TAKE"
-                with m.If(broken):
-                    m.d.sync += self.causes.eq(Cause.LINE)
-                with m.Elif(empty):
-                    pass  # between two flags
-                with m.Elif(~good):
-                    m.d.sync += self.causes.eq(Cause.CHECK)
-                with m.Elif(other_version):
-                    m.d.sync += self.causes.eq(Cause.VERSION)
-                with m.Elif(is_resume):
-                    m.d.sync += [self.resume.eq(1), self.causes.eq(Cause.RESUME)]
-                    m.d.sync += self.question.eq(third)
-                with m.Elif(is_reset):
-                    m.d.sync += [self.restart.eq(1), self.causes.eq(Cause.RESET)]
-                    m.d.sync += [self.expected.eq(sequence + 1), place.eq(0), committed.eq(0)]
-                with m.Elif(other):
-                    # A command of the past was done already; its reply was asked for, or will be.
-                    with m.If(~past):
-                        m.d.sync += self.causes.eq(Cause.GAP)
-                with m.Elif(overflow):
-                    m.d.sync += self.causes.eq(Cause.FULL)
-                with m.Else():
-                    m.d.comb += accept.eq(1)
-        with m.If(accept):
-            m.d.sync += [self.expected.eq(sequence + 1), place.eq(after), committed.eq(after)]
+        with m.FSM() as x.machine:
+            self._take(m, x)
+            self._take_high_half(m, x)
+            self._end(m, x)
+        with m.If(x.accept):
+            m.d.sync += [
+                self.expected.eq(x.sequence + 1),
+                x.place.eq(x.after),
+                x.committed.eq(x.after),
+            ]
         with m.If(self.line_error):
-            m.d.sync += broken.eq(1)
+            m.d.sync += x.broken.eq(1)
         return m
+
+    def _ring(self, m: Module, x: _Signals) -> None:
+        x.reader = read_ring(
+            m, (x.read, x.mark_read), x.committed, self.frames, flush=self.restart, start=0
+        )
+        m.d.sync += x.room.eq(x.after != x.reader.pointer)  # in time: a byte takes two cycles
+        m.d.comb += [
+            x.after.eq(x.place + 1),
+            x.value.eq(x.byte ^ Mux(x.escaped, FLIP, 0)),
+            x.whole.eq(x.count == HEADER_BYTES + TRAILER_BYTES),
+            x.write.addr.eq(x.place),
+            x.write.data.eq(x.delay[-1]),
+            x.mark.data.eq(x.ending),
+        ]
+
+    def _look_at_header(self, m: Module, x: _Signals) -> None:
+        """The header has been there for many cycles when it is looked at."""
+        kind, ahead = Signal(4), Signal(8)
+        m.d.comb += [kind.eq(x.version_kind[:4]), ahead.eq(x.sequence - self.expected)]
+        m.d.sync += [
+            x.other_version.eq(x.version_kind[4:] != VERSION),
+            x.is_resume.eq(kind == Command.RESUME),
+            x.is_reset.eq(kind == Command.RESET),
+            x.other.eq((kind != Command.HELLO) & (ahead != 0)),
+            x.past.eq(ahead[7]),
+        ]
+
+    def _take(self, m: Module, x: _Signals) -> None:
+        with m.State("TAKE"):
+            m.d.comb += self.bytes.ready.eq(1)
+            m.d.sync += x.byte.eq(self.bytes.payload)
+            with m.If(self.bytes.valid):
+                m.next = "LOW"
+        with m.State("LOW"):
+            # An escape turns over a bit of the high half, so the low one need not wait for it.
+            m.d.comb += x.crc.data.eq(x.byte[:4])
+            with m.If(x.byte == FLAG):
+                m.next = "END"
+            with m.Elif(x.byte == ESCAPE):
+                m.d.sync += [x.escaped.eq(1), x.damaged.eq(x.damaged | x.escaped)]
+                m.next = "TAKE"
+            with m.Else():
+                m.d.comb += x.crc.valid.eq(1)
+                m.next = "HIGH"
+
+    def _take_high_half(self, m: Module, x: _Signals) -> None:
+        with m.State("HIGH"):
+            m.d.comb += [x.crc.data.eq(x.value[4:]), x.crc.valid.eq(1), self.bytes.ready.eq(1)]
+            m.d.sync += [
+                x.byte.eq(self.bytes.payload),
+                x.escaped.eq(0),
+                x.delay[0].eq(x.value),
+                *(b.eq(a) for a, b in zip(x.delay, x.delay[1:])),
+                x.count.eq(x.count + ~x.whole),
+            ]
+            for k, register in enumerate((x.version_kind, x.sequence, x.third)):
+                with m.If(x.count == k):
+                    m.d.sync += register.eq(x.value)
+            with m.If(x.count > TRAILER_BYTES):
+                with m.If(x.room):
+                    m.d.comb += x.write.en.eq(1)
+                    m.d.sync += x.place.eq(x.after)
+                with m.Else():
+                    m.d.sync += x.overflow.eq(1)
+            with m.If(self.bytes.valid):
+                m.next = "LOW"
+            with m.Else():
+                m.next = "TAKE"
+
+    def _end(self, m: Module, x: _Signals) -> None:
+        with m.State("END"):
+            m.d.comb += [x.ending.eq(1), x.write.en.eq(x.room)]
+            m.d.sync += [
+                x.empty.eq((x.count == 0) & ~x.damaged & ~x.escaped),
+                x.good.eq(x.crc.match_detected & x.whole & ~x.damaged & ~x.escaped),
+                x.overflow.eq(x.overflow | ~x.room),
+            ]
+            m.next = "DECIDE"
+        with m.State("DECIDE"):
+            m.d.comb += x.crc_start.eq(1)
+            m.d.sync += [
+                x.place.eq(x.committed),
+                x.count.eq(0),
+                x.escaped.eq(0),
+                x.damaged.eq(0),
+                x.overflow.eq(0),
+                x.broken.eq(0),
+            ]
+            m.next = "TAKE"
+            self._decide(m, x)
+
+    def _decide(self, m: Module, x: _Signals) -> None:
+        with m.If(x.broken):
+            m.d.sync += self.causes.eq(Cause.LINE)
+        with m.Elif(x.empty):
+            pass  # between two flags
+        with m.Elif(~x.good):
+            m.d.sync += self.causes.eq(Cause.CHECK)
+        with m.Elif(x.other_version):
+            m.d.sync += self.causes.eq(Cause.VERSION)
+        with m.Elif(x.is_resume):
+            m.d.sync += [self.resume.eq(1), self.causes.eq(Cause.RESUME)]
+            m.d.sync += self.question.eq(x.third)
+        with m.Elif(x.is_reset):
+            m.d.sync += [self.restart.eq(1), self.causes.eq(Cause.RESET)]
+            m.d.sync += [self.expected.eq(x.sequence + 1), x.place.eq(0), x.committed.eq(0)]
+        with m.Elif(x.other):
+            # A command of the past was done already; its reply was asked for, or will be.
+            with m.If(~x.past):
+                m.d.sync += self.causes.eq(Cause.GAP)
+        with m.Elif(x.overflow):
+            m.d.sync += self.causes.eq(Cause.FULL)
+        with m.Else():
+            m.d.comb += x.accept.eq(1)

@@ -118,8 +118,8 @@ class ReplyStore(wiring.Component):
             m.d.sync += wanted.eq(0)
         with m.If(self.resume):
             m.d.sync += [wanted.eq(1), sequence.eq(self.resume_sequence), known.eq(0)]
-        pointer = read_ring(m, (read, mark_read), place, self.frames, flush=back, start=start)
+        reader = read_ring(m, (read, mark_read), place, self.frames, flush=back, start=start)
         after = Signal.like(place)
         m.d.comb += after.eq(place + 1)
-        m.d.sync += room.eq((after != pointer) & ~put)  # known a cycle after each byte
+        m.d.sync += room.eq((after != reader.pointer) & ~put)  # known a cycle after each byte
         return m

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
@@ -21,6 +22,11 @@ class FrameTransmitter(wiring.Component):
 
     A byte takes four cycles. A frame may come as slowly as it likes.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     frames : :py:`In(stream of frame_byte_layout())`
@@ -38,6 +44,7 @@ class FrameTransmitter(wiring.Component):
     """
 
     def __init__(self) -> None:
+        self.probes = SimpleNamespace()
         super().__init__(
             {
                 "frames": In(stream.Signature(frame_byte_layout())),
@@ -64,7 +71,7 @@ class FrameTransmitter(wiring.Component):
         left = Signal(range(TRAILER_BYTES + 1))
         escaped, special, aborted = Signal(), Signal(), Signal()
         m.d.comb += special.eq((byte == FLAG) | (byte == ESCAPE))
-        with m.FSM():
+        with m.FSM() as machine:
             with m.State("IDLE"):
                 m.d.comb += crc_start.eq(1)
                 m.d.sync += [
@@ -136,4 +143,17 @@ class FrameTransmitter(wiring.Component):
                     m.next = "IDLE"
         with m.If(self.abort):
             m.d.sync += aborted.eq(1)
+        self.probes = SimpleNamespace(
+            machine=machine,
+            crc=crc,
+            notice=notice,
+            part=part,
+            byte=byte,
+            last=last,
+            rest=rest,
+            left=left,
+            escaped=escaped,
+            special=special,
+            aborted=aborted,
+        )
         return m

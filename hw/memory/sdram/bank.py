@@ -1,5 +1,6 @@
 """One bank of an SDRAM: which row it has, and when it may be told what."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -36,6 +37,11 @@ class SdramBank(wiring.Component):
     segments : :class:`int`
         Segments that may be dispatched and not finished.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     next_row : :py:`In(part.row_bits)`
@@ -70,6 +76,7 @@ class SdramBank(wiring.Component):
         self._part = part
         self._timings = timings
         self._segments = segments
+        self.probes = SimpleNamespace()
         super().__init__(
             {
                 "next_row": In(part.row_bits),
@@ -149,4 +156,7 @@ class SdramBank(wiring.Component):
             self.want_precharge.eq(stale & ~before_precharge[0]),
             self.busy.eq(before_precharge[0]),
         ]
+        self.probes = SimpleNamespace(
+            uses=uses, assigned=assigned, opened=opened, stale=stale, delay=delay
+        )
         return m

@@ -1,5 +1,6 @@
 """Segments become READ bursts of up to eight columns, and WRITE commands of one."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -70,6 +71,11 @@ class BurstGenerator(wiring.Component):
     ----------
     part : :class:`SdramPart`
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     i_stream : :py:`In(stream.Signature(run_layout(part)))`
@@ -81,6 +87,7 @@ class BurstGenerator(wiring.Component):
 
     def __init__(self, part: SdramPart):
         self._part = part
+        self.probes = SimpleNamespace()
         super().__init__(
             {
                 "i_stream": In(stream.Signature(run_layout(part))),
@@ -138,4 +145,5 @@ class BurstGenerator(wiring.Component):
             ]
         with m.If(~valid):
             m.d.sync += [run.eq(self.i_stream.payload), valid.eq(self.i_stream.valid)]
+        self.probes = SimpleNamespace(run=run, valid=valid, waiting=waiting)
         return m

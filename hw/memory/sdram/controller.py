@@ -24,6 +24,88 @@ _WRITES = 8
 _COUNTERS = ("cycles", "transfers", "refreshes", "row_stalls", "port_stalls")
 
 
+class _Signals:
+    """What the parts of the controller share, and what its proof speaks of.
+
+    Attributes
+    ----------
+    splitter, write_words, runs, bursts, refresh, read_words, banks
+        Submodules; ``runs`` is the queue of segments whose bank was told the row.
+    segment, burst
+        Segment that waits for its bank; command that waits for the bus.
+    looked, chosen, same, unused, dispatched, dispatch
+        The segment has been compared with the rows; its bank, one bit each; the bank has its row;
+        nobody needs the bank; the segment goes to its bank; to any.
+    run
+        The segment for the queue.
+    ready, open_row, data, read, write
+        By bank, data may move; for the command that waits; it moves; and in which direction.
+    slot
+        Columns of the burst that are still to come, in unary.
+    held
+        ``refresh.hold`` of the cycle before.
+    activating, precharging, target
+        What was chosen in an earlier cycle, for which bank.
+    activate, precharge
+        It is issued in this cycle.
+    want_activate, want_precharge, choose_activate, choose_precharge, lowest
+        By bank, what it asks for; something is chosen; the bank for which.
+    issued_...
+        What was issued in the cycle before: for timers that can wait, and for the pins.
+    """
+
+    def __init__(self, part: SdramPart) -> None:
+        banks = part.banks
+        self.splitter: Any = None
+        self.runs: Any = None
+        self.read_words: Any = None
+        self.write_words: Any = None
+        self.bursts = BurstGenerator(part)
+        self.burst: Any = self.bursts.burst
+        self.refresh: Any = None
+        self.banks: list[SdramBank] = []
+        # Dispatch.
+        self.segment: Any = None
+        self.looked = Signal()
+        self.dispatch = Signal()
+        self.chosen = Signal(banks)
+        self.same = Signal(banks)
+        self.unused = Signal(banks)
+        self.dispatched = Signal(banks)
+        self.run: Any = Signal(run_layout(part))
+        # Data.
+        self.ready = Signal(banks)
+        self.slot = Signal(BURST - 1)
+        self.held = Signal(init=1)
+        self.open_row = Signal()
+        self.data = Signal()
+        self.read = Signal()
+        self.write = Signal()
+        # Rows.
+        self.want_activate = Signal(banks)
+        self.want_precharge = Signal(banks)
+        self.activating = Signal()
+        self.precharging = Signal()
+        self.target = Signal(banks)
+        self.activate = Signal()
+        self.precharge = Signal()
+        self.choose_activate = Signal()
+        self.choose_precharge = Signal()
+        self.lowest = Signal(banks)
+        # Issued in the cycle before.
+        self.issued_read = Signal()
+        self.issued_write = Signal()
+        self.issued_end = Signal()
+        self.issued_activate = Signal()
+        self.issued_precharge = Signal()
+        self.issued_close = Signal()
+        self.issued_refresh = Signal()
+        self.issued_mode = Signal()
+        self.issued_bank = Signal(banks)
+        self.issued_column = Signal(part.column_bits)
+        self.issued_extra = Signal(BURST - 1)
+
+
 class SdramController(wiring.Component):
     """Answers the engine's memory port from an SDR SDRAM.
 
@@ -72,6 +154,11 @@ class SdramController(wiring.Component):
         Pause after power-up; the datasheet's where not given. Simulations shorten it.
     timings : :class:`SdramTimings`, optional
         Instead of those of the part at this clock.
+
+    Attributes
+    ----------
+    probes : _Signals
+        Registers and submodules that proofs speak of, once elaborated.
 
     Members
     -------
@@ -131,6 +218,7 @@ class SdramController(wiring.Component):
                 )
         if not isinstance(postponed, int) or postponed not in range(1, 9):
             raise StillnetError(f"postponed SDRAM refreshes must be 1 to 8, not {postponed!r}")
+        self.probes: Any = None
         self._part = part
         self._clock_hz = clock_hz
         self._address_bits = address_bits
@@ -200,16 +288,28 @@ class SdramController(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        part, t, port = self._part, self._timings, self.port
-        banks = range(part.banks)
+        self.probes = x = _Signals(self._part)
+        self._requests(m, x)
+        self._dispatch(m, x)
+        self._data(m, x)
+        self._rows(m, x)
+        self._issued(m, x)
+        self._banks(m, x)
+        self._pins(m, x)
+        self._words_read(m, x)
+        self._count(m, x)
+        return m
 
-        # Requests become segments.
-        m.submodules.splitter = splitter = SegmentSplitter(
+    def _requests(self, m: Module, x: _Signals) -> None:
+        """Requests become segments; words that are written wait for their segment."""
+        part, port = self._part, self.port
+        m.submodules.splitter = x.splitter = splitter = SegmentSplitter(
             part, self._address_bits, self._word_bits, self._length_bits
         )
-        m.submodules.write_words = write_words = WriteWords(
+        m.submodules.write_words = x.write_words = write_words = WriteWords(
             self._word_bits, part.data_bits, _WRITES
         )
+        x.segment = splitter.o_stream
         writes = Signal(range(_WRITES + 1))
         writes_full = Signal()
         accept = Signal()
@@ -226,6 +326,7 @@ class SdramController(wiring.Component):
             port.error.eq(splitter.error),
             write_words.word.eq(write_data),
             write_words.push.eq(splitter.write_start & ~splitter.write_drop),
+            write_words.take.eq(x.issued_write),
         ]
         with m.If(accept):
             m.d.sync += write_data.eq(port.write.p.data)
@@ -238,223 +339,221 @@ class SdramController(wiring.Component):
             writes_full.eq(writes >= _WRITES - 1),
         ]
 
-        # Segments are dispatched to their bank when it has their row, or nothing else to do.
-        # A look at the rows takes a cycle of its own.
-        segment = splitter.o_stream
-        looked = Signal()
-        dispatch = Signal()
-        chosen = Signal(part.banks)
-        same, unused, dispatched = (Signal(part.banks) for _ in range(3))
-        run = Signal(run_layout(part))
-        m.submodules.runs = runs = ShortQueue(run_layout(part), self._lookahead)
+    def _dispatch(self, m: Module, x: _Signals) -> None:
+        """A segment goes to its bank when that has its row, or nothing else to do.
+
+        The comparison with the rows takes a cycle of its own.
+        """
+        part, segment = self._part, x.segment
+        m.submodules.runs = x.runs = runs = ShortQueue(run_layout(part), self._lookahead)
+        m.submodules.bursts = x.bursts
         first, last = segment.p.first, segment.p.last
         low = BURST.bit_length() - 1
         steps = Signal(part.column_bits)
+        bank = Cat(segment.p.bank == b for b in range(part.banks))
         m.d.comb += [
             steps.eq(Mux(segment.p.write, last - first, last[low:] - first[low:])),
             # For each bank by itself: ``chosen`` has one bit, and banks stand by their pins.
             *(
-                dispatched[b].eq(looked & runs.i_stream.ready & chosen[b] & (same[b] | unused[b]))
+                x.dispatched[b].eq(
+                    x.looked & runs.i_stream.ready & x.chosen[b] & (x.same[b] | x.unused[b])
+                )
                 for b in range(part.banks)
             ),
-            dispatch.eq(dispatched.any()),
-            segment.ready.eq(dispatch),
-            runs.i_stream.payload.eq(run),
-            runs.i_stream.valid.eq(dispatch),
+            x.dispatch.eq(x.dispatched.any()),
+            segment.ready.eq(x.dispatch),
+            runs.i_stream.payload.eq(x.run),
+            runs.i_stream.valid.eq(x.dispatch),
         ]
         m.d.sync += [
-            looked.eq(segment.valid & ~dispatch),
-            chosen.eq(Cat(segment.p.bank == b for b in banks)),
-            run.write.eq(segment.p.write),
-            run.bank.eq(Cat(segment.p.bank == b for b in banks)),
-            run.first.eq(first),
-            run.last.eq(last),
-            run.steps.eq(steps),
-            run.single.eq(steps == 0),
+            x.looked.eq(segment.valid & ~x.dispatch),
+            x.chosen.eq(bank),
+            x.run.write.eq(segment.p.write),
+            x.run.bank.eq(bank),
+            x.run.first.eq(first),
+            x.run.last.eq(last),
+            x.run.steps.eq(steps),
+            x.run.single.eq(steps == 0),
         ]
+        wiring.connect(m, runs.o_stream, x.bursts.i_stream)
 
-        m.submodules.bursts = bursts = BurstGenerator(part)
-        wiring.connect(m, runs.o_stream, bursts.i_stream)
-        burst = bursts.burst
+    def _data(self, m: Module, x: _Signals) -> None:
+        """One decision per cycle: data first, else what was chosen in an earlier cycle.
 
-        # One decision a cycle: data first, else what was chosen in the cycle before.
-        m.submodules.refresh = refresh = RefreshControl(t, self._postponed)
-        m.submodules.read_words = read_words = self._words
-        ready = Signal(part.banks)
-        slot = Signal(BURST - 1)  # columns of the burst that are still to come, in unary
+        What forbids data for other reasons than the row is worked out a cycle ahead.
+        """
+        t, burst = self._timings, x.burst
+        m.submodules.refresh = x.refresh = refresh = RefreshControl(t, self._postponed)
+        m.submodules.read_words = x.read_words = read_words = self._words
         after_write = Signal(max(1, t.twtr - 1))
         # The part drives the bus to the end of its burst; one cycle is left for it to let go.
         after_read = Signal(BURST + t.cas_latency)
-        # What forbids data for other reasons than the row is worked out a cycle ahead.
-        may_read, may_write, held = Signal(), Signal(), Signal(init=1)
-        open_row, allowed, data = Signal(), Signal(), Signal()
-        read, write = Signal(), Signal()
+        may_read, may_write = Signal(), Signal()
+        allowed = Signal()
         after_write_next = Signal.like(after_write)
         after_read_next = Signal.like(after_read)
         m.d.comb += [
-            open_row.eq((burst.bank & ready).any()),
-            allowed.eq(Mux(burst.write, may_write, may_read) & ~slot[0]),
-            data.eq(open_row & allowed),
-            read.eq(data & ~burst.write),
-            write.eq(data & burst.write),
-            bursts.take.eq(data),
-            read_words.take.eq(read | slot[0]),
-            after_write_next.eq((after_write >> 1) | Mux(write, ones(t.twtr - 1), 0)),
-            after_read_next.eq((after_read >> 1) | Mux(read, ones(BURST + t.cas_latency), 0)),
+            x.open_row.eq((burst.bank & x.ready).any()),
+            allowed.eq(Mux(burst.write, may_write, may_read) & ~x.slot[0]),
+            x.data.eq(x.open_row & allowed),
+            x.read.eq(x.data & ~burst.write),
+            x.write.eq(x.data & burst.write),
+            x.bursts.take.eq(x.data),
+            read_words.take.eq(x.read | x.slot[0]),
+            after_write_next.eq((after_write >> 1) | Mux(x.write, ones(t.twtr - 1), 0)),
+            after_read_next.eq((after_read >> 1) | Mux(x.read, ones(BURST + t.cas_latency), 0)),
         ]
         m.d.sync += [
-            slot.eq(Mux(read, burst.extra, slot >> 1)),
+            x.slot.eq(Mux(x.read, burst.extra, x.slot >> 1)),
             after_write.eq(after_write_next),
             after_read.eq(after_read_next),
-            held.eq(refresh.hold),
+            x.held.eq(refresh.hold),
             may_read.eq(~refresh.hold & read_words.room & ~after_write_next[0]),
             may_write.eq(~refresh.hold & ~after_read_next[0]),
         ]
 
-        # ACTIVATE or PRECHARGE: chosen in one cycle, issued in the next one that is free.
-        want_activate, want_precharge = Signal(part.banks), Signal(part.banks)
+    def _rows(self, m: Module, x: _Signals) -> None:
+        """ACTIVATE or PRECHARGE: chosen in one cycle, issued in the next one that is free."""
+        t, part, refresh = self._timings, self._part, x.refresh
         before_activate = Signal(max(1, t.trrd - 1))
-        activating, precharging = Signal(), Signal()
-        target = Signal(part.banks)
-        issue, activate, precharge = Signal(), Signal(), Signal()
+        issue, choose = Signal(), Signal()
         may_activate, may_precharge = Signal(part.banks), Signal(part.banks)
-        choose, choose_activate, choose_precharge = Signal(), Signal(), Signal()
-        lowest = Signal(part.banks)
         m.d.comb += [
-            issue.eq(~data & ~held),
-            activate.eq(activating & issue),
-            precharge.eq(precharging & issue),
-            may_activate.eq(Mux(before_activate[0], 0, want_activate)),
-            may_precharge.eq(Mux(may_activate.any(), 0, want_precharge)),
-            choose.eq(~activating & ~precharging & ~refresh.hold),
-            choose_activate.eq(choose & may_activate.any()),
-            choose_precharge.eq(choose & may_precharge.any()),
+            issue.eq(~x.data & ~x.held),
+            x.activate.eq(x.activating & issue),
+            x.precharge.eq(x.precharging & issue),
+            may_activate.eq(Mux(before_activate[0], 0, x.want_activate)),
+            may_precharge.eq(Mux(may_activate.any(), 0, x.want_precharge)),
+            choose.eq(~x.activating & ~x.precharging & ~refresh.hold),
+            x.choose_activate.eq(choose & may_activate.any()),
+            x.choose_precharge.eq(choose & may_precharge.any()),
         ]
         candidates = may_activate | may_precharge
-        m.d.comb += lowest.eq(candidates & ~(candidates - 1))
+        m.d.comb += x.lowest.eq(candidates & ~(candidates - 1))
         with m.If(choose):
             m.d.sync += [
-                activating.eq(choose_activate),
-                precharging.eq(choose_precharge),
-                target.eq(lowest),
+                x.activating.eq(x.choose_activate),
+                x.precharging.eq(x.choose_precharge),
+                x.target.eq(x.lowest),
             ]
         with m.Elif(refresh.hold | issue):
-            m.d.sync += [activating.eq(0), precharging.eq(0)]
-        m.d.sync += before_activate.eq((before_activate >> 1) | Mux(activate, ones(t.trrd - 2), 0))
+            m.d.sync += [x.activating.eq(0), x.precharging.eq(0)]
+        m.d.sync += before_activate.eq(
+            (before_activate >> 1) | Mux(x.activate, ones(t.trrd - 2), 0)
+        )
 
-        # What was issued, a cycle later: for timers that can wait, and for the pins.
-        issued_read, issued_write, issued_end = Signal(), Signal(), Signal()
-        issued_activate, issued_precharge, issued_close = Signal(), Signal(), Signal()
-        issued_refresh, issued_mode = Signal(), Signal()
-        issued_bank = Signal(part.banks)
-        issued_column = Signal(part.column_bits)
-        issued_extra = Signal(BURST - 1)
+    def _issued(self, m: Module, x: _Signals) -> None:
+        """What was issued, a cycle later."""
         m.d.sync += [
-            issued_read.eq(read),
-            issued_write.eq(write),
-            issued_end.eq(data & burst.end),
-            issued_activate.eq(activate),
-            issued_precharge.eq(precharge),
-            issued_close.eq(refresh.precharge),
-            issued_refresh.eq(refresh.refresh),
-            issued_mode.eq(refresh.load_mode),
-            issued_bank.eq(Mux(data, burst.bank, target)),
-            issued_column.eq(burst.column),
-            issued_extra.eq(burst.extra),
+            x.issued_read.eq(x.read),
+            x.issued_write.eq(x.write),
+            x.issued_end.eq(x.data & x.burst.end),
+            x.issued_activate.eq(x.activate),
+            x.issued_precharge.eq(x.precharge),
+            x.issued_close.eq(x.refresh.precharge),
+            x.issued_refresh.eq(x.refresh.refresh),
+            x.issued_mode.eq(x.refresh.load_mode),
+            x.issued_bank.eq(Mux(x.data, x.burst.bank, x.target)),
+            x.issued_column.eq(x.burst.column),
+            x.issued_extra.eq(x.burst.extra),
         ]
 
-        rows = []
-        busy = Signal(part.banks)
-        for b in banks:
-            bank = SdramBank(part, t, self._lookahead + 4)
+    def _banks(self, m: Module, x: _Signals) -> None:
+        busy = Signal(self._part.banks)
+        for b in range(self._part.banks):
+            bank = SdramBank(self._part, self._timings, self._lookahead + 4)
             m.submodules[f"bank{b}"] = bank
-            rows.append(bank.row)
+            x.banks.append(bank)
             m.d.comb += [
-                bank.next_row.eq(segment.p.row),
-                same[b].eq(bank.same),
-                unused[b].eq(bank.unused),
-                bank.dispatch.eq(dispatched[b]),
-                bank.finish.eq(issued_end & issued_bank[b]),
-                bank.choose_activate.eq(choose_activate & lowest[b]),
-                bank.choose_precharge.eq(choose_precharge & lowest[b]),
-                bank.activate.eq(activate & target[b]),
-                bank.precharge.eq(precharge & target[b]),
-                bank.close.eq(refresh.precharge),
-                bank.read.eq(Mux(issued_read & issued_bank[b], issued_extra, 0)),
-                bank.write.eq(issued_write & issued_bank[b]),
-                ready[b].eq(bank.ready),
-                want_activate[b].eq(bank.want_activate),
-                want_precharge[b].eq(bank.want_precharge),
+                bank.next_row.eq(x.segment.p.row),
+                x.same[b].eq(bank.same),
+                x.unused[b].eq(bank.unused),
+                bank.dispatch.eq(x.dispatched[b]),
+                bank.finish.eq(x.issued_end & x.issued_bank[b]),
+                bank.choose_activate.eq(x.choose_activate & x.lowest[b]),
+                bank.choose_precharge.eq(x.choose_precharge & x.lowest[b]),
+                bank.activate.eq(x.activate & x.target[b]),
+                bank.precharge.eq(x.precharge & x.target[b]),
+                bank.close.eq(x.refresh.precharge),
+                bank.read.eq(Mux(x.issued_read & x.issued_bank[b], x.issued_extra, 0)),
+                bank.write.eq(x.issued_write & x.issued_bank[b]),
+                x.ready[b].eq(bank.ready),
+                x.want_activate[b].eq(bank.want_activate),
+                x.want_precharge[b].eq(bank.want_precharge),
                 busy[b].eq(bank.busy),
             ]
-        m.d.comb += refresh.busy.eq(busy.any())
+        m.d.comb += x.refresh.busy.eq(busy.any())
 
-        # Pins.
-        pins = self.pins
+    def _command(self, m: Module, x: _Signals, command: Signal, address: Signal) -> None:
+        """The command that was issued, as it stands on the pins."""
+        column = x.issued_column
+        columns = Cat(column[:ALL_BANKS], 0, column[ALL_BANKS:])
+        with m.If(x.issued_read):
+            m.d.comb += [command.eq(SdramCommand.READ), address.eq(columns)]
+        with m.Elif(x.issued_write):
+            m.d.comb += [command.eq(SdramCommand.WRITE), address.eq(columns)]
+        with m.Elif(x.issued_activate):
+            row: Any = 0
+            for b, bank in enumerate(x.banks):
+                row = row | Mux(x.issued_bank[b], bank.row, 0)
+            m.d.comb += [command.eq(SdramCommand.ACTIVATE), address.eq(row)]
+        with m.Elif(x.issued_precharge):
+            m.d.comb += command.eq(SdramCommand.PRECHARGE)
+        with m.Elif(x.issued_close):
+            m.d.comb += [command.eq(SdramCommand.PRECHARGE), address.eq(1 << ALL_BANKS)]
+        with m.Elif(x.issued_refresh):
+            m.d.comb += command.eq(SdramCommand.REFRESH)
+        with m.Elif(x.issued_mode):
+            mode = mode_register(self._timings.cas_latency)
+            m.d.comb += [command.eq(SdramCommand.LOAD_MODE), address.eq(mode)]
+
+    def _pins(self, m: Module, x: _Signals) -> None:
+        part, pins = self._part, self.pins
         command = Signal(3)
         address = Signal(part.address_pins)
-        columns = Cat(issued_column[:ALL_BANKS], 0, issued_column[ALL_BANKS:])
-        with m.If(issued_read):
-            m.d.comb += [command.eq(SdramCommand.READ), address.eq(columns)]
-        with m.Elif(issued_write):
-            m.d.comb += [command.eq(SdramCommand.WRITE), address.eq(columns)]
-        with m.Elif(issued_activate):
-            row = 0
-            for b in banks:
-                row = row | Mux(issued_bank[b], rows[b], 0)
-            m.d.comb += [command.eq(SdramCommand.ACTIVATE), address.eq(row)]
-        with m.Elif(issued_precharge):
-            m.d.comb += command.eq(SdramCommand.PRECHARGE)
-        with m.Elif(issued_close):
-            m.d.comb += [command.eq(SdramCommand.PRECHARGE), address.eq(1 << ALL_BANKS)]
-        with m.Elif(issued_refresh):
-            m.d.comb += command.eq(SdramCommand.REFRESH)
-        with m.Elif(issued_mode):
-            m.d.comb += [
-                command.eq(SdramCommand.LOAD_MODE),
-                address.eq(mode_register(t.cas_latency)),
-            ]
+        self._command(m, x, command, address)
         number = Signal(part.bank_bits)
-        with m.If(~issued_mode):
+        with m.If(~x.issued_mode):
             for i in range(part.bank_bits):
-                m.d.comb += number[i].eq(Cat(issued_bank[b] for b in banks if b >> i & 1).any())
+                those = (x.issued_bank[b] for b in range(part.banks) if b >> i & 1)
+                m.d.comb += number[i].eq(Cat(those).any())
         # A reset must not stop the part's clock in the middle of something.
         clock_enable = Signal(reset_less=True)
         m.d.sync += clock_enable.eq(1)
-        m.d.comb += pins.cke.eq(clock_enable)
+        m.d.comb += [pins.cke.eq(clock_enable), self.started.eq(x.refresh.started)]
         m.d.sync += [
             pins.cs.eq(command.any()),
             Cat(pins.we, pins.cas, pins.ras).eq(command),
             pins.ba.eq(number),
             pins.a.eq(address),
-            pins.dqm.eq((~refresh.started).replicate(len(pins.dqm))),
-            pins.dq_o.eq(write_words.part),
-            pins.dq_oe.eq(issued_write),
-        ]
-        m.d.comb += [
-            write_words.take.eq(issued_write),
-            self.started.eq(refresh.started),
+            pins.dqm.eq((~x.refresh.started).replicate(len(pins.dqm))),
+            pins.dq_o.eq(x.write_words.part),
+            pins.dq_oe.eq(x.issued_write),
         ]
 
-        # Data from the part.
-        captured = Signal(part.data_bits)
-        m.d.sync += captured.eq(pins.dq_i)
+    def _words_read(self, m: Module, x: _Signals) -> None:
+        """Data from the part become words."""
+        captured = Signal(self._part.data_bits)
+        m.d.sync += captured.eq(self.pins.dq_i)
+        words = x.read_words.o_stream
         m.d.comb += [
-            read_words.dq.eq(captured),
-            port.data.payload.eq(read_words.o_stream.payload),
-            port.data.valid.eq(read_words.o_stream.valid),
-            read_words.o_stream.ready.eq(port.data.ready),
+            x.read_words.dq.eq(captured),
+            self.port.data.payload.eq(words.payload),
+            self.port.data.valid.eq(words.valid),
+            words.ready.eq(self.port.data.ready),
         ]
 
-        # Where the cycles went.
+    def _count(self, m: Module, x: _Signals) -> None:
+        """Where the cycles went."""
         transfer, refreshing, row_stall, port_stall = Signal(), Signal(), Signal(), Signal()
-        waiting = burst.bank.any()
+        waiting = x.burst.bank.any()
+        in_burst = x.slot[0]
         m.d.sync += [
-            transfer.eq(data | slot[0]),
-            refreshing.eq(~slot[0] & held),
-            row_stall.eq(~slot[0] & ~held & waiting & ~open_row),
-            port_stall.eq(~slot[0] & ~held & open_row & ~data),
-            refresh.idle.eq(~data & ~slot[0] & (~waiting | (open_row & ~burst.write))),
+            transfer.eq(x.data | in_burst),
+            refreshing.eq(~in_burst & x.held),
+            row_stall.eq(~in_burst & ~x.held & waiting & ~x.open_row),
+            port_stall.eq(~in_burst & ~x.held & x.open_row & ~x.data),
+            x.refresh.idle.eq(~x.data & ~in_burst & (~waiting | (x.open_row & ~x.burst.write))),
         ]
         with m.If(self.clear_counters):
             for name in _COUNTERS:
@@ -466,4 +565,3 @@ class SdramController(wiring.Component):
             ):
                 with m.If(flag):
                     m.d.sync += getattr(self, name).eq(getattr(self, name) + 1)
-        return m

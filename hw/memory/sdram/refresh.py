@@ -1,5 +1,6 @@
 """Power-up and refresh of an SDRAM."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Module, Signal
@@ -32,6 +33,11 @@ class RefreshControl(wiring.Component):
     postponed : :class:`int`
         1 to 8.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     idle : :py:`In(1)`
@@ -49,6 +55,7 @@ class RefreshControl(wiring.Component):
     def __init__(self, timings: SdramTimings, postponed: int):
         self._timings = timings
         self._postponed = postponed
+        self.probes = SimpleNamespace()
         super().__init__(
             {
                 "idle": In(1),
@@ -98,7 +105,7 @@ class RefreshControl(wiring.Component):
         with m.If(timer != 0):
             m.d.sync += timer.eq(timer - 1)
 
-        with m.FSM():
+        with m.FSM() as machine:
             with m.State("POWER-UP"):
                 m.d.sync += startup.eq(startup - 1)
                 with m.If((startup == 1) | (powered & (timer == 0))):
@@ -132,4 +139,14 @@ class RefreshControl(wiring.Component):
                 with m.Elif(timer <= 2):
                     m.d.sync += self.hold.eq(0)
                     m.next = "RUN"
+        self.probes = SimpleNamespace(
+            machine=machine,
+            interval=interval,
+            tick=tick,
+            due=due,
+            startup=startup,
+            timer=timer,
+            powered=powered,
+            forced=forced,
+        )
         return m

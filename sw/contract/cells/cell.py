@@ -33,9 +33,9 @@ class Cell:
     accumulators : tuple of str
         In the order in which they lie in a block of rows. Matrices name the ones they add into.
     state : dict of str to Format
-        Variables that live between steps, one value a unit; at most 32 bits.
+        Variables that live between steps, one value per unit; at most 32 bits.
     parameters : dict of str to Format
-        Constants, one value a unit; at most 32 bits. In the equation attributes of ``m``.
+        Constants, one value per unit; at most 32 bits. In the equation attributes of ``m``.
     peers : dict of str to Format
         State variables of other layers that the equation reads, at most two; in the equation
         attributes of ``state``. This step's value where the layer is a lower one, else the previous

@@ -155,7 +155,7 @@ class Schedule:
 
 
 def limbs(bits: int) -> int:
-    """Multiplier operands that a signed value of so many bits is split into."""
+    """Multiplier operands that a signed value of ``bits`` bits is split into."""
     return 1 + max(0, -(-(bits - MULTIPLIER_BITS) // LIMB_BITS))
 
 

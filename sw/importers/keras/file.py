@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.util.files import read_whole
 
 __all__ = ["KerasFile", "read_keras"]
 
@@ -53,14 +54,7 @@ def read_keras(path: Path) -> KerasFile:
     StillnetError
         The file cannot be read, is cut short, or holds weights alone.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise StillnetError(
-            f"file '{path}' cannot be read ({e.strerror or e}): check the path"
-        ) from None
-    if not data:
-        raise StillnetError(f"file '{path}' is empty: save or copy the model again")
+    data = read_whole(path, "save or copy the model again")
     h5py = _import_h5py(path)
     try:
         if data.startswith(b"PK"):

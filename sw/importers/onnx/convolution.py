@@ -19,7 +19,7 @@ _LARGEST_TAPS = 1 << 12
 
 @handles("Pad")
 def pad(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
-    """Zeros in front of the sequence, which the convolution behind it takes."""
+    """Zeros in front of the sequence, which the convolution after it takes."""
     flow = walk.flow(node, values)
     attrs = walk.attributes(node)
     if values[0] is not flow or flow.tokens:
@@ -117,7 +117,7 @@ def _full_weight(
 
 
 def _check_causal(node: onnx.NodeProto, attrs: dict[str, Any], flow: Flow, taps: int) -> int:
-    """Steps behind the end that the result has too many, which a Slice must cut off."""
+    """Steps after the end that the result has too many, which a Slice must cut off."""
     stride = int((list(attrs.get("strides", [])) or [1])[0])
     if stride != 1:
         refuse(

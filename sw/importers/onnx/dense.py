@@ -35,7 +35,7 @@ def matmul(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
         refuse(node, f"its weights have shape {weight.shape}; a matrix is needed")
     rank = len(flow.dims)
     if rank == 0:
-        refuse(node, "it multiplies a scalar; feed it one vector a step")
+        refuse(node, "it multiplies a scalar; feed it one vector per step")
     if weight.ndim == 1:
         matrix = weight[None]
     else:

@@ -11,6 +11,7 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
+from stillnet.sw.util.files import read_whole
 
 from . import (
     convolution,  # noqa: F401 -- they register their operators
@@ -52,14 +53,7 @@ def load_onnx(path: str | PathLike[str]) -> Model:
     """
     path = Path(path)
     onnx = import_onnx()
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise StillnetError(
-            f"file '{path}' cannot be read ({e.strerror or e}): check the path"
-        ) from None
-    if not data:
-        raise StillnetError(f"file '{path}' is empty: export or copy the model again")
+    data = read_whole(path, "export or copy the model again")
     model = parse(data, f"file '{path}'")
     from onnx.external_data_helper import load_external_data_for_model
 

@@ -81,7 +81,7 @@ class Flow:
     padded: tuple[int, int] | None = None
     """Axis and count of zeros in front, which only a convolution may read."""
     excess: int = 0
-    """Steps behind the end, of a convolution padded on both sides, which a Slice must cut off."""
+    """Steps after the end, of a convolution padded on both sides, which a Slice must cut off."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -291,7 +291,7 @@ class Walk:
                     node,
                     "it multiplies several axes of the input at once ("
                     + ", ".join(a.name for a in dim)
-                    + "); feed it one vector a step",
+                    + "); feed it one vector per step",
                 )
             if dim and dim[0].dynamic and dim[0].position is not None and size != dim[0].size:
                 raise Fix(dim[0].position, size)
@@ -302,7 +302,7 @@ class Walk:
             refuse(
                 node,
                 f"it multiplies along {names}, not along the features of the layer before; feed "
-                "it one vector a step",
+                "it one vector per step",
             )
         if dim_size(dim) != size:
             refuse(

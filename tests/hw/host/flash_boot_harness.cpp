@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "Vflash_boot.h"
-#include "../sim/flash_model.h"
+#include "flash_model.h"
 #include "verilated.h"
 
 #define PIN(name) dut->pins___05F##name

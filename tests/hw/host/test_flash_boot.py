@@ -19,7 +19,7 @@ from stillnet.hw.host.flash_boot import FlashBoot
 from stillnet.hw.host.spi_flash import SpiFlashReader
 from stillnet.hw.verilog.text import to_verilog
 from stillnet.sim.board.virtual import VirtualBoard
-from stillnet.sim.compile.model import build_library
+from stillnet.sim.compile.model import HARNESSES, build_library
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.link import Command, Frame, FrameDecoder, Outcome, encode
@@ -32,7 +32,6 @@ from tests.support.networks.random import Case, random_case
 CLOCK = 100_000_000
 OFFSET = 0x12340
 FLASH_BYTES = 1 << 17
-SIM = Path(build_library.__code__.co_filename).parent
 WAKE_CYCLES = 30 * CLOCK // 10**6
 LOAD = int(Control.LOAD | Control.VERIFY)
 REFUSED = int(Error.CRC) << 8 | int(Status.IDLE)
@@ -58,7 +57,7 @@ def library(lanes: int, sck_hz: int) -> ctypes.CDLL:
                 to_verilog(block(lanes, sck_hz), "flash_boot"),
                 "flash_boot",
                 Path(__file__).with_name("flash_boot_harness.cpp"),
-                headers=(SIM / "flash_model.h",),
+                headers=(HARNESSES / "flash_model.h",),
             )
         )
     )

@@ -8,24 +8,15 @@ import pytest
 from amaranth.sim import Simulator
 
 from stillnet.hw.host.link.uart import Uart, UartReceiver, UartTransmitter, baud_increment
-from stillnet.hw.verilog.text import to_verilog
-from stillnet.sim.testbenches.runner import run_bench
-from tests import SUPPORT
+from stillnet.sim.testbenches import run_testbench
 
 CLOCK, BAUD = 100_000_000, 3_000_000
-BENCH = SUPPORT / "bench_uart.py"
 
 
 @pytest.mark.parametrize("baud", [BAUD, BAUD * 98 // 100, BAUD * 102 // 100])
 def test_against_a_third_party(baud: int) -> None:
     """3 Mbaud at 100 MHz (33.3 cycles a bit), the other side within 2 %."""
-    pytest.importorskip("cocotbext.uart", reason="pip install cocotbext-uart")
-    result = run_bench(
-        to_verilog(Uart(CLOCK, BAUD), "uart"),
-        BENCH,
-        top="uart",
-        env={"BAUD": baud, "COUNT": 150},
-    )
+    result = run_testbench("uart", BAUD=baud, COUNT=150)
     assert sorted(result.tests) == ["receives", "sends"]
     # No gap between bytes: ten bits each, on average exact.
     assert result.figures["sent_per_second"] == pytest.approx(BAUD / 10, rel=3e-3)

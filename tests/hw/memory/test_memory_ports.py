@@ -6,7 +6,6 @@ import re
 import shutil
 import types
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,16 @@ from amaranth.sim import Simulator
 from stillnet.hw.host.axi_lite import AxiLiteRegisters
 from stillnet.hw.host.register_bus import RegisterBusSignature
 from stillnet.hw.memory import axi4
-from stillnet.hw.memory import ram as ram_port
 from stillnet.hw.memory.axi4 import Axi4ReadMaster, BurstSplitter
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.memory.ram import RamPort
-from stillnet.hw.parts import register_slice
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.sim.compile import verilator
+from stillnet.sim.testbenches import run_testbench
+from stillnet.sim.testbenches.axi4 import SIGNALS, BusChecker, PromptSlave
 from stillnet.sim.testbenches.runner import BenchFailed, run_bench
 from stillnet.sw.contract.errors import StillnetError
-from tests import SUPPORT
-from tests.support.bench_axi4 import SIGNALS, BusChecker, PromptSlave
-
-OUTSTANDING = 16
-
+from tests.support.mutations import built, changed
 
 # -- Amaranth's simulator, cycle by cycle -------------------------------------------------------
 
@@ -327,16 +322,6 @@ def test_burst_splitter_exhaustively(base_bits, length_bits, base):
 # -- Broken on purpose --------------------------------------------------------------------------
 
 
-def mutant(module: types.ModuleType, before: str, after: str) -> types.ModuleType:
-    """``module`` with one piece of its source replaced."""
-    source = inspect.getsource(module)
-    assert source.count(before) == 1, f"{source.count(before)} places to break: {before}"
-    changed = types.ModuleType(f"{module.__name__}_mutant")
-    changed.__package__ = module.__package__
-    exec(compile(source.replace(before, after), changed.__name__, "exec"), changed.__dict__)
-    return changed
-
-
 def check_axi4(module: types.ModuleType, word_bits: int) -> None:
     """A short version of the bench, in a simulator that needs no build."""
     page = 4096 // (word_bits // 8)
@@ -399,10 +384,11 @@ def test_axi4_in_amaranths_simulator(word_bits):
 def test_axi4_mutants(before, after, word_bits, seen):
     """The checks see what they are there to see."""
     if before in inspect.getsource(axi4):
-        broken = mutant(axi4, before, after)
+        broken = changed("memory.axi4", (before, after))
     else:
-        broken = mutant(axi4, "from .register_slice import RegisterSlice\n", "")
-        broken.RegisterSlice = mutant(register_slice, before, after).RegisterSlice
+        broken = changed("memory.axi4")
+        broken.RegisterSlice = changed("parts.register_slice", (before, after)).RegisterSlice
+    built(lambda: broken.Axi4ReadMaster(12, word_bits, outstanding=3))
     if seen is None:
         check_axi4(broken, word_bits)  # the mutation itself does no harm
     else:
@@ -421,38 +407,22 @@ def test_axi4_mutants(before, after, word_bits, seen):
     ids=["no spare", "request lost", "one too many", "latch moves on"],
 )
 def test_ram_port_mutants(before, after):
-    broken = mutant(ram_port, before, after)
+    broken = changed("memory.ram", (before, after))
+    dut = built(lambda: broken.RamPort(6, 16, 64, init=range(64)))
     requests = [(at % 7, 1 + at % 3) for at in range(50)]
     with pytest.raises(AssertionError):
-        run = play(broken.RamPort(6, 16, 64, init=range(64)), requests, ready=0.5, cycles=500)
+        run = play(dut, requests, ready=0.5, cycles=500)
         assert run.words == expected(list(range(64)), requests)
 
 
 # -- cocotb -------------------------------------------------------------------------------------
 
 
-@cache
-def axi4_verilog(word_bits: int) -> str:
-    dut = Axi4ReadMaster(20, word_bits, axi_address_bits=34, id_bits=4, outstanding=OUTSTANDING)
-    return verilog.convert(dut, name="axi4_read_master")
-
-
-def run_axi4(word_bits: int, seed: int, **env) -> dict[str, float]:
+def run_axi4(word_bits: int, seed: int, **parameters) -> dict[str, float]:
     # A base that is aligned to a word but to nothing more.
     base = 0x2_1000_0000 + 13 * word_bits // 8
-    settings = {
-        "WORD_BITS": word_bits,
-        "ADDRESS_BITS": 20,
-        "OUTSTANDING": OUTSTANDING,
-        "BASE_ADDRESS": base,
-    }
-    return run_bench(
-        axi4_verilog(word_bits),
-        SUPPORT / "bench_axi4.py",
-        top="axi4_read_master",
-        env=settings | env,
-        seed=seed,
-    ).figures
+    values = {"WORD_BITS": word_bits, "BASE_ADDRESS": base, "REQUESTS": 25}
+    return run_testbench("axi4", seed=seed, **values | parameters).figures
 
 
 @pytest.mark.parametrize("word_bits", [32, 64, 512])
@@ -463,44 +433,52 @@ def test_axi4_bench(word_bits):
 
 
 def test_axi4_bench_sees_too_many_bursts():
-    with pytest.raises(
-        BenchFailed, match=r"^bench bench_axi4: failed: .*outstanding_limit"
-    ) as error:
-        run_axi4(64, seed=1, OUTSTANDING=OUTSTANDING - 1)
-    assert f"{OUTSTANDING} bursts on their way" in str(error.value)
+    """A master that may have one burst more on its way than it says."""
+
+    def one_more(design, top: str) -> str:
+        master = Axi4ReadMaster(
+            design.address_bits,
+            design.word_bits,
+            axi_address_bits=design.axi_address_bits,
+            id_bits=design.id_bits,
+            outstanding=design.outstanding + 1,
+        )
+        return verilog.convert(master, name=top)
+
+    with pytest.raises(BenchFailed, match=r"^bench axi4: failed: .*outstanding_limit") as error:
+        run_testbench("axi4", seed=1, simulator="icarus", verilog=one_more)
+    assert "17 bursts on their way" in str(error.value)
     assert (error.value.run_dir / "simulation.log").is_file()
     shutil.rmtree(error.value.run_dir)
 
 
 def test_axi_lite_bench():
-    text = verilog.convert(AxiLiteRegisters(5), name="axi_lite_registers")
-    result = run_bench(
-        text, SUPPORT / "bench_axi_lite.py", top="axi_lite_registers", env={"BITS": 5}, seed=5
-    )
+    result = run_testbench("axi_lite", seed=5)
     assert result.tests == ("random_accesses", "reads_and_writes_at_once", "partial_writes")
 
 
 def test_bench_without_tests(tmp_path):
     (tmp_path / "bench_empty.py").write_text("import cocotb\n")
-    text = verilog.convert(AxiLiteRegisters(5), name="axi_lite_registers")
+    text = verilog.convert(AxiLiteRegisters(5), name="axi_lite_bench")
     with pytest.raises(BenchFailed, match=r"^bench bench_empty: no cocotb test ran; see ") as error:
-        run_bench(text, tmp_path / "bench_empty.py", top="axi_lite_registers")
+        run_bench(text, tmp_path / "bench_empty.py", top="axi_lite_bench")
     shutil.rmtree(error.value.run_dir)
     with pytest.raises(StillnetError, match=r"^there is no bench .*bench_missing\.py$"):
-        run_bench(text, tmp_path / "bench_missing.py", top="axi_lite_registers")
+        run_bench(text, tmp_path / "bench_missing.py", top="axi_lite_bench")
 
 
-def test_bench_with_wrong_verilog(tmp_path):
-    with pytest.raises(StillnetError, match=r"^Verilator could not build .*broken\.v "):
-        run_bench("module broken(;", SUPPORT / "bench_axi4.py", top="broken", build_root=tmp_path)
+@pytest.mark.parametrize(("simulator", "name"), [("verilator", "Verilator"), ("icarus", "Icarus")])
+def test_bench_with_wrong_verilog(simulator, name):
+    with pytest.raises(StillnetError, match=rf"^{name} could not build module 'broken':\n"):
+        run_bench(
+            "module broken(;", "stillnet.sim.testbenches.axi4", top="broken", simulator=simulator
+        )
 
 
-def test_verilator_environment(monkeypatch):
+def test_verilator_environment():
     environment = verilator.environment()
     assert environment["PATH"].startswith(str(verilator.executable().parent))
     assert Path(environment["VERILATOR_ROOT"], "include", "verilated.h").is_file()
-    monkeypatch.setenv("OBJCACHE", "my-cache")
-    assert verilator.environment()["OBJCACHE"] == "my-cache"
 
 
 def test_verilator_missing(monkeypatch):

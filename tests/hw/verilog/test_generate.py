@@ -16,9 +16,11 @@ import pytest
 from stillnet.hw.core import core_ports
 from stillnet.hw.verilog import generate as module
 from stillnet.hw.verilog.command import GENERATE
-from stillnet.hw.verilog.generate import core_verilog, generate, register_document
+from stillnet.hw.verilog.describe import register_document
+from stillnet.hw.verilog.generate import core_verilog, generate
 from stillnet.hw.verilog.text import readable_verilog
 from stillnet.sim.compile import verilator
+from stillnet.sim.testbenches.example import small_config
 from stillnet.sw.cli import main as cli
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.report import cell_report
@@ -26,8 +28,6 @@ from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.registers import Register
 from tests import ROOT
-
-from tests.hw.test_core import small_config  # isort: skip
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -83,7 +83,7 @@ def test_yosys_checks_it(tmp_path):
 def test_json_is_the_verilog(generated):
     config, folder, result = generated
     description = json.loads((folder / "core.json").read_text())
-    assert {**description, "files": result["files"]} == result
+    assert {**description, "files": result.files} == result.to_dict()
     text = (folder / "core.v").read_text()
     head = text[text.index("module core (") : text.index("\n);")]
     port = re.compile(r"^  (input|output) (?:wire|reg) (?:\[(\d+):0\] )?(\w+)", re.M)
@@ -162,7 +162,7 @@ def test_registers_document():
     page = ROOT / "docs" / "registers.md"
     assert page.read_text() == register_document(), (
         "docs/registers.md is old; write it with "
-        "python -c 'from stillnet.hw.verilog.generate import *; "
+        "python -c 'from stillnet.hw.verilog.describe import *; "
         'print(register_document(), end="")\''
     )
 
@@ -174,9 +174,9 @@ def test_registers_document():
     ("arguments", "message"),
     [
         (["--preset", "axi65"], r"^'axi65' is neither a preset \(tiny, .*\) nor a TOML file"),
-        (["--config", "bad.toml"], r"^engine config 'bad.toml' is not valid TOML: "),
-        (["--config", "odd.toml"], r"^engine config: lanes must be a power of two, not 3"),
-        (["--config", "new.toml"], r"^engine config: unknown field 'lane'; known are "),
+        (["--preset", "bad.toml"], r"^engine config 'bad.toml' is not valid TOML: "),
+        (["--preset", "odd.toml"], r"^engine config: lanes must be a power of two, not 3"),
+        (["--preset", "new.toml"], r"^engine config: unknown field 'lane'; known are "),
         (["-o", "core.sv"], r"^output 'core.sv' must end in .v, as core.v does"),
         (["-o", "table.v"], r"^'table' cannot be the name of a Verilog module; "),
         (["-o", "8bit.v"], r"^'8bit' cannot be the name of a Verilog module; "),
@@ -187,7 +187,7 @@ def test_registers_document():
 )
 def test_bad_input(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_commands", lambda: {"generate": lambda: GENERATE})
+    monkeypatch.setattr(cli, "commands", lambda: {"generate": lambda: GENERATE})
     (tmp_path / "bad.toml").write_text("lanes = ")
     (tmp_path / "odd.toml").write_text("lanes = 3")
     (tmp_path / "new.toml").write_text("lane = 4")
@@ -210,7 +210,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 
 def test_fields_set_on_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_commands", lambda: {"generate": lambda: GENERATE})
+    monkeypatch.setattr(cli, "commands", lambda: {"generate": lambda: GENERATE})
     command = ["generate", "--preset", "tiny", "--set", 'cells=["lstm"]', "--set", "lanes = 2"]
     assert cli.main([*command, "--set", "cell_sharing=2", "-o", "core.v"]) == 0
     latency = cell_report(CELLS["lstm"], 2)["latency"]
@@ -228,9 +228,9 @@ def test_fields_set_on_the_command_line(tmp_path, monkeypatch, capsys):
 
 def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_commands", lambda: {"generate": lambda: GENERATE})
+    monkeypatch.setattr(cli, "commands", lambda: {"generate": lambda: GENERATE})
     (tmp_path / "my.toml").write_text('lanes = 2\ncells = ["gru", "linear"]\nunits = 64\n')
-    assert cli.main(["generate", "--config", "my.toml", "-o", "my.v", "--json"]) == 0
+    assert cli.main(["generate", "--preset", "my.toml", "-o", "my.v", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["files"] == {
         "verilog": "my.v",
@@ -254,4 +254,4 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert cli.main(["generate", "--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:4]] == list(PRESETS)
     assert cli.main(["generate", "--help"]) == 0
-    assert "--config my.toml" in capsys.readouterr().out
+    assert "--preset my.toml" in capsys.readouterr().out

@@ -15,7 +15,8 @@ from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import Format
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from tests.support.networks.random import (
     THRESHOLDS,
     Case,

@@ -12,7 +12,8 @@ from stillnet.sim.engine.model import Behaviour
 from stillnet.sw.contract.columns import readable
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import FORMATS, UNEQUAL_FORMATS
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from tests.support.networks.random import Case, Choices, Drawn, Seeded, random_case
 from tests.sw.packing.test_weight_formats import PATTERNS, pattern
 

@@ -18,7 +18,9 @@ from stillnet.sim.engine.model import Behaviour, EngineModel
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.contract.image import BIAS_WORDS
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
 
 __all__ = [
@@ -294,7 +296,7 @@ class Case:
         """Cycles after which the engine hangs, with much room."""
         columns = words = 0
         for layer in self.network.layers:
-            words += layer.bias_words(lanes)
+            words += BIAS_WORDS * layer.blocks(lanes) * len(CELLS[layer.cell].accumulators)
             for m in layer.matrices:
                 columns += m.weight.shape[2]
                 words += m.weight.shape[2] * m.column_words(lanes)

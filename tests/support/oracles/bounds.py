@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.checks import state_format
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference

@@ -15,17 +15,18 @@ from stillnet.sw.compression import (
     compress,
     engine_for,
 )
-from stillnet.sw.compression.hessian import bundles, gather
 from stillnet.sw.compression.limits import curves
 from stillnet.sw.compression.masks import keep_blocks, keep_largest
-from stillnet.sw.compression.rounding import Grid, best_steps, round_to_nearest
-from stillnet.sw.compression.second_order import descend, objective, refit_steps, sweep
 from stillnet.sw.compression.sensitivity import sensitivity
 from stillnet.sw.compression.simulate import Encoders, simulate
+from stillnet.sw.compression.solvers.hessian import bundles, gather
+from stillnet.sw.compression.solvers.rounding import Grid, best_steps, round_to_nearest
+from stillnet.sw.compression.solvers.second_order import descend, objective, refit_steps, sweep
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.image import Kind
-from stillnet.sw.model.model import INPUT, Model
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_float, run_integers

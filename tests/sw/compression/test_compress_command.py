@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stillnet.sw.cli.compress import parse_bits, parse_time
+from stillnet.sw.cli.compress import parse_time
 from stillnet.sw.cli.main import main
-from stillnet.sw.compression.sweep import plot
+from stillnet.sw.cli.options import parse_bits
+from stillnet.sw.compression.plot import plot_sweep
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
@@ -35,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
         np.save(tmp_path / "clips" / f"{k}.npy", np.cumsum(rng.normal(0, 0.2, (40, 4)), axis=0))
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.onnx").write_bytes(b"stands for a model")
-    module = SimpleNamespace(load_model=lambda path: tiny_model())
+    module = SimpleNamespace(load_model=lambda path, layers=None: tiny_model())
     monkeypatch.setitem(sys.modules, "stillnet.sw.importers.load", module)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -70,6 +71,10 @@ def test_frame_time_is_kept(folder, capsys):
         (["--frame-time", "2"], "--frame-time: '2' is not a time such as 2ms or 800us"),
         (["--sparsity", "1"], "sparsity must be 0 to below 1, not 1"),
         (
+            ["--weights", "4bit,8bit"],
+            "--weights takes one value here; 'stillnet sweep' compares several of them",
+        ),
+        (
             ["--max-error", "0.1", "--frame-time", "2ms"],
             "give max_error or frame_ms, not both: each decides the thresholds",
         ),
@@ -84,13 +89,14 @@ def test_empty_folders_are_named(folder, capsys):
     assert main(["compress", "model.onnx", "--data", "empty", "-o", "x"]) == 2
     assert capsys.readouterr().err == (
         "stillnet: error: folder 'empty' holds no .npy file; write the model's input vectors there "
-        "with numpy.save, (steps, inputs) a recording\n"
+        "with numpy.save, (steps, inputs) for each recording\n"
     )
 
 
 def test_numbers_with_units():
     assert [parse_time(t) for t in ("2ms", "500us", "0.01s")] == pytest.approx([2, 0.5, 10])
-    assert [parse_bits(t) for t in ("4bit", "8", "8-bit")] == [4, 8, 8]
+    assert [parse_bits(t) for t in ("4bit", "8", "8-bit")] == [[4], [8], [8]]
+    assert parse_bits("8bit,4bit") == [8, 4]
 
 
 def test_sweep_has_a_row_a_point_and_a_picture(folder, capsys):
@@ -124,7 +130,7 @@ def test_sweep_refuses_before_it_works(folder, capsys, monkeypatch, arguments, m
     def work(*_):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr("stillnet.sw.compression.sweep._prepare", work)
+    monkeypatch.setattr("stillnet.sw.compression.sweep.prepare", work)
     assert main(["sweep", "model.onnx", "--data", "clips", *arguments]) == 2
     assert capsys.readouterr().err == f"stillnet: error: {message}\n"
 
@@ -146,4 +152,4 @@ def test_compress_looks_at_the_place_of_its_result_first(
 
 def test_nothing_cannot_be_drawn(tmp_path):
     with pytest.raises(StillnetError, match="^a sweep without points cannot be drawn; allow a la"):
-        plot([], tmp_path / "p.png")
+        plot_sweep([], tmp_path / "p.png")

@@ -20,6 +20,7 @@ from stillnet.sw.contract.config import MEMORIES, PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.fixed import ACTIVATION, PRE, Format
+from stillnet.sw.contract.sources import INPUT, encoder_select, matrix_order
 
 EVERY_PRE = np.arange(PRE.minimum, PRE.maximum + 1)
 
@@ -32,7 +33,9 @@ def refused(text: str) -> pytest.RaisesExc:
 def test_contract_imports_neither_hardware_nor_software() -> None:
     code = (
         "import sys\n"
-        "from stillnet.sw.contract import cells, config, events, expr, fixed, image, registers\n"
+        "from stillnet.sw.contract import cells, columns, config, events, image, link, registers\n"
+        "from stillnet.sw.contract import sources, step_columns, tables\n"
+        "from stillnet.sw.contract.cells import report\n"
         "bad = [m for m in sys.modules if m.startswith('amaranth') or\n"
         "       m.startswith('stillnet.') and not m.startswith('stillnet.sw.contract')]\n"
         "assert set(bad) <= {'stillnet.sw'}, bad\n"
@@ -508,6 +511,40 @@ def test_records_refuse_what_does_not_fit() -> None:
     with refused("image field 'a' holds 0 to 7, not -1; use smaller layers"):
         image.Record((("a", 3), ("b", 5))).pack({"a": -1, "b": 0})
     assert image.Record((("a", 3), ("b", 5))).pack({"a": 5, "b": 1}) == 0b1101
+
+
+def test_fields_are_found_by_name() -> None:
+    record = image.Record((("a", 3), ("b", 5)))
+    assert (record.slice("a"), record.slice("b")) == (slice(0, 3), slice(3, 8))
+    assert image.find_field(image.LAYER, "units") == (1, slice(0, 16))
+    assert image.find_field(image.HEADER, "crc") == (image.CRC_RECORD, slice(0, 32))
+    with pytest.raises(KeyError, match="record has no field 'c'"):
+        record.slice("c")
+    with pytest.raises(KeyError, match="no record has a field 'c'"):
+        image.find_field(image.LAYER, "c")
+
+
+def test_matrices_stand_in_the_order_of_their_urgency() -> None:
+    """Three recurrent layers, the last one also fed by the input."""
+    sources = [[INPUT, 0], [1, 0], [INPUT, 2, 1]]
+    inputs, recurrences, network = [(1, 1), (2, 2)], [(0, 1), (1, 0)], [(0, 0), (2, 0)]
+    assert matrix_order(sources) == [*inputs, *recurrences, *network, (2, 1)]
+
+
+def test_every_encoder_has_a_number_of_its_own() -> None:
+    assert [encoder_select(s) for s in (INPUT, 0, 30)] == [0, 1, 31]
+    assert [encoder_select(s, second=True) for s in (0, 30)] == [33, 63]
+
+
+def test_bias_runs() -> None:
+    class Peepholes(Cell):
+        name = "peepholes"
+        accumulators = ("a", "b")
+        parameters: ClassVar[dict[str, Format]] = {"p": Format(16, 12)}
+
+    assert image.bias_runs(CELLS["gru"]) == [(0, 4, False)]
+    assert image.bias_runs(CELLS["gru"], row_scale=True) == [(4, 2, True), (0, 4, False)]
+    assert image.bias_runs(Peepholes()) == [(2, 1, True), (0, 2, False)]
 
 
 def test_registers_have_addresses_of_their_own() -> None:

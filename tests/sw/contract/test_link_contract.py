@@ -185,5 +185,5 @@ def test_identity_of_another_world(data: bytes, reason: str) -> None:
 def test_identity_that_contradicts_itself() -> None:
     data = bytearray(IDENTITY.pack())
     data[2] = 8
-    with pytest.raises(StillnetError, match="^the board says 8 bytes a word and its .* 2; build"):
+    with pytest.raises(StillnetError, match="^the board says 8 bytes per word and its .* 2; build"):
         Identity.unpack(bytes(data))

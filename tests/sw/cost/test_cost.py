@@ -9,26 +9,32 @@ import pytest
 
 from stillnet.sim.engine.model import EngineModel
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
-from stillnet.sw.contract.image import FORMATS
-from stillnet.sw.cost.cost import MemoryModel, column_words, predict, record_events, step_words
-from stillnet.sw.cost.model import ScheduleModel
-from stillnet.sw.network.network import INPUT, Network
+from stillnet.sw.contract.image import FORMATS, Kind
+from stillnet.sw.contract.sources import INPUT, SECOND
+from stillnet.sw.cost.cost import column_words, predict, record_events, step_words
+from stillnet.sw.cost.memory import MemoryModel
+from stillnet.sw.cost.schedule import ScheduleModel
+from stillnet.sw.cost.table import Table
+from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
+from stillnet.sw.packing.packer import pack
 from tests.hw.test_engine_formats import CONFIGS as FORMAT_CONFIGS
 from tests.support.networks.cost_cases import (
     CASES,
     CONFIGS,
     COUNTED,
+    STEPS,
     WARM,
     CostCase,
     build,
     count,
     random_network,
-    vectors,
 )
+from tests.support.networks.random import Seeded, engine_config, random_inputs
+from tests.support.networks.random import random_network as any_network
+from tests.sw.packing.test_pack_cells import S5, records, s5_network
 
 
 def predicted(
@@ -111,12 +117,64 @@ def test_words_are_those_of_the_packed_columns():
     assert np.array_equal(lengths[INPUT], first) and len(set(first)) > 1
 
 
-def test_other_events_are_refused():
+@pytest.mark.parametrize("seed", range(24))
+def test_words_of_any_events(seed: int) -> None:
+    """Of differences and plain events, vectors and tokens, one encoder and two."""
+    config = engine_config(second_threshold=True, cells=("gru", "linear", "relu", "tanh"))
+    choices = Seeded(seed)
+    network = any_network(choices, config)
+    events, words = record_events(network, random_inputs(choices, network, 12), config)
+    table = Table(network, config)
+    found = []
+    for fired in events:
+        matrices = (e for e in table.entries if not e.bias)
+        columns = sum(sum(e.lengths[k] for k in fired[e.source]) for e in matrices)
+        found.append(columns + sum(e.longest for e in table.entries if e.bias))
+    assert found == words.tolist()
+
+
+@pytest.mark.slow
+def test_cycles_of_any_events() -> None:
+    """Tokens, plain events, two encoders. Layers of a unit may take a run more than predicted."""
+    cells = ("gru", "relu", "linear", "tanh", "sigmoid")
+    room = {"units": 1024, "inputs": 128, "accumulators": 1024}
+    config = engine_config(second_threshold=True, cells=cells, **room)
+    off = []
+    with EngineModel(config) as model:
+        for seed in range(200, 212):
+            choices = Seeded(seed)
+            network = any_network(choices, config, max_units=200)
+            x = random_inputs(choices, network, WARM + STEPS)
+            words, together, single = count(network, x, model, 8)
+            found = predicted(network, x, config, 8)
+            assert found[0] == pytest.approx(words)
+            off += [abs(found[1] / together - 1), abs(found[2] / single - 1)]
+    assert np.mean(off) < 0.02 and max(off) < 0.1
+
+
+def test_a_token_that_leaves_comes_first() -> None:
     network = random_network((4, [("relu", 4), ("linear", 2)]), 1)
-    network.layers[0].mode = Mode.NONZERO
-    with pytest.raises(
-        StillnetError,
-        match="^network 'network' has other events than differences under one threshold; the cost "
-        "model knows only these$",
-    ):
-        predict(network, vectors(4, 3, 0), CONFIGS["dense"])
+    network.input_mode, network.input_threshold = Mode.ONE_HOT, 0
+    rows = np.array([[2], [1], [1], [-1], [3]])
+    events, _ = record_events(network, rows, CONFIGS["dense"])
+    assert [e[INPUT].tolist() for e in events] == [[2], [2, 1], [], [1], [3]]
+
+
+def test_the_table_is_that_of_the_image() -> None:
+    """Matrices in the order in which the packer lists them, behind as many biases."""
+    config = engine_config(second_threshold=True, cells=("gru", "linear", "relu", "tanh"))
+    cases = [(any_network(Seeded(seed), config), config) for seed in range(24)]
+    cases.append((s5_network(), EngineConfig(lanes=4, cells=S5)))
+    for network, engine in cases:
+        _, rows = records(pack(network, engine).data, engine)
+        table = Table(network, engine)
+        assert table.length == len(rows)
+        assert table.first == sum(row["kind"] == Kind.BIAS for row in rows)
+        for entry in table.entries:
+            row = rows[entry.place]
+            assert (row["kind"], row["target"]) == (entry.kind, entry.target)
+            assert row["recurrent"] == entry.recurrent
+            assert row["column_words"] == entry.longest
+            if not entry.bias:
+                source = entry.source if entry.source == INPUT else entry.source % SECOND
+                assert row["source"] == source + 1

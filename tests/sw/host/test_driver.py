@@ -24,6 +24,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.link import Command
 from stillnet.sw.contract.registers import Register
 from stillnet.sw.host import board_engine as board_engine_module
+from stillnet.sw.host import engines
 from stillnet.sw.host import transport as transport_module
 from stillnet.sw.host.board_engine import board_engine, run_on_board, sim_engine
 from stillnet.sw.host.driver import ConnectionLost, Engine, RefusedCommand
@@ -87,15 +88,15 @@ def test_egru_is_cleared_every_so_many_steps() -> None:
     bench = board("events")
     engine = connect(bench)
     result = run_on_board(net, x, engine, clear_every=7)
-    assert result["mismatches"] == 0 and result["steps"] == 25
+    assert result.mismatches == 0 and result.steps == 25
     reference = fresh(net, "events")
     for step, row in enumerate(net.quantize_input(x)):
         if step and step % 7 == 0:
             reference.clear_cells()
         reference.step_integers(row)
     same_state(engine, reference)
-    assert not np.array_equal(result["outputs"], run_on_board(net, x, engine)["outputs"])
-    assert np.abs(result["outputs"] - model.run(x, clear_every=7)).max() < 0.1
+    assert not np.array_equal(result.outputs, run_on_board(net, x, engine).outputs)
+    assert np.abs(result.outputs - model.run(x, clear_every=7)).max() < 0.1
     bench.end()
 
 
@@ -694,15 +695,15 @@ def test_run_on_board(engine: Engine) -> None:
     x = inputs(1, net, 8)
     x = x if net.input_mode.one_hot else x / 2.0**net.input_fraction
     result = run_on_board(net, x, engine, steps=6)
-    np.testing.assert_array_equal(result["outputs"], Reference(net, 8).run(x[:6]))
+    np.testing.assert_array_equal(result.outputs, Reference(net, 8).run(x[:6]))
     reference = Reference(net, 8)
     words = 0
     for row in net.quantize_input(x[:6]):
         reference.step_integers(row)
         words += reference.last.words
-    assert (result["steps"], result["mismatches"], result["words"]) == (6, 0, words)
-    assert (result["board"], result["preset"]) == ("bench", "wide")
-    assert result["steps_per_second"] > 0 and 0 <= result["utilisation"] <= 1
+    assert (result.steps, result.mismatches, result.words) == (6, 0, words)
+    assert (result.board, result.preset) == ("bench", "wide")
+    assert result.steps_per_second > 0 and 0 <= result.utilisation <= 1
 
 
 def test_run_stops_at_the_first_difference(engine: Engine, monkeypatch) -> None:
@@ -720,11 +721,11 @@ def test_run_stops_at_the_first_difference(engine: Engine, monkeypatch) -> None:
 
     monkeypatch.setattr(Reference, "step_integers", wrong)
     result = run_on_board(net, x, engine, window=2)
-    assert (result["steps"], result["mismatches"]) == (4, 1)
+    assert (result.steps, result.mismatches) == (4, 1)
     name = re.escape(net.layers[-1].name)
     assert re.match(
         rf"^step 3, layer '{name}', output of unit 1: engine -?\d+, reference -?\d+$",
-        result["difference"],
+        result.difference,
     )
 
 
@@ -734,11 +735,8 @@ def test_command_line(model: LinkModel, monkeypatch, tmp_path: Path, capsys) -> 
     net.save(tmp_path / "net.safetensors")
     x = inputs(1, net, 4) / 2.0**net.input_fraction
     np.save(tmp_path / "x.npy", x)
-    from stillnet.sw.cli import commands
-
-    monkeypatch.setattr(
-        commands, "_engines", lambda: {"board": lambda: board_engine, "sim": lambda: sim_engine}
-    )
+    loaders = {"board": lambda: board_engine, "sim": lambda: sim_engine}
+    monkeypatch.setattr(engines, "engine_loaders", lambda: loaders)
     opened: list[str] = []
 
     def opening(address: str, **options: object) -> LinkModel:

@@ -780,12 +780,12 @@ CHAIN_REFUSALS = {
     "window flattened": (
         [("Reshape", "x row", "r"), ("MatMul", "r w", "y")],
         r"node 'matmul_y' \(MatMul\): it multiplies several axes of the input at once \(axis 0 of "
-        r"'x' \('t'\), axis 1 of 'x' \(3\)\); feed it one vector a step",
+        r"'x' \('t'\), axis 1 of 'x' \(3\)\); feed it one vector per step",
     ),
     "time multiplied": (
         [FC, ("Transpose", "m", "q"), ("MatMul", "q big", "y")],
         r"node 'matmul_y' \(MatMul\): it multiplies along axis 0 of 'x' \('t'\), not along the "
-        r"features of the layer before; feed it one vector a step",
+        r"features of the layer before; feed it one vector per step",
     ),
     "time reversed": (
         [("Slice", "x m1 min z0 m1", "r"), ("MatMul", "r w", "y")],

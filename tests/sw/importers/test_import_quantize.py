@@ -62,7 +62,7 @@ def test_command_line(tmp_path):
     x = noise_suppression(rng, tmp_path / "net.keras")
     np.save(tmp_path / "x.npy", x)
     net, y = tmp_path / "net.safetensors", tmp_path / "y.npy"
-    calibrate = ["--calibrate", str(tmp_path / "x.npy")]
+    calibrate = ["--data", str(tmp_path / "x.npy")]
     assert main(["quantize", str(tmp_path / "net.keras"), *calibrate, "-o", str(net)]) == 0
     assert main(["run", str(net), str(tmp_path / "x.npy"), "-o", str(y)]) == 0
     expected = load_model(tmp_path / "net.keras").run(x)

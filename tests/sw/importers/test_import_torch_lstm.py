@@ -197,7 +197,7 @@ def test_embedding_refused():
     )
     refused(
         state,
-        r"layer 'emb' is an embedding behind another layer; the engine takes tokens at its input "
+        r"layer 'emb' is an embedding after another layer; the engine takes tokens at its input "
         r"only, so list it first",
         [("lstm", "rnn"), ("embedding", "emb")],
     )

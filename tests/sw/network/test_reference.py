@@ -13,12 +13,13 @@ from stillnet.sw.contract import fixed, tables
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
+from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.model.model import Model
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
-from stillnet.sw.network.reference import SECOND, Reference
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
 from stillnet.sw.quantization.quantizer import quantize
-from stillnet.sw.util.blas import _control, single_thread
+from stillnet.sw.util.blas import blas_threads, single_thread
 
 # -- the quantization bound of one GRU step -------------------------------------------------------
 
@@ -863,7 +864,7 @@ def test_wrong_input_is_refused() -> None:
 
 
 def test_one_blas_thread_inside_and_as_before_outside() -> None:
-    control = _control()
+    control = blas_threads()
     if control is None:
         pytest.skip("NumPy has another BLAS than OpenBLAS here")
     get, put = control

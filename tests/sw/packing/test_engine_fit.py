@@ -11,16 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillnet.boards.catalogue import block_rams, board
+from stillnet.boards.board import block_rams
+from stillnet.boards.catalogue import board
+from stillnet.sim.board import server
 from stillnet.sim.board.virtual import sim_transport
-from stillnet.sw.cli.commands import run
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.image import FORMATS
+from stillnet.sw.host.engines import run
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
-from stillnet.sw.packing.engine_fit import fit
+from stillnet.sw.packing.engine_fit import changed, fit, missing
 from stillnet.sw.packing.packer import costs, load_image, pack
 from stillnet.sw.quantization.quantizer import quantize
 from tests.support.networks.formats import format_case
@@ -120,6 +122,20 @@ def test_capacities_grow_where_they_are_too_small() -> None:
     assert config.layers == len(network.layers)
 
 
+def test_missing_says_what_must_change() -> None:
+    base = engine_config()
+    for seed in range(20):
+        assert missing(dense(seed), base) == []
+    network = format_case(5, RICH).network
+    asked = missing(network, POOR)
+    assert needs(network) <= set(asked) <= set(changed(POOR, fit(network, POOR)))
+    for field in asked:
+        if field in ("units", "accumulators"):
+            small = dataclasses.replace(fit(network, POOR), **{field: getattr(POOR, field)})
+            with pytest.raises(StillnetError, match=f"needs {field} = "):
+                pack(network, small)
+
+
 # -- commands -------------------------------------------------------------------------------------
 
 
@@ -160,18 +176,20 @@ def test_pack_and_generate_make_the_same_engine(compressed, capsys) -> None:
 def test_run_counts_the_words_of_the_fitted_engine(compressed) -> None:
     x = np.load("x.npy")
     with pytest.raises(StillnetError, match="asks for format 'bitmap'.* with --fit, or leave"):
-        run(compressed, x, preset="tiny")
+        run(compressed, x, preset="tiny", fit=False)
     fitted = run(compressed, x, preset="tiny", fit=True)
+    assert run(compressed, x, preset="tiny") == fitted
+    assert fitted.added == changed(PRESETS["tiny"], fit(compressed, PRESETS["tiny"]))
     own = run(compressed, x, preset=fit(compressed, PRESETS["tiny"]))
-    assert fitted["preset"] == "tiny-fit" and fitted["words"] == own["words"]
-    assert fitted["lacking"] == []
+    assert fitted.preset == "tiny-fit" and fitted.words == own.words
+    assert fitted.lacking == []
     compressed.layers[0].matrices = [
         dataclasses.replace(m, format=None) for m in compressed.layers[0].matrices
     ]
-    plain = run(compressed, x, preset="tiny")
-    assert plain["lacking"] == ["int4", "row_scale", "element_thresholds"]
-    assert plain["words"] > fitted["words"]
-    np.testing.assert_array_equal(fitted["outputs"], own["outputs"])
+    plain = run(compressed, x, preset="tiny", fit=False)
+    assert plain.lacking == ["int4", "row_scale", "element_thresholds"]
+    assert plain.words > fitted.words
+    np.testing.assert_array_equal(fitted.outputs, own.outputs)
 
 
 # -- boards ---------------------------------------------------------------------------------------
@@ -218,15 +236,55 @@ def test_a_real_board_cannot_be_fitted_by_run(compressed) -> None:
         run(compressed, np.load("x.npy"), engine="board:/dev/null", fit=True)
 
 
+def test_run_refuses_to_fit_where_that_is_forbidden(compressed, capsys) -> None:
+    command = ["run", "net.safetensors", "x.npy", "--no-fit", "--engine"]
+    for engine in ("rtl", "sim:ulx3s-25f"):
+        assert main([*command, engine]) == 2
+        assert re.search(r"row_scale = true, or with --fit\n$", capsys.readouterr().err)
+
+
+def test_commands_that_make_something_fit_only_when_asked(compressed, capsys) -> None:
+    lack = r"row_scale = true, or with --fit\n$"
+    for command in (["generate", "--preset", "tiny"], ["build", "--board", "ulx3s-25f"]):
+        assert main([command[0], "net.safetensors", *command[1:], "-o", "core.v"]) == 2
+        assert re.search(lack, capsys.readouterr().err)
+        assert main([*command, "--fit"]) == 2
+        assert "--fit needs a network: stillnet " in capsys.readouterr().err
+
+
+def test_the_virtual_board_fits_unless_that_is_forbidden(compressed, capsys, monkeypatch) -> None:
+    made = []
+
+    class Model:
+        def __init__(self, target, **_) -> None:
+            made.append(target.config())
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(server, "VirtualBoard", Model)
+    monkeypatch.setattr(server, "serve_on_socket", lambda *_: None)
+    command = ["virtual", "net.safetensors", "--board", "ulx3s-25f"]
+    assert main([*command, "--no-fit"]) == 2 and made == []
+    assert re.search(r"row_scale = true, or with --fit\n$", capsys.readouterr().err)
+    assert main(command) == main(["virtual", "--board", "ulx3s-25f", "--fit", command[1]]) == 0
+    wanted = board("ulx3s-25f").fitted(compressed).config()
+    assert made == [wanted, wanted]
+    assert "engine 'ulx3s-25f-fit' was fitted to the network: other " in capsys.readouterr().out
+    assert main(["virtual", "--board", "ulx3s-25f"]) == 0
+    assert made[2] == board("ulx3s-25f").config()
+
+
 def test_a_compressed_network_on_the_virtual_board(compressed) -> None:
     """Link, engine, SDRAM controller and part; every output held against the reference."""
-    result = run(compressed, np.load("x.npy"), engine="sim:ulx3s-25f", fit=True)
-    assert result["mismatches"] == 0 and result["steps"] == 9
+    result = run(compressed, np.load("x.npy"), engine="sim:ulx3s-25f")
+    assert result.mismatches == 0 and result.steps == 9
+    assert result.preset == "ulx3s-25f-fit" and {"int4", "row_scale"} <= set(result.added)
     reference = run(
         compressed, np.load("x.npy"), preset=board("ulx3s-25f").fitted(compressed).config()
     )
-    assert result["words"] == reference["words"]
-    np.testing.assert_array_equal(result["outputs"], reference["outputs"])
+    assert result.words == reference.words
+    np.testing.assert_array_equal(result.outputs, reference.outputs)
     model = sim_transport("ulx3s-25f", fit=compressed)
     assert model.target.name == "ulx3s-25f" and model.config.int4
     model.close()

@@ -13,7 +13,8 @@ import pytest
 from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.packing.packer import describe, load_image, pack, place
 
 

@@ -13,7 +13,8 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.image import BIAS_WORDS, Kind
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.packing.packer import describe, pack, place
 
 S5 = ("s5_encoder", "s5_state", "s5_imag", "s5_output", "s5_glu")
@@ -150,7 +151,7 @@ def test_a_cell_that_the_engine_lacks_comes_with_the_command_that_generates_one(
     changed = config.changed([re.search(r"--set '(.*)' -o", message)[1]])  # type: ignore[index]
     pack(s5_network(), changed)
     own = EngineConfig(name="mine", cells=("gru",))
-    with pytest.raises(StillnetError, match=r"stillnet generate --config mine.toml --set 'cells="):
+    with pytest.raises(StillnetError, match=r"stillnet generate --preset mine.toml --set 'cells="):
         pack(s5_network(), own)
 
 

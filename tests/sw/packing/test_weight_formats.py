@@ -16,7 +16,8 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.fixed import scale_row
 from stillnet.sw.contract.image import FORMATS, Kind
-from stillnet.sw.network.network import INPUT, Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
 from tests.support.oracles.weights import Column, read_column
 

@@ -14,7 +14,8 @@ from stillnet.sw.contract.cells.expr import sigmoid, tanh
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION
-from stillnet.sw.model.model import INPUT, Layer, Matrix, Model
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Layer, Matrix, Model
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_float
@@ -407,7 +408,7 @@ def test_one_hot_models() -> None:
         quantize(model, np.array([3, 30]))
     with refused("calibration holds token 1.5 at step 0; model 'tokens' has tokens 0 to 29"):
         quantize(model, np.array([1.5]))
-    with refused(r"calibration has shape \(2, 30\); model 'tokens' takes one token a step, .*"):
+    with refused(r"calibration has shape \(2, 30\); model 'tokens' takes one token per step, .*"):
         quantize(model, np.zeros((2, 30)))
     with refused("thresholds names 'input', which is one-hot and has none"):
         quantize(model, tokens, thresholds={"input": 1.0})

@@ -1,13 +1,16 @@
-"""cocotb bench of ``Axi4ReadMaster`` against cocotbext-axi's memory, and the models it shares.
+"""The AXI4 master against cocotbext-axi's memory, under a checker of the protocol.
 
 :class:`BusChecker` and :class:`PromptSlave` know no simulator: they are given the values of one
 cycle after the other. The mutation tests use them in Amaranth's own simulator.
 """
 
+from __future__ import annotations
+
 import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -15,7 +18,9 @@ from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 from cocotbext.axi import AxiBus, AxiRam
 from cocotbext.axi.stream import define_stream
 
-from stillnet.sim.testbenches.runner import record
+from stillnet.hw.memory.axi4 import Axi4ReadMaster
+
+from .runner import record, report
 
 AR_PAYLOAD = ("arid", "araddr", "arlen", "arsize", "arburst", "arcache", "arprot")
 AW_PAYLOAD = ("awid", "awaddr", "awlen", "awsize", "awburst", "awcache", "awprot")
@@ -28,6 +33,15 @@ SIGNALS = tuple(
     for channel, payload in CHANNELS.items()
     for name in (*payload, f"{channel}valid", f"{channel}ready")
 )
+
+
+def design(
+    WORD_BITS: int, ADDRESS_BITS: int, OUTSTANDING: int, BASE_ADDRESS: int, REQUESTS: int
+) -> Axi4ReadMaster:
+    """A master that reaches further than 32 bits."""
+    return Axi4ReadMaster(
+        ADDRESS_BITS, WORD_BITS, axi_address_bits=34, id_bits=4, outstanding=OUTSTANDING
+    )
 
 
 class BusChecker:
@@ -169,8 +183,8 @@ class TB:
         self.base = int(os.environ["BASE_ADDRESS"], 0)
         self.checker = BusChecker(self.word_bits, self.outstanding)
         self.cycle = 0
-        self.first_word_cycle: int | None = None
-        self.last_word_cycle: int | None = None
+        self.first_word_cycle: Any = None
+        self.last_word_cycle: Any = None
 
         bus = {"bus_separator": "__"}
         self.read = PortSource(
@@ -182,7 +196,7 @@ class TB:
         self.data = PortSink(
             PortSink._bus_obj.from_prefix(dut, "port__data", **bus), dut.clk, dut.rst
         )
-        self.ram: AxiRam | None = None
+        self.ram: Any = None
         if ram:
             bus = AxiBus.from_prefix(dut, "m_axi")
             self.ram = AxiRam(bus, dut.clk, dut.rst, size=2**34)
@@ -266,8 +280,10 @@ class TB:
             channel.set_pause_generator(pauses(probability))
 
     def rate(self, words: int) -> float:
-        """Words a cycle from the first one to the last."""
-        return (words - 1) / (self.last_word_cycle - self.first_word_cycle)
+        """Words per cycle from the first one to the last."""
+        first, last = self.first_word_cycle, self.last_word_cycle
+        assert first is not None and last is not None, "no word came"
+        return (words - 1) / (last - first)
 
 
 def pauses(probability: float) -> Iterator[bool]:
@@ -316,6 +332,7 @@ async def random_reads(dut):
     assert tb.checker.most_reads > 1
     ends = {(address + beats * tb.word_bytes) % 4096 for address, beats in tb.checker.bursts}
     assert 0 in ends, "no burst ended at a border"
+    report(f"{total} words in {len(tb.checker.bursts)} bursts: all equal, every cycle by the rules")
 
 
 @cocotb.test()

@@ -1,0 +1,298 @@
+"""A board: what is on it, and which engine fits its FPGA."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stillnet.hw.compact.cells import check_cell
+from stillnet.hw.memory.sdram.parts import SdramPart, sdram_part
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.network.network import Network
+from stillnet.sw.packing.engine_fit import fit
+from stillnet.sw.packing.packer import capacities
+
+__all__ = ["CLOCKS_MHZ", "Board", "block_rams"]
+
+CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
+MAX_UNITS = 4096
+"""Of an engine on a board."""
+
+FILLED, FITTED_FILLED = 80, 90
+"""Percent of the block RAM that a board's own engine may take, and one that is made to measure."""
+
+CLOCKS_MHZ = (75.0, 110.0)
+"""For which the phase of the SDRAM's clock is right."""
+
+SPRAM_BYTES = 1 << 17
+"""Single-port RAM of an UP5K."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board.
+
+    Attributes
+    ----------
+    name : str
+        As the commands take it.
+    title : str
+        As people call it.
+    platform : str
+        ``module:class`` of the platform, imported when it is needed.
+    device : str
+        FPGA with speed grade, for people.
+    block_rams : int
+        DP16KD of the device (FPGA-DS-02012, table 1.1); the 12F is a 25F for the open tools. Of an
+        UP5K, its SB_RAM40_4K.
+    part : str or None
+        SDRAM; its bus is as wide as ``SdramPart.data_bits``. None: the weights are in the FPGA's
+        single-port RAM, and the engine is :class:`CompactEngine`.
+    clock_hz : int
+        Of the engine and the SDRAM.
+    sdram_phase : float
+        Degrees by which the SDRAM's clock is late.
+    baud : int
+    lamps : tuple of str
+        LEDs of :class:`Lamps`, in its order, as ``resource number inverted``; fewer on boards that
+        have fewer.
+    loader : tuple of str
+        Arguments by which openFPGALoader knows the board or its cable.
+    idcode : int or None
+        JTAG identity of the FPGA (TN1260, table 6). None: it has no JTAG, and the USB interface is
+        looked for.
+    flash_bytes : int
+        Size of the configuration flash.
+    image_offset : int or None
+        Where an image lies in it: behind the largest bitstream, on an erase block of 64 KB. None:
+        the board loads none by itself.
+    cell_width : int
+        See :class:`EngineConfig`.
+    cells : tuple of str
+        Of the engine.
+    engine : EngineConfig or None
+        Another engine than the board's own (:meth:`fitted`).
+    family : str
+        Tools that build it: :data:`.TOOLCHAINS`.
+    ring_bytes : int or None
+        See :class:`System`.
+    window : int
+        See :class:`System`.
+    usb : str
+        Vendor and product of the USB interface, where there is no ``idcode``.
+    pll_pad : bool
+        iCE40: the oscillator is on the PLL's own pin.
+    rgb_pins : str
+        iCE40: colours of the LED at the driver's outputs RGB0 to RGB2; ``("rgb", k)`` in ``lamps``
+        is output k.
+    """
+
+    name: str
+    title: str
+    platform: str
+    device: str
+    block_rams: int
+    part: str | None
+    loader: tuple[str, ...]
+    idcode: int | None
+    flash_bytes: int
+    image_offset: int | None
+    lamps: tuple[tuple[str, int], ...]
+    clock_hz: int = 100_000_000
+    sdram_phase: float = 240.0
+    baud: int = 3_000_000
+    cell_width: int = 1
+    cells: tuple[str, ...] = CELLS
+    engine: EngineConfig | None = None
+    family: str = "ecp5"
+    ring_bytes: int | None = None
+    window: int = 16
+    usb: str = ""
+    pll_pad: bool = True
+    rgb_pins: str = ""
+
+    @property
+    def sdram(self) -> SdramPart | None:
+        """The SDRAM, where there is one."""
+        return None if self.part is None else sdram_part(self.part)
+
+    def system_options(self) -> dict[str, Any]:
+        """Arguments of :class:`System` that say what is on the board."""
+        return {
+            "part": self.sdram,
+            "board": self.name,
+            "image_offset": self.image_offset,
+            "flash_bytes": self.flash_bytes,
+            "compact": self.part is None,
+            "ring_bytes": self.ring_bytes,
+            "window": self.window,
+        }
+
+    def config(self) -> EngineConfig:
+        """The largest engine whose memories take at most four fifths of the block RAM.
+
+        But no more than ``MAX_UNITS``: the sums of more units lie in block RAM so far apart that
+        100 MHz are lost.
+
+        Two accumulators a unit, as a third of GRUs among dense layers needs. As many lanes as
+        the SDRAM gives weights a cycle: more would wait for words.
+
+        On a board without SDRAM, what fits an UP5K (``docs/how-to/ice40.md``).
+
+        Raises
+        ------
+        StillnetError
+            If the compact engine cannot hold one of the cells.
+        """
+        if self.engine is not None:
+            return self.engine
+        if self.sdram is None:
+            return self._spram_config()
+        lanes = self.sdram.data_bits // 8
+        address_bits = (self.sdram.size_bytes // lanes).bit_length() - 1
+        best = None
+        for scale in range(3):
+            best = EngineConfig(
+                name=self.name,
+                lanes=lanes,
+                cells=self.cells,
+                cell_width=self.cell_width,
+                units=MAX_UNITS >> scale,
+                inputs=1024,
+                accumulators=2 * (MAX_UNITS >> scale) // lanes,
+                layers=8,
+                matrices=32,
+                address_bits=min(32, address_bits),
+            )
+            if block_rams(best) <= self.block_rams * FILLED // 100:
+                return best
+        assert best is not None
+        return best
+
+    def clocked(self, mhz: float) -> Board:
+        """The same board with another clock of engine and SDRAM.
+
+        Raises
+        ------
+        StillnetError
+            Outside of the range in which ``sdram_phase`` meets the timing of the SDRAM, or where
+            the oscillator decides.
+        """
+        if self.sdram is None:
+            raise StillnetError(
+                f"the clock of board '{self.name}' is {self.clock_hz / 1e6:g} MHz and cannot be "
+                "changed; leave --clock out"
+            )
+        low, high = CLOCKS_MHZ
+        if not low <= mhz <= high:
+            raise StillnetError(
+                f"a clock of {mhz:g} MHz is outside of {low:g} to {high:g} MHz, where the SDRAM's "
+                "clock has the right phase; choose one within"
+            )
+        return replace(self, clock_hz=round(mhz * 1e6))
+
+    def fitted(self, network: Network) -> Board:
+        """The same board with an engine for what a network asks: four bits, formats of columns,
+        multipliers of rows, thresholds by element, cells
+        (:func:`~stillnet.sw.packing.engine_fit.fit`).
+
+        Its units and accumulators are those of the network, in the next power of two, or where
+        that is too large in whole blocks of RAM. Returns the board itself where its own engine has
+        all that is asked.
+
+        Raises
+        ------
+        StillnetError
+            If the engine is too large for the FPGA, or is none for a board without SDRAM.
+        """
+        base = self.config()
+        wanted = fit(network, base)
+        if wanted is base:
+            return self
+        if self.sdram is None:
+            changed = [
+                field.name
+                for field in dataclasses.fields(wanted)
+                if field.name != "name" and getattr(wanted, field.name) != getattr(base, field.name)
+            ]
+            raise StillnetError(
+                f"network '{network.name}' asks for other {', '.join(changed)} than board "
+                f"'{self.name}' has, whose FPGA has no room for more; take a board with SDRAM"
+            )
+        needed = capacities(network, wanted)
+        room = self.block_rams * FITTED_FILLED // 100
+        # Memories of a power of two need no multiplexer behind their blocks, a slow path.
+        powers = {k: 1 << (needed[k] - 1).bit_length() for k in ("units", "accumulators")}
+        wanted = replace(
+            wanted,
+            units=max(1024, powers["units"]),
+            accumulators=max(512, powers["accumulators"]),
+        )
+        if block_rams(wanted) > room:
+            wanted = replace(
+                wanted,
+                units=-(-needed["units"] // 1024) * 1024,
+                accumulators=-(-needed["accumulators"] // 512) * 512,
+            )
+        if (blocks := block_rams(wanted)) > room:
+            raise StillnetError(
+                f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
+                f"'{self.name}' has {self.block_rams}, of which {room} can be used; take a larger "
+                "FPGA, or compress without sparsity: pruned columns need twice the accumulators"
+            )
+        return replace(self, engine=wanted)
+
+    def _spram_config(self) -> EngineConfig:
+        config = EngineConfig(
+            name=self.name,
+            lanes=2,
+            cells=self.cells,
+            units=256,
+            inputs=128,
+            accumulators=512,
+            layers=4,
+            matrices=16,
+            address_bits=16,
+            memory="ram",
+            ram_words=SPRAM_BYTES // 2,
+        )
+        for name in config.cells:
+            try:
+                check_cell(name)
+            except ValueError as error:
+                raise StillnetError(f"board '{self.name}': {error}; leave the cell out") from None
+        return config
+
+    def make_platform(self) -> Any:
+        """The platform object."""
+        module, name = self.platform.split(":")
+        return getattr(importlib.import_module(module), name)()
+
+
+def block_rams(config: EngineConfig) -> int:
+    """DP16KD that the memories of an engine take: accumulators, states, references, lists.
+
+    A block has 512 x 36 or 1024 x 18 bits. Tables of functions and the link take six more.
+    """
+
+    def blocks(depth: int, width: int) -> int:
+        wide = -(-width // 36) * -(-depth // 512)
+        narrow = -(-width // 18) * -(-depth // 1024)
+        return min(wide, narrow)
+
+    rows = config.units // config.cell_width
+    # Two half banks, or two copies where columns are pruned.
+    depth = config.accumulators if config.sparse else -(-config.accumulators // 2)
+    total = 2 * config.multipliers * blocks(depth, 32)
+    total += blocks(config.columns, 16)
+    if config.element_thresholds:
+        for bits in (16, 1):
+            total += blocks(config.inputs, bits) + config.cell_width * blocks(rows, bits)
+    state = [16, *map(config.state_bits, config.state_names)]  # with the references
+    total += config.cell_width * sum(blocks(rows, bits) for bits in state)
+    total += blocks(rows, 17 * config.cell_width + 16)
+    total += blocks(config.inputs, 16) + blocks(2 * config.inputs, 33)
+    return total + 6

@@ -1,0 +1,241 @@
+"""The functions of the front door that take paths as well as objects.
+
+Each loads what is given as a path, and calls the function of the same name in ``stillnet.sw``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.importers.load import load_model
+from stillnet.sw.model.model import Model
+from stillnet.sw.network.network import Network
+from stillnet.sw.packing import packer
+from stillnet.sw.util.progress import Progress
+from stillnet.sw.util.recordings import as_recordings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stillnet.sw.quantization.thresholds import Thresholds
+
+__all__ = ["compress", "pack", "quantize"]
+
+
+def _model(model: Model | str | Path) -> Model:
+    return model if isinstance(model, Model) else load_model(model)
+
+
+def quantize(
+    model: Model | str | Path,
+    x: np.ndarray | str | Path | Sequence[np.ndarray] | Sequence[str] | Sequence[Path],
+    *,
+    thresholds: Thresholds | None = None,
+    threshold_recurrent: float | Mapping[str, float] | None = None,
+    max_error: float | None = None,
+    weight_bits: int = 8,
+    name: str | None = None,
+    nonzero: Iterable[str] = (),
+    margin: float = 1.25,
+    correct_bias: bool = True,
+    keep_silence: bool = True,
+    progress: Progress | None = None,
+) -> Network:
+    """Turns a trained float model into a network of integers, calibrated on your recordings.
+
+    ::
+
+        import stillnet as sn
+
+        network = sn.quantize("model.npz", "x.npy", thresholds=16 / 256)
+        network.save("net.safetensors")
+        print(sn.info(network).report.output_error)
+
+    Parameters
+    ----------
+    model : Model, or path for :func:`stillnet.load_model`
+    x : array of float, shape (steps, inputs), path of a .npy file or a folder, or a list of them
+        Recordings of what the network will see. State starts anew with each. Tokens, shape
+        (steps,), for one-hot models.
+    thresholds : float, or dict of layer name to float, optional
+        Delta thresholds in units of the values; zero where absent.
+    threshold_recurrent : float, or dict of layer name to float, optional
+        Another threshold for recurrences; needs an engine with two encoders where it differs.
+    max_error : float, optional
+        Instead of ``thresholds``: the largest thresholds that keep the mean absolute error of the
+        output, against the float model, within this.
+    weight_bits : int
+        8. :func:`stillnet.compress` makes 4.
+    name : str, optional
+        Name of the network; the model's where absent.
+    nonzero : iterable of str
+        ReLU layers (or ``"input"``) that send their nonzero elements in each step, not differences.
+    margin : float
+        Headroom of vectors without a proven bound, as a factor on the largest value seen.
+    correct_bias : bool
+        Add to each bias what rounding the weights takes from the mean of the accumulator.
+    keep_silence : bool
+        But not where it would make an event of silence in every step.
+    progress : function, optional
+        Called as ``progress(what, done, total)``.
+
+    Raises
+    ------
+    StillnetError
+        Where the recordings are empty, of the wrong shape or not finite, the model does not fit the
+        number formats, or ``max_error`` is exceeded without any threshold.
+    """
+    from stillnet.sw.quantization import quantizer
+
+    calibration: Any = as_recordings(x)
+    return quantizer.quantize(
+        _model(model),
+        calibration,
+        thresholds=thresholds,
+        threshold_recurrent=threshold_recurrent,
+        max_error=max_error,
+        weight_bits=weight_bits,
+        name=name,
+        nonzero=nonzero,
+        margin=margin,
+        correct_bias=correct_bias,
+        keep_silence=keep_silence,
+        progress=progress,
+    )
+
+
+def compress(
+    model: Model | str | Path,
+    x: np.ndarray | str | Path | Sequence[np.ndarray] | Sequence[str] | Sequence[Path],
+    *,
+    bits: int = 4,
+    sparsity: float = 0.0,
+    pattern: str = "unstructured",
+    max_error: float | None = None,
+    frame_ms: float | None = None,
+    clock_mhz: float = 100.0,
+    by_element: bool = True,
+    refits: int = 1,
+    method: str = "second-order",
+    seed: int = 0,
+    preset: str | Path | EngineConfig = "sdram16",
+    name: str | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Network:
+    """Shrinks a float model without training: few bits, pruned weights, chosen thresholds.
+
+    ::
+
+        import stillnet as sn
+
+        network = sn.compress("model.npz", "x.npy", bits=4, sparsity=0.5, max_error=0.1)
+        network.save("small.safetensors")
+        report = sn.info(network).compression
+        print(report.bytes_a_step, report.frame_ms, [layer.density for layer in report.layers])
+
+    Parameters
+    ----------
+    model : Model, or path for :func:`stillnet.load_model`
+    x : array of float, shape (steps, inputs), path of a .npy file or a folder, or a list of them
+        Recordings as diverse as what the device will meet.
+    bits : int
+        Bits of a weight: 4 or 8.
+    sparsity : float
+        Part of the weights that are removed.
+    pattern : str
+        Which weights may go: ``"unstructured"``, ``"lane"`` or ``"block8"``.
+    max_error : float, optional
+        Thresholds of the fewest words within this mean absolute error of the output.
+    frame_ms : float, optional
+        Or thresholds of the least error within this time per step, by the cost model.
+    clock_mhz : float
+        Clock of engine and memory.
+    by_element : bool
+        A threshold for each element, or one for each vector.
+    refits : int
+        How often the weights are solved again under the chosen thresholds.
+    method : str
+        ``"second-order"``, or ``"nearest"`` for magnitude pruning and rounding.
+    seed : int
+    preset : str, Path or EngineConfig
+        The engine whose words are counted, before it is given what the network needs.
+    name : str, optional
+    folder : path, optional
+        Where finished stages are kept; a run that was stopped goes on from there.
+    progress : function, optional
+        Called as ``progress(what, done, total)``.
+
+    Raises
+    ------
+    StillnetError
+        Where the recordings do not fit the model, or the budget cannot be met.
+    """
+    from stillnet.sw import compression
+
+    options = compression.CompressOptions(
+        bits=bits,
+        sparsity=sparsity,
+        pattern=pattern,
+        max_error=max_error,
+        frame_ms=frame_ms,
+        clock_mhz=clock_mhz,
+        by_element=by_element,
+        refits=refits,
+        method=method,
+        seed=seed,
+    )
+    calibration: Any = as_recordings(x)
+    return compression.compress(
+        _model(model),
+        calibration,
+        options,
+        config=compression.engine_for(options, EngineConfig.load(preset)),
+        name=name,
+        folder=folder,
+        progress=progress,
+    )
+
+
+def pack(
+    network: Network | str | Path,
+    config: EngineConfig | str | Path = "axi64",
+    *,
+    fit: bool = False,
+) -> packer.Image:
+    """Packs a network into the memory image of one engine configuration.
+
+    ::
+
+        from pathlib import Path
+
+        import stillnet as sn
+
+        image = sn.pack("net.safetensors", "axi64")
+        Path("net.img").write_bytes(image.data)
+
+    Parameters
+    ----------
+    network : Network, or path of one
+    config : EngineConfig, name of a preset, or path of its TOML form
+    fit : bool
+        Pack for the engine that ``stillnet generate NET --fit`` makes; it is ``image.config``.
+
+    Returns
+    -------
+    Image
+        ``image.data`` goes to the engine's memory at any address that is a multiple of 64 bytes.
+
+    Raises
+    ------
+    StillnetError
+        Where the network does not fit.
+    """
+    from stillnet.sw.packing import engine_fit
+
+    network = network if isinstance(network, Network) else Network.load(network)
+    config = EngineConfig.load(config)
+    return packer.pack(network, engine_fit.fit(network, config) if fit else config)

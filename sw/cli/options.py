@@ -1,0 +1,271 @@
+"""Options that more than one command has, each defined once.
+
+An option has one name and one form in every command. What may differ is its help text, its default,
+and whether it must be given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from stillnet.sw.contract.config import PRESETS
+from stillnet.sw.contract.errors import StillnetError
+
+__all__ = [
+    "add_board",
+    "add_clock",
+    "add_data",
+    "add_fit",
+    "add_image",
+    "add_layers",
+    "add_max_error",
+    "add_model",
+    "add_name",
+    "add_network",
+    "add_one_threshold",
+    "add_output",
+    "add_pattern",
+    "add_preset",
+    "add_resume",
+    "add_seed",
+    "add_sparsity",
+    "add_weights",
+    "one_of",
+    "parse_bits",
+    "parse_layers",
+    "parse_numbers",
+    "parse_thresholds",
+    "positive",
+]
+
+Parser = argparse._ActionsContainer  # a parser or a group of options
+
+
+# -- values ---------------------------------------------------------------------------------------
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
+    return value
+
+
+def _number(text: str, where: str) -> float:
+    """A number, or a quotient such as 16/256."""
+    top, slash, bottom = text.strip().partition("/")
+    try:
+        value = float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise StillnetError(
+            f"{where}: '{text}' is not a number from 0; write 0.0625, 16/256 or NAME=16/256,..."
+        )
+    return value
+
+
+def parse_thresholds(text: str, where: str = "--threshold") -> float | dict[str, float]:
+    """``"16/256"`` or ``"input=4/256,gru1=16/256"`` in units of the values."""
+    if "=" not in text:
+        return _number(text, where)
+    result: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = part.rpartition("=")
+        if not equals or not name.strip():
+            raise StillnetError(f"{where}: '{part}' is not NAME=NUMBER, as in input=4/256")
+        if name.strip() in result:
+            raise StillnetError(f"{where}: '{name.strip()}' is named twice")
+        result[name.strip()] = _number(value, where)
+    return result
+
+
+def parse_layers(text: str) -> list[tuple[str, str]]:
+    """``"gru:rnn,sigmoid:fc"`` as the importer takes it."""
+    result = []
+    for part in text.split(","):
+        kind, colon, prefix = part.strip().partition(":")
+        if not colon:
+            raise StillnetError(f"--layers: '{part}' is not KIND:PREFIX, as in gru:rnn")
+        result.append((kind, prefix))
+    return result
+
+
+def parse_bits(text: str) -> list[int]:
+    """``"4bit"``, ``"8bit"`` or a list of them, ``"8bit,4bit"``; ``"4"`` and ``"8"`` too."""
+    result = []
+    for part in text.split(","):
+        number = part.strip().removesuffix("bit").removesuffix("-")
+        if number not in ("4", "8"):
+            raise StillnetError(f"--weights: '{part}' is not 4bit or 8bit")
+        result.append(int(number))
+    return result
+
+
+def parse_numbers(text: str) -> list[float]:
+    """``"0.5"`` or a list, ``"0,0.5"``."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a number or a list of numbers such as 0,0.5"
+        ) from None
+
+
+def one_of(values: list, option: str) -> int | float:
+    """The only value of a list option, for a command that makes one network."""
+    if len(values) != 1:
+        raise StillnetError(
+            f"{option} takes one value here; 'stillnet sweep' compares several of them"
+        )
+    return values[0]
+
+
+# -- what a command works on ----------------------------------------------------------------------
+
+
+def add_model(parser: Parser) -> None:
+    """The trained model."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        type=Path,
+        help="trained model: .onnx, .keras, .h5, .safetensors, .npz, .pt",
+    )
+
+
+def add_layers(parser: Parser) -> None:
+    """Order of the modules of a state_dict."""
+    parser.add_argument(
+        "--layers",
+        metavar="LIST",
+        type=parse_layers,
+        help="order of the modules of a state_dict, for example gru:rnn,sigmoid:fc",
+    )
+
+
+def add_data(parser: Parser) -> None:
+    """Calibration recordings."""
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="PLACE",
+        type=Path,
+        help="recordings of real input, .npy files or folders of them; (steps, inputs) each",
+    )
+
+
+def add_network(parser: Parser, *, optional: bool = False, help: str = "from quantize") -> None:
+    """A quantized network."""
+    parser.add_argument(
+        "network", metavar="NET", type=Path, nargs="?" if optional else None, help=help
+    )
+
+
+def add_output(parser: Parser, metavar: str, help: str, **more: object) -> None:
+    """Where the result goes."""
+    parser.add_argument("-o", "--output", type=Path, metavar=metavar, help=help, **more)  # type: ignore[arg-type]
+
+
+def add_name(parser: Parser) -> None:
+    """Name of the network."""
+    parser.add_argument("--name", help="name of the network (default: the model's)")
+
+
+# -- the engine -----------------------------------------------------------------------------------
+
+
+def add_preset(parser: Parser, default: str = "axi64", note: str = "") -> None:
+    """The engine configuration."""
+    parser.add_argument(
+        "--preset",
+        metavar="NAME|FILE.toml",
+        default=default,
+        help=f"engine configuration: {', '.join(PRESETS)}, a board, or a TOML file "
+        f"(default: {default}){note}",
+    )
+
+
+def add_fit(parser: Parser, default: bool | None, help: str) -> None:
+    """Whether the engine is changed until the network fits."""
+    parser.add_argument("--fit", action=argparse.BooleanOptionalAction, default=default, help=help)
+
+
+def add_board(parser: Parser, names: list[str], **more: object) -> None:
+    """A board by name."""
+    parser.add_argument("--board", metavar="NAME", help=", ".join(names), **more)  # type: ignore[arg-type]
+
+
+def add_image(parser: Parser, help: str) -> None:
+    """A memory image for the flash of a board."""
+    parser.add_argument("--image", type=Path, metavar="NET.img", help=help)
+
+
+def add_clock(parser: Parser, default: float | None, help: str) -> None:
+    """A clock."""
+    parser.add_argument("--clock", type=float, default=default, metavar="MHZ", help=help)
+
+
+# -- how weights and thresholds are chosen --------------------------------------------------------
+
+
+def add_weights(parser: Parser, default: str, help: str) -> None:
+    """Bits of a weight."""
+    parser.add_argument(
+        "--weights", type=parse_bits, default=default, metavar="BITS", help=f"{help} ({default})"
+    )
+
+
+def add_sparsity(parser: Parser, default: str, help: str) -> None:
+    """Part of the weights that goes."""
+    parser.add_argument(
+        "--sparsity", type=parse_numbers, default=default, metavar="S", help=f"{help} ({default})"
+    )
+
+
+def add_pattern(parser: Parser) -> None:
+    """Which weights may go together."""
+    from stillnet.sw.compression.masks import PATTERNS  # only two commands need the package
+
+    parser.add_argument(
+        "--pattern",
+        choices=PATTERNS,
+        default="unstructured",
+        help="which weights may go (default: unstructured)",
+    )
+
+
+def add_max_error(parser: Parser, help: str) -> None:
+    """Budget of the mean output error."""
+    parser.add_argument("--max-error", type=float, metavar="E", help=help)
+
+
+def add_one_threshold(parser: Parser) -> None:
+    """One threshold for each vector."""
+    parser.add_argument(
+        "--one-threshold",
+        action="store_true",
+        help="one threshold for each vector, not for each element",
+    )
+
+
+def add_seed(parser: Parser) -> None:
+    """Seed of what is random."""
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: 0)")
+
+
+def add_resume(parser: Parser, note: str = "") -> None:
+    """Folder of finished stages."""
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FOLDER",
+        help=f"where finished stages are kept, so that a stopped run goes on{note}",
+    )

@@ -1,0 +1,148 @@
+"""``stillnet run``: a network over a recording, on the reference or on hardware."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.host.engines import run
+from stillnet.sw.network.network import Network
+from stillnet.sw.util.files import check_place, write_atomically
+from stillnet.sw.util.progress import console_progress
+from stillnet.sw.util.recordings import load_array
+from stillnet.sw.util.results import RunResult
+
+from . import options
+from .main import Command
+from .rendering import columns, print_tables
+
+__all__ = ["RUN"]
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    options.add_network(parser)
+    add("input", metavar="X.npy", type=Path, help="input vectors, (steps, inputs)")
+    add(
+        "--engine",
+        default="reference",
+        help="reference (default); rtl: generated hardware; board:PORT or sim:BOARD: a board",
+    )
+    options.add_preset(parser)
+    options.add_fit(
+        parser,
+        None,
+        "--fit: add to preset or virtual board all that the network can use, as 'generate --fit' "
+        "does; --no-fit: refuse a network that does not fit; default: add what is missing",
+    )
+    add("--steps", type=options.positive, metavar="N", help="run only the first N steps")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the engine; may be repeated",
+    )
+    options.add_output(parser, "Y.npy", "output vectors, (steps, outputs)")
+
+
+def _engine_options(texts: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise StillnetError(f"--option: '{text}' is not NAME=VALUE")
+        try:
+            found[name.replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name.replace("-", "_")] = value
+    return found
+
+
+def _run(args: argparse.Namespace) -> RunResult:
+    engine_options = _engine_options(args.option)
+    check_place(args.output)
+    network = Network.load(args.network)
+    x = load_array(args.input)
+    with console_progress() as progress:
+        result = run(
+            network,
+            x,
+            engine=args.engine,
+            preset=args.preset,
+            fit=args.fit,
+            steps=args.steps,
+            progress=progress,
+            **engine_options,
+        )
+    if args.output is None:
+        return result
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(result.outputs), allow_pickle=False)
+    write_atomically(args.output, buffer.getvalue())
+    return replace(result, output=str(args.output))
+
+
+_IN_TABLE = ("events", "steps", "engine", "added", "lacking")
+_OF_HARDWARE = ("cycles", "utilisation", "mismatches")
+
+
+def _show(result: RunResult) -> None:
+    steps = max(result.steps, 1)
+    reference = result.engine == "reference"
+    table = columns(
+        f"{result.steps} steps on {result.engine}",
+        {"events of": "left", "in all": "right", "per step": "right"},
+    )
+    for name, count in result.events.items():
+        table.add_row(name, f"{count:,}", f"{count / steps:,.1f}")
+    print_tables(table)
+    for key, value in result.to_dict().items():
+        if key in _IN_TABLE or (reference and key in _OF_HARDWARE):
+            continue
+        if value is None or isinstance(value, (dict, list)):
+            continue
+        if isinstance(value, (bool, str)):
+            print(f"{key}: {value}")
+        elif key in ("words", "cycles"):
+            print(f"{key}: {value:,} ({value / steps:,.1f} per step)")
+        else:
+            print(f"{key}: {value:,}" if isinstance(value, int) else f"{key}: {value:.6g}")
+    if result.added:
+        print(
+            f"engine '{result.preset}' was fitted to the network: other {', '.join(result.added)} "
+            "(--no-fit forbids it)"
+        )
+    if reference:
+        print(f"lower bound for an engine with preset {result.preset}: one word per cycle")
+    if result.lacking:
+        print(
+            f"the network asks for {', '.join(result.lacking)}, which {result.preset} does not "
+            "have; without --no-fit, words are those of an engine that has it"
+        )
+
+
+RUN = Command(
+    name="run",
+    help="Run a network over a recording: bit-exact reference, or the generated hardware.",
+    configure=_configure,
+    run=_run,
+    show=_show,
+    epilog="""\
+examples:
+  stillnet run net.safetensors x.npy -o y.npy
+      the bit-exact reference; events by source and the memory words that they fetch
+  stillnet run net.safetensors x.npy --steps 5 --engine rtl --preset axi64 -o y.npy
+      the same through the generated Verilog in a simulator, compared value by value
+  stillnet run net.safetensors x.npy --engine board:/dev/ttyUSB0 -o y.npy
+      on a board, packed for the engine that it has; outputs are compared with the reference
+  stillnet run net.safetensors x.npy --steps 20 --engine sim:ulx3s-85f
+      on the virtual board; a compressed network gets the engine that 'build --fit' makes""",
+)

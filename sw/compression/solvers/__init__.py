@@ -1,0 +1,1 @@
+"""Rounding of one matrix so that its outputs move least."""

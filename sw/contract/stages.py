@@ -1,0 +1,50 @@
+"""How many cycles a value takes through the engine's blocks, and where their queues end.
+
+``hw/`` builds its pipelines with these numbers and ``sw/cost`` predicts cycles from them. The plan
+of a cell's pipeline is ``contract.cells.schedule``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "COMMIT_CYCLES",
+    "DECODE_CYCLES",
+    "ENCODE_CYCLES",
+    "LIST_READ_LATENCY",
+    "LOOKUP_CYCLES",
+    "READ_LATENCY",
+    "REQUESTS",
+    "RESCALE_LATENCY",
+    "ROW_SCALE_LATENCY",
+    "YIELD_WORDS",
+]
+
+LOOKUP_CYCLES = 2
+"""``hw/events/event_encoder.py``: cycles by which the row must be known before its values."""
+
+ENCODE_CYCLES = 3
+"""``hw/events/event_encoder.py``: from the values of a group to its events in the list."""
+
+LIST_READ_LATENCY = 2
+"""``hw/events/event_encoder.py``: from the address of a row of an event list to the row."""
+
+YIELD_WORDS = 64
+"""``hw/fetch/column_fetcher.py``: words after which a run gives way to a more urgent matrix."""
+
+REQUESTS = 8
+"""``hw/fetch/column_fetcher.py``: reads that may wait for the memory port."""
+
+DECODE_CYCLES = 4
+"""``hw/lanes/weight_decoder.py``: from a word taken to its weights at the lanes."""
+
+COMMIT_CYCLES = 4
+"""``hw/lanes/lanes.py``: from a word taken until a read of its row gets the new sum."""
+
+READ_LATENCY = 2
+"""``hw/lanes/lanes.py``: from a granted read of an accumulator word to its data."""
+
+RESCALE_LATENCY = 4
+"""``hw/cell/rescale.py``: from an accumulator to a pre-activation."""
+
+ROW_SCALE_LATENCY = 4
+"""``hw/cell/rescale.py``: through a row's multiplier, in engines that have them."""

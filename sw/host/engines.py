@@ -1,0 +1,170 @@
+"""``run``: a network on an engine, over a recording.
+
+Engines are found through the entry-point group ``stillnet.engines``. An engine is a function::
+
+    def engine(network, x, *, preset, steps, progress, **options) -> RunResult
+
+``preset`` is an :class:`EngineConfig`. An engine with an address (``board:PORT``) gets it as
+``address``, and ``fit`` as :func:`run` has it, because its configuration is known only there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.network.network import Network
+from stillnet.sw.network.reference import Reference
+from stillnet.sw.packing.engine_fit import changed, lacking, missing
+from stillnet.sw.packing.engine_fit import fit as fit_engine
+from stillnet.sw.util.progress import Progress, silent
+from stillnet.sw.util.recordings import load_array
+from stillnet.sw.util.results import RunResult
+
+__all__ = ["engine_loaders", "run"]
+
+_GROUP = "stillnet.engines"
+
+
+def run(
+    network: Network | str | Path,
+    x: np.ndarray | str | Path,
+    *,
+    engine: str = "reference",
+    preset: str | Path | EngineConfig = "axi64",
+    fit: bool | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> RunResult:
+    """Runs a network over a recording.
+
+    ::
+
+        import stillnet as sn
+
+        result = sn.run("net.safetensors", "x.npy")
+        print(result.words / result.steps, "words per step", result.events)
+
+        result = sn.run("net.safetensors", "x.npy", engine="rtl", preset="axi64", steps=5)
+        assert result.mismatches == 0, result.difference
+
+    Parameters
+    ----------
+    network : Network, or path of one
+    x : array of float, shape (steps, inputs), or of tokens, shape (steps,), or path of a .npy file
+    engine : str
+        ``"reference"``, or an engine of the entry-point group ``stillnet.engines``: ``"rtl"``,
+        ``"board:PORT"``, ``"sim:BOARD"``.
+    preset : str, Path or EngineConfig
+        Name of an engine configuration, or path of its TOML form. A board has its own.
+    fit : bool, optional
+        None: where the preset, or the engine of a virtual board, lacks something that the network
+        needs, it is added (:func:`~stillnet.sw.packing.engine_fit.fit`), and ``added`` of the
+        result says what. True: also formats of columns that save words, as ``stillnet generate
+        --fit`` adds them. False: a network that does not fit is refused. Only the reference runs it
+        all the same, and ``lacking`` of the result says what an engine would lack.
+    steps : int, optional
+        Run only the first N steps.
+    progress : Progress, optional
+        Called as ``progress(what, done, total)``.
+    options
+        For the engine. ``clear_every=N`` of the reference sets h of EGRUs to zero every N steps.
+
+    Returns
+    -------
+    RunResult
+        Or a class derived from it: ``RtlResult``, ``BoardResult``.
+
+    Raises
+    ------
+    StillnetError
+        For an engine, a network or a recording that cannot be. A mismatch is no error: it is in
+        the result.
+    """
+    if not isinstance(network, Network):
+        network = Network.load(network)
+    if isinstance(x, (str, Path)):
+        x = load_array(x)
+    name, colon, address = engine.partition(":")
+    function = _engine(name)
+    if steps is not None and steps < 1:
+        raise StillnetError(f"steps must be at least 1, not {steps}")
+    base = config = EngineConfig.load(preset)
+    if colon:
+        options |= {"address": address, "fit": fit}
+    elif fit or (fit is None and missing(network, base)):
+        config = fit_engine(network, base)
+    result = function(network, x, preset=config, steps=steps, progress=progress, **options)
+    if colon:
+        return replace(result, engine=engine)
+    return replace(result, engine=engine, preset=config.name, added=changed(base, config))
+
+
+def engine_loaders() -> dict[str, Callable[[], Callable[..., RunResult]]]:
+    """A loader for each engine by name."""
+    found: dict[str, Callable[[], Any]] = {"reference": lambda: _reference}
+    for point in metadata.entry_points(group=_GROUP):
+        found.setdefault(point.name, point.load)
+    return found
+
+
+def _engine(name: str) -> Callable[..., RunResult]:
+    engines = engine_loaders()
+    if name not in engines:
+        raise StillnetError(f"there is no engine '{name}'; engines are {', '.join(engines)}")
+    try:
+        return engines[name]()
+    except ImportError as error:
+        raise StillnetError(
+            f"engine '{name}' cannot be loaded ({error}); pip install \"stillnet[sim]\""
+        ) from error
+
+
+def _reference(
+    network: Network,
+    x: np.ndarray,
+    *,
+    preset: EngineConfig,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    clear_every: int = 0,
+    **options: Any,
+) -> RunResult:
+    """The bit-exact reference. It runs what an engine of this configuration would refuse."""
+    if options:
+        raise StillnetError(
+            f"engine 'reference' has no option '{next(iter(options))}'; it has clear_every"
+        )
+    progress = progress or silent
+    reference = Reference(network, config=preset, clear_every=clear_every)
+    rows = network.quantize_input(x)[:steps]
+    names = reference.event_names()
+    events = dict.fromkeys(names.values(), 0)
+    words = saturations = 0
+    outputs = []
+    for t, row in enumerate(rows):
+        if t % 50 == 0:
+            progress("reference", t, len(rows))
+        outputs.append(reference.step_integers(row))
+        words += reference.last.words
+        saturations += reference.last.saturations
+        for key, count in reference.last.events.items():
+            events[names[key]] += count
+    progress("reference", len(rows), len(rows))
+    return RunResult(
+        steps=len(rows),
+        events=events,
+        words=words,
+        cycles=words,
+        saturations=saturations,
+        lacking=lacking(network, preset),
+        outputs=network.dequantize_output(np.stack(outputs)),
+    )

@@ -1,0 +1,122 @@
+"""What an image holds besides descriptors and weights: bias runs and tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.columns import Layout
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.fixed import SCALE_FRACTION
+from stillnet.sw.contract.image import (
+    BIAS_WORDS,
+    ENTRY,
+    SLOT_BYTES,
+    UNEQUAL_FORMATS,
+    Kind,
+    Table,
+)
+from stillnet.sw.network.network import Network, QuantizedLayer
+
+__all__ = ["bias_bytes", "block_values", "lane_rows", "lengths_of", "table_entries"]
+
+
+def block_values(layer: QuantizedLayer, config: EngineConfig) -> np.ndarray:
+    """Biases, parameters and row multipliers as they lie in a block, int64, shape (rows of a
+    block, units)."""
+    cell = CELLS[layer.cell]
+    rows = [layer.bias[a] for a in cell.accumulators]
+    rows += [layer.parameters[p] for p in cell.parameters]
+    if config.row_scale:
+        one = np.full(layer.units, 1 << SCALE_FRACTION)
+        scale = [(layer.scale or {}).get(a, one) for a in cell.accumulators]
+        for k in range(0, len(scale), 2):
+            rows.append(scale[k] + ((scale[k + 1] if k + 1 < len(scale) else one) << 16))
+    return np.stack(rows or [np.zeros(layer.units)]).astype(np.int64)
+
+
+def bias_bytes(bias: np.ndarray, lanes: int) -> np.ndarray:
+    """int32 biases (accumulators, units) as bytes (blocks, accumulators, 4, lanes)."""
+    count, units = bias.shape
+    blocks = -(-units // lanes)
+    padded = np.zeros((count, blocks * lanes), np.int64)
+    padded[:, :units] = bias
+    rows = padded.reshape(count, blocks, lanes).transpose(1, 0, 2)
+    return np.stack([(rows >> (8 * k)) & 0xFF for k in range(BIAS_WORDS)], axis=2).astype(np.uint8)
+
+
+def table_entries(
+    network: Network, config: EngineConfig, unit_base: tuple[int, ...], lengths: list[int]
+) -> bytes:
+    """The tables after the descriptors, in whole slots.
+
+    Parameters
+    ----------
+    network : Network
+    config : EngineConfig
+    unit_base : tuple of int
+        As in ``Placement``.
+    lengths : list of int
+        As from :func:`lengths_of`.
+    """
+    tables: dict[Table, list[int]] = {}
+    if config.columns:
+        if len(lengths) > config.columns:
+            raise StillnetError(
+                f"network '{network.name}' needs columns = {len(lengths)}, engine "
+                f"'{config.name}' has {config.columns}; generate an engine with a larger "
+                "'columns', or with --fit"
+            )
+        tables[Table.LENGTHS] = lengths
+    if config.element_thresholds:
+        # Zero where one threshold serves all: an event has to reach both.
+        if not network.input_mode.one_hot:
+            first = network.input_thresholds
+            zeros = np.zeros(network.inputs, int)
+            tables[Table.INPUT_THRESHOLDS] = (zeros if first is None else first).tolist()
+        last, base = network.layers[-1], unit_base[-1]
+        units = np.zeros(base * config.cell_width + last.units, int)
+        for layer, row in zip(network.layers, unit_base):
+            if layer.thresholds is not None:
+                start = row * config.cell_width
+                units[start : start + layer.units] = layer.thresholds
+        tables[Table.THRESHOLDS] = units.tolist()
+    data = b"".join(
+        ENTRY.pack({"value": v, "spare": 0, "table": table, "first": int(k == 0)}).to_bytes(
+            4, "little"
+        )
+        for table, values in tables.items()
+        for k, v in enumerate(values)
+    )
+    return data + bytes(-len(data) % SLOT_BYTES)
+
+
+def lengths_of(
+    layouts: dict[tuple[int, int], Layout],
+) -> tuple[list[int], dict[tuple[int, int], int]]:
+    """The table of lengths, and by matrix its first place in that table."""
+    lengths: list[int] = []
+    first: dict[tuple[int, int], int] = {}
+    for matrix, stored in layouts.items():
+        if stored.kind.name.lower() in UNEQUAL_FORMATS:
+            first[matrix] = len(lengths)
+            lengths += stored.lengths.tolist()
+    return lengths, first
+
+
+def lane_rows(gates: int, stored: Layout, base: int) -> dict[str, int]:
+    """Which accumulators the rows of a lane are, for formats that number them through."""
+    if stored.kind == Kind.DENSE:
+        return {}
+    start = (gates & -gates).bit_length() - 1
+    mask = gates >> start
+    before = (~mask & (mask + 1)).bit_length() - 1  # gates up to the first that is not fed
+    after = mask >> before
+    hole = ((after & -after).bit_length() - 1) if after else 0
+    return {
+        "accumulator_base": base + start * stored.blocks,
+        "lane_rows": stored.gates * stored.blocks,
+        "hole_at": before * stored.blocks if hole else 0,
+        "hole": hole * stored.blocks,
+    }

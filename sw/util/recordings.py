@@ -1,0 +1,79 @@
+"""Recordings: ``.npy`` files of input vectors, (steps, inputs), or of tokens, (steps,)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from stillnet.sw.contract.errors import StillnetError
+
+__all__ = ["as_recordings", "load_array", "load_recordings"]
+
+
+def load_array(path: str | Path, what: str = "input") -> np.ndarray:
+    """A ``.npy`` file of real numbers, not empty.
+
+    Parameters
+    ----------
+    path : str or Path
+    what : str
+        What the file is, for errors.
+    """
+    path = Path(path)
+    advice = "write it with numpy.save"
+    try:
+        with path.open("rb") as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise StillnetError(f"{what} '{path}' is not a .npy file; {advice}")
+            file.seek(0)
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise StillnetError(f"cannot read {what} '{path}': {error.strerror or error}") from error
+    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise StillnetError(
+            f"{what} '{path}' is cut off or damaged ({reason}); {advice}"
+        ) from error
+    if array.dtype.kind not in "fiub":
+        raise StillnetError(
+            f"{what} '{path}' holds elements of type {array.dtype}; real numbers are needed"
+        )
+    if array.size == 0:
+        raise StillnetError(
+            f"{what} '{path}' is empty, shape {array.shape}; give at least one step"
+        )
+    return array
+
+
+def load_recordings(places: Iterable[str | Path]) -> list[np.ndarray]:
+    """Recordings from ``.npy`` files, and from every such file of a folder, by name."""
+    files: list[Path] = []
+    for place in map(Path, places):
+        if place.is_dir():
+            found = sorted(place.glob("*.npy"))
+            if not found:
+                raise StillnetError(
+                    f"folder '{place}' holds no .npy file; write the model's input vectors there "
+                    "with numpy.save, (steps, inputs) for each recording"
+                )
+            files += found
+        else:
+            files.append(place)
+    return [load_array(file, "recording") for file in files]
+
+
+def as_recordings(x: object) -> object:
+    """Recordings as the API takes them: arrays stay, and paths are loaded.
+
+    Parameters
+    ----------
+    x : array, path of a file or a folder, or a list of them
+    """
+    if isinstance(x, (str, Path)):
+        x = [x]
+    if isinstance(x, (list, tuple)) and x and isinstance(x[0], (str, Path)):
+        loaded = load_recordings(x)
+        return loaded if len(loaded) > 1 else loaded[0]
+    return x

@@ -1,0 +1,569 @@
+"""What the functions of the API and the commands return.
+
+A result is a dataclass: ``result.words`` in Python, ``"words"`` under ``--json``. Both have exactly
+the same fields, because :meth:`Result.to_dict` is what a command prints. A field with the metadata
+``json: False`` is for Python only: arrays are too large to print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "BenchResult",
+    "BoardResult",
+    "CellResult",
+    "CompressReport",
+    "CompressResult",
+    "CompressedLayer",
+    "GenerateResult",
+    "HardwareResult",
+    "ImageInfo",
+    "InputInfo",
+    "LayerInfo",
+    "MatrixInfo",
+    "NetworkInfo",
+    "PackResult",
+    "QuantizeReport",
+    "QuantizeResult",
+    "Result",
+    "RtlResult",
+    "RunResult",
+    "SweepResult",
+    "TestbenchResult",
+    "VectorError",
+    "WeightError",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a command prints; the base of all results."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, results inside of it as dictionaries too."""
+        return {
+            f.name: _plain(getattr(self, f.name))
+            for f in fields(self)
+            if f.metadata.get("json", True)
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Result):
+        return value.to_dict()
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def _optional(values: Mapping[str, Any], kind: type[Result]) -> dict[str, Any]:
+    """Those values that ``kind`` has fields for: files of other versions may hold more."""
+    return {f.name: values[f.name] for f in fields(kind) if f.name in values}
+
+
+# -- run ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult(Result):
+    """A network on an engine, over a recording.
+
+    Attributes
+    ----------
+    engine : str
+        As it was asked for, for example ``"rtl"`` or ``"sim:ulx3s-85f"``.
+    preset : str
+        Name of the engine configuration that was used.
+    steps : int
+        Steps that ran.
+    mismatches : int
+        0, or 1: the first difference from the reference ends a run.
+    difference : str or None
+        That difference in a sentence.
+    first_difference : dict or None
+        The same in parts: what, layer, unit, step, engine, reference.
+    events : dict of str to int
+        Events by source.
+    words : int
+        Memory words that were fetched.
+    cycles : int
+        Clock cycles. The reference gives the lower bound, one word per cycle.
+    utilisation : float or None
+        Words per cycle; the reference has none.
+    saturations : int
+        Values that were clipped.
+    added : list of str
+        Fields of the configuration that were changed to make the network fit.
+    lacking : list of str
+        Fields that the network asks for and the configuration does not have. Only the reference
+        runs all the same.
+    output : str or None
+        The file that the command wrote.
+    outputs : array of float, shape (steps, outputs)
+        Not printed.
+    """
+
+    engine: str = ""
+    preset: str = ""
+    steps: int
+    mismatches: int = 0
+    difference: str | None = None
+    first_difference: dict[str, Any] | None = None
+    events: dict[str, int]
+    words: int
+    cycles: int
+    utilisation: float | None = None
+    saturations: int = 0
+    added: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+    output: str | None = None
+    outputs: np.ndarray = field(repr=False, compare=False, metadata={"json": False})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareResult(RunResult):
+    """A run on hardware, with its counters.
+
+    Attributes
+    ----------
+    latency : float or None
+        Cycles from the first input word to the last output word, or None where steps overlap. A
+        simulation gives the mean; a board gives the last step.
+    stall_cell, stall_memory, stall_events : int
+        Cycles without a multiplication, by cause.
+    """
+
+    latency: float | None
+    stall_cell: int
+    stall_memory: int
+    stall_events: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RtlResult(HardwareResult):
+    """A run of the generated hardware in a simulator.
+
+    Attributes
+    ----------
+    rtl_cycles_per_second : int
+        Speed of the simulation.
+    history : int
+        Steps that the reference took before.
+    trace : str or None
+        The waveforms.
+    """
+
+    rtl_cycles_per_second: int
+    history: int = 0
+    trace: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardResult(HardwareResult):
+    """A run on a board, real or virtual.
+
+    Attributes
+    ----------
+    board : str
+        Its name, as it gives it.
+    steps_per_second : float or None
+        On the board's own clock.
+    """
+
+    board: str
+    steps_per_second: float | None
+
+
+# -- networks and images --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputInfo(Result):
+    """Format and events of the input vector."""
+
+    mode: str
+    fraction: int
+    threshold: int
+    threshold_value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixInfo(Result):
+    """One matrix of a layer."""
+
+    source: str
+    gates: list[str]
+    rows: int
+    columns: int
+    fraction: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerInfo(Result):
+    """One layer of a network.
+
+    Attributes
+    ----------
+    fraction : int
+        Bits after the binary point: an element is integer / 2**fraction.
+    exponent : int
+        The same for its accumulators.
+    threshold, threshold_recurrent : int
+        Delta thresholds as integers; ``threshold_value`` and ``threshold_recurrent_value`` are
+        the same numbers in units of the values.
+    headroom_bits : float
+        Bits of the accumulators that no input can reach.
+    """
+
+    name: str
+    cell: str
+    units: int
+    fraction: int
+    mode: str
+    threshold: int
+    threshold_value: float
+    threshold_recurrent: int | None
+    threshold_recurrent_value: float | None
+    exponent: int
+    shift: int
+    write_shift: int
+    headroom_bits: float
+    bytes: int
+    initial: list[str]
+    parameters: list[str]
+    peers: dict[str, str]
+    exponents: dict[str, Any]
+    matrices: list[MatrixInfo]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorError(Result):
+    """One vector of a quantized network against the float model."""
+
+    name: str
+    events_per_step: float
+    activity: float | None = None
+    activity_recurrent: float | None = None
+    peak: float | None = None
+    rms: float | None = None
+    error_rms: float | None = None
+    error_max: float | None = None
+    relative_rms: float | None = None
+    relative_max: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightError(Result):
+    """One matrix of a quantized network against the float model."""
+
+    layer: str
+    source: str
+    gates: list[str]
+    fraction: int
+    snr_db: float | None
+    clipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeReport(Result):
+    """Errors of a quantized network, layer by layer, over the calibration recordings.
+
+    Attributes
+    ----------
+    output_error : float
+        Mean absolute error of the output against the float model.
+    """
+
+    steps: int
+    output_error: float
+    saturations: int
+    vectors: list[VectorError]
+    matrices: list[WeightError]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QuantizeReport:
+        """From ``notes["report"]`` of a network."""
+        return cls(
+            steps=values["steps"],
+            output_error=values["output_error"],
+            saturations=values["saturations"],
+            vectors=[VectorError(**_optional(v, VectorError)) for v in values["vectors"]],
+            matrices=[WeightError(**_optional(m, WeightError)) for m in values["matrices"]],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressedLayer(Result):
+    """One layer after compression.
+
+    Attributes
+    ----------
+    density : float
+        Part of the weights that was kept.
+    error, nearest_error : float
+        What the layer loses, and what rounding to the nearest weights would lose.
+    formats : list of str
+        How its columns are stored.
+    active : float or None
+        Part of its elements that sends an event in a step.
+    """
+
+    name: str
+    cell: str
+    density: float
+    error: float
+    nearest_error: float
+    formats: list[str]
+    active: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressReport(Result):
+    """Errors and costs of a compressed network on the calibration recordings.
+
+    Attributes
+    ----------
+    options, engine : dict
+        What was asked, and the engine configuration whose words were counted.
+    steps, judged_steps : int
+        Steps that were used, and those on which error and words were measured.
+    output_error : float
+        Mean absolute error of the output against the float model.
+    words_a_step, bytes_a_step, frame_ms : float
+        Cost of a step by the cost model.
+    """
+
+    options: dict[str, Any]
+    engine: dict[str, Any]
+    steps: int
+    judged_steps: int
+    output_error: float
+    words_a_step: float
+    bytes_a_step: float
+    frame_ms: float
+    saturations: int
+    layers: list[CompressedLayer]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CompressReport:
+        """From ``notes["compression"]`` of a network."""
+        layers = [CompressedLayer(**_optional(v, CompressedLayer)) for v in values["layers"]]
+        return cls(**{**_optional(values, cls), "layers": layers})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkInfo(Result):
+    """A quantized network, explained.
+
+    Attributes
+    ----------
+    weights, bytes : int
+        Number of weights, and bytes with biases and parameters.
+    report : QuantizeReport or None
+        Of ``quantize``.
+    options : dict or None
+        Options of ``quantize``.
+    compression : CompressReport or None
+        Of ``compress``.
+    """
+
+    kind: str = "network"
+    name: str
+    inputs: int
+    outputs: int
+    input: InputInfo
+    weights: int
+    bytes: int
+    layers: list[LayerInfo]
+    report: QuantizeReport | None = None
+    options: dict[str, Any] | None = None
+    compression: CompressReport | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInfo(Result):
+    """A memory image, explained.
+
+    Attributes
+    ----------
+    engine : dict
+        Fields of the engine configuration that it was packed for.
+    layers : list of dict
+        Formats and sizes, as they lie in the image.
+    """
+
+    kind: str = "image"
+    name: str
+    bytes: int
+    fingerprint: str
+    engine: dict[str, Any]
+    inputs: int
+    input_mode: str
+    input_fraction: int
+    input_threshold: int
+    layers: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult(Result):
+    """The pipeline of a cell: which operation works in which cycle, and what it costs."""
+
+    kind: str = "cell"
+    cell: str
+    sharing: int
+    latency: int
+    cycles_per_unit: float
+    products: int
+    multipliers: int
+    tables: int
+    table_blocks: int
+    rows: int
+    accumulators: list[str]
+    parameters: dict[str, str]
+    peers: dict[str, str]
+    state: dict[str, str]
+    state_bits: int
+    registers: int
+    comb: int
+    operations: list[dict[str, Any]]
+
+
+# -- what commands make ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeResult(NetworkInfo):
+    """What ``stillnet quantize`` prints: the network that it wrote to ``output``."""
+
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressResult(CompressReport):
+    """What ``stillnet compress`` prints: the network that it wrote to ``output``."""
+
+    output: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult(Result):
+    """What ``stillnet sweep`` prints: a row for each point."""
+
+    model: str
+    rows: list[dict[str, Any]]
+    plot: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackResult(Result):
+    """What ``stillnet pack`` prints.
+
+    Attributes
+    ----------
+    matrices : list of dict
+        Words of each matrix in every format; empty for an engine with one format.
+    """
+
+    image: str
+    network: str
+    engine: str
+    fingerprint: str
+    bytes: int
+    words: int
+    word_bits: int
+    matrices: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateResult(Result):
+    """A generated core: the content of its JSON description, and the files.
+
+    Attributes
+    ----------
+    module : str
+        The top module.
+    stillnet : str
+        Version of the generator.
+    preset, fingerprint, config
+        The engine configuration: name, fingerprint, all fields.
+    image_version : int
+        Version of the images that it reads.
+    capacities : dict of str to int
+        How large a network may be.
+    ports, registers, control_bits, status_bits, errors, state_regions : list of dict
+        The interface, with a sentence for each.
+    cells : list of dict
+        What the pipeline of each cell costs.
+    files : dict of str to str
+        Paths by kind: ``verilog``, ``example``, ``json``, ``config``.
+    """
+
+    module: str
+    stillnet: str
+    preset: str
+    fingerprint: str
+    image_version: int
+    config: dict[str, Any]
+    capacities: dict[str, int]
+    word_bits: int
+    memory: str
+    state_names: list[str]
+    cells: list[dict[str, Any]]
+    ports: list[dict[str, Any]]
+    registers: list[dict[str, Any]]
+    control_bits: list[dict[str, Any]]
+    status_bits: list[dict[str, Any]]
+    errors: list[dict[str, Any]]
+    state_regions: list[dict[str, Any]]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestbenchResult(Result):
+    """A cocotb project for a network on a generated core.
+
+    Attributes
+    ----------
+    folder : str
+    preset : str
+        Name of the engine configuration that was asked for.
+    engine : str
+        Name of the one that was generated.
+    added : list of str
+        Fields of the configuration that were changed to make the network fit.
+    memory : str
+        The core's memory: ``ram``, ``axi4`` or ``port``.
+    steps : int
+        Vectors with golden outputs.
+    words : int
+        Memory words of the image.
+    files : list of str
+        Names of the files in the folder.
+    """
+
+    folder: str
+    preset: str
+    engine: str
+    added: list[str] = field(default_factory=list)
+    memory: str
+    steps: int
+    words: int
+    files: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult(Result):
+    """A measurement: its name and its rows of plain values."""
+
+    bench: str
+    rows: list[dict[str, Any]]

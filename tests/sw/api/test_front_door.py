@@ -1,0 +1,189 @@
+"""``import stillnet as sn``: light, complete, typed, and its examples run."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stillnet as sn
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.model.model import Model
+from stillnet.sw.quantization.quantizer import quantize
+from stillnet.sw.util import results
+from stillnet.sw.util.recordings import as_recordings
+from stillnet.sw.util.results import Result
+
+FUNCTIONS = ("bench", "compress", "generate", "info", "load_model", "pack", "quantize", "run")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch) -> Path:
+    """A model as a state_dict, a recording, and a network of both."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    shapes = {"weight_ih_l0": (18, 4), "weight_hh_l0": (18, 6), "bias_ih_l0": 18, "bias_hh_l0": 18}
+    state = {f"rnn.{name}": rng.normal(0, 0.5, shape) for name, shape in shapes.items()}
+    state |= {"out.weight": rng.normal(0, 0.5, (2, 6)), "out.bias": rng.normal(0, 0.5, 2)}
+    np.savez("model.npz", **state)
+    np.save("x.npy", np.cumsum(rng.normal(0, 0.2, (60, 4)), axis=0))
+    sn.quantize("model.npz", "x.npy", thresholds=1 / 16).save("net.safetensors")
+    return tmp_path
+
+
+def process(code: str) -> None:
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_importing_the_package_is_light() -> None:
+    process(
+        """
+        import sys, stillnet as sn
+        heavy = {"amaranth", "numpy", "rich", "safetensors", "onnx", "torch", "cocotb"}
+        assert not heavy & set(sys.modules)
+        assert not [m for m in sys.modules if m.startswith("stillnet.")]
+        assert sn.EngineConfig and sn.quantize and sn.run and sn.info and sn.bench
+        assert not {"amaranth", "onnx", "torch", "cocotb"} & set(sys.modules)
+        """
+    )
+
+
+def test_no_submodule_shadows_a_name() -> None:
+    process(
+        """
+        import importlib, pkgutil, stillnet as sn
+        for module in pkgutil.iter_modules(sn.__path__):
+            importlib.import_module(f"stillnet.{module.name}")
+        import stillnet.sw.cli.run, stillnet.sw.cli.bench, stillnet.hw.verilog.generate
+        for name in sn.__all__:
+            assert callable(getattr(sn, name)), name
+        """
+    )
+
+
+def test_all_names_are_there_and_typed() -> None:
+    assert set(sn.__all__) <= set(dir(sn))
+    tree = ast.parse(Path(sn.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert sorted(typed) == sn.__all__
+    for name, module in typed.items():
+        assert getattr(importlib.import_module(str(module)), name) is getattr(sn, name)
+    with pytest.raises(AttributeError, match="^module 'stillnet' has no attribute 'quantise'$"):
+        _ = sn.quantise
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signatures_are_complete(name: str) -> None:
+    signature = inspect.signature(getattr(sn, name))
+    assert signature.return_annotation not in (inspect.Signature.empty, "Any")
+    for parameter in signature.parameters.values():
+        assert parameter.annotation is not inspect.Signature.empty, parameter
+
+
+def example(name: str) -> str:
+    """The code block of a docstring: what is indented below ``::``."""
+    lines = inspect.getdoc(getattr(sn, name)).splitlines()
+    start = lines.index("::") + 1
+    block = []
+    for line in lines[start:]:
+        if line and not line.startswith("    "):
+            break
+        block.append(line)
+    return textwrap.dedent("\n".join(block))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_examples_of_docstrings_run(name: str, folder: Path, monkeypatch, capsys) -> None:
+    code = example(name)
+    assert f"sn.{name}(" in code
+    if name == "bench":  # its measurement takes a minute
+        bench = importlib.import_module("stillnet.sim.bench.sdram").BENCH
+        quick = dataclasses.replace(
+            bench, measure=lambda progress: [{"part": "p", "sequential_read": 0.97}]
+        )
+        monkeypatch.setattr("stillnet.sw.util.benches.load_bench", lambda name: quick)
+    if name == "run":  # a simulator is for the tests of the RTL
+        real = sn.run
+        monkeypatch.setattr(sn, "run", lambda *a, engine="", **o: real(*a, **o), raising=False)
+    exec(compile(code, name, "exec"), {})
+    assert capsys.readouterr().out.strip() or name in ("load_model", "pack")
+    if name == "pack":
+        assert sn.info("net.img").kind == "image"
+
+
+def test_paths_and_objects_are_the_same(folder: Path) -> None:
+    model, x = sn.load_model("model.npz"), np.load("x.npy")
+    network = sn.quantize(model, x, thresholds=1 / 16)
+    assert sn.info(network) == sn.info("net.safetensors")
+    direct = quantize(model, x, thresholds=1 / 16)
+    assert sn.info(direct) == sn.info(network)
+    first = sn.run("net.safetensors", "x.npy", steps=7)
+    second = sn.run(network, x, steps=7)
+    assert first == second
+    np.testing.assert_array_equal(first.outputs, second.outputs)
+    assert sn.pack(network).data == sn.pack("net.safetensors", "axi64").data
+    os.mkdir("clips")
+    np.save("clips/a.npy", x[:30])
+    np.save("clips/b.npy", x[30:])
+    halves = sn.info(sn.quantize(Path("model.npz"), "clips", thresholds=1 / 16))
+    assert halves == sn.info(sn.quantize(model, [x[:30], x[30:]], thresholds=1 / 16))
+    assert halves.report.steps == 60
+
+
+def test_arrays_stay_as_they_are() -> None:
+    x = np.zeros((3, 2))
+    assert as_recordings(x) is x and as_recordings([1, 2]) == [1, 2] and as_recordings([]) == []
+    with pytest.raises(StillnetError, match="^cannot read recording 'none.npy': No such file"):
+        as_recordings(["none.npy"])
+
+
+def test_fit_is_for_what_is_missing(folder: Path) -> None:
+    """An engine without the cells of a network gets them, and the result says so."""
+    bare = sn.EngineConfig(name="bare", lanes=4, cells=("linear",), units=64, inputs=8)
+    result = sn.run("net.safetensors", "x.npy", preset=bare)
+    assert (result.preset, result.added, result.lacking) == ("bare-fit", ["cells"], [])
+    forbidden = sn.run("net.safetensors", "x.npy", preset=bare, fit=False)
+    assert (forbidden.preset, forbidden.added) == ("bare", [])
+    assert forbidden.lacking == ["cells"]
+    assert sn.pack("net.safetensors", bare, fit=True).config.name == "bare-fit"
+    with pytest.raises(StillnetError, match="^layer 'rnn' needs cell 'gru', engine 'bare' has "):
+        sn.pack("net.safetensors", bare)
+
+
+# -- results --------------------------------------------------------------------------------------
+
+
+def test_a_result_prints_its_fields() -> None:
+    info = sn.info(quantize(Model(2).dense(np.eye(2), np.ones(2), name="d"), np.ones((4, 2))))
+    values = info.to_dict()
+    assert list(values) == [f.name for f in dataclasses.fields(info)]
+    assert values["layers"][0]["matrices"][0]["columns"] == info.layers[0].matrices[0].columns == 2
+    assert values["report"]["output_error"] == info.report.output_error
+    assert values["compression"] is None
+
+
+def test_all_results_are_frozen_and_documented() -> None:
+    kinds = [getattr(results, name) for name in results.__all__]
+    assert all(issubclass(kind, Result) and kind.__doc__ for kind in kinds)
+    assert all(kind.__dataclass_params__.frozen for kind in kinds)
+    defined = {
+        n
+        for n, v in vars(results).items()
+        if isinstance(v, type) and v.__module__ == results.__name__
+    }
+    assert defined == set(results.__all__)
