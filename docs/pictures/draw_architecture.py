@@ -249,9 +249,7 @@ def draw(ax: Axes) -> None:
     box(ax, (1, low, 9.5, 60), "Host", "vectors in\nand out,\nregisters", "", SOFT, PAPER)
     box(ax, (105, mid, 8.5, 36), "Port", "AXI4,\non-chip\nRAM,\nor bare", "", WEIGHT, WEIGHT_FILL)
     ax.text(109.25, mid + 1.8, "axi4.py", ha="center", size=7, color=SOFT, family="monospace")
-    ax.text(
-        109.25, mid + 3.8, "memory/ram.py", ha="center", size=6.6, color=SOFT, family="monospace"
-    )
+    ax.text(109.25, mid + 3.8, "memory/", ha="center", size=6.6, color=SOFT, family="monospace")
     box(
         ax,
         (119.5, mid, 11.5, 36),
@@ -299,7 +297,7 @@ def draw(ax: Axes) -> None:
     # legend
     for x, color, text, dashed in (
         (20, VECTOR, "vectors, events, sums", False),
-        (46, WEIGHT, "reads and weights, one word a cycle", False),
+        (46, WEIGHT, "reads and weights, one word per cycle", False),
         (82, CONTROL, "control", True),
     ):
         ax.plot(

@@ -1,7 +1,8 @@
 """Draws some signals of a VCD file as an SVG picture.
 
     make sim BENCH=encoder SIM=verilator WAVES=1 SEED=3
-    python docs/draw_waveform.py build/sim/encoder.vcd docs/waveform.svg 800 940 \\
+    python docs/pictures/draw_waveform.py build/sim/encoder.vcd \\
+        docs/pictures/waveform.svg 800 940 \\
         clk row valid first last done count total
 
 Arguments: the VCD, the picture, first and last time in ns, then names of signals of the top module.
