@@ -235,6 +235,40 @@ def place_and_route(
     return {**report, "clocks": clocks}
 
 
+def _best_seed(
+    board: Board, output: Path, device: Any, seeds: int, progress: Progress
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Places and routes with one seed after the other until the timing is met.
+
+    Gives the best of them (margin, seed, report), and what each of them reached.
+    """
+    chain = TOOLCHAINS[board.family]
+    clock_mhz = board.clock_hz / 1e6
+    best: dict[str, Any] | None = None
+    tried = []
+    for seed in range(1, seeds + 1):
+        try:
+            report = place_and_route(
+                output, device, target_mhz=clock_mhz, seed=seed, progress=progress, chain=chain
+            )
+        except TimeoutError:
+            tried.append({"seed": seed, "fmax_mhz": None})
+            continue
+        margin = min(c["fmax_mhz"] / c["target_mhz"] for c in report["clocks"].values())
+        slowest = min(report["clocks"].values(), key=lambda c: c["fmax_mhz"] / c["target_mhz"])
+        tried.append({"seed": seed, "fmax_mhz": slowest["fmax_mhz"]})
+        if best is None or margin > best["margin"]:
+            best = {"margin": margin, "seed": seed, "report": report}
+        if margin >= 1:
+            break
+    if best is None:
+        raise StillnetError(
+            f"board '{board.name}': the router did not end with any of {seeds} seeds; try more "
+            "with --seeds"
+        )
+    return best, tried
+
+
 def build(
     board: Board,
     output: Path,
@@ -292,29 +326,7 @@ def build(
         (output / name).write_bytes(content)
     _synthesize(output, progress, chain)
 
-    clock_mhz = board.clock_hz / 1e6
-    best: dict[str, Any] | None = None
-    tried = []
-    for seed in range(1, seeds + 1):
-        try:
-            report = place_and_route(
-                output, device, target_mhz=clock_mhz, seed=seed, progress=progress, chain=chain
-            )
-        except TimeoutError:
-            tried.append({"seed": seed, "fmax_mhz": None})
-            continue
-        margin = min(c["fmax_mhz"] / c["target_mhz"] for c in report["clocks"].values())
-        slowest = min(report["clocks"].values(), key=lambda c: c["fmax_mhz"] / c["target_mhz"])
-        tried.append({"seed": seed, "fmax_mhz": slowest["fmax_mhz"]})
-        if best is None or margin > best["margin"]:
-            best = {"margin": margin, "seed": seed, "report": report}
-        if margin >= 1:
-            break
-    if best is None:
-        raise StillnetError(
-            f"board '{board.name}': the router did not end with any of {seeds} seeds; try more "
-            "with --seeds"
-        )
+    best, tried = _best_seed(board, output, device, seeds, progress)
     used = chain.used(best["report"], output / f"nextpnr.{best['seed']}.log")
     config = board.config()
     met = best["margin"] >= 1

@@ -254,6 +254,33 @@ class CompactCells(wiring.Component):
         """The engine's configuration."""
         return self._config
 
+    def _multiplier(self, m: Module) -> tuple[Signal, Signal, Signal]:
+        """The single multiplier: its operands, and the product two cycles later."""
+        factors = [
+            [a.format.bits for a in n.args]
+            for c in self.config.cells
+            for n in CELLS[c].graph.nodes()
+            if n.op == "mul"
+        ]
+        a = Signal(signed(max((f[0] for f in factors), default=2)))
+        b = Signal(signed(max((f[1] for f in factors), default=2)))
+        a1, b1 = Signal.like(a, reset_less=True), Signal.like(b, reset_less=True)
+        product = Signal(signed(len(a) + len(b)), reset_less=True)
+        m.d.sync += [a1.eq(a), b1.eq(b), product.eq(a1 * b1)]
+        return a, b, product
+
+    def _clock(self, m: Module, longest: int) -> tuple[Signal, Signal]:
+        """Whether a unit is in work, and in which of its cycles; ``start`` is the first one."""
+        tick = Signal(range(longest + 2), reset_less=True)
+        busy = Signal()
+        now = Signal(range(longest + 2))
+        m.d.comb += now.eq(Mux(self.start, 0, tick))
+        with m.If(self.start):
+            m.d.sync += [busy.eq(1), tick.eq(1)]
+        with m.Elif(busy):
+            m.d.sync += tick.eq(tick + 1)
+        return busy, now
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         names = self.config.state_names
@@ -267,29 +294,8 @@ class CompactCells(wiring.Component):
         table = SharedTable() if tables_used else None
         if table is not None:
             m.submodules.table = table
-        factors = [
-            [a.format.bits for a in n.args]
-            for c in self.config.cells
-            for n in CELLS[c].graph.nodes()
-            if n.op == "mul"
-        ]
-        a = Signal(signed(max((f[0] for f in factors), default=2)))
-        b = Signal(signed(max((f[1] for f in factors), default=2)))
-        a1, b1 = Signal.like(a, reset_less=True), Signal.like(b, reset_less=True)
-        product = Signal(signed(len(a) + len(b)), reset_less=True)
-        m.d.sync += [a1.eq(a), b1.eq(b), product.eq(a1 * b1)]
-
-        # The cycle of the unit; `start` is the first one.
-        longest = max(latency for _, latency in plans)
-        tick = Signal(range(longest + 2), reset_less=True)
-        busy = Signal()
-        now = Signal(range(longest + 2))
-        m.d.comb += now.eq(Mux(self.start, 0, tick))
-        with m.If(self.start):
-            m.d.sync += [busy.eq(1), tick.eq(1)]
-        with m.Elif(busy):
-            m.d.sync += tick.eq(tick + 1)
-
+        a, b, product = self._multiplier(m)
+        busy, now = self._clock(m, max(latency for _, latency in plans))
         for i, name in enumerate(self.config.cells):
             ready, latency = plans[i]
             cell = CELLS[name]
