@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stillnet-setup
 JOBS ?= 2
 
-.PHONY: help setup demo docs test test-all lint icarus sim bench clean
+.PHONY: help setup demo docs check test test-all lint icarus sim bench clean
 
 help:
 	@echo "make demo      denoise speech: NSNet2 through the reference and a simulated board"
 	@echo "make docs      these pages as a site with search, in build/site"
+	@echo "make check     lint, type check and unit tests, while you work"
 	@echo "make test      lint, type check, and all tests but the slow ones"
 	@echo "make test-all  everything"
 	@echo "make sim       list the cocotb testbenches; BENCH=encoder SIM=icarus WAVES=1 runs one"
@@ -58,6 +59,13 @@ icarus:
 		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y iverilog >/dev/null; } || \
 		{ echo "iverilog is missing; install Icarus Verilog with your system's packages"; exit 2; }
+
+# What needs no compiled simulation.
+QUICK := tests/test_house.py tests/sw/contract tests/sw/network tests/sw/packing/test_pack.py \
+	tests/hw/fetch tests/hw/lanes tests/hw/events tests/hw/parts
+
+check: lint
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not torch" $(QUICK)
 
 test: lint icarus
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not torch" tests
