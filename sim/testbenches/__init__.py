@@ -61,7 +61,7 @@ def _listed(*benches: Testbench) -> dict[str, Testbench]:
 
 TESTBENCHES = _listed(
     Testbench("encoder", "event encoder: lists and references, contract.events", {"WIDTH": 4}, 6),
-    Testbench("fetcher", "column fetcher and lanes: bias + W times events, NumPy", {"LANES": 4}),
+    Testbench("fetcher", "column fetcher and lanes: bias + W times events, NumPy", {"LANES": 4}, 2),
     Testbench("cell", "cell pipeline: the cell's integers", {"CELL": "gru", "SHARING": 2}),
     Testbench("scheduler", "scheduler: its rules, on a network of three layers"),
     Testbench("sdram", "SDRAM controller: a strict model of the part", {}),

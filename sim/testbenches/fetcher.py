@@ -27,13 +27,16 @@ from stillnet.sw.contract.columns import choose, encode
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import wrap32
 from stillnet.sw.contract.image import accumulator_place
-from stillnet.sw.contract.stages import READ_LATENCY
+from stillnet.sw.contract.stages import COMMIT_CYCLES, READ_LATENCY
 
 from .runner import report
 from .streams import Sink, Source, packed, random_numbers, start
 
 UNITS, INPUTS, BASE = 10, 12, 6
 """A layer of ``UNITS``, which are no whole number of blocks; its accumulators begin at ``BASE``."""
+
+NARROW_BASE = 40
+"""Accumulators of a second layer, of one block and one gate: a column is one word."""
 
 
 def engine(LANES: int) -> EngineConfig:
@@ -133,26 +136,44 @@ class Bench:
         rows = int(self.dut.rows_done.value)
         while int(self.dut.busy.value) or int(self.dut.in_flight.value):
             await RisingEdge(self.dut.clk)
+        await ClockCycles(self.dut.clk, COMMIT_CYCLES)
         return rows
 
-    async def accumulators(self, gates: int) -> np.ndarray:
-        """All of the layer, shape (gates, units)."""
-        dut, lanes = self.dut, self.config.lanes
-        blocks = -(-UNITS // lanes)
-        found = np.zeros((gates, blocks * lanes), np.int64)
+    async def fetch_list(self, first_word: int, gates: int, column_words: int, **place: int) -> int:
+        """The columns of all rows of the list; gives the number of rows."""
+        first = 0
+        while first < len(self.list):  # a long run gives way, and the scheduler comes back to it
+            run = {"row": first, "rows": len(self.list) - first, "address": first_word}
+            run |= {"words": column_words, "gates": (1 << gates) - 1}
+            first += await with_timeout(self.fetch(**run, **place), 100, "us")
+        return first
+
+    async def read(self, place: int) -> np.ndarray:
+        """One word of accumulators, as a cell reads it: granted, then ``READ_LATENCY`` cycles."""
+        dut = self.dut
         mask = (1 << self.shapes.accumulator_address - 1) - 1
         dut.sums__valid.value = 1
+        dut.sums__bank.value, dut.sums__address.value = place & 1, place >> 1
+        dut.sums__inverse.value = ~(place >> 1) & mask
+        await RisingEdge(dut.clk)
+        while not int(dut.sums__ready.value):
+            await RisingEdge(dut.clk)
+        dut.sums__valid.value = 0
+        await ClockCycles(dut.clk, READ_LATENCY)
+        data = int(dut.sums__data.value)
+        lanes = range(self.config.lanes)
+        return np.array([data >> 32 * i & 0xFFFF_FFFF for i in lanes], np.uint32).astype(np.int32)
+
+    async def accumulators(self, gates: int, units: int = UNITS, base: int = BASE) -> np.ndarray:
+        """All of a layer, shape (gates, units)."""
+        lanes = self.config.lanes
+        blocks = -(-units // lanes)
+        found = np.zeros((gates, blocks * lanes), np.int64)
         for block in range(blocks):
             for gate in range(gates):
-                place = accumulator_place(BASE, gates, block, gate)
-                dut.sums__bank.value, dut.sums__address.value = place & 1, place >> 1
-                dut.sums__inverse.value = ~(place >> 1) & mask
-                await ClockCycles(dut.clk, READ_LATENCY + 2)
-                assert int(dut.sums__ready.value)
-                data = int(dut.sums__data.value)
-                values = np.array([data >> 32 * i & 0xFFFF_FFFF for i in range(lanes)], np.uint32)
-                found[gate, block * lanes :][:lanes] = values.astype(np.int32)
-        return found[:, :UNITS]
+                place = accumulator_place(base, gates, block, gate)
+                found[gate, block * lanes :][:lanes] = await self.read(place)
+        return found[:, :units]
 
 
 def words(data: np.ndarray, lanes: int) -> list[int]:
@@ -180,45 +201,95 @@ def event_rows(config: EngineConfig, events: np.ndarray) -> list[int]:
     ]
 
 
+async def begin(dut: Any) -> tuple[Bench, np.random.Generator]:
+    """The blocks after a reset, with list and memory at work."""
+    bench = Bench(dut, engine(int(os.environ["LANES"])))
+    rng = random_numbers()
+    await start(dut)
+    cocotb.start_soon(bench.serve_list())
+    cocotb.start_soon(bench.serve_memory())
+    return bench, rng
+
+
+async def load_biases(bench: Bench, biases: list[int], gates: int, **place: int) -> None:
+    """A run of biases, from the first word of the memory."""
+    run = {"bias": 1, "rows": 1, "words": len(biases), "gates": (1 << gates) - 1}
+    await with_timeout(bench.fetch(**run, **place), 50, "us")
+
+
 @cocotb.test()
 async def columns(dut: Any) -> None:
     """A bias and twelve vectors of events; then M = bias + W times the sum of events."""
-    config = engine(int(os.environ["LANES"]))
-    rng = random_numbers()
+    bench, rng = await begin(dut)
+    config = bench.config
     gates = len(CELLS["gru"].accumulators)
     fed = 3  # the matrix feeds the first three of four gates
     weight = rng.integers(-128, 128, (fed, UNITS, INPUTS)).astype(np.int8)
     bias = rng.integers(-(1 << 31), 1 << 31, (gates, UNITS))
-    bench = Bench(dut, config)
-    await start(dut)
-    cocotb.start_soon(bench.serve_list())
-    cocotb.start_soon(bench.serve_memory())
-
     biases = words(bias_run(bias, config.lanes), config.lanes)
     columns = encode(weight, choose(weight, 8, config), config)
-    column_words = columns.shape[1]
     bench.memory = biases + words(columns, config.lanes)
     place = {"base": BASE, "stride": gates}
-    await with_timeout(
-        bench.fetch(bias=1, rows=1, words=len(biases), gates=(1 << gates) - 1, **place), 50, "us"
-    )
+    await load_biases(bench, biases, gates, **place)
     expected = bias.copy()
     count = 0
     for _ in range(12):
         events = rng.integers(-65_535, 65_536, INPUTS) * (rng.random(INPUTS) < 0.5)
         bench.list = event_rows(config, events)
-        rows = len(bench.list)
-        first = 0
-        while first < rows:  # a long run gives way, and the scheduler comes back to it
-            run = {"row": first, "rows": rows - first, "address": len(biases)}
-            run |= {"words": column_words, "gates": (1 << fed) - 1}
-            first += await with_timeout(bench.fetch(**run, **place), 100, "us")
+        count += await bench.fetch_list(len(biases), fed, columns.shape[1], **place)
         expected[:fed] = wrap32(expected[:fed] + weight.astype(np.int64) @ events)
-        count += rows
         found = await bench.accumulators(gates)
         wrong = np.argwhere(found != expected)
         assert not len(wrong), f"accumulator of gate and unit {wrong[0]} is wrong"
     report(
-        f"{count} columns of {column_words} words: {expected.size} accumulators are "
+        f"{count} columns of {columns.shape[1]} words: {expected.size} accumulators are "
         "bias + W times events after each of 12 vectors"
+    )
+
+
+@cocotb.test()
+async def one_row_while_read(dut: Any) -> None:
+    """Columns of one word hit the same row back to back, while a cell reads another layer."""
+    bench, rng = await begin(dut)
+    config = bench.config
+    gates = len(CELLS["gru"].accumulators)
+    still = rng.integers(-(1 << 31), 1 << 31, (gates, UNITS))
+    first = words(bias_run(still, config.lanes), config.lanes)
+    bench.memory = first
+    await load_biases(bench, first, gates, base=BASE, stride=gates)
+
+    units = config.lanes
+    weight = rng.integers(-128, 128, (1, units, INPUTS)).astype(np.int8)
+    expected = rng.integers(-(1 << 31), 1 << 31, (1, units))
+    biases = words(bias_run(expected, config.lanes), config.lanes)
+    bench.memory = biases + words(encode(weight, choose(weight, 8, config), config), config.lanes)
+    place = {"base": NARROW_BASE, "stride": 1}
+    await load_biases(bench, biases, 1, **place)
+    reads = 0
+
+    async def read_other_layer() -> None:
+        nonlocal reads
+        while True:
+            found = await bench.accumulators(gates)
+            wrong = np.argwhere(found != still)
+            assert not len(wrong), f"gate and unit {wrong[0]} changed while the cell read it"
+            reads += found.size
+
+    count = 0
+    for pause in (0.0, 0.0, 0.3, 0.6) * 3:
+        bench.words.pause = pause
+        reader = cocotb.start_soon(read_other_layer())
+        events = rng.integers(-65_535, 65_536, INPUTS)
+        bench.list = event_rows(config, events)
+        count += await bench.fetch_list(len(biases), 1, 1, **place)
+        reader.cancel()
+        await ClockCycles(dut.clk, READ_LATENCY + 1)
+        expected = wrap32(expected + weight.astype(np.int64) @ events)
+        found = await bench.accumulators(1, units, NARROW_BASE)
+        wrong = np.argwhere(found != expected)
+        assert not len(wrong), f"accumulator of gate and unit {wrong[0]} is wrong"
+    assert reads > 0
+    report(
+        f"{count} columns of one word, all on one row: its sums are right after each of 12 "
+        f"vectors, and {reads} reads of another layer meanwhile gave what it holds"
     )

@@ -39,7 +39,7 @@ def test_all_equal():
     assert result.utilisation == result.words / result.cycles > 0.1
     stalls = sum(getattr(result, f"stall_{cause}") for cause in ("cell", "memory", "events"))
     assert result.cycles == result.words + stalls
-    assert set(result.events) == {"input", "gru", "dense"} and result.events["input"] > 0
+    assert set(result.events) == {"input", "gru0", "dense"} and result.events["input"] > 0
     assert 0 < result.latency < result.cycles
     assert seen[0] == ("building the model (once for each engine)", 0, 1)
     assert seen[-1] == ("RTL", 6, 6)
@@ -88,7 +88,7 @@ def test_flipped_weight_is_named(monkeypatch):
     first = result.first_difference
     assert result.mismatches == 1 and result.steps == first["step"] + 1 <= 3
     assert len(result.outputs) == result.steps
-    assert (first["layer"], first["unit"]) in (("gru", 6), ("dense", first["unit"]))
+    assert (first["layer"], first["unit"]) in (("gru0", 6), ("dense", first["unit"]))
     assert first["engine"] != first["reference"]
     assert re.fullmatch(
         r"step \d+, layer '\w+', [\w ]+ of unit \d+: engine -?\d+, reference -?\d+",
@@ -108,7 +108,7 @@ def test_mutated_reference_is_named(monkeypatch):
 
     monkeypatch.setattr(Reference, "step_integers", step)
     first = run_rtl(NETWORK, X, preset=CONFIG).first_difference
-    assert (first["what"], first["layer"], first["unit"], first["step"]) == ("state h", "gru", 4, 0)
+    assert (first["what"], first["layer"], first["unit"], first["step"]) == ("state h", "gru0", 4, 0)
     assert first["reference"] == first["engine"] + 1
 
 

@@ -134,7 +134,7 @@ def test_list_and_run(
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in TESTBENCHES)
-    assert main(["run", "cell", "--waves", "--set", "CELL=linear", "--set", "SHARING=1"]) == 0
+    assert main(["run", "cell", "--waves", "CELL=linear", "SHARING=1"]) == 0
     shown = capsys.readouterr().out
     assert "400 units of cell linear" in shown
     assert "waveforms: build/sim/cell.fst; look at them with `gtkwave` or `surfer`" in shown
@@ -146,7 +146,7 @@ def test_bad_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     names = ", ".join(TESTBENCHES)
     message = f"error: there is no testbench 'nothing'; testbenches are {names}\n"
     assert capsys.readouterr().err == message
-    assert main(["run", "cell", "--set", "CELLS=gru"]) == 2
+    assert main(["run", "cell", "CELLS=gru"]) == 2
     message = "error: testbench 'cell' has no parameter 'CELLS'; it has CELL, SHARING\n"
     assert capsys.readouterr().err == message
     monkeypatch.setattr(model.shutil, "which", lambda tool: None)

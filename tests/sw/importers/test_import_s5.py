@@ -366,7 +366,7 @@ def test_step_of_discrete_eigenvalues_refused():
 OPTION_REFUSALS = [
     ({"method": "dirac"}, r"S5 option method must be 'zoh', 'bilinear' or 'discrete', not 'dirac'"),
     ({"activation": "gelu"}, r"S5 option activation is 'gelu'; only 'relu' is supported, .*ReLU"),
-    ({"prenorm": False}, r"S5 option prenorm is false; a normalisation behind the skip .*prenorm"),
+    ({"prenorm": False}, r"S5 option prenorm is false; a normalisation after the skip .*prenorm"),
     ({"step_scale": 0.0}, r"S5 option step_scale must be positive, not 0.0"),
     ({"steps": 1}, r"metadata key 's5' has the option 'steps', which is not known; options are .*"),
 ]
