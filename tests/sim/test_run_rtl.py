@@ -108,7 +108,8 @@ def test_mutated_reference_is_named(monkeypatch):
 
     monkeypatch.setattr(Reference, "step_integers", step)
     first = run_rtl(NETWORK, X, preset=CONFIG).first_difference
-    assert (first["what"], first["layer"], first["unit"], first["step"]) == ("state h", "gru0", 4, 0)
+    place = (first["what"], first["layer"], first["unit"], first["step"])
+    assert place == ("state h", "gru0", 4, 0)
     assert first["reference"] == first["engine"] + 1
 
 
