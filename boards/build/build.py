@@ -16,6 +16,7 @@ from typing import Any
 
 from stillnet.boards.board import Board
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.image import VERSION
 from stillnet.sw.util.files import write_atomically
 
 from .block_ram import absorb_output_registers
@@ -296,7 +297,8 @@ def build(
     -------
     dict
         The content of ``build.json``: board, device, timing_met, clocks {name: {fmax_mhz,
-        target_mhz}}, comb, ff, dsp, ram, seeds, digest, fingerprint, bitstream, config.
+        target_mhz}}, comb, ff, dsp, ram, seeds, digest, fingerprint, image_version,
+        bitstream, config.
 
     Raises
     ------
@@ -340,6 +342,7 @@ def build(
         "seed": best["seed"],
         "digest": digest,
         "fingerprint": f"{config.fingerprint:08x}",
+        "image_version": VERSION,
         "bitstream": str(bitstream),
         "config": config.to_dict(),
     }

@@ -20,13 +20,11 @@ __all__ = ["MEMORIES", "PRESETS", "EngineConfig"]
 MAX_STATE_NAMES = 8
 """State variables that the host can select (``registers.Region``)."""
 
-FIRST_CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
-"""Cells whose equations are as fixed as the image version."""
-
 MEMORIES = ("ram", "axi4", "port")
 """What the memory port leads to: on-chip RAM, an AXI4 master, or the bare port."""
 
-_LATER = ("int4", "formats", "columns", "row_scale", "element_thresholds")
+NO_PART = ("name", "cell_sharing")
+"""Fields that no image depends on."""
 
 
 def cell_signature(cell: Cell) -> str:
@@ -279,23 +277,11 @@ class EngineConfig:
     def fingerprint(self) -> int:
         """32-bit digest of everything that an image depends on.
 
-        The fields but ``name`` and ``cell_sharing``, the version of the image, and the equations of
-        all cells but the first ones, which do not change any more: a cell of one's own may. Options
-        that came later count only where they are used, so that images and engines without them stay
-        what they were.
+        The version of the image, the fields but ``name`` and ``cell_sharing``, and the definitions
+        of all cells: an equation may change while its name stays.
         """
-        later: dict[str, Any] = {
-            f.name: list(f.default) if f.name == "formats" else f.default  # type: ignore[arg-type]
-            for f in dataclasses.fields(self)
-            if f.name in _LATER
-        }
-        left_out = ("name", "cell_sharing")
-        values = [
-            f"{k}={v!r}"
-            for k, v in sorted(self.to_dict().items())
-            if k not in left_out and not (k in later and later[k] == v)
-        ]
-        values += [cell_signature(CELLS[c]) for c in self.cells if c not in FIRST_CELLS]
+        values = [f"{k}={v!r}" for k, v in sorted(self.to_dict().items()) if k not in NO_PART]
+        values += [cell_signature(CELLS[c]) for c in self.cells]
         text = f"stillnet image {VERSION};" + ";".join(values)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
@@ -342,14 +328,28 @@ class EngineConfig:
         return self.from_dict({**self.to_dict(), **values})
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> EngineConfig:
-        """Builds from plain values; unknown fields are refused by name."""
+    def from_dict(cls, values: dict[str, Any], *, complete: bool = False) -> EngineConfig:
+        """Builds from plain values; unknown fields are refused by name.
+
+        Parameters
+        ----------
+        values : dict
+        complete : bool
+            No field may be missing: for what stillnet itself wrote. A default would there be a
+            guess about an engine that exists.
+        """
         known = {f.name for f in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
                 raise StillnetError(
                     f"engine config: unknown field '{key}'; known are {', '.join(sorted(known))}"
                 )
+        missing = sorted(known - set(values))
+        if complete and missing:
+            raise StillnetError(
+                f"engine config: field '{missing[0]}' is missing; another version of stillnet "
+                "wrote it, pack or build again"
+            )
         return cls(**values)
 
     @classmethod

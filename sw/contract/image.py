@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 MAGIC = int.from_bytes(b"STIL", "little")
-VERSION = 1
+VERSION = 2
 SLOT_BYTES = 64
 BIAS_WORDS = 4
 """Memory words that a word of accumulators takes in a bias run."""

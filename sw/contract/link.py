@@ -374,7 +374,7 @@ class Identity:
                 data
             )
             document = json.loads(data[_IDENTITY.size :])
-            config = EngineConfig.from_dict(document["config"])
+            config = EngineConfig.from_dict(document["config"], complete=True)
             board = str(document["board"])
         except (struct.error, ValueError, KeyError, TypeError, StillnetError) as error:
             raise StillnetError(

@@ -20,7 +20,7 @@ class Register(IntEnum):
     VERSION = 1
     """Reads ``image.VERSION``."""
     FINGERPRINT = 2
-    """Fingerprint of the engine's configuration."""
+    """Fingerprint of the engine's configuration and cells."""
     STATUS = 3
     """See :class:`Status`."""
     CONTROL = 4

@@ -1,7 +1,8 @@
 """A quantized network: integers only, with formats and thresholds inside.
 
-The container is one ``.safetensors`` file: tensors ``layer/GATES/SOURCE`` and ``layer/bias/GATE``,
-and everything else as JSON in the metadata key ``stillnet``.
+The container is one ``.safetensors`` file: tensors ``LAYER/weight/MATRIX``, ``LAYER/bias/GATE`` and
+so on by number, and everything else as JSON in the metadata key ``stillnet``. ``container`` lists
+all keys and tensors; none is left out for having a usual value.
 """
 
 from __future__ import annotations
@@ -30,10 +31,9 @@ from stillnet.sw.contract.sources import INPUT, SECOND, matrix_order
 from stillnet.sw.util.files import write_atomically
 
 from .checks import check_cell, label_exponent, state_format
+from .container import FORMAT_VERSION, check_container
 
-__all__ = ["FORMAT_VERSION", "Network", "QuantizedLayer", "QuantizedMatrix"]
-
-FORMAT_VERSION = 1
+__all__ = ["Network", "QuantizedLayer", "QuantizedMatrix"]
 
 
 @dataclass
@@ -511,6 +511,7 @@ class Network:
                     "mode": layer.mode.name.lower(),
                     "threshold": layer.threshold,
                     "threshold_recurrent": layer.threshold_recurrent,
+                    "thresholds": layer.thresholds is not None,
                     "initial": sorted(layer.initial),
                     "parameters": sorted(layer.parameters),
                     "peers": layer.peers,
@@ -527,6 +528,7 @@ class Network:
             "input_fraction": self.input_fraction,
             "input_mode": self.input_mode.name.lower(),
             "input_threshold": self.input_threshold,
+            "input_thresholds": self.input_thresholds is not None,
             "layers": layers,
             "notes": self.notes,
         }
@@ -539,7 +541,8 @@ class Network:
         Raises
         ------
         StillnetError
-            Where the file is missing, cut, or anything else than a stillnet network.
+            Where the file is missing, cut, of another version, or anything else than a stillnet
+            network.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -561,43 +564,31 @@ class Network:
                 f"'{path}' is not a readable stillnet network ({error}); make it again with "
                 "'stillnet quantize'"
             ) from error
-        version = header.get("version") if isinstance(header, dict) else None
-        if version != FORMAT_VERSION:
-            raise StillnetError(
-                f"'{path}' has network format {version}, this stillnet reads {FORMAT_VERSION}; "
-                "quantize the model again"
-            )
         try:
-            network = cls._from_header(header, tensors, path)
+            check_container(header, tensors, path)
+            network = cls._from_header(header, tensors)
             network.validate()
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise StillnetError(f"'{path}' is damaged ({error}); quantize again") from error
         return network
 
     @classmethod
-    def _from_header(
-        cls, header: dict[str, Any], tensors: dict[str, np.ndarray], path: Path
-    ) -> Network:
+    def _from_header(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Network:
         layers = []
         for i, d in enumerate(header["layers"]):
-            if d["cell"] not in CELLS:
-                raise StillnetError(
-                    f"'{path}' needs cell '{d['cell']}' for layer '{d['name']}', which is unknown; "
-                    "load the file that registers it: stillnet --cells FILE.py COMMAND ..."
-                )
             matrices = [
                 QuantizedMatrix(
                     m["source"],
                     tuple(m["gates"]),
                     tensors[f"{i}/weight/{j}"],
                     m["fraction"],
-                    m.get("bits", 8),
-                    m.get("format"),
+                    m["bits"],
+                    m["format"],
                 )
                 for j, m in enumerate(d["matrices"])
             ]
             accumulators = CELLS[d["cell"]].accumulators
-            scale = d.get("scale")
+            scale = d["scale"]
             layers.append(
                 QuantizedLayer(
                     name=d["name"],
@@ -613,11 +604,10 @@ class Network:
                     threshold_recurrent=d["threshold_recurrent"],
                     initial={s: tensors[f"{i}/initial/{s}"].astype(np.int64) for s in d["initial"]},
                     parameters={
-                        p: tensors[f"{i}/parameter/{p}"].astype(np.int64)
-                        for p in d.get("parameters", [])
+                        p: tensors[f"{i}/parameter/{p}"].astype(np.int64) for p in d["parameters"]
                     },
-                    peers=d.get("peers", {}),
-                    exponents=d.get("exponents", {}),
+                    peers=d["peers"],
+                    exponents=d["exponents"],
                     scale=None
                     if scale is None
                     else {g: tensors[f"{i}/scale/{g}"].astype(np.int64) for g in scale},

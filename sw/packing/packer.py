@@ -75,7 +75,7 @@ class Image:
     @property
     def config(self) -> EngineConfig:
         """The configuration that the image was packed for."""
-        return EngineConfig.from_dict(self.notes["config"])
+        return EngineConfig.from_dict(self.notes["config"], complete=True)
 
 
 def place(network: Network, config: EngineConfig) -> Placement:

@@ -8,8 +8,10 @@ the same fields, because :meth:`Result.to_dict` is what a command prints. A fiel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+
+from .keys import check_keys
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,9 +66,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _optional(values: Mapping[str, Any], kind: type[Result]) -> dict[str, Any]:
-    """Those values that ``kind`` has fields for: files of other versions may hold more."""
-    return {f.name: values[f.name] for f in fields(kind) if f.name in values}
+def _checked(values: Mapping[str, Any], kind: type[Result]) -> dict[str, Any]:
+    """The values, which are those that ``kind`` has fields for."""
+    names = [f.name for f in fields(kind)]
+    needed = [f.name for f in fields(kind) if f.default is MISSING]
+    check_keys(values, needed, f"the network's {kind.__name__}", optional=names)
+    return dict(values)
 
 
 # -- run ------------------------------------------------------------------------------------------
@@ -292,13 +297,10 @@ class QuantizeReport(Result):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizeReport:
         """From ``notes["report"]`` of a network."""
-        return cls(
-            steps=values["steps"],
-            output_error=values["output_error"],
-            saturations=values["saturations"],
-            vectors=[VectorError(**_optional(v, VectorError)) for v in values["vectors"]],
-            matrices=[WeightError(**_optional(m, WeightError)) for m in values["matrices"]],
-        )
+        checked = _checked(values, cls)
+        vectors = [VectorError(**_checked(v, VectorError)) for v in values["vectors"]]
+        matrices = [WeightError(**_checked(m, WeightError)) for m in values["matrices"]]
+        return cls(**{**checked, "vectors": vectors, "matrices": matrices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,8 +358,9 @@ class CompressReport(Result):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CompressReport:
         """From ``notes["compression"]`` of a network."""
-        layers = [CompressedLayer(**_optional(v, CompressedLayer)) for v in values["layers"]]
-        return cls(**{**_optional(values, cls), "layers": layers})
+        checked = _checked(values, cls)
+        layers = [CompressedLayer(**_checked(v, CompressedLayer)) for v in values["layers"]]
+        return cls(**{**checked, "layers": layers})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.image import VERSION
 from stillnet.sw.host.driver import Engine
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
@@ -333,7 +334,8 @@ def test_flash_takes_an_image_for_the_engine_that_was_built(tmp_path: Path, caps
     config = EngineConfig(name="other", lanes=2, row_scale=True)
     bits, image = tmp_path / "top.bit", tmp_path / "net.img"
     bits.write_bytes(bytes(1000))
-    record = {"board": "ulx3s-12f", "fingerprint": f"{config.fingerprint:08x}"}
+    record: dict[str, object] = {"board": "ulx3s-12f", "image_version": VERSION}
+    record["fingerprint"] = f"{config.fingerprint:08x}"
     (tmp_path / "build.json").write_text(json.dumps(record))
     network = random_case(1, EngineConfig(lanes=2)).network
     image.write_bytes(pack(network, config).data)
@@ -346,6 +348,24 @@ def test_flash_takes_an_image_for_the_engine_that_was_built(tmp_path: Path, caps
     error = capsys.readouterr().err
     assert f"engine {own.fingerprint:08x}, board 'ulx3s-12f' has {config.fingerprint:08x}" in error
     assert error.endswith(f"pack it with --preset {tmp_path / 'engine.toml'}\n")
+
+
+@pytest.mark.parametrize("says", [{}, {"image_version": VERSION - 1}])
+def test_flash_refuses_a_bitstream_of_another_version(says, tmp_path: Path, capsys) -> None:
+    """Alone, and where it is on the board and an image is to follow."""
+    target = board("ulx3s-12f")
+    bits, image = tmp_path / "top.bit", tmp_path / "net.img"
+    bits.write_bytes(bytes(1000))
+    image.write_bytes(pack(random_case(1, target.config()).network, target.config()).data)
+    (tmp_path / "build.json").write_text(json.dumps({"board": target.name, **says}))
+    name = ["--board", target.name, str(bits), "--dry-run"]
+    for arguments in ([], ["--image", str(image), "--image-only"]):
+        assert main(["flash", *name, *arguments]) == 2
+        assert capsys.readouterr().err == (
+            f"stillnet: error: bitstream '{bits}' takes images of version "
+            f"{says.get('image_version', 'unknown')}, this stillnet makes version {VERSION}; "
+            "build it again\n"
+        )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.events import Mode
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
@@ -208,28 +207,6 @@ def test_network_refuses_peers_of_other_formats_sizes_and_scales() -> None:
     network.layers[0].peers = {"h": 0}
     with refused("layer 'g.reset': peer 'h' is layer 0, which does not exist"):
         network.validate()
-
-
-def test_old_files_have_neither_parameters_nor_peers(tmp_path) -> None:
-    import json
-
-    from safetensors import safe_open
-    from safetensors.numpy import save_file
-
-    rng = np.random.default_rng(0)
-    x = slow(rng, 10, 3)
-    network = quantize(Model(3).dense(rng.normal(0, 1, (4, 3))), x)
-    path = tmp_path / "n.safetensors"
-    network.save(path)
-    with safe_open(str(path), framework="numpy") as file:
-        header = json.loads(file.metadata()["stillnet"])
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    for layer in header["layers"]:
-        for key in ("parameters", "peers", "exponents"):
-            del layer[key]
-    save_file(tensors, str(path), {"stillnet": json.dumps(header)})
-    assert np.array_equal(Network.load(path).layers[0].bias["y"], network.layers[0].bias["y"])
-    assert network.layers[0].mode is Mode.DELTA
 
 
 def test_own_cell_example_runs(tmp_path) -> None:

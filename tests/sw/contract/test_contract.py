@@ -7,6 +7,7 @@ import math
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -446,8 +447,25 @@ def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
     seen.add(dataclasses.replace(base, memory="ram", ram_words=65).fingerprint)
     assert len(seen) == 1 + len(dataclasses.fields(base)) - 3 + 2
     assert all(0 <= f < 1 << 32 for f in seen)
-    # Options that came later change nothing for those who do not use them.
-    assert PRESETS["axi64"].fingerprint == 0x52DBB9E4
+
+
+def test_fingerprints_are_part_of_the_format() -> None:
+    """Whoever changes what they cover makes other images: ``image.VERSION`` counts up then."""
+    assert image.VERSION == 2
+    assert PRESETS["axi64"].fingerprint == 0x9F26C56E
+    assert EngineConfig().fingerprint == 0xE628A47F
+
+
+def test_what_stillnet_wrote_is_complete() -> None:
+    whole = PRESETS["axi64"].to_dict()
+    assert EngineConfig.from_dict(whole, complete=True) == PRESETS["axi64"]
+    for field in whole:
+        part = {k: v for k, v in whole.items() if k != field}
+        with refused(
+            f"engine config: field '{field}' is missing; another version of stillnet wrote it, "
+            "pack or build again"
+        ):
+            EngineConfig.from_dict(part, complete=True)
 
 
 def test_fingerprint_follows_the_equation_of_a_cell() -> None:
@@ -479,8 +497,32 @@ def test_fingerprint_follows_the_equation_of_a_cell() -> None:
     finally:
         del CELLS["changing"]
     assert len(seen) == 4
-    # Known images stay valid.
-    assert EngineConfig().fingerprint == 0x52572242
+
+
+def test_fingerprint_follows_every_cell(monkeypatch) -> None:
+    """Those of stillnet too: none of them is taken for granted."""
+    for name, cell in list(CELLS.items()):
+        owners = [next(c for c in CELLS if p in CELLS[c].state and c != name) for p in cell.peers]
+        config = EngineConfig(cells=(name, *dict.fromkeys(owners)))
+        before = config.fingerprint
+
+        class Changed(type(cell)):  # type: ignore[misc]
+            parameters: ClassVar = {**cell.parameters, "unused": Format(16, 12)}
+
+        with monkeypatch.context() as patch:
+            patch.setitem(CELLS, name, Changed())
+            assert config.fingerprint != before, name
+
+
+def test_fingerprint_follows_the_equation_of_the_gru(monkeypatch) -> None:
+    before = EngineConfig().fingerprint
+
+    class Swapped(type(CELLS["gru"])):  # type: ignore[misc]
+        def update(self, m, state):
+            return super().update(SimpleNamespace(r=m.u, u=m.r, cx=m.cx, ch=m.ch), state)
+
+    monkeypatch.setitem(CELLS, "gru", Swapped())
+    assert EngineConfig().fingerprint != before
 
 
 def test_derived_parameters() -> None:

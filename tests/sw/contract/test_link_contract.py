@@ -156,7 +156,7 @@ IDENTITY = Identity(
     receive_bytes=4095,
     reply_bytes=4095,
     fingerprint=PRESETS["sdram16"].fingerprint,
-    image_version=1,
+    image_version=2,
 )
 
 
@@ -171,6 +171,7 @@ def test_identity_comes_back() -> None:
         (IDENTITY.pack()[:-3], ""),
         (IDENTITY.pack().replace(b'"lanes":2', b'"lanes":3'), "power of two"),
         (IDENTITY.pack().replace(b'"units"', b'"unitz"'), "unknown field 'unitz'"),
+        (IDENTITY.pack().replace(b'"int4":false,', b""), "field 'int4' is missing"),
     ],
 )
 def test_identity_of_another_world(data: bytes, reason: str) -> None:

@@ -280,6 +280,16 @@ def test_image_of_another_engine_is_not_sent(model: LinkModel, engine: Engine) -
     assert model.cycle == before
 
 
+def test_board_of_another_version(model: LinkModel, monkeypatch) -> None:
+    monkeypatch.setattr("stillnet.sw.host.driver.IMAGE_VERSION", 3)
+    with pytest.raises(
+        StillnetError,
+        match="^the board takes images of version 2, this stillnet makes version 3; build and "
+        "flash its bitstream again with this version$",
+    ):
+        connect(model)
+
+
 def test_vectors_that_do_not_fit(engine: Engine) -> None:
     net = delta_network()
     engine.load(net)

@@ -15,7 +15,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
-from stillnet.sw.packing.packer import describe, load_image, pack, place
+from stillnet.sw.packing.packer import Image, describe, load_image, pack, place
 
 
 def network(rng: np.random.Generator, units: int = 13) -> Network:
@@ -138,6 +138,25 @@ def test_every_flipped_bit_and_every_cut_is_found(tmp_path: Path) -> None:
     assert zlib.crc32(part[:256] + bytes(4) + part[260:]) == int.from_bytes(
         image.data[256:260], "little"
     )
+
+
+def test_an_image_of_another_version_is_refused() -> None:
+    data = pack(network(np.random.default_rng(1)), EngineConfig(lanes=4)).data
+    for version in (0, 1, 3):
+        other = data[:64] + version.to_bytes(2, "little") + data[66:]
+        with pytest.raises(
+            StillnetError,
+            match=f"^image has image version {version}, this stillnet reads 2; pack it again$",
+        ):
+            load_image(other)
+
+
+def test_the_configuration_of_an_image_is_complete() -> None:
+    image = pack(network(np.random.default_rng(1)), EngineConfig(lanes=4))
+    assert image.config == EngineConfig(lanes=4)
+    config = {k: v for k, v in image.notes["config"].items() if k != "int4"}
+    with pytest.raises(StillnetError, match="^engine config: field 'int4' is missing; .* pack or"):
+        _ = Image(image.data, {**image.notes, "config": config}).config
 
 
 def test_describe_explains_an_image() -> None:

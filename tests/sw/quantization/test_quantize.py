@@ -19,6 +19,7 @@ from stillnet.sw.model.model import Layer, Matrix, Model
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_float
+from stillnet.sw.packing.describe import describe_network
 from stillnet.sw.quantization.formats import FormatChoice
 from stillnet.sw.quantization.quantizer import quantize
 from stillnet.sw.util.progress import silent
@@ -621,13 +622,17 @@ def rewrite(path: Path, change) -> None:
     )
 
 
+OTHER = "made by another version of stillnet; quantize again"
 CHANGES = [
-    (lambda h, t: {**h, "version": 9}, "has network format 9, this stillnet reads 1; quantize .*"),
-    (lambda h, t: "[]", "has network format None, this stillnet reads 1; quantize .*"),
+    (lambda h, t: {**h, "version": 1}, "has network format 1, this stillnet reads 2; quantize .*"),
+    (lambda h, t: {**h, "version": 9}, "has network format 9, this stillnet reads 2; quantize .*"),
+    (lambda h, t: "[]", "has network format None, this stillnet reads 2; quantize .*"),
     (lambda h, t: "{", "is not a readable stillnet network .*; make it again with .*"),
-    (lambda h, t: h.pop("inputs") and None, r"is damaged \('inputs'\); quantize again"),
-    (lambda h, t: t.pop("1/weight/0") is None, r"is damaged \('1/weight/0'\); quantize again"),
-    (lambda h, t: t.pop("1/bias/ch") is None, r"is damaged \('1/bias/ch'\); quantize again"),
+    (lambda h, t: t.pop("1/weight/0") is None, f"has no tensor '1/weight/0': {OTHER}"),
+    (lambda h, t: t.pop("1/bias/ch") is None, f"has no tensor '1/bias/ch': {OTHER}"),
+    (lambda h, t: t.update({"1/mask": t["1/bias/ch"]}), f"has an unknown tensor '1/mask': {OTHER}"),
+    (lambda h, t: h["layers"][0].update(thresholds=True), f"has no tensor '0/thresholds': {OTHER}"),
+    (lambda h, t: h.update(input_thresholds=True), f"has no tensor 'input/thresholds': {OTHER}"),
     (lambda h, t: {**h, "input_mode": "both"}, r"is damaged \('BOTH'\); quantize again"),
     (lambda h, t: {**h, "layers": 3}, "is damaged .*; quantize again"),
     (
@@ -638,7 +643,7 @@ CHANGES = [
     (lambda h, t: h["layers"][0].update(threshold="a"), "is damaged .*; quantize again"),
 ]
 INVALID = [
-    (lambda h, t: {**h, "layers": []}, "network 'deep' has no layers"),
+    (lambda h, t: t.clear() or {**h, "layers": []}, "network 'deep' has no layers"),
     (lambda h, t: {**h, "inputs": 0}, "network 'deep' has 0 inputs, at least 1 needed"),
     (lambda h, t: {**h, "input_threshold": -1}, "input: threshold must be 0 to 131071, not -1"),
     (
@@ -662,7 +667,10 @@ INVALID = [
         lambda h, t: h["layers"][0].update(mode="nonzero"),
         "layer 'gru1': fed by delta and by plain events at once; give all of its sources one .*",
     ),
-    (lambda h, t: h["layers"][0].update(matrices=[]), "layer 'fc1': no matrix feeds it"),
+    (
+        lambda h, t: t.pop("0/weight/0") is h["layers"][0].update(matrices=[]),
+        "layer 'fc1': no matrix feeds it",
+    ),
     (
         lambda h, t: h["layers"][0]["matrices"][0].update(source=7),
         "layer 'fc1': source 7 does not exist",
@@ -701,6 +709,63 @@ def test_damaged_files(change, message: str, deep, tmp_path: Path) -> None:
     rewrite(path, change)
     with refused(f"'{path}' {message}"):
         Network.load(path)
+
+
+def test_every_key_is_there_and_no_other(deep, tmp_path: Path) -> None:
+    """Nothing of a network is guessed."""
+    path = tmp_path / "net.safetensors"
+    parts = {
+        f"'{path}'": lambda h: h,
+        f"layer 1 of '{path}'": lambda h: h["layers"][1],
+        f"matrix 0 of layer 2 of '{path}'": lambda h: h["layers"][2]["matrices"][0],
+    }
+    saved(path, deep)
+    whole = path.read_bytes()
+    for where, part in parts.items():
+        keys: list[str] = []
+        rewrite(path, lambda h, t, part=part, keys=keys: keys.extend(part(h)))
+        assert len(keys) >= 5
+        for key in set(keys) - {"version"}:  # a file without that one is of version None
+            path.write_bytes(whole)
+            rewrite(path, lambda h, t, part=part, key=key: part(h).pop(key) and None)
+            with refused(f"{where} has no key '{key}': {OTHER}"):
+                Network.load(path)
+        path.write_bytes(whole)
+        rewrite(path, lambda h, t, part=part: part(h).update(masks=[]))
+        with refused(f"{where} has an unknown key 'masks': {OTHER}"):
+            Network.load(path)
+        path.write_bytes(whole)
+
+
+def test_thresholds_and_multipliers_come_back(deep, tmp_path: Path) -> None:
+    """What the JSON says is there besides what every network has."""
+    path = tmp_path / "net.safetensors"
+    network = saved(path, deep)
+    network.input_thresholds = np.arange(8)
+    network.layers[0].thresholds = np.arange(12)
+    network.layers[0].scale = {"y": np.full(12, 7)}
+    network.save(path)
+    loaded = Network.load(path)
+    np.testing.assert_array_equal(loaded.input_thresholds, np.arange(8))
+    np.testing.assert_array_equal(loaded.layers[0].thresholds, np.arange(12))
+    np.testing.assert_array_equal(loaded.layers[0].scale["y"], np.full(12, 7))
+    assert loaded.layers[1].thresholds is None and loaded.layers[1].scale is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("steps"), f"the network's QuantizeReport has no key 'steps': {OTHER}"),
+        (lambda r: r["vectors"][0].pop("name"), f".* VectorError has no key 'name': {OTHER}"),
+        (lambda r: r["matrices"][0].update(x=1), f".* WeightError has an unknown key 'x': {OTHER}"),
+    ],
+)
+def test_reports_of_other_versions(change, message: str, deep, tmp_path: Path) -> None:
+    network = saved(tmp_path / "net.safetensors", deep)
+    assert describe_network(network).report.steps == network.notes["report"]["steps"]
+    change(network.notes["report"])
+    with refused(message):
+        describe_network(network)
 
 
 @pytest.mark.parametrize(("change", "message"), INVALID)
