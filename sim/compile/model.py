@@ -22,7 +22,7 @@ from stillnet.sw.contract.errors import StillnetError
 
 from . import verilator
 
-__all__ = ["HARNESSES", "SIMULATORS", "build_library", "build_simulator", "cache_folder", "started"]
+__all__ = ["HARNESSES", "SIMULATORS", "build_library", "build_simulator", "cache_folder"]
 
 HARNESSES = Path(__file__).parents[1] / "harness"
 """C++ around a compiled design: clock, memories, streams."""
@@ -33,7 +33,6 @@ SIMULATORS = ("icarus", "verilator")
 _HEADERS = ("verilated.h", "deque", "memory", "string", "unordered_map", "vector")
 _SPLIT = ("--output-split-cfuncs", "1000")  # or g++ takes minutes for one function
 _DUMP = "stillnet_waves"
-_TRIGGER = re.compile(r"^( *reg (run_once|\\\$auto\$verilog_backend\S*) *= 0;)", re.M)
 
 
 def cache_folder() -> Path:
@@ -149,16 +148,6 @@ def build_simulator(
     return _kept(top, key, build)
 
 
-def started(verilog: str) -> str:
-    """Verilog in which every combinational block is evaluated at time zero, in Icarus too.
-
-    Yosys adds a register to each block for that, which is set as it is declared. Icarus does so
-    before the block waits for a change, so the block never runs until another input changes. Here
-    the register changes once more, after all blocks wait.
-    """
-    return _TRIGGER.sub(r"\1\n  initial \2 <= 1;", verilog)
-
-
 def _build_icarus(verilog: str, top: str, waves: bool) -> Path:
     tool = shutil.which("iverilog")
     if tool is None:
@@ -167,7 +156,7 @@ def _build_icarus(verilog: str, top: str, waves: bool) -> Path:
             "equivalent, or choose the simulator verilator"
         )
     dump = f'module {_DUMP};\n  initial begin $dumpfile("dump.fst"); $dumpvars(0, {top}); end\n'
-    text = f"`timescale 1ns/1ps\n{started(verilog)}\n" + (f"{dump}endmodule\n" if waves else "")
+    text = f"`timescale 1ns/1ps\n{verilog}\n" + (f"{dump}endmodule\n" if waves else "")
     version = subprocess.run([tool, "-V"], capture_output=True, text=True).stdout.split("\n")[0]
 
     def build(built: Path) -> None:

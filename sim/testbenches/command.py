@@ -17,7 +17,6 @@ import numpy as np
 
 from stillnet.hw.core import core_ports
 from stillnet.hw.verilog.generate import core_verilog
-from stillnet.sim.compile.model import started
 from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.cells import CELLS
@@ -94,7 +93,7 @@ def write_project(
         ) from error
     readme = (TEMPLATE / "README.md").read_text()
     texts = {
-        "core.v": started(core_verilog(config, "core")),
+        "core.v": core_verilog(config, "core"),
         "project.json": json.dumps(_description(network, config), indent=1) + "\n",
         "README.md": readme.format(network=f"'{network.name}'", steps=len(rows)),
     }
