@@ -32,6 +32,7 @@ SIMULATORS = ("icarus", "verilator")
 
 _HEADERS = ("verilated.h", "deque", "memory", "string", "unordered_map", "vector")
 _SPLIT = ("--output-split-cfuncs", "1000")  # or g++ takes minutes for one function
+_PUBLIC = ("--public-depth", "1")  # benches use the top module; more takes time at every edge
 _DUMP = "stillnet_waves"
 
 
@@ -105,8 +106,8 @@ def build_simulator(
     waves : bool
         It writes waveforms: ``dump.vcd`` with Verilator, ``dump.fst`` with Icarus.
     optimise : str
-        Option for the C++ compiler. All signals of the design are public, so optimising takes long;
-        most of a short run goes into Python.
+        Option for the C++ compiler. Optimising takes long, and most of a short run goes into
+        Python.
 
     Returns
     -------
@@ -130,7 +131,7 @@ def build_simulator(
 
     def build(built: Path) -> None:
         cxx = _Compiler(optimise, waves, vpi=True)
-        options = ("--vpi", "--public-flat-rw", "--timescale", "1ns/1ps", *_SPLIT)
+        options = ("--vpi", *_PUBLIC, "--timescale", "1ns/1ps", *_SPLIT)
         verilated = _verilate(built.parent, verilog, top, "Vtop", waves, options)
         libraries = f"-L{config.libs_dir}", "-lcocotbvpi_verilator"
         cxx.link([*verilated, main], built, [f"-Wl,-rpath,{config.libs_dir}", *libraries])
@@ -139,6 +140,7 @@ def build_simulator(
         verilog,
         top,
         optimise,
+        *_PUBLIC,
         *_SPLIT,
         str(waves),
         main.read_text(),
