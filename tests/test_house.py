@@ -84,7 +84,7 @@ MAY_IMPORT = {
     " hw.memory.sdram hw.verilog sim.compile sw.cli sw.network sw.packing sw.util",
     "sim.proofs": "hw.host.link hw.memory hw.memory.sdram hw.parts",
     "sim.testbenches": f"{HARDWARE} boards.catalogue boards.top sim.board sim.compile sim.engine"
-    " sim.sdram sw.cli sw.host sw.network sw.packing sw.util",
+    " sim.sdram sim.testbenches.template sw.cli sw.host sw.network sw.packing sw.util",
     "sim.testbenches.template": "",
     "sim.bench": "boards.catalogue hw.memory.sdram sim.audio sim.board sim.engine sim.sdram"
     " sw.compression sw.cost sw.host sw.importers sw.network sw.util",

@@ -32,17 +32,19 @@ KEYWORDS = frozenset(
 
 _WAIVERS = """\
 // Expressions of different widths are meant here: values are extended as Verilog does it. Cases
-// that are not listed keep the value assigned before the case.
+// that are not listed keep the value assigned before the case. Verilator evaluates every block at
+// the start, so it may set run_once as it likes.
 /* verilator lint_off WIDTHEXPAND */
 /* verilator lint_off WIDTHTRUNC */
 /* verilator lint_off CASEINCOMPLETE */
+/* verilator lint_off INITIALDLY */
 """
 
 _HOW_TO_READ = """
 // Modules follow the block diagram: engine_input_encoder, engine_scheduler, engine_fetcher,
 // engine_lanes, engine_reader, engine_cells, engine_write_back. In each, registers are followed by
 // the logic of their next value. Signals n1, n2, ... have no name in the source;
-// `if (run_once) begin end` makes simulators evaluate a block at time zero.
+// `if (run_once) begin end` makes simulators evaluate a block at time zero, when run_once changes.
 """
 
 

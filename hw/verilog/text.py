@@ -13,17 +13,35 @@ from stillnet.sw.contract.config import EngineConfig
 
 __all__ = ["engine_verilog", "readable_verilog", "to_verilog"]
 
+_BACKEND = "$auto$verilog_backend"
+_RUN_ONCE = re.compile(rf"^ *reg (\\{re.escape(_BACKEND)}\S*) *= 0;\n", re.M)
+_CONSTANT = re.compile(
+    r"^( *)always @\*\n( *(?:\w+|\\\S+ )(?: ?\[[\d:]+\])? = \d+'[hd][0-9a-fx]+;\n)", re.M
+)
+
 
 def to_verilog(component: object, name: str) -> str:
     """Verilog of a component; its ports are those of its signature.
 
     The Yosys that comes with Amaranth does the conversion, so that the text depends on no tool of
-    the machine.
+    the machine. Every combinational block is evaluated at time zero, in every simulator.
     """
     from amaranth.back import verilog
 
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
-    return verilog.convert(component, name=name, emit_src=False)
+    return _started(verilog.convert(component, name=name, emit_src=False))
+
+
+def _started(text: str) -> str:
+    """Verilog in which no combinational block waits for a change that never comes.
+
+    Yosys has each block read a register that is set as it is declared. Icarus sets it before the
+    blocks wait, and they miss it: what reads only values that keep still would stay unknown. So the
+    register changes once more, by an assignment that takes place when all blocks wait. Synthesis
+    does not see that, as it needs none of it. A block that reads nothing has no register.
+    """
+    starts = r"\g<0>`ifndef SYNTHESIS\n  initial \1  <= 1;\n`endif\n"
+    return _CONSTANT.sub(r"\1initial\n\2", _RUN_ONCE.sub(starts, text))
 
 
 @functools.lru_cache(maxsize=32)
@@ -40,7 +58,6 @@ _LOOP = 256
 _TRIGGER = "run_once"
 _ESCAPED = re.compile(r"\\(\S+)\s")
 _MODULE = re.compile(r"^module (\w+) *\(([^)]*)\);\n(.*?)^endmodule\n", re.M | re.S)
-_CONSTANT = re.compile(r"^( *)always @\*\n( *\w+(?:\[[\d:]+\])? = \d+'[hd][0-9a-fx]+;\n)", re.M)
 _WORD = re.compile(r"^    (\w+)\[(\d+)\] = (\d+'[hd][0-9a-f]+);$")
 _REPEATED = re.compile(r"(?<![\w\]])(\w+(?:\[[\d:]+\])?)((?:, \1(?![\w\[])){3,})")
 
@@ -70,8 +87,6 @@ def readable_verilog(text: str, top: str, comments: dict[str, str]) -> str:
     text = re.sub(r"/\* *_\d+_ *\*/", "", text)
     text = re.sub(r"^ *\(\* *(?:generator|top|init|enum_\w+) = [^\n]*\*\)\n", "", text, flags=re.M)
     text = _plain_names(text)
-    # An always block that reads nothing never runs in simulators.
-    text = _CONSTANT.sub(r"\1initial\n\2", text)
     text = _REPEATED.sub(_replicate, text)
     text = re.sub(r"^(  (?:input|output)( .*;\n))  wire\2", r"\1", text, flags=re.M)
     modules = {m[1]: (m[2], m[3]) for m in _MODULE.finditer(text)}
@@ -94,7 +109,7 @@ def _plain_names(text: str) -> str:
     for name in sorted(escaped):
         if re.fullmatch(r"\$\d+", name):
             plain = f"n{name[1:]}"
-        elif name.startswith("$auto$verilog_backend"):
+        elif name.startswith(_BACKEND):
             names[name] = _TRIGGER
             continue
         else:
@@ -207,7 +222,7 @@ def _body(body: str) -> str:
             lines.append(_break(line))
     flush()
     if any("init_row" in line for line in lines):
-        place = next(k for k, line in enumerate(lines) if line.startswith("  initial"))
+        place = next(k for k, line in enumerate(lines) if line.startswith("  initial begin"))
         lines.insert(place, "  integer init_row;")
     return "\n".join(lines) + "\n"
 

@@ -22,7 +22,7 @@ from stillnet.sw.contract.errors import StillnetError
 
 from . import verilator
 
-__all__ = ["HARNESSES", "SIMULATORS", "build_library", "build_simulator", "cache_folder", "started"]
+__all__ = ["HARNESSES", "SIMULATORS", "build_library", "build_simulator", "cache_folder"]
 
 HARNESSES = Path(__file__).parents[1] / "harness"
 """C++ around a compiled design: clock, memories, streams."""
@@ -32,8 +32,8 @@ SIMULATORS = ("icarus", "verilator")
 
 _HEADERS = ("verilated.h", "deque", "memory", "string", "unordered_map", "vector")
 _SPLIT = ("--output-split-cfuncs", "1000")  # or g++ takes minutes for one function
+_PUBLIC = ("--public-depth", "1")  # benches use the top module; more takes time at every edge
 _DUMP = "stillnet_waves"
-_TRIGGER = re.compile(r"^( *reg (run_once|\\\$auto\$verilog_backend\S*) *= 0;)", re.M)
 
 
 def cache_folder() -> Path:
@@ -106,8 +106,8 @@ def build_simulator(
     waves : bool
         It writes waveforms: ``dump.vcd`` with Verilator, ``dump.fst`` with Icarus.
     optimise : str
-        Option for the C++ compiler. All signals of the design are public, so optimising takes long;
-        most of a short run goes into Python.
+        Option for the C++ compiler. Optimising takes long, and most of a short run goes into
+        Python.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def build_simulator(
 
     def build(built: Path) -> None:
         cxx = _Compiler(optimise, waves, vpi=True)
-        options = ("--vpi", "--public-flat-rw", "--timescale", "1ns/1ps", *_SPLIT)
+        options = ("--vpi", *_PUBLIC, "--timescale", "1ns/1ps", *_SPLIT)
         verilated = _verilate(built.parent, verilog, top, "Vtop", waves, options)
         libraries = f"-L{config.libs_dir}", "-lcocotbvpi_verilator"
         cxx.link([*verilated, main], built, [f"-Wl,-rpath,{config.libs_dir}", *libraries])
@@ -140,6 +140,7 @@ def build_simulator(
         verilog,
         top,
         optimise,
+        *_PUBLIC,
         *_SPLIT,
         str(waves),
         main.read_text(),
@@ -147,16 +148,6 @@ def build_simulator(
         _verilator_key(),
     ]
     return _kept(top, key, build)
-
-
-def started(verilog: str) -> str:
-    """Verilog in which every combinational block is evaluated at time zero, in Icarus too.
-
-    Yosys adds a register to each block for that, which is set as it is declared. Icarus does so
-    before the block waits for a change, so the block never runs until another input changes. Here
-    the register changes once more, after all blocks wait.
-    """
-    return _TRIGGER.sub(r"\1\n  initial \2 <= 1;", verilog)
 
 
 def _build_icarus(verilog: str, top: str, waves: bool) -> Path:
@@ -167,7 +158,7 @@ def _build_icarus(verilog: str, top: str, waves: bool) -> Path:
             "equivalent, or choose the simulator verilator"
         )
     dump = f'module {_DUMP};\n  initial begin $dumpfile("dump.fst"); $dumpvars(0, {top}); end\n'
-    text = f"`timescale 1ns/1ps\n{started(verilog)}\n" + (f"{dump}endmodule\n" if waves else "")
+    text = f"`timescale 1ns/1ps\n{verilog}\n" + (f"{dump}endmodule\n" if waves else "")
     version = subprocess.run([tool, "-V"], capture_output=True, text=True).stdout.split("\n")[0]
 
     def build(built: Path) -> None:

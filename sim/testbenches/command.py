@@ -17,7 +17,6 @@ import numpy as np
 
 from stillnet.hw.core import core_ports
 from stillnet.hw.verilog.generate import core_verilog
-from stillnet.sim.compile.model import started
 from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.cells import CELLS
@@ -34,7 +33,7 @@ from stillnet.sw.util.progress import Progress, silent
 from stillnet.sw.util.recordings import load_array
 from stillnet.sw.util.results import RtlResult, TestbenchResult
 
-__all__ = ["TESTBENCH", "cocotb_engine", "write_project"]
+__all__ = ["TESTBENCH", "cocotb_engine", "core_description", "write_project"]
 
 TEMPLATE = Path(__file__).with_name("template")
 COUNTERS = ("CYCLES", "WORDS", "STALL_CELL", "STALL_MEMORY", "STALL_EVENTS", "SATURATIONS")
@@ -94,8 +93,8 @@ def write_project(
         ) from error
     readme = (TEMPLATE / "README.md").read_text()
     texts = {
-        "core.v": started(core_verilog(config, "core")),
-        "project.json": json.dumps(_description(network, config), indent=1) + "\n",
+        "core.v": core_verilog(config, "core"),
+        "project.json": json.dumps(core_description(network, config), indent=1) + "\n",
         "README.md": readme.format(network=f"'{network.name}'", steps=len(rows)),
     }
     for name, text in texts.items():
@@ -103,7 +102,7 @@ def write_project(
     write_atomically(folder / "image.bin", image)
     for name, values in (("vectors.npy", rows), ("golden.npy", golden)):
         np.save(folder / name, np.asarray(values).astype(np.int16), allow_pickle=False)
-    for name in ("test_core.py", "runner.py", "Makefile"):
+    for name in ("test_core.py", "buses.py", "runner.py", "Makefile"):
         shutil.copyfile(TEMPLATE / name, folder / name)
     return TestbenchResult(
         folder=str(folder),
@@ -130,7 +129,7 @@ def _engine(network: Network, base: EngineConfig, fitting: bool | None) -> Engin
     return fit(network, base) if lacks else base
 
 
-def _description(network: Network, config: EngineConfig) -> dict[str, Any]:
+def core_description(network: Network, config: EngineConfig) -> dict[str, Any]:
     """What the test has to know of the core and its network: ``project.json``."""
     sources = {"input": 0}
     for i, layer in enumerate(network.layers):
@@ -169,7 +168,7 @@ def _restore(network: Network, config: EngineConfig) -> dict[str, Any] | None:
     for (i, name), values in initial.items():
         region = Region.STATE + config.state_names.index(name)
         state.append([region << 28 | bases[i] * config.cell_width, np.asarray(values).tolist()])
-    return {"control": int(Control.RESTORE), "vector": vector, "state": state}
+    return {"control": int(Control.RESTORE), "vectors": [vector], "state": state}
 
 
 # -- the engine of ``stillnet run`` ---------------------------------------------------------------

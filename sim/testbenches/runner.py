@@ -149,6 +149,8 @@ def run_bench(
     bench_env = {
         "COCOTB_LOG_LEVEL": "WARNING",
         "COCOTB_ANSI_OUTPUT": "0",
+        # Else cocotb compiles all that a bench imports anew, so that asserts there say more.
+        "COCOTB_REWRITE_ASSERTION_FILES": f"{name}.py",
         "PYTHONWARNINGS": "ignore::DeprecationWarning",
         **os.environ,
         **{name: str(value) for name, value in (env or {}).items()},

@@ -181,15 +181,26 @@ def started_once(initial: bool) -> Network:
     return network
 
 
-def run_project(folder: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def run_project(
+    folder: Path, tmp_path: Path, simulator: str = "icarus"
+) -> subprocess.CompletedProcess[str]:
     """Runs it where stillnet cannot be imported."""
     stub = tmp_path / "without" / "stillnet"
     stub.mkdir(parents=True, exist_ok=True)
     (stub / "__init__.py").write_text("raise ImportError('there is no stillnet here')\n")
-    env = {**os.environ, "PYTHONPATH": str(stub.parent), "SEED": "1"}
+    env = {**os.environ, "PYTHONPATH": str(stub.parent), "SEED": "1", "SIM": simulator}
     assert subprocess.run([sys.executable, "-c", "import stillnet"], env=env).returncode != 0
     command = [sys.executable, "runner.py"]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_project_runs_with_verilator(tmp_path: Path) -> None:
+    network, config = gru_dense(3), small_config(**MEMORIES["axi4"])
+    write_project(network, recording(network), tmp_path / "tb", preset=config)
+    done = run_project(tmp_path / "tb", tmp_path, "verilator")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "4 vectors: every output equals the golden one" in done.stdout
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -216,9 +227,10 @@ def test_project_sees_a_wrong_output(tmp_path: Path) -> None:
 
 
 def test_project_needs_only_three_packages() -> None:
-    lines = (TEMPLATE / "test_core.py").read_text().splitlines()
+    texts = [(TEMPLATE / name).read_text() for name in ("test_core.py", "buses.py")]
+    lines = "\n".join(texts).splitlines()
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("from", "imp"))}
-    own = {"json", "os", "random", "time", "collections", "itertools", "pathlib"}
+    own = {"json", "os", "random", "time", "collections", "itertools", "pathlib", "buses"}
     assert imported - own == {"cocotb", "cocotbext", "numpy"}
 
 

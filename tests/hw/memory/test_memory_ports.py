@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from amaranth.back import verilog
 from amaranth.sim import Simulator
 
 from stillnet.hw.host.axi_lite import AxiLiteRegisters
@@ -19,6 +18,7 @@ from stillnet.hw.memory.axi4 import Axi4ReadMaster, BurstSplitter
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.memory.ram import RamPort
 from stillnet.hw.parts.register_slice import RegisterSlice
+from stillnet.hw.verilog.text import to_verilog
 from stillnet.sim.compile import verilator
 from stillnet.sim.testbenches import run_testbench
 from stillnet.sim.testbenches.axi4 import SIGNALS, BusChecker, PromptSlave
@@ -443,7 +443,7 @@ def test_axi4_bench_sees_too_many_bursts():
             id_bits=design.id_bits,
             outstanding=design.outstanding + 1,
         )
-        return verilog.convert(master, name=top)
+        return to_verilog(master, top)
 
     with pytest.raises(BenchFailed, match=r"^bench axi4: failed: .*outstanding_limit") as error:
         run_testbench("axi4", seed=1, simulator="icarus", verilog=one_more)
@@ -459,7 +459,7 @@ def test_axi_lite_bench():
 
 def test_bench_without_tests(tmp_path):
     (tmp_path / "bench_empty.py").write_text("import cocotb\n")
-    text = verilog.convert(AxiLiteRegisters(5), name="axi_lite_bench")
+    text = to_verilog(AxiLiteRegisters(5), "axi_lite_bench")
     with pytest.raises(BenchFailed, match=r"^bench bench_empty: no cocotb test ran; see ") as error:
         run_bench(text, tmp_path / "bench_empty.py", top="axi_lite_bench")
     shutil.rmtree(error.value.run_dir)
