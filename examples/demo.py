@@ -284,7 +284,11 @@ def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         with stage(console, "quantize to int8"):
             model = load_model(recordings.nsnet2_path())
             network = quantize(
-                model, recordings.calibration_features(), thresholds=thresholds(model)
+                model,
+                recordings.calibration_features(),
+                thresholds=thresholds(model),
+                method="nearest",  # seconds instead of a minute
+                row_steps=True,
             )
             network.save(args.output / "nsnet2.safetensors")
             heard = listen(args.noise, model)

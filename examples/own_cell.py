@@ -83,7 +83,9 @@ def main() -> None:
         f"outputs up to {np.abs(wanted).max():.2f}, largest error {np.abs(got - wanted).max():.4f}"
     )
 
-    config = EngineConfig(name="own", lanes=4, cells=("fastgrnn", "linear"), units=64, inputs=16)
+    config = EngineConfig(
+        name="own", lanes=4, cells=("fastgrnn", "linear"), units=64, inputs=16, row_scale=True
+    )
     (args.output / "own.toml").write_text(config.to_toml())
     (args.output / "own.img").write_bytes(pack(network, config).data)
     np.save(args.output / "x.npy", x)

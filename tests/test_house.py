@@ -56,14 +56,14 @@ MAY_IMPORT = {
     "sw.importers.onnx": "sw.model sw.util",
     "sw.importers": "sw.importers.keras sw.importers.onnx sw.model sw.util",
     "sw.network": "sw.util",
-    "sw.quantization": "sw.model sw.network sw.util",
+    "sw.quantization.solvers": "sw.model",
+    "sw.quantization": "sw.model sw.network sw.quantization.solvers sw.util",
     "sw.packing": "sw.network sw.util",
     "sw.cost": "sw.network",
-    "sw.compression.solvers": "sw.model",
-    "sw.compression": "sw.compression.solvers sw.cost sw.model sw.network sw.quantization sw.util",
+    "sw.compression": "sw.cost sw.model sw.network sw.quantization sw.quantization.solvers sw.util",
     "sw.host": "sw.network sw.packing sw.util",
     "sw.cli": "sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing"
-    " sw.quantization sw.util",
+    " sw.quantization sw.quantization.solvers sw.util",
     "sw.api": "hw.verilog sw.compression sw.host sw.importers sw.model sw.network sw.packing"
     " sw.quantization sw.util",
     # Boards: a board and the catalogue are modules that all the others read.
@@ -87,7 +87,7 @@ MAY_IMPORT = {
     " sim.sdram sim.testbenches.template sw.cli sw.host sw.network sw.packing sw.util",
     "sim.testbenches.template": "",
     "sim.bench": "boards.catalogue hw.memory.sdram sim.audio sim.board sim.engine sim.sdram"
-    " sw.compression sw.cost sw.host sw.importers sw.network sw.util",
+    " sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.quantization sw.util",
     "sim": "",
     "sw": "",
 }

@@ -82,13 +82,13 @@ def _cases() -> tuple[Case, ...]:
     def options(**changed: Any) -> CompressOptions:
         return CompressOptions(clock_mhz=CLOCK_MHZ, **changed)
 
-    half = {"sparsity": 0.5, "max_error": BUDGET}
+    half = {"sparsity": 0.5, "mean_error": BUDGET}
     return (
         Case("int8", "int8, dense, thresholds 0", options(bits=8)),
         Case(
             "int8-thresholds",
             "int8, dense, thresholds",
-            options(bits=8, max_error=BUDGET, refits=0),
+            options(bits=8, mean_error=BUDGET, refits=0),
         ),
         Case("int4", "int4, dense, thresholds 0", options()),
         Case("int4-nearest", "int4, rounded to nearest", options(method="nearest")),
@@ -244,7 +244,7 @@ def _rows(cases: tuple[Case, ...], folder: Path, progress: Progress | None) -> l
             "pattern": case.options.pattern if case.options.sparsity else "dense",
             "sparsity": case.options.sparsity,
             "method": case.options.method,
-            "max_error": case.options.max_error,
+            "mean_error": case.options.mean_error,
             "calibration_error": network.notes["compression"]["output_error"],
             "gain_error": float(np.mean([f["error"] for f in found.values()])),
             **{f"gain_error_{n}": f["error"] for n, f in found.items()},

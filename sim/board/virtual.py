@@ -62,7 +62,7 @@ class VirtualBoard:
         self.target = target
         self.serial = serial
         self.config = config or target.config()
-        self.name = f"the virtual {target.title}"
+        self.name, self.baud = f"the virtual {target.title}", target.baud
         part = target.sdram
         if flash is not None and target.image_offset is None:
             raise StillnetError(

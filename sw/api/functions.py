@@ -20,6 +20,7 @@ from stillnet.sw.util.recordings import as_recordings
 if TYPE_CHECKING:
     import numpy as np
 
+    from stillnet.sw.quantization.limits import Budget
     from stillnet.sw.quantization.thresholds import Thresholds
 
 __all__ = ["compress", "pack", "quantize"]
@@ -35,8 +36,9 @@ def quantize(
     *,
     thresholds: Thresholds | None = None,
     threshold_recurrent: float | Mapping[str, float] | None = None,
-    max_error: float | None = None,
-    weight_bits: int = 8,
+    max_error: float | Budget | None = None,
+    method: str = "second-order",
+    row_steps: bool | None = None,
     name: str | None = None,
     nonzero: Iterable[str] = (),
     margin: float = 1.25,
@@ -64,11 +66,15 @@ def quantize(
         Delta thresholds in units of the values; zero where absent.
     threshold_recurrent : float, or dict of layer name to float, optional
         Another threshold for recurrences; needs an engine with two encoders where it differs.
-    max_error : float, optional
-        Instead of ``thresholds``: the largest thresholds that keep the mean absolute error of the
+    max_error : float or Budget, optional
+        Instead of ``thresholds``: the largest thresholds that keep the mean absolute error of each
         output, against the float model, within this.
-    weight_bits : int
-        8. :func:`stillnet.compress` makes 4.
+    method : str
+        ``"second-order"``: weights are rounded so that what the layers compute on your recordings
+        changes least. ``"nearest"``: each to the nearest integer, which is quick.
+    row_steps : bool, optional
+        A step for each row of weights, which asks for an engine with multipliers of rows; absent:
+        where it is worth it.
     name : str, optional
         Name of the network; the model's where absent.
     nonzero : iterable of str
@@ -97,7 +103,8 @@ def quantize(
         thresholds=thresholds,
         threshold_recurrent=threshold_recurrent,
         max_error=max_error,
-        weight_bits=weight_bits,
+        method=method,
+        row_steps=row_steps,
         name=name,
         nonzero=nonzero,
         margin=margin,
@@ -114,10 +121,12 @@ def compress(
     bits: int = 4,
     sparsity: float = 0.0,
     pattern: str = "unstructured",
-    max_error: float | None = None,
+    max_error: float | Budget | None = None,
+    mean_error: float | None = None,
     frame_ms: float | None = None,
     clock_mhz: float = 100.0,
     by_element: bool = True,
+    row_steps: bool | None = None,
     refits: int = 1,
     method: str = "second-order",
     seed: int = 0,
@@ -148,14 +157,18 @@ def compress(
         Part of the weights that are removed.
     pattern : str
         Which weights may go: ``"unstructured"``, ``"lane"`` or ``"block8"``.
-    max_error : float, optional
-        Thresholds of the fewest words within this mean absolute error of the output.
+    max_error : float or Budget, optional
+        Thresholds of the fewest words within this mean absolute error of each output.
+    mean_error : float, optional
+        The same of the mean over all outputs.
     frame_ms : float, optional
         Or thresholds of the least error within this time per step, by the cost model.
     clock_mhz : float
         Clock of engine and memory.
     by_element : bool
         A threshold for each element, or one for each vector.
+    row_steps : bool, optional
+        As for :func:`stillnet.quantize`; four bits always have them.
     refits : int
         How often the weights are solved again under the chosen thresholds.
     method : str
@@ -181,9 +194,11 @@ def compress(
         sparsity=sparsity,
         pattern=pattern,
         max_error=max_error,
+        mean_error=mean_error,
         frame_ms=frame_ms,
         clock_mhz=clock_mhz,
         by_element=by_element,
+        row_steps=row_steps,
         refits=refits,
         method=method,
         seed=seed,

@@ -43,7 +43,16 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     options.add_weights(parser, "4bit", "4bit or 8bit")
     options.add_sparsity(parser, "0", "part of the weights that are removed")
     options.add_pattern(parser)
-    options.add_max_error(parser, "thresholds: fewest words within this error")
+    options.add_max_error(
+        parser,
+        "thresholds: fewest words within this mean error of each output, or 5%% of its spread",
+    )
+    add(
+        "--mean-error",
+        type=float,
+        metavar="E",
+        help="thresholds: fewest words within this mean error over all outputs",
+    )
     add(
         "--frame-time",
         type=parse_time,
@@ -53,12 +62,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     options.add_clock(parser, 100.0, "clock of engine and memory (default: 100)")
     options.add_one_threshold(parser)
     add("--refits", type=int, default=1, metavar="N", help="solve again under the thresholds (1)")
-    add(
-        "--method",
-        choices=("second-order", "nearest"),
-        default="second-order",
-        help="nearest: magnitude pruning and clipped rounding, the baselines",
-    )
+    options.add_method(parser, "nearest: magnitude pruning and clipped rounding, the baselines")
+    options.add_steps(parser)
+    options.add_strict(parser)
     add("--keep-zeros", action="store_true", help="weights that are zero in MODEL stay zero")
     options.add_seed(parser)
     options.add_preset(parser, "sdram16", "; its words are counted")
@@ -77,9 +83,11 @@ def _run(args: argparse.Namespace) -> CompressResult:
         sparsity=options.one_of(args.sparsity, "--sparsity"),
         pattern=args.pattern,
         max_error=args.max_error,
+        mean_error=args.mean_error,
         frame_ms=args.frame_time,
         clock_mhz=args.clock,
         by_element=not args.one_threshold,
+        row_steps=args.weight_steps,
         refits=args.refits,
         method=args.method,
         seed=args.seed,
@@ -100,11 +108,13 @@ def _run(args: argparse.Namespace) -> CompressResult:
             folder=folder,
             progress=progress,
         )
+    doubts = network.notes["report"]["doubts"]
+    options.insist(args, doubts)
     network.save(args.output)
     if args.resume is None:
         shutil.rmtree(folder, ignore_errors=True)
     report = CompressReport.from_dict(network.notes["compression"])
-    return CompressResult(**vars(report), output=str(args.output), name=network.name)
+    return CompressResult(**vars(report), output=str(args.output), name=network.name, doubts=doubts)
 
 
 def _show(result: CompressResult) -> None:
@@ -158,7 +168,7 @@ examples:
   stillnet compress nsnet2.onnx --data clips/ --sparsity 0.5 --frame-time 2ms -o net.safetensors
       and the thresholds of least error with which a step takes 2 ms
   stillnet compress nsnet2.onnx --data clips/ --sparsity 0.5 --max-error 0.02 -o net.safetensors
-      the thresholds of fewest words that keep the mean error of the output within 0.02
+      the thresholds of fewest words that keep the mean error of each output within 0.02
 
 Use recordings as diverse as what the device will meet: nothing else decides more. A run that was
 stopped goes on where it was when it is given again. Thresholds are chosen on these recordings only.

@@ -196,6 +196,8 @@ def _dispatch(argv: list[str], as_json: bool) -> int:
         print(json.dumps(values, indent=2, default=_plain))
     else:
         getattr(command, "show", _show_values)(result)
+    for doubt in getattr(result, "doubts", []):
+        print(f"stillnet: warning: {doubt}", file=sys.stderr)
     return 1 if values.get("mismatches") else 0
 
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.errors import StillnetError
+
+if TYPE_CHECKING:
+    from stillnet.sw.quantization.limits import Budget
 
 __all__ = [
     "add_board",
@@ -21,6 +26,7 @@ __all__ = [
     "add_image",
     "add_layers",
     "add_max_error",
+    "add_method",
     "add_model",
     "add_name",
     "add_network",
@@ -31,9 +37,13 @@ __all__ = [
     "add_resume",
     "add_seed",
     "add_sparsity",
+    "add_steps",
+    "add_strict",
     "add_weights",
+    "insist",
     "one_of",
     "parse_bits",
+    "parse_budget",
     "parse_layers",
     "parse_numbers",
     "parse_thresholds",
@@ -84,6 +94,25 @@ def parse_thresholds(text: str, where: str = "--threshold") -> float | dict[str,
             raise StillnetError(f"{where}: '{name.strip()}' is named twice")
         result[name.strip()] = _number(value, where)
     return result
+
+
+def _parse_steps(text: str) -> bool | str:
+    """``"row"`` or ``"layer"``."""
+    return {"row": True, "layer": False}.get(text, text)
+
+
+def parse_budget(text: str) -> float | Budget:
+    """``"0.02"`` in units of the outputs, or ``"5%"`` of the spread of each."""
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an error such as 0.02 or 5%") from None
+    if not text.strip().endswith("%"):
+        return value
+    from stillnet.sw.quantization.limits import Budget
+
+    return Budget(value / 100, relative=True)
 
 
 def parse_layers(text: str) -> list[tuple[str, str]]:
@@ -232,7 +261,9 @@ def add_sparsity(parser: Parser, default: str, help: str) -> None:
 
 def add_pattern(parser: Parser) -> None:
     """Which weights may go together."""
-    from stillnet.sw.compression.masks import PATTERNS  # only two commands need the package
+    from stillnet.sw.quantization.solvers.masks import (
+        PATTERNS,
+    )  # only two commands need the package
 
     parser.add_argument(
         "--pattern",
@@ -243,8 +274,41 @@ def add_pattern(parser: Parser) -> None:
 
 
 def add_max_error(parser: Parser, help: str) -> None:
-    """Budget of the mean output error."""
-    parser.add_argument("--max-error", type=float, metavar="E", help=help)
+    """Budget of the mean error of each output."""
+    parser.add_argument("--max-error", type=parse_budget, metavar="E", help=help)
+
+
+def add_method(parser: Parser, help: str) -> None:
+    """How weights are rounded."""
+    parser.add_argument(
+        "--method", choices=("second-order", "nearest"), default="second-order", help=help
+    )
+
+
+def add_steps(parser: Parser) -> None:
+    """Steps of weights."""
+    parser.add_argument(
+        "--weight-steps",
+        choices=(True, False),
+        type=_parse_steps,
+        metavar="row|layer",
+        help="a step for each row of weights, for engines with multipliers of rows, or one for "
+        "each layer; default: rows where it is worth it",
+    )
+
+
+def add_strict(parser: Parser) -> None:
+    """Doubts are errors."""
+    parser.add_argument(
+        "--strict", action="store_true", help="what would be a warning is an error, exit code 2"
+    )
+
+
+def insist(args: argparse.Namespace, doubts: Sequence[str]) -> None:
+    """Refuses what there are doubts about, where ``--strict`` is given."""
+    if args.strict and doubts:
+        more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
+        raise StillnetError(f"--strict: {doubts[0]}{more}")
 
 
 def add_one_threshold(parser: Parser) -> None:

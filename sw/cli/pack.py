@@ -21,6 +21,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     options.add_network(parser)
     options.add_preset(parser, note="; for a board built with --fit, its engine.toml")
     options.add_fit(parser, False, "for the engine that 'generate --fit' makes for this network")
+    options.add_strict(parser)
     options.add_output(parser, "NET.img", "the image", required=True)
 
 
@@ -28,6 +29,7 @@ def _run(args: argparse.Namespace) -> PackResult:
     config = EngineConfig.load(args.preset)
     check_place(args.output)
     network = Network.load(args.network)
+    options.insist(args, network.doubts)
     if args.fit:
         config = fit(network, config)
     image = pack(network, config)
@@ -41,12 +43,13 @@ def _run(args: argparse.Namespace) -> PackResult:
         words=len(image.data) // config.word_bytes,
         word_bits=config.word_bits,
         matrices=costs(network, config) if config.int4 or config.sparse else [],
+        doubts=network.doubts,
     )
 
 
 def _show(result: PackResult) -> None:
     for name, value in result.to_dict().items():
-        if name != "matrices":
+        if name not in ("matrices", "doubts"):
             print(f"{name}: {value}")
     for m in result.matrices:
         others = ", ".join(f"{k} {v:,}" for k, v in sorted(m["words"].items(), key=lambda i: i[1]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import check_place
@@ -40,10 +39,14 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="another threshold for recurrences; needs an engine with two encoders",
     )
     options.add_max_error(
-        parser, "instead: the largest thresholds that keep the mean output error within E"
+        parser,
+        "instead: the largest thresholds that keep the mean error of each output within E, or 5%% "
+        "of its spread",
     )
     add("--nonzero", type=_names, default=[], metavar="NAMES", help="ReLU layers without deltas")
-    options.add_weights(parser, "8bit", "bits of a weight; 'compress' makes 4bit")
+    options.add_method(parser, "nearest: round each weight by itself, which is quick")
+    options.add_steps(parser)
+    options.add_strict(parser)
     add(
         "--correct-bias",
         choices=("silent", "all", "none"),
@@ -64,7 +67,6 @@ def _run(args: argparse.Namespace) -> QuantizeResult:
     given = args.threshold is not None or args.threshold_recurrent is not None
     if args.max_error is not None and given:
         raise StillnetError("give --threshold or --max-error, not both")
-    bits: Any = options.one_of(args.weights, "--weights")
     check_place(args.output)
     recordings = load_recordings(args.data)
     model = load_model(args.model, layers=args.layers)
@@ -75,15 +77,18 @@ def _run(args: argparse.Namespace) -> QuantizeResult:
             thresholds=args.threshold,
             threshold_recurrent=args.threshold_recurrent,
             max_error=args.max_error,
-            weight_bits=bits,
+            method=args.method,
+            row_steps=args.weight_steps,
             name=args.name,
             nonzero=args.nonzero,
             correct_bias=args.correct_bias != "none",
             keep_silence=args.correct_bias != "all",
             progress=progress,
         )
+    described = describe_network(network)
+    options.insist(args, described.doubts)
     network.save(args.output)
-    return QuantizeResult(**vars(describe_network(network)), output=str(args.output))
+    return QuantizeResult(**vars(described), output=str(args.output))
 
 
 def _show(result: QuantizeResult) -> None:
@@ -104,7 +109,7 @@ examples:
   stillnet quantize nsnet2.onnx --data a.npy b.npy --threshold 16/256 -o net.safetensors
       changes below 16/256 are kept back until they add up
   stillnet quantize nsnet2.onnx --data speech/ --max-error 0.02 -o net.safetensors
-      the largest thresholds that keep the mean error of the output within 0.02
+      the largest thresholds that keep the mean error of each output within 0.02
 
 Use recordings of what the device will hear; some thousand steps are enough. They fix the range of
 each vector, and the error report that 'stillnet info net.safetensors' repeats.""",

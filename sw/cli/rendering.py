@@ -112,8 +112,8 @@ def show_network(network: NetworkInfo) -> None:
 def _show_report(report: QuantizeReport) -> None:
     right = "right"
     vectors = columns(
-        f"Against the float model, {report.steps} steps of calibration: mean output error "
-        f"{report.output_error:.4g}, {report.saturations} clipped",
+        f"Against the float model, {report.steps} steps of calibration: {_outputs(report)}, "
+        f"{report.saturations} clipped",
         {
             "vector": "left",
             "rms": right,
@@ -121,7 +121,7 @@ def _show_report(report: QuantizeReport) -> None:
             "error rms": right,
             "error max": right,
             "relative": right,
-            "relative max": right,
+            "SNR": right,
             "active": right,
         },
     )
@@ -135,7 +135,7 @@ def _show_report(report: QuantizeReport) -> None:
             v.name,
             *(figure(n) for n in (v.rms, v.peak, v.error_rms, v.error_max)),
             percent(v.relative_rms),
-            percent(v.relative_max),
+            "-" if v.snr_db is None else f"{v.snr_db:.1f} dB",
             active,
         )
     matrices = columns(
@@ -159,6 +159,18 @@ def _show_report(report: QuantizeReport) -> None:
             str(m.clipped),
         )
     print_tables(vectors, matrices)
+
+
+def _outputs(report: QuantizeReport) -> str:
+    """The outputs' errors in a few words."""
+    mean = f"mean output error {report.output_error:.4g}"
+    worst = report.outputs.worst
+    if worst is None:
+        return mean
+    return (
+        f"{mean}; worst output {worst}: {report.outputs.snr_db[worst]:.1f} dB, largest error "
+        f"{report.outputs.error_max[worst]:.3g}"
+    )
 
 
 def show_image(image: ImageInfo) -> None:

@@ -50,6 +50,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="an option of the engine; may be repeated",
     )
+    options.add_strict(parser)
     options.add_output(parser, "Y.npy", "output vectors, (steps, outputs)")
 
 
@@ -82,6 +83,7 @@ def _run(args: argparse.Namespace) -> RunResult:
             progress=progress,
             **engine_options,
         )
+    options.insist(args, result.doubts)
     if args.output is None:
         return result
     buffer = io.BytesIO()

@@ -3,10 +3,12 @@
 ``docs/compression.md`` explains the method and has what it reaches.
 """
 
-from .layerwise import Settings
-from .masks import Pattern
+from stillnet.sw.quantization.layerwise import Settings
+from stillnet.sw.quantization.limits import Budget
+from stillnet.sw.quantization.solvers.masks import Pattern
+
 from .options import CompressOptions, engine_for
 from .pipeline import compress
 from .pruned import Given
 
-__all__ = ["CompressOptions", "Given", "Pattern", "Settings", "compress", "engine_for"]
+__all__ = ["Budget", "CompressOptions", "Given", "Pattern", "Settings", "compress", "engine_for"]

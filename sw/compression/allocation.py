@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.network.sequence import Trace
-
-from .layerwise import Job, Settings
-from .simulate import before
-from .solvers.hessian import bundles
+from stillnet.sw.quantization.layerwise import Job, Settings
+from stillnet.sw.quantization.simulate import before
+from stillnet.sw.quantization.solvers.hessian import bundles
 
 __all__ = ["allocate"]
 
@@ -38,6 +38,13 @@ def allocate(job: Job, settings: Settings) -> dict[tuple[int, int], float]:
     for i, layer in enumerate(job.model.layers):
         for place, bundle in enumerate(bundles(job.model, i)):
             sources = [layer.matrices[j].source for j, _ in bundle.parts]
+            weight = bundle.weight(layer)
+            if job.model.one_hot and INPUT in sources:  # columns of tokens keep all weights
+                part = bundle.columns(job.model)[sources.index(INPUT)]
+                weight = np.delete(weight, part, axis=1)
+                sources.remove(INPUT)
+            if not sources:
+                continue
             z = np.concatenate([_seen(job.trace, s, s >= i, rows) for s in sources], axis=1)
             z = z - z.mean(axis=0)
             hessian = z.T @ z / len(z)
@@ -50,7 +57,6 @@ def allocate(job: Job, settings: Settings) -> dict[tuple[int, int], float]:
             cost = np.concatenate(
                 [job.cost.get(s, np.ones(job.model.source_size(s))) for s in sources]
             )
-            weight = bundle.weight(layer)
             figures[i, place] = weight**2 / inverse * importance[:, None] / cost
     total = sum(f.size for f in figures.values())
     wanted = total * (1 - settings.pattern.sparsity)

@@ -19,13 +19,12 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
+from stillnet.sw.quantization.layerwise import Compressed, LayerWork
 from stillnet.sw.util.files import write_atomically
-
-from .layerwise import Compressed, LayerWork
 
 __all__ = ["VERSION", "Checkpoint", "digest"]
 
-VERSION = 2
+VERSION = 3
 """Of the methods. Raised with every change of this folder, of the formats' choice or of the cost
 model that gives other results for the same data: stages that older code kept are then refused."""
 
@@ -39,7 +38,7 @@ def digest(model: Model, x: np.ndarray, options: dict[str, Any]) -> str:
         for m in layer.matrices:
             hash_.update(f"{m.source} {m.gates}".encode())
             hash_.update(np.ascontiguousarray(m.weight).tobytes())
-        for values in (layer.bias, layer.initial):
+        for values in (layer.bias, layer.initial, layer.parameters):
             for name in sorted(values):
                 hash_.update(np.ascontiguousarray(values[name]).tobytes())
     hash_.update(np.ascontiguousarray(x).tobytes())

@@ -8,46 +8,32 @@ once more. The result follows from the data and the seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.events import Mode
 from stillnet.sw.cost.cost import predict, step_words
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Trace
+from stillnet.sw.quantization.integers import set_limits
+from stillnet.sw.quantization.layerwise import LayerWork
+from stillnet.sw.quantization.limits import Limits, integer_error, settle
+from stillnet.sw.quantization.report import output_error, quantization_report
 from stillnet.sw.util.progress import Progress, silent
 
 from .allocation import allocate
-from .build import set_limits
-from .layerwise import LayerWork
-from .limits import Limits
 from .options import CompressOptions, engine_for
 from .pruned import Given
-from .simulate import Encoders
-from .stages import (
-    Setup,
-    column_costs,
-    find_limits,
-    integer_error,
-    integer_network,
-    prepare,
-    solve_weights,
-)
+from .stages import Setup, column_costs, find_limits, prepare_setup, solve_weights
 
 __all__ = ["compress"]
 
 _TIMED = 40
 """Steps whose cycles are predicted one by one."""
-
-_SHRUNK = 30
-"""How often thresholds are shrunk by 2 % where integers exceed the budget."""
 
 
 def compress(
@@ -95,63 +81,76 @@ def compress(
     """
     options = options or CompressOptions()
     config = config or engine_for(options)
-    setup = prepare(
+    setup = prepare_setup(
         model, calibration, options, config, given, folder, progress or silent, thresholds
     )
     job = setup.job
     compressed, work = solve_weights(setup, "weights-0")
     limits: Limits | None = None
-    network = integer_network(setup, work, name)
+    network = setup.plan.network(work, name)
     if options.searched:
         limits = find_limits(setup, "limits-0", compressed, network, None)
         for k in range(1, options.refits + 1):
-            job.encoders = Encoders(limits.thresholds, job.fraction)
+            job.encoders = replace(setup.encoders, thresholds=limits.thresholds)
             job.cost = column_costs(setup, compressed, limits)
             if setup.allocates:
                 job.density = allocate(job, setup.settings)
             compressed, work = solve_weights(setup, f"weights-{k}")
-            network = integer_network(setup, work, name)
+            network = setup.plan.network(work, name)
             limits = find_limits(setup, f"limits-{k}", compressed, network, limits)
-    encoders = Encoders(limits.thresholds if limits else dict(thresholds or {}), job.fraction)
-    set_limits(network, encoders)
-    if limits is not None and options.max_error is not None:
-        _settle(setup, network, limits)
+    chosen = limits.thresholds if limits else dict(thresholds or {})
+    set_limits(network, replace(setup.encoders, thresholds=chosen))
+    if limits is not None and options.frame_ms is None:
+        settle(setup.plan, network, limits, options.budget)
     network.validate()
+    network.notes["options"] = asdict(options)
+    network.notes["report"] = quantization_report(model, network, setup.base.whole)
+    network.notes["report"]["doubts"] += _idle_options(setup, network)
     network.notes["compression"] = _report(setup, network, work)
     return network
 
 
-def _settle(setup: Setup, network: Network, limits: Limits) -> None:
-    """The search ran in floating point: in integers, too, the error must keep the budget."""
-    budget = setup.options.max_error or 0.0
-    for _ in range(_SHRUNK):
-        if integer_error(setup, network)[0] <= budget:
-            return
-        limits.thresholds = {s: 0.98 * v for s, v in limits.thresholds.items()}
-        set_limits(network, Encoders(limits.thresholds, setup.job.fraction))
-    raise StillnetError(
-        f"max_error {budget:g} cannot be kept: in integers the mean error is "
-        f"{integer_error(setup, network)[0]:.4g}; allow more"
-    )
+def _idle_options(setup: Setup, network: Network) -> list[str]:
+    """Options that cost accuracy and save no words."""
+    options, config = setup.options, setup.config
+    found = []
+    if options.sparsity > 0:
+        dense = replace(config, formats=("dense",), columns=0)
+        words = [sum(_words(network, c).values()) for c in (config, dense)]
+        if words[1] and words[0] > 0.95 * words[1]:
+            found.append(
+                f"sparsity {options.sparsity:g} with pattern '{options.pattern}' saves "
+                f"{100 * (1 - words[0] / words[1]):.0f} % of the words of this network only; leave "
+                "it out, or choose another pattern"
+            )
+    return found
+
+
+def _words(network: Network, config: EngineConfig) -> dict[tuple[int, int], int]:
+    """Words of each matrix, with the format that takes fewest."""
+    return {
+        (i, j): m.layout(layer.cell, config).words
+        for i, layer in enumerate(network.layers)
+        for j, m in enumerate(layer.matrices)
+    }
 
 
 def _report(setup: Setup, network: Network, work: LayerWork) -> dict[str, Any]:
     """Errors and costs on calibration, from integers; fields of ``results.CompressReport``."""
     options, config = setup.options, setup.config
-    layout, x, _ = setup.judged
-    error, result = integer_error(setup, network)
+    judged = setup.base.judged
+    layout, x = judged.layout, judged.x
+    _, result = integer_error(setup.plan, network, options.budget)
     words = step_words(network, config, result)
     # Cycles per word from some steps in the middle of a recording; words from all of them.
     first = network.quantize_input(layout.unpack(x)[layout.recordings // 2][:_TIMED])
     cost = predict(network, first, config, clock_mhz=options.clock_mhz, warm=len(first) // 2)
-    modes = {q.mode for q in network.layers} | {network.input_mode}
-    assert modes == {Mode.DELTA} and all(q.cell in CELLS for q in network.layers)
     return {
         "options": asdict(options),
         "engine": config.to_dict(),
         "steps": setup.job.layout.rows,
         "judged_steps": layout.rows,
-        "output_error": error,
+        "output_error": output_error(network, result, judged.wanted),
         "words_a_step": words,
         "bytes_a_step": words * config.word_bytes,
         "frame_ms": cost.milliseconds * words / max(cost.words, 1e-9),
@@ -166,15 +165,17 @@ def _layer(
     """One layer; fields of ``results.CompressedLayer``."""
     layer = network.layers[i]
     parts = [c for (index, _), c in work.items() if index == i]
-    sizes = [c.integers.size for c in parts]
+    sizes = [c.integers.size for c in parts] or [1]  # a layer that no matrix feeds
+    errors = [(c.error, c.nearest_error) for c in parts] or [(0.0, 0.0)]
+    kept = sum(int(np.count_nonzero(c.integers)) for c in parts) if parts else 1
     return {
         "name": layer.name,
         "cell": layer.cell,
-        "density": sum(int(np.count_nonzero(c.integers)) for c in parts) / sum(sizes),
-        "error": float(np.average([c.error for c in parts], weights=sizes)),
-        "nearest_error": float(np.average([c.nearest_error for c in parts], weights=sizes)),
+        "density": kept / sum(sizes),
+        "error": float(np.average([e for e, _ in errors], weights=sizes)),
+        "nearest_error": float(np.average([e for _, e in errors], weights=sizes)),
         "formats": [m.layout(layer.cell, setup.config).name for m in layer.matrices],
-        "active": _activity(result, i, setup.judged[0]),
+        "active": _activity(result, i, setup.base.judged.layout),
     }
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
-
-from .layerwise import Job
-from .solvers.hessian import bundles
+from stillnet.sw.model.model import Model
+from stillnet.sw.quantization.preparation import Fixed
+from stillnet.sw.quantization.solvers.hessian import bundles
 
 __all__ = ["Given", "honour"]
 
@@ -45,15 +45,16 @@ class Given:
         return hash_.hexdigest()
 
 
-def honour(job: Job, given: Given) -> None:
-    """Enters masks and steps into a job.
+def honour(model: Model, given: Given) -> Fixed:
+    """Masks and steps by layer and bundle.
 
     Raises
     ------
     StillnetError
         Where a step names no gate, is not positive, or covers only some gates that share a bundle.
     """
-    names = {(layer.name, g) for layer in job.model.layers for g in layer.bias}
+    fixed = Fixed()
+    names = {(layer.name, g) for layer in model.layers for g in layer.bias}
     for key, value in given.steps.items():
         if key not in names:
             raise StillnetError(
@@ -63,11 +64,11 @@ def honour(job: Job, given: Given) -> None:
             raise StillnetError(
                 f"layer '{key[0]}': the steps of gate '{key[1]}' must be positive numbers"
             )
-    for i, layer in enumerate(job.model.layers):
-        for place, bundle in enumerate(bundles(job.model, i)):
+    for i, layer in enumerate(model.layers):
+        for place, bundle in enumerate(bundles(model, i)):
             weight = bundle.weight(layer)
             if given.zeros and np.any(weight == 0):
-                job.kept[i, place] = weight != 0
+                fixed.kept[i, place] = weight != 0
             named = [(layer.name, g) in given.steps for g in bundle.gates]
             if any(named) and not all(named):
                 missing = bundle.gates[named.index(False)]
@@ -76,7 +77,7 @@ def honour(job: Job, given: Given) -> None:
                     f"'{missing}'; give all of them"
                 )
             if all(named):
-                job.steps[i, place] = np.concatenate(
+                fixed.steps[i, place] = np.concatenate(
                     [
                         np.broadcast_to(
                             np.asarray(given.steps[layer.name, g], float), (layer.units,)
@@ -84,3 +85,4 @@ def honour(job: Job, given: Given) -> None:
                         for g in bundle.gates
                     ]
                 )
+    return fixed

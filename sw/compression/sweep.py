@@ -22,13 +22,12 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, run_float, run_integers
 from stillnet.sw.quantization.checks import check_recordings
+from stillnet.sw.quantization.integers import set_limits
+from stillnet.sw.quantization.limits import Limits
 from stillnet.sw.util.progress import Progress, silent
 
-from .build import set_limits
-from .limits import Limits
 from .options import CompressOptions, engine_for
-from .simulate import Encoders
-from .stages import integer_network, limit_search, prepare, solve_weights
+from .stages import limit_search, prepare_setup, solve_weights
 
 __all__ = ["Row", "measure", "sweep"]
 
@@ -140,7 +139,7 @@ def _choices(
         raise StillnetError("a sweep needs at least one of bits, sparsity and errors")
     highest = max(max(errors), 1e-6)
     choices = [
-        replace(base, bits=b, sparsity=s, max_error=highest, frame_ms=None)
+        replace(base, bits=b, sparsity=s, max_error=None, mean_error=highest, frame_ms=None)
         for b in bits
         for s in sparsity
     ]
@@ -160,14 +159,15 @@ def _points(
     progress: Progress,
 ) -> Iterator[Row]:
     """Rows of one choice of bits and sparsity: the same weights under several budgets."""
-    setup = prepare(model, calibration, chosen, engine, None, folder, progress)
+    setup = prepare_setup(model, calibration, chosen, engine, None, folder, progress)
     compressed, work = solve_weights(setup, "weights-0")
-    network = integer_network(setup, work, None)
-    layout, x, _ = setup.judged
+    network = setup.plan.network(work)
+    judged = setup.base.judged
+    layout, x = judged.layout, judged.x
     search = limit_search(setup, compressed, network, progress)
     balanced: Limits | None = None
     for budget in sorted(errors, reverse=True):
-        thresholds: dict[int, float | np.ndarray] = dict.fromkeys(setup.sources, 0.0)
+        thresholds: dict[int, float | np.ndarray] = dict.fromkeys(setup.base.delta_sources, 0.0)
         if budget > 0:
             rates = None if balanced is None else balanced.rates
             found = search.run(error=budget, rounds=0 if rates else 2, rates=rates)
@@ -175,7 +175,7 @@ def _points(
                 continue
             balanced = balanced or found
             thresholds = found.thresholds
-        set_limits(network, Encoders(thresholds, setup.job.fraction))
+        set_limits(network, replace(setup.encoders, thresholds=thresholds))
         row: Row = {
             "bits": chosen.bits,
             "sparsity": chosen.sparsity,

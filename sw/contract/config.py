@@ -13,7 +13,7 @@ from typing import Any
 
 from .cells import CELLS, Cell
 from .errors import StillnetError
-from .image import FORMATS, UNEQUAL_FORMATS, VERSION, block_rows
+from .image import FORMATS, MOST_ROWS, UNEQUAL_FORMATS, VERSION, block_rows
 
 __all__ = ["MEMORIES", "PRESETS", "EngineConfig"]
 
@@ -185,7 +185,7 @@ class EngineConfig:
                 "engine config: second_threshold and element_thresholds exclude each other; leave "
                 "one out"
             )
-        if self.max_accumulators > 8:
+        if self.max_accumulators > MOST_ROWS:
             raise StillnetError(
                 f"engine config: a cell takes {self.max_accumulators} words of accumulators, "
                 "parameters and row multipliers a block, at most 8 are possible; leave it or "
@@ -397,9 +397,12 @@ PRESETS: dict[str, EngineConfig] = {
         prefetch_blocks=2,
         memory="ram",
         ram_words=16384,
+        row_scale=True,
     ),
-    "sdram16": EngineConfig(name="sdram16", lanes=2, accumulators=4096, prefetch_blocks=16),
-    "axi64": EngineConfig(name="axi64", lanes=8, memory="axi4"),
+    "sdram16": EngineConfig(
+        name="sdram16", lanes=2, accumulators=6144, prefetch_blocks=16, row_scale=True
+    ),
+    "axi64": EngineConfig(name="axi64", lanes=8, memory="axi4", row_scale=True),
     "axi512": EngineConfig(
         name="axi512",
         lanes=64,
@@ -409,6 +412,7 @@ PRESETS: dict[str, EngineConfig] = {
         fetch_words=256,
         prefetch_blocks=4,
         memory="axi4",
+        row_scale=True,
     ),
 }
 """Named configurations. ``stillnet generate --preset NAME``."""

@@ -47,6 +47,7 @@ __all__ = [
     "Table",
     "accumulator_place",
     "bias_runs",
+    "MOST_ROWS",
     "block_rows",
     "find_field",
     "matrix_records",
@@ -55,6 +56,8 @@ __all__ = [
 MAGIC = int.from_bytes(b"STIL", "little")
 VERSION = 2
 SLOT_BYTES = 64
+MOST_ROWS = 8
+"""Most accumulator words that a block of units takes (:func:`block_rows`)."""
 BIAS_WORDS = 4
 """Memory words that a word of accumulators takes in a bias run."""
 

@@ -52,6 +52,7 @@ __all__ = [
     "restore",
     "set_threshold",
     "start",
+    "steps_per_second",
     "write",
     "write_state",
 ]
@@ -122,6 +123,25 @@ class Cause(IntFlag):
     """A command did not fit the receive buffer; it was dropped."""
     LINE = 64
     """The receiver of the serial line reported a wrong stop bit, or a break."""
+
+
+# -- throughput -----------------------------------------------------------------------------------
+
+BITS_PER_BYTE = 10
+"""On a serial line: start bit, eight bits, stop bit."""
+
+
+def steps_per_second(inputs: int, outputs: int, baud: int) -> float:
+    """Steps that a serial link carries, both ways at a time, with full frames.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Elements of a vector each way; two bytes each. One byte of 128 is escaped, on the mean.
+    baud : int
+    """
+    longest = max(2 * inputs, 2 * outputs + 1) + OVERHEAD_BYTES
+    return baud / (BITS_PER_BYTE * longest * (1 + 2 / 256))
 
 
 # -- frames ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.link import steps_per_second
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.engine_fit import changed, missing
@@ -86,6 +87,9 @@ def run_on_board(
     answers.close()
     counters = engine.counters()
     cycles = counters["cycles"]
+    alone = engine.identity.clock_hz * len(outputs) / cycles if cycles else None
+    baud = getattr(engine.transport, "baud", None)
+    line = None if baud is None else steps_per_second(rows.shape[1], network.outputs, baud)
     return BoardResult(
         steps=len(outputs),
         mismatches=int(difference is not None),
@@ -97,8 +101,15 @@ def run_on_board(
         preset=engine.config.name,
         added=[] if base is None else changed(base, engine.config),
         steps_per_second=len(outputs) / seconds if seconds > 0 else None,
+        engine_steps_per_second=alone,
+        link_steps_per_second=line,
+        limited_by=None if line is None or alone is None else _slower(alone, line),
         outputs=network.dequantize_output(np.stack(outputs)),
     )
+
+
+def _slower(engine: float, link: float) -> str:
+    return "engine" if engine < link else "link"
 
 
 _SENTENCE = (

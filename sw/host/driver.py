@@ -759,6 +759,7 @@ def _outline(image: Image) -> _Loaded:
                 mode=Mode[d["mode"].upper()],
                 threshold=d["threshold"],
                 threshold_recurrent=d["threshold_recurrent"],
+                unit_exponents=_exponents(d["unit_exponents"]),
             )
         )
     outline = Network(
@@ -768,5 +769,10 @@ def _outline(image: Image) -> _Loaded:
         input_mode=Mode[notes["input_mode"].upper()],
         input_threshold=notes["input_threshold"],
         name=notes["name"],
+        input_exponents=_exponents(notes["input_exponents"]),
     )
     return _Loaded(outline, tuple(d["unit_base"] for d in notes["layers"]))
+
+
+def _exponents(numbers: list[int] | None) -> np.ndarray | None:
+    return None if numbers is None else np.array(numbers, np.int64)

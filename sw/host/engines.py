@@ -103,9 +103,17 @@ def run(
     elif fit or (fit is None and missing(network, base)):
         config = fit_engine(network, base)
     result = function(network, x, preset=config, steps=steps, progress=progress, **options)
+    clipped = network.clipped_inputs(x[: result.steps])
+    doubts = network.doubts
+    if clipped:
+        doubts.append(
+            f"{clipped} values of the input leave the range that calibration showed, and were "
+            "clipped; quantize with recordings that have such values"
+        )
+    result = replace(result, engine=engine, doubts=doubts, saturations=result.saturations + clipped)
     if colon:
-        return replace(result, engine=engine)
-    return replace(result, engine=engine, preset=config.name, added=changed(base, config))
+        return result
+    return replace(result, preset=config.name, added=changed(base, config))
 
 
 def engine_loaders() -> dict[str, Callable[[], Callable[..., RunResult]]]:

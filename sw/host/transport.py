@@ -24,6 +24,8 @@ class Transport(Protocol):
     ----------
     name : str
         For messages.
+
+    Those of serial lines also have ``baud``, bits per second.
     """
 
     name: str
@@ -76,7 +78,7 @@ class SerialTransport:
                 f"the serial port '{port}' needs pyserial, which is not installed: "
                 'pip install "stillnet[serial]"'
             ) from error
-        self.name = port
+        self.name, self.baud = port, baud
         self._lost = serial.SerialException, OSError, TypeError
         try:
             self._port = serial.Serial(port, baud, timeout=0.02, write_timeout=10, exclusive=True)

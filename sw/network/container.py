@@ -16,12 +16,12 @@ FORMAT_VERSION = 2
 
 HEADER = (
     *("version", "name", "inputs", "input_fraction", "input_mode", "input_threshold"),
-    *("input_thresholds", "layers", "notes"),
+    *("input_thresholds", "input_exponents", "layers", "notes"),
 )
 LAYER = (
     *("name", "cell", "units", "matrices", "shift", "write_shift", "fraction", "mode"),
     *("threshold", "threshold_recurrent", "thresholds", "initial", "parameters", "peers"),
-    *("exponents", "scale"),
+    *("exponents", "scale", "unit_exponents"),
 )
 MATRIX = ("source", "gates", "fraction", "bits", "format")
 
@@ -64,6 +64,7 @@ def check_container(header: Any, tensors: Iterable[str], path: Path) -> None:
 def _tensors(header: dict[str, Any]) -> list[str]:
     """Names of all tensors that a file with this header has."""
     names = ["input/thresholds"] if header["input_thresholds"] else []
+    names += ["input/exponents"] if header["input_exponents"] else []
     for i, layer in enumerate(header["layers"]):
         names += [f"{i}/weight/{j}" for j in range(len(layer["matrices"]))]
         names += [f"{i}/bias/{g}" for g in CELLS[layer["cell"]].accumulators]
@@ -71,4 +72,5 @@ def _tensors(header: dict[str, Any]) -> list[str]:
         names += [f"{i}/parameter/{p}" for p in layer["parameters"]]
         names += [f"{i}/scale/{g}" for g in layer["scale"] or ()]
         names += [f"{i}/thresholds"] if layer["thresholds"] else []
+        names += [f"{i}/exponents"] if layer["unit_exponents"] else []
     return names

@@ -118,6 +118,9 @@ class QuantizedLayer:
         (``fixed.scale_row``). All matrices that add into a row share it.
     thresholds : int64 array, shape (units,), or None
         A threshold for each element, in place of ``threshold``.
+    unit_exponents : int64 array, shape (units,), or None
+        Powers of two by which elements of the vector were made larger (``equalize``): element j
+        stands for integer / 2**(fraction + unit_exponents[j]). No integer depends on them.
     """
 
     name: str
@@ -137,6 +140,7 @@ class QuantizedLayer:
     exponents: dict[str, int] = field(default_factory=dict)
     scale: dict[str, np.ndarray] | None = None
     thresholds: np.ndarray | None = None
+    unit_exponents: np.ndarray | None = None
 
     @property
     def limit(self) -> int | np.ndarray:
@@ -167,6 +171,8 @@ class Network:
         Free metadata: where it came from, error reports.
     input_thresholds : int64 array, shape (inputs,), or None
         A threshold for each element, in place of ``input_threshold``.
+    input_exponents : int64 array, shape (inputs,), or None
+        Powers of two that the host multiplies the inputs by, so that all have one scale.
     """
 
     inputs: int
@@ -177,6 +183,7 @@ class Network:
     name: str = "network"
     notes: dict[str, Any] = field(default_factory=dict)
     input_thresholds: np.ndarray | None = None
+    input_exponents: np.ndarray | None = None
 
     @property
     def input_limit(self) -> int | np.ndarray:
@@ -194,6 +201,11 @@ class Network:
     def row_scale(self) -> bool:
         """Whether any row has a multiplier."""
         return any(layer.scale is not None for layer in self.layers)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What one should know before the network is trusted, as quantization found it."""
+        return list(self.notes.get("report", {}).get("doubts", []))
 
     @property
     def outputs(self) -> int:
@@ -283,12 +295,29 @@ class Network:
                 f"input holds {x[step, element]} at step {step}, element {element}; remove NaN and "
                 "infinity from the recording"
             )
-        scaled = np.floor(x * 2.0**self.input_fraction + 0.5)
-        return np.clip(scaled, -(1 << 15), (1 << 15) - 1).astype(np.int64)
+        return np.clip(self._scaled(x), -(1 << 15), (1 << 15) - 1).astype(np.int64)
+
+    def _scaled(self, x: np.ndarray) -> np.ndarray:
+        return np.floor(x * self.units_of(INPUT) + 0.5)
+
+    def clipped_inputs(self, x: np.ndarray) -> int:
+        """Elements of float vectors that :meth:`quantize_input` clips to 16 bits."""
+        if self.input_mode.one_hot:
+            return 0
+        scaled = self._scaled(np.asarray(x, float))
+        return int(np.count_nonzero((scaled < -(1 << 15)) | (scaled >= 1 << 15)))
+
+    def units_of(self, source: int) -> np.ndarray | float:
+        """Integers per unit of the values of a vector: one for all of its elements, or each."""
+        if source == INPUT:
+            fraction, exponents = self.input_fraction, self.input_exponents
+        else:
+            fraction, exponents = self.layers[source].fraction, self.layers[source].unit_exponents
+        return 2.0**fraction if exponents is None else 2.0 ** (fraction + exponents)
 
     def dequantize_output(self, y: np.ndarray) -> np.ndarray:
         """Integer outputs to float."""
-        return y / 2.0 ** self.layers[-1].fraction
+        return y / self.units_of(len(self.layers) - 1)
 
     # -- checks -----------------------------------------------------------------------------------
 
@@ -390,8 +419,20 @@ class Network:
                 f"network '{self.name}' takes tokens, which have no thresholds; leave "
                 "input_thresholds away"
             )
+        self._check_exponents("input", self.input_exponents, self.inputs)
         for layer in self.layers:
             self._check_elements(f"layer '{layer.name}'", layer.thresholds, layer.units)
+            self._check_exponents(f"layer '{layer.name}'", layer.unit_exponents, layer.units)
+
+    def _check_exponents(self, where: str, exponents: np.ndarray | None, size: int) -> None:
+        if exponents is None:
+            return
+        whole = np.issubdtype(exponents.dtype, np.integer)
+        if exponents.shape != (size,) or not whole or np.any(np.abs(exponents) > 64):
+            raise StillnetError(
+                f"{where}: powers of two of the elements have shape {exponents.shape} and type "
+                f"{exponents.dtype}, expected integers from -64 to 64 of shape {(size,)}"
+            )
 
     def _check_elements(self, where: str, thresholds: np.ndarray | None, size: int) -> None:
         if thresholds is None:
@@ -493,6 +534,8 @@ class Network:
                 tensors[f"{i}/scale/{g}"] = value.astype(np.int32)
             if layer.thresholds is not None:
                 tensors[f"{i}/thresholds"] = layer.thresholds.astype(np.int32)
+            if layer.unit_exponents is not None:
+                tensors[f"{i}/exponents"] = layer.unit_exponents.astype(np.int32)
             for g, b in layer.bias.items():
                 tensors[f"{i}/bias/{g}"] = b.astype(np.int32)
             for s, value in layer.initial.items():
@@ -512,6 +555,7 @@ class Network:
                     "threshold": layer.threshold,
                     "threshold_recurrent": layer.threshold_recurrent,
                     "thresholds": layer.thresholds is not None,
+                    "unit_exponents": layer.unit_exponents is not None,
                     "initial": sorted(layer.initial),
                     "parameters": sorted(layer.parameters),
                     "peers": layer.peers,
@@ -521,6 +565,8 @@ class Network:
             )
         if self.input_thresholds is not None:
             tensors["input/thresholds"] = self.input_thresholds.astype(np.int32)
+        if self.input_exponents is not None:
+            tensors["input/exponents"] = self.input_exponents.astype(np.int32)
         header = {
             "version": FORMAT_VERSION,
             "name": self.name,
@@ -529,6 +575,7 @@ class Network:
             "input_mode": self.input_mode.name.lower(),
             "input_threshold": self.input_threshold,
             "input_thresholds": self.input_thresholds is not None,
+            "input_exponents": self.input_exponents is not None,
             "layers": layers,
             "notes": self.notes,
         }
@@ -612,6 +659,7 @@ class Network:
                     if scale is None
                     else {g: tensors[f"{i}/scale/{g}"].astype(np.int64) for g in scale},
                     thresholds=_integers(tensors.get(f"{i}/thresholds")),
+                    unit_exponents=_integers(tensors.get(f"{i}/exponents")),
                 )
             )
         return cls(
@@ -623,6 +671,7 @@ class Network:
             name=header["name"],
             notes=header["notes"],
             input_thresholds=_integers(tensors.get("input/thresholds")),
+            input_exponents=_integers(tensors.get("input/exponents")),
         )
 
 

@@ -7,11 +7,13 @@ so that nobody has to know which options a network uses.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any
 
+from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.image import FORMATS, UNEQUAL_FORMATS
+from stillnet.sw.contract.image import FORMATS, MOST_ROWS, UNEQUAL_FORMATS, block_rows
 from stillnet.sw.network.network import Network
 
 from .packer import capacities, costs
@@ -32,10 +34,15 @@ def _options(network: Network, base: EngineConfig) -> dict[str, Any]:
     return {
         "cells": tuple(cells),
         "int4": base.int4 or four,
-        "row_scale": base.row_scale or network.row_scale,
+        "row_scale": network.row_scale or (base.row_scale and _rooms_for_multipliers(cells)),
         "element_thresholds": base.element_thresholds or network.element_thresholds,
         "second_threshold": base.second_threshold or network.second_threshold,
     }
+
+
+def _rooms_for_multipliers(cells: Iterable[str]) -> bool:
+    """Whether blocks of all cells have room for multipliers of rows (``EngineConfig``)."""
+    return all(block_rows(CELLS[c], True) <= MOST_ROWS for c in cells)
 
 
 def lacking(network: Network, config: EngineConfig) -> list[str]:

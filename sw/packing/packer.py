@@ -152,9 +152,10 @@ def _check_cells(network: Network, config: EngineConfig) -> None:
         ("element_thresholds", "thresholds by element"),
     ):
         if getattr(network, option) and not getattr(config, option):
+            without = ", or quantize with --weight-steps layer" if option == "row_scale" else ""
             raise StillnetError(
                 f"network '{network.name}' has {what}, engine '{config.name}' does not; generate "
-                f"one with {option} = true, or with --fit"
+                f"one with {option} = true, or with --fit{without}"
             )
 
 
@@ -369,6 +370,7 @@ def _notes(
         "config": config.to_dict(),
         "inputs": network.inputs,
         "input_fraction": network.input_fraction,
+        "input_exponents": _listed(network.input_exponents),
         "input_mode": network.input_mode.name.lower(),
         "input_threshold": network.input_threshold,
         "layers": [
@@ -377,6 +379,7 @@ def _notes(
                 "cell": layer.cell,
                 "units": layer.units,
                 "fraction": layer.fraction,
+                "unit_exponents": _listed(layer.unit_exponents),
                 "mode": layer.mode.name.lower(),
                 "threshold": layer.threshold,
                 "threshold_recurrent": layer.threshold_recurrent,
@@ -401,6 +404,10 @@ def _notes(
             for i, layer in enumerate(network.layers)
         ],
     }
+
+
+def _listed(numbers: np.ndarray | None) -> list[int] | None:
+    return None if numbers is None else numbers.tolist()
 
 
 def costs(network: Network, config: EngineConfig) -> list[dict[str, Any]]:

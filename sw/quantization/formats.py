@@ -1,10 +1,12 @@
 """The choice of number formats: a fraction for each vector, an exponent for each layer.
 
 ``docs/numbers.md`` explains it. In short: each vector gets the finest 16-bit power-of-two scale
-that holds what calibration shows; each layer gets the exponent of its accumulators, and with it the
-scale of every matrix that adds into them, by the smallest noise that reaches the layer's output.
-The noise of a choice is computed from the real rounding errors of the weights and the power of the
-vectors that they multiply.
+that holds what calibration shows; each layer gets the exponent of its accumulators by the smallest
+noise that reaches the network's output. Without multipliers of rows the exponent is also the step
+of every weight; with them each row has a step of its own, and its exponent comes later
+(``row_steps``). The noise of a choice is computed from the real rounding errors of the weights, the
+power of the vectors that they multiply, and how much the output feels an error of each accumulator,
+through time (``sensitivity``).
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import (
     ACCUMULATOR_BITS,
     ACTIVATION_BITS,
@@ -26,17 +27,24 @@ from stillnet.sw.contract.fixed import (
     Format,
     saturate,
 )
-from stillnet.sw.contract.sources import INPUT, feeds_next_step
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Model
-from stillnet.sw.network.checks import label_exponent, state_format
-from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
+from stillnet.sw.network.checks import label_exponent
 from stillnet.sw.network.sequence import Trace
 from stillnet.sw.util.progress import Progress
 
-from .scales import choose_scales, quantize_parameters
-from .silence import correct
+from .scales import choose_scales
+from .sensitivity import Sensitivity, accumulators_of
+from .solvers.hessian import bundles
+from .solvers.rounding import best_steps
 
 __all__ = ["FormatChoice", "to_format"]
+
+_COARSER = 5
+"""Fractions tried of a vector where rows have steps, the finest one included."""
+
+_THIN = 4
+"""Every so many rows stand for all of them where formats are chosen for rows with steps."""
 
 _SLACK = 0.98
 """Part of the accumulator's range that the choice of exponents uses; the corrected biases, known
@@ -71,17 +79,34 @@ class FormatChoice:
     fraction : dict of source to int
         Fraction bits of each vector.
     exponent : list of int
-        Fraction bits of each layer's accumulators.
+        Fraction bits of each layer's accumulators; of layers with a step a row a first guess.
+    scales : list of dict
+        Powers of two inside each layer's cell, by label.
     """
 
-    def __init__(self, model: Model, trace: Trace, margin: float, correct_bias: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        trace: Trace,
+        felt: Sensitivity,
+        *,
+        margin: float = 1.25,
+        correct_bias: bool = True,
+        bits: int = 8,
+        scaled: Container[int] = (),
+        input_peak: float = 0.0,
+    ) -> None:
         self.model = model
         self.trace = trace
         self.margin = margin
         self.correct_bias = correct_bias
+        self.bits, self.scaled, self.input_peak = bits, scaled, input_peak
         self.cells = [CELLS[layer.cell] for layer in model.layers]
         self.statistics = {s: self._measure(s) for s in range(INPUT, len(model.layers))}
-        self.gain = self._gains()
+        self.gain = [
+            np.stack([felt.accumulators[i, g].mean(axis=0) for g in cell.accumulators])
+            for i, cell in enumerate(self.cells)
+        ]
         self.square = {
             (i, j): np.sum(m.weight**2, axis=2)
             for i, layer in enumerate(model.layers)
@@ -97,6 +122,7 @@ class FormatChoice:
         self.exponent = [0] * len(model.layers)
         self._noise: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
         self._best: dict[tuple[int, ...], tuple[float, int]] = {}
+        self._row_noise: dict[tuple[int, ...], float] = {}
 
     # -- measurements
 
@@ -113,68 +139,9 @@ class FormatChoice:
         # counts a little, so that weights of it are not clipped without need.
         noisy = np.maximum(power - mean**2, 0.0) if self.correct_bias else power
         peak = float(np.max(np.abs(v))) if v.size else 0.0
+        if source == INPUT:
+            peak = max(peak, self.input_peak)
         return _Statistics(peak, mean, noisy + 0.01 * total, total)
-
-    def _sample(self, rows: int = 1024) -> np.ndarray:
-        count = self.trace.layout.rows
-        return np.unique(np.linspace(0, count - 1, min(rows, count)).astype(np.int64))
-
-    def _at(self, key: int | tuple[int, str], rows: np.ndarray, previous: bool) -> np.ndarray:
-        """Vectors of a source, or a state variable, at rows or one step before them."""
-        if isinstance(key, tuple):
-            start = self.trace.start.state[key]
-            i, s = key
-            output = self.cells[i].output_state == s
-            values = self.trace.vectors[i] if output else self.trace.states[key]
-        else:
-            start, values = self.trace.start.vectors[key], self.trace.vectors[key]
-        if not previous:
-            return values[rows]
-        before = self.trace.layout.previous()[rows]
-        return np.where(
-            (before < 0)[:, None],
-            start[np.minimum(np.maximum(-1 - before, 0), len(start) - 1)],
-            values[np.maximum(before, 0)],
-        )
-
-    def accumulators(self, index: int, rows: np.ndarray) -> np.ndarray:
-        """Float accumulators of a layer at some rows, shape (rows, accumulators, units)."""
-        layer, order = self.model.layers[index], self.cells[index].accumulators
-        m = np.tile(np.stack([layer.bias[g] for g in order]).astype(float), (len(rows), 1, 1))
-        for matrix in layer.matrices:
-            flat = matrix.weight.reshape(-1, matrix.weight.shape[2])
-            if matrix.source == INPUT and self.model.one_hot:
-                tokens = self.trace.vectors[INPUT][rows]
-                product = flat.T[np.maximum(tokens, 0)] * (tokens >= 0)[:, None]
-            else:
-                x = self._at(matrix.source, rows, previous=feeds_next_step(matrix.source, index))
-                product = x @ flat.T
-            where = [order.index(g) for g in matrix.gates]
-            m[:, where] += product.reshape(len(rows), len(where), layer.units)
-        return m
-
-    def _gains(self) -> list[np.ndarray]:
-        """Mean square slope from each accumulator to the output, shape (accumulators, units), over
-        the power of the layer's output; by central differences of the cell's equation."""
-        rows, half = self._sample(), 2.0**-7
-        gains = []
-        for i, cell in enumerate(self.cells):
-            m = self.accumulators(i, rows)
-            state = {s: self._at((i, s), rows, previous=True) for s in cell.state}
-            parameters = self.model.layers[i].parameters
-            for s, j in self.model.layers[i].peers.items():
-                state[s] = self._at((j, s), rows, previous=j > i)
-            gain = np.zeros(m.shape[1:])
-            for k in range(m.shape[1]):
-                outputs = []
-                for sign in (1, -1):
-                    moved = {g: m[:, n] for n, g in enumerate(cell.accumulators)} | parameters
-                    moved[cell.accumulators[k]] = m[:, k] + sign * half
-                    outputs.append(cell.evaluate_float(moved, state)[0])
-                gain[k] = np.mean((outputs[0] - outputs[1]) ** 2, axis=0) / (2 * half) ** 2
-            total = self.statistics[i].total * m.shape[2]
-            gains.append(gain / (total if total > 0 else 1.0))
-        return gains
 
     # -- candidates
 
@@ -196,14 +163,14 @@ class FormatChoice:
                 finest = nominal if cell.bound is not None else min(nominal, finest)
                 finest = max(finest, nominal - 15)
                 return list(range(finest, max(finest - 8, nominal - 15) - 1, -1))
-        return list(range(finest, finest - 9, -1))
+        return list(range(finest, finest - (_COARSER if self.scaled else 9), -1))
 
     def _window(self, index: int, fraction: int) -> tuple[int, int]:
         """Exponents from lowest to highest that the rescale shift of a layer reaches."""
-        base = fraction if self.cells[index].homogeneous else self._pre(index)
+        base = fraction if self.cells[index].homogeneous else self.pre(index)
         return base - RESCALE_GUARD_BITS, base - RESCALE_GUARD_BITS + 31
 
-    def _pre(self, index: int) -> int:
+    def pre(self, index: int) -> int:
         """Fraction bits of what the cell of a layer reads, where these are fixed."""
         return PRE.fraction + label_exponent(self.cells[index], self.scales[index], "m")
 
@@ -216,13 +183,10 @@ class FormatChoice:
 
     def accumulator_peak(self, index: int) -> float:
         """Largest magnitude of an accumulator of a layer."""
-        peak, count = 0.0, self.trace.layout.rows
-        for first in range(0, count, 1024):
-            m = self.accumulators(index, np.arange(first, min(first + 1024, count)))
-            peak = max(peak, float(np.max(np.abs(m))) if m.size else 0.0)
-        return peak
+        sums = accumulators_of(self.model, self.trace, index).values()
+        return max(float(np.max(np.abs(m), initial=0.0)) for m in sums)
 
-    def _bound(self, source: int, fraction: int) -> float:
+    def bound(self, source: int, fraction: int) -> float:
         """Largest magnitude of a source as an integer; as ``Network.source_bound``."""
         if source == INPUT:
             return 2.0**fraction if self.model.one_hot else 2.0**15
@@ -234,7 +198,8 @@ class FormatChoice:
     def weights(self, index: int, number: int, fraction: int) -> np.ndarray:
         """Weights of one matrix rounded to a fraction, as floats that are integers."""
         weight = self.model.layers[index].matrices[number].weight
-        return np.clip(np.rint(weight * 2.0**fraction), -128, 127)
+        limit = 1 << (self.bits - 1)
+        return np.clip(np.rint(weight * 2.0**fraction), -limit, limit - 1)
 
     def _weight_noise(
         self, index: int, number: int, fraction: int
@@ -266,13 +231,42 @@ class FormatChoice:
             noise[where] += rounding
             if not (matrix.source == INPUT and self.model.one_hot):
                 noise[where] += self.square[index, j] * (4.0**-f / 12)
-            reach[where] += total * self._bound(matrix.source, f)
+            reach[where] += total * self.bound(matrix.source, f)
         if np.any(reach >= _SLACK * 2.0 ** (ACCUMULATOR_BITS - 1)):
             return math.inf
         return float(np.sum(self.gain[index] * noise))
 
+    def row_cost(self, index: int) -> float:
+        """The same with a step for each row: clipped rounding at its best, of some of the rows."""
+        layer, order = self.model.layers[index], self.cells[index].accumulators
+        key = (index, *(self.fraction[m.source] for m in layer.matrices))
+        if key not in self._row_noise:
+            total = 0.0
+            for bundle in bundles(self.model, index):
+                weight = bundle.weight(layer)[::_THIN]
+                sources = [layer.matrices[j].source for j, _ in bundle.parts]
+                ratio, power, fine = [], [], []
+                for s in sources:
+                    size, tokens = self.model.source_size(s), s == INPUT and self.model.one_hot
+                    ratio.append(
+                        np.full(size, 2.0 ** (self.fraction[s] - self.fraction[sources[0]]))
+                    )
+                    power.append(np.asarray(self.statistics[s].power, float))
+                    fine.append(np.full(size, 0.0 if tokens else 4.0 ** -self.fraction[s] / 12))
+                c, p = np.concatenate(ratio), np.concatenate(power)
+                step = best_steps(weight, p, self.bits, c)[:, None] * c
+                limit = 1 << (self.bits - 1)
+                rounded = np.clip(np.rint(weight / step), -limit, limit - 1) * step
+                noise = (rounded - weight) ** 2 @ p + weight**2 @ np.concatenate(fine)
+                gain = np.concatenate([self.gain[index][order.index(g)] for g in bundle.gates])
+                total += float(np.sum(gain[::_THIN] * noise)) * _THIN
+            self._row_noise[key] = total
+        return self._row_noise[key]
+
     def best(self, index: int) -> tuple[float, int]:
         """(cost, exponent) of a layer with the fractions as they are now."""
+        if index in self.scaled:
+            return self.row_cost(index), self.pre(index)
         layer = self.model.layers[index]
         low, high = self._window(index, self.fraction[index])
         key = (index, low, *(self.fraction[m.source] for m in layer.matrices))
@@ -282,13 +276,13 @@ class FormatChoice:
         for m in layer.matrices:
             peak = float(np.max(np.abs(m.weight))) if m.weight.size else 0.0
             if peak > 0:
-                finest = math.floor(math.log2(127.49 / peak))
+                finest = math.floor(math.log2(((1 << (self.bits - 1)) - 0.51) / peak))
                 natural.append(self.fraction[m.source] + finest)
         if not layer.matrices:  # the rescale shift is 8 then, and shifts nothing
-            self._best[key] = (0.0, self._pre(index))
+            self._best[key] = (0.0, self.pre(index))
             return self._best[key]
         if not natural:
-            natural = [self._pre(index) + 8 if not self.cells[index].homogeneous else low + 16]
+            natural = [self.pre(index) + 8 if not self.cells[index].homogeneous else low + 16]
         # One bit finer than the largest weight allows clips it, which may still pay.
         first = max(low, min(high, min(natural) - 3))
         last = max(first, min(high, max(natural) + 2))
@@ -311,8 +305,7 @@ class FormatChoice:
         """Rounding noise of a vector that nothing else accounts for: the network's output."""
         if source != len(self.model.layers) - 1:
             return 0.0
-        total = self.statistics[source].total
-        return 4.0 ** -self.fraction[source] / 12 / (total if total > 0 else 1.0)
+        return self.model.outputs * 4.0 ** -self.fraction[source] / 12
 
     def search(self, progress: Progress) -> None:
         """Coordinate descent over the fractions; each layer has its best exponent throughout."""
@@ -356,66 +349,6 @@ class FormatChoice:
         raise StillnetError(
             f"layer '{name}': its weights and inputs are too large for 32-bit accumulators; "
             "rescale the model"
-        )
-
-    # -- result
-
-    def build(self, name: str, plain: Container[int] = ()) -> Network:
-        """The network, without thresholds.
-
-        ``plain``: layers that send plain events, in which corrected biases keep units silent.
-        """
-        layers = []
-        for i, layer in enumerate(self.model.layers):
-            cell, e = self.cells[i], self.exponent[i]
-            fraction = self.fraction[i]
-            bias = {g: np.asarray(layer.bias[g], float) for g in cell.accumulators}
-            lost = {g: np.zeros(layer.units) for g in cell.accumulators}
-            matrices = []
-            for j, m in enumerate(layer.matrices):
-                f = e - self.fraction[m.source]
-                q = self.weights(i, j, f)
-                means = (m.weight - q * 2.0**-f) @ self.statistics[m.source].mean
-                for g, part in zip(m.gates, means):
-                    lost[g] += part
-                matrices.append(QuantizedMatrix(m.source, m.gates, q.astype(np.int8), f))
-            if self.correct_bias:
-                bias = correct(cell, bias, lost, layer.parameters, keep=i in plain)
-            if cell.homogeneous:
-                shift, write_shift = e - fraction + RESCALE_GUARD_BITS, 0
-            else:
-                shift = e - self._pre(i) + RESCALE_GUARD_BITS
-                write_shift = cell.graph.result.format.fraction - fraction
-                write_shift += label_exponent(cell, self.scales[i], "y")
-            integers = {g: np.rint(b * 2.0**e).astype(np.int64) for g, b in bias.items()}
-            if cell.floors and shift > RESCALE_GUARD_BITS:  # rounding half up then floors
-                half = 1 << (shift - RESCALE_GUARD_BITS - 1)
-                integers = {g: b - half for g, b in integers.items()}
-            quantized = QuantizedLayer(
-                name=layer.name,
-                cell=layer.cell,
-                units=layer.units,
-                matrices=matrices,
-                bias=integers,
-                shift=shift,
-                write_shift=write_shift,
-                fraction=fraction,
-                parameters=quantize_parameters(layer, self.scales[i]),
-                peers=dict(layer.peers),
-                exponents=dict(self.scales[i]),
-            )
-            quantized.initial = {
-                s: to_format(np.asarray(v, float), state_format(quantized, s))
-                for s, v in layer.initial.items()
-            }
-            layers.append(quantized)
-        return Network(
-            inputs=self.model.inputs,
-            input_fraction=self.fraction[INPUT],
-            layers=layers,
-            input_mode=Mode.ONE_HOT if self.model.one_hot else Mode.DELTA,
-            name=name,
-            notes={"model": self.model.name},
         )
 
 

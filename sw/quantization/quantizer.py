@@ -1,6 +1,7 @@
-"""From a trained float model and recordings to a network of integers.
+"""``quantize``: from a trained float model and recordings to a network of integers.
 
-Formats are chosen in ``formats``, thresholds in ``thresholds``; ``docs/numbers.md`` explains both.
+Formats are chosen in ``formats``, weights rounded in ``layerwise``; ``docs/numbers.md`` explains
+both. ``compress`` is the same with weights removed.
 """
 
 from __future__ import annotations
@@ -13,23 +14,18 @@ import numpy as np
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
-from stillnet.sw.network.sequence import Layout, Trace, run_float, run_integers
 from stillnet.sw.util.progress import Progress, silent
 
 from .checks import check_model, check_recordings
-from .formats import FormatChoice
+from .layerwise import Settings, compress_layers
+from .limits import Budget, LimitSearch, settle
+from .preparation import Plan, Wish, better_plan, prepare
 from .report import quantization_report
-from .thresholds import (
-    Thresholds,
-    ThresholdSearch,
-    plain_sources,
-    set_modes,
-    set_thresholds,
-)
+from .thresholds import Thresholds, set_thresholds
 
-__all__ = ["quantize"]
+__all__ = ["METHODS", "quantize"]
 
-_WEIGHT_BITS = 8
+METHODS = ("second-order", "nearest")
 
 
 def quantize(
@@ -38,8 +34,9 @@ def quantize(
     *,
     thresholds: Thresholds | None = None,
     threshold_recurrent: float | Mapping[str, float] | None = None,
-    max_error: float | None = None,
-    weight_bits: int = _WEIGHT_BITS,
+    max_error: float | Budget | None = None,
+    method: str = "second-order",
+    row_steps: bool | None = None,
     name: str | None = None,
     nonzero: Iterable[str] = (),
     margin: float = 1.25,
@@ -60,11 +57,15 @@ def quantize(
         every source of delta events. Each is rounded to the format of its vector.
     threshold_recurrent : float or dict of layer name to float, optional
         A threshold of their own for recurrences; costs a second encoder where it differs.
-    max_error : float, optional
-        Instead of ``thresholds``: takes the largest that keep the mean absolute error of the
+    max_error : float or Budget, optional
+        Instead of ``thresholds``: takes the largest that keep the mean absolute error of each
         output, against the float model on the calibration recordings, within this.
-    weight_bits : int
-        8.
+    method : str
+        ``"second-order"``: weights are rounded so that what the layers compute on the recordings
+        changes least. ``"nearest"``: each to the nearest integer, which is quick.
+    row_steps : bool, optional
+        A step for each row of weights, which asks for an engine with multipliers of rows; absent:
+        where it is worth it.
     name : str, optional
         Name of the network; the model's where absent.
     nonzero : iterable of str
@@ -82,8 +83,8 @@ def quantize(
     Returns
     -------
     Network
-        ``notes["report"]`` holds the errors against the float model layer by layer, and the
-        activity, over the calibration recordings.
+        ``notes["report"]`` holds the errors against the float model output by output and layer by
+        layer, the activity over the calibration recordings, and the doubts.
 
     Raises
     ------
@@ -93,76 +94,70 @@ def quantize(
         without any threshold.
     """
     progress = progress or silent
-    _check_options(weight_bits, margin, max_error, thresholds, threshold_recurrent)
+    budget = Budget(max_error) if isinstance(max_error, (int, float)) else max_error
+    _check_options(method, margin, budget, thresholds, threshold_recurrent)
     names = [nonzero] if isinstance(nonzero, str) else list(nonzero)
     check_model(model)
     recordings = check_recordings(model, calibration)
-    layout = Layout([len(r) for r in recordings])
-    trace = _run_model(model, layout, recordings, progress)
-
-    choice = FormatChoice(model, trace, margin, correct_bias)
-    choice.search(progress)
-    by_nature = [i for i, layer in enumerate(model.layers) if layer.plain]
-    plain = plain_sources(model.layers, by_nature)
-    plain |= {i for i, layer in enumerate(model.layers) if layer.name in names}
-    network = choice.build(name or model.name, plain if keep_silence else ())
-    set_modes(network, names, by_nature)
+    rows = row_steps is not False
+    base = prepare(model, recordings, nonzero=names, rows=rows, progress=progress)
+    wish = Wish(8, margin, correct_bias, keep_silence)
+    settings = Settings(8, method=method, correct_bias=correct_bias)
+    plan = better_plan(base, wish, settings, row_steps)
+    rounded, work = compress_layers(plan.job, settings, progress=progress)
+    network = plan.network(work, name)
     network.validate()
     set_thresholds(network, thresholds, threshold_recurrent)
-
-    if max_error is None:
-        result = _run_quantized(network, layout, recordings, progress)
-    else:
-        result = ThresholdSearch(network, layout, recordings, trace, progress).run(max_error)
-    network.notes["report"] = quantization_report(model, network, trace, result)
+    if budget is not None:
+        _search(plan, rounded, network, budget, progress)
     network.notes["options"] = {
-        "weight_bits": weight_bits,
+        "method": method,
+        "row_steps": network.row_scale,
         "margin": margin,
         "correct_bias": correct_bias,
         "keep_silence": keep_silence,
-        "max_error": max_error,
+        "max_error": None if budget is None else str(budget),
         "nonzero": names,
     }
+    progress("quantized network", 0, 1)
+    network.notes["report"] = quantization_report(model, network, base.whole)
+    progress("quantized network", 1, 1)
     return network
 
 
-def _run_quantized(
-    network: Network, layout: Layout, recordings: list[np.ndarray], progress: Progress
-) -> Trace:
-    progress("quantized network", 0, 1)
-    x = layout.pack([network.quantize_input(r) for r in recordings])
-    result = run_integers(network, layout, x)
-    progress("quantized network", 1, 1)
-    return result
+def _search(
+    plan: Plan, rounded: Model, network: Network, budget: Budget, progress: Progress
+) -> None:
+    """The thresholds of fewest words within a budget."""
+    base, sources = plan.base, plan.base.delta_sources
+    if not sources:
+        return
+    words = {
+        s: np.full(base.model.source_size(s), float(_column_words(network, s))) for s in sources
+    }
+    search = LimitSearch.of(plan, rounded, budget, words, by_element=False, progress=progress)
+    settle(plan, network, search.run(error=budget.error), budget)
 
 
-def _run_model(
-    model: Model, layout: Layout, recordings: list[np.ndarray], progress: Progress
-) -> Trace:
-    progress("float model", 0, 1)
-    trace = run_float(model, layout, layout.pack(recordings))
-    for i, layer in enumerate(model.layers):
-        if not np.all(np.isfinite(trace.vectors[i])):
-            raise StillnetError(
-                f"layer '{layer.name}' becomes infinite on the calibration recordings; check the "
-                "model and the scale of its input"
-            )
-    progress("float model", 1, 1)
-    return trace
+def _column_words(network: Network, source: int) -> int:
+    """Words of a column of all matrices that a source feeds, with eight lanes."""
+    return sum(
+        m.column_words(8) for layer in network.layers for m in layer.matrices if m.source == source
+    )
 
 
 def _check_options(
-    weight_bits: object,
+    method: object,
     margin: object,
-    max_error: float | None,
+    budget: Budget | None,
     thresholds: object,
     threshold_recurrent: object,
 ) -> None:
-    if isinstance(weight_bits, bool) or weight_bits != _WEIGHT_BITS:
-        raise StillnetError(f"weight_bits = {weight_bits!r} is not supported yet, only 8")
+    if method not in METHODS:
+        raise StillnetError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     if not (isinstance(margin, (int, float)) and 1.0 <= margin <= 1024.0):
         raise StillnetError(f"margin must be between 1 and 1024, not {margin!r}")
-    if max_error is not None and (thresholds is not None or threshold_recurrent is not None):
+    if budget is not None and (thresholds is not None or threshold_recurrent is not None):
         raise StillnetError("give thresholds or max_error, not both: max_error chooses thresholds")
-    if max_error is not None and not (math.isfinite(max_error) and max_error > 0):
-        raise StillnetError(f"max_error must be a positive number, not {max_error!r}")
+    if budget is not None and not (math.isfinite(budget.error) and budget.error > 0):
+        raise StillnetError(f"max_error must be a positive number, not {budget.error!r}")

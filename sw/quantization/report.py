@@ -1,4 +1,7 @@
-"""How far a quantized network is from its float model, and how active it is."""
+"""How far a quantized network is from its float model, how active it is, and what is wrong with it.
+
+Every output is judged by itself: a mean over all of them hides one that never moves again.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,38 @@ from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.model.layers import Matrix
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network, QuantizedMatrix
-from stillnet.sw.network.sequence import Trace
+from stillnet.sw.network.sequence import Layout, Trace, run_integers
 
-from .thresholds import output_error
+from .doubts import doubts_of_calibration, doubts_of_network, doubts_of_outputs
 
-__all__ = ["quantization_report"]
+__all__ = ["output_error", "quantization_report", "run_quantized", "signal_to_noise"]
 
 
-def quantization_report(
-    model: Model, network: Network, trace: Trace, result: Trace
-) -> dict[str, Any]:
+def run_quantized(network: Network, layout: Layout, x: np.ndarray) -> Trace:
+    """The network over packed recordings of float vectors, or of tokens."""
+    return run_integers(
+        network, layout, layout.pack([network.quantize_input(p) for p in layout.unpack(x)])
+    )
+
+
+def output_error(network: Network, result: Trace, wanted: np.ndarray) -> float:
+    """Mean absolute error of the output against the float model."""
+    y = network.dequantize_output(result.vectors[len(network.layers) - 1])
+    return float(np.mean(np.abs(y - wanted)))
+
+
+def signal_to_noise(wanted: np.ndarray, got: np.ndarray) -> list[float | None]:
+    """SNR of each column in dB: the variance over the mean square error; None where nothing varies
+    or nothing is lost."""
+    power = np.var(wanted, axis=0)
+    noise = np.mean((got - wanted) ** 2, axis=0)
+    return [
+        10 * math.log10(p / n) if p > 1e-24 and n > 0 else None
+        for p, n in zip(power.tolist(), noise.tolist())
+    ]
+
+
+def quantization_report(model: Model, network: Network, trace: Trace) -> dict[str, Any]:
     """Errors against the float model, and activity, over the calibration recordings.
 
     Parameters
@@ -29,21 +54,34 @@ def quantization_report(
     network : Network
     trace : Trace
         The run of the float model.
-    result : Trace
-        The run of the quantized network.
     """
+    last = len(network.layers) - 1
+    x = trace.vectors[INPUT]
+    result = run_quantized(network, trace.layout, x)
+    wanted = trace.vectors[last]
+    got = network.dequantize_output(result.vectors[last])
+    ratios = signal_to_noise(wanted, got)
+    doubts = doubts_of_calibration(x, model.one_hot)
+    doubts += doubts_of_network(model, network)
+    doubts += doubts_of_outputs(network, ratios, wanted, got)
     return {
         "steps": trace.layout.rows,
-        "output_error": output_error(network, result, trace),
+        "output_error": output_error(network, result, wanted),
+        "outputs": {
+            "snr_db": ratios,
+            "error": np.mean(np.abs(got - wanted), axis=0).tolist(),
+            "error_max": np.max(np.abs(got - wanted), axis=0).tolist(),
+        },
         "saturations": result.saturations,
         "vectors": [
             _vector(network, source, trace, result) for source in range(INPUT, len(network.layers))
         ],
         "matrices": [
-            _matrix(network, layer.name, m, q)
-            for layer, quantized in zip(model.layers, network.layers)
-            for m, q in zip(layer.matrices, quantized.matrices)
+            _matrix(model, network, i, j)
+            for i, layer in enumerate(network.layers)
+            for j in range(len(layer.matrices))
         ],
+        "doubts": doubts,
     }
 
 
@@ -54,13 +92,13 @@ def _vector(network: Network, source: int, trace: Trace, result: Trace) -> dict[
     entry: dict[str, Any] = {"name": name, "events_per_step": fired / rows}
     if source == INPUT and network.input_mode.one_hot:
         entry |= {"activity": None, "rms": None, "error_rms": 0.0, "error_max": 0.0}
-        return entry | {"relative_rms": 0.0, "relative_max": 0.0, "peak": 1.0}
-    fraction = network.input_fraction if source == INPUT else network.layers[source].fraction
+        return entry | {"relative_rms": 0.0, "relative_max": 0.0, "peak": 1.0, "snr_db": None}
     wanted = trace.vectors[source]
-    error = result.vectors[source] / 2.0**fraction - wanted
+    error = result.vectors[source] / network.units_of(source) - wanted
     rms = float(np.sqrt(np.mean(wanted**2)))
     error_rms = float(np.sqrt(np.mean(error**2)))
     error_max = float(np.max(np.abs(error)))
+    signal, noise = float(np.mean(np.var(wanted, axis=0))), float(np.mean(error**2))
     entry |= {
         "activity": fired / (rows * wanted.shape[1]),
         "peak": float(np.max(np.abs(wanted))),
@@ -69,6 +107,7 @@ def _vector(network: Network, source: int, trace: Trace, result: Trace) -> dict[
         "error_max": error_max,
         "relative_rms": error_rms / rms if rms > 0 else None,
         "relative_max": error_max / rms if rms > 0 else None,
+        "snr_db": 10 * math.log10(signal / noise) if signal > 1e-24 and noise > 0 else None,
     }
     if source + SECOND in result.events:
         second = result.events[source + SECOND]
@@ -76,15 +115,33 @@ def _vector(network: Network, source: int, trace: Trace, result: Trace) -> dict[
     return entry
 
 
-def _matrix(network: Network, layer: str, m: Matrix, q: QuantizedMatrix) -> dict[str, Any]:
+def weights_of(model: Model, network: Network, index: int, number: int) -> np.ndarray:
+    """What the integers of a matrix stand for, in the units of the float model."""
+    layer, m = network.layers[index], network.layers[index].matrices[number]
+    values = m.weight * 2.0**-m.fraction
+    for k, g in enumerate(m.gates):
+        if layer.scale is not None and g in layer.scale:
+            values[k] *= layer.scale[g][:, None] * 2.0**-14
+    if layer.unit_exponents is not None:
+        values = values * 2.0 ** -layer.unit_exponents[:, None].astype(float)
+    below = (
+        network.input_exponents if m.source == INPUT else network.layers[m.source].unit_exponents
+    )
+    return values if below is None else values * 2.0 ** below.astype(float)
+
+
+def _matrix(model: Model, network: Network, index: int, number: int) -> dict[str, Any]:
     """Errors of the weights of one matrix."""
-    error = m.weight - q.weight * 2.0**-q.fraction
+    m: Matrix = model.layers[index].matrices[number]
+    q: QuantizedMatrix = network.layers[index].matrices[number]
+    error = m.weight - weights_of(model, network, index, number)
     noise, signal = float(np.sum(error**2)), float(np.sum(m.weight**2))
+    limit = 1 << (q.bits - 1)
     return {
-        "layer": layer,
+        "layer": network.layers[index].name,
         "source": network.source_name(m.source),
         "gates": list(m.gates),
         "fraction": q.fraction,
         "snr_db": 10 * math.log10(signal / noise) if signal and noise else None,
-        "clipped": int(np.count_nonzero(np.abs(error) > 0.501 * 2.0**-q.fraction)),
+        "clipped": int(np.count_nonzero((q.weight == -limit) | (q.weight == limit - 1))),
     }

@@ -30,6 +30,7 @@ __all__ = [
     "LayerInfo",
     "MatrixInfo",
     "NetworkInfo",
+    "OutputErrors",
     "PackResult",
     "QuantizeReport",
     "QuantizeResult",
@@ -104,12 +105,14 @@ class RunResult(Result):
     utilisation : float or None
         Words per cycle; the reference has none.
     saturations : int
-        Values that were clipped.
+        Values that were clipped, those of the input included.
     added : list of str
         Fields of the configuration that were changed to make the network fit.
     lacking : list of str
         Fields that the network asks for and the configuration does not have. Only the reference
         runs all the same.
+    doubts : list of str
+        What one should know before the outputs are trusted.
     output : str or None
         The file that the command wrote.
     outputs : array of float, shape (steps, outputs)
@@ -129,6 +132,7 @@ class RunResult(Result):
     saturations: int = 0
     added: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     output: str | None = None
     outputs: np.ndarray = field(repr=False, compare=False, metadata={"json": False})
 
@@ -180,11 +184,18 @@ class BoardResult(HardwareResult):
     board : str
         Its name, as it gives it.
     steps_per_second : float or None
-        On the board's own clock.
+        Of this run, on the board's own clock.
+    engine_steps_per_second, link_steps_per_second : float or None
+        What the engine alone does by its counters, and what the serial line alone carries.
+    limited_by : str or None
+        The slower of the two, ``"engine"`` or ``"link"``.
     """
 
     board: str
     steps_per_second: float | None
+    engine_steps_per_second: float | None = None
+    link_steps_per_second: float | None = None
+    limited_by: str | None = None
 
 
 # -- networks and images --------------------------------------------------------------------------
@@ -264,6 +275,30 @@ class VectorError(Result):
     error_max: float | None = None
     relative_rms: float | None = None
     relative_max: float | None = None
+    snr_db: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputErrors(Result):
+    """Every output of a quantized network against the float model.
+
+    Attributes
+    ----------
+    snr_db : list of float or None
+        Variance of the output over its mean square error; None where nothing varies or is lost.
+    error, error_max : list of float
+        Mean absolute error, and that of the worst step.
+    """
+
+    snr_db: list[float | None] = field(default_factory=list)
+    error: list[float] = field(default_factory=list)
+    error_max: list[float] = field(default_factory=list)
+
+    @property
+    def worst(self) -> int | None:
+        """The output of the least SNR."""
+        known = [(r, k) for k, r in enumerate(self.snr_db) if r is not None]
+        return min(known)[1] if known else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,14 +320,18 @@ class QuantizeReport(Result):
     Attributes
     ----------
     output_error : float
-        Mean absolute error of the output against the float model.
+        Mean absolute error over all outputs against the float model.
+    doubts : list of str
+        What one should know before the network is trusted.
     """
 
     steps: int
     output_error: float
+    outputs: OutputErrors
     saturations: int
     vectors: list[VectorError]
     matrices: list[WeightError]
+    doubts: list[str]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizeReport:
@@ -300,7 +339,8 @@ class QuantizeReport(Result):
         checked = _checked(values, cls)
         vectors = [VectorError(**_checked(v, VectorError)) for v in values["vectors"]]
         matrices = [WeightError(**_checked(m, WeightError)) for m in values["matrices"]]
-        return cls(**{**checked, "vectors": vectors, "matrices": matrices})
+        outputs = OutputErrors(**_checked(values["outputs"], OutputErrors))
+        return cls(**{**checked, "outputs": outputs, "vectors": vectors, "matrices": matrices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,6 +431,11 @@ class NetworkInfo(Result):
     options: dict[str, Any] | None = None
     compression: CompressReport | None = None
 
+    @property
+    def doubts(self) -> list[str]:
+        """Those of the report."""
+        return [] if self.report is None else self.report.doubts
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInfo(Result):
@@ -456,6 +501,7 @@ class CompressResult(CompressReport):
 
     output: str
     name: str
+    doubts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -485,6 +531,7 @@ class PackResult(Result):
     words: int
     word_bits: int
     matrices: list[dict[str, Any]] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,12 @@ def test_another_clock() -> None:
 # -- the design of each board ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SDRAM_BOARDS)
+def some(names: Iterable[str], *chosen: str) -> list:
+    """All of them; those that are not chosen repeat what these show, and are slow."""
+    return [n if n in chosen else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", some(SDRAM_BOARDS, "ulx3s-85f", "colorlight-i9"))
 def test_every_board_elaborates_with_all_its_pins(name: str) -> None:
     target = board(name)
     files, digest = build_module.design(target)
@@ -424,7 +429,7 @@ def test_a_host_joins_a_board_that_runs(ulx3s: VirtualBoard) -> None:
         np.testing.assert_array_equal(y, reference.step_integers(row))
 
 
-@pytest.mark.parametrize("name", ["colorlight-i5", "colorlight-5a-75b"])
+@pytest.mark.parametrize("name", some(["colorlight-i5", "colorlight-5a-75b"], "colorlight-i5"))
 def test_boards_with_a_wide_bus_and_no_mask(name: str) -> None:
     model = VirtualBoard(board(name))
     engine = Engine(model)
@@ -433,6 +438,7 @@ def test_boards_with_a_wide_bus_and_no_mask(name: str) -> None:
     model.close()
 
 
+@pytest.mark.slow
 def test_the_serial_port_at_its_true_rate() -> None:
     """3 Mbaud from a host whose bits are no whole number of cycles."""
     model = VirtualBoard(board("ulx3s-25f"), serial=True)

@@ -13,8 +13,8 @@ from stillnet.sim.engine.model import Behaviour
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.reference import Reference
-from stillnet.sw.quantization.quantizer import quantize
 from tests.support.networks.cells import cell_cases, random_cell_case
+from tests.support.networks.quick import quantize
 from tests.support.networks.random import Bench, Case, engine_config
 
 S5 = ("s5_encoder", "s5_state", "s5_imag", "s5_output", "s5_glu")

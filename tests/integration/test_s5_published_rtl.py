@@ -17,7 +17,7 @@ from stillnet.sim.engine.equivalence import NetworkOnEngine
 from stillnet.sim.engine.model import Behaviour, EngineModel
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.network.network import Network
-from stillnet.sw.quantization.quantizer import quantize
+from tests.support.networks.quick import quantize
 from tests.support.networks.random import engine_config
 from tests.support.networks.s5 import (
     SIZES,

@@ -25,7 +25,7 @@ def test_a_compressed_network_on_the_hardware() -> None:
     """Half of the int4 weights gone, in bitmaps, thresholds by element: real speech, every output
     and all state as the reference has them, and the cost model's time."""
     model = load_model(recordings.nsnet2_path())
-    options = CompressOptions(sparsity=0.5, pattern="lane", method="nearest", max_error=1.0)
+    options = CompressOptions(sparsity=0.5, pattern="lane", method="nearest", mean_error=1.0)
     config = engine_for(options)
     rng = np.random.default_rng(5)
     thresholds = {

@@ -10,7 +10,7 @@ from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.checks import label_exponent
 from stillnet.sw.network.network import Network
-from stillnet.sw.quantization.quantizer import quantize
+from tests.support.networks.quick import quantize
 from tests.support.oracles.bounds import check
 from tests.sw.contract.test_cells_gated import slow, weights
 from tests.sw.contract.test_cells_s5 import signal, stack

@@ -10,7 +10,7 @@ from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.model.model import Model
 from stillnet.sw.model.s5 import batch_norm
 from stillnet.sw.network.network import Network
-from stillnet.sw.quantization.quantizer import quantize
+from tests.support.networks.quick import quantize
 
 HIGH, LOW = 32767, -32768
 

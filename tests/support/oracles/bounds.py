@@ -6,6 +6,7 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.equalize import scaled_input, scaled_model
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.checks import state_format
 from stillnet.sw.network.network import Network
@@ -52,6 +53,15 @@ def check(
     """
     reference = Reference(network, clear_every=clear_every)
     rows = network.quantize_input(x)
+    # Elements that were scaled: the same function, whose vectors are the engine's.
+    elements = {
+        s: e
+        for s, e in enumerate(
+            [network.input_exponents, *(q.unit_exponents for q in network.layers)], -1
+        )
+        if e is not None
+    }
+    model, x = scaled_model(model, elements), scaled_input(x, elements)
     state: dict = {}
     exact = {i: np.zeros(layer.units) for i, layer in enumerate(model.layers)}
     exact_state = {

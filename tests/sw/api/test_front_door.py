@@ -156,10 +156,14 @@ def test_fit_is_for_what_is_missing(folder: Path) -> None:
     """An engine without the cells of a network gets them, and the result says so."""
     bare = sn.EngineConfig(name="bare", lanes=4, cells=("linear",), units=64, inputs=8)
     result = sn.run("net.safetensors", "x.npy", preset=bare)
-    assert (result.preset, result.added, result.lacking) == ("bare-fit", ["cells"], [])
+    assert (result.preset, result.added, result.lacking) == (
+        "bare-fit",
+        ["cells", "row_scale"],
+        [],
+    )
     forbidden = sn.run("net.safetensors", "x.npy", preset=bare, fit=False)
     assert (forbidden.preset, forbidden.added) == ("bare", [])
-    assert forbidden.lacking == ["cells"]
+    assert forbidden.lacking == ["cells", "row_scale"]
     assert sn.pack("net.safetensors", bare, fit=True).config.name == "bare-fit"
     with pytest.raises(StillnetError, match="^layer 'rnn' needs cell 'gru', engine 'bare' has "):
         sn.pack("net.safetensors", bare)

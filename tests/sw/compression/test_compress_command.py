@@ -130,7 +130,7 @@ def test_sweep_refuses_before_it_works(folder, capsys, monkeypatch, arguments, m
     def work(*_):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr("stillnet.sw.compression.sweep.prepare", work)
+    monkeypatch.setattr("stillnet.sw.compression.sweep.prepare_setup", work)
     assert main(["sweep", "model.onnx", "--data", "clips", *arguments]) == 2
     assert capsys.readouterr().err == f"stillnet: error: {message}\n"
 

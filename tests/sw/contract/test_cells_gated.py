@@ -19,7 +19,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
-from stillnet.sw.quantization.quantizer import quantize
+from tests.support.networks.quick import quantize
 from tests.support.oracles.bounds import check
 from tests.support.oracles.cells import egru, gru, ligru, lstm, mingru
 

@@ -20,7 +20,7 @@ from stillnet.sw.model.s5 import batch_norm, discretize
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
-from stillnet.sw.quantization.quantizer import quantize
+from tests.support.networks.quick import quantize
 from tests.support.oracles.bounds import check
 from tests.support.oracles.cells import lru, s5_stack
 
@@ -232,7 +232,8 @@ def test_biases_hold_the_half_that_makes_a_floor() -> None:
         if CELLS[layer.cell].floors and layer.shift > 8:
             half = 1 << layer.shift - 9
         for g, b in layer.bias.items():
-            exact = np.rint(real.bias[g] * 2.0 ** network.exponent(i))
+            scaled = 0 if layer.unit_exponents is None else layer.unit_exponents
+            exact = np.rint(real.bias[g] * 2.0 ** (network.exponent(i) + scaled))
             assert np.array_equal(b, exact - half), (layer.name, g)
 
 

@@ -15,8 +15,8 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
-from stillnet.sw.quantization.quantizer import quantize
 from tests import ROOT
+from tests.support.networks.quick import quantize
 from tests.support.oracles.bounds import check
 from tests.support.oracles.cells import convolution, leaky
 
@@ -73,7 +73,7 @@ def test_convolution_against_conv1d(taps) -> None:
     (y,) = session.run(None, {"x": x.T[None]})
     model = Model(5).conv(w, b)
     assert np.abs(model.run(x) - y[0].T).max() < 1e-4
-    got, _ = check(model, quantize(model, x), x.astype(float))
+    got, _ = check(model, quantize(model, x, method="second-order"), x.astype(float))
     assert np.sqrt(np.mean((got - y[0].T) ** 2)) < 0.02 * np.sqrt(np.mean(y**2))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from stillnet.sw.model.model import Model
 from stillnet.sw.model.s5 import batch_norm
-from stillnet.sw.quantization.quantizer import quantize
+from tests.support.networks.quick import quantize
 from tests.support.oracles.s5 import PublishedS5
 
 EPSILON = 1e-5

@@ -20,7 +20,7 @@ from stillnet.sw.contract.cells import s5 as cells_s5
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
-from stillnet.sw.quantization.quantizer import quantize
+from tests.support.networks.quick import quantize
 from tests.support.networks.s5 import (
     HIGH,
     LOW,

@@ -33,8 +33,8 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
-from stillnet.sw.quantization.quantizer import quantize
 from tests.support.link_bench import CONFIGS, FaultyWire, board, connect, inputs, network, pumped
+from tests.support.networks.quick import quantize
 
 
 @pytest.fixture

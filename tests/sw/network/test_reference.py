@@ -18,8 +18,8 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
-from stillnet.sw.quantization.quantizer import quantize
 from stillnet.sw.util.blas import blas_threads, single_thread
+from tests.support.networks.quick import quantize
 
 # -- the quantization bound of one GRU step -------------------------------------------------------
 

@@ -24,8 +24,8 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.packing.engine_fit import changed, fit, missing
 from stillnet.sw.packing.packer import costs, load_image, pack
-from stillnet.sw.quantization.quantizer import quantize
 from tests.support.networks.formats import format_case
+from tests.support.networks.quick import quantize
 from tests.support.networks.random import engine_config, random_case
 
 RICH = engine_config(
@@ -162,7 +162,7 @@ def compressed(tmp_path, monkeypatch) -> Network:
 
 def test_pack_and_generate_make_the_same_engine(compressed, capsys) -> None:
     assert main(["pack", "net.safetensors", "--preset", "tiny", "-o", "net.img"]) == 2
-    assert re.search(r"row_scale = true, or with --fit\n$", capsys.readouterr().err)
+    assert re.search(r"element_thresholds = true, or with --fit\n$", capsys.readouterr().err)
     assert main(["pack", "net.safetensors", "--preset", "tiny", "--fit", "-o", "net.img"]) == 0
     generate = ["generate", "--preset", "tiny", "--fit", "net.safetensors", "-o", "core.v"]
     assert main([*generate, "--json"]) == 0
@@ -187,7 +187,7 @@ def test_run_counts_the_words_of_the_fitted_engine(compressed) -> None:
         dataclasses.replace(m, format=None) for m in compressed.layers[0].matrices
     ]
     plain = run(compressed, x, preset="tiny", fit=False)
-    assert plain.lacking == ["int4", "row_scale", "element_thresholds"]
+    assert plain.lacking == ["int4", "element_thresholds"]
     assert plain.words > fitted.words
     np.testing.assert_array_equal(fitted.outputs, own.outputs)
 
@@ -240,11 +240,11 @@ def test_run_refuses_to_fit_where_that_is_forbidden(compressed, capsys) -> None:
     command = ["run", "net.safetensors", "x.npy", "--no-fit", "--engine"]
     for engine in ("rtl", "sim:ulx3s-25f"):
         assert main([*command, engine]) == 2
-        assert re.search(r"row_scale = true, or with --fit\n$", capsys.readouterr().err)
+        assert re.search(r"element_thresholds = true, or with --fit\n$", capsys.readouterr().err)
 
 
 def test_commands_that_make_something_fit_only_when_asked(compressed, capsys) -> None:
-    lack = r"row_scale = true, or with --fit\n$"
+    lack = r"element_thresholds = true, or with --fit\n$"
     for command in (["generate", "--preset", "tiny"], ["build", "--board", "ulx3s-25f"]):
         assert main([command[0], "net.safetensors", *command[1:], "-o", "core.v"]) == 2
         assert re.search(lack, capsys.readouterr().err)
@@ -266,7 +266,7 @@ def test_the_virtual_board_fits_unless_that_is_forbidden(compressed, capsys, mon
     monkeypatch.setattr(server, "serve_on_socket", lambda *_: None)
     command = ["virtual", "net.safetensors", "--board", "ulx3s-25f"]
     assert main([*command, "--no-fit"]) == 2 and made == []
-    assert re.search(r"row_scale = true, or with --fit\n$", capsys.readouterr().err)
+    assert re.search(r"element_thresholds = true, or with --fit\n$", capsys.readouterr().err)
     assert main(command) == main(["virtual", "--board", "ulx3s-25f", "--fit", command[1]]) == 0
     wanted = board("ulx3s-25f").fitted(compressed).config()
     assert made == [wanted, wanted]
@@ -279,7 +279,7 @@ def test_a_compressed_network_on_the_virtual_board(compressed) -> None:
     """Link, engine, SDRAM controller and part; every output held against the reference."""
     result = run(compressed, np.load("x.npy"), engine="sim:ulx3s-25f")
     assert result.mismatches == 0 and result.steps == 9
-    assert result.preset == "ulx3s-25f-fit" and {"int4", "row_scale"} <= set(result.added)
+    assert result.preset == "ulx3s-25f-fit" and {"int4", "element_thresholds"} <= set(result.added)
     reference = run(
         compressed, np.load("x.npy"), preset=board("ulx3s-25f").fitted(compressed).config()
     )

@@ -112,7 +112,7 @@ def test_a_network_with_more_than_the_engine_is_refused() -> None:
     plain = engine_config(lanes=8, int4=True, **ALL)
     message = (
         f"network '{network.name}' has multipliers of rows, engine 'test' does not; generate one "
-        "with row_scale = true, or with --fit"
+        "with row_scale = true, or with --fit, or quantize with --weight-steps layer"
     )
     with pytest.raises(StillnetError, match=f"^{re.escape(message)}$"):
         pack(network, plain)

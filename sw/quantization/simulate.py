@@ -11,9 +11,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Model
-from stillnet.sw.network.sequence import Arithmetic, Layout, Trace, float_start, run_layers
+from stillnet.sw.network.sequence import (
+    Arithmetic,
+    Layout,
+    Start,
+    Trace,
+    float_start,
+    run_layers,
+)
 
 __all__ = ["Encoders", "Simulation", "simulate"]
 
@@ -69,8 +75,8 @@ class _Simulated(Arithmetic):
         self, index: int, m: np.ndarray, state: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         cell = self.cell_of(index)
-        y, new = cell.evaluate_float({g: m[:, k] for k, g in enumerate(cell.accumulators)}, state)
-        return y, new
+        operands = {g: m[:, k] for k, g in enumerate(cell.accumulators)}
+        return cell.evaluate_float({**operands, **self.layers[index].parameters}, state)
 
     def encode(self, key: int, vector: np.ndarray, reference: np.ndarray) -> None:
         fraction = self.encoders.fraction.get(key)
@@ -103,6 +109,7 @@ def simulate(
     encoders: Encoders | None = None,
     *,
     keep: bool = True,
+    start: Start | None = None,
 ) -> Simulation:
     """Runs a float model with encoders over recordings.
 
@@ -110,14 +117,17 @@ def simulate(
     ----------
     model : Model
     layout : Layout
-    x : array of float, shape (rows, inputs)
+    x : array of float, shape (rows, inputs), or of tokens, shape (rows,)
     encoders : Encoders, optional
         Without thresholds and rounding where absent.
     keep : bool
         Whether ``seen`` is filled.
+    start : Start, optional
+        Instead of the model's initial state, in the order of the recordings.
     """
     arithmetic = _Simulated(model, encoders or Encoders(), layout, keep)
-    trace = run_layers(arithmetic, layout, x, float_start(model.layers, layout))
+    begin = float_start(model.layers, layout) if start is None else start
+    trace = run_layers(arithmetic, layout, x, begin)
     return Simulation(trace, arithmetic.seen, arithmetic.fired)
 
 
@@ -129,9 +139,3 @@ def before(layout: Layout, values: np.ndarray, start: np.ndarray) -> np.ndarray:
         start[np.minimum(np.maximum(-1 - previous, 0), len(start) - 1)],
         values[np.maximum(previous, 0)],
     )
-
-
-def start_of(simulation: Simulation, source: int) -> np.ndarray:
-    """What stood for a source before the first step."""
-    assert source != INPUT
-    return simulation.trace.start.vectors[source]

@@ -17,13 +17,14 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Layer, Matrix, Model
-from stillnet.sw.network.sequence import Layout, Trace, layer_groups
+from stillnet.sw.network.sequence import Layout, Start, Trace, layer_groups
 
-from .masks import Pattern, keep_blocks, keep_largest
 from .sensitivity import Sensitivity, accumulators_of
+from .silence import correct
 from .simulate import Encoders, before, simulate
 from .solvers.hessian import Bundle, Statistics, bundles, gather
-from .solvers.rounding import Grid, best_steps, round_to_nearest
+from .solvers.masks import Pattern, keep_blocks, keep_largest
+from .solvers.rounding import Grid, best_steps, round_to_nearest, snapped
 from .solvers.second_order import Choose, descend, objective, refit_steps, sweep
 
 __all__ = ["Compressed", "Job", "LayerWork", "Settings", "compress_layers", "replace_layer"]
@@ -48,6 +49,8 @@ class Settings:
         How often a recurrent layer is run and solved.
     sweeps : int
         Of the coordinate descent.
+    correct_bias : bool
+        Biases take what rounded weights lose of the mean.
     """
 
     bits: int = 4
@@ -57,6 +60,7 @@ class Settings:
     damping: float = 0.01
     passes: int = 2
     sweeps: int = 6
+    correct_bias: bool = True
 
 
 @dataclass
@@ -116,6 +120,12 @@ class Job:
         Masks (rows, columns) and steps (rows,) that are given: honoured exactly.
     bounds : dict of (layer, place of the bundle) to (array of shape (rows,), float)
         Smallest and largest step that a row's multiplier can realise.
+    units : dict of (layer, place of the bundle) to float
+        What a step is a whole multiple of: the last bit of the row's multiplier.
+    whole : set of (layer, place of the bundle)
+        Bundles that keep all of their weights.
+    quiet : set of layers
+        Corrected biases must not make an event where a unit was silent.
     """
 
     model: Model
@@ -130,6 +140,9 @@ class Job:
     kept: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     steps: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     bounds: dict[tuple[int, int], tuple[np.ndarray, float]] = field(default_factory=dict)
+    units: dict[tuple[int, int], float] = field(default_factory=dict)
+    whole: frozenset[tuple[int, int]] = frozenset()
+    quiet: frozenset[int] = frozenset()
 
 
 LayerWork = dict[tuple[int, int], Compressed]
@@ -207,46 +220,69 @@ def replace_layer(model: Model, index: int, results: LayerWork) -> Model:
 
 
 def _input_seen(job: Job) -> np.ndarray:
-    """The input as the accumulators see it."""
+    """The input as the accumulators see it; tokens as they are."""
+    if job.model.one_hot:
+        return job.x
     probe = Model(job.model.inputs, name="input").dense(np.zeros((1, job.model.inputs)))
     encoders = Encoders(
         {INPUT: job.encoders.thresholds.get(INPUT, 0.0)},
         {INPUT: job.fraction[INPUT]},
         job.encoders.plain & {INPUT},
     )
-    return simulate(probe, job.layout, job.x, encoders).seen[INPUT]
+    start = Start(vectors={INPUT: _unranked(job, INPUT)})
+    return simulate(probe, job.layout, job.x, encoders, start=start).seen[INPUT]
 
 
 def _run_group(
     job: Job, model: Model, group: range, seen: dict[int, np.ndarray]
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     """Runs some layers on what reaches them: (what is seen of each, what was at the beginning)."""
-    needed = sorted({m.source for i in group for m in model.layers[i].matrices} - set(group))
-    offset, width = {}, 0
-    for source in needed:
+    fed = [m for i in group for m in model.layers[i].matrices if m.source not in group]
+    offset: dict[int, int] = {}
+    pieces: list[np.ndarray] = []
+    width = 0
+    for source in sorted({m.source for m in fed if not _of_tokens(model, m.source)}):
         offset[source] = width
+        pieces.append(seen[source])
         width += model.source_size(source)
+    columns = {id(m): m.weight.shape[0] * m.weight.shape[1] for m in fed}
+    width += sum(columns[id(m)] for m in fed if _of_tokens(model, m.source))
     layers: list[Layer] = []
+    at = sum(p.shape[1] for p in pieces)
     for i in group:
         layer = model.layers[i]
-        outer = [m for m in layer.matrices if m.source not in group]
-        matrices = [
-            replace(m, source=m.source - group.start) for m in layer.matrices if m.source in group
-        ]
-        for m in outer:
+        matrices = []
+        for m in layer.matrices:
+            if m.source in group:
+                matrices.append(replace(m, source=m.source - group.start))
+                continue
             weight = np.zeros((*m.weight.shape[:2], width))
-            at = offset[m.source]
-            weight[:, :, at : at + m.weight.shape[2]] = m.weight
+            if _of_tokens(model, m.source):  # a token's column comes in as it is
+                size = columns[id(m)]
+                pieces.append(_of(m.weight.reshape(size, -1).T, seen[INPUT]))
+                weight.reshape(size, width)[:, at : at + size] = np.eye(size)
+                at += size
+            else:
+                weight[:, :, offset[m.source] :][:, :, : m.weight.shape[2]] = m.weight
             matrices.append(Matrix(INPUT, m.gates, weight))
-        layers.append(replace(layer, matrices=tuple(matrices)))
-    x = np.concatenate([seen[s] for s in needed], axis=1) if needed else np.zeros((len(job.x), 1))
-    part = Model(max(width, 1), layers, model.name)
+        peers = {s: j - group.start for s, j in layer.peers.items()}
+        layers.append(replace(layer, matrices=tuple(matrices), peers=peers))
+    x = np.concatenate(pieces, axis=1) if pieces else np.zeros((job.layout.rows, 1))
     encoders = Encoders(
         {i - group.start: job.encoders.thresholds.get(i, 0.0) for i in group},
         {i - group.start: job.fraction[i] for i in group},
         frozenset(s - group.start for s in job.encoders.plain if s in group),
     )
-    result = simulate(part, job.layout, x, encoders)
+    start = Start(
+        {
+            (i - group.start, s): _unranked(job, i, s)
+            for i, s in job.trace.start.state
+            if i in group
+        },
+        {i - group.start: _unranked(job, i) for i in group},
+    )
+    part = Model(max(width, 1), layers, model.name)
+    result = simulate(part, job.layout, x, encoders, start=start)
     first = result.trace.start.vectors
     return (
         {i: result.seen[i - group.start] for i in group},
@@ -254,7 +290,104 @@ def _run_group(
     )
 
 
+def _unranked(job: Job, source: int, name: str | None = None) -> np.ndarray:
+    """Where the recordings of the float trace begin, in their own order."""
+    start = job.trace.start
+    ranked = start.vectors[source] if name is None else start.state[source, name]
+    result = np.empty_like(ranked)
+    result[job.layout.order] = ranked
+    return result
+
+
+def _of_tokens(model: Model, source: int) -> bool:
+    return source == INPUT and model.one_hot
+
+
+def _of(columns: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """The column of each token, zeros for none; columns of shape (tokens, rows)."""
+    return columns[np.maximum(tokens, 0)] * (tokens >= 0)[:, None]
+
+
 # -- one layer ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Rows:
+    """The rows of a bundle over some of its columns: what one solver run works on.
+
+    Attributes
+    ----------
+    bundle : Bundle
+    place : int
+        Of the bundle in its layer.
+    sources : list of int
+        Of the bundle's parts.
+    parts : list of slice
+        Columns of each part.
+    weight : array, shape (rows, columns)
+    ratio : array, shape (columns,)
+    importance : array, shape (rows,)
+    steps : array, shape (rows,), or None
+        Given ones.
+    kept : bool array, shape (rows, columns), or None
+    """
+
+    bundle: Bundle
+    place: int
+    sources: list[int]
+    parts: list[slice]
+    weight: np.ndarray
+    ratio: np.ndarray
+    importance: np.ndarray
+    steps: np.ndarray | None
+    kept: np.ndarray | None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.bundle.layer, self.place
+
+    def without_tokens(self, part: slice, steps: np.ndarray) -> _Rows:
+        """The same without the columns of tokens, for given steps."""
+        size = part.stop - part.start
+        parts = [
+            slice(p.start - size, p.stop - size) if p.start >= part.stop else p
+            for p in self.parts
+            if p != part
+        ]
+        return replace(
+            self,
+            sources=[s for s, p in zip(self.sources, self.parts) if p != part],
+            parts=parts,
+            weight=np.delete(self.weight, part, axis=1),
+            ratio=np.delete(self.ratio, part),
+            steps=steps,
+            kept=None if self.kept is None else np.delete(self.kept, part, axis=1),
+        )
+
+
+def _rows(job: Job, bundle: Bundle, place: int) -> _Rows:
+    layer = job.model.layers[bundle.layer]
+    key = (bundle.layer, place)
+    sources = [layer.matrices[j].source for j, _ in bundle.parts]
+    parts = bundle.columns(job.model)
+    importance = np.concatenate(
+        [job.sensitivity.accumulators[bundle.layer, g].mean(axis=0) for g in bundle.gates]
+    )
+    first = job.fraction[sources[0]]
+    ratio = [
+        np.full(p.stop - p.start, 2.0 ** (job.fraction[s] - first)) for s, p in zip(sources, parts)
+    ]
+    return _Rows(
+        bundle,
+        place,
+        sources,
+        parts,
+        bundle.weight(layer),
+        np.concatenate(ratio),
+        importance + 1e-3 * max(float(importance.mean()), 1e-30),
+        job.steps.get(key),
+        job.kept.get(key),
+    )
 
 
 def _solve_layer(
@@ -266,62 +399,124 @@ def _solve_layer(
     first: dict[int, np.ndarray],
 ) -> LayerWork:
     """All bundles of a layer for given vectors."""
-    original = job.model.layers[index]
     wanted = accumulators_of(job.model, job.trace, index)
     results: LayerWork = {}
     for place, bundle in enumerate(bundles(job.model, index)):
-        sources = [original.matrices[j].source for j, _ in bundle.parts]
-        z = np.concatenate(
-            [before(job.layout, seen[s], first[s]) if s >= index else seen[s] for s in sources],
-            axis=1,
-        )
+        rows = _rows(job, bundle, place)
         target = np.concatenate([wanted[g] for g in bundle.gates], axis=1)
-        results[index, place] = _solve(job, settings, bundle, place, sources, gather(z, target))
+        late = {s: before(job.layout, seen[s], first[s]) for s in rows.sources if s >= index}
+        vectors = [late.get(s, seen[s]) for s in rows.sources if not _of_tokens(job.model, s)]
+        z = np.concatenate(vectors, axis=1) if vectors else np.zeros((job.layout.rows, 0))
+        if len(vectors) < len(rows.sources):
+            result = _solve_with_tokens(job, settings, rows, z, target, seen[INPUT])
+        else:
+            result = _solve(job, settings, rows, gather(z, target, centred=settings.correct_bias))
+        results[index, place] = result
+    _set_biases(job, settings, index, results)
     return results
 
 
-def _solve(
+def _set_biases(job: Job, settings: Settings, index: int, results: LayerWork) -> None:
+    """Biases of all rows: corrected, but not where that would end a silence, or as they were."""
+    layer = job.model.layers[index]
+    cell = CELLS[layer.cell]
+    parts = bundles(job.model, index)
+    bias = {g: np.asarray(b, float) for g, b in layer.bias.items()}
+    found: dict[str, np.ndarray] = {}
+    for place, bundle in enumerate(parts):
+        found |= dict(zip(bundle.gates, np.split(results[index, place].bias, len(bundle.gates))))
+    if not settings.correct_bias:
+        found = {g: bias[g] for g in found}
+    elif index in job.quiet:
+        lost = {g: b - bias[g] for g, b in found.items()}
+        found = correct(cell, bias, lost, layer.parameters, keep=True)
+    for place, bundle in enumerate(parts):
+        results[index, place].bias = np.concatenate([found[g] for g in bundle.gates])
+
+
+def _solve_with_tokens(
     job: Job,
     settings: Settings,
-    bundle: Bundle,
-    place: int,
-    sources: list[int],
-    statistics: Statistics,
+    rows: _Rows,
+    z: np.ndarray,
+    target: np.ndarray,
+    tokens: np.ndarray,
 ) -> Compressed:
-    layer = job.model.layers[bundle.layer]
-    key = (bundle.layer, place)
-    weight = bundle.weight(layer)
+    """Columns of tokens are rounded to nearest, each by itself, because only one of them counts in
+    a step; the others then make good for it."""
+    part = rows.parts[rows.sources.index(INPUT)]
+    power = np.concatenate([np.full(p.stop - p.start, 0.0) for p in rows.parts])
+    power[part] = 1.0 / (part.stop - part.start)
+    dense = np.ones(len(power), bool)
+    dense[part] = False
+    power[dense] = np.mean(z**2, axis=0)
+    steps = _steps(job, settings, rows, rows.weight, power, rows.kept)
+    grid = Grid(settings.bits, steps, rows.ratio)
+    integers = grid.integers(rows.weight)
+    if rows.kept is not None:
+        integers = np.where(rows.kept, integers, 0).astype(np.int8)
+    of_tokens = grid.values(integers)[:, part]
+    others = rows.without_tokens(part, steps)
+    left = gather(z, target - _of(of_tokens.T, tokens), centred=settings.correct_bias)
+    result = _solve(job, settings, others, left)
+    integers[:, dense] = result.integers
+    kept = np.ones(integers.shape, bool) if rows.kept is None else rows.kept.copy()
+    kept[:, dense] = result.kept
+    # No step is less likely than another to meet a token that calibration did not meet.
+    missed = np.mean((of_tokens - rows.weight[:, part]) ** 2, axis=1)
+    whole = max(float(np.sum(rows.importance * np.mean(rows.weight[:, part] ** 2, axis=1))), 1e-300)
+    lost = float(np.sum(rows.importance * missed)) / whole
+    return replace(
+        result,
+        integers=integers,
+        ratio=rows.ratio,
+        kept=kept,
+        error=max(result.error, lost),
+        nearest_error=max(result.nearest_error, lost),
+    )
+
+
+def _steps(
+    job: Job,
+    settings: Settings,
+    rows: _Rows,
+    weight: np.ndarray,
+    power: np.ndarray,
+    kept: np.ndarray | None,
+) -> np.ndarray:
+    """The steps that are given, or the best ones that the rows' multipliers can have."""
+    if rows.steps is not None:
+        return rows.steps
+    bounds = job.bounds.get(rows.key)
+    steps = best_steps(weight, power, settings.bits, rows.ratio, kept, bounds)
+    return snapped(steps, job.units.get(rows.key), bounds)
+
+
+def _solve(job: Job, settings: Settings, rows: _Rows, statistics: Statistics) -> Compressed:
+    weight, importance, ratio = rows.weight, rows.importance, rows.ratio
+    if not weight.shape[1]:
+        none = np.zeros(weight.shape)
+        steps = np.ones(len(weight)) if rows.steps is None else rows.steps
+        return Compressed(
+            none.astype(np.int8), steps, ratio, statistics.target_mean, none.astype(bool), 0.0, 0.0
+        )
     power = np.diag(statistics.hessian)
     extra = settings.damping * power.mean() if power.mean() > 0 else 1.0
     hessian = statistics.hessian + extra * np.eye(len(power))
     follow = settings.follow
     right = follow * (statistics.cross + extra * weight) + (1 - follow) * weight @ hessian
     ideal = np.linalg.solve(hessian, right.T).T
-    importance = np.concatenate(
-        [job.sensitivity.accumulators[bundle.layer, g].mean(axis=0) for g in bundle.gates]
-    )
-    importance = importance + 1e-3 * max(float(importance.mean()), 1e-30)
-    parts = bundle.columns(job.model)
-    ratio = np.concatenate(
-        [
-            np.full(p.stop - p.start, 2.0 ** (job.fraction[s] - job.fraction[sources[0]]))
-            for s, p in zip(sources, parts)
-        ]
-    )
-    given = job.steps.get(key)
-    mask = job.kept.get(key)
 
-    plain_kept = _magnitude(job, settings.pattern, bundle, weight, key) if mask is None else mask
-    bounds = job.bounds.get(key)
-    steps = best_steps(weight, np.ones(len(power)), settings.bits, ratio, plain_kept, bounds)
-    plain_grid = Grid(settings.bits, steps if given is None else given, ratio)
+    pattern = _pattern(job, settings, rows)
+    plain_kept = _magnitude(job, pattern, rows) if rows.kept is None else rows.kept
+    # The noise of a rounded weight is as strong as what it is multiplied by.
+    felt = power + 0.01 * power.mean() if power.mean() > 0 else np.ones(len(power))
+    plain_grid = Grid(settings.bits, _steps(job, settings, rows, weight, felt, plain_kept), ratio)
     plain = round_to_nearest(weight, plain_grid, plain_kept)
     if settings.method == "nearest":
         values, grid, kept = plain, plain_grid, plain_kept
     else:
-        values, grid, kept = _second_order(
-            job, settings, bundle, key, sources, ideal, hessian, importance, ratio, mask, given
-        )
+        values, grid, kept = _second_order(job, settings, rows, ideal, hessian)
     variance = np.einsum("rc,rc->r", ideal @ hessian, ideal)
     total = max(float(np.sum(importance * variance)), 1e-300)
     return Compressed(
@@ -336,74 +531,71 @@ def _solve(
 
 
 def _second_order(
-    job: Job,
-    settings: Settings,
-    bundle: Bundle,
-    key: tuple[int, int],
-    sources: list[int],
-    ideal: np.ndarray,
-    hessian: np.ndarray,
-    importance: np.ndarray,
-    ratio: np.ndarray,
-    mask: np.ndarray | None,
-    given: np.ndarray | None,
+    job: Job, settings: Settings, rows: _Rows, ideal: np.ndarray, hessian: np.ndarray
 ) -> tuple[np.ndarray, Grid, np.ndarray]:
     """(values, grid, kept) of a bundle."""
-    pattern = settings.pattern
-    step = given
-    if step is None:
-        step = best_steps(ideal, np.diag(hessian), settings.bits, ratio, mask, job.bounds.get(key))
-    grid = Grid(settings.bits, step, ratio)
+    pattern, mask, importance = _pattern(job, settings, rows), rows.kept, rows.importance
+    bounds, unit = job.bounds.get(rows.key), job.units.get(rows.key)
+    step = _steps(job, settings, rows, ideal, np.diag(hessian), mask)
+    grid = Grid(settings.bits, step, rows.ratio)
     everything = np.ones(ideal.shape, bool)
     choose: Choose
     if mask is not None or pattern.dense:
-        fixed = everything if mask is None else mask
-        choose = _fixed(fixed)
+        choose = _fixed(everything if mask is None else mask)
     elif pattern.kind == "lane":
-        choose = _lane(job, bundle, pattern)
+        choose = _lane(job, rows, pattern)
     else:
-        count = round(ideal.size * job.density.get(key, 1 - pattern.sparsity))
+        count = round(ideal.size * job.density.get(rows.key, 1 - pattern.sparsity))
         if pattern.kind == "block8":
             inverse = np.diag(np.linalg.inv(hessian))
             saliency = ideal**2 / inverse * importance[:, None]
-            fixed = keep_blocks(saliency, len(bundle.gates), pattern.sparsity)
+            fixed = keep_blocks(saliency, len(rows.bundle.gates), pattern.sparsity)
         else:
-            cost = np.concatenate(
-                [job.cost.get(s, np.ones(job.model.source_size(s))) for s in sources]
-            )
+            sizes = {s: job.model.source_size(s) for s in rows.sources}
+            cost = np.concatenate([job.cost.get(s, np.ones(sizes[s])) for s in rows.sources])
             fixed = _unstructured(ideal, hessian, grid, importance, cost, count, settings.sweeps)
         choose = _fixed(fixed)
     values = sweep(ideal, hessian, grid, choose, importance)
     for _ in range(3):
         values = descend(values, ideal, hessian, grid, choose, importance, settings.sweeps)
-        if given is not None:
+        if rows.steps is not None:
             break
         integers = grid.integers(values).astype(float)
-        grid = Grid(
-            settings.bits, refit_steps(integers, ideal, hessian, grid, job.bounds.get(key)), ratio
-        )
+        step = snapped(refit_steps(integers, ideal, hessian, grid, bounds), unit, bounds)
+        grid = Grid(settings.bits, step, rows.ratio)
         values = grid.values(integers)
     values = descend(values, ideal, hessian, grid, choose, importance, settings.sweeps)
     kept = mask if mask is not None else (everything if pattern.dense else values != 0)
     return values, grid, kept
 
 
+def _pattern(job: Job, settings: Settings, rows: _Rows) -> Pattern:
+    pattern = settings.pattern
+    return replace(pattern, sparsity=0.0) if rows.key in job.whole else pattern
+
+
 def _fixed(kept: np.ndarray) -> Choose:
     return lambda saliency, column: kept[:, column]
 
 
-def _lane(job: Job, bundle: Bundle, pattern: Pattern) -> Choose:
+def _lane(job: Job, rows: _Rows, pattern: Pattern) -> Choose:
     """Groups of each part of a bundle's columns, as the engine numbers the rows of the matrix."""
+    bundle = rows.bundle
     layer = job.model.layers[bundle.layer]
     order = CELLS[layer.cell].accumulators
+    numbers = {layer.matrices[j].source: j for j, _ in bundle.parts}
     ends, groups = [], []
-    for (j, _), part in zip(bundle.parts, bundle.columns(job.model)):
-        ranked = sorted(layer.matrices[j].gates, key=order.index)
+    for source, part in zip(rows.sources, rows.parts):
+        ranked = sorted(layer.matrices[numbers[source]].gates, key=order.index)
         groups.append(pattern.groups([ranked.index(g) for g in bundle.gates], layer.units))
         ends.append(part.stop)
-    return lambda saliency, column: groups[int(np.searchsorted(ends, column, "right"))].keep(
-        saliency
-    )
+    largest = np.argmax(np.abs(rows.weight), axis=1)  # stays, so that no row loses all it has
+
+    def choose(saliency: np.ndarray, column: int) -> np.ndarray:
+        of_column = groups[int(np.searchsorted(ends, column, "right"))]
+        return of_column.keep(np.where(largest == column, np.inf, saliency))
+
+    return choose
 
 
 def _unstructured(
@@ -445,19 +637,18 @@ def _unstructured(
             high = middle
     saliency = solve(float(np.sqrt(low * high)), sweeps)
     assert saliency.shape == (rows, len(cost))
-    return keep_largest(saliency, count)
+    return keep_largest(saliency, count, every_row=True)
 
 
-def _magnitude(
-    job: Job, pattern: Pattern, bundle: Bundle, weight: np.ndarray, key: tuple[int, int]
-) -> np.ndarray:
+def _magnitude(job: Job, pattern: Pattern, rows: _Rows) -> np.ndarray:
     """Magnitude pruning within the pattern: the baseline."""
+    weight = rows.weight
     if pattern.dense:
         return np.ones(weight.shape, bool)
     if pattern.kind == "lane":
-        choose = _lane(job, bundle, pattern)
+        choose = _lane(job, rows, pattern)
         columns = [choose(weight[:, c] ** 2, c) for c in range(weight.shape[1])]
         return np.stack(columns, axis=1)
     if pattern.kind == "block8":
-        return keep_blocks(weight**2, len(bundle.gates), pattern.sparsity)
-    return keep_largest(weight**2, round(weight.size * (1 - pattern.sparsity)))
+        return keep_blocks(weight**2, len(rows.bundle.gates), pattern.sparsity)
+    return keep_largest(weight**2, round(weight.size * (1 - pattern.sparsity)), every_row=True)

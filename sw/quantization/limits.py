@@ -15,19 +15,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Model
-from stillnet.sw.network.sequence import Layout
+from stillnet.sw.network.network import Network
+from stillnet.sw.network.sequence import Layout, Trace
 
+from .integers import set_limits
+from .preparation import Plan
+from .report import run_quantized
 from .sensitivity import Sensitivity
 from .simulate import Encoders, simulate
 
-__all__ = ["Curves", "LimitSearch", "Limits", "curves"]
+__all__ = ["Budget", "Curves", "LimitSearch", "Limits", "curves", "integer_error", "settle"]
 
 Progress = Callable[[str, int, int], None]
 
-_STEPS = 20
-_RANGE = (2.0**-9, 2.0**0.5)
+_STEPS = 24
+_RANGE = (2.0**-9, 2.0**2.5)
 """Smallest and largest threshold tried, in parts of the standard deviation of the vector."""
 
 
@@ -91,7 +96,7 @@ class Limits:
     thresholds : dict of source to array, shape (size,), or float
         In real units.
     error : float
-        Mean absolute error of the output.
+        Mean absolute error of the outputs, as :class:`Budget` measures it.
     words : float
         A step.
     rates : dict of source to float
@@ -104,6 +109,44 @@ class Limits:
     rates: dict[int, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What may be lost, and how it is measured.
+
+    Attributes
+    ----------
+    error : float
+        Largest mean absolute error.
+    each : bool
+        Of every single output; else of the mean over all of them, in which one output that never
+        moves again can hide.
+    relative : bool
+        In parts of each output's standard deviation.
+    """
+
+    error: float
+    each: bool = True
+    relative: bool = False
+
+    def measure(self, y: np.ndarray, wanted: np.ndarray) -> float:
+        """The error of outputs, shape (rows, outputs), against those of the float model."""
+        errors = np.mean(np.abs(y - wanted), axis=0) / self._unit(wanted)
+        return float(np.max(errors) if self.each else np.mean(errors))
+
+    def worst(self, y: np.ndarray, wanted: np.ndarray) -> int:
+        """The output of the largest error."""
+        return int(np.argmax(np.mean(np.abs(y - wanted), axis=0) / self._unit(wanted)))
+
+    def _unit(self, wanted: np.ndarray) -> np.ndarray | float:
+        if not self.relative:
+            return 1.0
+        spread = np.std(wanted, axis=0)
+        return np.where(spread > 0, spread, max(float(spread.max()), 1e-12))
+
+    def __str__(self) -> str:
+        return f"{100 * self.error:g}%" if self.relative else f"{self.error:g}"
+
+
 class LimitSearch:
     """Balances thresholds on calibration traces.
 
@@ -112,13 +155,20 @@ class LimitSearch:
     model : Model
         As it is to run: with compressed weights.
     layout, x, wanted
-        Recordings to judge by: rows (rows, inputs), and the float model's outputs (rows, outputs).
+        Recordings to judge by: rows (rows, inputs) as the model takes them, and the float model's
+        outputs (rows, outputs).
+    unit : array, shape (outputs,)
+        What the model's outputs are multiplied by to be those of the float model.
+    budget : Budget
+        How errors are measured.
     fraction : dict of source to int
     sensitivity : Sensitivity
     words : dict of source to array, shape (size,)
         Words that an event of each element fetches.
     sources : list of int
         Those with delta events.
+    plain : frozenset of int
+        Sources with plain events.
     by_element : bool
         One threshold an element, or one a vector.
     warm : int
@@ -132,23 +182,58 @@ class LimitSearch:
         x: np.ndarray,
         wanted: np.ndarray,
         *,
+        unit: np.ndarray,
+        budget: Budget,
         fraction: dict[int, int],
         sensitivity: Sensitivity,
         words: dict[int, np.ndarray],
         sources: list[int],
+        plain: frozenset[int] = frozenset(),
         by_element: bool = True,
         progress: Progress | None = None,
     ) -> None:
+        self.unit, self.budget, self.plain = unit, budget, plain
         self.model, self.layout, self.x, self.wanted = model, layout, x, wanted
         self.fraction, self.sensitivity, self.words = fraction, sensitivity, words
         self.sources, self.by_element = sources, by_element
         self.progress = progress or (lambda what, done, total: None)
         self.runs = 0
-        calm = simulate(model, layout, x, Encoders({}, fraction)).trace
+        calm = simulate(model, layout, x, Encoders({}, fraction, plain)).trace
         self.curves = {
             s: curves(layout, x if s == INPUT else calm.vectors[s], 2.0 ** -fraction[s])
             for s in sources
         }
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        model: Model,
+        budget: Budget,
+        words: dict[int, np.ndarray],
+        *,
+        by_element: bool,
+        progress: Progress,
+    ) -> LimitSearch:
+        """A search for the thresholds of a plan's solved weights, which ``model`` has."""
+        base = plan.base
+        last = len(model.layers) - 1
+        exponents = base.elements.get(last, np.zeros(model.outputs))
+        return cls(
+            model,
+            base.judged.layout,
+            base.judged.scaled,
+            base.judged.wanted,
+            unit=2.0**-exponents,
+            budget=budget,
+            fraction=plan.job.fraction,
+            sensitivity=base.felt,
+            words=words,
+            sources=base.delta_sources,
+            plain=frozenset(base.plain),
+            by_element=by_element,
+            progress=progress,
+        )
 
     def thresholds(self, rates: dict[int, float]) -> dict[int, float | np.ndarray]:
         """Thresholds for given rates of exchange (logarithms)."""
@@ -166,12 +251,12 @@ class LimitSearch:
         return result
 
     def judge(self, thresholds: dict[int, float | np.ndarray]) -> tuple[float, float]:
-        """(mean absolute error of the output, words a step), by running the network."""
+        """(error of the outputs, words a step), by running the network."""
         self.runs += 1
-        encoders = Encoders(thresholds, self.fraction)
+        encoders = Encoders(thresholds, self.fraction, self.plain)
         result = simulate(self.model, self.layout, self.x, encoders, keep=False)
         last = len(self.model.layers) - 1
-        error = float(np.mean(np.abs(result.trace.vectors[last] - self.wanted)))
+        error = self.budget.measure(result.trace.vectors[last] * self.unit, self.wanted)
         words = sum(float(self.words[s] @ result.fired[s]) for s in self.sources)
         return error, words / self.layout.rows
 
@@ -278,3 +363,46 @@ class LimitSearch:
             step *= 0.75
         self.progress("thresholds", total, total)
         return best
+
+
+_SHRUNK = 40
+"""How often thresholds are shrunk by 3 % where integers exceed the budget."""
+
+
+def integer_error(plan: Plan, network: Network, budget: Budget) -> tuple[float, Trace]:
+    """Error of the outputs on the judged recordings, bit-exact."""
+    judged = plan.base.judged
+    result = run_quantized(network, judged.layout, judged.x)
+    y = network.dequantize_output(result.vectors[len(network.layers) - 1])
+    return budget.measure(y, judged.wanted), result
+
+
+def settle(plan: Plan, network: Network, limits: Limits, budget: Budget) -> None:
+    """Sets thresholds. The search ran in floating point: in integers, too, the error must keep the
+    budget, so they shrink until it does.
+
+    Raises
+    ------
+    StillnetError
+        Where it does not even without thresholds, naming the worst output.
+    """
+    factor = 1.0
+    for _ in range(_SHRUNK):
+        scaled = {s: factor * v for s, v in limits.thresholds.items()}
+        set_limits(network, Encoders(scaled, plan.job.fraction))
+        if integer_error(plan, network, budget)[0] <= budget.error:
+            limits.thresholds = scaled
+            return
+        factor *= 0.97
+    limits.thresholds = {s: 0.0 * v for s, v in limits.thresholds.items()}
+    set_limits(network, Encoders(limits.thresholds, plan.job.fraction))
+    error, result = integer_error(plan, network, budget)
+    if error > budget.error:
+        y = network.dequantize_output(result.vectors[len(network.layers) - 1])
+        of = f"of output {budget.worst(y, plan.base.judged.wanted)}" if budget.each else "over all"
+        unit = "%" if budget.relative else ""
+        raise StillnetError(
+            f"max_error {budget} cannot be kept: the mean error {of} is "
+            f"{100 * error if budget.relative else error:.4g}{unit} with every threshold at zero; "
+            "allow at least that"
+        )

@@ -16,13 +16,13 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.sources import INPUT
-from stillnet.sw.model.model import Model
+from stillnet.sw.model.model import Layer, Model
 from stillnet.sw.network.sequence import Trace, layer_groups
 from stillnet.sw.util.blas import single_thread
 
 from .simulate import before
 
-__all__ = ["Sensitivity", "sensitivity"]
+__all__ = ["Sensitivity", "accumulators_of", "sensitivity"]
 
 _HALF = 2.0**-7
 """Half of the distance of the central differences."""
@@ -75,12 +75,18 @@ def sensitivity(model: Model, trace: Trace, *, probes: int = 3, seed: int = 0) -
 @dataclass
 class _Slopes:
     """Derivatives of a cell at every row: of its output and of each state variable after the step,
-    by accumulator and by state variable before it; arrays of shape (rows, units)."""
+    by accumulator and by state variable before it, peers included; arrays of shape (rows, units).
+    """
 
     output: dict[str, np.ndarray]
     output_old: dict[str, np.ndarray]
     state: dict[tuple[str, str], np.ndarray]
     state_old: dict[tuple[str, str], np.ndarray]
+
+
+def readers(layer: Layer, index: int) -> dict[str, int]:
+    """By name of a state variable that a cell reads: the layer that has it, itself or a peer."""
+    return {**dict.fromkeys(CELLS[layer.cell].state, index), **layer.peers}
 
 
 def accumulators_of(model: Model, trace: Trace, index: int) -> dict[str, np.ndarray]:
@@ -107,23 +113,25 @@ def _slopes(model: Model, trace: Trace, index: int) -> _Slopes:
     cell = CELLS[layer.cell]
     m = accumulators_of(model, trace, index)
     state = {}
-    for s in cell.state:
-        values = trace.vectors[index] if s == cell.output_state else trace.states[index, s]
-        state[s] = before(layout, values, trace.start.state[index, s])
+    for s, j in readers(layer, index).items():
+        is_vector = s == CELLS[model.layers[j].cell].output_state
+        values = trace.vectors[j] if is_vector else trace.states[j, s]
+        late = j >= index
+        state[s] = before(layout, values, trace.start.state[j, s]) if late else values
     result = _Slopes({}, {}, {}, {})
-    for name in (*cell.accumulators, *cell.state):
+    for name in (*cell.accumulators, *state):
         ends = []
         for sign in (1, -1):
-            mm, ss = dict(m), dict(state)
+            mm, ss = {**m, **layer.parameters}, dict(state)
             if name in m:
                 mm[name] = m[name] + sign * _HALF
             else:
                 ss[name] = state[name] + sign * _HALF
             ends.append(cell.evaluate_float(mm, ss))
         (y1, s1), (y0, s0) = ends
-        output, others = (
-            (result.output, result.state) if name in m else (result.output_old, result.state_old)
-        )
+        of_sum = name in m
+        output = result.output if of_sum else result.output_old
+        others = result.state if of_sum else result.state_old
         output[name] = (y1 - y0) / (2 * _HALF)
         for s in cell.state:
             if s != cell.output_state:
@@ -160,6 +168,7 @@ def _backward(
         for at in steps if looped else [slice(0, layout.rows)]:
             n = at.stop - at.start
             early = {i: np.zeros((n, model.layers[i].units)) for i in group}
+            read: dict[tuple[int, str], np.ndarray] = {}  # by layers above, in this step
             following = {i: np.zeros_like(late[i]) for i in group}
             for i in reversed(group):
                 cell, slope = CELLS[model.layers[i].cell], slopes[i]
@@ -168,23 +177,26 @@ def _backward(
                     g_y = g_y + late[i][:n]
                     seen[i][at] += early[i] + late[i][:n]
                 output = cell.output_state
+                after = {s: carry[i, s][:n] + read.get((i, s), 0.0) for s in cell.state}
                 if output is not None:
-                    g_y = g_y + carry[i, output][:n]
-                new = {}
-                for s in cell.state:
-                    new[s] = g_y * slope.output_old[s][at]
+                    g_y = g_y + after[output]
+                new = {s: g_y * old[at] for s, old in slope.output_old.items()}
                 for a in cell.accumulators:
                     accumulators[i, a][at] = g_y * slope.output[a][at]
                 for s in cell.state:
                     if s == output:
                         continue
-                    g_s = carry[i, s][:n]
-                    for old in cell.state:
-                        new[old] = new[old] + g_s * slope.state_old[s, old][at]
+                    for old in new:
+                        new[old] = new[old] + after[s] * slope.state_old[s, old][at]
                     for a in cell.accumulators:
-                        accumulators[i, a][at] += g_s * slope.state[s, a][at]
-                for s, value in new.items():
-                    carry[i, s][:n] = value
+                        accumulators[i, a][at] += after[s] * slope.state[s, a][at]
+                for s in cell.state:
+                    carry[i, s][:n] = 0.0
+                for s, j in readers(model.layers[i], i).items():
+                    if j < i:
+                        read[j, s] = read.get((j, s), 0.0) + new[s]
+                    else:
+                        carry[j, s][:n] += new[s]
                 for m in internal[i]:
                     arrived = np.concatenate([accumulators[i, a][at] for a in m.gates], axis=1)
                     back = arrived @ m.weight.reshape(-1, m.weight.shape[2])

@@ -93,23 +93,28 @@ class Statistics:
     cross: np.ndarray
 
 
-def gather(z: np.ndarray, wanted: np.ndarray, weight: np.ndarray | None = None) -> Statistics:
+def gather(
+    z: np.ndarray, wanted: np.ndarray, weight: np.ndarray | None = None, *, centred: bool = True
+) -> Statistics:
     """Moments of Z, shape (steps, columns), and accumulators, (steps, rows).
 
     Parameters
     ----------
     weight : array, shape (steps,), optional
         How much each step counts.
+    centred : bool
+        The moments are those about the mean, whose error a corrected bias takes away.
     """
     steps = len(z)
     w = np.full(steps, 1.0 / steps) if weight is None else weight / weight.sum()
     mean, target_mean = w @ z, w @ wanted
+    centre, target_centre = (mean, target_mean) if centred else (0.0, 0.0)
     hessian = np.zeros((z.shape[1], z.shape[1]))
     cross = np.zeros((wanted.shape[1], z.shape[1]))
     for first in range(0, steps, _CHUNK):
         part = slice(first, first + _CHUNK)
-        centred = z[part] - mean
-        weighted = centred * w[part, None]
-        hessian += weighted.T @ centred
-        cross += (wanted[part] - target_mean).T @ weighted
+        moved = z[part] - centre
+        weighted = moved * w[part, None]
+        hessian += weighted.T @ moved
+        cross += (wanted[part] - target_centre).T @ weighted
     return Statistics(mean, target_mean, hessian, cross)

@@ -62,6 +62,13 @@ class Pattern:
         """Weights of a full group that stay, of pattern ``lane``."""
         return max(1, round(GROUP * (1 - self.sparsity)))
 
+    def fits(self, gates: int, units: int) -> bool:
+        """Whether rows are enough for the pattern: a full group for each lane, a block. Of fewer
+        rows some would lose all of their weights."""
+        if self.kind == "lane":
+            return gates * (units // self.lanes) >= GROUP
+        return self.kind == "unstructured" or units >= 2 * BLOCK
+
     def groups(self, places: Sequence[int], units: int) -> Groups:
         """The groups of a matrix's rows as an engine numbers them.
 
@@ -120,8 +127,17 @@ class Groups:
         return kept[:-1]
 
 
-def keep_largest(saliency: np.ndarray, count: int) -> np.ndarray:
-    """The ``count`` largest of an array of any shape; of equal ones the first."""
+def keep_largest(saliency: np.ndarray, count: int, *, every_row: bool = False) -> np.ndarray:
+    """The ``count`` largest of an array of any shape; of equal ones the first.
+
+    With ``every_row`` the largest of each row stays: a row without any weight is a constant. Never
+    more than ``count``, unless there are more rows.
+    """
+    if every_row:
+        saliency = saliency.copy()
+        best = np.argmax(saliency, axis=1)
+        saliency[np.arange(len(best)), best] = np.inf
+        count = max(count, len(best))
     order = np.argsort(-saliency, axis=None, kind="stable")
     kept = np.zeros(saliency.size, bool)
     kept[order[:count]] = True
@@ -144,7 +160,7 @@ def keep_blocks(saliency: np.ndarray, gates: int, sparsity: float) -> np.ndarray
     padded = np.zeros((gates, down * BLOCK, across * BLOCK))
     padded[:, :units, :columns] = saliency.reshape(gates, units, columns)
     blocks = padded.reshape(gates * down, BLOCK, across, BLOCK).sum(axis=(1, 3))
-    kept = keep_largest(blocks, round(blocks.size * (1 - sparsity)))
+    kept = keep_largest(blocks, round(blocks.size * (1 - sparsity)), every_row=True)
     full = np.repeat(np.repeat(kept, BLOCK, axis=0), BLOCK, axis=1)
     full = full.reshape(gates, down * BLOCK, across * BLOCK)
     return full[:, :units, :columns].reshape(rows, columns)

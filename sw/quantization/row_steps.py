@@ -1,0 +1,235 @@
+"""Where rows have steps of their own: the exponents of the accumulators, and the steps' bounds.
+
+A weight of row r is q * step[r]. The row's multiplier turns the step into a power of two that is
+common to the layer: step[r] = multiplier[r] * 2**-(exponent + 14), with a multiplier of 15 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from stillnet.sw.contract.cells import CELLS, Cell
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.fixed import (
+    ACCUMULATOR_BITS,
+    PRE,
+    RESCALE_GUARD_BITS,
+    SCALE_BITS,
+    SCALE_FRACTION,
+)
+from stillnet.sw.contract.image import MOST_ROWS, block_rows
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.model.model import Layer, Model
+
+from .formats import FormatChoice
+from .layerwise import Job
+from .sensitivity import accumulators_of
+from .solvers.hessian import bundles
+from .solvers.rounding import Grid, best_steps
+
+__all__ = ["choose_exponents", "layers_with_steps"]
+
+_HEADROOM = 1.1
+_SATURATED = 8.0
+"""Beyond this, what tanh or sigmoid alone reads need not be told apart."""
+
+_SLACK = 0.95
+"""Part of the accumulator's range that rounded weights may fill before they are solved."""
+
+_TRIED = 1024
+"""Rows that exponents are tried on; of more, some stand for all of them."""
+
+_FINEST = 2.0**-10
+"""Smallest multiplier: sixteen of its last bit."""
+
+
+def layers_with_steps(layers: Iterable[Layer]) -> frozenset[int]:
+    """Layers whose rows can have multipliers: none, where the cell of any layer leaves no room.
+
+    Cells that floor are left out: what a multiplier rounds would not be floored.
+    """
+    layers = list(layers)
+    if any(block_rows(CELLS[layer.cell], True) > MOST_ROWS for layer in layers):
+        return frozenset()
+    return frozenset(
+        i for i, layer in enumerate(layers) if layer.matrices and not CELLS[layer.cell].floors
+    )
+
+
+@dataclass
+class _Part:
+    """A bundle, as the trial of exponents sees it; arrays of some of its rows, but ``low``.
+
+    Attributes
+    ----------
+    first : int
+        Fraction bits of the bundle's first source.
+    narrow : array, shape (rows,)
+        Smallest step for a multiplier of one, so that nothing saturates in front of it.
+    low : array, shape (rows,)
+        Smallest step with which no accumulator can overflow.
+    """
+
+    place: int
+    weight: np.ndarray
+    first: int
+    ratio: np.ndarray
+    power: np.ndarray
+    felt: np.ndarray
+    narrow: np.ndarray
+    low: np.ndarray
+    given: np.ndarray | None
+
+    @property
+    def thin(self) -> int:
+        """Every so many rows are tried."""
+        return -(-len(self.weight) // _TRIED)
+
+    def bounds(self, exponent: int) -> tuple[np.ndarray, float]:
+        """Smallest step of each row, and the largest of all."""
+        unit = 2.0 ** (self.first - exponent)
+        highest = 2.0 * (1 - 2.0**-SCALE_BITS)
+        low = np.maximum(np.maximum(self.narrow, _FINEST) * unit, self.low)
+        return low, highest * unit
+
+
+def choose_exponents(
+    job: Job, choice: FormatChoice, bits: int
+) -> tuple[dict[int, int], dict[tuple[int, int], tuple[np.ndarray, float]]]:
+    """The exponent of each such layer's accumulators, and the steps that its rows may then have.
+
+    A row's multiplier is below two, and in front of it stands an 18-bit value that has saturated: a
+    small multiplier narrows what the row can reach. So steps lie between bounds, whose place the
+    exponent decides. It is chosen for the least error of clipped rounding.
+
+    Returns
+    -------
+    (dict of layer to int, dict of (layer, place of the bundle) to (smallest (rows,), largest))
+
+    Raises
+    ------
+    StillnetError
+        Where no exponent holds the weights of a layer.
+    """
+    exponents, bounds = {}, {}
+    for i in sorted(choice.scaled):  # type: ignore[call-overload]
+        parts = _parts(job, choice, i)
+        base = choice.fraction[i] if CELLS[job.model.layers[i].cell].homogeneous else choice.pre(i)
+        exponents[i] = _best_exponent(job.model.layers[i], parts, base, bits)
+        for part in parts:
+            bounds[i, part.place] = part.bounds(exponents[i])
+    return exponents, bounds
+
+
+def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
+    layer, cell = job.model.layers[index], CELLS[job.model.layers[index].cell]
+    wanted = accumulators_of(job.model, job.trace, index)
+    base = choice.fraction[index] if cell.homogeneous else choice.pre(index)
+    reach = 2.0 ** (PRE.bits - 1 - base)
+    parts = []
+    for place, bundle in enumerate(bundles(job.model, index)):
+        weight = bundle.weight(layer)
+        peak = np.concatenate([np.max(np.abs(wanted[g]), axis=0) for g in bundle.gates])
+        peak = peak * _HEADROOM
+        alone = _saturating(cell)
+        most = [_SATURATED if g in alone else math.inf for g in bundle.gates]
+        peak = np.minimum(peak, np.repeat(most, layer.units))
+        sources = [layer.matrices[j].source for j, _ in bundle.parts]
+        first = choice.fraction[sources[0]]
+        ratio, power, bound = [], [], []
+        for s in sources:
+            size = job.model.source_size(s)
+            ratio.append(np.full(size, 2.0 ** (choice.fraction[s] - first)))
+            power.append(np.asarray(choice.statistics[s].power, float))
+            bound.append(np.full(size, choice.bound(s, choice.fraction[s])))
+        felt = np.concatenate(
+            [job.sensitivity.accumulators[index, g].mean(axis=0) for g in bundle.gates]
+        )
+        parts.append(
+            _Part(
+                place,
+                weight,
+                first,
+                np.concatenate(ratio),
+                np.concatenate(power),
+                felt + 1e-3 * felt.mean() + 1e-300,
+                peak / reach,
+                _overflow(
+                    job.model, layer, bundle.bias(layer), weight, sources, ratio, bound, first
+                ),
+                job.steps.get((index, place)),
+            )
+        )
+    return parts
+
+
+def _saturating(cell: Cell) -> set[str]:
+    """Accumulators that nothing but tanh and sigmoid reads. A sum of two, as in the candidate of a
+    GRU, is another matter: one that is too large may meet one that takes it back."""
+    readers: dict[str, set[str]] = {a: set() for a in cell.accumulators}
+    for node in cell.graph.nodes():
+        for argument in node.args:
+            if argument.op == "accumulator":
+                readers[argument.name].add(node.op)
+    return {a for a, ops in readers.items() if ops and ops <= {"tanh", "sigmoid"}}
+
+
+def _overflow(
+    model: Model,
+    layer: Layer,
+    bias: np.ndarray,
+    weight: np.ndarray,
+    sources: list[int],
+    ratio: list[np.ndarray],
+    bound: list[np.ndarray],
+    first: int,
+) -> np.ndarray:
+    """Steps below which \\|bias\\| + sum \\|q\\| \\|x\\| could pass 32 bits."""
+    reach, at = np.abs(bias) * 2.0**first, 0
+    for s, r, b in zip(sources, ratio, bound):
+        part = np.abs(weight[:, at : at + len(r)]) / r * b
+        tokens = s == INPUT and model.one_hot
+        reach = reach + (part.max(axis=1, initial=0.0) if tokens else part.sum(axis=1))
+        at += len(r)
+    return reach / (_SLACK * 2.0 ** (ACCUMULATOR_BITS - 1))
+
+
+def _best_exponent(layer: Layer, parts: list[_Part], base: int, bits: int) -> int:
+    free = [
+        (best_steps(p.weight[:: p.thin], p.power, bits, p.ratio) if p.given is None else p.given)
+        * 2.0**-p.first
+        for p in parts
+    ]
+    middle = -round(math.log2(float(np.median(np.concatenate(free)))))
+    ranking = []
+    # Of equal ones the finest: steps then lose least to the multiplier's own rounding.
+    for exponent in range(middle + 3, middle - 8, -1):
+        if not 0 <= exponent - base + RESCALE_GUARD_BITS <= 31:
+            continue
+        ranking.append((sum(_trial(p, exponent, bits) for p in parts), exponent))
+    if not ranking or math.isinf(min(ranking)[0]):
+        raise StillnetError(
+            f"layer '{layer.name}': its weights are out of the reach of the rescale shift; rescale "
+            "the model"
+        )
+    return min(ranking, key=lambda r: r[0])[1]
+
+
+def _trial(part: _Part, exponent: int, bits: int) -> float:
+    """Error of clipped rounding of some rows, with the steps that an exponent allows."""
+    low, high = part.bounds(exponent)
+    if np.any(low > high):
+        return math.inf
+    if part.given is not None:
+        return math.inf if part.given.max() > high else 0.0
+    thin = part.thin
+    some = part.weight[::thin]
+    unit = 2.0 ** (part.first - exponent - SCALE_FRACTION)
+    step = best_steps(some, part.power, bits, part.ratio, None, (low[::thin], high))
+    grid = Grid(bits, np.maximum(np.rint(step / unit), 1) * unit, part.ratio)
+    error = (grid.values(grid.integers(some)) - some) ** 2 @ part.power
+    return float(np.sum(part.felt[::thin] * error))
