@@ -133,9 +133,10 @@ def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
     parts = []
     for place, bundle in enumerate(bundles(job.model, index)):
         weight = bundle.weight(layer)
-        peak = np.concatenate([np.max(np.abs(wanted[g]), axis=0) for g in bundle.gates])
-        peak = peak * _HEADROOM
-        alone = _saturating(cell)
+        rectified = _read_only_by(cell, {"relu"})  # what is far below zero may saturate
+        sizes = [wanted[g] if g in rectified else np.abs(wanted[g]) for g in bundle.gates]
+        peak = np.maximum(np.concatenate([np.max(s, axis=0) for s in sizes]), 0) * _HEADROOM
+        alone = _read_only_by(cell, {"tanh", "sigmoid"})
         most = [_SATURATED if g in alone else math.inf for g in bundle.gates]
         peak = np.minimum(peak, np.repeat(most, layer.units))
         sources = [layer.matrices[j].source for j, _ in bundle.parts]
@@ -167,15 +168,15 @@ def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
     return parts
 
 
-def _saturating(cell: Cell) -> set[str]:
-    """Accumulators that nothing but tanh and sigmoid reads. A sum of two, as in the candidate of a
+def _read_only_by(cell: Cell, operations: set[str]) -> set[str]:
+    """Accumulators that nothing but some operations reads. A sum of two, as in the candidate of a
     GRU, is another matter: one that is too large may meet one that takes it back."""
     readers: dict[str, set[str]] = {a: set() for a in cell.accumulators}
     for node in cell.graph.nodes():
         for argument in node.args:
             if argument.op == "accumulator":
                 readers[argument.name].add(node.op)
-    return {a for a, ops in readers.items() if ops and ops <= {"tanh", "sigmoid"}}
+    return {a for a, ops in readers.items() if ops and ops <= operations}
 
 
 def _overflow(

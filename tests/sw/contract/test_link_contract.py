@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import zlib
 
@@ -188,3 +189,18 @@ def test_identity_that_contradicts_itself() -> None:
     data[2] = 8
     with pytest.raises(StillnetError, match="^the board says 8 bytes per word and its .* 2; build"):
         Identity.unpack(bytes(data))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(161, 161), (4, 300), (500, 1)])
+def test_throughput_is_that_of_real_frames(inputs: int, outputs: int) -> None:
+    """Frames of random vectors, counted as they go over the wire, ten bits for a byte."""
+    rng = random.Random(inputs)
+
+    def wire(kind: int, payload: int) -> float:
+        frames = [encode(Frame(kind, n % 256, rng.randbytes(payload))) for n in range(400)]
+        return sum(map(len, frames)) / len(frames)
+
+    step, reply = link.Command.STEP, link.Command.STEP + link.REPLY
+    longest = max(wire(step, 2 * inputs), wire(reply, 2 * outputs + 1))
+    found = link.steps_per_second(inputs, outputs, 3_000_000)
+    assert found == pytest.approx(3_000_000 / (10 * longest), rel=0.002)

@@ -145,6 +145,30 @@ def test_rows_have_steps_only_where_it_is_worth_it() -> None:
     assert not quantize(uneven, x, row_steps=False).row_scale
 
 
+def test_what_a_relu_hides_takes_no_range() -> None:
+    """Outputs that are mostly far below zero: their size there is nothing that a row must reach."""
+    rng = np.random.default_rng(14)
+    x = walk(rng, 300, 6)
+    weight = rng.normal(0, 1, (8, 6))
+    model = Model(6).dense(weight, -4.0 * np.abs(x @ weight.T).max(axis=0) + 0, "relu", name="out")
+    model.layers[0].bias["y"][:4] = -np.quantile(x @ weight[:4].T, 0.98, axis=0)
+    network = quantize(model, x, row_steps=True)
+    assert min(network.notes["report"]["outputs"]["snr_db"][:4]) > 30
+
+
+def test_a_sum_of_two_accumulators_is_not_capped() -> None:
+    """cx of a GRU beyond +-8, which r times ch takes back."""
+    rng = np.random.default_rng(15)
+    units, x = 16, walk(rng, 400, 6)
+    weight, bias = rng.normal(0, 0.3, (3 * units, 6)), np.zeros(3 * units)
+    bias[2 * units :] = 11.0  # of the candidate, from x
+    other = np.zeros(3 * units)
+    other[:units], other[2 * units :] = 8.0, -11.0  # r is one, and ch takes 11 back
+    model = Model(6).gru(weight, rng.normal(0, 0.2, (3 * units, units)), bias, other, name="gru")
+    network = quantize(model.dense(rng.normal(0, 0.4, (3, units))), x, row_steps=True)
+    assert min(network.notes["report"]["outputs"]["snr_db"]) > 30
+
+
 # -- doubts ---------------------------------------------------------------------------------------
 
 
