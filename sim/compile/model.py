@@ -50,7 +50,7 @@ def build_library(
     harness: Path,
     *,
     headers: tuple[Path, ...] = (),
-    optimise: str = "-O2",
+    optimise: str = "-O1",
     prologue: str = "",
     trace: bool = False,
 ) -> Path:

@@ -44,7 +44,7 @@ _VALUES = {
 }
 
 
-def build_simulation(controller: SdramController, *, optimise: str = "-O2") -> Path:
+def build_simulation(controller: SdramController, *, optimise: str = "-O1") -> Path:
     """The shared library of a controller with the harness."""
     text = to_verilog(controller, "sdram")
     return build_library(text, "sdram", _HARNESS, headers=(_MODEL,), optimise=optimise)
