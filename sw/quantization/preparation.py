@@ -14,7 +14,7 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.fixed import SCALE_FRACTION
+from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, SCALE_FRACTION
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.equalize import Exponents, element_exponents, scaled_input, scaled_model
 from stillnet.sw.model.model import Model
@@ -148,7 +148,17 @@ class Plan:
         base = self.base
         network = build_network(base.model, work, self.choice, self.exponents, base.elements, name)
         set_modes(network, base.nonzero, base.plain_by_nature)
+        for i in range(len(network.layers)):
+            _keep_in_range(network, i)
         return network
+
+
+def _keep_in_range(network: Network, index: int) -> None:
+    """Exponents leave room for the float model's biases; a correction must not take more."""
+    bias, limit = network.layers[index].bias, (1 << (ACCUMULATOR_BITS - 1)) - 1
+    for g, reach in network.accumulator_bound(index).items():
+        over = np.maximum(reach - limit, 0)
+        bias[g] = bias[g] - np.sign(bias[g]) * np.minimum(over, np.abs(bias[g]))
 
 
 def prepare(

@@ -52,7 +52,9 @@ def test_two_units_a_cycle() -> None:
 
 
 def test_unknown_bench_is_refused() -> None:
-    with pytest.raises(StillnetError, match="^bench 'nonsense' is unknown; known are activity, "):
+    with pytest.raises(
+        StillnetError, match="^bench 'nonsense' is unknown; known are accuracy, activity, "
+    ):
         bench("nonsense")
 
 

@@ -162,7 +162,9 @@ def compressed(tmp_path, monkeypatch) -> Network:
 
 def test_pack_and_generate_make_the_same_engine(compressed, capsys) -> None:
     assert main(["pack", "net.safetensors", "--preset", "tiny", "-o", "net.img"]) == 2
-    assert re.search(r"element_thresholds = true, or with --fit\n$", capsys.readouterr().err)
+    assert re.search(
+        r"(row_scale|element_thresholds) = true, or with --fit", capsys.readouterr().err
+    )
     assert main(["pack", "net.safetensors", "--preset", "tiny", "--fit", "-o", "net.img"]) == 0
     generate = ["generate", "--preset", "tiny", "--fit", "net.safetensors", "-o", "core.v"]
     assert main([*generate, "--json"]) == 0
@@ -240,11 +242,13 @@ def test_run_refuses_to_fit_where_that_is_forbidden(compressed, capsys) -> None:
     command = ["run", "net.safetensors", "x.npy", "--no-fit", "--engine"]
     for engine in ("rtl", "sim:ulx3s-25f"):
         assert main([*command, engine]) == 2
-        assert re.search(r"element_thresholds = true, or with --fit\n$", capsys.readouterr().err)
+        assert re.search(
+            r"(row_scale|element_thresholds) = true, or with --fit", capsys.readouterr().err
+        )
 
 
 def test_commands_that_make_something_fit_only_when_asked(compressed, capsys) -> None:
-    lack = r"element_thresholds = true, or with --fit\n$"
+    lack = r"(row_scale|element_thresholds) = true, or with --fit"
     for command in (["generate", "--preset", "tiny"], ["build", "--board", "ulx3s-25f"]):
         assert main([command[0], "net.safetensors", *command[1:], "-o", "core.v"]) == 2
         assert re.search(lack, capsys.readouterr().err)
@@ -266,7 +270,9 @@ def test_the_virtual_board_fits_unless_that_is_forbidden(compressed, capsys, mon
     monkeypatch.setattr(server, "serve_on_socket", lambda *_: None)
     command = ["virtual", "net.safetensors", "--board", "ulx3s-25f"]
     assert main([*command, "--no-fit"]) == 2 and made == []
-    assert re.search(r"element_thresholds = true, or with --fit\n$", capsys.readouterr().err)
+    assert re.search(
+        r"(row_scale|element_thresholds) = true, or with --fit", capsys.readouterr().err
+    )
     assert main(command) == main(["virtual", "--board", "ulx3s-25f", "--fit", command[1]]) == 0
     wanted = board("ulx3s-25f").fitted(compressed).config()
     assert made == [wanted, wanted]
