@@ -158,7 +158,7 @@ def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
                 np.concatenate(ratio),
                 np.concatenate(power),
                 felt + 1e-3 * felt.mean() + 1e-300,
-                peak / reach,
+                np.minimum(peak / reach, 1.0),  # beyond, it would saturate without a multiplier
                 _overflow(
                     job.model, layer, bundle.bias(layer), weight, sources, ratio, bound, first
                 ),
