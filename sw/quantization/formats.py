@@ -12,7 +12,7 @@ through time (``sensitivity``).
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +93,7 @@ class FormatChoice:
         margin: float = 1.25,
         correct_bias: bool = True,
         bits: int = 8,
-        scaled: Container[int] = (),
+        scaled: frozenset[int] = frozenset(),
         input_peak: float = 0.0,
     ) -> None:
         self.model = model

@@ -19,12 +19,13 @@ from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.equalize import Exponents, element_exponents, scaled_input, scaled_model
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
-from stillnet.sw.network.sequence import Layout, Start, Trace, run_float, run_integers
+from stillnet.sw.network.sequence import Layout, Start, Trace, run_float
 from stillnet.sw.util.progress import Progress, silent
 
 from .formats import FormatChoice
 from .integers import build_network
 from .layerwise import Job, LayerWork, Settings, compress_layers
+from .report import run_quantized
 from .row_steps import choose_exponents, layers_with_steps
 from .sensitivity import Sensitivity, sensitivity
 from .simulate import Encoders
@@ -360,9 +361,7 @@ def better_plan(base: Base, wish: Wish, settings: Settings, rows: bool | None) -
 
 def _score(network: Network, judged: Judged) -> float:
     """Mean over the outputs of their SNR in dB."""
-    layout = judged.layout
-    rows = layout.pack([network.quantize_input(p) for p in layout.unpack(judged.x)])
-    result = run_integers(network, layout, rows)
+    result = run_quantized(network, judged.layout, judged.x)
     y = network.dequantize_output(result.vectors[len(network.layers) - 1])
     power = np.var(judged.wanted, axis=0)
     error = np.mean((y - judged.wanted) ** 2, axis=0)

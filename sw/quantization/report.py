@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from stillnet.sw.contract.fixed import SCALE_FRACTION
 from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.model.layers import Matrix
 from stillnet.sw.model.model import Model
@@ -115,13 +116,13 @@ def _vector(network: Network, source: int, trace: Trace, result: Trace) -> dict[
     return entry
 
 
-def weights_of(model: Model, network: Network, index: int, number: int) -> np.ndarray:
+def weights_of(network: Network, index: int, number: int) -> np.ndarray:
     """What the integers of a matrix stand for, in the units of the float model."""
     layer, m = network.layers[index], network.layers[index].matrices[number]
     values = m.weight * 2.0**-m.fraction
     for k, g in enumerate(m.gates):
         if layer.scale is not None and g in layer.scale:
-            values[k] *= layer.scale[g][:, None] * 2.0**-14
+            values[k] *= layer.scale[g][:, None] * 2.0**-SCALE_FRACTION
     if layer.unit_exponents is not None:
         values = values * 2.0 ** -layer.unit_exponents[:, None].astype(float)
     below = (
@@ -134,7 +135,7 @@ def _matrix(model: Model, network: Network, index: int, number: int) -> dict[str
     """Errors of the weights of one matrix."""
     m: Matrix = model.layers[index].matrices[number]
     q: QuantizedMatrix = network.layers[index].matrices[number]
-    error = m.weight - weights_of(model, network, index, number)
+    error = m.weight - weights_of(network, index, number)
     noise, signal = float(np.sum(error**2)), float(np.sum(m.weight**2))
     limit = 1 << (q.bits - 1)
     return {

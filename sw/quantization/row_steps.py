@@ -116,7 +116,7 @@ def choose_exponents(
         Where no exponent holds the weights of a layer.
     """
     exponents, bounds = {}, {}
-    for i in sorted(choice.scaled):  # type: ignore[call-overload]
+    for i in sorted(choice.scaled):
         parts = _parts(job, choice, i)
         base = choice.fraction[i] if CELLS[job.model.layers[i].cell].homogeneous else choice.pre(i)
         exponents[i] = _best_exponent(job.model.layers[i], parts, base, bits)
