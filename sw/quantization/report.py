@@ -116,10 +116,10 @@ def _vector(network: Network, source: int, trace: Trace, result: Trace) -> dict[
     return entry
 
 
-def weights_of(network: Network, index: int, number: int) -> np.ndarray:
-    """What the integers of a matrix stand for, in the units of the float model."""
+def _steps(network: Network, index: int, number: int) -> np.ndarray:
+    """What one is worth in each integer of a matrix, in the units of the float model."""
     layer, m = network.layers[index], network.layers[index].matrices[number]
-    values = m.weight * 2.0**-m.fraction
+    values = np.full(m.weight.shape, 2.0**-m.fraction)
     for k, g in enumerate(m.gates):
         if layer.scale is not None and g in layer.scale:
             values[k] *= layer.scale[g][:, None] * 2.0**-SCALE_FRACTION
@@ -135,14 +135,15 @@ def _matrix(model: Model, network: Network, index: int, number: int) -> dict[str
     """Errors of the weights of one matrix."""
     m: Matrix = model.layers[index].matrices[number]
     q: QuantizedMatrix = network.layers[index].matrices[number]
-    error = m.weight - weights_of(network, index, number)
+    steps = _steps(network, index, number)
+    error = m.weight - q.weight * steps
     noise, signal = float(np.sum(error**2)), float(np.sum(m.weight**2))
-    limit = 1 << (q.bits - 1)
+    scaled, limit = m.weight / steps, 1 << (q.bits - 1)
     return {
         "layer": network.layers[index].name,
         "source": network.source_name(m.source),
         "gates": list(m.gates),
         "fraction": q.fraction,
         "snr_db": 10 * math.log10(signal / noise) if signal and noise else None,
-        "clipped": int(np.count_nonzero((q.weight == -limit) | (q.weight == limit - 1))),
+        "clipped": int(np.count_nonzero((scaled < -limit - 0.5) | (scaled > limit - 0.5))),
     }
