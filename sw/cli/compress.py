@@ -11,7 +11,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import check_place
 from stillnet.sw.util.progress import console_progress
-from stillnet.sw.util.recordings import load_recordings
+from stillnet.sw.util.recordings import elements_of, load_recordings
 from stillnet.sw.util.results import CompressReport, CompressResult
 
 from . import options
@@ -39,6 +39,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.add_model(parser)
     options.add_layers(parser)
+    options.add_cut(parser)
     options.add_data(parser)
     options.add_weights(parser, "4bit", "4bit or 8bit")
     options.add_sparsity(parser, "0", "part of the weights that are removed")
@@ -95,7 +96,8 @@ def _run(args: argparse.Namespace) -> CompressResult:
     config = engine_for(chosen, EngineConfig.load(args.preset))
     check_place(args.output)
     recordings = load_recordings(args.data)
-    model = load_model(args.model, layers=args.layers)
+    cut = options.cut_options(args, elements_of(recordings))
+    model = load_model(args.model, layers=args.layers, cut=cut)
     folder = args.resume or Path(f"{args.output}.stages")
     with console_progress() as progress:
         network = compress(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.partition.options import CutOptions
 
 if TYPE_CHECKING:
     from stillnet.sw.quantization.limits import Budget
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_board",
     "add_clock",
+    "add_cut",
     "add_data",
     "add_fit",
     "add_image",
@@ -40,6 +42,7 @@ __all__ = [
     "add_steps",
     "add_strict",
     "add_weights",
+    "cut_options",
     "insist",
     "one_of",
     "parse_bits",
@@ -49,6 +52,8 @@ __all__ = [
     "parse_thresholds",
     "positive",
 ]
+
+T = TypeVar("T")
 
 Parser = argparse._ActionsContainer  # a parser or a group of options
 
@@ -177,6 +182,71 @@ def add_layers(parser: Parser) -> None:
         type=parse_layers,
         help="order of the modules of a state_dict, for example gru:rnn,sigmoid:fc",
     )
+
+
+def add_cut(parser: Parser) -> None:
+    """What a whole ONNX model does not say of itself, and where it is cut."""
+    add = parser.add_argument
+    add(
+        "--state",
+        action="append",
+        default=[],
+        metavar="IN=OUT",
+        help="input of a whole model that carries a state, and the output that gives its next "
+        "value; may be repeated",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="IN=VALUE",
+        help="value of an input that is the same in every call, for example sr=16000",
+    )
+    add(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="IN=SIZES",
+        help="shape of an input in one call, for example input=1,512",
+    )
+    add("--from", dest="enter", metavar="NAME", help="tensor or node at which the chip begins")
+    add("--to", dest="leave", metavar="NAME", help="tensor or node at which the chip ends")
+
+
+def cut_options(args: argparse.Namespace, elements: int | None) -> CutOptions:
+    """The options of :func:`add_cut`; ``elements`` of a step, where recordings are given."""
+    return CutOptions(
+        states=_pairs(args.state, "--state", str),
+        constants=_pairs(args.set, "--set", float),
+        shapes=_pairs(args.shape, "--shape", _sizes),
+        enter=args.enter,
+        leave=args.leave,
+        elements=elements,
+    )
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(n) for n in text.replace("x", ",").split(","))
+    if min(sizes) < 1:
+        raise ValueError
+    return sizes
+
+
+def _pairs(texts: Sequence[str], option: str, kind: Callable[[str], T]) -> dict[str, T]:
+    """``NAME=VALUE`` texts as a dictionary."""
+    found: dict[str, T] = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        try:
+            if not equals or not name:
+                raise ValueError
+            found[name] = kind(value)
+        except ValueError:
+            example = {"--state": "h=hn", "--set": "sr=16000"}.get(option, "input=1,512")
+            raise StillnetError(
+                f"{option}: '{text}' is not of the form NAME=VALUE, as in {example}"
+            ) from None
+    return found
 
 
 def add_data(parser: Parser) -> None:

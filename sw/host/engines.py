@@ -60,6 +60,7 @@ def run(
     ----------
     network : Network, or path of one
     x : array of float, shape (steps, inputs), or of tokens, shape (steps,), or path of a .npy file
+        Of a whole model: what the model takes. The host's parts run here, in onnxruntime.
     engine : str
         ``"reference"``, or an engine of the entry-point group ``stillnet.engines``: ``"rtl"``,
         ``"board:PORT"``, ``"sim:BOARD"``.
@@ -102,8 +103,14 @@ def run(
         options |= {"address": address, "fit": fit}
     elif fit or (fit is None and missing(network, base)):
         config = fit_engine(network, base)
-    result = function(network, x, preset=config, steps=steps, progress=progress, **options)
-    clipped = network.clipped_inputs(x[: result.steps])
+    vectors, kept = x, []
+    if network.host is not None:
+        vectors, kept = network.host.enter_vectors(x[:steps])
+        steps = None
+    result = function(network, vectors, preset=config, steps=steps, progress=progress, **options)
+    if network.host is not None:
+        result = replace(result, outputs=network.host.leave_outputs(result.outputs, kept))
+    clipped = network.clipped_inputs(vectors[: result.steps])
     doubts = network.doubts
     if clipped:
         doubts.append(

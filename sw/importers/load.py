@@ -11,6 +11,7 @@ from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
+from stillnet.sw.partition.options import CutOptions
 
 from .egru import from_egru, is_egru
 from .s5 import S5Options, from_s5
@@ -29,7 +30,12 @@ _OTHERS = {
 }
 
 
-def load_model(path: str | PathLike[str], *, layers: LayerList | None = None) -> Model:
+def load_model(
+    path: str | PathLike[str],
+    *,
+    layers: LayerList | None = None,
+    cut: CutOptions | None = None,
+) -> Model:
     """Reads a trained model in floating point.
 
     ::
@@ -48,6 +54,9 @@ def load_model(path: str | PathLike[str], *, layers: LayerList | None = None) ->
     layers : sequence of (kind, prefix), optional
         Order and activations of the modules of a ``state_dict``, which does not hold them; see
         :mod:`stillnet.sw.importers.torch`. Not allowed for ONNX and Keras files, which do.
+    cut : CutOptions, optional
+        Of an ONNX model of which only a part can run on the chip: what it does not say itself. The
+        rest of the model is in ``host`` of the result.
 
     Raises
     ------
@@ -65,7 +74,7 @@ def load_model(path: str | PathLike[str], *, layers: LayerList | None = None) ->
             )
         from .onnx import load_onnx
 
-        return load_onnx(path)
+        return load_onnx(path, cut or CutOptions())
     if kind == ".keras":
         if layers is not None:
             raise StillnetError(

@@ -17,6 +17,7 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.partition.parts import HostParts
 
 from .gated import GatedBuilders
 from .layers import Layer, Matrix
@@ -36,12 +37,15 @@ class Model(GatedBuilders, S5Builders):
     name : str
     one_hot : bool
         The input is one token index a step; ``inputs`` is the number of tokens.
+    host : HostParts or None
+        What the host computes in front of these layers and behind them, where the model was cut.
     """
 
     inputs: int
     layers: list[Layer] = field(default_factory=list)
     name: str = "network"
     one_hot: bool = False
+    host: HostParts | None = None
 
     @property
     def outputs(self) -> int:

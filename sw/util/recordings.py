@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["as_recordings", "load_array", "load_recordings"]
+__all__ = ["as_recordings", "elements_of", "load_array", "load_recordings"]
 
 
 def load_array(path: str | Path, what: str = "input") -> np.ndarray:
@@ -62,6 +62,12 @@ def load_recordings(places: Iterable[str | Path]) -> list[np.ndarray]:
         else:
             files.append(place)
     return [load_array(file, "recording") for file in files]
+
+
+def elements_of(recordings: Sequence[np.ndarray]) -> int | None:
+    """Elements of a step of these recordings; None where they differ."""
+    sizes = {r.shape[1] if r.ndim == 2 else 1 for r in recordings}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def as_recordings(x: object) -> object:

@@ -11,6 +11,7 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
+from stillnet.sw.partition.options import CutOptions
 from stillnet.sw.util.files import read_whole
 
 from . import (
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["from_onnx", "load_onnx"]
 
 
-def load_onnx(path: str | PathLike[str]) -> Model:
+def load_onnx(path: str | PathLike[str], cut: CutOptions | None = None) -> Model:
     """Reads an ONNX file.
 
     Parameters
@@ -38,6 +39,8 @@ def load_onnx(path: str | PathLike[str]) -> Model:
     path : path of a binary ONNX file, opset 7 or later
         Layers with one data input; states may be further inputs
         and outputs. Weights kept in a file of their own are looked for next to it.
+    cut : CutOptions, optional
+        Divide a model of which only a part can run on the chip; absent: refuse it.
 
     Returns
     -------
@@ -64,7 +67,33 @@ def load_onnx(path: str | PathLike[str]) -> Model:
             f"file '{path}' keeps weights in another file that cannot be read "
             f"({first_line(e)}): put that file next to it, or export in one file"
         ) from None
-    return from_onnx(model, path.stem)
+    if cut is None:
+        return from_onnx(model, path.stem)
+    return whole_model(model, path.stem, cut)
+
+
+def whole_model(proto: onnx.ModelProto, name: str, cut: CutOptions) -> Model:
+    """A model for the chip alone where that can be, else one with parts for the host.
+
+    Raises
+    ------
+    StillnetError
+        Why the chip cannot run it; or what the user must say before it can be cut.
+    """
+    refusal: StillnetError | None = None
+    if not cut.given:
+        try:
+            return from_onnx(proto, name)
+        except StillnetError as error:
+            refusal = error
+    from .cut import Unclear, cut_model
+
+    try:
+        return cut_model(inlined(proto), name, import_onnx(), cut)
+    except Unclear:
+        raise
+    except StillnetError as error:
+        raise refusal or error from None
 
 
 def from_onnx(model: onnx.ModelProto | bytes, name: str = "network") -> Model:
@@ -95,17 +124,14 @@ def from_onnx(model: onnx.ModelProto | bytes, name: str = "network") -> Model:
 
 def walk_twice(model: onnx.ModelProto, onnx: Any, name: str) -> tuple[Model, list[str]]:
     """The layers and what to warn of, walked with two sets of sizes for the dynamic axes."""
-    if model.functions:
-        from onnx.inliner import inline_local_functions
-
-        model = inline_local_functions(model)
+    model = inlined(model)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < 7:
         raise StillnetError(
             f"the model is of ONNX opset {opset or '(none)'}; convert it to 7 or later with "
             "onnx.version_converter"
         )
-    graph = Graph(model.graph, opset, onnx)
+    graph = Graph.read(model.graph, opset, onnx)
     fixed: dict[int, int] = {}
     first = graph.walk(name, 101, fixed)
     if any(a.dynamic for a in graph.axes):
@@ -116,6 +142,15 @@ def walk_twice(model: onnx.ModelProto, onnx: Any, name: str) -> tuple[Model, lis
                 "of its dynamic axes fixed"
             )
     return first
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without functions of its own."""
+    if not model.functions:
+        return model
+    from onnx.inliner import inline_local_functions
+
+    return inline_local_functions(model)
 
 
 def import_onnx() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,59 +35,66 @@ if TYPE_CHECKING:
 class Graph:
     """What does not change between walks: constants, needed nodes, the roles of the inputs."""
 
-    def __init__(self, graph: onnx.GraphProto, opset: int, onnx: Any) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        constants: dict[str, Const],
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[str],
+        opset: int,
+        onnx: Any,
+        data: str | None = None,
+    ) -> None:
         self.onnx = onnx
         self.opset = opset
-        self.outputs = [o.name for o in graph.output]
-        if graph.sparse_initializer:
-            name = graph.sparse_initializer[0].values.name
-            raise StillnetError(
-                f"initializer '{name}' is sparse, which is not supported: export dense weights"
-            )
-        self.constants = {t.name: Const(self.array(t)) for t in graph.initializer}
-        self.needed = self._needed_nodes(graph)
+        self.outputs = list(outputs)
+        self.constants = constants
+        self.needed = self._needed_nodes(nodes)
         self._producer = {o: n for n in self.needed for o in n.output if o}
         read = {i for n in self.needed for i in read_names(n)} | set(self.outputs)
-        self.inputs = {
-            i.name: i for i in graph.input if i.name in read and i.name not in self.constants
-        }
+        self.inputs = {i.name: i for i in inputs if i.name in read and i.name not in constants}
         self.states = {
             name
             for node in self.needed
             for slot in node.input[5:7]
             if node.op_type in ("GRU", "LSTM")
-            for name in self._roots(slot)
+            for name in self.roots(slot)
         }
-        self.data = self._data_input()
+        self.data = self._data_input() if data is None else data
         self.axes: list[Axis] = []
+
+    @classmethod
+    def read(cls, graph: onnx.GraphProto, opset: int, onnx: Any) -> Graph:
+        """The graph of a file."""
+        if graph.sparse_initializer:
+            name = graph.sparse_initializer[0].values.name
+            raise StillnetError(
+                f"initializer '{name}' is sparse, which is not supported: export dense weights"
+            )
+        constants = {t.name: Const(array_of(t, onnx)) for t in graph.initializer}
+        outputs = [o.name for o in graph.output]
+        return cls(graph.node, constants, graph.input, outputs, opset, onnx)
 
     def array(self, tensor: onnx.TensorProto) -> np.ndarray:
         """The values of an initializer."""
-        try:
-            value = np.asarray(self.onnx.numpy_helper.to_array(tensor))
-        except (ValueError, TypeError, KeyError) as e:
-            raise StillnetError(
-                f"initializer '{tensor.name}' is damaged ({first_line(e)}): export the model again"
-            ) from None
-        return value
+        return array_of(tensor, self.onnx)
 
     def type_name(self, number: int) -> str:
         """The name of an element type, such as int64."""
         types = self.onnx.TensorProto.DataType.items()
         return next((n.lower() for n, v in types if v == number), f"unknown ({number})")
 
-    @staticmethod
-    def _needed_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    def _needed_nodes(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """The nodes that an output depends on, in the order of the file."""
-        wanted = {o.name for o in graph.output}
+        wanted = set(self.outputs)
         needed = []
-        for node in reversed(graph.node):
+        for node in reversed(nodes):
             if any(o in wanted for o in node.output if o):
                 needed.append(node)
                 wanted.update(read_names(node))
         return needed[::-1]
 
-    def _roots(self, name: str) -> set[str]:
+    def roots(self, name: str) -> set[str]:
         """The graph inputs that a tensor is a mere move of."""
         found, todo, seen = set(), [name], set()
         while todo:
@@ -108,13 +115,13 @@ class Graph:
         if len(data) > 1:
             for node in self.needed:
                 for slot, name in list(zip(slots.get(node.op_type, ()), node.input))[1:]:
-                    for root in self._roots(name):
+                    for root in self.roots(name):
                         refuse(
                             node,
                             f"its {slot} comes from graph input '{root}'; only constants are "
                             "supported there, so export it as an initializer",
                         )
-                if node.op_type == "MatMul" and all(self._roots(i) for i in node.input):
+                if node.op_type == "MatMul" and all(self.roots(i) for i in node.input):
                     refuse(
                         node,
                         f"it multiplies two graph inputs, '{node.input[0]}' and "
@@ -149,6 +156,13 @@ class Graph:
                 fixed[fix.position] = fix.size
 
     def _walk_once(self, name: str, probe: int, fixed: dict[int, int]) -> tuple[Model, list[str]]:
+        walk = self.begin(name, probe, fixed)
+        for node in self.needed:
+            walk.visit(node)
+        return finish(walk), walk.notes
+
+    def begin(self, name: str, probe: int, fixed: dict[int, int]) -> Walk:
+        """A walk that has seen no node yet, with dynamic axes of prime sizes from ``probe`` on."""
         sizes = primes(probe)
         named: dict[str, int] = {}
 
@@ -190,7 +204,7 @@ class Graph:
         walk = Walk(self, net, Flow(net.input(), tuple(layout), tokens=tokens))
         first = 0
         for state in self.inputs:
-            if state != self.data:
+            if state in self.states:
                 shape = tuple(size for size, _ in dims(state))
                 if math.prod(shape) > LARGEST:
                     raise StillnetError(
@@ -200,9 +214,23 @@ class Graph:
                 tags = first + np.arange(math.prod(shape)).reshape(shape)
                 first += tags.size
                 walk.env[state] = walk.state_inputs[state] = Const(tags, state=state)
-        for node in self.needed:
-            walk.visit(node)
-        return finish(walk), walk.notes
+        return walk
+
+
+def array_of(tensor: onnx.TensorProto, onnx: Any) -> np.ndarray:
+    """The values of an initializer.
+
+    Raises
+    ------
+    StillnetError
+        Where it is damaged.
+    """
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError) as e:
+        raise StillnetError(
+            f"initializer '{tensor.name}' is damaged ({first_line(e)}): export the model again"
+        ) from None
 
 
 def primes(start: int) -> Iterator[int]:

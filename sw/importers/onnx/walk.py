@@ -88,6 +88,7 @@ class Walk:
     """What the user should be warned of."""
     low: float = -math.inf
     high: float = math.inf
+    stepwise: bool = False  # the graph is one step, so that no axis of it is time
 
     def __post_init__(self) -> None:
         self.env = {**self.graph.constants, self.graph.data: self.start}
