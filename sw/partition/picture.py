@@ -53,7 +53,7 @@ def draw_cut(result: CheckResult, path: str | Path) -> None:
         1, 2, figsize=(9.6, 1.6 + 0.32 * len(rows)), sharey=True, layout="constrained"
     )
     places = range(len(rows))
-    for ax, column, title in ((axes[0], 4, "multiplications of a call"), (axes[1], 3, "weights")):
+    for ax, column, title in ((axes[0], 4, "multiplications of a step"), (axes[1], 3, "weights")):
         ax.barh(places, [r[column] for r in rows], color=[_COLOURS[r[2]] for r in rows])
         ax.set_xlabel(title)
         ax.spines[["top", "right"]].set_visible(False)

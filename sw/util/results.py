@@ -427,7 +427,7 @@ class CheckedNode(Result):
     why : str
         Why it is not on the chip; empty where it is, and where it has no work to do.
     weights, multiplications : int
-        The second of one call of the model.
+        The second of one step.
     """
 
     name: str

@@ -119,7 +119,7 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
     _check_equal(whole, call, model, parts)
     parts.pointwise = call.stepwise or _pointwise(parts, model)
     island.reasons |= reasons
-    parts.report = cut_report(whole, island)
+    parts.report = cut_report(whole, island, 1 if call.stepwise else PROBES[0])
     return model
 
 

@@ -16,14 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["cut_report"]
 
 
-def cut_report(whole: Whole, island: Island) -> dict[str, Any]:
+def cut_report(whole: Whole, island: Island, steps: int) -> dict[str, Any]:
     """A table of the nodes, and the shares of the chip.
+
+    Parameters
+    ----------
+    whole : Whole
+    island : Island
+    steps : int
+        Of the probing call.
 
     Returns
     -------
     dict
         ``nodes``: name, operator, where (``"chip"``, ``"host"`` or ``"both"``), why, weights and
-        multiplications of a call. ``chip``: its shares of weights and multiplications.
+        multiplications of a step. ``chip``: its shares of weights and multiplications.
     """
     rows = []
     for node in whole.nodes:
@@ -35,9 +42,9 @@ def cut_report(whole: Whole, island: Island) -> dict[str, Any]:
                 "name": label(node),
                 "operator": node.op_type,
                 "where": "both" if chip and host else "chip" if chip else "host",
-                "why": "" if chip else island.reasons.get(id(node), ""),
+                "why": "" if chip else _reason(whole, island, node),
                 "weights": _weights(whole, node),
-                "multiplications": _multiplications(whole, node),
+                "multiplications": round(_multiplications(whole, node) / steps),
             }
         )
     shares = {}
@@ -46,6 +53,16 @@ def cut_report(whole: Whole, island: Island) -> dict[str, Any]:
         shares[key] = sum(r[key] for r in rows if r["where"] != "host") / max(whole_sum, 1)
     crossing = [leave.name for leave in island.leave]
     return {"enter": island.enter, "leave": crossing, "chip": shares, "nodes": rows}
+
+
+def _reason(whole: Whole, island: Island, node: onnx.NodeProto) -> str:
+    """Why a node is on the host; nothing where it only follows another one and has no weights."""
+    reason = island.reasons.get(id(node), "")
+    if not reason.startswith("it reads '"):
+        return reason
+    if not _weights(whole, node):
+        return ""
+    return f"{reason}; one part goes to the chip, which is the one with the most weights"
 
 
 def _weights(whole: Whole, node: onnx.NodeProto) -> int:
