@@ -34,9 +34,8 @@ _HEADERS = ("verilated.h", "deque", "memory", "string", "unordered_map", "vector
 _SPLIT = ("--output-split-cfuncs", "1000")  # or g++ takes minutes for one function
 _PUBLIC = ("--public-depth", "1")  # benches use the top module; more takes time at every edge
 _DUMP = "stillnet_waves"
-_ZEROS = re.compile(r"^    (?:\\\S+ |\w+) ?\[\d+\] = \d+'[hd]0+;\n", re.M)
-"""Words of memories that begin at zero, as everything does here (``--x-initial 0``); they are half
-of the text, and Verilator takes as long for them as for the rest."""
+_MEMORY = re.compile(r"^  initial begin\n(?:    [^\n]*;\n)+  end\n", re.M)
+_ZERO = re.compile(r"^    (?:\\\S+ |\w+) ?\[\d+\] = \d+'[hd]0+;\n", re.M)
 
 
 def cache_folder() -> Path:
@@ -76,6 +75,7 @@ def build_library(
     trace : bool
         The model can write waveforms (VCD).
     """
+    verilog = _without_zeros(verilog)
     optimise = optimise or os.environ.get("STILLNET_OPTIMISE", "-O1")
     texts = [harness.read_text(), *(h.read_text() for h in headers), optimise, prologue, str(trace)]
 
@@ -132,6 +132,7 @@ def build_simulator(
         )
     from cocotb_tools import config
 
+    verilog = _without_zeros(verilog)
     main = config.share_dir / "lib" / "verilator" / "verilator.cpp"
 
     def build(built: Path) -> None:
@@ -233,11 +234,19 @@ def _verilator_key() -> str:
     return f"{verilator.executable().stat().st_mtime_ns} {' '.join(verilator.FLAGS)}"
 
 
+def _without_zeros(verilog: str) -> str:
+    """Leaves out words of memories that begin at zero, as everything does here.
+
+    They are half of the text, and Verilator takes as long for them as for the rest.
+    """
+    return _MEMORY.sub(lambda block: _ZERO.sub("", block[0]), verilog)
+
+
 def _verilate(
     folder: Path, verilog: str, top: str, prefix: str, trace: bool, options: tuple[str, ...] = ()
 ) -> list[Path]:
     """The C++ files that Verilator writes for a design."""
-    (folder / f"{top}.v").write_text(_ZEROS.sub("", verilog))
+    (folder / f"{top}.v").write_text(verilog)
     command = [str(verilator.executable()), "--cc", "--top-module", top, "--prefix", prefix]
     command += [*verilator.FLAGS, *options, *(["--trace"] if trace else [])]
     command += ["--Mdir", str(folder / "model"), str(folder / f"{top}.v")]

@@ -19,9 +19,9 @@ from stillnet.sw.cost.cost import predict, step_words
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Trace
+from stillnet.sw.quantization.checks import listed_recordings
 from stillnet.sw.quantization.integers import set_limits
 from stillnet.sw.quantization.layerwise import LayerWork
-from stillnet.sw.quantization.checks import listed_recordings
 from stillnet.sw.quantization.limits import Limits, integer_error, settle
 from stillnet.sw.quantization.report import output_error, quantization_report
 from stillnet.sw.util.progress import Progress, silent

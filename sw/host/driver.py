@@ -32,9 +32,9 @@ from stillnet.sw.contract.link import Command, Identity
 from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Register, Status
 from stillnet.sw.contract.sources import INPUT, encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer
+from stillnet.sw.packing.packer import Image, load_image, pack
 from stillnet.sw.partition.parts import HostParts
 from stillnet.sw.partition.stream import HostStream, chip_state
-from stillnet.sw.packing.packer import Image, load_image, pack
 from stillnet.sw.util.progress import Progress, silent
 
 from .session import ConnectionLost, RefusedCommand, Session

@@ -24,6 +24,7 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.engine_fit import changed, lacking, missing
 from stillnet.sw.packing.engine_fit import fit as fit_engine
+from stillnet.sw.partition.parts import Kept
 from stillnet.sw.util.progress import Progress, silent
 from stillnet.sw.util.recordings import load_array
 from stillnet.sw.util.results import RunResult
@@ -103,7 +104,7 @@ def run(
         options |= {"address": address, "fit": fit}
     elif fit or (fit is None and missing(network, base)):
         config = fit_engine(network, base)
-    vectors, kept = x, []
+    vectors, kept = x, list[Kept]()
     if network.host is not None:
         vectors, kept = network.host.enter_vectors(x[:steps])
         steps = None

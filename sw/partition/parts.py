@@ -23,7 +23,7 @@ from .session import Session, session
 _WORTH = 0.5
 """Share of the multiplications below which a chip is called of little use."""
 
-__all__ = ["FEATURE", "HostParts", "Kept", "Leave", "Port", "State"]
+__all__ = ["FEATURE", "HostParts", "Kept", "Leave", "Port", "State", "output_rows"]
 
 FEATURE = -1
 """Stands for the elements of a vector among the axes of a tensor."""
@@ -161,9 +161,7 @@ class HostParts:
     @property
     def output_size(self) -> int:
         """Elements of a step of the outputs."""
-        sizes = (
-            math.prod(n for i, n in enumerate(o.shape) if i != o.time) for o in self.outputs
-        )
+        sizes = (math.prod(n for i, n in enumerate(o.shape) if i != o.time) for o in self.outputs)
         return sum(sizes)
 
     def doubts(self) -> list[str]:
@@ -192,7 +190,7 @@ class HostParts:
             For :meth:`leave_outputs`, one for each call.
         """
         states = self.initial_states(behind=False)
-        found = [self._front(feed, states) for feed in self._calls(x)]
+        found = [self._front(feed, states) for feed in self.calls(x)]
         return np.concatenate([v for v, _ in found]), [k for _, k in found]
 
     def leave_outputs(self, vectors: np.ndarray, kept: list[Kept]) -> np.ndarray:
@@ -246,7 +244,7 @@ class HostParts:
 
     def step_front(self, row: np.ndarray, states: dict[str, np.ndarray]) -> tuple[Any, Kept]:
         """One step: the vectors that go to the chip, shape (vectors, features)."""
-        (feed,) = self._calls(np.asarray(row)[None])
+        (feed,) = self.calls(np.asarray(row)[None])
         return self._front(feed, states)
 
     def step_behind(
@@ -255,7 +253,7 @@ class HostParts:
         """One step: the outputs, shape (outputs,)."""
         return self._behind(vectors, kept, states)[-1]
 
-    def _calls(self, x: np.ndarray) -> Iterator[np.ndarray]:
+    def calls(self, x: np.ndarray) -> Iterator[np.ndarray]:
         """The data input of each call."""
         x = np.asarray(x)
         x = x[:, None] if x.ndim == 1 else x
@@ -279,9 +277,7 @@ class HostParts:
         rest = [n for i, n in enumerate(self.data.shape) if i != self.data.time]
         yield np.ascontiguousarray(np.moveaxis(x.reshape(len(x), *rest), 0, self.data.time))
 
-    def _front(
-        self, feed: np.ndarray, states: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, Kept]:
+    def _front(self, feed: np.ndarray, states: dict[str, np.ndarray]) -> tuple[np.ndarray, Kept]:
         known = {self.data.name: feed, **states}
         if self._before is not None:
             carried = [s for s in self.states if not s.behind]
@@ -292,17 +288,13 @@ class HostParts:
             states |= {s.input: np.asarray(known[s.output]) for s in carried}
         tensor = np.asarray(known[self.enter])
         steps = [i for i in range(tensor.ndim) if i not in self.feature_axes]
-        if self.tokens:
-            vectors = tensor.reshape(-1)
-        else:
-            size = math.prod(tensor.shape[i] for i in self.feature_axes)
-            vectors = tensor.transpose(*steps, *self.feature_axes).reshape(-1, size)
+        size = math.prod(tensor.shape[i] for i in self.feature_axes)
+        vectors = tensor.transpose(*steps, *self.feature_axes)
+        vectors = vectors.reshape(-1) if self.tokens else vectors.reshape(-1, size)
         kept = {n: np.asarray(known[n]) for n in self.crossing}
         return vectors, Kept(kept, tensor.shape, len(vectors))
 
-    def _behind(
-        self, vectors: np.ndarray, kept: Kept, states: dict[str, np.ndarray]
-    ) -> np.ndarray:
+    def _behind(self, vectors: np.ndarray, kept: Kept, states: dict[str, np.ndarray]) -> np.ndarray:
         known = dict(kept.tensors)
         for leave in self.leave:
             known[leave.name] = self._restored(vectors, kept.shape, leave)
@@ -313,7 +305,7 @@ class HostParts:
             inputs = {k: v for k, v in {**known, **states}.items() if k in self._after.inputs}
             known |= zip(wanted, self._after.run(wanted, inputs))
             states |= {s.input: np.asarray(known[s.output]) for s in carried}
-        return np.hstack([_rows(np.asarray(known[o.name]), o) for o in self.outputs])
+        return np.hstack([output_rows(np.asarray(known[o.name]), o) for o in self.outputs])
 
     def _restored(self, vectors: np.ndarray, shape: tuple[int, ...], leave: Leave) -> np.ndarray:
         """A tensor from the vectors of the chip."""
@@ -397,7 +389,7 @@ def _port(values: Mapping[str, Any]) -> Port:
     return Port(values["name"], values["type"], tuple(values["shape"]), values["time"])
 
 
-def _rows(value: np.ndarray, port: Port) -> np.ndarray:
+def output_rows(value: np.ndarray, port: Port) -> np.ndarray:
     """An output as (steps, elements)."""
     if port.time is None or value.ndim <= port.time:
         return value.reshape(1, -1)

@@ -94,6 +94,11 @@ def whole_model(proto: onnx.ModelProto, name: str, cut: CutOptions) -> Model:
         raise
     except StillnetError as error:
         raise refusal or error from None
+    except Exception as error:  # of a damaged file, anything
+        raise refusal or StillnetError(
+            f"the model cannot be read ({type(error).__name__}: {first_line(error)}); the file is "
+            "damaged, export it again"
+        ) from error
 
 
 def from_onnx(model: onnx.ModelProto | bytes, name: str = "network") -> Model:

@@ -624,7 +624,7 @@ def test_nsnet2_matches_onnxruntime():
 
 def test_nsnet2_at_48k_ends_in_a_clip():
     with pytest.raises(StillnetError) as error:
-        load_model(nsnet2("nsnet2-20ms-48k-baseline.onnx"))
+        load_onnx(nsnet2("nsnet2-20ms-48k-baseline.onnx"))
     message = (
         r"node 'Clip_35' \(Clip\): clipping to 0.0001 \.\. inf is not supported, .*on the host"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import numpy as np
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 from stillnet.sw.partition.options import CutOptions
-from stillnet.sw.partition.parts import HostParts
+from stillnet.sw.partition.parts import HostParts, output_rows
+from stillnet.sw.partition.session import session
 
 from ..graph import read_names
-from ..tensors import FLOATS, INTEGERS
+from ..tensors import FLOATS, INTEGERS, label
 from .graphs import host_parts
 from .island import Island, Unusable, explore
 from .report import cut_report
@@ -71,7 +72,9 @@ def cut_model(proto: onnx.ModelProto, name: str, onnx: Any, options: CutOptions)
     for call in _calls(graph["inputs"][roles.data], bool(roles.states), options):
         try:
             whole = _whole(proto, graph, roles, call, options, onnx)
-            return _cut(whole, call, name, onnx, options)
+            model = _cut(whole, call, name, onnx, options)
+            _check_equal(_uncut(proto, whole, onnx), whole, model)
+            return model
         except StillnetError as error:
             problem = problem or error
     raise problem or Unclear(
@@ -108,6 +111,9 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
         except Unusable:
             continue
     if best is None:
+        anew = [n for n in whole.nodes if "starts anew" in reasons.get(id(n), "")]
+        if anew:
+            raise Unclear(f"node '{label(anew[0])}': {reasons[id(anew[0])]}")
         where = f" from '{start}' on" if options.enter else ""
         raise StillnetError(
             f"no part of the model{where} that has weights can run on the chip"
@@ -116,7 +122,6 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
     _, island, parts = best
     model = island.model
     model.name, model.host = name, parts
-    _check_equal(whole, call, model, parts)
     parts.pointwise = call.stepwise or _pointwise(parts, model)
     island.reasons |= reasons
     parts.report = cut_report(whole, island, 1 if call.stepwise else PROBES[0])
@@ -149,9 +154,7 @@ def _tensor(whole: Whole, name: str, option: str) -> str:
 # -- the call -------------------------------------------------------------------------------------
 
 
-def _begin(
-    proto: onnx.ModelProto, onnx: Any, options: CutOptions
-) -> tuple[dict[str, Any], Roles]:
+def _begin(proto: onnx.ModelProto, onnx: Any, options: CutOptions) -> tuple[dict[str, Any], Roles]:
     """Constants, the inputs that are needed, and their roles."""
     g = proto.graph
     constants = {t.name: np.asarray(onnx.numpy_helper.to_array(t)) for t in g.initializer}
@@ -171,6 +174,10 @@ def _begin(
             shape = [n if isinstance(n, int) else 1 for n in port.shape]
             constants[name] = np.full(shape, value, kind)
     for port in inputs.values():
+        if not port.ranked:
+            raise StillnetError(
+                f"graph input '{port.name}' declares no shape: export it with its number of axes"
+            )
         if port.type not in FLOATS and port.type not in INTEGERS:
             raise Unclear(
                 f"graph input '{port.name}' holds {onnx.TensorProto.DataType.Name(port.type)} "
@@ -196,15 +203,15 @@ def _idle_numbers(graph: onnx.GraphProto, inputs: dict[str, Port], onnx: Any) ->
     """Whole numbers that are multiplied by zero wherever they are read."""
     zeros = {t.name for t in graph.initializer if not np.any(onnx.numpy_helper.to_array(t))}
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            if not np.any(onnx.numpy_helper.to_array(node.attribute[0].t)):
-                zeros.add(node.output[0])
+        known = node.op_type == "Constant" and node.attribute[0].name == "value"
+        if known and not np.any(onnx.numpy_helper.to_array(node.attribute[0].t)):
+            zeros.add(node.output[0])
     found = []
     for port in inputs.values():
         readers = [n for n in graph.node if port.name in read_names(n)]
-        if port.type in INTEGERS and port.shape == ():
-            if all(n.op_type == "Mul" and zeros & set(n.input) for n in readers):
-                found.append(port.name)
+        number = port.type in INTEGERS and port.shape == ()
+        if number and all(n.op_type == "Mul" and zeros & set(n.input) for n in readers):
+            found.append(port.name)
     return found
 
 
@@ -213,9 +220,7 @@ def _calls(data: Port, states: bool, options: CutOptions) -> Iterator[_Call]:
     given = options.shapes.get(data.name)
     if given is not None:
         if len(given) != len(data.shape):
-            raise Unclear(
-                f"--shape: '{data.name}' has {len(data.shape)} axes, not {len(given)}"
-            )
+            raise Unclear(f"--shape: '{data.name}' has {len(data.shape)} axes, not {len(given)}")
         yield _Call(True, None, given)
         return
     dynamic = [i for i, n in enumerate(data.shape) if not isinstance(n, int)]
@@ -281,28 +286,46 @@ def _whole(
 # -- checks ---------------------------------------------------------------------------------------
 
 
-def _check_equal(whole: Whole, call: _Call, model: Model, parts: HostParts) -> None:
-    """The parts together give what onnxruntime gives for the whole model."""
-    x = whole.values[whole.data]
-    rows = x.reshape(1, -1)
-    if call.time is not None:
-        rows = np.moveaxis(x, call.time, 0).reshape(x.shape[call.time], -1)
-    vectors, kept = parts.enter_vectors(rows)
-    got = parts.leave_outputs(model.run(vectors), kept)
-    wanted = np.hstack(
-        [
-            whole.values[o.name].reshape(1, -1)
-            if o.time is None
-            else np.moveaxis(whole.values[o.name], o.time, 0).reshape(len(got), -1)
-            for o in parts.outputs
-        ]
-    )
+def _check_equal(uncut: Callable[..., np.ndarray], whole: Whole, model: Model) -> None:
+    """The parts together give what onnxruntime gives for the whole model, over several steps."""
+    parts = model.host
+    assert parts is not None
+    x = np.random.default_rng(3).normal(size=(12, parts.inputs))
+    if np.issubdtype(whole.values[whole.data].dtype, np.integer):
+        x = np.abs(whole.values[whole.data]).reshape(-1, parts.inputs)
+    if not parts.stepwise:  # the length of the probe, with which the graph is known to run
+        x = np.resize(x, (PROBES[0], parts.inputs))
+    vectors, kept = parts.enter_vectors(x)
+    got, wanted = parts.leave_outputs(model.run(vectors), kept), uncut(parts, x)
     spread = np.abs(wanted).max() + 1e-6
     if got.shape != wanted.shape or np.abs(got - wanted).max() > 2e-3 * spread:
         raise StillnetError(
             f"the model, cut at '{parts.enter}', does not give what onnxruntime gives for the "
             "whole: choose another place with --from and --to, and please report the model"
         )
+
+
+def _uncut(proto: onnx.ModelProto, whole: Whole, onnx: Any) -> Callable[..., np.ndarray]:
+    """The model as it came, in onnxruntime."""
+    run = session(proto.SerializeToString())
+
+    def outputs(parts: HostParts, x: np.ndarray) -> np.ndarray:
+        known = {name: whole.inputs[name] for name in whole.states}
+        for port in ports(proto.graph.input):  # what is constant, or of no consequence
+            if port.name not in known and port.name in run.inputs:
+                kind = onnx.helper.tensor_dtype_to_np_dtype(port.type)
+                value = whole.constants.get(port.name, np.zeros([1] * len(port.shape)))
+                known[port.name] = value.astype(kind)
+        names = [*whole.outputs, *whole.states.values()]
+        rows = []
+        for feed in parts.calls(x):
+            known[whole.data] = feed
+            results = dict(zip(names, run.run(names, known)))
+            known |= {i: results[o] for i, o in whole.states.items()}
+            rows.append(np.hstack([output_rows(results[o.name], o) for o in parts.outputs]))
+        return np.concatenate(rows)
+
+    return outputs
 
 
 def _pointwise(parts: HostParts, model: Model) -> bool:

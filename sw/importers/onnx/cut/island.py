@@ -118,9 +118,7 @@ class _Search:
         outputs = [*whole.outputs, *whole.states.values()]
         declared = [whole.declared(name) for name in (enter, *whole.states) if name in whole.values]
         constants = {name: Const(value) for name, value in whole.constants.items()}
-        self.graph = Graph(
-            whole.nodes, constants, declared, outputs, whole.opset, onnx, data=enter
-        )
+        self.graph = Graph(whole.nodes, constants, declared, outputs, whole.opset, onnx, data=enter)
         self.reasons: dict[int, str] = {}
         self.own_reasons: dict[int, str] = {}
         self.frontier: list[str] = []
@@ -278,15 +276,15 @@ class _Search:
 
     def _check_states_apart(self, walk: Walk, host: set[int], carried: set[str]) -> None:
         """A state that an engine carries is not read by the host."""
-        starts = {tag for tag in walk.starts}
+        starts = set(walk.starts)
         for node in self.whole.nodes:
             if id(node) not in host:
                 continue
             for name in read_names(node):
                 value = walk.env.get(name)
-                if isinstance(value, Const) and value.state:
-                    if starts & {int(t) for t in np.asarray(value.value).reshape(-1)}:
-                        raise Unusable(f"the host reads '{name}', a state of the chip")
+                state = isinstance(value, Const) and value.state
+                if state and starts & {int(t) for t in np.ravel(value.value)}:  # type: ignore[union-attr]
+                    raise Unusable(f"the host reads '{name}', a state of the chip")
 
     def _weights(self, chip: set[int]) -> int:
         names = {

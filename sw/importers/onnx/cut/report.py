@@ -32,7 +32,7 @@ def cut_report(whole: Whole, island: Island, steps: int) -> dict[str, Any]:
         ``nodes``: name, operator, where (``"chip"``, ``"host"`` or ``"both"``), why, weights and
         multiplications of a step. ``chip``: its shares of weights and multiplications.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for node in whole.nodes:
         chip, host = id(node) in island.chip, id(node) in island.host
         if not (chip or host):

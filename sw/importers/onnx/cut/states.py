@@ -36,11 +36,14 @@ class Port:
         Element type of ONNX.
     shape : tuple of (int or str)
         A name, or ``"?"``, where the size is dynamic.
+    ranked : bool
+        The file says how many axes there are; else ``shape`` is empty.
     """
 
     name: str
     type: int
     shape: tuple[int | str, ...]
+    ranked: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def ports(values: Sequence[onnx.ValueInfoProto]) -> list[Port]:
         shape = tuple(
             d.dim_value if d.dim_value > 0 else (d.dim_param or "?") for d in tensor.shape.dim
         )
-        found.append(Port(value.name, tensor.elem_type, shape))
+        found.append(Port(value.name, tensor.elem_type, shape, tensor.HasField("shape")))
     return found
 
 
@@ -126,9 +129,12 @@ def assign_roles(
 
 def _likeness(i: Port, o: Port) -> float:
     """0 where the two cannot belong together, or where their names say nothing of a state."""
-    if i.type != o.type or len(i.shape) != len(o.shape):
+    known = i.ranked and o.ranked
+    if i.type != o.type or (known and len(i.shape) != len(o.shape)):
         return 0.0
-    if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(i.shape, o.shape)):
+    if known and any(
+        isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(i.shape, o.shape)
+    ):
         return 0.0
     a, b = (_DECORATION.sub("", p.name.lower()) or p.name.lower() for p in (i, o))
     if a == b:

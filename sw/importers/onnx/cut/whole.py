@@ -18,6 +18,7 @@ from stillnet.sw.partition.session import session
 
 from ..graph import read_names
 from ..tensors import first_line, label
+from .written_out import gather_cells
 
 if TYPE_CHECKING:
     import onnx
@@ -70,6 +71,19 @@ class Whole:
         """The node that writes a tensor."""
         return {o: n for n in self.nodes for o in n.output if o}
 
+    def sort(self) -> None:
+        """Puts the nodes into an order in which they can run, without those that nothing needs."""
+        ready = {*self.inputs, *self.constants, ""}
+        waiting, self.nodes = self.nodes, []
+        while waiting:
+            done = [n for n in waiting if all(i in ready for i in read_names(n))]
+            if not done:
+                break  # what is left reads tensors that do not exist
+            self.nodes += done
+            ready.update(o for n in done for o in n.output)
+            waiting = [n for n in waiting if not any(n is d for d in done)]
+        _drop_unused(self)
+
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Of the probing call."""
         return self.values[tensor].shape
@@ -108,9 +122,7 @@ class Whole:
         )
 
 
-def flatten(
-    whole: Whole, probes: Mapping[int, Mapping[str, np.ndarray]], static: bool
-) -> None:
+def flatten(whole: Whole, probes: Mapping[int, Mapping[str, np.ndarray]], static: bool) -> None:
     """Folds what is constant and takes the branches of ``If`` whose conditions are.
 
     Parameters
@@ -136,6 +148,12 @@ def flatten(
     feeds = list(probes.values())
     runs = [_run(whole, feed) for feed in feeds]
     whole.values = {**runs[0], **feeds[0]}
+    if static:
+        before = len(whole.nodes)
+        gather_cells(whole)
+        if len(whole.nodes) != before:
+            runs = [_run(whole, feed) for feed in feeds]
+            whole.values = {**runs[0], **feeds[0]}
     for name, value in whole.values.items():
         other = runs[-1].get(name, feeds[-1].get(name))
         if other is not None and other.ndim == value.ndim and other.shape != value.shape:
@@ -215,9 +233,9 @@ def _decided(
     runs = [_run(whole, feed, names) for feed in probes.values()]
     decided = []
     for node in ready:
-        values = [run.get(node.input[0]) for run in runs]
-        if all(v is not None and np.array_equal(v, values[0]) for v in values):
-            whole.constants[node.input[0]] = values[0]  # type: ignore[assignment]
+        values = [run[node.input[0]] for run in runs if node.input[0] in run]
+        if len(values) == len(runs) and all(np.array_equal(v, values[0]) for v in values):
+            whole.constants[node.input[0]] = values[0]
             decided.append(node)
     return decided
 
@@ -267,7 +285,7 @@ def _run(
     if names is None:
         whole.values = dict(feed)
     needed = _ancestors(whole.nodes, wanted)
-    model = whole.build(needed, [i for i in feed], wanted)
+    model = whole.build(needed, list(feed), wanted)
     for output in model.graph.output:
         output.ClearField("type")
     try:
