@@ -9,7 +9,7 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["as_recordings", "elements_of", "load_array", "load_recordings"]
+__all__ = ["as_recordings", "elements_of", "load_array", "load_recordings", "recording_files"]
 
 
 def load_array(path: str | Path, what: str = "input") -> np.ndarray:
@@ -49,6 +49,11 @@ def load_array(path: str | Path, what: str = "input") -> np.ndarray:
 
 def load_recordings(places: Iterable[str | Path]) -> list[np.ndarray]:
     """Recordings from ``.npy`` files, and from every such file of a folder, by name."""
+    return [load_array(file, "recording") for file in recording_files(places)]
+
+
+def recording_files(places: Iterable[str | Path]) -> list[Path]:
+    """The files, and every ``.npy`` file of the folders among them, by name."""
     files: list[Path] = []
     for place in map(Path, places):
         if place.is_dir():
@@ -61,7 +66,7 @@ def load_recordings(places: Iterable[str | Path]) -> list[np.ndarray]:
             files += found
         else:
             files.append(place)
-    return [load_array(file, "recording") for file in files]
+    return files
 
 
 def elements_of(recordings: Sequence[np.ndarray]) -> int | None:

@@ -117,7 +117,9 @@ class RunResult(Result):
     doubts : list of str
         What one should know before the outputs are trusted.
     output : str or None
-        The file that the command wrote.
+        The file, or the folder, that the command wrote.
+    recordings : int
+        Over which the counts are.
     outputs : array of float, shape (steps, outputs)
         Not printed.
     """
@@ -137,6 +139,7 @@ class RunResult(Result):
     lacking: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     output: str | None = None
+    recordings: int = 1
     outputs: np.ndarray = field(repr=False, compare=False, metadata={"json": False})
 
 

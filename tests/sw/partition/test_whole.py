@@ -204,7 +204,18 @@ def test_commands_take_the_whole_model(
     assert main(["quantize", model, "--data", data, "--method", "nearest", "-o", net]) == 0
     assert main(["run", net, data, "-o", y]) == 0
     assert np.load(y).shape == (120, OUTPUTS)
+    folder, answers = tmp_path / "voices", tmp_path / "answers"
+    folder.mkdir()
+    np.save(folder / "a.npy", recording[:9])
+    np.save(folder / "b.npy", recording)
     capsys.readouterr()
+    assert main(["run", net, str(folder), data, "-o", str(answers), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["recordings"] == 3 and result["steps"] == 9 + 2 * 120
+    np.testing.assert_array_equal(np.load(answers / "b.npy"), np.load(y))
+    np.testing.assert_array_equal(np.load(answers / "a.npy"), np.load(y)[:9])
+    assert main(["run", net, str(folder), str(folder), "-o", str(answers)]) == 2
+    assert "two recordings are called 'a.npy'" in capsys.readouterr().err
     assert main(["quantize", model, "--data", data, "--state", "last", "-o", net]) == 2
     assert "--state: 'last' is not of the form NAME=VALUE, as in h=hn" in capsys.readouterr().err
     np.save(tmp_path / "x.npy", recording[:, :5])
