@@ -54,8 +54,7 @@ MAY_IMPORT = {
     "sw.partition": "sw.util",
     "sw.model": "sw.partition",
     "sw.importers.keras": "sw.model sw.util",
-    "sw.importers.onnx": "sw.importers.onnx.cut sw.model sw.partition sw.util",
-    "sw.importers.onnx.cut": "sw.importers.onnx sw.model sw.partition",
+    "sw.importers.onnx": "sw.model sw.partition sw.util",
     "sw.importers": "sw.importers.keras sw.importers.onnx sw.model sw.partition sw.util",
     "sw.network": "sw.partition sw.util",
     "sw.quantization.solvers": "sw.model",
@@ -65,7 +64,7 @@ MAY_IMPORT = {
     "sw.compression": "sw.cost sw.model sw.network sw.quantization sw.quantization.solvers sw.util",
     "sw.host": "sw.network sw.packing sw.partition sw.util",
     "sw.cli": "sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing"
-    " sw.quantization sw.quantization.solvers sw.util",
+    " sw.partition sw.quantization sw.quantization.solvers sw.util",
     "sw.api": "hw.verilog sw.compression sw.host sw.importers sw.model sw.network sw.packing"
     " sw.quantization sw.util",
     # Boards: a board and the catalogue are modules that all the others read.
@@ -98,7 +97,7 @@ MAY_IMPORT = {
 A name is a folder, without those in it, or a single module.
 """
 
-PARTS = {"sw.contract.cells": "sw.contract"}
+PARTS = {"sw.contract.cells": "sw.contract", "sw.importers.onnx.cut": "sw.importers.onnx"}
 """Folders that stand and fall together with another one."""
 
 

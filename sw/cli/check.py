@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from stillnet.sw.model.model import Model
 from stillnet.sw.partition.picture import check_picture, draw_cut
 from stillnet.sw.util.recordings import elements_of, load_recordings
 from stillnet.sw.util.results import CheckedLayer, CheckedNode, CheckResult
@@ -13,7 +14,7 @@ from . import options
 from .main import Command
 from .rendering import columns, percent, print_tables
 
-__all__ = ["CHECK"]
+__all__ = ["CHECK", "describe_model", "show_model"]
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,14 @@ def _run(args: argparse.Namespace) -> CheckResult:
         check_picture(args.output)
     elements = elements_of(load_recordings(args.data)) if args.data else None
     model = load_model(args.model, layers=args.layers, cut=options.cut_options(args, elements))
+    result = describe_model(model)
+    if args.output is not None:
+        draw_cut(result, args.output)
+    return _All(**vars(result)) if args.all else result
+
+
+def describe_model(model: Model) -> CheckResult:
+    """Which part of a model runs on the chip."""
     layers = [
         CheckedLayer(
             name=layer.name,
@@ -52,40 +61,36 @@ def _run(args: argparse.Namespace) -> CheckResult:
     ]
     host = model.host
     if host is None:
-        result = CheckResult(
+        return CheckResult(
             name=model.name,
             inputs=model.inputs,
             outputs=model.outputs,
             vector=model.inputs,
             layers=layers,
         )
-    else:
-        report = host.report
-        result = CheckResult(
-            name=model.name,
-            inputs=host.inputs,
-            outputs=host.output_size,
-            vector=model.inputs,
-            enter=host.enter,
-            leave=[leave.name for leave in host.leave],
-            states={s.input: s.output for s in host.states},
-            streams=host.stepwise or host.pointwise,
-            chip_weights=report["chip"]["weights"],
-            chip_multiplications=report["chip"]["multiplications"],
-            layers=layers,
-            nodes=[CheckedNode(**node) for node in report["nodes"]],
-            doubts=host.doubts(),
-        )
-    if args.output is not None:
-        draw_cut(result, args.output)
-    return _All(**vars(result)) if args.all else result
+    report = host.report
+    return CheckResult(
+        name=model.name,
+        inputs=host.inputs,
+        outputs=host.output_size,
+        vector=model.inputs,
+        enter=host.enter,
+        leave=[leave.name for leave in host.leave],
+        states={s.input: s.output for s in host.states},
+        streams=host.stepwise or host.pointwise,
+        chip_weights=report["chip"]["weights"],
+        chip_multiplications=report["chip"]["multiplications"],
+        layers=layers,
+        nodes=[CheckedNode(**node) for node in report["nodes"]],
+        doubts=host.doubts(),
+    )
 
 
 class _All(CheckResult):
     """Shown with every node."""
 
 
-def _show(result: CheckResult) -> None:
+def show_model(result: CheckResult) -> None:
     table = columns(
         f"'{result.name}': {result.inputs} in, {result.outputs} out; the chip takes vectors of "
         f"{result.vector}",
@@ -140,7 +145,7 @@ CHECK = Command(
     help="Show which part of a model runs on the chip, and why the rest does not.",
     configure=_configure,
     run=_run,
-    show=_show,
+    show=show_model,
     epilog="""\
 examples:
   stillnet check vad.onnx --shape input=1,512 --set sr=16000

@@ -36,10 +36,10 @@ __all__ = ["Command", "command_parser", "commands", "main"]
 _OWN = {
     "quantize": "stillnet.sw.cli.quantize:QUANTIZE",
     "run": "stillnet.sw.cli.run:RUN",
-    "check": "stillnet.sw.cli.check:CHECK",
     "info": "stillnet.sw.cli.info:INFO",
     "compress": "stillnet.sw.cli.compress:COMPRESS",
     "sweep": "stillnet.sw.cli.sweep:SWEEP",
+    "check": "stillnet.sw.cli.check:CHECK",
 }
 _GROUP = "stillnet.commands"
 
