@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-_PLAIN = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
+_PLAIN = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
 
 
 @handles("GRU")
@@ -112,16 +112,18 @@ def _check_attributes(node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
 
 
 def _article(kind: str) -> str:
-    return f"an {kind}" if kind == "LSTM" else f"a {kind}"
+    return f"a {kind}" if kind == "GRU" else f"an {kind}"
 
 
 def _activations(node: onnx.NodeProto, attrs: dict[str, Any], candidates: tuple[str, ...]) -> str:
     """Checks the activations; returns the candidate's."""
     plain = _PLAIN[node.op_type]
     functions = [f.decode() for f in attrs.get("activations", [])] or plain
-    allowed = [[p.lower() for p in (plain[0], c, *plain[2:])] for c in candidates]
+    place = min(1, len(plain) - 1)  # of the candidate
+    choices = [[*plain[:place], c, *plain[place + 1 :]] for c in candidates]
+    allowed = [[p.lower() for p in names] for names in choices]
     found = [f.lower() for f in functions]
-    choice = " or ".join(", ".join((plain[0], c, *plain[2:])) for c in candidates)
+    choice = " or ".join(", ".join(names) for names in choices)
     if found not in allowed:
         refuse(
             node,
