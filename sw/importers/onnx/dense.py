@@ -11,6 +11,7 @@ import numpy as np
 from .curves import curve_after, curve_joined, curve_scaled, known_activation
 from .tensors import Dim, Fix, Flow, Value, dim_size, label, refuse, shown_shape
 from .walk import Walk, handles
+from .within_step import feature_values, spread, unroll
 
 if TYPE_CHECKING:
     import onnx
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 def add_dense(walk: Walk, node: onnx.NodeProto, flow: Flow, at: int, weight: np.ndarray) -> Flow:
     """Multiplies dimension ``at`` by a matrix of shape (units, inputs)."""
+    known, dim = walk.feature_of(flow), flow.dims[at]
+    if known is not None and dim != known and set(dim) == set(known):
+        order = np.arange(dim_size(dim)).reshape([a.size for a in dim])  # features in their order
+        weight = weight[:, order.transpose([dim.index(a) for a in known]).reshape(-1)]
+        flow = replace(flow, dims=(*flow.dims[:at], known, *flow.dims[at + 1 :]))
     walk.contract(node, flow, flow.dims[at], weight.shape[1])
     name = walk.fresh_name(node)
     vector = walk.net.dense(flow.vector, name, weight, None, "linear")
@@ -32,6 +38,9 @@ def matmul(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
     flow = walk.flow(node, values)
     left = values[0] is flow
     weight = walk.const(node, values[1 if left else 0], "weights")
+    if spread(walk, flow):
+        unroll(walk, node, flow, values)
+        return
     if weight.ndim == 0 or any(n != 1 for n in weight.shape[:-2]):
         refuse(node, f"its weights have shape {weight.shape}; a matrix is needed")
     rank = len(flow.dims)
@@ -125,6 +134,10 @@ def _identity(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:
     It costs a column of one weight a fired element.
     """
     feature = walk.feature_of(flow)
+    if spread(walk, flow) and feature is not None:
+        name = walk.fresh_name(node)
+        vector = walk.net.dense(flow.vector, name, np.eye(dim_size(feature)), None, "linear")
+        return replace(flow, vector=vector)
     if feature is None and (not flow.dims or any(a.dynamic for a in flow.dims[-1])):
         refuse(
             node,
@@ -265,6 +278,10 @@ def per_feature(
     varying = [i for i, n in enumerate(sizes) if n != 1]
     if not varying:
         return constant.reshape(()), dims
+    if spread(walk, flow):
+        values = feature_values(walk, flow, constant)
+        if values is not None:
+            return values, dims
     dim = dims[varying[0]]
     if len(varying) > 1 or len(dim) != 1 or walk.feature_of(flow) not in (None, dim):
         refuse(

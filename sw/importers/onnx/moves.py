@@ -25,6 +25,7 @@ from .tensors import (
     shown_shape,
 )
 from .walk import Walk, handles
+from .within_step import split_features
 
 if TYPE_CHECKING:
     import onnx
@@ -140,6 +141,10 @@ def regroup(walk: Walk, node: onnx.NodeProto, flow: Flow, sizes: Sequence[int]) 
             dim.append(axes.pop(0))
         dims.append(tuple(dim))
     if axes or [dim_size(d) for d in dims] != list(sizes):
+        split = split_features(walk, flow, sizes)
+        if split is not None:
+            moved(walk, node, *split)
+            return
         _fix_the_length(flow, sizes)
         refuse(
             node,
