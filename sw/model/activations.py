@@ -122,7 +122,7 @@ def activation_of(
         if key not in known:
             has = ", ".join(known) or "no settings"
             raise StillnetError(
-                f"{where}: activation '{name}' has {has}, not '{key}'; leave it out"
+                f"{where}: activation '{name}' takes {has}, not '{key}'; leave it out"
             )
     return maker(**settings)
 

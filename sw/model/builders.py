@@ -107,9 +107,9 @@ class Builders:
             if k:
                 self._delay(f"{name}.delay{k}" if k > 1 else f"{name}.delay", size)
             part = newest_first[first : first + own]
-            gates = tuple(f"a{g}" for g in range(len(part)))
-            source = self._top()
-            matrices.append(Matrix(source, gates, part))
+            used = [g for g in range(len(part)) if taps <= MAX_TAPS or np.any(part[g])]
+            if used:
+                matrices.append(Matrix(self._top(), tuple(f"a{g}" for g in used), part[used]))
         biases = {f"a{k}": np.zeros(units) for k in range(own)}
         biases["a0"] = vector(name, "bias", bias, units)
         cell = f"conv{own}" + ("_relu" if activation == "relu" else "")

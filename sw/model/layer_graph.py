@@ -244,6 +244,16 @@ class LayerGraph:
         bias = np.zeros(len(weight)) if bias is None else bias
         return self._open(_Pending(name, v, weight, bias, activation, settings))
 
+    def picked(
+        self, v: Vector, name: str, weight: np.ndarray, bias: np.ndarray, activation: str
+    ) -> Vector:
+        """A dense layer whose rows have one weight at most: joins the linear layer before it."""
+        joined = _joinable(v)
+        if joined is None or joined.weight.ndim != 2:
+            return self.dense(v, name, weight, bias, activation)
+        weight, bias = weight @ joined.weight, weight @ joined.bias + bias
+        return self.dense(joined.source, name, weight, bias, activation)
+
     def product(self, name: str, cell: str, operands: Mapping[str, Vector]) -> Vector:
         """A cell of several accumulators, each of which is a vector of one size.
 
@@ -488,6 +498,14 @@ class LayerGraph:
         layers[index] = replace(layers[index], matrices=_stacked(layers[index].matrices))
         return index
 
+    def _unique(self, name: str) -> str:
+        """A name that no layer has: one that is read before and after an activation is two."""
+        names, number = {layer.name for layer in self._layers()}, 2
+        found = name
+        while found in names:
+            found, number = f"{name}.{number}", number + 1
+        return found
+
     def _place(self, sources: list[tuple[int, int]], build: Callable[[Model], Any]) -> int:
         """Adds layers that ``build`` puts on a model of one input; the index of the last one.
 
@@ -513,7 +531,7 @@ class LayerGraph:
                     first += columns
             peers = {k: i + offset for k, i in layer.peers.items()}
             merged = replace(layer, matrices=tuple(_merged(matrices)), peers=peers)
-            self._model.layers.append(merged)
+            self._model.layers.append(replace(merged, name=self._unique(layer.name)))
         return len(self._model.layers) - 1
 
 

@@ -236,7 +236,7 @@ def same_layout(walk: Walk, node: onnx.NodeProto, a: Flow, b: Flow) -> Dim | Non
     for flow in (a, b):
         if walk.feature_of(flow) is None and flow.dims:
             walk.contract(node, flow, flow.dims[-1], dim_size(flow.dims[-1]))
-    laid = [[None if d == walk.feature_of(f) else d for d in f.dims] for f in (a, b)]
+    laid = [_places(walk, flow) for flow in (a, b)]
     if laid[0] != laid[1] or a.shape != b.shape or a.reduced != b.reduced:
         refuse(
             node,
@@ -244,6 +244,14 @@ def same_layout(walk: Walk, node: onnx.NodeProto, a: Flow, b: Flow) -> Dim | Non
             "are not the same; export it without broadcasting",
         )
     return walk.feature_of(a)
+
+
+def _places(walk: Walk, flow: Flow) -> list[object]:
+    """What lies in each dimension: steps and batch, or which part of the features."""
+    feature = walk.feature_of(flow)
+    if feature is None or feature in flow.dims:
+        return [None if d == feature else d for d in flow.dims]
+    return [tuple(feature.index(x) if x in feature else x for x in d) for d in flow.dims]
 
 
 def multiply(walk: Walk, node: onnx.NodeProto, a: Flow, b: Flow) -> Flow:

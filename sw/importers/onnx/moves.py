@@ -25,7 +25,7 @@ from .tensors import (
     shown_shape,
 )
 from .walk import Walk, handles
-from .within_step import split_features
+from .within_step import holds_features, split_features, unroll
 
 if TYPE_CHECKING:
     import onnx
@@ -292,6 +292,9 @@ def slice_(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
             )
         if picked == range(size):
             continue
+        if holds_features(walk, flow, axis) and len(axes) == 1:
+            unroll(walk, node, flow, values)
+            return
         flow = pick(walk, node, flow, axis, list(picked[:2]))
         dims[axis] = ()
     moved(walk, node, flow, dims)

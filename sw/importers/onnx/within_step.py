@@ -21,7 +21,7 @@ from .walk import Walk, handles
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["feature_values", "spread", "split_features", "unroll"]
+__all__ = ["feature_values", "holds_features", "in_order", "split_features", "spread", "unroll"]
 
 _LARGEST = 1 << 24
 """Weights of the largest layer that is unrolled."""
@@ -31,6 +31,27 @@ def spread(walk: Walk, flow: Flow) -> bool:
     """Whether the features of a flow lie in several dimensions."""
     feature = walk.feature_of(flow)
     return feature is not None and len(feature) > 1 and feature not in flow.dims
+
+
+def holds_features(walk: Walk, flow: Flow, axis: int) -> bool:
+    """Whether a dimension holds features, or a part of them."""
+    feature, dim = walk.feature_of(flow), flow.dims[axis]
+    return feature is not None and bool(dim) and all(a in feature for a in dim)
+
+
+def in_order(walk: Walk, name: str, flow: Flow) -> Flow:
+    """The flow with its features in the order in which the tensor has them: a permutation."""
+    feature = walk.feature_of(flow)
+    if feature is None or flow.final is not None:
+        return flow
+    order = [a for d in flow.dims for a in d if a in feature]
+    if order == list(feature) or set(order) != set(feature):
+        return flow
+    size = dim_size(feature)
+    numbers = np.arange(size).reshape([a.size for a in feature])
+    chosen = numbers.transpose([feature.index(a) for a in order]).reshape(-1)
+    vector = walk.net.dense(flow.vector, name, np.eye(size)[chosen], None, "linear")
+    return replace(flow, vector=vector, feature=tuple(order))
 
 
 def _known_feature(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Dim:
@@ -84,7 +105,10 @@ def unroll(walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value 
     weight = (flat[:size] - bias).T
     if not np.allclose(weight @ probe + bias, flat[-1], rtol=1e-9, atol=1e-9):
         refuse(node, f"{node.op_type} is not linear; compute it on the host")
-    vector = walk.net.dense(flow.vector, walk.fresh_name(node), weight, bias, "linear")
+    name = walk.fresh_name(node)
+    picks = not np.any(bias) and bool(np.all(np.count_nonzero(weight, axis=1) <= 1))
+    linear = walk.net.picked if picks else walk.net.dense
+    vector = linear(flow.vector, name, weight, bias, "linear")
     walk.write(node, Flow(vector, dims, axes, reduced=flow.reduced))
 
 
