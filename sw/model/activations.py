@@ -73,8 +73,10 @@ def _of(cell: str) -> Callable[[], Activation]:
     return lambda: Activation(cell)
 
 
-_PLAIN = ("linear", "relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu", "hard_swish")
-_PLAIN += ("softplus", "softsign", "erf", "exp", "sqrt")
+_PLAIN = (
+    *("linear", "relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu", "hard_swish"),
+    *("softplus", "softsign", "erf", "exp", "sqrt"),
+)
 
 _MAKERS: dict[str, Callable[..., Activation]] = {
     **{name: _of(name) for name in _PLAIN},
