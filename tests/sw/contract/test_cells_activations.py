@@ -58,7 +58,8 @@ def judged(model: Model, x: np.ndarray) -> float:
     """Every step within its bound; signal over error of the outputs in dB."""
     network = quantize(model, x)
     base = prepare(model, check_recordings(model, x), rows=False)
-    y, _ = check(model, network, x, elements=dict(base.elements))
+    y, bounds = check(model, network, x, elements=dict(base.elements))
+    assert np.all(np.isfinite(bounds))
     wanted = model.run(x)
     return float(10 * np.log10(np.var(wanted, axis=0).mean() / np.mean((y - wanted) ** 2)))
 
@@ -107,7 +108,7 @@ def test_settings_of_an_activation(case: str) -> None:
     assert judged(model, x) > 25
 
 
-def test_no_bound_is_kept_in_a_file(tmp_path) -> None:
+def test_no_bound_is_kept_in_a_file_and_no_doubt(tmp_path) -> None:
     rng = np.random.default_rng(2)
     x = slow(rng, 30, 6)
     model = Model(6).dense(rng.normal(0, 0.5, (4, 6)), None, "clip", settings={"low": 0.1})
@@ -116,6 +117,8 @@ def test_no_bound_is_kept_in_a_file(tmp_path) -> None:
     again = Network.load(tmp_path / "n.safetensors")
     np.testing.assert_array_equal(Reference(network).run(x), Reference(again).run(x))
     assert np.all(again.layers[0].parameters["high"] == 131071)
+    _, bounds = check(model, network, x)
+    assert bounds[0] < 0.2  # no bound is not taken for a doubtful one
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 3e3])

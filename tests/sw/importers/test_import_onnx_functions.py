@@ -169,6 +169,10 @@ def test_outputs_of_one_kind_are_one_layer() -> None:
     with pytest.warns(UserWarning, match="outputs are joined"):
         model = compare(graph(nodes, outputs=["y", "z"]))
     assert [layer.cell for layer in model.layers] == ["gru", "sigmoid"]
+    apart = [("Sigmoid", "t", "y"), ("MatMul", "x fd", "v"), ("Sigmoid", "v", "z")]
+    with pytest.warns(UserWarning, match="outputs are joined"):
+        model = compare(graph(apart, outputs=["y", "z"]))
+    assert [layer.cell for layer in model.layers] == ["gru", "sigmoid"]
     other = [("Sigmoid", "t", "y"), ("MatMul", "h fc", "z")]
     with pytest.warns(UserWarning, match="outputs are joined"):
         model = compare(graph(other, outputs=["y", "z"]))
