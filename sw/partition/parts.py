@@ -38,18 +38,26 @@ class Leave:
     name : str
     dims : tuple of tuple of int
         For each of its axes the axes of the entering tensor that it consists of, outermost first;
-        :data:`FEATURE` are the elements of the vector.
+        :data:`FEATURE` are the elements of the vector, and the numbers below it further axes that
+        these elements lie in.
     last : bool
         It has the last step of a call only.
-    first, size : int
-        Which elements of the chip's output it has.
+    first : int
+        The first element of the chip's output that it has.
+    sizes : tuple of int
+        Of the axes of the vector's elements.
     """
 
     name: str
     dims: tuple[tuple[int, ...], ...]
     last: bool
     first: int
-    size: int
+    sizes: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Elements of a vector."""
+        return math.prod(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -311,15 +319,16 @@ class HostParts:
         """A tensor from the vectors of the chip."""
         steps = [i for i in range(len(shape)) if i not in self.feature_axes]
         part = vectors[:, leave.first : leave.first + leave.size]
-        part = part.reshape(*(shape[i] for i in steps), leave.size)
-        axes = {axis: k for k, axis in enumerate(steps)} | {FEATURE: len(steps)}
+        part = part.reshape(*(shape[i] for i in steps), *leave.sizes)
+        axes = [*steps, *(FEATURE - k for k in range(len(leave.sizes)))]
         order = [a for dim in leave.dims for a in dim]
         # What no axis of the tensor has is of size 1, or the last step is meant.
-        index = tuple(slice(None) if a in order else -1 for a in [*steps, FEATURE])
-        left = [a for a in [*steps, FEATURE] if a in order]
-        tensor = part[index].transpose([left.index(a) for a in order])
-        sizes = {a: part.shape[k] for a, k in axes.items()}
-        result = tensor.reshape([math.prod(sizes[a] for a in dim) for dim in leave.dims])
+        tensor = part[tuple(slice(None) if a in order else -1 for a in axes)]
+        left = [a for a in axes if a in order]
+        sizes = dict(zip(axes, part.shape))
+        result = tensor.transpose([left.index(a) for a in order]).reshape(
+            [math.prod(sizes[a] for a in dim) for dim in leave.dims]
+        )
         return np.ascontiguousarray(result, dtype=np.float32)
 
     @property
@@ -361,7 +370,7 @@ class HostParts:
             feature_axes=tuple(h["feature_axes"]),
             tokens=h["tokens"],
             leave=tuple(
-                Leave(d["name"], tuple(map(tuple, d["dims"])), d["last"], d["first"], d["size"])
+                Leave(d["name"], tuple(map(tuple, d["dims"])), d["last"], d["first"], tuple(d["sizes"]))
                 for d in h["leave"]
             ),
             crossing=tuple(h["crossing"]),

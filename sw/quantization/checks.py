@@ -59,8 +59,10 @@ def _check_arrays(model: Model, layer: Layer) -> None:
                 f"{where}: weights have shape {np.shape(m.weight)}, expected {expected}"
             )
         arrays[f"weights of {'/'.join(m.gates)}"] = m.weight
+    unlimited = {f"parameter '{p}'" for p in CELLS[layer.cell].unlimited}
     for label, array in arrays.items():
-        if not np.all(np.isfinite(array)):
+        wrong = np.isnan(array) if label in unlimited else ~np.isfinite(array)
+        if np.any(wrong):
             raise StillnetError(f"{where}: {label} holds NaN or infinity; export the model again")
 
 

@@ -10,6 +10,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 
 from .tensors import Const, Flow, States, state_of
+from .within_step import in_order
 
 if TYPE_CHECKING:
     from .walk import Walk
@@ -61,6 +62,7 @@ def finish(walk: Walk) -> Model:
             + ", ".join(f"'{name}' ({value.vector.size})" for name, value in data)
         )
     check_states(walk)
+    data = [(name, in_order(walk, name, value)) for name, value in data]
     model = walk.net.model([(name, value.vector) for name, value in data])
     if walk.net.dropped:
         walk.notes.append(

@@ -18,8 +18,10 @@ from . import (
     convolution,  # noqa: F401 -- they register their operators
     dense,  # noqa: F401 -- they register their operators
     embedding,  # noqa: F401 -- they register their operators
+    functions,  # noqa: F401 -- they register their operators
     moves,  # noqa: F401 -- they register their operators
     recurrent,  # noqa: F401 -- they register their operators
+    within_step,  # noqa: F401 -- they register their operators
 )
 from .graph import Graph
 from .layers import same_models

@@ -18,6 +18,7 @@ from .tensors import (
     INTEGERS,
     LARGEST,
     MOVES,
+    RECURRENT,
     Axis,
     Const,
     Dim,
@@ -57,7 +58,7 @@ class Graph:
             name
             for node in self.needed
             for slot in node.input[5:7]
-            if node.op_type in ("GRU", "LSTM")
+            if node.op_type in RECURRENT
             for name in self.roots(slot)
         }
         self.data = self._data_input() if data is None else data

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-_PLAIN = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
+_PLAIN = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
 
 
 @handles("GRU")
@@ -93,6 +93,33 @@ def lstm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     walk.write(node, *_finish(walk, name, attrs, vector, x, time, batch, units))
 
 
+@handles("RNN")
+def rnn(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    """An Elman network: a dense layer that also reads its own last vector."""
+    attrs = walk.attributes(node)
+    _check_attributes(node, attrs)
+    kind = _activations(node, attrs, ("Tanh", "Relu"))
+    values = values + [None] * (6 - len(values))
+    w, r, b = _weights(walk, node, attrs, values, 1)
+    units = r.shape[1]
+    x, time, batch = _sequence(walk, node, attrs, values)
+    walk.contract(node, x, x.dims[2], w.shape[1])
+    if _initial(walk, node, attrs, values[5], "h", units, batch) is not None:
+        refuse(
+            node,
+            "its initial_h is not zero; only a GRU or LSTM starts elsewhere, so leave it out or "
+            "make it a graph input",
+        )
+    name = walk.fresh_name(node)
+
+    def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
+        model.rnn(w, r, wb, b[units:], activation=kind.lower(), name=name)
+
+    vector = walk.net.recurrent(x.vector, name, w, b[:units], add)
+    y, y_h, _ = _finish(walk, name, attrs, vector, x, time, batch, units)
+    walk.write(node, y, y_h)
+
+
 def _check_attributes(node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
     """Refuses what both kinds of node may ask for and the engine does not do."""
     kind = node.op_type
@@ -112,16 +139,18 @@ def _check_attributes(node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
 
 
 def _article(kind: str) -> str:
-    return f"an {kind}" if kind == "LSTM" else f"a {kind}"
+    return f"a {kind}" if kind == "GRU" else f"an {kind}"
 
 
 def _activations(node: onnx.NodeProto, attrs: dict[str, Any], candidates: tuple[str, ...]) -> str:
     """Checks the activations; returns the candidate's."""
     plain = _PLAIN[node.op_type]
     functions = [f.decode() for f in attrs.get("activations", [])] or plain
-    allowed = [[p.lower() for p in (plain[0], c, *plain[2:])] for c in candidates]
+    place = min(1, len(plain) - 1)  # of the candidate
+    choices = [[*plain[:place], c, *plain[place + 1 :]] for c in candidates]
+    allowed = [[p.lower() for p in names] for names in choices]
     found = [f.lower() for f in functions]
-    choice = " or ".join(", ".join((plain[0], c, *plain[2:])) for c in candidates)
+    choice = " or ".join(", ".join(names) for names in choices)
     if found not in allowed:
         refuse(
             node,

@@ -16,6 +16,7 @@ from .final_states import move_states, moves_states
 from .tensors import (
     LARGEST,
     MOVES,
+    RECURRENT,
     Axis,
     Const,
     Dim,
@@ -36,11 +37,10 @@ if TYPE_CHECKING:
     from .graph import Graph
 
 HINTS = {
-    "RNN": "plain RNN layers are not supported; use a GRU or LSTM",
     "Loop": "loops are not supported; export the layer as one GRU or LSTM node",
     "Scan": "loops are not supported; export the layer as one GRU or LSTM node",
 } | dict.fromkeys(
-    ("Softmax", "LogSoftmax", "ArgMax", "Log", "Exp", "Sqrt", "Pow"),
+    ("Softmax", "LogSoftmax", "ArgMax", "Log"),
     "this function is not supported on the chip; end or start the exported graph next to it and "
     "compute it on the host",
 )
@@ -182,7 +182,7 @@ class Walk:
         """A node without data: computed now."""
         consts = [v for v in values if isinstance(v, Const)]
         state = None
-        if node.op_type in ("GRU", "LSTM") and values and isinstance(values[0], Const):
+        if node.op_type in RECURRENT and values and isinstance(values[0], Const):
             kind = node.op_type
             refuse(node, f"its X is a constant; export a graph whose input feeds the {kind}")
         if any(c.state for c in consts) and node.op_type not in ("Shape", "Size"):

@@ -325,9 +325,12 @@ def _leaves(walk: Walk, flows: dict[str, Flow]) -> list[Leave]:
         size = flow.vector.size
         assert size is not None
         dims = tuple(
-            tuple(FEATURE if a in feature else int(a.position or 0) for a in dim)
+            tuple(
+                FEATURE - feature.index(a) if a in feature else int(a.position or 0) for a in dim
+            )
             for dim in flow.dims
         )
-        found.append(Leave(name, dims, flow.reduced, first, size))
+        sizes = tuple(a.size for a in feature) or (1,)
+        found.append(Leave(name, dims, flow.reduced, first, sizes))
         first += size
     return found
