@@ -370,7 +370,13 @@ class HostParts:
             feature_axes=tuple(h["feature_axes"]),
             tokens=h["tokens"],
             leave=tuple(
-                Leave(d["name"], tuple(map(tuple, d["dims"])), d["last"], d["first"], tuple(d["sizes"]))
+                Leave(
+                    d["name"],
+                    tuple(map(tuple, d["dims"])),
+                    d["last"],
+                    d["first"],
+                    tuple(d["sizes"]),
+                )
                 for d in h["leave"]
             ),
             crossing=tuple(h["crossing"]),

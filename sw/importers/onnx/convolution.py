@@ -97,7 +97,7 @@ def _within_step(
     if len(flow.dims) < 3 or flow.padded is not None:
         return False
     if walk.stepwise:
-        return any(not a.dynamic for d in flow.dims[2:] for a in d)
+        return not any(a.dynamic for d in flow.dims[2:] for a in d)
     feature, along = walk.feature_of(flow), [a for d in flow.dims[2:] for a in d]
     if feature is not None:
         return bool(set(along) & set(feature)) or (len(feature) > 1 and not along)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Model
 from stillnet.sw.partition.options import CutOptions
 from stillnet.sw.util.files import read_whole
@@ -83,11 +84,14 @@ def whole_model(proto: onnx.ModelProto, name: str, cut: CutOptions) -> Model:
         Why the chip cannot run it; or what the user must say before it can be cut.
     """
     refusal: StillnetError | None = None
+    plain: Model | None = None
     if not cut.given:
         try:
-            return from_onnx(proto, name)
+            plain = from_onnx(proto, name)
         except StillnetError as error:
             refusal = error
+    if plain is not None and not _takes_range(plain):
+        return plain
     from .cut import Unclear, cut_model
 
     try:
@@ -95,6 +99,8 @@ def whole_model(proto: onnx.ModelProto, name: str, cut: CutOptions) -> Model:
     except Unclear:
         raise
     except StillnetError as error:
+        if plain is not None:
+            return plain
         raise refusal or error from None
     except Exception as error:  # of a damaged file, anything
         raise refusal or StillnetError(
@@ -149,6 +155,17 @@ def walk_twice(model: onnx.ModelProto, onnx: Any, name: str) -> tuple[Model, lis
                 "of its dynamic axes fixed"
             )
     return first
+
+
+def _takes_range(model: Model) -> bool:
+    """Whether layers read squares, roots or powers, which are better computed on the host."""
+    read = {m.source for layer in model.layers for m in layer.matrices}
+    for i in read - {INPUT}:
+        layer = model.layers[i]
+        square = layer.cell == "product" and len({m.source for m in layer.matrices}) == 1
+        if square or layer.cell in ("exp", "sqrt"):
+            return True
+    return False
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -55,11 +55,14 @@ def in_order(walk: Walk, name: str, flow: Flow) -> Flow:
 
 
 def _known_feature(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Dim:
-    """The features of a flow; of the graph's input, all axes of a fixed size."""
+    """The features of a flow; of the graph's input, all axes of a fixed size.
+
+    Where the graph is one step, there may be several of them.
+    """
     feature = walk.feature_of(flow)
     if feature is None:
         axes = tuple(a for d in flow.dims for a in d if not a.dynamic)
-        if len(axes) != 1:
+        if len(axes) != 1 and not walk.stepwise:
             refuse(
                 node,
                 f"it reads the graph's input {shown_shape(flow)}, of which it is not clear what is "

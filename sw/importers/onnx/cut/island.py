@@ -28,6 +28,8 @@ __all__ = ["Island", "explore"]
 _RECURRENT = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,)}
 """Operators that carry states, and the slots of their initial values."""
 
+_RANGES = ("Exp", "Log", "Pow", "Reciprocal", "Sqrt")
+
 
 class Unusable(Exception):
     """A tensor that no island can start from; the text says why."""
@@ -155,6 +157,7 @@ class _Search:
             return
         try:
             self._check_start(node)
+            self._check_range(walk, node)
             walk.visit(node)
         except StillnetError as error:
             reason = str(error).partition(": ")[2] or str(error)
@@ -175,6 +178,19 @@ class _Search:
                     f"node '{label(node)}': its state starts anew in every call; export the model "
                     "with its states as inputs and outputs, or with a dynamic number of steps"
                 )
+
+    def _check_range(self, walk: Walk, node: onnx.NodeProto) -> None:
+        """Squares and roots, as of magnitudes, stay on the host: of 16 bits half are left then.
+
+        With its magnitudes on the chip, a voice activity detector decided at random.
+        """
+        flows = [walk.env.get(i) for i in node.input]
+        square = node.op_type == "Mul" and len(flows) == 2 and flows[0] is flows[1]
+        if square or (node.op_type in _RANGES and isinstance(flows[0], Flow)):
+            raise StillnetError(
+                f"node '{label(node)}': squares, roots and powers take more range than the "
+                "chip's vectors of 16 bits have, so that the host computes them"
+            )
 
     # -- the result -------------------------------------------------------------------------------
 
@@ -325,9 +341,7 @@ def _leaves(walk: Walk, flows: dict[str, Flow]) -> list[Leave]:
         size = flow.vector.size
         assert size is not None
         dims = tuple(
-            tuple(
-                FEATURE - feature.index(a) if a in feature else int(a.position or 0) for a in dim
-            )
+            tuple(FEATURE - feature.index(a) if a in feature else int(a.position or 0) for a in dim)
             for dim in flow.dims
         )
         sizes = tuple(a.size for a in feature) or (1,)
