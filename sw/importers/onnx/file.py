@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["from_onnx", "load_onnx"]
 
 
-def load_onnx(path: str | PathLike[str]) -> Model:
+def load_onnx(path: str | PathLike[str], *, gru_reset: str | None = None) -> Model:
     """Reads an ONNX file.
 
     Parameters
@@ -38,6 +38,9 @@ def load_onnx(path: str | PathLike[str]) -> Model:
     path : path of a binary ONNX file, opset 7 or later
         Layers with one data input; states may be further inputs
         and outputs. Weights kept in a file of their own are looked for next to it.
+    gru_reset : str, optional
+        ``"before"`` or ``"after"``: where the reset gate of every GRU stands, whatever the file
+        says.
 
     Returns
     -------
@@ -64,10 +67,12 @@ def load_onnx(path: str | PathLike[str]) -> Model:
             f"file '{path}' keeps weights in another file that cannot be read "
             f"({first_line(e)}): put that file next to it, or export in one file"
         ) from None
-    return from_onnx(model, path.stem)
+    return from_onnx(model, path.stem, gru_reset=gru_reset)
 
 
-def from_onnx(model: onnx.ModelProto | bytes, name: str = "network") -> Model:
+def from_onnx(
+    model: onnx.ModelProto | bytes, name: str = "network", *, gru_reset: str | None = None
+) -> Model:
     """Converts an ONNX model that is already in memory; see :func:`load_onnx`.
 
     Parameters
@@ -75,13 +80,15 @@ def from_onnx(model: onnx.ModelProto | bytes, name: str = "network") -> Model:
     model : onnx.ModelProto, or bytes in the protobuf format
     name : str
         Name of the result.
+    gru_reset : str, optional
+        As for :func:`load_onnx`.
     """
     onnx = import_onnx()
     if isinstance(model, bytes):
         model = parse(model, "the model")
     try:
         with np.errstate(all="ignore"):  # NaN and infinity are refused by name
-            result, notes = walk_twice(model, onnx, name)
+            result, notes = walk_twice(model, onnx, name, gru_reset)
     except StillnetError as e:
         text = str(e)
         if text.isprintable():
@@ -93,7 +100,9 @@ def from_onnx(model: onnx.ModelProto | bytes, name: str = "network") -> Model:
     return result
 
 
-def walk_twice(model: onnx.ModelProto, onnx: Any, name: str) -> tuple[Model, list[str]]:
+def walk_twice(
+    model: onnx.ModelProto, onnx: Any, name: str, gru_reset: str | None
+) -> tuple[Model, list[str]]:
     """The layers and what to warn of, walked with two sets of sizes for the dynamic axes."""
     if model.functions:
         from onnx.inliner import inline_local_functions
@@ -105,7 +114,7 @@ def walk_twice(model: onnx.ModelProto, onnx: Any, name: str) -> tuple[Model, lis
             f"the model is of ONNX opset {opset or '(none)'}; convert it to 7 or later with "
             "onnx.version_converter"
         )
-    graph = Graph(model.graph, opset, onnx)
+    graph = Graph(model.graph, opset, onnx, model.producer_name, gru_reset)
     fixed: dict[int, int] = {}
     first = graph.walk(name, 101, fixed)
     if any(a.dynamic for a in graph.axes):
@@ -145,4 +154,22 @@ def parse(data: bytes, what: str) -> onnx.ModelProto:
             f"{len(model.graph.output)} outputs): it is cut short, or is not an ONNX model; export "
             "or copy it again"
         )
+    _make_readable(model)
     return model
+
+
+def _make_readable(message: Any) -> None:
+    """Turns names that are not UTF-8, which protobuf gives as bytes, into text."""
+
+    def text(value: Any) -> Any:
+        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            if isinstance(value, bytes):
+                setattr(message, field.name, text(value))
+            elif not isinstance(value, str) and any(isinstance(v, bytes) for v in value):
+                value[:] = [text(v) for v in value]
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in [value] if hasattr(value, "ListFields") else value:
+                _make_readable(inner)

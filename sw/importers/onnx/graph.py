@@ -35,9 +35,18 @@ if TYPE_CHECKING:
 class Graph:
     """What does not change between walks: constants, needed nodes, the roles of the inputs."""
 
-    def __init__(self, graph: onnx.GraphProto, opset: int, onnx: Any) -> None:
+    def __init__(
+        self,
+        graph: onnx.GraphProto,
+        opset: int,
+        onnx: Any,
+        producer: str = "",
+        gru_reset: str | None = None,
+    ) -> None:
         self.onnx = onnx
         self.opset = opset
+        self.producer = producer
+        self.gru_reset = gru_reset
         self.outputs = [o.name for o in graph.output]
         if graph.sparse_initializer:
             name = graph.sparse_initializer[0].values.name

@@ -34,7 +34,7 @@ _PLAIN = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 @handles("GRU")
 def gru(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     attrs = walk.attributes(node)
-    reset = "after" if attrs.get("linear_before_reset", 0) else "before"
+    reset = _reset(walk, node, attrs)
     _check_attributes(node, attrs)
     candidate = _activations(node, attrs, ("Tanh", "Relu"))
     values = values + [None] * (6 - len(values))
@@ -91,6 +91,24 @@ def lstm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
 
     vector = walk.net.recurrent(x.vector, name, w, b[: 4 * units], add)
     walk.write(node, *_finish(walk, name, attrs, vector, x, time, batch, units))
+
+
+def _reset(walk: Walk, node: onnx.NodeProto, attrs: dict[str, Any]) -> str:
+    """Whether the reset gate stands after or before the product with R.
+
+    What the user says goes first. ``torch.nn.GRU`` is always reset-after, and of PyTorch's
+    exporters the older one always writes so; the newer one forgot it for some time.
+    """
+    if walk.graph.gru_reset is not None:
+        return walk.graph.gru_reset
+    if "linear_before_reset" in attrs or walk.graph.producer != "pytorch":
+        return "after" if attrs.get("linear_before_reset", 0) else "before"
+    walk.notes.append(
+        f"node '{label(node)}' (GRU): PyTorch's exporter left out linear_before_reset, without "
+        "which it would be another network; torch.nn.GRU resets after the product, and that is "
+        "taken. --gru-reset before or after decides, --expect Y.npy checks it"
+    )
+    return "after"
 
 
 def _check_attributes(node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
@@ -181,7 +199,7 @@ def _sequence(
         )
     time, batch = x.dims[:2][::-1] if attrs.get("layout", 0) else x.dims[:2]
     roles(walk, node, x, time, batch)
-    if isinstance(lengths, Const) and np.any(lengths.value != dim_size(time)):
+    if isinstance(lengths, Const) and not lengths.state and np.any(lengths.value != dim_size(time)):
         refuse(
             node,
             f"sequence_lens {shown_values(lengths.value)} are not the full length "
