@@ -38,7 +38,7 @@ def parse_time(text: str) -> float:
 def _configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.add_model(parser)
-    options.add_layers(parser)
+    options.add_import(parser)
     options.add_data(parser)
     options.add_weights(parser, "4bit", "4bit or 8bit")
     options.add_sparsity(parser, "0", "part of the weights that are removed")
@@ -75,7 +75,6 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> CompressResult:
     from stillnet.sw.compression import CompressOptions, Given, compress, engine_for
-    from stillnet.sw.importers.load import load_model
 
     bits: Any = options.one_of(args.weights, "--weights")
     chosen = CompressOptions(
@@ -95,7 +94,7 @@ def _run(args: argparse.Namespace) -> CompressResult:
     config = engine_for(chosen, EngineConfig.load(args.preset))
     check_place(args.output)
     recordings = load_recordings(args.data)
-    model = load_model(args.model, layers=args.layers)
+    model = options.load_given(args, recordings)
     folder = args.resume or Path(f"{args.output}.stages")
     with console_progress() as progress:
         network = compress(

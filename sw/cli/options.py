@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.errors import StillnetError
 
 if TYPE_CHECKING:
+    from stillnet.sw.model.model import Model
     from stillnet.sw.quantization.limits import Budget
 
 __all__ = [
@@ -24,7 +28,7 @@ __all__ = [
     "add_data",
     "add_fit",
     "add_image",
-    "add_layers",
+    "add_import",
     "add_max_error",
     "add_method",
     "add_model",
@@ -41,6 +45,7 @@ __all__ = [
     "add_strict",
     "add_weights",
     "insist",
+    "load_given",
     "one_of",
     "parse_bits",
     "parse_budget",
@@ -165,18 +170,59 @@ def add_model(parser: Parser) -> None:
         "model",
         metavar="MODEL",
         type=Path,
-        help="trained model: .onnx, .keras, .h5, .safetensors, .npz, .pt",
+        help="trained model: .onnx, .keras, .h5, .safetensors, .npz, .pt, .ckpt",
     )
 
 
-def add_layers(parser: Parser) -> None:
-    """Order of the modules of a state_dict."""
+def add_import(parser: Parser) -> None:
+    """What a model's file leaves open: see :func:`load_given`."""
     parser.add_argument(
         "--layers",
         metavar="LIST",
         type=parse_layers,
         help="order of the modules of a state_dict, for example gru:rnn,sigmoid:fc",
     )
+    parser.add_argument(
+        "--gru-reset",
+        choices=("before", "after"),
+        help="whether the reset gate of GRUs comes before or after the product with the recurrent "
+        "matrix; default: as the file says",
+    )
+    parser.add_argument(
+        "--ignore-mask",
+        action="store_true",
+        help="take a Keras model with Masking or mask_zero as if no step were ever left out",
+    )
+    parser.add_argument(
+        "--expect",
+        nargs="+",
+        metavar="Y.npy",
+        type=Path,
+        help="outputs of the training framework for the recordings of --data, in their order: an "
+        "import that differs is refused",
+    )
+
+
+def load_given(args: argparse.Namespace, recordings: Sequence[np.ndarray]) -> Model:
+    """The model of the options of :func:`add_model` and :func:`add_import`, compared if asked."""
+    from stillnet.sw.importers.load import load_model
+
+    given: dict[str, Any] = {}
+    if args.gru_reset is not None:
+        given["gru_reset"] = args.gru_reset
+    if args.ignore_mask:
+        given["ignore_mask"] = True
+    model = load_model(args.model, layers=args.layers, **given)
+    if args.expect:
+        from stillnet.sw.importers.expect import check_expected_files
+
+        for place, found in zip(args.expect, check_expected_files(model, recordings, args.expect)):
+            print(
+                f"stillnet: the float model agrees with {place} over {found.steps} steps, within "
+                f"{found.relative:.2g} of the outputs' spread",
+                file=sys.stderr,
+            )
+    return model
 
 
 def add_data(parser: Parser) -> None:

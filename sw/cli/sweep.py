@@ -20,7 +20,7 @@ __all__ = ["SWEEP"]
 def _configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.add_model(parser)
-    options.add_layers(parser)
+    options.add_import(parser)
     options.add_data(parser)
     add(
         "--test",
@@ -51,7 +51,6 @@ def _run(args: argparse.Namespace) -> SweepResult:
     from stillnet.sw.compression import CompressOptions
     from stillnet.sw.compression.plot import check_plot, plot_sweep
     from stillnet.sw.compression.sweep import sweep
-    from stillnet.sw.importers.load import load_model
 
     chosen = CompressOptions(
         pattern=args.pattern,
@@ -63,7 +62,7 @@ def _run(args: argparse.Namespace) -> SweepResult:
         check_plot(args.plot)
     recordings = load_recordings(args.data)
     test = None if args.test is None else load_recordings(args.test)
-    model = load_model(args.model, layers=args.layers)
+    model = options.load_given(args, recordings)
     with console_progress() as progress:
         rows = sweep(
             model,
