@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,14 +55,15 @@ class Graph:
             )
         self.constants = {t.name: Const(self.array(t)) for t in graph.initializer}
         self.needed = self._needed_nodes(graph)
-        self._producer = {o: n for n in self.needed for o in n.output if o}
+        nodes = list(every_node(self.needed))
+        self._producer = {o: n for n in nodes for o in n.output if o}
         read = {i for n in self.needed for i in read_names(n)} | set(self.outputs)
         self.inputs = {
             i.name: i for i in graph.input if i.name in read and i.name not in self.constants
         }
         self.states = {
             name
-            for node in self.needed
+            for node in nodes
             for slot in node.input[5:7]
             if node.op_type in ("GRU", "LSTM")
             for name in self._roots(slot)
@@ -113,11 +114,19 @@ class Graph:
 
     def _data_input(self) -> str:
         data = [name for name in self.inputs if name not in self.states]
-        slots = {"GRU": ("X", "W", "R", "B", "sequence_lens"), "Gemm": ("A", "B", "C")}
+        recurrent = ("X", "W", "R", "B", "sequence_lens")
+        slots = {"GRU": recurrent, "LSTM": recurrent, "Gemm": ("A", "B", "C")}
         if len(data) > 1:
             for node in self.needed:
                 for slot, name in list(zip(slots.get(node.op_type, ()), node.input))[1:]:
                     for root in self._roots(name):
+                        if slot == "sequence_lens":
+                            refuse(
+                                node,
+                                f"the lengths of its sequences come from graph input '{root}' (a "
+                                "packed sequence); export the module without pack_padded_sequence, "
+                                "for one sequence of full length",
+                            )
                         refuse(
                             node,
                             f"its {slot} comes from graph input '{root}'; only constants are "
@@ -220,6 +229,15 @@ def primes(start: int) -> Iterator[int]:
         if all(n % d for d in range(2, math.isqrt(n) + 1)):
             yield n
         n += 1
+
+
+def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes, and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for a in node.attribute:
+            for g in [a.g, *a.graphs]:
+                yield from every_node(g.node)
 
 
 def captured(graph: onnx.GraphProto) -> Iterator[str]:

@@ -23,6 +23,7 @@ from .tensors import (
     Flow,
     States,
     Value,
+    dequantized,
     dim_size,
     first_line,
     label,
@@ -35,14 +36,25 @@ if TYPE_CHECKING:
 
     from .graph import Graph
 
-HINTS = {
-    "RNN": "plain RNN layers are not supported; use a GRU or LSTM",
-    "Loop": "loops are not supported; export the layer as one GRU or LSTM node",
-    "Scan": "loops are not supported; export the layer as one GRU or LSTM node",
-} | dict.fromkeys(
-    ("Softmax", "LogSoftmax", "ArgMax", "Log", "Exp", "Sqrt", "Pow"),
-    "this function is not supported on the chip; end or start the exported graph next to it and "
-    "compute it on the host",
+HINTS = (
+    {"RNN": "plain RNN layers are not supported; use a GRU or LSTM"}
+    | dict.fromkeys(
+        ("Loop", "Scan"),
+        "loops are not supported; export the layer as one GRU or LSTM node, or, where tf2onnx made "
+        "the loop of a Keras layer, give the .keras or .h5 file in place of this one",
+    )
+    | dict.fromkeys(
+        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger")
+        + ("ConvInteger", "QLinearMatMul", "QLinearConv", "QLinearAdd", "QLinearSigmoid", "QGemm")
+        + ("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+        "it computes with quantized values; give the float model that this one was made from, as "
+        "stillnet quantizes from your own recordings",
+    )
+    | dict.fromkeys(
+        ("Softmax", "LogSoftmax", "ArgMax", "Log", "Exp", "Sqrt", "Pow"),
+        "this function is not supported on the chip; end or start the exported graph next to it "
+        "and compute it on the host",
+    )
 )
 """What to do about operators that are refused."""
 
@@ -119,8 +131,11 @@ class Walk:
         if node.domain not in ("", "ai.onnx"):
             refuse(
                 node,
-                f"operators of the domain '{node.domain}' are not supported; export with standard "
-                "ONNX operators",
+                HINTS.get(
+                    node.op_type,
+                    f"operators of the domain '{node.domain}' are not supported; export with "
+                    "standard ONNX operators",
+                ),
             )
         if node.op_type == "If":
             self._if(node, values)
@@ -208,6 +223,8 @@ class Walk:
 
     def evaluate(self, node: onnx.NodeProto, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The results of a node on constants, which are the values of its non-empty inputs."""
+        if node.op_type == "DequantizeLinear":  # the evaluator knows its newer versions only
+            return [dequantized(values, **self.attributes(node))]
         feeds = dict(zip((n for n in node.input if n), values))
         onnx = self.graph.onnx
         helper = onnx.helper
