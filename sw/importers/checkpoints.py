@@ -217,7 +217,9 @@ def _masked(name: str, key: str, state: Mapping[str, Any]) -> np.ndarray:
     """Weights with the zeros of a mask."""
     weight = float_array(key, state[key])
     mask_key = _part(key, f"{name}_mask", state)
-    mask = np.asarray(state[mask_key], float)
+    mask = np.asarray(state[mask_key])
+    if mask.dtype.kind not in "fiub":
+        refuse_tensor(mask_key, f"its elements are {mask.dtype}; a mask of numbers is needed")
     if mask.shape != weight.shape:
         refuse_tensor(mask_key, f"it has shape {mask.shape}, not {weight.shape} of '{key}'")
     return np.where(mask != 0, weight * mask, 0.0)
