@@ -52,7 +52,7 @@ from tests.support.torch_files import torch_bytes
 
 __all__ = ["SECONDS", "damaged", "read", "valid_files"]
 
-SECONDS = 10
+SECONDS = 20
 """Longest time for one file."""
 
 MEMORY = 3 << 30
@@ -349,6 +349,7 @@ def _limited() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise TooLong(f"more than {SECONDS} seconds")
 
+    limit, child.LIMIT = child.LIMIT, SECONDS / 2
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
@@ -356,6 +357,7 @@ def _limited() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        child.LIMIT = limit
 
 
 def read(folder: Path, suffix: str, data: bytes) -> bool:
@@ -368,7 +370,6 @@ def read(folder: Path, suffix: str, data: bytes) -> bool:
     """
     path = folder / f"x{suffix}"
     path.write_bytes(data)
-    child.LIMIT = SECONDS / 2
     with warnings.catch_warnings(), np.errstate(all="ignore"), _limited():
         warnings.simplefilter("ignore")
         try:

@@ -27,7 +27,7 @@ MOVES = frozenset(
 )
 """Operators that only move elements: the ones allowed on state inputs and outputs."""
 
-LARGEST = 1 << 28
+LARGEST = 1 << 26
 """Elements of the largest constant that is computed."""
 
 

@@ -28,7 +28,6 @@ from .tensors import (
     first_line,
     label,
     refuse,
-    shown_values,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +73,21 @@ def handles(*operators: str) -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+def _elements(operator: str, values: Sequence[np.ndarray]) -> float:
+    """How many elements a constant result has, for operators that make many of few."""
+    if operator == "Range":
+        start, limit, step = (float(np.max(v)) for v in values[:3])
+        return abs(limit - start) / abs(step) if step else math.inf
+    place = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Pad": 1}.get(operator)
+    if place is None or place >= len(values):
+        return 0
+    wanted = np.abs(values[place].astype(float))
+    size = float(np.prod(np.maximum(wanted, 1)))
+    if operator == "Tile":
+        return size * values[0].size
+    return float(np.prod(np.array(values[0].shape) + wanted.sum())) if operator == "Pad" else size
 
 
 @dataclass
@@ -208,12 +222,9 @@ class Walk:
                     f"it computes with the state input '{state}'; the engine carries states "
                     "itself, so feed that input to the initial state of a GRU or LSTM only",
                 )
-        if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
-            wanted = consts[0 if node.op_type == "ConstantOfShape" else 1].value.astype(float)
-            if np.prod(np.maximum(wanted, 1)) > LARGEST:
-                refuse(
-                    node, f"its result of {shown_values(wanted)} elements is too large; shrink it"
-                )
+        count = _elements(node.op_type, [c.value for c in consts])
+        if not count <= LARGEST:
+            refuse(node, f"its result of {count:.3g} elements is too large; shrink it")
         if state and node.op_type in ("Cast", "CastLike", "Dropout"):
             arrays = [consts[0].value]  # numbers that stand for elements are not rounded
         else:
