@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stillnet.sw.model.model import Model
 from stillnet.sw.partition.picture import check_picture, draw_cut
-from stillnet.sw.util.recordings import elements_of, load_recordings
+from stillnet.sw.util.recordings import load_recordings
 from stillnet.sw.util.results import CheckedLayer, CheckedNode, CheckResult
 
 from . import options
@@ -27,8 +27,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="recordings, which tell the size of an input that the model leaves open",
     )
-    options.add_layers(parser)
-    options.add_cut(parser)
+    options.add_import(parser)
     parser.add_argument(
         "--all", action="store_true", help="list every node, those without work included"
     )
@@ -36,12 +35,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> CheckResult:
-    from stillnet.sw.importers.load import load_model
-
     if args.output is not None:
         check_picture(args.output)
-    elements = elements_of(load_recordings(args.data)) if args.data else None
-    model = load_model(args.model, layers=args.layers, cut=options.cut_options(args, elements))
+    model = options.load_given(args, load_recordings(args.data))
     result = describe_model(model)
     if args.output is not None:
         draw_cut(result, args.output)

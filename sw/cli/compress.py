@@ -11,7 +11,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import check_place
 from stillnet.sw.util.progress import console_progress
-from stillnet.sw.util.recordings import elements_of, load_recordings
+from stillnet.sw.util.recordings import load_recordings
 from stillnet.sw.util.results import CompressReport, CompressResult
 
 from . import options
@@ -38,8 +38,7 @@ def parse_time(text: str) -> float:
 def _configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.add_model(parser)
-    options.add_layers(parser)
-    options.add_cut(parser)
+    options.add_import(parser)
     options.add_data(parser)
     options.add_weights(parser, "4bit", "4bit or 8bit")
     options.add_sparsity(parser, "0", "part of the weights that are removed")
@@ -76,7 +75,6 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> CompressResult:
     from stillnet.sw.compression import CompressOptions, Given, compress, engine_for
-    from stillnet.sw.importers.load import load_model
 
     bits: Any = options.one_of(args.weights, "--weights")
     chosen = CompressOptions(
@@ -96,8 +94,7 @@ def _run(args: argparse.Namespace) -> CompressResult:
     config = engine_for(chosen, EngineConfig.load(args.preset))
     check_place(args.output)
     recordings = load_recordings(args.data)
-    cut = options.cut_options(args, elements_of(recordings))
-    model = load_model(args.model, layers=args.layers, cut=cut)
+    model = options.load_given(args, recordings)
     folder = args.resume or Path(f"{args.output}.stages")
     with console_progress() as progress:
         network = compress(

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.partition.options import CutOptions
+from stillnet.sw.util.recordings import elements_of
 
 if TYPE_CHECKING:
+    from stillnet.sw.model.model import Model
     from stillnet.sw.quantization.limits import Budget
 
 __all__ = [
     "add_board",
     "add_clock",
-    "add_cut",
     "add_data",
     "add_fit",
     "add_image",
-    "add_layers",
+    "add_import",
     "add_max_error",
     "add_method",
     "add_model",
@@ -42,8 +46,8 @@ __all__ = [
     "add_steps",
     "add_strict",
     "add_weights",
-    "cut_options",
     "insist",
+    "load_given",
     "one_of",
     "parse_bits",
     "parse_budget",
@@ -170,21 +174,64 @@ def add_model(parser: Parser) -> None:
         "model",
         metavar="MODEL",
         type=Path,
-        help="trained model: .onnx, .keras, .h5, .safetensors, .npz, .pt",
+        help="trained model: .onnx, .keras, .h5, .safetensors, .npz, .pt, .ckpt",
     )
 
 
-def add_layers(parser: Parser) -> None:
-    """Order of the modules of a state_dict."""
+def add_import(parser: Parser) -> None:
+    """What a model's file leaves open: see :func:`load_given`."""
     parser.add_argument(
         "--layers",
         metavar="LIST",
         type=parse_layers,
         help="order of the modules of a state_dict, for example gru:rnn,sigmoid:fc",
     )
+    _add_cut(parser)
+    parser.add_argument(
+        "--gru-reset",
+        choices=("before", "after"),
+        help="whether the reset gate of GRUs comes before or after the product with the recurrent "
+        "matrix; default: as the file says",
+    )
+    parser.add_argument(
+        "--ignore-mask",
+        action="store_true",
+        help="take a Keras model with Masking or mask_zero as if no step were ever left out",
+    )
+    parser.add_argument(
+        "--expect",
+        nargs="+",
+        metavar="Y.npy",
+        type=Path,
+        help="outputs of the training framework for the recordings of --data, in their order: an "
+        "import that differs is refused",
+    )
 
 
-def add_cut(parser: Parser) -> None:
+def load_given(args: argparse.Namespace, recordings: Sequence[np.ndarray]) -> Model:
+    """The model of the options of :func:`add_model` and :func:`add_import`, compared if asked."""
+    from stillnet.sw.importers.load import load_model
+
+    given: dict[str, Any] = {}
+    if args.gru_reset is not None:
+        given["gru_reset"] = args.gru_reset
+    if args.ignore_mask:
+        given["ignore_mask"] = True
+    cut = _cut_options(args, elements_of(recordings))
+    model = load_model(args.model, layers=args.layers, cut=cut, **given)
+    if args.expect:
+        from stillnet.sw.importers.expect import check_expected_files
+
+        for place, found in zip(args.expect, check_expected_files(model, recordings, args.expect)):
+            print(
+                f"stillnet: the float model agrees with {place} over {found.steps} steps, within "
+                f"{found.relative:.2g} of the outputs' spread",
+                file=sys.stderr,
+            )
+    return model
+
+
+def _add_cut(parser: Parser) -> None:
     """What a whole ONNX model does not say of itself, and where it is cut."""
     add = parser.add_argument
     add(
@@ -213,8 +260,8 @@ def add_cut(parser: Parser) -> None:
     add("--to", dest="leave", metavar="NAME", help="tensor or node at which the chip ends")
 
 
-def cut_options(args: argparse.Namespace, elements: int | None) -> CutOptions:
-    """The options of :func:`add_cut`; ``elements`` of a step, where recordings are given."""
+def _cut_options(args: argparse.Namespace, elements: int | None) -> CutOptions:
+    """The options of :func:`add_import`; ``elements`` of a step, where recordings are given."""
     return CutOptions(
         states=_pairs(args.state, "--state", str),
         constants=_pairs(args.set, "--set", float),

@@ -7,7 +7,7 @@ import argparse
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import check_place
 from stillnet.sw.util.progress import console_progress
-from stillnet.sw.util.recordings import elements_of, load_recordings
+from stillnet.sw.util.recordings import load_recordings
 from stillnet.sw.util.results import QuantizeResult
 
 from . import options
@@ -55,13 +55,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "event of silence (default), everywhere, nowhere",
     )
     options.add_name(parser)
-    options.add_layers(parser)
-    options.add_cut(parser)
+    options.add_import(parser)
     options.add_output(parser, "NET", "the network, .safetensors", required=True)
 
 
 def _run(args: argparse.Namespace) -> QuantizeResult:
-    from stillnet.sw.importers.load import load_model
     from stillnet.sw.packing.describe import describe_network
     from stillnet.sw.quantization.quantizer import quantize
 
@@ -70,8 +68,7 @@ def _run(args: argparse.Namespace) -> QuantizeResult:
         raise StillnetError("give --threshold or --max-error, not both")
     check_place(args.output)
     recordings = load_recordings(args.data)
-    cut = options.cut_options(args, elements_of(recordings))
-    model = load_model(args.model, layers=args.layers, cut=cut)
+    model = options.load_given(args, recordings)
     with console_progress() as progress:
         network = quantize(
             model,

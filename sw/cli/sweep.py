@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.util.progress import console_progress
-from stillnet.sw.util.recordings import elements_of, load_recordings
+from stillnet.sw.util.recordings import load_recordings
 from stillnet.sw.util.results import SweepResult
 
 from . import options
@@ -20,8 +20,7 @@ __all__ = ["SWEEP"]
 def _configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.add_model(parser)
-    options.add_layers(parser)
-    options.add_cut(parser)
+    options.add_import(parser)
     options.add_data(parser)
     add(
         "--test",
@@ -52,7 +51,6 @@ def _run(args: argparse.Namespace) -> SweepResult:
     from stillnet.sw.compression import CompressOptions
     from stillnet.sw.compression.plot import check_plot, plot_sweep
     from stillnet.sw.compression.sweep import sweep
-    from stillnet.sw.importers.load import load_model
 
     chosen = CompressOptions(
         pattern=args.pattern,
@@ -64,8 +62,7 @@ def _run(args: argparse.Namespace) -> SweepResult:
         check_plot(args.plot)
     recordings = load_recordings(args.data)
     test = None if args.test is None else load_recordings(args.test)
-    cut = options.cut_options(args, elements_of(recordings))
-    model = load_model(args.model, layers=args.layers, cut=cut)
+    model = options.load_given(args, recordings)
     with console_progress() as progress:
         rows = sweep(
             model,

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.model.file import METADATA, model_of
 from stillnet.sw.model.model import Model
 from stillnet.sw.partition.options import CutOptions
 
 from .egru import from_egru, is_egru
+from .pt_file import LEGACY_MAGIC
 from .s5 import S5Options, from_s5
 from .s5_names import s5_from_jax
 from .tensor_files import read_npz, read_pt, read_safetensors
@@ -21,10 +23,14 @@ from .torch import LayerList, from_state_dict, layers_of
 
 __all__ = ["load_model"]
 
-_FORMATS = ".onnx, .keras, .h5, .safetensors, .npz, .pt or .pth"
+_FORMATS = ".onnx, .keras, .h5, .safetensors, .npz, .pt, .pth or .ckpt"
 _OTHERS = {
-    ".tflite": "TensorFlow Lite models are not read; convert the original with tf2onnx to .onnx",
-    ".pb": "TensorFlow models are not read directly; convert it with tf2onnx to .onnx",
+    ".tflite": "TensorFlow Lite models are not read; give the .keras or .h5 file that it was made "
+    "from. If that is lost: python -m tf2onnx.convert --tflite {name} --output model.onnx, which "
+    "helps where its layers are Dense or convolutions in float, or build the model from the arrays "
+    "that tf.lite.Interpreter('{name}').get_tensor(i) gives with stillnet.Model and save it",
+    ".pb": "TensorFlow graphs are not read; give the .keras or .h5 file of the model, or convert "
+    "it with tf2onnx to .onnx",
     ".npy": "one array is no model; save the weights with numpy.savez(path, **arrays) as .npz",
     ".img": "it is a memory image; import the model that it was packed from",
 }
@@ -35,6 +41,8 @@ def load_model(
     *,
     layers: LayerList | None = None,
     cut: CutOptions | None = None,
+    gru_reset: str | None = None,
+    ignore_mask: bool = False,
 ) -> Model:
     """Reads a trained model in floating point.
 
@@ -49,11 +57,16 @@ def load_model(
 
     Parameters
     ----------
-    path : path of an ONNX file, of a Keras model (.keras, .h5), or of a PyTorch ``state_dict``
-        (.safetensors, .npz, .pt, .pth)
+    path : path of an ONNX file, of a Keras model (.keras, .h5), of a PyTorch ``state_dict`` or
+        checkpoint (.safetensors, .npz, .pt, .pth, .ckpt), or of what ``Model.save`` wrote
     layers : sequence of (kind, prefix), optional
         Order and activations of the modules of a ``state_dict``, which does not hold them; see
-        :mod:`stillnet.sw.importers.torch`. Not allowed for ONNX and Keras files, which do.
+        :mod:`stillnet.sw.importers.torch`. Not allowed for other files, which do.
+    gru_reset : str, optional
+        Where the reset gate of the GRUs of an ONNX file or a ``state_dict`` stands: ``"before"`` or
+        ``"after"`` the product with the recurrent matrix. Absent: as the file says.
+    ignore_mask : bool
+        Take a Keras model with masks as if it had none: for streams in which no step is left out.
     cut : CutOptions, optional
         Of an ONNX model of which only a part can run on the chip: what it does not say itself. The
         rest of the model is in ``host`` of the result.
@@ -64,25 +77,52 @@ def load_model(
         The file cannot be read, or holds something that is not supported, named in the message.
     """
     path = Path(path)
+    if gru_reset not in (None, "before", "after"):
+        raise StillnetError(f"gru_reset is {gru_reset!r}: give 'before', 'after' or nothing")
     if path.is_dir():
-        raise StillnetError(f"'{path}' is a folder: give the path of a file ({_FORMATS})")
+        raise StillnetError(_folder(path))
     kind = _kind(path)
     if kind == ".onnx":
-        if layers is not None:
-            raise StillnetError(
-                f"file '{path}' is an ONNX model, which knows its layers itself: leave out layers"
-            )
+        _refuse_choice(layers is not None, path, "an ONNX model", "layers")
+        _refuse_choice(ignore_mask, path, "an ONNX model", "ignore_mask")
         from .onnx import load_onnx
 
-        return load_onnx(path, cut or CutOptions())
+        return load_onnx(path, cut or CutOptions(), gru_reset=gru_reset)
     if kind == ".keras":
-        if layers is not None:
-            raise StillnetError(
-                f"file '{path}' is a Keras model, which knows its layers itself: leave out layers"
-            )
+        _refuse_choice(layers is not None, path, "a Keras model", "layers")
+        _refuse_choice(gru_reset is not None, path, "a Keras model", "gru_reset")
         from stillnet.sw.importers.keras.layers import load_keras
 
-        return load_keras(path)
+        return load_keras(path, ignore_mask=ignore_mask)
+    _refuse_choice(ignore_mask, path, "a file of weights", "ignore_mask")
+    return _load_tensors(path, kind, layers, gru_reset)
+
+
+def _refuse_choice(given: bool, path: Path, what: str, choice: str) -> None:
+    """Refuses an argument that a file of this kind has no use for."""
+    if not given:
+        return
+    why = {
+        "layers": "which knows its layers itself",
+        "gru_reset": "which says itself where the reset gate stands",
+        "ignore_mask": "which has no masks",
+    }
+    raise StillnetError(f"file '{path}' is {what}, {why[choice]}: leave out {choice}")
+
+
+def _folder(path: Path) -> str:
+    """What to do about a folder."""
+    if (path / "saved_model.pb").is_file():
+        return (
+            f"'{path}' is a SavedModel of TensorFlow: give the .keras or .h5 file of the model, or "
+            f"convert it with python -m tf2onnx.convert --saved-model {path} --output model.onnx "
+            "(GRUs and LSTMs that become loops there are read from the .keras file only)"
+        )
+    return f"'{path}' is a folder: give the path of a file ({_FORMATS})"
+
+
+def _load_tensors(path: Path, kind: str, layers: LayerList | None, gru_reset: str | None) -> Model:
+    """A model from named tensors."""
     state: dict[str, Any]
     metadata: dict[str, str] = {}
     if kind == ".safetensors":
@@ -91,13 +131,17 @@ def load_model(
         state = read_npz(path)
     else:
         state = read_pt(path)
+    if METADATA in metadata:
+        for choice, given in (("layers", layers), ("gru_reset", gru_reset)):
+            _refuse_choice(given is not None, path, "a model that stillnet saved", choice)
+        return model_of(metadata[METADATA], state, path)
     if layers is None and "layers" not in metadata:
         model = _by_names(path, state, metadata)
         if model is not None:
             return model
     if layers is None and "layers" in metadata:
         layers = layers_of(path, metadata)
-    return from_state_dict(state, layers, name=path.stem)
+    return from_state_dict(state, layers, name=path.stem, gru_reset=gru_reset)
 
 
 def _by_names(path: Path, state: Any, metadata: Mapping[str, str]) -> Model | None:
@@ -141,18 +185,22 @@ def _kind(path: Path) -> str:
             return ".pt"
         if "config.json" in names:
             return ".keras"
+    if head == LEGACY_MAGIC:
+        return ".pt"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return ".keras"
     if len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return ".safetensors"
     if suffix in (".onnx", ".safetensors", ".npz"):
         return suffix
-    if suffix in (".pt", ".pth"):
+    if suffix in (".pt", ".pth", ".ckpt"):
         return ".pt"
     if suffix in (".keras", ".h5", ".hdf5"):
         return ".keras"
     if suffix in _OTHERS:
-        raise StillnetError(f"file '{path}' cannot be imported: {_OTHERS[suffix]}")
+        raise StillnetError(
+            f"file '{path}' cannot be imported: " + _OTHERS[suffix].format(name=path.name)
+        )
     raise StillnetError(
         f"file '{path}' has the extension '{suffix}' and no known content: give a {_FORMATS} file"
     )

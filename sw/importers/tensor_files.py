@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,11 +33,13 @@ _SAFETENSORS: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # widened to float32 below
     "C64": np.dtype("<c8"),
+    "BOOL": np.dtype("?"),  # these are no weights, but counters and masks beside them
+    **{f"{k.upper()}{8 * n}": np.dtype(f"<{k}{n}") for k in "iu" for n in (1, 2, 4, 8)},
 }
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors of a ``.safetensors`` file (F64, F32, F16, BF16, C64) and its metadata.
+    """Tensors of a ``.safetensors`` file and its metadata.
 
     The format does not keep the order of tensors: they come in the natural order of their names.
     """
@@ -92,32 +93,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_pt(path: Path) -> dict[str, Any]:
-    """Tensors of a ``.pt`` or ``.pth`` file; needs PyTorch.
+    """Weights of a ``.pt`` or ``.pth`` file, without PyTorch and without running what it holds."""
+    from .checkpoints import find_state
+    from .pt_file import read_objects
 
-    A checkpoint that holds the ``state_dict`` under ``state_dict``, ``model_state_dict`` or
-    ``model`` is unwrapped. Only plain weights are read, never pickled code.
-    """
-    read_whole(path, "save or copy the model again")
-    try:
-        import torch
-    except ImportError:
-        raise StillnetError(
-            f"file '{path}' needs PyTorch to be read: pip install \"stillnet[torch]\", or convert "
-            "it where PyTorch is installed, with safetensors.torch.save_file(torch.load('"
-            f"{path.name}', weights_only=True), '{path.stem}.safetensors')"
-        ) from None
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises anything
-        raise StillnetError(
-            f"file '{path}' is not a PyTorch state_dict, or is cut short ({_first_line(e)}): save "
-            "it with torch.save(module.state_dict(), path)"
-        ) from None
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-            break
-    return loaded
+    data = read_whole(path, "save or copy the model again")
+    return find_state(path, read_objects(path, data))
 
 
 def _first_line(e: BaseException) -> str:

@@ -22,9 +22,14 @@ JSON in its metadata, under the key ``layers``. ``kind`` is one of
 The last two rows are modules of one's own with the names and shapes of ``nn.GRU``: the tensors do
 not tell them apart from it, only their source does.
 
+A convolution of kernel 1 is listed as the linear layer that it is. Weights are those that the
+network computes with: see :func:`~stillnet.sw.importers.checkpoints.plain_state`.
+
 Without the list, modules are taken in the order of the dict (``.safetensors`` files do not keep
 one: there in the natural order of their names, fc2 before fc10), and every ``nn.Linear`` without
-activation. Both are guesses, and a ``UserWarning`` says so.
+activation. Both are guesses, and a ``UserWarning`` says so. Nor does a ``state_dict`` tell that a
+module reads another vector too (a skip connection): only outputs of the training framework do, see
+:mod:`stillnet.sw.importers.expect`.
 """
 
 from __future__ import annotations
@@ -35,13 +40,14 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 
+from .checkpoints import plain_state, without_prefix
 from .tensor_files import (
     float_array,
     natural,
@@ -73,13 +79,23 @@ _RNN_KEY = re.compile(
 _LINEAR_KEY = re.compile(r"(?:(?P<prefix>.*)\.)?(?P<what>weight|bias)")
 
 
+_EXPECT = (
+    "and check the result against the training framework's outputs with --expect Y.npy, as a "
+    "state_dict does not tell skip connections either"
+)
+
+
 class _Module(NamedTuple):
     recurrent: bool
     prefix: str
 
 
 def from_state_dict(
-    state: Mapping[str, Any], layers: LayerList | None = None, *, name: str = "network"
+    state: Mapping[str, Any],
+    layers: LayerList | None = None,
+    *,
+    name: str = "network",
+    gru_reset: str | None = None,
 ) -> Model:
     """Builds a model from the weights of GRU, LSTM, embedding and linear modules.
 
@@ -95,6 +111,8 @@ def from_state_dict(
         The modules from input to output; see the head of this module. Guessed when absent.
     name : str
         Name of the result.
+    gru_reset : str, optional
+        ``"before"``: layers of the kind ``gru`` are of the kind ``gru_before``.
 
     Returns
     -------
@@ -112,17 +130,21 @@ def from_state_dict(
             f"the state_dict is a {type(state).__name__}, not a mapping of names to tensors: pass "
             "module.state_dict()"
         )
-    keys = [_check_key(k) for k in state]
+    state = plain_state({_check_key(k): v for k, v in state.items()})
+    prefix = without_prefix(list(state))
+    state = {k.removeprefix(prefix): v for k, v in state.items()}
+    keys = list(state)
     if not keys:
         raise StillnetError("the state_dict is empty: save module.state_dict() of a trained model")
-    chain = _guess(state, keys) if layers is None else _given(layers, keys)
+    chain = _guess(state, keys) if layers is None else _given(layers, keys, prefix)
     arrays = {key: float_array(key, state[key]) for _, _, used in chain for key in used}
     builder = _Builder(arrays, name)
     for kind, prefix, used in chain:
         if kind == "embedding":
             builder.embedding(prefix, used)
         elif kind in _RECURRENT:
-            builder.recurrent(kind, prefix, used)
+            before = gru_reset == "before" and kind == "gru"
+            builder.recurrent("gru_before" if before else kind, prefix, used)
         else:
             builder.dense(kind, prefix, used)
     return builder.model()
@@ -163,7 +185,7 @@ def load_npz(path: str | PathLike[str], layers: LayerList | None = None) -> Mode
 
 
 def load_pt(path: str | PathLike[str], layers: LayerList | None = None) -> Model:
-    """Reads a ``state_dict`` from a ``.pt`` or ``.pth`` file; needs PyTorch.
+    """Reads the weights of a ``.pt`` or ``.pth`` file; PyTorch is not needed.
 
     ``layers`` as in :func:`from_state_dict`; what is read as in :func:`tensor_files.read_pt`.
     """
@@ -184,27 +206,39 @@ def _columns(key: str, weight: np.ndarray) -> int:
         refuse_tensor(
             key,
             f"it has shape {weight.shape}, a matrix (units, inputs) is needed; only nn.GRU, "
-            "nn.LSTM, their cells and nn.Linear are supported",
+            "nn.LSTM, their cells, nn.Linear and convolutions of kernel 1 are supported",
         )
     return weight.shape[1]
+
+
+def _is_matrix(shape: tuple[int, ...]) -> bool:
+    """Whether a weight is that of an nn.Linear, or of a convolution of kernel 1."""
+    return len(shape) in (2, 3, 4) and set(shape[2:]) <= {1}
+
+
+def _beside(state: Mapping[str, Any], key: str) -> bool:
+    """Whether a tensor is a counter or a scalar, which no layer here has."""
+    kind = getattr(getattr(state[key], "dtype", None), "kind", "f")
+    return len(shape_of(state[key])) == 0 or shape_of(state[key]) == (1,) or kind in "iub"
 
 
 def _guess(state: Mapping[str, Any], keys: Sequence[str]) -> list[tuple[str, str, list[str]]]:
     """Modules in order of first appearance, every nn.Linear without activation."""
     modules: dict[_Module, None] = {}
+    beside = []
     for key in keys:
         if m := _RNN_KEY.fullmatch(key):
             modules[_Module(True, m["prefix"] or "")] = None
         elif (m := _LINEAR_KEY.fullmatch(key)) and (
-            len(shape_of(state[key])) == (2 if m["what"] == "weight" else 1)
+            _is_matrix(shape_of(state[key]))
+            if m["what"] == "weight"
+            else len(shape_of(state[key])) == 1
         ):
             modules[_Module(False, m["prefix"] or "")] = None
+        elif _beside(state, key):
+            beside.append(key)
         else:
-            refuse_tensor(
-                key,
-                f"of shape {shape_of(state[key])}, it belongs to no nn.GRU, nn.LSTM or nn.Linear, "
-                "the modules that are supported; remove or fold it, or choose modules with layers",
-            )
+            _refuse_unknown(key, shape_of(state[key]))
     chain = []
     for recurrent, prefix in modules:
         used = _module_keys(recurrent, prefix, keys)
@@ -215,13 +249,38 @@ def _guess(state: Mapping[str, Any], keys: Sequence[str]) -> list[tuple[str, str
         text.append("the order of the modules is guessed: " + ", ".join(p for _, p, _ in chain))
     if dense:
         text.append("activations are not part of a state_dict: none after " + ", ".join(dense))
+    if beside:
+        text.append("tensors that no layer has are left out: " + _some(beside))
+    if not chain:
+        _refuse_unknown(beside[0], shape_of(state[beside[0]]))
     if text:
         example = [(k, p) for k, p, _ in chain]
-        warnings.warn(f"{'; '.join(text)}; give layers={example}", stacklevel=3)
+        check = f", {_EXPECT}" if len(chain) > 1 or beside else ""
+        warnings.warn(f"{'; '.join(text)}; give layers={example}{check}", stacklevel=3)
     return chain
 
 
-def _given(layers: LayerList, keys: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:6]) + (", ..." if len(keys) > 6 else "")
+
+
+def _refuse_unknown(key: str, shape: tuple[int, ...]) -> NoReturn:
+    more = ""
+    if len(shape) == 3:
+        more = (
+            f" (a convolution of {shape[2]} taps: only its source tells its padding, so export "
+            "the model as ONNX)"
+        )
+    refuse_tensor(
+        key,
+        f"of shape {shape}, it belongs to no nn.GRU, nn.LSTM or nn.Linear, the modules that are "
+        f"supported; remove or fold it, or choose modules with layers{more}",
+    )
+
+
+def _given(
+    layers: LayerList, keys: Sequence[str], before: str = ""
+) -> list[tuple[str, str, list[str]]]:
     """The modules that the user lists."""
     chain: list[tuple[str, str, list[str]]] = []
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
@@ -235,7 +294,7 @@ def _given(layers: LayerList, keys: Sequence[str]) -> list[tuple[str, str, list[
                 f'layers holds {entry!r}; each entry is a kind and a prefix, as ("gru", "rnn")'
             )
         kind, prefix = pair
-        prefix = prefix.removesuffix(".")
+        prefix = f"{prefix.removesuffix('.')}.".removeprefix(before).removesuffix(".")
         if kind not in _KINDS:
             raise StillnetError(
                 f"layer '{prefix}': kind '{kind}' is not supported; use {', '.join(_KINDS)}"
@@ -258,9 +317,8 @@ def _given(layers: LayerList, keys: Sequence[str]) -> list[tuple[str, str, list[
     left = [k for k in keys if not any(k in used for _, _, used in chain)]
     if left:
         warnings.warn(
-            f"{len(left)} tensors belong to no module of layers and are left out: "
-            + ", ".join(left[:6])
-            + (", ..." if len(left) > 6 else ""),
+            f"{len(left)} tensors belong to no module of layers and are left out: {_some(left)}; "
+            f"if they matter the network is another one: {_EXPECT}",
             stacklevel=3,
         )
     return chain
@@ -327,6 +385,12 @@ class _Builder:
                     f"it gives {table.shape[1]}; list the modules in their order"
                 )
             weight = weight @ table.T
+        elif self._model is not None and weight.shape[1] != self._model.outputs:
+            raise StillnetError(
+                f"layer '{label}': it takes {weight.shape[1]} inputs, the layer before it gives "
+                f"{self._model.outputs}; list the modules in their order, or, if it reads other "
+                "vectors too (a skip connection), export the model as ONNX"
+            )
         if self._model is None:
             self._model = Model(weight.shape[1], name=self._name, one_hot=table is not None)
         return self._model, weight
@@ -334,6 +398,8 @@ class _Builder:
     def dense(self, kind: str, prefix: str, used: Sequence[str]) -> None:
         """Adds an nn.Linear."""
         weight = self._arrays[used[0]]
+        if weight.ndim > 2 and _is_matrix(weight.shape):
+            weight = weight.reshape(weight.shape[:2])
         bias = self._arrays[used[1]] if len(used) > 1 else None
         _columns(used[0], weight)
         model, weight = self._enter(prefix or "linear", weight)

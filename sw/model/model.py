@@ -11,6 +11,7 @@ recurrence). The small builder methods describe a network from NumPy arrays::
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.partition.parts import HostParts
 
+from .file import save_model
 from .gated import GatedBuilders
 from .layers import Layer, Matrix
 from .s5 import S5Builders
@@ -57,6 +59,18 @@ class Model(GatedBuilders, S5Builders):
     def source_size(self, source: int) -> int:
         """Elements of a source (``INPUT`` or a layer index)."""
         return self.inputs if source == INPUT else self.layers[source].units
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model as ``.safetensors``, which every command and ``load_model`` take.
+
+        ::
+
+            import stillnet as sn
+
+            sn.load_model("model.npz").save("model.safetensors")
+            assert sn.load_model("model.safetensors").outputs == 2
+        """
+        save_model(self, path)
 
     # -- evaluation -------------------------------------------------------------------------------
 
@@ -122,6 +136,13 @@ class Model(GatedBuilders, S5Builders):
                     trace.setdefault(i, []).append(y)
             out[t] = values[len(self.layers) - 1]
         return out
+
+    def run_whole(self, x: np.ndarray) -> np.ndarray:
+        """:meth:`run` with what the host computes in front and behind, where there is any."""
+        if self.host is None:
+            return self.run(x)
+        vectors, kept = self.host.enter_vectors(x)
+        return self.host.leave_outputs(self.run(vectors), kept)
 
     def _check_input(self, x: np.ndarray) -> np.ndarray:
         x = np.asarray(x)

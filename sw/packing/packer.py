@@ -21,6 +21,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.image import SLOT_BYTES, Kind, bias_runs, find_field
 from stillnet.sw.contract.sources import INPUT, feeds_next_step
 from stillnet.sw.network.network import Network
+from stillnet.sw.util.keys import check_keys
 
 from .contents import bias_bytes, block_values, lane_rows, lengths_of, table_entries
 
@@ -359,6 +360,17 @@ def _crc(data: bytes | bytearray) -> int:
     return zlib.crc32(zeroed)
 
 
+NOTES = (
+    *("name", "config", "inputs", "input_fraction", "input_exponents", "input_mode"),
+    *("input_threshold", "layers"),
+)
+NOTES_OF_LAYER = (
+    *("name", "cell", "units", "fraction", "unit_exponents", "mode", "threshold"),
+    *("threshold_recurrent", "unit_base", "accumulator_base", "parameters", "peers", "matrices"),
+)
+"""Keys of an image's notes."""
+
+
 def _notes(
     network: Network,
     config: EngineConfig,
@@ -481,8 +493,24 @@ def load_image(source: str | Path | bytes) -> Image:
             f"{name} is damaged or cut off ({len(data)} bytes, CRC does not match); copy or pack "
             "it again"
         )
-    notes = json.loads(notes_data[:-4])
-    return Image(data, notes)
+    image = Image(data, _checked_notes(notes_data[:-4], str(name)))
+    return image
+
+
+def _checked_notes(data: bytes, name: str) -> dict[str, Any]:
+    """The JSON part of an image, with all keys that :func:`_notes` writes."""
+    try:
+        notes = json.loads(data.decode())
+        check_keys(notes, NOTES, name, remedy="pack it again")
+        if not notes["layers"]:
+            raise ValueError("it has no layers")
+        for i, layer in enumerate(notes["layers"]):
+            check_keys(layer, NOTES_OF_LAYER, f"layer {i} of {name}", remedy="pack it again")
+        EngineConfig.from_dict(dict(notes["config"]), complete=True)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        text = "".join(c if c.isprintable() else "?" for c in str(error))
+        raise StillnetError(f"{name} has damaged notes ({text}); pack it again") from None
+    return notes
 
 
 def describe(source: str | Path | bytes) -> dict[str, Any]:

@@ -16,8 +16,9 @@ def check_keys(
     *,
     optional: Iterable[str] = (),
     kind: str = "key",
+    remedy: str = "quantize again",
 ) -> None:
-    """Refuses what a network file lacks, or has too much.
+    """Refuses what a file of stillnet lacks, or has too much.
 
     A guess in place of a value that is not there would give other numbers than the network had.
 
@@ -32,13 +33,15 @@ def check_keys(
         What may be there besides.
     kind : str
         What the names are.
+    remedy : str
+        How to make the file again.
     """
     found, known = set(found), set(known)
     for name in sorted(known - found):
-        _refuse(f"{where} has no {kind} '{name}'")
+        _refuse(f"{where} has no {kind} '{name}'", remedy)
     for name in sorted(found - known - set(optional)):
-        _refuse(f"{where} has an unknown {kind} '{name}'")
+        _refuse(f"{where} has an unknown {kind} '{name}'", remedy)
 
 
-def _refuse(what: str) -> None:
-    raise StillnetError(f"{what}: made by another version of stillnet; quantize again")
+def _refuse(what: str, remedy: str) -> None:
+    raise StillnetError(f"{what}: made by another version of stillnet; {remedy}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -28,13 +32,18 @@ def load_array(path: str | Path, what: str = "input") -> np.ndarray:
             if file.read(6) != b"\x93NUMPY":
                 raise StillnetError(f"{what} '{path}' is not a .npy file; {advice}")
             file.seek(0)
+            _check_header(file)
+            file.seek(0)
             array = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise StillnetError(f"cannot read {what} '{path}': {error.strerror or error}") from error
-    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
+    except StillnetError:
+        raise
+    except Exception as error:  # the header is Python text, whose parser raises errors of any kind
         reason = " ".join(str(error).split()).rstrip(".")
+        reason = "".join(c if c.isprintable() else "?" for c in reason)[:200]
         raise StillnetError(
-            f"{what} '{path}' is cut off or damaged ({reason}); {advice}"
+            f"{what} '{path}' is cut off or damaged ({reason or type(error).__name__}); {advice}"
         ) from error
     if array.dtype.kind not in "fiub":
         raise StillnetError(
@@ -45,6 +54,26 @@ def load_array(path: str | Path, what: str = "input") -> np.ndarray:
             f"{what} '{path}' is empty, shape {array.shape}; give at least one step"
         )
     return array
+
+
+def _check_header(file: BinaryIO) -> None:
+    """Refuses a header that promises more elements than the file has, before memory is taken."""
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:  # for names that are not Latin, which numbers do not have
+        raise ValueError(f"its format {version[0]}.{version[1]} is not supported")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shape, _, dtype = read(file)
+    first = file.tell()
+    rest = file.seek(0, os.SEEK_END) - first
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > rest:
+        raise ValueError(f"{rest} bytes are there for the shape {shape} of {dtype}")
 
 
 def load_recordings(places: Iterable[str | Path]) -> list[np.ndarray]:

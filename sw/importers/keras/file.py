@@ -24,10 +24,16 @@ import numpy as np
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import read_whole
 
+from .child import ChildFailed, ask
+
 __all__ = ["KerasFile", "read_keras"]
 
 _LARGEST_CONFIG = 1 << 26
 """Bytes of the largest configuration that is read."""
+
+_LARGEST_WEIGHT = 1 << 33
+_LARGEST_RATIO = 1000
+"""Most bytes of an array for one byte of the file, which may be compressed."""
 
 
 @dataclass
@@ -54,20 +60,62 @@ def read_keras(path: Path) -> KerasFile:
     StillnetError
         The file cannot be read, is cut short, or holds weights alone.
     """
-    data = read_whole(path, "save or copy the model again")
-    h5py = _import_h5py(path)
+    read_whole(path, "save or copy the model again")
+    _import_h5py(path)
+    try:
+        facts, arrays = ask(path)
+    except (ChildFailed, OSError) as e:
+        facts, arrays = {"damage": str(e)}, {}
+    if "refused" in facts:
+        raise StillnetError(facts["refused"])
+    if "damage" in facts:
+        raise StillnetError(
+            f"file '{path}' is not a Keras model, or is cut short ({facts['damage']}): save it "
+            "with model.save('name.keras')"
+        )
+    weights = {name: [arrays[key] for key in keys] for name, keys in facts["weights"].items()}
+    return KerasFile(facts["config"], weights)
+
+
+def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a file holds as JSON and named arrays; ``refused`` or ``damage`` say why nothing.
+
+    This is the part that HDF5's library takes part in; see :mod:`.child`.
+    """
+    import h5py
+
+    data = path.read_bytes()
+    limit = min(max(_LARGEST_RATIO * len(data), 1 << 20), _LARGEST_WEIGHT)
     try:
         if data.startswith(b"PK"):
-            return _read_archive(data, h5py)
-        with h5py.File(io.BytesIO(data), "r") as file:
-            return _read_h5(path, file, h5py)
-    except StillnetError:
-        raise
+            file = _read_archive(data, h5py, limit)
+        else:
+            with h5py.File(io.BytesIO(data), "r") as opened:
+                file = _read_h5(path, opened, h5py, limit)
+        arrays: dict[str, np.ndarray] = {}
+        names: dict[str, list[str]] = {}
+        for name, found in file.weights.items():
+            for array in found:
+                key = f"a{len(arrays)}"
+                names.setdefault(name, []).append(key)
+                arrays[key] = array
+            names.setdefault(name, [])
+        return {"config": file.config, "weights": names}, arrays
+    except StillnetError as e:
+        return {"refused": str(e)}, {}
     except Exception as e:  # zipfile, zlib, json and h5py raise errors of many kinds
-        raise StillnetError(
-            f"file '{path}' is not a Keras model, or is cut short ({_first_line(e)}): save it with "
-            "model.save('name.keras')"
-        ) from None
+        text = "".join(c if c.isprintable() else "?" for c in _first_line(e))
+        return {"damage": text}, {}
+
+
+def _array(item: Any, limit: int) -> np.ndarray:
+    """The values of a dataset, of which the file has at least a fair part."""
+    if item.nbytes > limit:
+        raise ValueError(f"a weight of shape {item.shape} is larger than the file")
+    array = np.asarray(item)
+    if array.dtype.hasobject:
+        raise ValueError(f"a weight has elements of the type {array.dtype}")
+    return array
 
 
 def _import_h5py(path: Path) -> Any:
@@ -84,7 +132,7 @@ def _first_line(e: BaseException) -> str:
     return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 
-def _read_archive(data: bytes, h5py: Any) -> KerasFile:
+def _read_archive(data: bytes, h5py: Any, limit: int) -> KerasFile:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if archive.getinfo("config.json").file_size > _LARGEST_CONFIG:
             raise ValueError("its config.json is too large")
@@ -93,10 +141,12 @@ def _read_archive(data: bytes, h5py: Any) -> KerasFile:
     if not isinstance(config, dict):
         raise ValueError("its config.json is no object")
     with h5py.File(io.BytesIO(weights), "r") as file:
-        return KerasFile(config, _by_class(config, _variables(file, h5py)))
+        return KerasFile(config, _by_class(config, _variables(file, h5py, limit)))
 
 
-def _variables(file: Any, h5py: Any) -> dict[tuple[str, ...], tuple[str, list[np.ndarray]]]:
+def _variables(
+    file: Any, h5py: Any, limit: int
+) -> dict[tuple[str, ...], tuple[str, list[np.ndarray]]]:
     """Path of each group ``vars`` to the name in its attributes ('' if none) and its arrays."""
     groups: list[tuple[str, Any]] = []
 
@@ -109,7 +159,7 @@ def _variables(file: Any, h5py: Any) -> dict[tuple[str, ...], tuple[str, list[np
     found = {}
     for path, group in groups:
         arrays = [
-            np.asarray(group[k])
+            _array(group[k], limit)
             for k in sorted((k for k in group if k.isdigit()), key=int)
             if isinstance(group[k], h5py.Dataset)
         ]
@@ -159,7 +209,7 @@ def _snake(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _read_h5(path: Path, file: Any, h5py: Any) -> KerasFile:
+def _read_h5(path: Path, file: Any, h5py: Any, limit: int) -> KerasFile:
     config = file.attrs.get("model_config")
     if config is None:
         raise StillnetError(
@@ -178,6 +228,6 @@ def _read_h5(path: Path, file: Any, h5py: Any) -> KerasFile:
             item = layer[key.decode() if isinstance(key, bytes) else key]
             if not isinstance(item, h5py.Dataset):
                 raise ValueError(f"'{name}' holds no weights")
-            arrays.append(np.asarray(item))
+            arrays.append(_array(item, limit))
         weights[name] = arrays
     return KerasFile(parsed, weights)

@@ -36,7 +36,6 @@ _NOTHING = frozenset(
 
 _HINTS = {
     "Bidirectional": "a stream has no end to start from, so train a forward layer",
-    "Masking": "steps left out by their values are not supported; leave them out on the host",
     "SimpleRNN": "plain RNN layers are not supported; use a GRU or LSTM",
     "Softmax": "this function is not supported on the chip; end the model before it and compute "
     "it on the host",
@@ -46,7 +45,7 @@ _HINTS = {
 }
 
 
-def load_keras(path: str | PathLike[str]) -> Model:
+def load_keras(path: str | PathLike[str], *, ignore_mask: bool = False) -> Model:
     """Reads a Keras model from a ``.keras`` or ``.h5`` file.
 
     Parameters
@@ -55,7 +54,9 @@ def load_keras(path: str | PathLike[str]) -> Model:
         Layers: GRU (``reset_after`` True or False), LSTM, RNN over a GRUCell or LSTMCell, Dense
         and TimeDistributed(Dense), Conv1D with padding="causal", Embedding in front, Activation,
         ReLU, BatchNormalization, Rescaling, Concatenate, Add, and those that only matter in
-        training.
+        training; ZeroPadding1D in front of a Conv1D that it makes causal; CuDNNGRU, CuDNNLSTM.
+    ignore_mask : bool
+        Take Masking and ``mask_zero`` as if they were not there: no step is left out.
 
     Returns
     -------
@@ -72,7 +73,7 @@ def load_keras(path: str | PathLike[str]) -> Model:
     path = Path(path)
     file = read_keras(path)
     try:
-        return _Reader(file, path.stem).read()
+        return _Reader(file, path.stem, ignore_mask).read()
     except StillnetError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
@@ -94,12 +95,17 @@ def _widen(array: np.ndarray) -> np.ndarray:
 class _Reader:
     """One pass over the layers of a file."""
 
-    def __init__(self, file: KerasFile, name: str) -> None:
+    def __init__(self, file: KerasFile, name: str, ignore_mask: bool) -> None:
         self._file = file
         self._name = name
+        self._ignore_mask = ignore_mask
         self._graph = LayerGraph(name)
         self._last: dict[str, str] = {}
         """Layers that have one step only, to the recurrent layer that made it the last one."""
+        self._padded: dict[str, int] = {}
+        """Layers whose sequence has zeros in front, to their number."""
+        self._padding = 0
+        """Zeros in front of what the present layer reads."""
 
     def read(self) -> Model:
         wiring = ordered(self._file.config)
@@ -121,7 +127,17 @@ class _Reader:
                 vectors = [self._graph.input()]  # Keras 2 may leave the input out
             else:
                 vectors = [values[s] for s in sources]
+            self._padding = max((self._padded.get(s, 0) for s in sources), default=0)
+            if self._padding and kind in _NOTHING:
+                self._padded[name] = self._padding
+            elif self._padding and kind != "Conv1D":
+                refuse_layer(
+                    name, kind, "it reads a padded sequence; only a causal Conv1D may take it"
+                )
             values[name] = self._layer(name, kind, config, vectors)
+        for name in wiring.outputs:
+            if self._padded.get(name):
+                refuse_layer(name, "output", "it is a padded sequence; end the model before it")
         outputs = [(name, values[name]) for name in wiring.outputs]
         if len(outputs) > 1:
             warnings.warn(
@@ -196,6 +212,14 @@ class _Reader:
         if isinstance(value, Mapping):
             value = (value.get("config") or {}).get("name", value.get("class_name"))
         found = str(value or "linear")
+        if found == "hard_sigmoid" and what == "recurrent_activation":
+            refuse_layer(
+                name,
+                kind,
+                "its recurrent_activation is hard_sigmoid, straight lines in place of the sigmoid "
+                "that the cell computes; make the model with recurrent_activation='sigmoid', load "
+                "these weights, and train it for some epochs more",
+            )
         if found not in ACTIVATIONS:
             refuse_layer(
                 name,
@@ -229,12 +253,7 @@ class _Reader:
                 f"strides is {number('strides')}; a stream has one output for each input, so keep "
                 "the strided front end on the host",
             )
-        if config.get("padding") != "causal" and kernel > 1:
-            refuse_layer(
-                name,
-                kind,
-                f"padding is {config.get('padding')}, which is not causal; use padding='causal'",
-            )
+        self._causal(name, kind, str(config.get("padding")), (kernel - 1) * dilation)
         if config.get("data_format", "channels_last") != "channels_last":
             refuse_layer(name, kind, "data_format is channels_first; use channels_last")
         use_bias = bool(config.get("use_bias", True))
@@ -246,6 +265,54 @@ class _Reader:
             columns = slice(g * part, (g + 1) * part)
             full[rows, columns, ::dilation] = weight[:, :, rows].transpose(2, 1, 0)
         return self._graph.conv(v, name, full, bias[0] if bias else None, activation)
+
+    def _causal(self, name: str, kind: str, padding: str, wanted: int) -> None:
+        """Refuses a convolution with another padding than its ``wanted`` zeros in front."""
+        if self._padding and padding != "valid":
+            refuse_layer(
+                name,
+                kind,
+                f"it is padded twice, by ZeroPadding1D and by padding={padding}; leave out one",
+            )
+        if self._padding and self._padding != wanted:
+            refuse_layer(
+                name,
+                kind,
+                f"it reads {self._padding} zeros in front, {wanted} make it causal; use "
+                "padding='causal'",
+            )
+        if not self._padding and padding != "causal" and wanted:
+            refuse_layer(
+                name, kind, f"padding is {padding}, which is not causal; use padding='causal'"
+            )
+
+    def zero_padding(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
+        padding = config.get("padding", 1)
+        before, after = padding if isinstance(padding, list) else (padding, padding)
+        self._not_reduced(name, kind)
+        if after or config.get("data_format", "channels_last") != "channels_last":
+            refuse_layer(
+                name,
+                kind,
+                f"padding is ({before}, {after}); only zeros in front of the sequence are causal, "
+                f"so use ({before}, 0)",
+            )
+        self._padded[name] = int(before)
+        return v
+
+    def masking(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
+        self._masked(name, kind, "it leaves out steps by their values")
+        return v
+
+    def _masked(self, name: str, kind: str, what: str) -> None:
+        if not self._ignore_mask:
+            refuse_layer(
+                name,
+                kind,
+                f"{what}; leave such steps out on the host, which does not send them, and give "
+                "--ignore-mask (ignore_mask=True) to import the model without the mask",
+            )
+        warnings.warn(f"layer '{name}' ({kind}): its mask is ignored, as asked", stacklevel=2)
 
     def _not_reduced(self, name: str, kind: str) -> None:
         if name in self._last:
@@ -281,12 +348,7 @@ class _Reader:
 
     def embedding(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         if config.get("mask_zero"):
-            refuse_layer(
-                name,
-                kind,
-                "mask_zero is set, which leaves out steps; train without it and leave padding "
-                "out on the host",
-            )
+            self._masked(name, kind, "mask_zero is set, which leaves out steps")
         (table,) = self._weights(name, kind, 1)
         return self._graph.embedding(v, name, table)
 
@@ -386,6 +448,35 @@ class _Reader:
 
         return self._graph.recurrent(v, name, w, b[0], add)
 
+    def cudnn(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
+        """Layers of Keras 1 and 2 for graphics cards, whose weights lie as cuDNN keeps them."""
+        self._recurrent(name, kind, config)
+        gates, units = (3 if kind == "CuDNNGRU" else 4), int(config["units"])
+        kernel, recurrent, bias = self._weights(name, kind, 3)
+        wide = gates * units
+        if kernel.ndim != 2 or (kernel.shape[1], recurrent.shape, bias.shape) != (
+            wide,
+            (units, wide),
+            (2 * wide,),
+        ):
+            refuse_layer(
+                name,
+                kind,
+                f"its weights have the shapes {kernel.shape}, {recurrent.shape} and {bias.shape}, "
+                f"which do not fit {units} units; save the model again",
+            )
+        w = np.vstack([k.reshape(units, -1) for k in np.hsplit(kernel, gates)])
+        r = np.vstack(np.hsplit(recurrent, gates))
+        wb, rb = np.split(bias, 2)
+
+        def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
+            if gates == 3:
+                model.gru(w, r, wb, rb, order="urc", name=name)
+            else:
+                model.lstm(w, r, wb, rb, order="ifgo", name=name)
+
+        return self._graph.recurrent(v, name, w, wb, add)
+
     def rnn(self, name: str, kind: str, config: Mapping[str, Any], v: Vector) -> Vector:
         """The general layer around a cell: the cell's units and activations, its own sequence."""
         cell = config["cell"]
@@ -406,12 +497,16 @@ _LAYERS: dict[str, Callable[[_Reader, str, str, Mapping[str, Any], Vector], Vect
     "Activation": _Reader.activation,
     "BatchNormalization": _Reader.batch_normalization,
     "Conv1D": _Reader.conv,
+    "CuDNNGRU": _Reader.cudnn,
+    "CuDNNLSTM": _Reader.cudnn,
     "Dense": _Reader.dense,
     "Embedding": _Reader.embedding,
     "GRU": _Reader.gru,
     "LSTM": _Reader.lstm,
     "RNN": _Reader.rnn,
+    "Masking": _Reader.masking,
     "ReLU": _Reader.relu,
     "Rescaling": _Reader.rescaling,
     "TimeDistributed": _Reader.time_distributed,
+    "ZeroPadding1D": _Reader.zero_padding,
 }

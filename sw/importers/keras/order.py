@@ -13,6 +13,9 @@ MERGES = ("Add", "Concatenate")
 """Layers that may read several tensors."""
 
 
+_RECURRENT = ("GRU", "LSTM", "RNN", "CuDNNGRU", "CuDNNLSTM")
+
+
 class Wiring(NamedTuple):
     """Layers with the names of those that they read, and the layers whose outputs are wanted."""
 
@@ -54,7 +57,7 @@ def ordered(model: Mapping[str, Any]) -> Wiring:
         )
     outputs = []
     for name, index in _histories(config.get("output_layers", [])):
-        if index == 0 or by_name[name]["class_name"] not in ("GRU", "LSTM", "RNN"):
+        if index == 0 or by_name[name]["class_name"] not in _RECURRENT:
             outputs.append(name)  # the others are final states, which the engine carries
     found: list[tuple[Mapping[str, Any], list[str]]] = []
     done: set[str] = set()

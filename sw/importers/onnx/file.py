@@ -26,6 +26,7 @@ from . import (
 )
 from .graph import Graph
 from .layers import same_models
+from .recurrent import settle_reset
 from .tensors import first_line
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["from_onnx", "load_onnx"]
 
 
-def load_onnx(path: str | PathLike[str], cut: CutOptions | None = None) -> Model:
+def load_onnx(
+    path: str | PathLike[str], cut: CutOptions | None = None, *, gru_reset: str | None = None
+) -> Model:
     """Reads an ONNX file.
 
     Parameters
@@ -44,6 +47,9 @@ def load_onnx(path: str | PathLike[str], cut: CutOptions | None = None) -> Model
         and outputs. Weights kept in a file of their own are looked for next to it.
     cut : CutOptions, optional
         Divide a model of which only a part can run on the chip; absent: refuse it.
+    gru_reset : str, optional
+        ``"before"`` or ``"after"``: where the reset gate of every GRU stands, whatever the file
+        says.
 
     Returns
     -------
@@ -71,7 +77,10 @@ def load_onnx(path: str | PathLike[str], cut: CutOptions | None = None) -> Model
             f"({first_line(e)}): put that file next to it, or export in one file"
         ) from None
     if cut is None:
-        return from_onnx(model, path.stem)
+        return from_onnx(model, path.stem, gru_reset=gru_reset)
+    model, notes = settle_reset(model, gru_reset)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     return whole_model(model, path.stem, cut)
 
 
@@ -109,7 +118,9 @@ def whole_model(proto: onnx.ModelProto, name: str, cut: CutOptions) -> Model:
         ) from error
 
 
-def from_onnx(model: onnx.ModelProto | bytes, name: str = "network") -> Model:
+def from_onnx(
+    model: onnx.ModelProto | bytes, name: str = "network", *, gru_reset: str | None = None
+) -> Model:
     """Converts an ONNX model that is already in memory; see :func:`load_onnx`.
 
     Parameters
@@ -117,20 +128,23 @@ def from_onnx(model: onnx.ModelProto | bytes, name: str = "network") -> Model:
     model : onnx.ModelProto, or bytes in the protobuf format
     name : str
         Name of the result.
+    gru_reset : str, optional
+        As for :func:`load_onnx`.
     """
     onnx = import_onnx()
     if isinstance(model, bytes):
         model = parse(model, "the model")
     try:
         with np.errstate(all="ignore"):  # NaN and infinity are refused by name
-            result, notes = walk_twice(model, onnx, name)
+            model, notes = settle_reset(model, gru_reset)
+            result, more = walk_twice(model, onnx, name)
     except StillnetError as e:
         text = str(e)
         if text.isprintable():
             raise
         clean = "".join(c if c.isprintable() else "?" for c in text)  # names in a damaged file
         raise StillnetError(clean) from None
-    for note in notes:
+    for note in [*notes, *more]:
         warnings.warn(note, stacklevel=2)
     return result
 
@@ -204,4 +218,22 @@ def parse(data: bytes, what: str) -> onnx.ModelProto:
             f"{len(model.graph.output)} outputs): it is cut short, or is not an ONNX model; export "
             "or copy it again"
         )
+    _make_readable(model)
     return model
+
+
+def _make_readable(message: Any) -> None:
+    """Turns names that are not UTF-8, which protobuf gives as bytes, into text."""
+
+    def text(value: Any) -> Any:
+        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            if isinstance(value, bytes):
+                setattr(message, field.name, text(value))
+            elif not isinstance(value, str) and any(isinstance(v, bytes) for v in value):
+                value[:] = [text(v) for v in value]
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in [value] if hasattr(value, "ListFields") else value:
+                _make_readable(inner)

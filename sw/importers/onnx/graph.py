@@ -24,6 +24,7 @@ from .tensors import (
     Dim,
     Fix,
     Flow,
+    every_node,
     first_line,
     refuse,
 )
@@ -51,12 +52,13 @@ class Graph:
         self.outputs = list(outputs)
         self.constants = constants
         self.needed = self._needed_nodes(nodes)
-        self._producer = {o: n for n in self.needed for o in n.output if o}
+        every = list(every_node(self.needed))
+        self._producer = {o: n for n in every for o in n.output if o}
         read = {i for n in self.needed for i in read_names(n)} | set(self.outputs)
         self.inputs = {i.name: i for i in inputs if i.name in read and i.name not in constants}
         self.states = {
             name
-            for node in self.needed
+            for node in every
             for slot in node.input[5:7]
             if node.op_type in RECURRENT
             for name in self.roots(slot)
@@ -112,11 +114,19 @@ class Graph:
 
     def _data_input(self) -> str:
         data = [name for name in self.inputs if name not in self.states]
-        slots = {"GRU": ("X", "W", "R", "B", "sequence_lens"), "Gemm": ("A", "B", "C")}
+        recurrent = ("X", "W", "R", "B", "sequence_lens")
+        slots = {"GRU": recurrent, "LSTM": recurrent, "Gemm": ("A", "B", "C")}
         if len(data) > 1:
             for node in self.needed:
                 for slot, name in list(zip(slots.get(node.op_type, ()), node.input))[1:]:
                     for root in self.roots(name):
+                        if slot == "sequence_lens":
+                            refuse(
+                                node,
+                                f"the lengths of its sequences come from graph input '{root}' (a "
+                                "packed sequence); export the module without pack_padded_sequence, "
+                                "for one sequence of full length",
+                            )
                         refuse(
                             node,
                             f"its {slot} comes from graph input '{root}'; only constants are "

@@ -17,6 +17,7 @@ from .tensors import (
     States,
     Value,
     dim_size,
+    every_node,
     label,
     refuse,
     shown_values,
@@ -120,6 +121,51 @@ def rnn(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     walk.write(node, y, y_h)
 
 
+def settle_reset(
+    model: onnx.ModelProto, gru_reset: str | None
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Writes into each GRU whether its reset gate stands after the product with R, or before it.
+
+    What the user says goes first. ``torch.nn.GRU`` is always reset-after, and of PyTorch's
+    exporters the older one always writes so; the newer one forgot it for some time.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Stays as it is.
+    gru_reset : str or None
+        ``"before"``, ``"after"``, or as the file says.
+
+    Returns
+    -------
+    onnx.ModelProto
+    list of str
+        What to warn of.
+    """
+    from onnx import helper
+
+    changed = type(model)()
+    changed.CopyFrom(model)
+    notes = []
+    for node in every_node(changed.graph.node):
+        if node.op_type != "GRU":
+            continue
+        said = [a for a in node.attribute if a.name == "linear_before_reset"]
+        if gru_reset is None and (said or model.producer_name != "pytorch"):
+            continue
+        if gru_reset is None:
+            notes.append(
+                f"node '{label(node)}' (GRU): PyTorch's exporter left out linear_before_reset, "
+                "without which it would be another network; torch.nn.GRU resets after the product, "
+                "and that is taken. --gru-reset before or after decides, --expect Y.npy checks it"
+            )
+        for attribute in said:
+            node.attribute.remove(attribute)
+        after = int(gru_reset != "before")
+        node.attribute.append(helper.make_attribute("linear_before_reset", after))
+    return changed, notes
+
+
 def _check_attributes(node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
     """Refuses what both kinds of node may ask for and the engine does not do."""
     kind = node.op_type
@@ -210,7 +256,7 @@ def _sequence(
         )
     time, batch = x.dims[:2][::-1] if attrs.get("layout", 0) else x.dims[:2]
     roles(walk, node, x, time, batch)
-    if isinstance(lengths, Const) and np.any(lengths.value != dim_size(time)):
+    if isinstance(lengths, Const) and not lengths.state and np.any(lengths.value != dim_size(time)):
         refuse(
             node,
             f"sequence_lens {shown_values(lengths.value)} are not the full length "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -27,7 +27,7 @@ MOVES = frozenset(
 )
 """Operators that only move elements: the ones allowed on state inputs and outputs."""
 
-LARGEST = 1 << 28
+LARGEST = 1 << 26
 """Elements of the largest constant that is computed."""
 
 
@@ -151,8 +151,37 @@ class Fix(Exception):
         self.position, self.size = position, size
 
 
+def dequantized(
+    values: Sequence[np.ndarray], axis: int = 1, block_size: int = 0, **_: Any
+) -> np.ndarray:
+    """DequantizeLinear of constants, of every opset: (x - zero) * scale, along an axis or not."""
+    x, scale = (np.asarray(v, np.float64) for v in values[:2])
+    zero = np.asarray(values[2], np.float64) if len(values) > 2 else np.zeros_like(scale)
+
+    def spread(v: np.ndarray) -> np.ndarray:
+        if block_size:
+            rows = np.repeat(v, block_size, axis=axis)
+            return np.take(rows, range(x.shape[axis]), axis=axis)
+        if v.size == 1 or x.ndim < 2:
+            return v
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        return v.reshape(shape)
+
+    return (x - spread(zero)) * spread(scale)
+
+
 def dim_size(dim: Dim) -> int:
     return math.prod(a.size for a in dim)
+
+
+def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes, and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for a in node.attribute:
+            for g in [a.g, *a.graphs]:
+                yield from every_node(g.node)
 
 
 def label(node: onnx.NodeProto) -> str:

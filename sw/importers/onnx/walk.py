@@ -24,11 +24,11 @@ from .tensors import (
     Flow,
     States,
     Value,
+    dequantized,
     dim_size,
     first_line,
     label,
     refuse,
-    shown_values,
 )
 
 if TYPE_CHECKING:
@@ -36,13 +36,24 @@ if TYPE_CHECKING:
 
     from .graph import Graph
 
-HINTS = {
-    "Loop": "loops are not supported; export the layer as one GRU or LSTM node",
-    "Scan": "loops are not supported; export the layer as one GRU or LSTM node",
-} | dict.fromkeys(
-    ("Softmax", "LogSoftmax", "ArgMax", "Log"),
-    "this function is not supported on the chip; end or start the exported graph next to it and "
-    "compute it on the host",
+HINTS = (
+    dict.fromkeys(
+        ("Loop", "Scan"),
+        "loops are not supported; export the layer as one GRU or LSTM node, or, where tf2onnx made "
+        "the loop of a Keras layer, give the .keras or .h5 file in place of this one",
+    )
+    | dict.fromkeys(
+        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger")
+        + ("ConvInteger", "QLinearMatMul", "QLinearConv", "QLinearAdd", "QLinearSigmoid", "QGemm")
+        + ("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+        "it computes with quantized values; give the float model that this one was made from, as "
+        "stillnet quantizes from your own recordings",
+    )
+    | dict.fromkeys(
+        ("Softmax", "LogSoftmax", "ArgMax", "Log"),
+        "this function is not supported on the chip; end or start the exported graph next to it "
+        "and compute it on the host",
+    )
 )
 """What to do about operators that are refused."""
 
@@ -62,6 +73,21 @@ def handles(*operators: str) -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+def _elements(operator: str, values: Sequence[np.ndarray]) -> float:
+    """How many elements a constant result has, for operators that make many of few."""
+    if operator == "Range":
+        start, limit, step = (float(np.max(v)) for v in values[:3])
+        return abs(limit - start) / abs(step) if step else math.inf
+    place = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Pad": 1}.get(operator)
+    if place is None or place >= len(values):
+        return 0
+    wanted = np.abs(values[place].astype(float))
+    size = float(np.prod(np.maximum(wanted, 1)))
+    if operator == "Tile":
+        return size * values[0].size
+    return float(np.prod(np.array(values[0].shape) + wanted.sum())) if operator == "Pad" else size
 
 
 @dataclass
@@ -120,8 +146,11 @@ class Walk:
         if node.domain not in ("", "ai.onnx"):
             refuse(
                 node,
-                f"operators of the domain '{node.domain}' are not supported; export with standard "
-                "ONNX operators",
+                HINTS.get(
+                    node.op_type,
+                    f"operators of the domain '{node.domain}' are not supported; export with "
+                    "standard ONNX operators",
+                ),
             )
         if node.op_type == "If":
             self._if(node, values)
@@ -194,12 +223,9 @@ class Walk:
                     f"it computes with the state input '{state}'; the engine carries states "
                     "itself, so feed that input to the initial state of a GRU or LSTM only",
                 )
-        if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
-            wanted = consts[0 if node.op_type == "ConstantOfShape" else 1].value.astype(float)
-            if np.prod(np.maximum(wanted, 1)) > LARGEST:
-                refuse(
-                    node, f"its result of {shown_values(wanted)} elements is too large; shrink it"
-                )
+        count = _elements(node.op_type, [c.value for c in consts])
+        if not count <= LARGEST:
+            refuse(node, f"its result of {count:.3g} elements is too large; shrink it")
         if state and node.op_type in ("Cast", "CastLike", "Dropout"):
             arrays = [consts[0].value]  # numbers that stand for elements are not rounded
         else:
@@ -209,6 +235,8 @@ class Walk:
 
     def evaluate(self, node: onnx.NodeProto, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The results of a node on constants, which are the values of its non-empty inputs."""
+        if node.op_type == "DequantizeLinear":  # the evaluator knows its newer versions only
+            return [dequantized(values, **self.attributes(node))]
         feeds = dict(zip((n for n in node.input if n), values))
         onnx = self.graph.onnx
         helper = onnx.helper

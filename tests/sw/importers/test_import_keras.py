@@ -431,6 +431,64 @@ def test_archive_without_names_counts_within_the_class(tmp_path):
     np.testing.assert_allclose(found.run(x), predict(model, x), atol=TOLERANCE)
 
 
+def cudnn_form(kernel, recurrent, gates):
+    """Keras's matrices as CuDNNGRU and CuDNNLSTM store them: (units, inputs) row by row, in the
+    memory of an (inputs, units) array; recurrent matrices transposed."""
+    kernels = [k.T.reshape(-1).reshape(k.shape) for k in np.hsplit(kernel, gates)]
+    return np.hstack(kernels), np.hstack([r.T for r in np.hsplit(recurrent, gates)])
+
+
+@pytest.mark.parametrize("kind", ["CuDNNGRU", "CuDNNLSTM"])
+def test_layers_for_graphics_cards(tmp_path, kind):
+    """Judged by Keras's own GRU (reset_after) and LSTM with the same weights."""
+    rng = np.random.default_rng(11)
+    plain = layers.GRU if kind == "CuDNNGRU" else layers.LSTM
+    gates = 3 if kind == "CuDNNGRU" else 4
+    judge = sequential(rng, plain(4, return_sequences=True))
+    kernel, recurrent, bias = judge.get_weights()
+    stored, turned = cudnn_form(kernel, recurrent, gates)
+    half = rng.normal(size=bias.size)
+    both = bias.reshape(-1) if gates == 3 else np.concatenate([half, bias - half])
+    config = {"name": "r", "units": 4, "return_sequences": True, "trainable": True}
+    config["batch_input_shape"] = [None, None, 3]
+    body = {"name": "s", "layers": [{"class_name": kind, "config": config}]}
+    arrays = {"kernel": stored, "recurrent_kernel": turned, "bias": both}
+    path = tmp_path / "old.h5"
+    keras2(path, {"class_name": "Sequential", "config": body}, {"r": arrays})
+    x = rng.normal(size=(11, 3))
+    np.testing.assert_allclose(load_model(path).run(x), predict(judge, x), atol=TOLERANCE)
+    arrays["kernel"] = kernel  # as if it lay as Keras keeps it
+    keras2(path, {"class_name": "Sequential", "config": body}, {"r": arrays})
+    assert np.abs(load_model(path).run(x) - predict(judge, x)).max() > 1e-3
+    arrays["bias"] = bias.reshape(-1)[:4]
+    keras2(path, {"class_name": "Sequential", "config": body}, {"r": arrays})
+    refused(path, rf"layer 'r' \({kind}\): its weights have the shapes .* do not fit 4 units; .*")
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_padding_in_a_layer_of_its_own(tmp_path, dilation):
+    rng = np.random.default_rng(12)
+    model = sequential(
+        rng,
+        layers.ZeroPadding1D((2 * dilation, 0)),
+        layers.Dropout(0.1),
+        layers.Conv1D(4, 3, dilation_rate=dilation, activation="relu"),
+        layers.GRU(4, return_sequences=True),
+    )
+    compare(model, tmp_path, rng.normal(size=(11, 3)))
+
+
+def test_masks_may_be_ignored(tmp_path):
+    """Where no step is left out, the network with the mask is the network without it."""
+    rng = np.random.default_rng(13)
+    model = sequential(rng, layers.Masking(99.0, name="m"), layers.GRU(4, return_sequences=True))
+    x = rng.normal(size=(11, 3))
+    model.save(tmp_path / "net.keras")
+    with pytest.warns(UserWarning, match=r"^layer 'm' \(Masking\): its mask is ignored, as asked$"):
+        found = load_model(tmp_path / "net.keras", ignore_mask=True)
+    np.testing.assert_allclose(found.run(x), predict(model, x), atol=TOLERANCE)
+
+
 # -- refusals -------------------------------------------------------------------------------------
 
 
@@ -449,7 +507,8 @@ REFUSALS = {
     ),
     "hard sigmoid": (
         lambda: [layers.GRU(4, **seq(recurrent_activation="hard_sigmoid"), name="r")],
-        r"layer 'r' \(GRU\): its recurrent_activation is hard_sigmoid; only linear, relu, .*",
+        r"layer 'r' \(GRU\): its recurrent_activation is hard_sigmoid, straight .* make the "
+        r"model with recurrent_activation='sigmoid', load these weights, and train it for some .*",
     ),
     "gates by tanh": (
         lambda: [layers.LSTM(4, **seq(recurrent_activation="tanh"), name="r")],
@@ -477,7 +536,8 @@ REFUSALS = {
     ),
     "masking": (
         lambda: [layers.Masking(name="m"), layers.GRU(4, **seq())],
-        r"layer 'm' \(Masking\): steps left out by their values are not supported; .*on the host",
+        r"layer 'm' \(Masking\): it leaves out steps by their values; leave such steps out on the "
+        r"host, which does not send them, and give --ignore-mask \(ignore_mask=True\) to .*mask",
     ),
     "repeated": (
         lambda: [layers.GRU(4), layers.RepeatVector(3, name="v"), layers.GRU(4)],
@@ -510,6 +570,30 @@ REFUSALS = {
     "no layer": (
         lambda: [layers.Dropout(0.1)],
         r"model 'net' holds no layer: save a model with a recurrent or dense layer",
+    ),
+    "padding behind": (
+        lambda: [layers.ZeroPadding1D(2, name="z"), layers.Conv1D(4, 3)],
+        r"layer 'z' \(ZeroPadding1D\): padding is \(2, 2\); only zeros in front .* use \(2, 0\)",
+    ),
+    "too little padding": (
+        lambda: [layers.ZeroPadding1D((1, 0)), layers.Conv1D(4, 3, name="c")],
+        r"layer 'c' \(Conv1D\): it reads 1 zeros in front, 2 make it causal; use padding='causal'",
+    ),
+    "padded twice": (
+        lambda: [layers.ZeroPadding1D((2, 0)), layers.Conv1D(4, 3, padding="causal", name="c")],
+        r"layer 'c' \(Conv1D\): it is padded twice, by ZeroPadding1D and by padding=causal; .*",
+    ),
+    "padding of a recurrence": (
+        lambda: [layers.ZeroPadding1D((2, 0)), layers.GRU(4, **seq(), name="r")],
+        r"layer 'r' \(GRU\): it reads a padded sequence; only a causal Conv1D may take it",
+    ),
+    "padding at the end": (
+        lambda: [layers.GRU(4, **seq()), layers.ZeroPadding1D((2, 0), name="z")],
+        r"layer 'z' \(output\): it is a padded sequence; end the model before it",
+    ),
+    "no padding": (
+        lambda: [layers.Conv1D(4, 3, name="c")],
+        r"layer 'c' \(Conv1D\): padding is valid, which is not causal; use padding='causal'",
     ),
     "same padding": (
         lambda: [layers.Conv1D(4, 3, padding="same", name="c")],

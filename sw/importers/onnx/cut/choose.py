@@ -188,7 +188,7 @@ def _begin(proto: onnx.ModelProto, onnx: Any, options: CutOptions) -> tuple[dict
     for name in _idle_numbers(g, inputs, onnx):
         port = inputs.pop(name)
         constants[name] = np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(port.type))
-    whole_numbers = [p for p in inputs.values() if p.type in INTEGERS]
+    whole_numbers = [p for p in inputs.values() if p.type in INTEGERS and set(p.shape) <= {1}]
     if whole_numbers and len(inputs) > len(whole_numbers):
         port = whole_numbers[0]
         raise Unclear(

@@ -1,0 +1,484 @@
+"""Files that are damaged at random, and every reader that must survive them.
+
+A reader may give an answer or raise ``StillnetError``: anything else is a defect. What a reader
+takes must be usable, so each one uses it: runs it, saves it, describes it.
+
+    python -m tests.support.damage --seconds 600
+
+damages files until the time is over, in a process of its own for each kind of file, and prints how
+many there were, the slowest, and each kind of traceback once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as save_tensors
+
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.image import HEADER, SLOT_BYTES, find_field
+from stillnet.sw.importers.keras import child
+from stillnet.sw.importers.load import load_model
+from stillnet.sw.importers.s5 import S5Options, save_s5
+from stillnet.sw.model.model import Model
+from stillnet.sw.network.network import Network
+from stillnet.sw.network.reference import Reference
+from stillnet.sw.packing.describe import info
+from stillnet.sw.packing.packer import _crc, pack
+from stillnet.sw.util.recordings import load_recordings
+from tests.support.networks.quick import quantize
+from tests.support.torch_files import torch_bytes
+
+__all__ = ["SECONDS", "damaged", "read", "valid_files"]
+
+SECONDS = 20
+"""Longest time for one file."""
+
+MEMORY = 3 << 30
+"""Bytes that a process may have; more is refused by the system, and seen as a traceback."""
+
+# -- valid files ----------------------------------------------------------------------------------
+
+
+def _state(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The state_dict of a GRU and a linear layer, one of its weights pruned."""
+    shapes = {"rnn.weight_ih_l0": (12, 3), "rnn.weight_hh_l0": (12, 4), "rnn.bias_ih_l0": (12,)}
+    shapes |= {"fc.weight_orig": (2, 4), "fc.bias": (2,)}
+    state = {k: rng.normal(0, 0.5, shape).astype(np.float32) for k, shape in shapes.items()}
+    return state | {"fc.weight_mask": np.float32(rng.random((2, 4)) < 0.5)}
+
+
+def _model(rng: np.random.Generator) -> Model:
+    model = Model(3, name="m").gru(rng.normal(0, 0.5, (12, 3)), rng.normal(0, 0.5, (12, 4)))
+    return model.dense(rng.normal(0, 0.5, (2, 4)), rng.normal(size=2), "relu")
+
+
+def _onnx(rng: np.random.Generator) -> bytes:
+    from tests.support.oracles.onnx import const, ints, make, weights
+
+    inits = [const(n, v) for n, v in zip("WRB", weights(rng, 3, 4, 3))]
+    inits += [ints("one", 1), const("V", rng.normal(size=(4, 2))), const("c", rng.normal(size=2))]
+    nodes = [
+        ("GRU", "x W R B", "Y h", {"linear_before_reset": 1, "hidden_size": 4}),
+        ("Squeeze", "Y one", "s"),
+        ("MatMul", "s V", "m"),
+        ("Add", "m c", "a"),
+        ("Sigmoid", "a", "y"),
+    ]
+    return make(nodes, inits, ["t", 1, 3]).SerializeToString()
+
+
+def _onnx_states(rng: np.random.Generator) -> bytes:
+    from onnx import helper
+
+    from tests.support.oracles.onnx import FLOAT, const, ints, make, weights
+
+    inits = [const(n, v) for n, v in zip("WRB", weights(rng, 4, 4, 4))]
+    inits += [
+        ints("one", 1),
+        ints("zero", 0),
+        ints("two", 2),
+        const("k", rng.normal(size=(4, 3, 2))),
+    ]
+    nodes = [
+        ("Conv", "x k", "v", {"pads": [1, 0]}),
+        ("Transpose", "v", "t", {"perm": [2, 0, 1]}),
+        ("Slice", "state zero one zero", "h"),
+        ("Slice", "state one two zero", "c"),
+        ("LSTM", ["t", "W", "R", "B", "", "h", "c"], "Y hn cn", {"hidden_size": 4}),
+        ("Concat", "hn cn", "next", {"axis": 0}),
+        ("Squeeze", "Y one", "y"),
+    ]
+    state = helper.make_tensor_value_info("state", FLOAT, [2, 1, 4])
+    shape = [1, 3, "t"]
+    proto = make(nodes, inits, shape, outputs=["y", "next"], extra_inputs=[state])
+    return proto.SerializeToString()
+
+
+def _keras(rng: np.random.Generator, suffix: str) -> bytes:
+    """Both forms of Keras's files, made by hand."""
+    import h5py
+
+    shapes = {"kernel": (3, 12), "recurrent_kernel": (4, 12), "bias": (2, 12)}
+    gru = {k: rng.normal(size=shape).astype(np.float32) for k, shape in shapes.items()}
+    dense = {"kernel": rng.normal(size=(4, 2)), "bias": rng.normal(size=2)}
+    body = [
+        {"class_name": "InputLayer", "config": {"name": "in", "batch_shape": [None, None, 3]}},
+        {
+            "class_name": "GRU",
+            "config": {"name": "gru", "units": 4, "reset_after": True, "return_sequences": True},
+        },
+        {"class_name": "Dense", "config": {"name": "fc", "units": 2, "activation": "relu"}},
+    ]
+    config = json.dumps({"class_name": "Sequential", "config": {"name": "s", "layers": body}})
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, arrays in (("gru", gru), ("dense", dense)):
+            if suffix == ".keras":
+                place = file.create_group(f"layers/{name}/{'cell/' * (name == 'gru')}vars")
+                for i, array in enumerate(arrays.values()):
+                    place.create_dataset(str(i), data=array)
+                continue
+            name = {"dense": "fc"}.get(name, name)
+            place = file.create_group(f"model_weights/{name}")
+            place.attrs["weight_names"] = [f"{name}/{k}:0".encode() for k in arrays]
+            for key, array in arrays.items():
+                place.create_dataset(f"{name}/{key}:0", data=array)
+        if suffix == ".h5":
+            file.attrs["model_config"] = config
+    if suffix == ".h5":
+        return buffer.getvalue()
+    return _zipped({"metadata.json": b"{}", "config.json": config.encode(),
+                    "model.weights.h5": buffer.getvalue()})  # fmt: skip
+
+
+def _zipped(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def _saved(save: Callable[[Any], Any], suffix: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"x{suffix}")
+        save(path)
+        return path.read_bytes()
+
+
+def _array(array: np.ndarray) -> bytes:
+    return _saved(lambda path: np.save(path, array), ".npy")
+
+
+def _s5(rng: np.random.Generator) -> bytes:
+    state = {
+        "encoder.weight": rng.normal(size=(4, 3)),
+        "blocks.0.lam": -rng.uniform(0.1, 1, (3, 2)),
+        "blocks.0.log_step": rng.normal(size=3),
+        "blocks.0.b": rng.normal(size=(3, 4, 2)),
+        "blocks.0.c": rng.normal(size=(4, 3, 2)),
+        "blocks.0.d": rng.normal(size=4),
+        "blocks.0.glu.weight": rng.normal(size=(4, 4)),
+        "decoder.weight": rng.normal(size=(2, 4)),
+    }
+    return _saved(lambda path: save_s5(path, state, S5Options()), ".safetensors")
+
+
+def _egru(rng: np.random.Generator) -> bytes:
+    shapes = {"kernel": (3, 12), "recurrent_kernel": (4, 12), "bias": (12,), "thr": (4,)}
+    return save_tensors({f"rnns.0.{k}": rng.random(shape) for k, shape in shapes.items()})
+
+
+@cache
+def valid_files() -> dict[str, tuple[str, bytes]]:
+    """A small file of each kind: its extension and its content."""
+    rng = np.random.default_rng(0)
+    state, model = _state(rng), _model(rng)
+    x = rng.normal(size=(40, 3))
+    network = quantize(model, x, thresholds=0.0625)
+    layers = json.dumps([["gru", "rnn"], ["sigmoid", "fc"]])
+    wrapped = {"epoch": 3, "model": state, "lr": 0.1, "more": [1, (2, None)], "flag": True}
+    return {
+        "npy": (".npy", _array(x[:5])),
+        "npy of integers": (".npy", _array(np.arange(6, dtype=np.int16).reshape(2, 3))),
+        "onnx": (".onnx", _onnx(rng)),
+        "onnx with states": (".onnx", _onnx_states(rng)),
+        "keras": (".keras", _keras(rng, ".keras")),
+        "h5": (".h5", _keras(rng, ".h5")),
+        "safetensors": (".safetensors", save_tensors(state, {"layers": layers})),
+        "saved model": (".safetensors", _saved(model.save, ".safetensors")),
+        "s5": (".safetensors", _s5(rng)),
+        "egru": (".safetensors", _egru(rng)),
+        "npz": (".npz", _saved(lambda path: np.savez(path, **state), ".npz")),
+        "pt": (".pt", torch_bytes(wrapped)),
+        "pt legacy": (".pt", torch_bytes(wrapped, "legacy")),
+        "network": (".net", _saved(network.save, ".safetensors")),
+        "image": (".img", pack(network, EngineConfig.load("tiny")).data),
+        "config": (".toml", EngineConfig.load("axi64").to_toml().encode()),
+    }
+
+
+# -- damage ---------------------------------------------------------------------------------------
+
+_BYTES = b'\x00\xff\x80\x7f09-"[]{}(),.:='
+_NUMBERS = (b"0", b"-1", b"999999999", b"1e99", b"true", b"null", b"4294967296", b"2")
+
+
+class Choices:
+    """Where and how to damage a file: numbers from 0 to 1, from a generator or a test."""
+
+    def __init__(self, numbers: Iterator[float]) -> None:
+        self._numbers = numbers
+
+    def below(self, count: int) -> int:
+        return min(int(next(self._numbers) * count), max(count - 1, 0))
+
+
+def _once(data: bytearray, c: Choices) -> bytearray:
+    """One mutation: flip, set, cut, delete, insert, zero, duplicate, another number."""
+    if not data:
+        return bytearray(b"\0")
+    at, size = c.below(len(data)), 1 + c.below(min(len(data), 48))
+    what = c.below(9)
+    if what == 0:
+        data[at] ^= 1 << c.below(8)
+    elif what == 1:
+        data[at] = _BYTES[c.below(len(_BYTES))]
+    elif what == 2:
+        del data[at:]
+    elif what == 3:
+        del data[at : at + size]
+    elif what == 4:
+        data[at:at] = bytes(c.below(256) for _ in range(min(size, 8)))
+    elif what == 5:
+        data[at : at + size] = bytes(len(data[at : at + size]))
+    elif what == 6:
+        other = c.below(len(data))
+        data[other:other] = data[at : at + size]
+    elif what == 7:
+        data[at] = (data[at] + 1) % 256
+    else:
+        digits = [i for i in range(at, min(at + 400, len(data))) if 48 <= data[i] < 58]
+        if digits:
+            end = digits[0]
+            while end < len(data) and 48 <= data[end] < 58:
+                end += 1
+            data[digits[0] : end] = _NUMBERS[c.below(len(_NUMBERS))]
+    return data
+
+
+def damaged(kind: str, data: bytes, numbers: Iterator[float]) -> bytes:
+    """The file with up to six mutations, half of the time behind its checksums."""
+    c = Choices(numbers)
+    inside, count = c.below(2), 1 + c.below(6)
+    if inside and data.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        name = list(members)[c.below(len(members))]
+        for _ in range(count):
+            members[name] = bytes(_once(bytearray(members[name]), c))
+        return _zipped(members)
+    changed = bytearray(data)
+    for _ in range(count):
+        changed = _once(changed, c)
+    if inside and kind == "image":
+        return _signed(bytes(changed))
+    return bytes(changed)
+
+
+def _signed(data: bytes) -> bytes:
+    """An image with checksums that fit."""
+    at = find_field(HEADER, "notes_bytes")[0] * SLOT_BYTES
+    size = int.from_bytes(data[at : at + 4], "little")
+    if not 4 <= size <= len(data) - len(HEADER) * SLOT_BYTES:
+        return data
+    hardware, notes = bytearray(data[:-size]), data[len(data) - size : -4]
+    place = find_field(HEADER, "crc")[0] * SLOT_BYTES
+    hardware[place : place + 4] = _crc(bytes(hardware)).to_bytes(4, "little")
+    return bytes(hardware) + notes + zlib.crc32(notes).to_bytes(4, "little")
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def _read_recording(path: Path) -> None:
+    load_recordings([path])
+
+
+def _read_model(path: Path) -> None:
+    model = load_model(path)
+    model.save(path.with_name("saved"))
+    if model.inputs <= 4096 and sum(layer.units for layer in model.layers) <= 4096:
+        model.run(np.zeros(2, int) if model.one_hot else np.zeros((2, model.inputs)))
+
+
+def _read_network(path: Path) -> None:
+    network = Network.load(path)
+    network.save(path.with_name("saved"))
+    info(path)
+    if network.inputs <= 4096:
+        Reference(network).run(np.zeros((2, network.inputs)))
+
+
+def _read_image(path: Path) -> None:
+    info(path)
+
+
+def _read_config(path: Path) -> None:
+    config = EngineConfig.load(path)
+    config.to_toml()
+    _ = config.fingerprint
+
+
+_READERS: dict[str, Callable[[Path], None]] = {
+    ".npy": _read_recording,
+    ".net": _read_network,
+    ".img": _read_image,
+    ".toml": _read_config,
+}
+
+
+class TooLong(Exception):
+    """A reader took more than ``SECONDS``."""
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TooLong(f"more than {SECONDS} seconds")
+
+    limit, child.LIMIT = child.LIMIT, SECONDS / 2
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        child.LIMIT = limit
+
+
+def read(folder: Path, suffix: str, data: bytes) -> bool:
+    """Reads a file with the reader of its extension; whether it was taken.
+
+    Raises
+    ------
+    Exception
+        Any but ``StillnetError`` that the reader lets through.
+    """
+    path = folder / f"x{suffix}"
+    path.write_bytes(data)
+    with warnings.catch_warnings(), np.errstate(all="ignore"), _limited():
+        warnings.simplefilter("ignore")
+        try:
+            _READERS.get(suffix, _read_model)(path)
+        except StillnetError as error:
+            assert str(error).strip(), "an error without a message"
+            return False
+    return True
+
+
+# -- for many more --------------------------------------------------------------------------------
+
+
+def _numbers(seed: int) -> Iterator[float]:
+    rng = np.random.default_rng(seed)
+    while True:
+        yield from rng.random(64).tolist()
+
+
+@dataclass
+class Report:
+    """What became of the damaged files of one kind."""
+
+    files: int = 0
+    taken: int = 0
+    slowest: float = 0.0
+    found: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def note(self, key: str, seed: int, text: str) -> None:
+        self.found[key] += 1
+        self.examples.setdefault(key, (seed, text))
+
+
+def _work(kind: str, end: float, first: int, send: Any) -> None:
+    """Damages files of one kind until the time is over; tells each seed, then the report."""
+    suffix, data = valid_files()[kind]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    report, seed = Report(), first
+    with tempfile.TemporaryDirectory() as folder:
+        while time.monotonic() < end:
+            send.send(seed)
+            start = time.monotonic()
+            try:
+                report.taken += read(Path(folder), suffix, damaged(kind, data, _numbers(seed)))
+            except Exception as error:
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{Path(frame.filename).name}:{frame.lineno}"
+                text = traceback.format_exc()
+                report.note(f"{type(error).__name__} at {where}", seed, text)
+            report.slowest = max(report.slowest, time.monotonic() - start)
+            report.files += 1
+            seed += 1
+    send.send(report)
+
+
+def _supervised(kind: str, seconds: float, seed: int) -> Report:
+    """The work in a process that may hang or die: then another one goes on after that file."""
+    end, total = time.monotonic() + seconds, Report()
+    while time.monotonic() < end:
+        receive, send = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.Process(target=_work, args=(kind, end, seed, send))
+        process.start()
+        send.close()
+        first, report = seed, None
+        with contextlib.suppress(EOFError):
+            while receive.poll(3 * SECONDS) and not isinstance(report, Report):
+                report = receive.recv()
+                seed = report if isinstance(report, int) else seed
+        if isinstance(report, Report):
+            total.files += report.files
+            total.taken += report.taken
+            total.slowest = max(total.slowest, report.slowest)
+            for key, (at, text) in report.examples.items():
+                total.note(key, at, text)
+                total.found[key] += report.found[key] - 1
+        else:
+            alive = process.is_alive()
+            process.kill()
+            total.files += seed - first + 1
+            what = f"no answer in {3 * SECONDS} seconds" if alive else "the process died"
+            total.note(what, seed, "")
+            seed += 1
+        process.join()
+    return total
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=60, help="for all kinds together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", choices=list(valid_files()), action="append")
+    args = parser.parse_args()
+    kinds = args.kind or list(valid_files())
+    files = failures = 0
+    for kind in kinds:
+        report = _supervised(kind, args.seconds / len(kinds), args.seed)
+        files, failures = files + report.files, failures + report.found.total()
+        print(
+            f"{kind:<18}{report.files:>8} files, {report.taken:>6} taken, slowest "
+            f"{report.slowest:.2f} s",
+            flush=True,
+        )
+        for key, number in report.found.most_common():
+            seed, text = report.examples[key]
+            print(f"    {number} x {key}, first with seed {seed}\n{text}")
+    print(f"{files} files, {failures} tracebacks, hangs and crashes")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
