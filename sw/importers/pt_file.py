@@ -48,7 +48,7 @@ _TYPES = {
 
 
 @dataclass(eq=False)
-class _Storage:
+class Storage:
     """The numbers that tensors share."""
 
     kind: str
@@ -62,7 +62,7 @@ class _Storage:
 class Tensor:
     """A tensor of the file; its numbers are read when they are asked for."""
 
-    storage: _Storage
+    storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -142,7 +142,7 @@ def _read_archive(path: Path, data: bytes) -> Any:
 
         def persistent(value: Any) -> Any:
             storage = _storage(value)
-            if isinstance(storage, _Storage):
+            if isinstance(storage, Storage):
                 storage.data = loader(storage.key, storage.kind)
             return storage
 
@@ -155,11 +155,11 @@ def _read_archive(path: Path, data: bytes) -> Any:
 
 def _read_legacy(data: bytes) -> Any:
     stream = io.BytesIO(data)
-    storages: dict[str, list[_Storage]] = {}
+    storages: dict[str, list[Storage]] = {}
 
     def persistent(value: Any) -> Any:
         storage = _storage(value)
-        if isinstance(storage, _Storage):
+        if isinstance(storage, Storage):
             storages.setdefault(storage.key, []).append(storage)
         return storage
 
@@ -179,7 +179,7 @@ def _read_legacy(data: bytes) -> Any:
     return found
 
 
-def _legacy_storage(data: bytes, stream: IO[bytes], users: list[_Storage], big: bool) -> None:
+def _legacy_storage(data: bytes, stream: IO[bytes], users: list[Storage], big: bool) -> None:
     """Gives the numbers at the stream's place to the storages that they belong to."""
     if not users:
         raise ValueError("a storage belongs to no tensor")
@@ -218,7 +218,7 @@ def _storage(value: Any) -> Any:
     first = part[1] if isinstance(part, tuple) and len(part) > 1 else 0
     if not isinstance(first, int):
         raise ValueError("a reference to a storage is damaged")
-    return _Storage(m[1], str(value[2]), value[4], first)
+    return Storage(m[1], str(value[2]), value[4], first)
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
@@ -228,7 +228,7 @@ def _numbers(value: Any) -> tuple[int, ...]:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
-    if not isinstance(storage, _Storage):
+    if not isinstance(storage, Storage):
         kind = storage.kind if isinstance(storage, Thing) else type(storage).__name__
         return Thing(f"a tensor on {kind}")
     shape, strides = _numbers(shape), _numbers(strides)

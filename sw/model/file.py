@@ -17,6 +17,7 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.partition.parts import HostParts
 from stillnet.sw.util.files import write_atomically
 from stillnet.sw.util.keys import check_keys
 
@@ -31,7 +32,7 @@ FORMAT_VERSION = 1
 METADATA = "stillnet_model"
 """Key of the metadata that tells a model from other ``.safetensors`` files."""
 
-HEADER = ("version", "name", "inputs", "one_hot", "layers")
+HEADER = ("version", "name", "inputs", "one_hot", "layers", "host")
 LAYER = (
     *("name", "cell", "units", "matrices", "bias", "initial", "parameters", "peers"),
     "plain",
@@ -78,8 +79,12 @@ def save_model(model: Model, path: str | Path) -> None:
         "inputs": model.inputs,
         "one_hot": model.one_hot,
         "layers": layers,
+        "host": None if model.host is None else model.host.header(),
     }
     plain = {key: np.ascontiguousarray(v, dtype=np.float64) for key, v in tensors.items()}
+    if model.host is not None:
+        plain["host/before"] = np.frombuffer(model.host.before, np.uint8)
+        plain["host/after"] = np.frombuffer(model.host.after, np.uint8)
     write_atomically(path, save(plain, {METADATA: json.dumps(header)}))
 
 
@@ -155,8 +160,13 @@ def _build(header: Any, tensors: Mapping[str, np.ndarray], where: str) -> Model:
                 *(initial, parameters, peers, bool(d["plain"])),
             )
         )
-    check_keys(tensors, wanted, where, kind="tensor", remedy=_REMEDY)
-    return Model(_whole(header["inputs"]), layers, str(header["name"]), bool(header["one_hot"]))
+    host = header["host"]
+    graphs = [] if host is None else ["host/before", "host/after"]
+    check_keys(tensors, [*wanted, *graphs], where, kind="tensor", remedy=_REMEDY)
+    return Model(
+        *(_whole(header["inputs"]), layers, str(header["name"]), bool(header["one_hot"])),
+        None if host is None else HostParts.read(host, *(tensors[g].tobytes() for g in graphs)),
+    )
 
 
 def _whole(value: Any) -> int:

@@ -45,7 +45,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.describe import info
-from stillnet.sw.packing.packer import _crc, pack
+from stillnet.sw.packing.packer import image_crc, pack
 from stillnet.sw.util.recordings import load_recordings
 from tests.support.networks.quick import quantize
 from tests.support.torch_files import torch_bytes
@@ -296,7 +296,7 @@ def _signed(data: bytes) -> bytes:
         return data
     hardware, notes = bytearray(data[:-size]), data[len(data) - size : -4]
     place = find_field(HEADER, "crc")[0] * SLOT_BYTES
-    hardware[place : place + 4] = _crc(bytes(hardware)).to_bytes(4, "little")
+    hardware[place : place + 4] = image_crc(bytes(hardware)).to_bytes(4, "little")
     return bytes(hardware) + notes + zlib.crc32(notes).to_bytes(4, "little")
 
 

@@ -113,9 +113,9 @@ def test_a_child_that_hangs_is_stopped(tmp_path, monkeypatch) -> None:
 
 def test_a_tensor_that_repeats_its_elements_takes_no_memory() -> None:
     """A stride of zero makes a large tensor of one element."""
-    from stillnet.sw.importers.pt_file import Tensor, _Storage
+    from stillnet.sw.importers.pt_file import Storage, Tensor
 
-    storage = _Storage("Float", "0", 4, data=lambda: np.zeros(4, np.float32))
+    storage = Storage("Float", "0", 4, data=lambda: np.zeros(4, np.float32))
     assert Tensor(storage, 0, (3, 4), (0, 1)).array().shape == (3, 4)
     for shape, strides in (((1 << 20, 1 << 10), (0, 0)), ((5,), (1,)), ((2, 2), (-1, 1))):
         with pytest.raises(ValueError, match="lies outside of its data"):
