@@ -136,6 +136,21 @@ def test_a_mask_and_a_product_of_any_size(size: float) -> None:
         assert judged(model.dense(rng.normal(0, 0.3 / size, (4, 7)), None), x) > 28
 
 
+def test_a_threshold_of_a_mask_is_in_its_own_units() -> None:
+    """Whatever power of two calibration chose inside."""
+    rng = np.random.default_rng(9)
+    x = slow(rng, 60, 6)
+    kept = []
+    for size in (1.0, 2.0**10):
+        w = {"a": size * np.eye(6), "b": np.ones((6, 6))}
+        model = Model(6).layer("mask", w, name="m").dense(np.ones((2, 6)), None)
+        network = quantize(model, x, thresholds={"m": 0.25 * size})
+        layer = network.layers[0]
+        assert layer.unit_exponents is not None
+        kept.append(layer.threshold * 2.0 ** -(layer.fraction + layer.unit_exponents[0]))
+    assert kept == [0.25, 256.0]
+
+
 @pytest.mark.parametrize("size", [1e-3, 1.0, 3e3])
 def test_a_root_and_an_exponential_of_any_size(size: float) -> None:
     rng = np.random.default_rng(6)
