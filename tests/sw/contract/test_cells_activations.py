@@ -14,6 +14,7 @@ from stillnet.sw.model.activations import ACTIVATION_NAMES
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.network.sequence import Layout, run_float, run_integers
 from stillnet.sw.packing.engine_fit import fit, missing
 from stillnet.sw.packing.packer import pack
 from stillnet.sw.quantization.checks import check_recordings
@@ -169,6 +170,13 @@ def test_a_convolution_of_many_taps(taps: int, activation: str) -> None:
     model = Model(4).conv(w, b, activation)
     np.testing.assert_allclose(model.run(x), convolution(x, w, b, EXACT[activation]), atol=1e-9)
     assert sum(layer.cell == "delay" for layer in model.layers) == -(-taps // 7) - 1
+    layout = Layout([len(x)])
+    last = len(model.layers) - 1
+    np.testing.assert_allclose(run_float(model, layout, x).vectors[last], model.run(x), atol=1e-9)
+    network = quantize(model, x)
+    rows, reference = network.quantize_input(x), Reference(network)
+    whole = run_integers(network, layout, rows).vectors[last]
+    np.testing.assert_array_equal(whole, [reference.step_integers(row) for row in rows])
     assert judged(model, x) > 25
 
 
