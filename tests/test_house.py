@@ -88,7 +88,8 @@ MAY_IMPORT = {
     " sim.sdram sim.testbenches.template sw.cli sw.host sw.network sw.packing sw.util",
     "sim.testbenches.template": "",
     "sim.bench": "boards.catalogue hw.memory.sdram sim.audio sim.board sim.engine sim.sdram"
-    " sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.quantization sw.util",
+    " sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing sw.partition"
+    " sw.quantization sw.util",
     "sim": "",
     "sw": "",
 }

@@ -22,6 +22,7 @@ from .signals import NOISES, RATE, features, make_noise, mix, read_wav, set_leve
 __all__ = [
     "CALIBRATION_NOISES",
     "INSTALL",
+    "SILERO",
     "calibration_clip",
     "calibration_features",
     "calibration_recordings",
@@ -30,6 +31,7 @@ __all__ = [
     "conversation_path",
     "g2p_path",
     "nsnet2_path",
+    "silero_path",
     "test_mix",
     "test_speech",
 ]
@@ -55,6 +57,20 @@ def nsnet2_path() -> Path:
 def g2p_path() -> Path:
     """The weights of the g2p-en encoder and decoder, a NumPy archive (Apache-2.0)."""
     return _data_file("g2p-en", "g2p_en/checkpoint20.npz")
+
+
+SILERO: dict[str, dict[str, float]] = {
+    "silero_vad_16k_op15.onnx": {},
+    "silero_vad_half.onnx": {},
+    "silero_vad_op18_ifless.onnx": {"sr": 16000},
+}
+"""Exports of one voice activity detector, and the inputs that are the same in every call: with
+``If`` nodes, without a rate, and with its LSTM written out in products."""
+
+
+def silero_path(file: str = next(iter(SILERO))) -> Path:
+    """A voice activity detector for 16 kHz, ONNX (silero-vad, MIT)."""
+    return _data_file("silero-vad", f"silero_vad/data/{file}")
 
 
 def conversation_path() -> Path:

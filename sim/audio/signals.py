@@ -43,11 +43,14 @@ __all__ = [
     "set_level",
     "si_sdr",
     "stft",
+    "vad_rows",
     "write_wav",
 ]
 
 RATE = 16_000
 """Samples a second."""
+
+_VAD_STEP, _VAD_CONTEXT = 512, 64
 
 WINDOW = 320
 """Samples a frame, and points of the FFT: 20 ms."""
@@ -472,3 +475,21 @@ def _frames(label: str, value: np.ndarray) -> np.ndarray:
             f"{label} have shape {array.shape}, expected (steps, {BINS}) with at least two steps"
         )
     return array
+
+
+def vad_rows(samples: np.ndarray) -> np.ndarray:
+    """Steps of a voice activity detector: 512 samples behind the last 64 of the step before.
+
+    Parameters
+    ----------
+    samples : array of float, shape (samples,), -1 to 1, at 16 kHz
+
+    Returns
+    -------
+    array of float32, shape (steps, 576)
+    """
+    steps = len(samples) // _VAD_STEP
+    padded = np.concatenate([np.zeros(_VAD_CONTEXT), samples])
+    size = _VAD_CONTEXT + _VAD_STEP
+    rows = [padded[k * _VAD_STEP : k * _VAD_STEP + size] for k in range(steps)]
+    return np.stack(rows).astype(np.float32)

@@ -29,7 +29,7 @@ class Session:
 
     Attributes
     ----------
-    inputs : set of str
+    inputs, outputs : set of str
     """
 
     def __init__(self, model: bytes) -> None:
@@ -50,6 +50,7 @@ class Session:
         except Exception as error:  # of classes of its own
             raise HostFailed(_first_line(error)) from error
         self.inputs = {i.name for i in self._session.get_inputs()}
+        self.outputs = {o.name for o in self._session.get_outputs()}
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[Any]:
         """Values of outputs."""
