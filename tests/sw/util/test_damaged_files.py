@@ -126,7 +126,7 @@ def test_a_tensor_that_repeats_its_elements_takes_no_memory() -> None:
     "data",
     [
         b"\x80\x02}(U\x01a" + b"\x86" * 2 + b".",  # tuples of an empty stack
-        b"\x80\x02)" + b"2\x86" * 64 + b"K\x01s.",  # a key that takes for ever to hash
+        b"\x80\x02})" + b"2\x86" * 64 + b"K\x01s.",  # a key that takes for ever to hash
         b"\x80\x02Nr\xff\xff\xff\x7f.",  # the memory at a far place
         b"\x80\x02X\xff\xff\xff\x7fa.",  # text that is not there
         b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".",  # lists in lists
