@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "hw": "hw.cell hw.events hw.fetch hw.host hw.lanes hw.memory hw.parts",
     "hw.verilog": "hw sw.cli sw.network sw.packing sw.util",
     # Software: from a trained model to an image, and to a host that uses it.
-    "sw.model": "",
+    "sw.model": "sw.util",
     "sw.importers.keras": "sw.model sw.util",
     "sw.importers.onnx": "sw.model sw.util",
     "sw.importers": "sw.importers.keras sw.importers.onnx sw.model sw.util",

@@ -22,7 +22,7 @@ from stillnet.sw.contract.errors import StillnetError
 
 from .safe_pickle import Name, Thing, read_pickle
 
-__all__ = ["LEGACY_MAGIC", "Tensor", "read_objects"]
+__all__ = ["FUNCTIONS", "LEGACY_MAGIC", "Storage", "Tensor", "read_objects"]
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"
 """First bytes of the older form."""
@@ -48,7 +48,7 @@ _TYPES = {
 
 
 @dataclass(eq=False)
-class _Storage:
+class Storage:
     """The numbers that tensors share."""
 
     kind: str
@@ -62,7 +62,7 @@ class _Storage:
 class Tensor:
     """A tensor of the file; its numbers are read when they are asked for."""
 
-    storage: _Storage
+    storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -142,12 +142,12 @@ def _read_archive(path: Path, data: bytes) -> Any:
 
         def persistent(value: Any) -> Any:
             storage = _storage(value)
-            if isinstance(storage, _Storage):
+            if isinstance(storage, Storage):
                 storage.data = loader(storage.key, storage.kind)
             return storage
 
         stream = io.BytesIO(archive.read(f"{root}data.pkl"))
-        return read_pickle(stream, _FUNCTIONS, persistent)
+        return read_pickle(stream, FUNCTIONS, persistent)
 
 
 # -- the older form -------------------------------------------------------------------------------
@@ -155,16 +155,16 @@ def _read_archive(path: Path, data: bytes) -> Any:
 
 def _read_legacy(data: bytes) -> Any:
     stream = io.BytesIO(data)
-    storages: dict[str, list[_Storage]] = {}
+    storages: dict[str, list[Storage]] = {}
 
     def persistent(value: Any) -> Any:
         storage = _storage(value)
-        if isinstance(storage, _Storage):
+        if isinstance(storage, Storage):
             storages.setdefault(storage.key, []).append(storage)
         return storage
 
     def next_pickle() -> Any:
-        return read_pickle(stream, _FUNCTIONS, persistent)
+        return read_pickle(stream, FUNCTIONS, persistent)
 
     magic, version, machine = next_pickle(), next_pickle(), next_pickle()
     if magic != 0x1950A86A20F9469CFC6C or version != _VERSION:
@@ -179,7 +179,7 @@ def _read_legacy(data: bytes) -> Any:
     return found
 
 
-def _legacy_storage(data: bytes, stream: IO[bytes], users: list[_Storage], big: bool) -> None:
+def _legacy_storage(data: bytes, stream: IO[bytes], users: list[Storage], big: bool) -> None:
     """Gives the numbers at the stream's place to the storages that they belong to."""
     if not users:
         raise ValueError("a storage belongs to no tensor")
@@ -218,7 +218,7 @@ def _storage(value: Any) -> Any:
     first = part[1] if isinstance(part, tuple) and len(part) > 1 else 0
     if not isinstance(first, int):
         raise ValueError("a reference to a storage is damaged")
-    return _Storage(m[1], str(value[2]), value[4], first)
+    return Storage(m[1], str(value[2]), value[4], first)
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
@@ -228,7 +228,7 @@ def _numbers(value: Any) -> tuple[int, ...]:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
-    if not isinstance(storage, _Storage):
+    if not isinstance(storage, Storage):
         kind = storage.kind if isinstance(storage, Thing) else type(storage).__name__
         return Thing(f"a tensor on {kind}")
     shape, strides = _numbers(shape), _numbers(strides)
@@ -239,7 +239,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> 
 
 def _of_type(function: Any, kind: Any, arguments: Any, *rest: Any) -> Any:
     """A tensor of a class of its own is its plain tensor."""
-    known = _FUNCTIONS.get(function.path) if isinstance(function, Name) else None
+    known = FUNCTIONS.get(function.path) if isinstance(function, Name) else None
     if known is None or not isinstance(arguments, tuple) or known is _of_type:
         return Thing(getattr(kind, "path", "a tensor of its own"))
     return known(*arguments)
@@ -258,7 +258,7 @@ def _first(value: Any, *rest: Any) -> Any:
     return value
 
 
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _dictionary,
     "torch.Size": _size,
     "torch._utils._rebuild_tensor": _tensor,
@@ -268,3 +268,4 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type": _of_type,
     "torch._tensor._rebuild_from_type_v2": _of_type,
 }
+"""What a file may call, by its name."""

@@ -59,8 +59,8 @@ def test_a_tensor_of_a_class_of_its_own():
     from stillnet.sw.importers import pt_file
     from stillnet.sw.importers.safe_pickle import Name, Thing
 
-    call = pt_file._FUNCTIONS["torch._tensor._rebuild_from_type_v2"]
-    storage = pt_file._Storage("Float", "0", 6)
+    call = pt_file.FUNCTIONS["torch._tensor._rebuild_from_type_v2"]
+    storage = pt_file.Storage("Float", "0", 6)
     arguments = (storage, 0, (2, 3), (3, 1), False, {})
     found = call(Name("torch._utils._rebuild_tensor_v2"), Name("my.Tensor"), arguments, None)
     assert isinstance(found, pt_file.Tensor) and found.shape == (2, 3)
@@ -70,7 +70,7 @@ def test_a_tensor_of_a_class_of_its_own():
 
 WRAPPED = {
     "state_dict": lambda s: {"epoch": 3, "state_dict": s, "lr": 1e-3, "best": None},
-    "model_state": lambda s: {"step": 7, "model_state": s, "optimizer_state": {"exp_avg": s}},
+    "model_state": lambda s: {"step": 7, "model_state": s, "optimizer_state": {"exp_avg": dict(s)}},
     "model_state_dict": lambda s: {"model_state_dict": s, "loss": np.array(0.5, np.float32)},
     "net": lambda s: {"net": s, "optim": [{"m": np.ones((4, 4), np.float32)}]},
     "generator": lambda s: {"generator": s},

@@ -113,9 +113,9 @@ def test_a_child_that_hangs_is_stopped(tmp_path, monkeypatch) -> None:
 
 def test_a_tensor_that_repeats_its_elements_takes_no_memory() -> None:
     """A stride of zero makes a large tensor of one element."""
-    from stillnet.sw.importers.pt_file import Tensor, _Storage
+    from stillnet.sw.importers.pt_file import Storage, Tensor
 
-    storage = _Storage("Float", "0", 4, data=lambda: np.zeros(4, np.float32))
+    storage = Storage("Float", "0", 4, data=lambda: np.zeros(4, np.float32))
     assert Tensor(storage, 0, (3, 4), (0, 1)).array().shape == (3, 4)
     for shape, strides in (((1 << 20, 1 << 10), (0, 0)), ((5,), (1,)), ((2, 2), (-1, 1))):
         with pytest.raises(ValueError, match="lies outside of its data"):
@@ -135,7 +135,7 @@ def test_a_tensor_that_repeats_its_elements_takes_no_memory() -> None:
 def test_pickles_that_are_traps(tmp_path, data) -> None:
     head = damage.torch_bytes({})
     assert b"data.pkl" in head
-    archive = damage._zipped({"net/data.pkl": data, "net/byteorder": b"little"})
+    archive = damage.zipped({"net/data.pkl": data, "net/byteorder": b"little"})
     with pytest.raises(StillnetError):
         path = tmp_path / "net.pt"
         path.write_bytes(archive)
@@ -151,4 +151,4 @@ def test_notes_of_an_image_are_complete() -> None:
         (b'"cell"', b'"c"'),
     ):
         with pytest.raises(StillnetError, match="pack it again|has no key"):
-            load_image(damage._signed(data.replace(old, new)))
+            load_image(damage.signed(data.replace(old, new)))
