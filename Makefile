@@ -60,18 +60,22 @@ icarus:
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y iverilog >/dev/null; } || \
 		{ echo "iverilog is missing; install Icarus Verilog with your system's packages"; exit 2; }
 
+# A file of tests stays in one process, which generates each engine once. Most engines run for less
+# than a million cycles: not optimising them saves more time than it takes.
+PYTEST := STILLNET_OPTIMISE=-O0 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
 # What needs no compiled simulation.
 QUICK := tests/test_house.py tests/sw/contract tests/sw/network tests/sw/packing/test_pack.py \
 	tests/hw/fetch tests/hw/lanes tests/hw/events tests/hw/parts
 
 check: lint
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not torch" $(QUICK)
+	$(PYTEST) -m "not slow and not torch" $(QUICK)
 
 test: lint icarus
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not torch" tests
+	$(PYTEST) -m "not slow and not torch" tests
 
 test-all: lint icarus
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not torch" tests
+	$(PYTEST) -m "not torch" tests
 
 # cocotb testbenches of single blocks and of the whole core; docs/simulating.md
 SIM ?= icarus

@@ -51,19 +51,20 @@ MAY_IMPORT = {
     "hw": "hw.cell hw.events hw.fetch hw.host hw.lanes hw.memory hw.parts",
     "hw.verilog": "hw sw.cli sw.network sw.packing sw.util",
     # Software: from a trained model to an image, and to a host that uses it.
-    "sw.model": "sw.util",
+    "sw.partition": "sw.util",
+    "sw.model": "sw.partition sw.util",
     "sw.importers.keras": "sw.model sw.util",
-    "sw.importers.onnx": "sw.model sw.util",
-    "sw.importers": "sw.importers.keras sw.importers.onnx sw.model sw.util",
-    "sw.network": "sw.util",
+    "sw.importers.onnx": "sw.model sw.partition sw.util",
+    "sw.importers": "sw.importers.keras sw.importers.onnx sw.model sw.partition sw.util",
+    "sw.network": "sw.partition sw.util",
     "sw.quantization.solvers": "sw.model",
-    "sw.quantization": "sw.model sw.network sw.quantization.solvers sw.util",
+    "sw.quantization": "sw.model sw.network sw.partition sw.quantization.solvers sw.util",
     "sw.packing": "sw.network sw.util",
     "sw.cost": "sw.network",
     "sw.compression": "sw.cost sw.model sw.network sw.quantization sw.quantization.solvers sw.util",
-    "sw.host": "sw.network sw.packing sw.util",
+    "sw.host": "sw.network sw.packing sw.partition sw.util",
     "sw.cli": "sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing"
-    " sw.quantization sw.quantization.solvers sw.util",
+    " sw.partition sw.quantization sw.quantization.solvers sw.util",
     "sw.api": "hw.verilog sw.compression sw.host sw.importers sw.model sw.network sw.packing"
     " sw.quantization sw.util",
     # Boards: a board and the catalogue are modules that all the others read.
@@ -96,7 +97,7 @@ MAY_IMPORT = {
 A name is a folder, without those in it, or a single module.
 """
 
-PARTS = {"sw.contract.cells": "sw.contract"}
+PARTS = {"sw.contract.cells": "sw.contract", "sw.importers.onnx.cut": "sw.importers.onnx"}
 """Folders that stand and fall together with another one."""
 
 

@@ -24,6 +24,7 @@ from stillnet.sw.contract.cells.expr import Node
 from stillnet.sw.contract.cells.schedule import LATENCY, LIMB_BITS, Operation, schedule
 from stillnet.sw.contract.fixed import PRE
 
+from .function_lookup import FunctionLookup
 from .table_lookup import TableLookup
 
 __all__ = ["CellPipeline", "TableLookup", "narrow", "schedule"]
@@ -161,6 +162,11 @@ class CellPipeline(wiring.Component):
                 lookup = TableLookup(kind == "sigmoid")
                 m.submodules[f"{kind}{next(counter)}"] = lookup
                 m.d.comb += [lookup.x.eq(args[0]), out.eq(lookup.y)]
+            elif kind == "table":
+                assert node.table is not None
+                function = FunctionLookup(node.table)
+                m.submodules[f"function{next(counter)}"] = function
+                m.d.comb += [function.x.eq(args[0]), out.eq(function.y)]
             elif kind == "narrow":
                 clipped[operation] = narrow(m, node, args[0], out, operation.steps, counter)
             elif kind == "floor":

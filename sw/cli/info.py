@@ -7,18 +7,25 @@ from pathlib import Path
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.packing.describe import info
-from stillnet.sw.util.results import CellResult, ImageInfo, NetworkInfo
+from stillnet.sw.util.results import CellResult, CheckResult, ImageInfo, NetworkInfo
 
 from .cell_chart import cell_chart, describe_cell
+from .check import describe_model, show_model
 from .main import Command
 from .rendering import show_image, show_network
 
 __all__ = ["INFO"]
 
+_MODELS = (".onnx", ".keras", ".h5", ".hdf5", ".npz", ".pt", ".pth")
+
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", metavar="FILE", nargs="?", type=Path, help="network (.safetensors) or image (.img)"
+        "file",
+        metavar="FILE",
+        nargs="?",
+        type=Path,
+        help="network (.safetensors), image (.img) or trained model",
     )
     parser.add_argument("--cell", metavar="NAME", help="draw the pipeline of a cell instead")
     parser.add_argument(
@@ -30,24 +37,32 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(args: argparse.Namespace) -> NetworkInfo | ImageInfo | CellResult:
+def _run(args: argparse.Namespace) -> NetworkInfo | ImageInfo | CellResult | CheckResult:
     if (args.file is None) == (args.cell is None):
         raise StillnetError("name a network or an image to explain, or a cell with --cell")
-    return info(args.file) if args.cell is None else describe_cell(args.cell, args.sharing)
+    if args.cell is not None:
+        return describe_cell(args.cell, args.sharing)
+    if args.file.suffix.lower() in _MODELS:
+        from stillnet.sw.importers.load import load_model
+
+        return describe_model(load_model(args.file))
+    return info(args.file)
 
 
-def _show(result: NetworkInfo | ImageInfo | CellResult) -> None:
+def _show(result: NetworkInfo | ImageInfo | CellResult | CheckResult) -> None:
     if isinstance(result, CellResult):
         print(cell_chart(result))
     elif isinstance(result, NetworkInfo):
         show_network(result)
+    elif isinstance(result, CheckResult):
+        show_model(result)
     else:
         show_image(result)
 
 
 INFO = Command(
     name="info",
-    help="Explain a network, a memory image or a cell: sizes, formats, errors, pipeline.",
+    help="Explain a network, a memory image, a model or a cell: sizes, formats, errors, pipeline.",
     configure=_configure,
     run=_run,
     show=_show,

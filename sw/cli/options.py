@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.partition.options import CutOptions
+from stillnet.sw.util.recordings import elements_of
 
 if TYPE_CHECKING:
     from stillnet.sw.model.model import Model
@@ -54,6 +56,8 @@ __all__ = [
     "parse_thresholds",
     "positive",
 ]
+
+T = TypeVar("T")
 
 Parser = argparse._ActionsContainer  # a parser or a group of options
 
@@ -182,6 +186,7 @@ def add_import(parser: Parser) -> None:
         type=parse_layers,
         help="order of the modules of a state_dict, for example gru:rnn,sigmoid:fc",
     )
+    _add_cut(parser)
     parser.add_argument(
         "--gru-reset",
         choices=("before", "after"),
@@ -212,7 +217,8 @@ def load_given(args: argparse.Namespace, recordings: Sequence[np.ndarray]) -> Mo
         given["gru_reset"] = args.gru_reset
     if args.ignore_mask:
         given["ignore_mask"] = True
-    model = load_model(args.model, layers=args.layers, **given)
+    cut = _cut_options(args, elements_of(recordings))
+    model = load_model(args.model, layers=args.layers, cut=cut, **given)
     if args.expect:
         from stillnet.sw.importers.expect import check_expected_files
 
@@ -223,6 +229,71 @@ def load_given(args: argparse.Namespace, recordings: Sequence[np.ndarray]) -> Mo
                 file=sys.stderr,
             )
     return model
+
+
+def _add_cut(parser: Parser) -> None:
+    """What a whole ONNX model does not say of itself, and where it is cut."""
+    add = parser.add_argument
+    add(
+        "--state",
+        action="append",
+        default=[],
+        metavar="IN=OUT",
+        help="input of a whole model that carries a state, and the output that gives its next "
+        "value; may be repeated",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="IN=VALUE",
+        help="value of an input that is the same in every call, for example sr=16000",
+    )
+    add(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="IN=SIZES",
+        help="shape of an input in one call, for example input=1,512",
+    )
+    add("--from", dest="enter", metavar="NAME", help="tensor or node at which the chip begins")
+    add("--to", dest="leave", metavar="NAME", help="tensor or node at which the chip ends")
+
+
+def _cut_options(args: argparse.Namespace, elements: int | None) -> CutOptions:
+    """The options of :func:`add_import`; ``elements`` of a step, where recordings are given."""
+    return CutOptions(
+        states=_pairs(args.state, "--state", str),
+        constants=_pairs(args.set, "--set", float),
+        shapes=_pairs(args.shape, "--shape", _sizes),
+        enter=args.enter,
+        leave=args.leave,
+        elements=elements,
+    )
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(n) for n in text.replace("x", ",").split(","))
+    if min(sizes) < 1:
+        raise ValueError
+    return sizes
+
+
+def _pairs(texts: Sequence[str], option: str, kind: Callable[[str], T]) -> dict[str, T]:
+    """``NAME=VALUE`` texts as a dictionary."""
+    found: dict[str, T] = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        try:
+            if not equals or not name:
+                raise ValueError
+            found[name] = kind(value)
+        except ValueError:
+            example = {"--state": "h=hn", "--set": "sr=16000"}.get(option, "input=1,512")
+            raise StillnetError(
+                f"{option}: '{text}' is not of the form NAME=VALUE, as in {example}"
+            ) from None
+    return found
 
 
 def add_data(parser: Parser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.host.engines import run
+from stillnet.sw.host.engines import run_all
 from stillnet.sw.network.network import Network
-from stillnet.sw.util.files import check_place, write_atomically
+from stillnet.sw.util.files import check_place, make_folder, write_atomically
 from stillnet.sw.util.progress import console_progress
-from stillnet.sw.util.recordings import load_array
+from stillnet.sw.util.recordings import load_array, recording_files
 from stillnet.sw.util.results import RunResult
 
 from . import options
@@ -29,7 +30,14 @@ __all__ = ["RUN"]
 def _configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.add_network(parser)
-    add("input", metavar="X.npy", type=Path, help="input vectors, (steps, inputs)")
+    add(
+        "input",
+        metavar="X.npy",
+        type=Path,
+        nargs="+",
+        help="input vectors, (steps, inputs); several recordings, or folders of them, each start "
+        "anew",
+    )
     add(
         "--engine",
         default="reference",
@@ -51,7 +59,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="an option of the engine; may be repeated",
     )
     options.add_strict(parser)
-    options.add_output(parser, "Y.npy", "output vectors, (steps, outputs)")
+    options.add_output(
+        parser, "Y.npy", "output vectors, (steps, outputs); of several recordings a folder"
+    )
 
 
 def _engine_options(texts: list[str]) -> dict[str, Any]:
@@ -69,13 +79,19 @@ def _engine_options(texts: list[str]) -> dict[str, Any]:
 
 def _run(args: argparse.Namespace) -> RunResult:
     engine_options = _engine_options(args.option)
-    check_place(args.output)
+    files = recording_files(args.input)
+    many = len(files) > 1
+    if not many:
+        check_place(args.output)
+    elif args.output is not None:
+        _check_names(files)
+        make_folder(args.output)
     network = Network.load(args.network)
-    x = load_array(args.input)
+    recordings = [load_array(file) for file in files]
     with console_progress() as progress:
-        result = run(
+        result, outputs = run_all(
             network,
-            x,
+            recordings,
             engine=args.engine,
             preset=args.preset,
             fit=args.fit,
@@ -86,10 +102,20 @@ def _run(args: argparse.Namespace) -> RunResult:
     options.insist(args, result.doubts)
     if args.output is None:
         return result
-    buffer = io.BytesIO()
-    np.save(buffer, np.asarray(result.outputs), allow_pickle=False)
-    write_atomically(args.output, buffer.getvalue())
+    for file, y in zip(files, outputs):
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(y), allow_pickle=False)
+        write_atomically(args.output / file.name if many else args.output, buffer.getvalue())
     return replace(result, output=str(args.output))
+
+
+def _check_names(files: Sequence[Path]) -> None:
+    names = [file.name for file in files]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise StillnetError(
+            f"two recordings are called '{twice}', and so would be their outputs; rename one"
+        )
 
 
 _IN_TABLE = ("events", "steps", "engine", "added", "lacking")
@@ -141,6 +167,8 @@ RUN = Command(
 examples:
   stillnet run net.safetensors x.npy -o y.npy
       the bit-exact reference; events by source and the memory words that they fetch
+  stillnet run net.safetensors voices/ -o answers/
+      every recording of a folder, the state cleared before each
   stillnet run net.safetensors x.npy --steps 5 --engine rtl --preset axi64 -o y.npy
       the same through the generated Verilog in a simulator, compared value by value
   stillnet run net.safetensors x.npy --engine board:/dev/ttyUSB0 -o y.npy

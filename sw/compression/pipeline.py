@@ -19,6 +19,7 @@ from stillnet.sw.cost.cost import predict, step_words
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Trace
+from stillnet.sw.quantization.checks import listed_recordings
 from stillnet.sw.quantization.integers import set_limits
 from stillnet.sw.quantization.layerwise import LayerWork
 from stillnet.sw.quantization.limits import Limits, integer_error, settle
@@ -104,7 +105,9 @@ def compress(
         settle(setup.plan, network, limits, options.budget)
     network.validate()
     network.notes["options"] = asdict(options)
-    network.notes["report"] = quantization_report(model, network, setup.base.whole)
+    network.notes["report"] = quantization_report(
+        model, network, setup.base.whole, listed_recordings(model, calibration)
+    )
     network.notes["report"]["doubts"] += _idle_options(setup, network)
     network.notes["compression"] = _report(setup, network, work)
     return network

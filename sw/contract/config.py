@@ -35,7 +35,8 @@ def cell_signature(cell: Cell) -> str:
     lines += [f"{k}={f}" for kind in (cell.parameters, cell.peers) for k, f in kind.items()]
     for n in nodes:
         args = ",".join(str(place[id(a)]) for a in n.args)
-        lines.append(f"{n.op}({args}){n.format}{n.name}{n.value}")
+        table = n.table.signature if n.table else ""
+        lines.append(f"{n.op}({args}){n.format}{n.name}{n.value}{table}")
     lines += [f"{k}:{place[id(n)]}" for k, n in cell.graph.following.items()]
     return ";".join([*lines, str(place[id(cell.graph.result)])])
 

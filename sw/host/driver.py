@@ -33,6 +33,8 @@ from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Reg
 from stillnet.sw.contract.sources import INPUT, encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer
 from stillnet.sw.packing.packer import Image, load_image, pack
+from stillnet.sw.partition.parts import HostParts
+from stillnet.sw.partition.stream import HostStream, chip_state
 from stillnet.sw.util.progress import Progress, silent
 
 from .session import ConnectionLost, RefusedCommand, Session
@@ -66,6 +68,7 @@ class _Loaded:
 
     outline: Network
     unit_base: tuple[int, ...]
+    host: HostStream | None
 
 
 class Engine:
@@ -321,7 +324,10 @@ class Engine:
         return self._loaded
 
     def step(self, x: np.ndarray) -> np.ndarray:
-        """One float vector in (or one token), one float vector out.
+        """One step in (a float vector, or one token), one float vector out.
+
+        Of a whole model the step and the output are those of the model: the host's parts run here,
+        before and after the board's.
 
         Parameters
         ----------
@@ -331,9 +337,7 @@ class Engine:
         -------
         float array, shape (outputs,)
         """
-        network = self.network
-        row = network.quantize_input(np.asarray(x)[None])[0]
-        return network.dequantize_output(self.step_integers(row))
+        return next(self.stream([x]))
 
     def step_integers(self, x: np.ndarray) -> np.ndarray:
         """One integer vector in, one out.
@@ -364,10 +368,16 @@ class Engine:
         ------
         float array, shape (outputs,)
         """
-        network = self.network
-        rows = (network.quantize_input(np.asarray(x)[None])[0] for x in vectors)
-        for y in self.stream_integers(rows, window=window):
-            yield network.dequantize_output(y)
+        network, host = self.network, self._network().host
+
+        def chip(vectors: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            rows = (network.quantize_input(np.asarray(x)[None])[0] for x in vectors)
+            for y in self.stream_integers(rows, window=window):
+                yield network.dequantize_output(y)
+
+        if network.host is not None:
+            network.host.check_streams()
+        yield from chip(vectors) if host is None else host.run(vectors, chip)
 
     def stream_integers(
         self, vectors: Iterable[np.ndarray], *, window: int | None = None
@@ -443,6 +453,9 @@ class Engine:
         self._network()
         self._ready(fresh=True)
         self._check_loaded(self._status())
+        host = self._network().host
+        if host is not None:
+            host.clear()
         self._session.call(Command.ACCESS, link.clear())
         self._wait(Status.LOADED | Status.IDLE)
         self._unknown = False
@@ -463,11 +476,12 @@ class Engine:
         for i, layer in enumerate(network.layers):
             if layer.threshold_recurrent is not None:
                 result[f"{i}/reference_second"] = self._read_state(Region.REFERENCE_SECOND, i)
-        return result
+        return result | ({} if loaded.host is None else loaded.host.get_state())
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Restores what :meth:`get_state` (or that of a reference) returned."""
-        network = self.network
+        network, host = self.network, self._network().host
+        whole, state = state, state if host is None else chip_state(state)
         shapes = self._state_shapes()
         given = {k: np.shape(v) for k, v in state.items()}
         if given != shapes:
@@ -494,6 +508,8 @@ class Engine:
         for i, layer in enumerate(network.layers):
             for s in CELLS[layer.cell].state:
                 self._write_state(self._state_region(s), i, state[f"{i}/{s}"])
+        if host is not None:
+            host.set_state(whole)
         self._unknown = False
 
     def set_hidden(self, values: dict[tuple[int, str], np.ndarray]) -> None:
@@ -770,8 +786,10 @@ def _outline(image: Image) -> _Loaded:
         input_threshold=notes["input_threshold"],
         name=notes["name"],
         input_exponents=_exponents(notes["input_exponents"]),
+        host=None if notes["host"] is None else HostParts.from_dict(notes["host"]),
     )
-    return _Loaded(outline, tuple(d["unit_base"] for d in notes["layers"]))
+    base = tuple(d["unit_base"] for d in notes["layers"])
+    return _Loaded(outline, base, HostStream.of(outline.host))
 
 
 def _exponents(numbers: list[int] | None) -> np.ndarray | None:

@@ -10,8 +10,8 @@ Engines are found through the entry-point group ``stillnet.engines``. An engine 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.engine_fit import changed, lacking, missing
 from stillnet.sw.packing.engine_fit import fit as fit_engine
+from stillnet.sw.partition.parts import Kept
 from stillnet.sw.util.progress import Progress, silent
 from stillnet.sw.util.recordings import load_array
 from stillnet.sw.util.results import RunResult
 
-__all__ = ["engine_loaders", "run"]
+__all__ = ["engine_loaders", "run", "run_all"]
 
 _GROUP = "stillnet.engines"
 
@@ -60,6 +61,7 @@ def run(
     ----------
     network : Network, or path of one
     x : array of float, shape (steps, inputs), or of tokens, shape (steps,), or path of a .npy file
+        Of a whole model: what the model takes. The host's parts run here, in onnxruntime.
     engine : str
         ``"reference"``, or an engine of the entry-point group ``stillnet.engines``: ``"rtl"``,
         ``"board:PORT"``, ``"sim:BOARD"``.
@@ -102,8 +104,14 @@ def run(
         options |= {"address": address, "fit": fit}
     elif fit or (fit is None and missing(network, base)):
         config = fit_engine(network, base)
-    result = function(network, x, preset=config, steps=steps, progress=progress, **options)
-    clipped = network.clipped_inputs(x[: result.steps])
+    vectors, kept = x, list[Kept]()
+    if network.host is not None:
+        vectors, kept = network.host.enter_vectors(x[:steps])
+        steps = None
+    result = function(network, vectors, preset=config, steps=steps, progress=progress, **options)
+    if network.host is not None:
+        result = replace(result, outputs=network.host.leave_outputs(result.outputs, kept))
+    clipped = network.clipped_inputs(vectors[: result.steps])
     doubts = network.doubts
     if clipped:
         doubts.append(
@@ -114,6 +122,59 @@ def run(
     if colon:
         return result
     return replace(result, preset=config.name, added=changed(base, config))
+
+
+def run_all(
+    network: Network, recordings: Sequence[np.ndarray], **options: Any
+) -> tuple[RunResult, list[np.ndarray]]:
+    """:func:`run` over several recordings, each of which starts anew.
+
+    Parameters
+    ----------
+    network : Network
+    recordings : sequence of arrays
+    options
+        Of :func:`run`.
+
+    Returns
+    -------
+    RunResult
+        Of all of them: counts are added; times and rates are means over the steps.
+    list of arrays
+        The outputs of each.
+    """
+    results: list[RunResult] = []
+    for x in recordings:
+        results.append(run(network, x, **options))
+        if results[-1].mismatches:
+            break
+    outputs = [r.outputs for r in results]
+    return (results[0] if len(results) == 1 else _joined(results)), outputs
+
+
+def _joined(results: Sequence[RunResult]) -> RunResult:
+    first, steps = results[0], sum(r.steps for r in results)
+    changes: dict[str, Any] = {"recordings": len(results)}
+    for f in fields(first):
+        values = [getattr(r, f.name) for r in results]
+        if f.name in _KEPT or not all(isinstance(v, (int, float)) for v in values):
+            continue
+        if isinstance(values[0], int):
+            changes[f.name] = sum(values)
+        else:
+            changes[f.name] = sum(v * r.steps for v, r in zip(values, results)) / max(steps, 1)
+    if first.utilisation is not None:
+        changes["utilisation"] = changes["words"] / max(changes["cycles"], 1)
+    wrong = next((r for r in results if r.mismatches), first)
+    changes["difference"], changes["first_difference"] = wrong.difference, wrong.first_difference
+    changes["events"] = {k: sum(r.events[k] for r in results) for k in first.events}
+    changes["doubts"] = list(dict.fromkeys(d for r in results for d in r.doubts))
+    changes["outputs"] = np.concatenate([r.outputs for r in results])
+    return replace(first, **changes)
+
+
+_KEPT = ("recordings", "history", "rtl_cycles_per_second")
+"""Fields that several recordings have in common."""
 
 
 def engine_loaders() -> dict[str, Callable[[], Callable[..., RunResult]]]:

@@ -70,9 +70,10 @@ def check_expected(model: Model, x: np.ndarray, y: np.ndarray, what: str = "y") 
         Where they differ by more than float rounding: the first step and output, both values, and
         the difference as a part of the spread.
     """
-    expected = _steps(model, len(x), np.asarray(y), what)
-    found = model.run(x)[-len(expected) :]
-    first = len(x) - len(expected)
+    whole = model.run_whole(x)
+    expected = _steps(whole.shape, np.asarray(y), what)
+    found = whole[-len(expected) :]
+    first = len(whole) - len(expected)
     spread = _spread(expected)
     part = _OF_HALF if np.asarray(y).dtype.itemsize < 4 else TOLERANCE
     limit = np.maximum(part * spread, _OF_FLOAT * np.abs(expected).max(axis=0))
@@ -98,20 +99,21 @@ def _spread(expected: np.ndarray) -> np.ndarray:
     return np.maximum(np.ptp(expected, axis=0), whole / 100)
 
 
-def _steps(model: Model, steps: int, y: np.ndarray, what: str) -> np.ndarray:
+def _steps(shape: tuple[int, ...], y: np.ndarray, what: str) -> np.ndarray:
     """Expected outputs as (steps, outputs), or (1, outputs)."""
     if y.dtype.kind not in "fiub" or y.size == 0:
         raise StillnetError(f"{what} holds {y.dtype} of shape {y.shape}; real numbers are needed")
+    steps, outputs = shape
     squeezed = y.reshape([n for n in y.shape if n != 1])
     for rows in (steps, 1):
-        wanted = [n for n in (rows, model.outputs) if n != 1]
+        wanted = [n for n in (rows, outputs) if n != 1]
         if list(squeezed.shape) == wanted:
-            result = squeezed.reshape(rows, model.outputs).astype(float)
+            result = squeezed.reshape(rows, outputs).astype(float)
             break
     else:
         raise StillnetError(
-            f"{what} has the shape {y.shape}; the model gives {(steps, model.outputs)} for this "
-            f"recording, so save that, or the last step {(model.outputs,)}"
+            f"{what} has the shape {y.shape}; the model gives {(steps, outputs)} for this "
+            f"recording, so save that, or the last step {(outputs,)}"
         )
     if not np.all(np.isfinite(result)):
         raise StillnetError(f"{what} holds NaN or infinity: run the training framework again")

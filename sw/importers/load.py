@@ -12,6 +12,7 @@ from typing import Any
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.file import METADATA, model_of
 from stillnet.sw.model.model import Model
+from stillnet.sw.partition.options import CutOptions
 
 from .egru import from_egru, is_egru
 from .pt_file import LEGACY_MAGIC
@@ -39,6 +40,7 @@ def load_model(
     path: str | PathLike[str],
     *,
     layers: LayerList | None = None,
+    cut: CutOptions | None = None,
     gru_reset: str | None = None,
     ignore_mask: bool = False,
 ) -> Model:
@@ -65,6 +67,9 @@ def load_model(
         ``"after"`` the product with the recurrent matrix. Absent: as the file says.
     ignore_mask : bool
         Take a Keras model with masks as if it had none: for streams in which no step is left out.
+    cut : CutOptions, optional
+        Of an ONNX model of which only a part can run on the chip: what it does not say itself. The
+        rest of the model is in ``host`` of the result.
 
     Raises
     ------
@@ -82,7 +87,7 @@ def load_model(
         _refuse_choice(ignore_mask, path, "an ONNX model", "ignore_mask")
         from .onnx import load_onnx
 
-        return load_onnx(path, gru_reset=gru_reset)
+        return load_onnx(path, cut or CutOptions(), gru_reset=gru_reset)
     if kind == ".keras":
         _refuse_choice(layers is not None, path, "a Keras model", "layers")
         _refuse_choice(gru_reset is not None, path, "a Keras model", "gru_reset")

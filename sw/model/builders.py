@@ -9,10 +9,11 @@ from typing import Self
 import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.contract.cells.conv import MAX_TAPS
+from stillnet.sw.contract.cells.conv import DELAY, MAX_TAPS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
 
+from .activations import CONVOLVED, Activation, Number, activation_of, apply
 from .layers import Layer, Matrix, checked
 
 __all__ = ["Builders", "each", "gate_biases", "gate_order", "initial_state", "vector"]
@@ -67,6 +68,7 @@ class Builders:
         bias: np.ndarray | None = None,
         activation: str = "linear",
         *,
+        settings: Mapping[str, Number] | None = None,
         name: str | None = None,
     ) -> Self:
         """Adds a causal convolution in time on top.
@@ -78,39 +80,46 @@ class Builders:
             multiplies the newest vector.
         bias : array, shape (units,)
         activation : str
-            ``"linear"`` or ``"relu"``.
+            ``"linear"`` or ``"relu"``; any other of :meth:`dense` becomes a layer of its own.
+        settings : dict of str to float or array
+            Of the activation, see :meth:`dense`.
+
+        More than eight taps take ``delay`` layers in front, one for each seven further taps.
         """
         name = name or f"conv{len(self.layers)}"
         weight = checked(name, "weight", weight, 3)
         units, size, taps = weight.shape
-        if size != self._top_size() or units == 0:
+        if size != self._top_size() or units == 0 or taps == 0:
             raise StillnetError(
                 f"layer '{name}': weight has shape {weight.shape}, expected (units, "
                 f"{self._top_size()}, taps)"
             )
-        if not 1 <= taps <= MAX_TAPS:
-            raise StillnetError(
-                f"layer '{name}': a convolution has 1 to {MAX_TAPS} taps, not {taps}"
-            )
-        if activation not in ("linear", "relu"):
-            raise StillnetError(
-                f"layer '{name}': activation of a convolution must be linear or relu, not "
-                f"'{activation}'"
-            )
         if taps == 1:
-            return self.dense(weight[:, :, 0], bias, activation, name=name)
-        gates = tuple(f"a{k}" for k in range(taps))
-        newest_first = weight[:, :, ::-1].transpose(2, 0, 1)
-        values = dict.fromkeys(gates, np.zeros(units))
-        values["a0"] = vector(name, "bias", bias, units)
-        self._add(
-            name,
-            f"conv{taps}" + ("_relu" if activation == "relu" else ""),
-            units,
-            (Matrix(self._top(), gates, np.ascontiguousarray(newest_first)),),
-            values,
-        )
+            return self.dense(weight[:, :, 0], bias, activation, settings=settings, name=name)
+        if activation not in CONVOLVED:
+            self.conv(weight, bias, name=name)
+            after = f"{name}.{activation}"
+            return self.dense(np.eye(units), None, activation, settings=settings, name=after)
+        newest_first = np.ascontiguousarray(weight[:, :, ::-1].transpose(2, 0, 1))
+        own = taps if taps <= MAX_TAPS else DELAY
+        matrices = []
+        for k, first in enumerate(range(0, taps, own)):
+            if k:
+                self._delay(f"{name}.delay{k}" if k > 1 else f"{name}.delay", size)
+            part = newest_first[first : first + own]
+            used = [g for g in range(len(part)) if taps <= MAX_TAPS or np.any(part[g])]
+            if used:
+                matrices.append(Matrix(self._top(), tuple(f"a{g}" for g in used), part[used]))
+        biases = {f"a{k}": np.zeros(units) for k in range(own)}
+        biases["a0"] = vector(name, "bias", bias, units)
+        cell = f"conv{own}" + ("_relu" if activation == "relu" else "")
+        self._add(name, cell, units, tuple(matrices), biases)
         return self
+
+    def _delay(self, name: str, size: int) -> None:
+        """Adds a layer with what the one below was seven steps before."""
+        matrix = Matrix(self._top(), ("y",), np.eye(size)[None])
+        self._add(name, "delay", size, (matrix,), {"y": np.zeros(size)})
 
     def dense(
         self,
@@ -118,6 +127,7 @@ class Builders:
         bias: np.ndarray | None = None,
         activation: str = "linear",
         *,
+        settings: Mapping[str, Number] | None = None,
         name: str | None = None,
     ) -> Self:
         """Adds a dense layer on top: ``activation(weight @ x + bias)``.
@@ -127,16 +137,68 @@ class Builders:
         weight : array, shape (units, inputs of the layer)
         bias : array, shape (units,)
         activation : str
-            ``"linear"``, ``"relu"``, ``"sigmoid"`` or ``"tanh"``.
+            linear, relu, sigmoid, tanh, relu6, leaky_relu, prelu, clip, hard_tanh, hard_sigmoid,
+            hard_swish, elu, selu, celu, gelu, gelu_tanh, silu (or swish), softplus, softsign, abs,
+            erf, exp or sqrt.
+        settings : dict of str to float, or array of one value for each unit
+            ``slope`` of leaky_relu (0.01) and prelu (0.25); ``low`` and ``high`` of clip, which
+            may be infinite; ``alpha`` of elu, celu, selu and hard_sigmoid (1/6); ``beta`` of
+            hard_sigmoid (1/2); ``gamma`` of selu.
         """
         name = name or f"dense{len(self.layers)}"
-        weight, bias = self._dense(name, weight, bias, activation)
+        weight, bias = self._dense(name, weight, bias)
+        found = activation_of(f"layer '{name}'", activation, settings)
+        weight, bias = apply(found, weight, bias)
         self._add(
             name,
-            activation,
+            found.cell,
             len(weight),
             (Matrix(self._top(), ("y",), weight[None]),),
             {"y": bias},
+            parameters=_parameters(name, found, len(weight)),
+        )
+        return self
+
+    def rnn(
+        self,
+        w_ih: np.ndarray,
+        w_hh: np.ndarray,
+        b_ih: np.ndarray | None = None,
+        b_hh: np.ndarray | None = None,
+        *,
+        activation: str = "tanh",
+        settings: Mapping[str, Number] | None = None,
+        name: str | None = None,
+    ) -> Self:
+        """Adds an Elman network on top: ``h = activation(w_ih @ x + b_ih + w_hh @ h + b_hh)``.
+
+        Parameters
+        ----------
+        w_ih : array, shape (units, inputs of the layer)
+        w_hh : array, shape (units, units)
+        b_ih, b_hh : array, shape (units,)
+        activation, settings
+            As of :meth:`dense`.
+        """
+        name = name or f"rnn{len(self.layers)}"
+        w_ih, bias = self._dense(name, w_ih, b_ih)
+        units = len(w_ih)
+        w_hh = checked(name, "w_hh", w_hh, 2)
+        if w_hh.shape != (units, units):
+            raise StillnetError(
+                f"layer '{name}': w_hh has shape {w_hh.shape}, expected {(units, units)}"
+            )
+        found = activation_of(f"layer '{name}'", activation, settings)
+        both = np.hstack([w_ih, w_hh])
+        both, bias = apply(found, both, bias + vector(name, "b_hh", b_hh, units))
+        inputs, own = np.split(both, [w_ih.shape[1]], axis=1)
+        self._add(
+            name,
+            found.cell,
+            units,
+            (Matrix(self._top(), ("y",), inputs[None]), Matrix(self._top() + 1, ("y",), own[None])),
+            {"y": bias},
+            parameters=_parameters(name, found, units),
         )
         return self
 
@@ -248,14 +310,9 @@ class Builders:
         self.layers[index] = replace(self.layers[index], plain=True)
 
     def _dense(
-        self, name: str, weight: np.ndarray, bias: np.ndarray | None, activation: str = "linear"
+        self, name: str, weight: np.ndarray, bias: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         weight = checked(name, "weight", weight, 2)
-        if activation not in ("linear", "relu", "sigmoid", "tanh"):
-            raise StillnetError(
-                f"layer '{name}': activation '{activation}' is not supported; use linear, relu, "
-                "sigmoid or tanh"
-            )
         units, size = weight.shape
         if size != self._top_size() or units == 0:
             raise StillnetError(
@@ -269,6 +326,20 @@ class Builders:
 
     def _top_size(self) -> int:
         return self.inputs if self._top() == INPUT else self.layers[-1].units
+
+
+def _parameters(name: str, found: Activation, units: int) -> dict[str, np.ndarray]:
+    """Parameters of an activation's cell, one value for each unit."""
+    result = {}
+    for key, value in found.parameters.items():
+        values = np.array(each(value, units), float)
+        if values.shape != (units,) or np.any(np.isnan(values)):
+            raise StillnetError(
+                f"layer '{name}': {key} of its activation has shape {values.shape}, or holds NaN; "
+                f"give one number, or {units}"
+            )
+        result[key] = values
+    return result
 
 
 def gate_order(name: str, order: str, *known: str) -> list[int]:

@@ -8,7 +8,9 @@ multiplied by powers of two, and the columns that they meet are divided by the s
 * the network's input: the host multiplies (``Network.input_exponents``);
 * layers whose equation commutes with scaling (linear, ReLU, convolutions, leaky integrators): their
   rows are multiplied instead;
-* the network's output, of such a layer: the host divides (``QuantizedLayer.unit_exponents``).
+* the network's output, of such a layer: the host divides (``QuantizedLayer.unit_exponents``);
+* cells of fixed formats whose result grows with an accumulator (``Cell.gains``: products, masks,
+  square root, exponential): what calibration showed is brought into their formats.
 
 All of this is exact in floating point; the network that is then quantized is the same function. The
 states of GRU and LSTM keep their proven ranges.
@@ -16,25 +18,38 @@ states of GRU and LSTM keep their proven ranges.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from stillnet.sw.contract.cells import CELLS, Cell
+from stillnet.sw.contract.fixed import PRE
 from stillnet.sw.contract.sources import INPUT
 
 from .model import Layer, Model
 
-__all__ = ["Exponents", "commutes", "element_exponents", "scaled_input", "scaled_model"]
+__all__ = [
+    "Exponents",
+    "commutes",
+    "element_exponents",
+    "gain_exponents",
+    "scaled_input",
+    "scaled_model",
+]
 
-Exponents = dict[int, np.ndarray]
-"""By source: the powers of two of its elements, int64, shape (size,). Absent: none."""
+Exponents = dict[int | tuple[int, str], np.ndarray]
+"""By source: the powers of two of its elements, int64, shape (size,). Absent: none. By (layer,
+accumulator): the part of it that a second ``"linear"`` accumulator takes."""
 
 _LEAST = 2
 """Outputs stay as they are where none would gain this many bits."""
 
 _MOST = 24
+
+_HEADROOM = 1.25
+"""Room above what calibration showed, as a factor."""
 
 _WORTH = 0.7
 """Part of the noise that may be left, or elements stay as they are."""
@@ -105,6 +120,54 @@ def element_exponents(
     return found
 
 
+def gain_exponents(
+    model: Model,
+    sums: Callable[[int], Mapping[str, np.ndarray]],
+    vectors: Mapping[int, np.ndarray],
+) -> Exponents:
+    """Powers of two that bring cells with ``Cell.gains`` into their formats.
+
+    One for all units of a layer, except of the last one, whose units have one each.
+
+    Parameters
+    ----------
+    model : Model
+    sums : function of layer
+        Accumulators on calibration, by name, shape (steps, units).
+    vectors : dict of source to array, shape (steps, size)
+    """
+    found: Exponents = {}
+    last = len(model.layers) - 1
+    for i, layer in enumerate(model.layers):
+        cell = CELLS[layer.cell]
+        if not cell.gains:
+            continue
+        result = cell.graph.result.format
+        reach = result.maximum * 2.0**-result.fraction
+        total = np.zeros(layer.units, np.int64)
+        for k, (gate, kind) in enumerate(cell.gains.items()):
+            if kind == "exponential":
+                room = _fitting(vectors[i], min(reach, np.e), i == last)
+            elif kind == "square":
+                room = _fitting(sums(i)[gate], PRE.maximum * 2.0**-PRE.fraction, i == last) // 2
+            else:
+                room = _fitting(sums(i)[gate], 1.0 if k else reach, i == last)
+            if k:
+                found[i, gate] = room
+            total = total + room
+        found[i] = total
+    return found
+
+
+def _fitting(values: np.ndarray, reach: float, each: bool) -> np.ndarray:
+    """The largest powers of two that keep values, with room to spare, within ``reach``."""
+    peak = np.max(np.abs(values), axis=0, initial=0.0)
+    if not each:
+        peak = np.full(len(peak), np.max(peak, initial=0.0))
+    ratio = reach / (_HEADROOM * np.where(peak > 0, peak, reach))
+    return np.clip(np.floor(np.log2(ratio)), -_MOST, _MOST).astype(np.int64)
+
+
 def _room(peak: np.ndarray) -> np.ndarray:
     """How far each element may grow until it is as large as the largest one."""
     largest = float(np.max(peak, initial=0.0))
@@ -166,7 +229,7 @@ def _noise(weight: np.ndarray, exponents: np.ndarray, power: np.ndarray, peak: f
     return float(np.mean((of_weights + of_values)[alive] / signal[alive]))
 
 
-def scaled_model(model: Model, exponents: Mapping[int, np.ndarray]) -> Model:
+def scaled_model(model: Model, exponents: Mapping[Any, np.ndarray]) -> Model:
     """The same function of the scaled input, with scaled outputs."""
     if not exponents:
         return model
@@ -175,22 +238,54 @@ def scaled_model(model: Model, exponents: Mapping[int, np.ndarray]) -> Model:
     )
 
 
-def _scaled(layer: Layer, index: int, exponents: Mapping[int, np.ndarray]) -> Layer:
+def _scaled(layer: Layer, index: int, exponents: Mapping[Any, np.ndarray]) -> Layer:
     own = 2.0 ** exponents.get(index, np.zeros(layer.units))
+    grown = _grown(layer, index, exponents)
     matrices = []
     for m in layer.matrices:
-        weight = np.asarray(m.weight, float) * own[:, None]
+        rows = np.stack([grown[g] for g in m.gates])
+        weight = np.asarray(m.weight, float) * rows[:, :, None]
         if m.source in exponents:
             weight = weight * 2.0 ** -exponents[m.source]
         matrices.append(replace(m, weight=weight))
     return replace(
         layer,
         matrices=tuple(matrices),
-        bias={g: np.asarray(b, float) * own for g, b in layer.bias.items()},
+        bias={
+            g: np.asarray(b, float) * grown[g] + _raised(layer, index, g, exponents)
+            for g, b in layer.bias.items()
+        },
         initial={s: np.asarray(v, float) * own for s, v in layer.initial.items()},
     )
 
 
-def scaled_input(x: np.ndarray, exponents: Mapping[int, np.ndarray]) -> np.ndarray:
+def _grown(layer: Layer, index: int, exponents: Mapping[Any, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the rows of each accumulator are multiplied by."""
+    zero = np.zeros(layer.units)
+    total = exponents.get(index, zero)
+    gains = CELLS[layer.cell].gains
+    if not gains:
+        return dict.fromkeys(layer.bias, 2.0**total)
+    powers = dict.fromkeys(layer.bias, zero)
+    linear = [g for g, kind in gains.items() if kind == "linear"]
+    for g in linear[1:]:
+        powers[g] = exponents.get((index, g), zero)
+        total = total - powers[g]
+    for g, kind in gains.items():
+        if g in linear[:1] or kind == "square":
+            powers[g] = total * (2 if kind == "square" else 1)
+    return {g: 2.0**p for g, p in powers.items()}
+
+
+def _raised(
+    layer: Layer, index: int, gate: str, exponents: Mapping[Any, np.ndarray]
+) -> np.ndarray | float:
+    """What is added to the biases of an accumulator."""
+    if CELLS[layer.cell].gains.get(gate) != "exponential":
+        return 0.0
+    return np.log(2.0) * exponents.get(index, np.zeros(layer.units))
+
+
+def scaled_input(x: np.ndarray, exponents: Mapping[Any, np.ndarray]) -> np.ndarray:
     """Input vectors as the scaled model takes them."""
     return x * 2.0 ** exponents[INPUT] if INPUT in exponents else x

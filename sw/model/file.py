@@ -17,6 +17,7 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.partition.parts import HostParts
 from stillnet.sw.util.files import write_atomically
 from stillnet.sw.util.keys import check_keys
 
@@ -31,12 +32,15 @@ FORMAT_VERSION = 1
 METADATA = "stillnet_model"
 """Key of the metadata that tells a model from other ``.safetensors`` files."""
 
-HEADER = ("version", "name", "inputs", "one_hot", "layers")
+HEADER = ("version", "name", "inputs", "one_hot", "layers", "host")
 LAYER = (
     *("name", "cell", "units", "matrices", "bias", "initial", "parameters", "peers"),
     "plain",
 )
 MATRIX = ("source", "gates")
+_HOST = ("before", "after")
+"""Graphs of the host, as bytes."""
+
 _REMEDY = "save the model again with model.save(path)"
 
 
@@ -78,8 +82,12 @@ def save_model(model: Model, path: str | Path) -> None:
         "inputs": model.inputs,
         "one_hot": model.one_hot,
         "layers": layers,
+        "host": None if model.host is None else model.host.header(),
     }
     plain = {key: np.ascontiguousarray(v, dtype=np.float64) for key, v in tensors.items()}
+    if model.host is not None:
+        for key in _HOST:
+            plain[f"host/{key}"] = np.frombuffer(getattr(model.host, key), np.uint8)
     write_atomically(path, save(plain, {METADATA: json.dumps(header)}))
 
 
@@ -126,13 +134,14 @@ def _build(header: Any, tensors: Mapping[str, np.ndarray], where: str) -> Model:
     check_keys(header, HEADER, where, remedy=_REMEDY)
     wanted: list[str] = []
 
-    def take(key: str) -> np.ndarray:
+    def take(key: str, dtype: type = np.float64) -> np.ndarray:
         wanted.append(key)
         if key not in tensors:
             raise StillnetError(f"{where} has no tensor '{key}': {_REMEDY}")
-        if tensors[key].dtype != np.float64:
+        if tensors[key].dtype != dtype:
             raise StillnetError(
-                f"{where}: tensor '{key}' has type {tensors[key].dtype}, not float64: {_REMEDY}"
+                f"{where}: tensor '{key}' has type {tensors[key].dtype}, not {dtype.__name__}: "
+                f"{_REMEDY}"
             )
         return np.array(tensors[key])
 
@@ -155,8 +164,13 @@ def _build(header: Any, tensors: Mapping[str, np.ndarray], where: str) -> Model:
                 *(initial, parameters, peers, bool(d["plain"])),
             )
         )
+    host = None
+    if header["host"] is not None:
+        graphs = [take(f"host/{key}", np.uint8).tobytes() for key in _HOST]
+        host = HostParts.read(header["host"], *graphs)
     check_keys(tensors, wanted, where, kind="tensor", remedy=_REMEDY)
-    return Model(_whole(header["inputs"]), layers, str(header["name"]), bool(header["one_hot"]))
+    size, name, one_hot = _whole(header["inputs"]), str(header["name"]), bool(header["one_hot"])
+    return Model(size, layers, name, one_hot, host)
 
 
 def _whole(value: Any) -> int:

@@ -8,7 +8,7 @@ or be added; a layer that reads such a vector gets one matrix for each source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -17,13 +17,17 @@ import numpy as np
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
 
-from .layers import Matrix
+from .activations import CONVOLVED, Number
+from .layers import Layer, Matrix
 from .model import Model
 
 __all__ = ["ACTIVATIONS", "LayerGraph", "Vector"]
 
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
-"""Activations of a dense layer."""
+"""Activations that every framework defines alike, and that need no settings."""
+
+Settings = Mapping[str, Number] | None
+"""Of an activation, as :func:`.activations.activation_of` takes them."""
 
 
 @dataclass(eq=False)
@@ -33,6 +37,7 @@ class _Source:
     size: int | None
     index: int | None = None  # INPUT, or a layer's index once it is in the model
     pending: _Pending | None = None
+    product: _Product | None = None
     table: np.ndarray | None = None  # (tokens, features) of an embedding of the input
     tokens: bool = False  # the input as one-hot vectors
 
@@ -46,6 +51,17 @@ class _Pending:
     weight: np.ndarray  # (units, inputs) or (units, inputs, taps)
     bias: np.ndarray
     activation: str = "linear"
+    settings: Settings = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Product:
+    """A cell of several operands that is not in the model yet."""
+
+    name: str
+    cell: str
+    size: int
+    operands: dict[str, Vector]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,15 +204,23 @@ class LayerGraph:
     def joins(self, v: Vector, kind: str) -> bool:
         """Whether an activation can join the layer before it."""
         joined = _joinable(v)
-        return joined is not None and (joined.weight.ndim == 2 or kind == "relu")
+        return joined is not None and (joined.weight.ndim == 2 or kind in CONVOLVED)
 
-    def activation(self, v: Vector, name: str, kind: str) -> Vector:
-        """An activation on its own: joins the linear layer before it."""
+    def activation(self, v: Vector, name: str, kind: str, settings: Settings = None) -> Vector:
+        """An activation on its own: joins the linear layer before it.
+
+        Parameters
+        ----------
+        kind : str
+            One of :data:`.activations.ACTIVATION_NAMES`.
+        settings : dict of str to float or array
+            See :meth:`.Model.dense`.
+        """
         if kind == "linear":
             return v
         joined = _joinable(v)
         if joined is not None and self.joins(v, kind):
-            return self._open(replace(joined, activation=kind))
+            return self._open(replace(joined, activation=kind, settings=settings))
         if v.size is None:
             self.refuse(
                 name,
@@ -204,22 +228,64 @@ class LayerGraph:
                 "before it",
             )
         # Nothing to join: a layer of its own, its matrix the identity.
-        return self.dense(v, name, np.eye(v.size), None, kind)
+        return self.dense(v, name, np.eye(v.size), None, kind, settings)
 
     def dense(
-        self, v: Vector, name: str, weight: np.ndarray, bias: np.ndarray | None, activation: str
+        self,
+        v: Vector,
+        name: str,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        activation: str,
+        settings: Settings = None,
     ) -> Vector:
         """A dense layer; ``weight`` (units, inputs)."""
         self._check(v, name, weight)
         bias = np.zeros(len(weight)) if bias is None else bias
-        return self._open(_Pending(name, v, weight, bias, activation))
+        return self._open(_Pending(name, v, weight, bias, activation, settings))
+
+    def picked(
+        self, v: Vector, name: str, weight: np.ndarray, bias: np.ndarray, activation: str
+    ) -> Vector:
+        """A dense layer whose rows have one weight at most: joins the linear layer before it."""
+        joined = _joinable(v)
+        if joined is None or joined.weight.ndim != 2:
+            return self.dense(v, name, weight, bias, activation)
+        weight, bias = weight @ joined.weight, weight @ joined.bias + bias
+        return self.dense(joined.source, name, weight, bias, activation)
+
+    def product(self, name: str, cell: str, operands: Mapping[str, Vector]) -> Vector:
+        """A cell of several accumulators, each of which is a vector of one size.
+
+        Linear layers that are not read by anything else are taken in: their weights become those
+        of the cell.
+
+        Parameters
+        ----------
+        cell : str
+            ``"product"`` or ``"mask"``.
+        operands : dict of accumulator to Vector
+        """
+        sizes = {v.size for v in operands.values()}
+        size = sizes.pop()
+        if sizes or size is None:
+            self.refuse(
+                name, "it multiplies vectors of different or unknown sizes; save the model again"
+            )
+        return _vector(_Source(size, product=_Product(name, cell, size, dict(operands))))
 
     def conv(
-        self, v: Vector, name: str, weight: np.ndarray, bias: np.ndarray | None, activation: str
+        self,
+        v: Vector,
+        name: str,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        activation: str,
+        settings: Settings = None,
     ) -> Vector:
         """A causal convolution in time; ``weight`` (units, inputs, taps), the newest tap last."""
         if weight.shape[2] == 1:
-            return self.dense(v, name, weight[:, :, 0], bias, activation)
+            return self.dense(v, name, weight[:, :, 0], bias, activation, settings)
         self._check(v, name, weight[:, :, 0])
         for p in v.parts:
             if np.any(p.shift):
@@ -230,7 +296,8 @@ class LayerGraph:
                 )
         bias = np.zeros(len(weight)) if bias is None else bias
         out = self._open(_Pending(name, v, weight, bias))
-        return self.activation(out, name if activation == "relu" else f"{name}.act", activation)
+        own = name if activation in CONVOLVED else f"{name}.act"
+        return self.activation(out, own, activation, settings)
 
     def recurrent(
         self, v: Vector, name: str, w: np.ndarray, b: np.ndarray | None, add: Callable[..., Any]
@@ -252,7 +319,7 @@ class LayerGraph:
 
     def model(self, outputs: Sequence[tuple[str, Vector]]) -> Model:
         """The finished model, whose output is the vectors named, side by side."""
-        for name, v in outputs:
+        for _, v in outputs:
             for p in v.parts:
                 if p.source.table is not None:
                     self.refuse(
@@ -260,17 +327,12 @@ class LayerGraph:
                         "it ends the network with an embedding, which no layer reads; save a "
                         "model with a layer after it",
                     )
-                if not p.plain:
-                    self.refuse(
-                        p.by or name,
-                        "it scales or shifts the network's output, which no dense layer follows; "
-                        "remove it and compute it on the host",
-                    )
         out = self.concat([v for _, v in outputs])
         if all(p.source.index == INPUT for p in out.parts):
             raise StillnetError(
                 f"model '{self._name}' holds no layer: save a model with a recurrent or dense layer"
             )
+        out = self._one_layer(out)
         ends = [self._settle(p.source) for p in out.parts]
         ends = self._drop(ends)
         if ends != [len(self._layers()) - 1]:
@@ -282,6 +344,35 @@ class LayerGraph:
             self._settle(joined.parts[0].source)
         assert self._model is not None
         return self._model
+
+    def _one_layer(self, out: Vector) -> Vector:
+        """The output as one layer that is still to be made, where it can be one: a linear layer
+        for a scale or a shift; one layer for several of one activation that nothing else reads.
+        """
+        if any(not p.plain for p in out.parts):
+            size = out.size
+            assert size is not None
+            by = next(p.by for p in out.parts if not p.plain)
+            return self.dense(out, by or "outputs", np.eye(size), None, "linear")
+        pending = [p.source.pending for p in out.parts if p.source.index is None]
+        heads = [h for h in pending if h is not None and h.weight.ndim == 2 and not h.settings]
+        alike = len({h.activation for h in heads}) == 1
+        if len(heads) < len(out.parts) or len(heads) == 1 or not alike:
+            return out
+        inputs = list(dict.fromkeys(h.source for h in heads))
+        places, first = {}, 0
+        for v in inputs:
+            assert v.size is not None
+            places[v] = first
+            first += v.size
+        weight = np.zeros((sum(len(h.weight) for h in heads), first))
+        row = 0
+        for h in heads:
+            at, columns = places[h.source], h.weight.shape[1]
+            weight[row : row + len(h.weight), at : at + columns] = h.weight
+            row += len(h.weight)
+        bias = np.concatenate([h.bias for h in heads])
+        return self.dense(self.concat(inputs), "outputs", weight, bias, heads[0].activation)
 
     def _drop(self, ends: list[int]) -> list[int]:
         """Leaves out layers that these do not depend on; the indices of these afterwards."""
@@ -356,6 +447,8 @@ class LayerGraph:
                 f"the input of model '{self._name}' is read as tokens and as numbers; save a model "
                 "that reads it in one way"
             )
+        if source.index is None and source.product is not None:
+            source.index = self._place_product(source.product)
         if source.index is None:
             pending = source.pending
             assert pending is not None
@@ -368,10 +461,50 @@ class LayerGraph:
 
             def build(model: Model) -> None:
                 add = model.conv if taps else model.dense
-                add(weight, bias, pending.activation, name=pending.name)
+                add(weight, bias, pending.activation, settings=pending.settings, name=pending.name)
 
             source.index = self._place(sources, build)
         return source.index
+
+    def _place_product(self, product: _Product) -> int:
+        """Adds a cell of several operands; its index."""
+        size = product.size
+        sources: list[tuple[int, int]] = []
+        matrices: list[tuple[str, int, np.ndarray]] = []  # gate, first column, weights
+        bias = {}
+        for gate, v in product.operands.items():
+            joined = _joinable(v)
+            if joined is not None and joined.weight.ndim == 2:
+                v, weight, bias[gate] = joined.source, joined.weight, joined.bias
+            else:
+                weight, bias[gate] = np.eye(size), np.zeros(size)
+            first = sum(columns for _, columns in sources)
+            found, folded, shift = self._enter(v, weight)
+            bias[gate] = bias[gate] + shift
+            sources += found
+            matrices.append((gate, first, folded))
+        width = sum(columns for _, columns in sources)
+
+        def build(model: Model) -> None:
+            parts = []
+            for gate, first, folded in matrices:
+                whole = np.zeros((1, size, width))
+                whole[0, :, first : first + folded.shape[1]] = folded
+                parts.append(Matrix(INPUT, (gate,), whole))
+            model.layers.append(Layer(product.name, product.cell, size, tuple(parts), bias))
+
+        index = self._place(sources, build)
+        layers = self._layers()
+        layers[index] = replace(layers[index], matrices=_stacked(layers[index].matrices))
+        return index
+
+    def _unique(self, name: str) -> str:
+        """A name that no layer has: one that is read before and after an activation is two."""
+        names, number = {layer.name for layer in self._layers()}, 2
+        found = name
+        while found in names:
+            found, number = f"{name}.{number}", number + 1
+        return found
 
     def _place(self, sources: list[tuple[int, int]], build: Callable[[Model], Any]) -> int:
         """Adds layers that ``build`` puts on a model of one input; the index of the last one.
@@ -398,7 +531,7 @@ class LayerGraph:
                     first += columns
             peers = {k: i + offset for k, i in layer.peers.items()}
             merged = replace(layer, matrices=tuple(_merged(matrices)), peers=peers)
-            self._model.layers.append(merged)
+            self._model.layers.append(replace(merged, name=self._unique(layer.name)))
         return len(self._model.layers) - 1
 
 
@@ -425,3 +558,16 @@ def _merged(matrices: Sequence[Matrix]) -> list[Matrix]:
         key = (m.source, m.gates)
         found[key] = found[key] + m.weight if key in found else m.weight
     return [Matrix(source, gates, weight) for (source, gates), weight in found.items()]
+
+
+def _stacked(matrices: Sequence[Matrix]) -> tuple[Matrix, ...]:
+    """Without matrices of zeros; those of one source, of different accumulators, become one."""
+    found: dict[int, Matrix] = {}
+    for m in matrices:
+        if not np.any(m.weight):
+            continue
+        known = found.get(m.source)
+        if known is not None:
+            m = Matrix(m.source, known.gates + m.gates, np.concatenate([known.weight, m.weight]))
+        found[m.source] = m
+    return tuple(found.values())

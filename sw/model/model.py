@@ -18,6 +18,7 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.partition.parts import HostParts
 
 from .file import save_model
 from .gated import GatedBuilders
@@ -38,12 +39,15 @@ class Model(GatedBuilders, S5Builders):
     name : str
     one_hot : bool
         The input is one token index a step; ``inputs`` is the number of tokens.
+    host : HostParts or None
+        What the host computes in front of these layers and behind them, where the model was cut.
     """
 
     inputs: int
     layers: list[Layer] = field(default_factory=list)
     name: str = "network"
     one_hot: bool = False
+    host: HostParts | None = None
 
     @property
     def outputs(self) -> int:
@@ -132,6 +136,13 @@ class Model(GatedBuilders, S5Builders):
                     trace.setdefault(i, []).append(y)
             out[t] = values[len(self.layers) - 1]
         return out
+
+    def run_whole(self, x: np.ndarray) -> np.ndarray:
+        """:meth:`run` with what the host computes in front and behind, where there is any."""
+        if self.host is None:
+            return self.run(x)
+        vectors, kept = self.host.enter_vectors(x)
+        return self.host.leave_outputs(self.run(vectors), kept)
 
     def _check_input(self, x: np.ndarray) -> np.ndarray:
         x = np.asarray(x)

@@ -25,8 +25,11 @@ def label_exponent(cell: Cell, exponents: dict[str, int], name: str) -> int:
     exponents : dict of str to int
         By label, as ``QuantizedLayer.exponents``.
     name : str
-        A key of ``Cell.scale``; what is not there has the scale of its format.
+        A key of ``Cell.scale``; what is not there has the scale of its format. Parameters of
+        homogeneous cells are ratios: they have no scale.
     """
+    if name in cell.parameters and name not in cell.scale:
+        return 0
     label = cell.scale.get(name, "")
     over, _, under = label.partition("/")
     return exponents.get(over, 0) - (exponents.get(under, 0) if under else 0)

@@ -12,11 +12,11 @@ from stillnet.sw.util.keys import check_keys
 
 __all__ = ["FORMAT_VERSION", "check_container"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 HEADER = (
     *("version", "name", "inputs", "input_fraction", "input_mode", "input_threshold"),
-    *("input_thresholds", "input_exponents", "layers", "notes"),
+    *("input_thresholds", "input_exponents", "layers", "host", "notes"),
 )
 LAYER = (
     *("name", "cell", "units", "matrices", "shift", "write_shift", "fraction", "mode"),
@@ -65,6 +65,7 @@ def _tensors(header: dict[str, Any]) -> list[str]:
     """Names of all tensors that a file with this header has."""
     names = ["input/thresholds"] if header["input_thresholds"] else []
     names += ["input/exponents"] if header["input_exponents"] else []
+    names += ["host/before", "host/after"] if header["host"] else []
     for i, layer in enumerate(header["layers"]):
         names += [f"{i}/weight/{j}" for j in range(len(layer["matrices"]))]
         names += [f"{i}/bias/{g}" for g in CELLS[layer["cell"]].accumulators]

@@ -28,6 +28,7 @@ from stillnet.sw.contract.fixed import (
 )
 from stillnet.sw.contract.image import FORMATS
 from stillnet.sw.contract.sources import INPUT, SECOND, matrix_order
+from stillnet.sw.partition.parts import HostParts
 from stillnet.sw.util.files import write_atomically
 
 from .checks import check_cell, label_exponent, state_format
@@ -173,6 +174,8 @@ class Network:
         A threshold for each element, in place of ``input_threshold``.
     input_exponents : int64 array, shape (inputs,), or None
         Powers of two that the host multiplies the inputs by, so that all have one scale.
+    host : HostParts or None
+        What the host computes in front of the chip and behind it, where a whole model was cut.
     """
 
     inputs: int
@@ -184,6 +187,7 @@ class Network:
     notes: dict[str, Any] = field(default_factory=dict)
     input_thresholds: np.ndarray | None = None
     input_exponents: np.ndarray | None = None
+    host: HostParts | None = None
 
     @property
     def input_limit(self) -> int | np.ndarray:
@@ -577,8 +581,12 @@ class Network:
             "input_thresholds": self.input_thresholds is not None,
             "input_exponents": self.input_exponents is not None,
             "layers": layers,
+            "host": None if self.host is None else self.host.header(),
             "notes": self.notes,
         }
+        if self.host is not None:
+            tensors["host/before"] = np.frombuffer(self.host.before, np.uint8)
+            tensors["host/after"] = np.frombuffer(self.host.after, np.uint8)
         write_atomically(path, save(tensors, {"stillnet": json.dumps(header)}))
 
     @classmethod
@@ -672,6 +680,11 @@ class Network:
             notes=header["notes"],
             input_thresholds=_integers(tensors.get("input/thresholds")),
             input_exponents=_integers(tensors.get("input/exponents")),
+            host=None
+            if header["host"] is None
+            else HostParts.read(
+                header["host"], tensors["host/before"].tobytes(), tensors["host/after"].tobytes()
+            ),
         )
 
 

@@ -13,6 +13,7 @@ After every step, for each layer of delta events, M = bias + W . ref modulo 2**3
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import encode
 from stillnet.sw.contract.fixed import ACTIVATION, narrow, rescale, scale_row, wrap32
 from stillnet.sw.contract.sources import INPUT, SECOND, feeds_next_step
+from stillnet.sw.partition.stream import HostStream
 from stillnet.sw.util.blas import single_thread
 
 from .network import Network
@@ -85,6 +87,7 @@ class Reference:
         self.lanes = self.config.lanes
         self.clear_every = clear_every
         self._steps = 0
+        self._host = HostStream.of(network.host)
         self.last = StepReport()
         # Integer products below 2**53 are exact in float64, and BLAS is fast there:
         # |sum| <= 2**7 * 2**16 * (columns) stays below for any vector that fits an engine.
@@ -117,6 +120,8 @@ class Reference:
         """All state and references zero, accumulators at their biases: ``Control.CLEAR``."""
         network = self.network
         self._steps = 0
+        if self._host is not None:
+            self._host.clear()
         self.accumulators = [b.copy() for b in self._bias]
         self.state: list[dict[str, np.ndarray]] = [
             {s: np.zeros(layer.units, np.int64) for s in CELLS[layer.cell].state}
@@ -177,7 +182,7 @@ class Reference:
         result = {f"{i}/{s}": v.copy() for i, d in enumerate(self.state) for s, v in d.items()}
         result |= {f"{i}/reference": v.copy() for i, v in self.reference.items()}
         result |= {f"{i}/reference_second": v.copy() for i, v in self.reference_second.items()}
-        return result
+        return result | ({} if self._host is None else self._host.get_state())
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Restores what :meth:`get_state` returned; accumulators follow from the references."""
@@ -190,6 +195,8 @@ class Reference:
                 f"{given.get(wrong[0][0])}, expected {expected.get(wrong[0][0])}"
             )
         self.clear()
+        if self._host is not None:
+            self._host.set_state(state)
         for i, d in enumerate(self.state):
             for s in d:
                 d[s] = np.array(state[f"{i}/{s}"], np.int64)
@@ -223,16 +230,31 @@ class Reference:
     # -- steps ------------------------------------------------------------------------------------
 
     def step(self, x: np.ndarray) -> np.ndarray:
-        """One float vector in (or one token), one float vector out."""
-        row = np.asarray(x)[None]
-        return self.network.dequantize_output(
-            self.step_integers(self.network.quantize_input(row)[0])
-        )
+        """One step of a recording in (or one token), the float outputs out."""
+        return next(iter(self.stream([np.asarray(x)])))
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """A sequence of float vectors, shape (steps, inputs), to outputs, (steps, outputs)."""
-        rows = self.network.quantize_input(x)
-        return self.network.dequantize_output(np.stack([self.step_integers(r) for r in rows]))
+        """A sequence, shape (steps, inputs), to outputs, (steps, outputs)."""
+        network = self.network
+        if network.host is None:
+            rows = network.quantize_input(x)
+            return network.dequantize_output(np.stack([self.step_integers(r) for r in rows]))
+        vectors, kept = network.host.enter_vectors(x)
+        return network.host.leave_outputs(np.stack(list(self._floats(vectors))), kept)
+
+    def stream(self, rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Steps of a recording in, float outputs out, the host's parts included."""
+        if self.network.host is None:
+            return self._floats(rows)
+        self.network.host.check_streams()
+        assert self._host is not None
+        return self._host.run(rows, self._floats)
+
+    def _floats(self, vectors: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        network = self.network
+        for vector in vectors:
+            row = network.quantize_input(np.asarray(vector)[None])[0]
+            yield network.dequantize_output(self.step_integers(row))
 
     def step_integers(self, x: np.ndarray) -> np.ndarray:
         """One integer vector in, one out; :attr:`last` then says what it cost.

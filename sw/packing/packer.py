@@ -380,6 +380,7 @@ def _notes(
     return {
         "name": network.name,
         "config": config.to_dict(),
+        "host": None if network.host is None else network.host.to_dict(),
         "inputs": network.inputs,
         "input_fraction": network.input_fraction,
         "input_exponents": _listed(network.input_exponents),

@@ -11,7 +11,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.layers import Layer
 from stillnet.sw.model.model import Model
 
-__all__ = ["check_model", "check_recordings"]
+__all__ = ["check_model", "check_recordings", "listed_recordings"]
 
 
 def check_model(model: Model) -> None:
@@ -59,8 +59,10 @@ def _check_arrays(model: Model, layer: Layer) -> None:
                 f"{where}: weights have shape {np.shape(m.weight)}, expected {expected}"
             )
         arrays[f"weights of {'/'.join(m.gates)}"] = m.weight
+    unlimited = {f"parameter '{p}'" for p in CELLS[layer.cell].unlimited}
     for label, array in arrays.items():
-        if not np.all(np.isfinite(array)):
+        wrong = np.isnan(array) if label in unlimited else ~np.isfinite(array)
+        if np.any(wrong):
             raise StillnetError(f"{where}: {label} holds NaN or infinity; export the model again")
 
 
@@ -109,6 +111,8 @@ def check_recordings(
 ) -> list[np.ndarray]:
     """Checked recordings: float64, shape (steps, inputs), or int64 tokens, shape (steps,).
 
+    Those of a whole model pass the host's part, and what goes to the chip is given.
+
     Parameters
     ----------
     model : Model
@@ -119,17 +123,12 @@ def check_recordings(
     ------
     StillnetError
     """
-    many = isinstance(calibration, (list, tuple))
-    if many and len(calibration):
-        # A list of numbers, or of vectors where these are no tokens, is one recording.
-        dimensions = {np.ndim(c) for c in calibration}
-        many = 0 not in dimensions and (model.one_hot or dimensions != {1})
-    parts = list(calibration) if many else [calibration]
-    if not parts:
-        raise StillnetError("calibration holds no recording; give at least one with one step")
+    parts = listed_recordings(model, calibration)
     result = []
     for number, part in enumerate(parts):
-        where = f"calibration recording {number}" if many else "calibration"
+        where = f"calibration recording {number}" if len(parts) > 1 else "calibration"
+        if model.host is not None:
+            part = model.host.enter_vectors(part)[0]
         try:
             x = np.asarray(part)
             if x.dtype.kind not in "fiub":
@@ -138,6 +137,21 @@ def check_recordings(
             raise StillnetError(f"{where} is not an array of real numbers") from None
         result.append(_tokens(model, x, where) if model.one_hot else _vectors(model, x, where))
     return result
+
+
+def listed_recordings(
+    model: Model, calibration: np.ndarray | Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """One recording or several as a list, not checked."""
+    many = isinstance(calibration, (list, tuple))
+    if many and len(calibration):
+        # A list of numbers, or of vectors where these are no tokens, is one recording.
+        dimensions = {np.ndim(c) for c in calibration}
+        many = 0 not in dimensions and (model.one_hot or dimensions != {1})
+    parts = [np.asarray(p) for p in calibration] if many else [np.asarray(calibration)]
+    if not parts:
+        raise StillnetError("calibration holds no recording; give at least one with one step")
+    return parts
 
 
 def _tokens(model: Model, x: np.ndarray, where: str) -> np.ndarray:

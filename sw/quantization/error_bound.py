@@ -91,6 +91,9 @@ def _error(node: Node, value: Any, values: list[Any], errors: list[Any]) -> Any:
         return np.minimum(errors[0], 2.0) + table_errors()["tanh"]
     if op == "sigmoid":
         return np.minimum(errors[0] / 4, 1.0) + table_errors()["sigmoid"]
+    if op == "table":
+        assert node.table is not None
+        return node.table.bound(values[0], errors[0])
     if op == "greater":  # a - b, if exact, decides even where it is zero
         gap, doubt = np.abs(values[0] - values[1]), errors[0] + errors[1]
         return (gap > doubt) | (doubt == 0)
@@ -213,6 +216,7 @@ def accumulator_bound(
     cell = CELLS[layer.cell]
     for p, values in layer.parameters.items():
         power = cell.parameters[p].fraction + label_exponent(cell, quantized.exponents, p)
-        m[p] = np.asarray(values, float)
-        error[p] = np.abs(m[p] - quantized.parameters[p] * 2.0**-power)
+        stands = quantized.parameters[p] * 2.0**-power
+        m[p] = np.where(np.isfinite(values), np.asarray(values, float), stands)  # or no limit
+        error[p] = np.abs(m[p] - stands)
     return m, error

@@ -60,6 +60,7 @@ def build_network(
         name=name or model.name,
         notes={"model": model.name},
         input_exponents=elements.get(INPUT),
+        host=model.host,
     )
 
 

@@ -16,7 +16,13 @@ from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, SCALE_FRACTION
 from stillnet.sw.contract.sources import INPUT
-from stillnet.sw.model.equalize import Exponents, element_exponents, scaled_input, scaled_model
+from stillnet.sw.model.equalize import (
+    Exponents,
+    element_exponents,
+    gain_exponents,
+    scaled_input,
+    scaled_model,
+)
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Start, Trace, run_float
@@ -27,7 +33,7 @@ from .integers import build_network
 from .layerwise import Job, LayerWork, Settings, compress_layers
 from .report import run_quantized
 from .row_steps import choose_exponents, layers_with_steps
-from .sensitivity import Sensitivity, sensitivity
+from .sensitivity import Sensitivity, accumulators_of, sensitivity
 from .simulate import Encoders
 from .solvers.hessian import bundles
 from .thresholds import plain_sources, set_modes
@@ -188,6 +194,7 @@ def prepare(
     peak = None if model.one_hot else np.max(np.abs(x), axis=0)
     rows = rows and bool(layers_with_steps(model.layers))
     elements = element_exponents(model, whole.vectors, peak, rows=rows) if scale else {}
+    elements |= gain_exponents(model, lambda i: accumulators_of(model, whole, i), whole.vectors)
     scaled = scaled_model(model, elements)
     formats = run_float(scaled, layout, scaled_input(x, elements)) if elements else whole
     pieces = _spread(_pieces(recordings, _PIECE), _ROWS)

@@ -16,7 +16,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.util.progress import Progress, silent
 
-from .checks import check_model, check_recordings
+from .checks import check_model, check_recordings, listed_recordings
 from .layerwise import Settings, compress_layers
 from .limits import Budget, LimitSearch, settle
 from .preparation import Plan, Wish, better_plan, prepare
@@ -120,7 +120,9 @@ def quantize(
         "nonzero": names,
     }
     progress("quantized network", 0, 1)
-    network.notes["report"] = quantization_report(model, network, base.whole)
+    network.notes["report"] = quantization_report(
+        model, network, base.whole, listed_recordings(model, calibration)
+    )
     progress("quantized network", 1, 1)
     return network
 

@@ -6,6 +6,7 @@ Every output is judged by itself: a mean over all of them hides one that never m
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from stillnet.sw.model.layers import Matrix
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network, QuantizedMatrix
 from stillnet.sw.network.sequence import Layout, Trace, run_integers
+from stillnet.sw.partition.parts import HostParts
 
 from .doubts import doubts_of_calibration, doubts_of_network, doubts_of_outputs
 
@@ -46,8 +48,12 @@ def signal_to_noise(wanted: np.ndarray, got: np.ndarray) -> list[float | None]:
     ]
 
 
-def quantization_report(model: Model, network: Network, trace: Trace) -> dict[str, Any]:
+def quantization_report(
+    model: Model, network: Network, trace: Trace, recordings: Sequence[np.ndarray]
+) -> dict[str, Any]:
     """Errors against the float model, and activity, over the calibration recordings.
+
+    The outputs of a whole model are those behind the host's part.
 
     Parameters
     ----------
@@ -55,19 +61,23 @@ def quantization_report(model: Model, network: Network, trace: Trace) -> dict[st
     network : Network
     trace : Trace
         The run of the float model.
+    recordings : sequence of arrays
+        As the model takes them.
     """
     last = len(network.layers) - 1
     x = trace.vectors[INPUT]
     result = run_quantized(network, trace.layout, x)
     wanted = trace.vectors[last]
     got = network.dequantize_output(result.vectors[last])
+    if model.host is not None:
+        wanted, got = _behind(model.host, recordings, trace.layout, wanted, got)
     ratios = signal_to_noise(wanted, got)
     doubts = doubts_of_calibration(x, model.one_hot)
     doubts += doubts_of_network(model, network)
     doubts += doubts_of_outputs(network, ratios, wanted, got)
     return {
         "steps": trace.layout.rows,
-        "output_error": output_error(network, result, wanted),
+        "output_error": float(np.mean(np.abs(got - wanted))),
         "outputs": {
             "snr_db": ratios,
             "error": np.mean(np.abs(got - wanted), axis=0).tolist(),
@@ -84,6 +94,21 @@ def quantization_report(model: Model, network: Network, trace: Trace) -> dict[st
         ],
         "doubts": doubts,
     }
+
+
+def _behind(
+    host: HostParts,
+    recordings: Sequence[np.ndarray],
+    layout: Layout,
+    wanted: np.ndarray,
+    got: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs of the whole model from those of the chip."""
+    pairs = []
+    for x, a, b in zip(recordings, layout.unpack(wanted), layout.unpack(got)):
+        kept = host.enter_vectors(x)[1]
+        pairs.append((host.leave_outputs(a, kept), host.leave_outputs(b, kept)))
+    return np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs])
 
 
 def _vector(network: Network, source: int, trace: Trace, result: Trace) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def choose_scales(
                 restrict(node, state_peak(i, name), cell.state[name])
             elif name in cell.parameters:
                 values = np.abs(layer.parameters[name])
+                values = values[np.isfinite(values)]
                 restrict(node, float(np.max(values, initial=0.0)), cell.parameters[name])
         for name, peer in layer.peers.items():
             own = (i, cell.scale.get(name, ""))
@@ -140,6 +141,8 @@ def quantize_parameters(layer: Layer, exponents: dict[str, int]) -> dict[str, np
         unit = 2.0**-fmt.fraction
         scaled = values * 2.0**power
         bad = (scaled < low - unit) | (scaled > high + unit)  # 1.0 in s16.15 is 1 - 2**-15
+        if name in cell.unlimited:
+            bad &= np.isfinite(scaled)
         if np.any(bad):
             number = int(np.argmax(bad))
             raise StillnetError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["check_place", "read_whole", "write_atomically"]
+__all__ = ["check_place", "make_folder", "read_whole", "write_atomically"]
 
 
 def check_place(path: str | Path | None) -> None:
@@ -33,6 +33,22 @@ def check_place(path: str | Path | None) -> None:
             f"cannot write '{path}': folder '{path.parent}' may not be written; choose another "
             "place"
         )
+
+
+def make_folder(path: str | Path) -> None:
+    """Makes a folder for several results; it may be there already.
+
+    Raises
+    ------
+    StillnetError
+        Where the place is taken by a file, or cannot be written.
+    """
+    try:
+        Path(path).mkdir(exist_ok=True)
+    except OSError as error:
+        raise StillnetError(
+            f"cannot make folder '{path}' ({error.strerror}); choose another place"
+        ) from None
 
 
 def read_whole(path: Path, remedy: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["as_recordings", "load_array", "load_recordings"]
+__all__ = ["as_recordings", "elements_of", "load_array", "load_recordings", "recording_files"]
 
 
 def load_array(path: str | Path, what: str = "input") -> np.ndarray:
@@ -78,6 +78,11 @@ def _check_header(file: BinaryIO) -> None:
 
 def load_recordings(places: Iterable[str | Path]) -> list[np.ndarray]:
     """Recordings from ``.npy`` files, and from every such file of a folder, by name."""
+    return [load_array(file, "recording") for file in recording_files(places)]
+
+
+def recording_files(places: Iterable[str | Path]) -> list[Path]:
+    """The files, and every ``.npy`` file of the folders among them, by name."""
     files: list[Path] = []
     for place in map(Path, places):
         if place.is_dir():
@@ -90,7 +95,13 @@ def load_recordings(places: Iterable[str | Path]) -> list[np.ndarray]:
             files += found
         else:
             files.append(place)
-    return [load_array(file, "recording") for file in files]
+    return files
+
+
+def elements_of(recordings: Sequence[np.ndarray]) -> int | None:
+    """Elements of a step of these recordings; None where they differ."""
+    sizes = {r.shape[1] if r.ndim == 2 else 1 for r in recordings}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def as_recordings(x: object) -> object:

@@ -20,6 +20,9 @@ __all__ = [
     "BenchResult",
     "BoardResult",
     "CellResult",
+    "CheckResult",
+    "CheckedLayer",
+    "CheckedNode",
     "CompressReport",
     "CompressResult",
     "CompressedLayer",
@@ -114,7 +117,9 @@ class RunResult(Result):
     doubts : list of str
         What one should know before the outputs are trusted.
     output : str or None
-        The file that the command wrote.
+        The file, or the folder, that the command wrote.
+    recordings : int
+        Over which the counts are.
     outputs : array of float, shape (steps, outputs)
         Not printed.
     """
@@ -134,6 +139,7 @@ class RunResult(Result):
     lacking: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     output: str | None = None
+    recordings: int = 1
     outputs: np.ndarray = field(repr=False, compare=False, metadata={"json": False})
 
 
@@ -401,6 +407,75 @@ class CompressReport(Result):
         checked = _checked(values, cls)
         layers = [CompressedLayer(**_checked(v, CompressedLayer)) for v in values["layers"]]
         return cls(**{**checked, "layers": layers})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedLayer(Result):
+    """A layer of the chip's part of a model."""
+
+    name: str
+    cell: str
+    units: int
+    weights: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedNode(Result):
+    """A node of a whole model.
+
+    Attributes
+    ----------
+    where : str
+        ``"chip"``, ``"host"`` or ``"both"``.
+    why : str
+        Why it is not on the chip; empty where it is, and where it has no work to do.
+    weights, multiplications : int
+        The second of one step.
+    """
+
+    name: str
+    operator: str
+    where: str
+    why: str
+    weights: int
+    multiplications: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult(Result):
+    """Which part of a model runs on the chip.
+
+    Attributes
+    ----------
+    inputs, outputs : int
+        Elements of a step of the whole model.
+    vector : int
+        Elements of a vector that goes to the chip.
+    enter : str or None
+        The tensor at which the chip begins; None where all of the model runs there.
+    leave : list of str
+        The tensors that come from the chip.
+    states : dict of str to str
+        States that the host carries: inputs and outputs.
+    streams : bool
+        The model runs step by step, not only on whole recordings.
+    chip_weights, chip_multiplications : float
+        Shares of the chip.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    vector: int
+    enter: str | None = None
+    leave: list[str] = field(default_factory=list)
+    states: dict[str, str] = field(default_factory=dict)
+    streams: bool = True
+    chip_weights: float = 1.0
+    chip_multiplications: float = 1.0
+    layers: list[CheckedLayer]
+    nodes: list[CheckedNode] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,9 @@ import pytest
 from stillnet.boards.catalogue import BOARDS
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import PRESETS
+from stillnet.sw.contract.functions import ALLOWED, TABLES, named_table
+from stillnet.sw.model.activations import ACTIVATION_NAMES
+from stillnet.sw.model.model import Model
 
 from .pages import DOCS, ROOT
 
@@ -69,6 +72,30 @@ def test_cells():
     missing = [n for n in CELLS if f"`{n}`" not in text and not families.fullmatch(n)]
     own = [n for n in missing if "contract" not in type(CELLS[n]).__module__]
     assert missing == own
+
+
+def test_tables_of_functions():
+    """docs/numbers.md: each table once, with its measured errors."""
+    table = rows(DOCS / "numbers.md", "| table | of | segments |")
+    assert [row[0] for row in table] == [f"`{name}`" for name in TABLES]
+    for row in table:
+        known = named_table(row[0].strip("`"))
+        part = known.error / (ALLOWED * known.full_scale)
+        assert row[-7:] == [
+            str(len(known.values)),
+            str(known.output),
+            f"{known.full_scale:.3f}",
+            f"{known.error:.2e}",
+            f"{known.worst:.3f}",
+            f"{known.rms:.1e}",
+            f"{100 * part:.0f} %",
+        ]
+
+
+def test_activations_by_name():
+    """The docstring of Model.dense names every activation."""
+    text = " ".join((Model.dense.__doc__ or "").split())
+    assert [name for name in ACTIVATION_NAMES if f"{name}" not in text] == []
 
 
 BENCHED = {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Elaboratable
 
+from stillnet.hw.cell.function_lookup import FunctionLookup
 from stillnet.hw.cell.pipeline import CellPipeline, TableLookup, schedule
 from stillnet.hw.cell.rescale import Rescale
 from stillnet.hw.events.event_encoder import EventEncoder
@@ -17,9 +18,11 @@ from stillnet.sw.contract import fixed, tables
 from stillnet.sw.contract import image as layout
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.cells.expr import Node, output, select, wide_mul
+from stillnet.sw.contract.cells.schedule import LATENCY
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.fixed import Format
+from stillnet.sw.contract.functions import TABLES, named_table
 from stillnet.sw.contract.registers import Error
 from stillnet.sw.contract.stages import (
     ENCODE_CYCLES,
@@ -181,6 +184,20 @@ def test_rescale_rounds_and_saturates_as_the_contract() -> None:
     found = stream_through(dut, inputs, ["result"], RESCALE_LATENCY)["result"]
     expected = [fixed.rescale(a, int(k)) for a, k in zip(accumulator, shift)]
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_lookup_of_a_function_at_every_border(name: str) -> None:
+    """Around the ends, zero and the borders of the pieces, and on a grid."""
+    table = named_table(name)
+    borders = {fixed.PRE.minimum, fixed.PRE.maximum, 0}
+    borders |= {s * e for p in table.pieces for e in (p.first, p.end) for s in (1, -1)}
+    near = [np.arange(b - 70, b + 70) for b in sorted(borders)]
+    grid = np.arange(fixed.PRE.minimum, fixed.PRE.maximum, 61)
+    x = np.clip(np.concatenate([*near, grid]), fixed.PRE.minimum, fixed.PRE.maximum)
+    dut = FunctionLookup(table)
+    found = stream_through(dut, {"x": x}, ["y"], LATENCY["table"])["y"]
+    np.testing.assert_array_equal(found, table.integers(x))
 
 
 def check_table(sigmoid: bool, x: np.ndarray) -> None:

@@ -50,6 +50,22 @@ CONFIGS: dict[str, EngineConfig] = {
         cell_sharing=3,
         cells=("lstm_peephole", "egru", "gru", "relu", *S5[:3]),
     ),
+    "activations": engine_config(
+        lanes=8,
+        layers=8,
+        matrices=32,
+        cells=(
+            *("leaky_relu", "clip", "elu", "mask", "product", "exp", "sqrt"),
+            *("delay", "conv7_relu", "tanh", "linear"),
+        ),
+    ),
+    "functions": engine_config(
+        lanes=4,
+        layers=6,
+        matrices=32,
+        cell_sharing=2,
+        cells=("gelu", "gelu_tanh", "silu", "hard_swish", "softplus", "softsign", "erf", "elu"),
+    ),
     "one cell": engine_config(lanes=2, cell_width=2, cell_sharing=2, cells=("conv8",)),
 }
 """Several cells in one engine; state variables of one name and of different widths among them."""
@@ -136,6 +152,8 @@ def model_of(kind: str) -> tuple[str, Model]:
             glu = (rng.normal(0, 0.3, (units, units)), rng.normal(0, 0.5, units))
             model.s5(lam, b, c, rng.normal(0, 1, units), glu=glu, step=0.1)
         return "s5", model
+    if kind == "activations":
+        return "activations", activations(rng, model)
     assert kind == "small cells"
     model.mingru(rng.normal(0, 0.4, (2 * units, 7)), rng.uniform(-1, 1, 2 * units))
     layer = weights(rng, 2, units, units)
@@ -145,7 +163,21 @@ def model_of(kind: str) -> tuple[str, Model]:
     return "small", model
 
 
-KINDS = ("lstm", "lstm with peepholes", "gru, reset before", "egru", "s5", "small cells")
+def activations(rng: np.random.Generator, model: Model) -> Model:
+    """A long convolution, a recurrence through tanh, and a mask on what came in the middle."""
+    model.conv(rng.normal(0, 0.2, (9, 7, 12)), rng.normal(0, 0.1, 9), activation="relu")
+    model.rnn(rng.normal(0, 0.4, (12, 9)), rng.normal(0, 0.3, (12, 12)))
+    model.dense(rng.normal(0, 0.5, (11, 12)), rng.normal(0, 0.2, 11), "selu")
+    model.dense(rng.normal(0, 0.5, (8, 11)), None, "clip", settings={"low": -0.4})
+    both = {"a": rng.normal(0, 30, (8, 8)), "b": rng.normal(0, 0.6, (8, 8))}
+    model.layer("mask", both, bias={"a": np.ones(8)})
+    return model.layer("product", {"a": rng.normal(0, 1, (5, 8)), "b": rng.normal(0, 1, (5, 8))})
+
+
+KINDS = (
+    *("lstm", "lstm with peepholes", "gru, reset before", "egru", "s5", "small cells"),
+    "activations",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)

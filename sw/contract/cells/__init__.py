@@ -4,20 +4,21 @@ From the ``update`` of a cell come the NumPy reference, the hardware pipeline an
 that tests hold against PyTorch and onnxruntime. To add a cell, subclass :class:`Cell`, write
 ``update`` as in the paper, and :func:`register` it. ``docs/cells.md`` lists them all.
 
-============  ======================================================================================
-module        holds
-============  ======================================================================================
-``cell``      what a cell is, and the registry
-``expr``      the small language of the equations; ``rules`` says what its operations do to integers
-``schedule``  when a pipeline does each operation; ``report`` says it for people
-``gru``       GRU in its forms
-``lstm``      LSTM, with and without peepholes
-``egru``      event-based GRU
-``dense``     dense layers
-``s5``        the S5 block and the LRU: diagonal complex recurrences
-``small``     minGRU, LiGRU, leaky integrator
-``conv``      causal convolution in time
-============  ======================================================================================
+===============  ===================================================================================
+module           holds
+===============  ===================================================================================
+``cell``         what a cell is, and the registry
+``expr``         the small language of the equations; ``rules`` has its arithmetic
+``schedule``     when a pipeline does each operation; ``report`` says it for people
+``gru``          GRU in its forms
+``lstm``         LSTM, with and without peepholes
+``egru``         event-based GRU
+``dense``        dense layers
+``activations``  leaky ReLU, clip, ELU, GELU and other functions; masks and products
+``s5``           the S5 block and the LRU: diagonal complex recurrences
+``small``        minGRU, LiGRU, leaky integrator
+``conv``         causal convolution in time
+===============  ===================================================================================
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .gru import GRU, GRUBefore, GRUBeforeRelu, GRURelu, GRUReset, GRUResetRelu
 from .lstm import LSTM, LSTMPeephole
 from .egru import EGRU
 from .dense import Linear, Relu, Sigmoid, Tanh
-from . import conv, s5, small
+from . import conv, s5, small, activations
 # isort: on
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Relu",
     "Sigmoid",
     "Tanh",
+    "activations",
     "conv",
     "load_cells",
     "register",

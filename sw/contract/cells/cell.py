@@ -53,6 +53,13 @@ class Cell:
         Largest possible magnitude of the output, where the equation limits it.
     limits : dict of str to (float, float)
         Values that a parameter may have, where the format allows more than the equation.
+    gains : dict of str to str
+        For cells of fixed formats whose result still grows with an accumulator: a power of two of
+        the result is one of the accumulator (``"linear"``), the square of one (``"square"``), or
+        a bias (``"exponential"``). ``quantize`` then scales rows so that what calibration showed
+        fits the formats. Of two ``"linear"`` ones the second is brought within 1.
+    unlimited : tuple of str
+        Parameters that may be infinite, which is the end of their format: no bound.
     floors : bool
         Accumulators are floored, not rounded, to ``PRE``: ``quantize`` takes half a unit from
         their biases.
@@ -69,6 +76,8 @@ class Cell:
     scale: ClassVar[dict[str, str]] = {}
     bound: ClassVar[float | None] = None
     limits: ClassVar[dict[str, tuple[float, float]]] = {}
+    gains: ClassVar[dict[str, str]] = {}
+    unlimited: ClassVar[tuple[str, ...]] = ()
     floors: ClassVar[bool] = False
     cleared: ClassVar[tuple[str, ...]] = ()
 

@@ -7,21 +7,26 @@ with the weights of all taps. What the step adds to an output k steps ahead move
 
 so a layer needs one accumulator a tap, one state variable less, and nothing but adders. There is
 one cell for each number of taps, 2 to 8, plain (``conv3``) and with ReLU (``conv3_relu``).
+
+More taps read the input again, seven steps later each time: ``delay`` keeps a vector for as long.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from stillnet.sw.contract.fixed import Format
 
 from .cell import Cell, register
 from .expr import Node, output, relu
 
-__all__ = ["MAX_TAPS", "Convolution"]
+__all__ = ["DELAY", "MAX_TAPS", "Convolution", "Delay"]
 
 MAX_TAPS = 8
 """A matrix has a mask of eight gates."""
+
+DELAY = MAX_TAPS - 1
+"""Steps that ``delay`` keeps a vector, in the state variables of the widest convolution."""
 
 PARTIAL = Format(22, 13)
 """A partial sum: the fraction of a pre-activation and room for eight of them."""
@@ -47,6 +52,22 @@ class Convolution(Cell):
             getattr(state, f"s{k}").next(getattr(m, f"a{k}") + getattr(state, f"s{k + 1}"))
         getattr(state, f"s{last}").next(getattr(m, f"a{last}"))
         return output(relu(y) if self.rectify else y)
+
+
+@register
+class Delay(Cell):
+    """The vector of seven steps before."""
+
+    name = "delay"
+    accumulators = ("y",)
+    state: ClassVar[dict[str, Format]] = {f"s{k}": PARTIAL for k in range(1, DELAY + 1)}
+    scale: ClassVar[dict[str, str]] = {"m": "y", "y": "y", **dict.fromkeys(state, "y")}
+
+    def update(self, m: Any, state: Any) -> Node:
+        for k in range(1, DELAY):
+            getattr(state, f"s{k}").next(getattr(state, f"s{k + 1}"))
+        getattr(state, f"s{DELAY}").next(m.y)
+        return output(state.s1.narrow(Format(18, 13)))
 
 
 def _define(taps: int, rectify: bool) -> None:

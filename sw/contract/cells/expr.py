@@ -20,6 +20,12 @@ number                  a constant in the narrowest format that holds it exactly
                         ``a * 0.5`` become ``scaled``; ``constant(x, format)`` rounds
 ``relu(a)``             the format of a
 ``sigmoid``, ``tanh``   the operand is narrowed to ``PRE``; results are in the tables' formats
+``table(f, a, format,   any function of one variable between two inputs, from a table that is made
+low, high)``            and measured as the cell is built (``functions``); the format given
+``function(name, a)``   a function that is known by name: gelu, silu, softplus, hard_swish, elu,
+                        erf, softsign, exp, sqrt
+``maximum(a, b)``,      ``select`` of a comparison
+``minimum(a, b)``
 ``a > b``, ``a < b``,   a condition: one bit, true or false, no number. Compared exactly, at the
 ``>=``, ``<=``,         finer fraction of the two
 ``equal(a, b)``
@@ -48,6 +54,7 @@ import numpy as np
 from stillnet.sw.contract import tables
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.fixed import ACTIVATION, PRE, Format, round_shift
+from stillnet.sw.contract.functions import MOST_SEGMENTS, TABLES, Piece, Table, named_table
 
 from .rules import FLOATS, INTEGERS, floor_shift
 
@@ -60,11 +67,15 @@ __all__ = [
     "Variable",
     "constant",
     "equal",
+    "function",
+    "maximum",
+    "minimum",
     "output",
     "relu",
     "scaled",
     "select",
     "sigmoid",
+    "table",
     "tanh",
     "wide_mul",
 ]
@@ -81,6 +92,9 @@ CONDITION = Format(1, 0)
 CONDITIONS = ("greater", "equal", "and", "or", "not")
 """Operations whose result is a condition."""
 
+RECTIFIED = ("gelu", "gelu_tanh", "silu", "softplus", "hard_swish", "elu")
+"""Functions that run along max(x, 0); their tables hold the rest."""
+
 INPUTS = ("accumulator", "parameter", "state", "peer")
 """Operations that stand for an operand from outside the graph."""
 
@@ -92,8 +106,8 @@ class Node:
     ----------
     op : str
         One of ``INPUTS``, ``constant``, ``add``, ``sub``, ``mul``, ``wide_mul``, ``scale``,
-        ``narrow``, ``floor``, ``wrap``, ``relu``, ``tanh``, ``sigmoid``, ``select``, or of
-        ``CONDITIONS``.
+        ``narrow``, ``floor``, ``wrap``, ``relu``, ``tanh``, ``sigmoid``, ``table``, ``select``,
+        or of ``CONDITIONS``.
     args : tuple of Node
         For ``select``: condition, value where true, value where false.
     format : Format
@@ -101,18 +115,27 @@ class Node:
         Name of the accumulator, parameter, state variable or peer that an input node reads.
     value : int
         Integer of a constant.
+    table : Table or None
+        What a ``table`` looks up.
     """
 
-    __slots__ = ("args", "format", "name", "op", "value")
+    __slots__ = ("args", "format", "name", "op", "table", "value")
 
     def __init__(
-        self, op: str, args: tuple[Node, ...], format: Format, name: str = "", value: int = 0
+        self,
+        op: str,
+        args: tuple[Node, ...],
+        format: Format,
+        name: str = "",
+        value: int = 0,
+        table: Table | None = None,
     ) -> None:
         self.op = op
         self.args = args
         self.format = format
         self.name = name
         self.value = value
+        self.table = table
 
     @property
     def is_condition(self) -> bool:
@@ -186,7 +209,8 @@ class Node:
 
     def __repr__(self) -> str:
         inner = ", ".join([self.name] if self.name else [repr(a) for a in self.args])
-        return f"{self.op}({self.value if self.op == 'constant' else inner}):{self.format}"
+        inner = str(self.value) if self.op == "constant" else inner
+        return f"{self.table.name if self.table else self.op}({inner}):{self.format}"
 
 
 def _narrowed(op: str, a: Node, to: Format) -> Node:
@@ -319,6 +343,87 @@ def tanh(x: Node) -> Node:
 def relu(x: Node) -> Node:
     """max(x, 0)."""
     return Node("relu", (_number(x),), x.format)
+
+
+def maximum(a: Node | float, b: Node | float) -> Node:
+    """The larger of two values."""
+    x, y = _number(a), _number(b)
+    return select(x > y, x, y)
+
+
+def minimum(a: Node | float, b: Node | float) -> Node:
+    """The smaller of two values."""
+    x, y = _number(a), _number(b)
+    return select(x > y, y, x)
+
+
+def table(
+    f: Callable[[np.ndarray], np.ndarray] | Table,
+    x: Node,
+    to: Format | None = None,
+    low: float = -16.0,
+    high: float = 16.0,
+    *,
+    mirror: str = "",
+) -> Node:
+    """A function of one variable, from a table of its own.
+
+    Parameters
+    ----------
+    f : callable, or Table
+        Array of float to array of float; or a finished table with pieces of several lengths.
+    x : Node
+        Narrowed to ``PRE``.
+    to : Format
+        Of the result, at most 18 bits.
+    low, high : float
+        Where the table begins and ends; beyond, it holds its last value.
+    mirror : str
+        ``"odd"`` or ``"even"``: the table has inputs from zero to ``high`` only, which makes its
+        segments half as long.
+
+    Raises
+    ------
+    StillnetError
+        Where the largest error over every input integer exceeds 1/4096 of full scale.
+    """
+    if not isinstance(f, Table):
+        if to is None:
+            raise StillnetError(
+                "cell equation: table() of a function needs the format of its result; write "
+                "table(f, x, Format(bits, fraction))"
+            )
+        f = _even_table(f, to, 0.0 if mirror else low, high, mirror)
+    return Node("table", (_number(x).narrow(f.input),), f.output, table=f)
+
+
+def _even_table(
+    f: Callable[[np.ndarray], np.ndarray], to: Format, low: float, high: float, mirror: str
+) -> Table:
+    """A table whose segments have one length: the shortest of which there are enough."""
+    first, end = (int(np.floor(v * 2.0**PRE.fraction)) for v in (low, high))
+    shift = 0
+    while -(-end // (1 << shift)) - (first >> shift) > MOST_SEGMENTS:
+        shift += 1
+    size = 1 << shift
+    whole = Piece((first >> shift) * size, -(-end // size) * size, shift)
+    return Table(getattr(f, "__name__", "function"), f, (whole,), to, mirror=mirror)
+
+
+def function(name: str, x: Node) -> Node:
+    """A function that is known by its name, over all pre-activations."""
+    x = _number(x)
+    if name == "relu":
+        return relu(x)
+    if name in ("sigmoid", "tanh"):
+        return sigmoid(x) if name == "sigmoid" else tanh(x)
+    if name not in TABLES:
+        raise StillnetError(
+            f"cell equation: function '{name}' is unknown; known are relu, sigmoid, tanh, "
+            f"{', '.join(TABLES)}. Write table(f, x, format) for one of your own"
+        )
+    y = table(named_table(name), x)
+    return relu(x) + y if name in RECTIFIED else y
 
 
 def output(x: Node) -> Node:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from .cell import Cell
-from .schedule import OPERANDS, Operation, Schedule, schedule
+from .schedule import LOOKUPS, OPERANDS, Operation, Schedule, schedule
 
 __all__ = ["cell_report", "last_uses"]
 
 TABLE_COMB = 310
-"""LUT4 and carry cells of one table of tanh or sigmoid with its interpolation, measured."""
+"""LUT4 and carry cells of one table with its interpolation, measured of tanh."""
 TABLE_REGISTERS = 190
 """Its registers."""
 
@@ -42,7 +42,7 @@ def last_uses(plan: Schedule) -> dict[Operation, int]:
 def _comb(plan: Schedule, operation: Operation) -> float:
     kind, bits = operation.kind, operation.format.bits
     wide = max((a.format.bits for a in operation.args), default=0)
-    if kind in ("tanh", "sigmoid"):
+    if kind in LOOKUPS:
         return TABLE_COMB
     if kind == "narrow":
         drop = operation.args[0].format.fraction - operation.format.fraction
@@ -62,7 +62,7 @@ def _comb(plan: Schedule, operation: Operation) -> float:
 def _registers(operation: Operation, waits: int) -> int:
     bits = operation.format.bits
     inside = 0
-    if operation.kind in ("tanh", "sigmoid"):
+    if operation.kind in LOOKUPS:
         inside = TABLE_REGISTERS
     elif operation.kind == "narrow":
         inside = operation.args[0].format.bits * operation.steps
@@ -171,4 +171,5 @@ def _text(operation: Operation, names: dict[Operation, str]) -> str:
         return f"{args[0]} * 2**{power}"
     if kind == "not":
         return f"~{args[0]}"
-    return f"{kind}({', '.join(args)})"
+    table = operation.node.table
+    return f"{table.name if table else kind}({', '.join(args)})"

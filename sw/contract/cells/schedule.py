@@ -23,6 +23,7 @@ __all__ = [
     "CARRY_BITS",
     "LATENCY",
     "LIMB_BITS",
+    "LOOKUPS",
     "OPERANDS",
     "Operation",
     "Schedule",
@@ -44,12 +45,16 @@ LATENCY = {
     "mul": 3,
     "tanh": 7,
     "sigmoid": 7,
+    "table": 8,
     "narrow": 2,
     # No logic, or so little that what follows takes it in.
     **dict.fromkeys((*OPERANDS, "constant", "limb", "scale", "wrap", "and", "or", "not"), 0),
 }
 """Cycles of operations; one for those that are not named. Sums take more cycles where their carry
 is longer than ``CARRY_BITS``. Multipliers have registers before and after them."""
+
+LOOKUPS = ("tanh", "sigmoid", "table")
+"""Operations with a table, which is one block of RAM."""
 
 CARRIES = ("add", "sub", "join", "narrow", "greater")
 """Operations with a carry chain as wide as their operands."""
@@ -150,8 +155,8 @@ class Schedule:
 
     @property
     def tables(self) -> int:
-        """Tables of tanh and sigmoid that it has."""
-        return sum(o.kind in ("tanh", "sigmoid") for o in self.operations)
+        """Tables of functions that it has."""
+        return sum(o.kind in LOOKUPS for o in self.operations)
 
 
 def limbs(bits: int) -> int:

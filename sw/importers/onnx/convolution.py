@@ -10,6 +10,7 @@ import numpy as np
 from .recurrent import roles
 from .tensors import Flow, Value, refuse
 from .walk import Walk, handles
+from .within_step import unroll
 
 if TYPE_CHECKING:
     import onnx
@@ -58,6 +59,9 @@ def conv(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     attrs = walk.attributes(node)
     if values[0] is not flow:
         refuse(node, "its weights are computed from the data; export them as initializers")
+    if _within_step(walk, node, flow, attrs, values[1]):
+        unroll(walk, node, flow, values)
+        return
     weight = _full_weight(walk, node, attrs, values[1])
     units, size, taps = weight.shape
     if len(flow.dims) != 3:
@@ -81,6 +85,27 @@ def conv(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     feature = walk.features(name, units)
     dims = (batch, feature, time)
     walk.write(node, Flow(vector, dims, feature, reduced=flow.reduced, excess=excess))
+
+
+def _within_step(
+    walk: Walk, node: onnx.NodeProto, flow: Flow, attrs: dict[str, Any], weight: Value | None
+) -> bool:
+    """Whether a convolution runs over an axis of fixed length inside a step, not over the steps.
+
+    Of the graph's own input, one that is no causal convolution of one output for each input.
+    """
+    if len(flow.dims) < 3 or flow.padded is not None:
+        return False
+    if walk.stepwise:
+        return not any(a.dynamic for d in flow.dims[2:] for a in d)
+    feature, along = walk.feature_of(flow), [a for d in flow.dims[2:] for a in d]
+    if feature is not None:
+        return bool(set(along) & set(feature)) or (len(feature) > 1 and not along)
+    if not along or any(a.dynamic for a in along) or flow.dims[1] or len(flow.dims) != 3:
+        return False
+    taps = walk.const(node, weight, "W").shape[-1]
+    strided = any(n != 1 for n in attrs.get("strides", []))
+    return strided or sum(attrs.get("pads", [0, 0])) == 0 and taps > 1
 
 
 def _full_weight(

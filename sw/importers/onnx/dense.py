@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .curves import curve_after, curve_joined, curve_scaled, known_activation
 from .tensors import Dim, Fix, Flow, Value, dim_size, label, refuse, shown_shape
 from .walk import Walk, handles
+from .within_step import feature_values, spread, unroll
 
 if TYPE_CHECKING:
     import onnx
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 
 def add_dense(walk: Walk, node: onnx.NodeProto, flow: Flow, at: int, weight: np.ndarray) -> Flow:
     """Multiplies dimension ``at`` by a matrix of shape (units, inputs)."""
+    known, dim = walk.feature_of(flow), flow.dims[at]
+    if known is not None and dim != known and set(dim) == set(known):
+        order = np.arange(dim_size(dim)).reshape([a.size for a in dim])  # features in their order
+        weight = weight[:, order.transpose([dim.index(a) for a in known]).reshape(-1)]
+        flow = replace(flow, dims=(*flow.dims[:at], known, *flow.dims[at + 1 :]))
     walk.contract(node, flow, flow.dims[at], weight.shape[1])
     name = walk.fresh_name(node)
     vector = walk.net.dense(flow.vector, name, weight, None, "linear")
@@ -31,6 +38,9 @@ def matmul(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
     flow = walk.flow(node, values)
     left = values[0] is flow
     weight = walk.const(node, values[1 if left else 0], "weights")
+    if spread(walk, flow):
+        unroll(walk, node, flow, values)
+        return
     if weight.ndim == 0 or any(n != 1 for n in weight.shape[:-2]):
         refuse(node, f"its weights have shape {weight.shape}; a matrix is needed")
     rank = len(flow.dims)
@@ -80,6 +90,18 @@ def gemm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     walk.write(node, out)
 
 
+RANGES = {
+    "relu": (0.0, math.inf),
+    "sigmoid": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "erf": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+    "hard_sigmoid": (0.0, 1.0),
+    **dict.fromkeys(("abs", "exp", "softplus", "sqrt"), (0.0, math.inf)),
+}
+"""Smallest and largest value of activations that have such."""
+
+
 @handles("Relu", "Sigmoid", "Tanh")
 def activation(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     flow = walk.flow(node, values)
@@ -90,13 +112,20 @@ def activation(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> 
     walk.write(node, activate(walk, node, flow, kind))
 
 
-def activate(walk: Walk, node: onnx.NodeProto, flow: Flow, kind: str) -> Flow:
+def activate(
+    walk: Walk, node: onnx.NodeProto, flow: Flow, kind: str, **settings: float | np.ndarray
+) -> Flow:
+    """An activation of ``Model.dense`` over a flow."""
     if not walk.net.joins(flow.vector, kind):
         flow = _identity(walk, node, flow)
-    vector = walk.net.activation(flow.vector, label(node), kind)
-    ranges = {"relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
-    low, high = ranges[kind]
-    return replace(flow, vector=vector, low=low, high=high)
+    vector = walk.net.activation(flow.vector, label(node), kind, settings)
+    low, high = RANGES.get(kind, (-math.inf, math.inf))
+    if kind == "clip":
+        low = max(flow.low, float(np.min(settings["low"])))
+        high = min(flow.high, float(np.max(settings["high"])))
+    curve = curve_after(flow, kind, settings)
+    gate = flow.vector if kind == "sigmoid" else None
+    return replace(flow, vector=vector, low=low, high=high, final=None, curve=curve, gate=gate)
 
 
 def _identity(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:
@@ -105,6 +134,10 @@ def _identity(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:
     It costs a column of one weight a fired element.
     """
     feature = walk.feature_of(flow)
+    if spread(walk, flow) and feature is not None:
+        name = walk.fresh_name(node)
+        vector = walk.net.dense(flow.vector, name, np.eye(dim_size(feature)), None, "linear")
+        return replace(flow, vector=vector)
     if feature is None and (not flow.dims or any(a.dynamic for a in flow.dims[-1])):
         refuse(
             node,
@@ -117,39 +150,15 @@ def _identity(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:
     return add_dense(walk, node, flow, at, np.eye(dim_size(flow.dims[at])))
 
 
-@handles("Clip")
-def clip(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
-    """A clip that cannot clip is dropped; one at 0 alone is a ReLU."""
-    flow = walk.flow(node, values)
-    if values[0] is not flow:
-        refuse(node, "its limits are computed from the data; make them constants")
-    attrs = walk.attributes(node)
-    low, high = float(attrs.get("min", -math.inf)), float(attrs.get("max", math.inf))
-    limits = [low, high]
-    for i, v in enumerate(values[1:3]):
-        if v is not None:
-            limits[i] = float(walk.const(node, v, ("min", "max")[i]).reshape(()))
-    low, high = limits
-    biggest = float(np.finfo(np.float32).max)  # written for "no limit"
-    low = -math.inf if low <= -biggest else low
-    high = math.inf if high >= biggest else high
-    if low <= flow.low and high >= flow.high:
-        walk.write(node, flow)
-    elif low == 0 and high >= flow.high and walk.net.joins(flow.vector, "relu"):
-        walk.write(node, activate(walk, node, flow, "relu"))
-    else:
-        refuse(
-            node,
-            f"clipping to {low:g} .. {high:g} is not supported, only a clip that never acts "
-            "or one at 0 after a dense layer (ReLU); leave this node out and clip on the host",
-        )
-
-
 @handles("Add", "Div", "Mul", "Sub")
 def arithmetic(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
-    """Add, Sub, Mul, Div by constants; sums and differences of vectors."""
-    if sum(isinstance(v, Flow) for v in values) == 2 and node.op_type in ("Add", "Sub"):
+    """Add, Sub, Mul, Div by constants; sums, differences and products of vectors."""
+    flows = [v for v in values if isinstance(v, Flow)]
+    if len(flows) == 2 and node.op_type in ("Add", "Sub"):
         combine(walk, node, values)
+        return
+    if len(flows) == 2 and node.op_type == "Mul":
+        walk.write(node, multiply(walk, node, *flows))
         return
     flow = walk.flow(node, values)
     first = values[0] is flow
@@ -202,28 +211,69 @@ def affine(
 ) -> Flow:
     """``scale * flow + shift``, scalars or one value a feature."""
     vector = walk.net.affine(flow.vector, label(node), scale, shift)
-    return replace(flow, vector=vector, low=-math.inf, high=math.inf, final=None)
+    curve = curve_scaled(flow, scale, shift)
+    found = replace(
+        flow, vector=vector, low=-math.inf, high=math.inf, final=None, curve=curve, gate=None
+    )
+    return recognized(walk, node, found)
 
 
 def combine(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     """The sum or difference of two vectors."""
     a, b = (v for v in values if isinstance(v, Flow))
+    feature = same_layout(walk, node, a, b)
+    second = b.vector
+    if node.op_type == "Sub":
+        second = walk.net.affine(second, label(node), -np.ones(()), np.zeros(()))
+    vector = walk.net.add(walk.fresh_name(node), [a.vector, second])
+    sign = -1.0 if node.op_type == "Sub" else 1.0
+    curve = curve_joined(a, b, lambda p, q: p + sign * q)
+    walk.write(node, Flow(vector, a.dims, feature, reduced=a.reduced, curve=curve))
+
+
+def same_layout(walk: Walk, node: onnx.NodeProto, a: Flow, b: Flow) -> Dim | None:
+    """Checks that two flows have the same axes; the features of both."""
     for flow in (a, b):
         if walk.feature_of(flow) is None and flow.dims:
             walk.contract(node, flow, flow.dims[-1], dim_size(flow.dims[-1]))
-    feature = walk.feature_of(a)
-    laid = [[None if d == walk.feature_of(f) else d for d in f.dims] for f in (a, b)]
+    laid = [_places(walk, flow) for flow in (a, b)]
     if laid[0] != laid[1] or a.shape != b.shape or a.reduced != b.reduced:
         refuse(
             node,
             f"it combines tensors of shapes {shown_shape(a)} and {shown_shape(b)}, whose axes "
             "are not the same; export it without broadcasting",
         )
-    second = b.vector
-    if node.op_type == "Sub":
-        second = walk.net.affine(second, label(node), -np.ones(()), np.zeros(()))
-    vector = walk.net.add(walk.fresh_name(node), [a.vector, second])
-    walk.write(node, Flow(vector, a.dims, feature, reduced=a.reduced))
+    return walk.feature_of(a)
+
+
+def _places(walk: Walk, flow: Flow) -> list[object]:
+    """What lies in each dimension: steps and batch, or which part of the features."""
+    feature = walk.feature_of(flow)
+    if feature is None or feature in flow.dims:
+        return [None if d == feature else d for d in flow.dims]
+    return [tuple(feature.index(x) if x in feature else x for x in d) for d in flow.dims]
+
+
+def multiply(walk: Walk, node: onnx.NodeProto, a: Flow, b: Flow) -> Flow:
+    """The product of two vectors: an activation in several nodes, a mask, or a product."""
+    feature = same_layout(walk, node, a, b)
+    curve = curve_joined(a, b, lambda p, q: p * q, product=True)
+    found = known_activation(walk, node, curve)
+    if found is None:
+        name = walk.fresh_name(node)
+        if a.gate is not None and b.gate is None:
+            a, b = b, a
+        if b.gate is not None:
+            found = walk.net.product(name, "mask", {"a": a.vector, "b": b.gate})
+        else:
+            found = walk.net.product(name, "product", {"a": a.vector, "b": b.vector})
+    return Flow(found, a.dims, feature, reduced=a.reduced, curve=curve)
+
+
+def recognized(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:
+    """The same, computed by one activation where the nodes until here are one."""
+    found = known_activation(walk, node, flow.curve)
+    return flow if found is None else replace(flow, vector=found)
 
 
 def per_feature(
@@ -236,6 +286,10 @@ def per_feature(
     varying = [i for i, n in enumerate(sizes) if n != 1]
     if not varying:
         return constant.reshape(()), dims
+    if spread(walk, flow):
+        values = feature_values(walk, flow, constant)
+        if values is not None:
+            return values, dims
     dim = dims[varying[0]]
     if len(varying) > 1 or len(dim) != 1 or walk.feature_of(flow) not in (None, dim):
         refuse(

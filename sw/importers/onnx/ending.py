@@ -10,6 +10,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 
 from .tensors import Const, Flow, States, state_of
+from .within_step import in_order
 
 if TYPE_CHECKING:
     from .walk import Walk
@@ -60,7 +61,8 @@ def finish(walk: Walk) -> Model:
             "the graph's outputs are joined side by side: "
             + ", ".join(f"'{name}' ({value.vector.size})" for name, value in data)
         )
-    _check_states(walk)
+    check_states(walk)
+    data = [(name, in_order(walk, name, value)) for name, value in data]
     model = walk.net.model([(name, value.vector) for name, value in data])
     if walk.net.dropped:
         walk.notes.append(
@@ -76,7 +78,7 @@ def _final(flow: Flow) -> np.ndarray:
     return flow.final
 
 
-def _check_states(walk: Walk) -> None:
+def check_states(walk: Walk) -> None:
     """The engine carries the states of a layer to the same layer; the graph must mean that too."""
     for name, elements in walk.shared.items():
         walk.notes.append(
@@ -85,7 +87,7 @@ def _check_states(walk: Walk) -> None:
         )
     pairs: list[tuple[str, str]] = []  # graph input, graph output
     for output in walk.graph.outputs:
-        value = walk.env[output]
+        value = walk.env.get(output)
         tags = value.tags if isinstance(value, States) else getattr(value, "final", None)
         if tags is None:
             continue

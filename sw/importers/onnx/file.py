@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Model
+from stillnet.sw.partition.options import CutOptions
 from stillnet.sw.util.files import read_whole
 
 from . import (
     convolution,  # noqa: F401 -- they register their operators
     dense,  # noqa: F401 -- they register their operators
     embedding,  # noqa: F401 -- they register their operators
+    functions,  # noqa: F401 -- they register their operators
     moves,  # noqa: F401 -- they register their operators
     recurrent,  # noqa: F401 -- they register their operators
+    within_step,  # noqa: F401 -- they register their operators
 )
 from .graph import Graph
 from .layers import same_models
+from .recurrent import settle_reset
 from .tensors import first_line
 
 if TYPE_CHECKING:
@@ -30,7 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["from_onnx", "load_onnx"]
 
 
-def load_onnx(path: str | PathLike[str], *, gru_reset: str | None = None) -> Model:
+def load_onnx(
+    path: str | PathLike[str], cut: CutOptions | None = None, *, gru_reset: str | None = None
+) -> Model:
     """Reads an ONNX file.
 
     Parameters
@@ -38,6 +45,8 @@ def load_onnx(path: str | PathLike[str], *, gru_reset: str | None = None) -> Mod
     path : path of a binary ONNX file, opset 7 or later
         Layers with one data input; states may be further inputs
         and outputs. Weights kept in a file of their own are looked for next to it.
+    cut : CutOptions, optional
+        Divide a model of which only a part can run on the chip; absent: refuse it.
     gru_reset : str, optional
         ``"before"`` or ``"after"``: where the reset gate of every GRU stands, whatever the file
         says.
@@ -67,7 +76,46 @@ def load_onnx(path: str | PathLike[str], *, gru_reset: str | None = None) -> Mod
             f"file '{path}' keeps weights in another file that cannot be read "
             f"({first_line(e)}): put that file next to it, or export in one file"
         ) from None
-    return from_onnx(model, path.stem, gru_reset=gru_reset)
+    if cut is None:
+        return from_onnx(model, path.stem, gru_reset=gru_reset)
+    model, notes = settle_reset(model, gru_reset)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return whole_model(model, path.stem, cut)
+
+
+def whole_model(proto: onnx.ModelProto, name: str, cut: CutOptions) -> Model:
+    """A model for the chip alone where that can be, else one with parts for the host.
+
+    Raises
+    ------
+    StillnetError
+        Why the chip cannot run it; or what the user must say before it can be cut.
+    """
+    refusal: StillnetError | None = None
+    plain: Model | None = None
+    if not cut.given:
+        try:
+            plain = from_onnx(proto, name)
+        except StillnetError as error:
+            refusal = error
+    if plain is not None and not _takes_range(plain):
+        return plain
+    from .cut import Unclear, cut_model
+
+    try:
+        return cut_model(inlined(proto), name, import_onnx(), cut)
+    except Unclear:
+        raise
+    except StillnetError as error:
+        if plain is not None:
+            return plain
+        raise refusal or error from None
+    except Exception as error:  # of a damaged file, anything
+        raise refusal or StillnetError(
+            f"the model cannot be read ({type(error).__name__}: {first_line(error)}); the file is "
+            "damaged, export it again"
+        ) from error
 
 
 def from_onnx(
@@ -88,33 +136,29 @@ def from_onnx(
         model = parse(model, "the model")
     try:
         with np.errstate(all="ignore"):  # NaN and infinity are refused by name
-            result, notes = walk_twice(model, onnx, name, gru_reset)
+            model, notes = settle_reset(model, gru_reset)
+            result, more = walk_twice(model, onnx, name)
     except StillnetError as e:
         text = str(e)
         if text.isprintable():
             raise
         clean = "".join(c if c.isprintable() else "?" for c in text)  # names in a damaged file
         raise StillnetError(clean) from None
-    for note in notes:
+    for note in [*notes, *more]:
         warnings.warn(note, stacklevel=2)
     return result
 
 
-def walk_twice(
-    model: onnx.ModelProto, onnx: Any, name: str, gru_reset: str | None
-) -> tuple[Model, list[str]]:
+def walk_twice(model: onnx.ModelProto, onnx: Any, name: str) -> tuple[Model, list[str]]:
     """The layers and what to warn of, walked with two sets of sizes for the dynamic axes."""
-    if model.functions:
-        from onnx.inliner import inline_local_functions
-
-        model = inline_local_functions(model)
+    model = inlined(model)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < 7:
         raise StillnetError(
             f"the model is of ONNX opset {opset or '(none)'}; convert it to 7 or later with "
             "onnx.version_converter"
         )
-    graph = Graph(model.graph, opset, onnx, model.producer_name, gru_reset)
+    graph = Graph.read(model.graph, opset, onnx)
     fixed: dict[int, int] = {}
     first = graph.walk(name, 101, fixed)
     if any(a.dynamic for a in graph.axes):
@@ -125,6 +169,26 @@ def walk_twice(
                 "of its dynamic axes fixed"
             )
     return first
+
+
+def _takes_range(model: Model) -> bool:
+    """Whether layers read squares, roots or powers, which are better computed on the host."""
+    read = {m.source for layer in model.layers for m in layer.matrices}
+    for i in read - {INPUT}:
+        layer = model.layers[i]
+        square = layer.cell == "product" and len({m.source for m in layer.matrices}) == 1
+        if square or layer.cell in ("exp", "sqrt"):
+            return True
+    return False
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without functions of its own."""
+    if not model.functions:
+        return model
+    from onnx.inliner import inline_local_functions
+
+    return inline_local_functions(model)
 
 
 def import_onnx() -> Any:

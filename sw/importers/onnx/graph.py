@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from .tensors import (
     INTEGERS,
     LARGEST,
     MOVES,
+    RECURRENT,
     Axis,
     Const,
     Dim,
     Fix,
     Flow,
+    every_node,
     first_line,
     refuse,
 )
@@ -37,67 +39,65 @@ class Graph:
 
     def __init__(
         self,
-        graph: onnx.GraphProto,
+        nodes: Sequence[onnx.NodeProto],
+        constants: dict[str, Const],
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[str],
         opset: int,
         onnx: Any,
-        producer: str = "",
-        gru_reset: str | None = None,
+        data: str | None = None,
     ) -> None:
         self.onnx = onnx
         self.opset = opset
-        self.producer = producer
-        self.gru_reset = gru_reset
-        self.outputs = [o.name for o in graph.output]
+        self.outputs = list(outputs)
+        self.constants = constants
+        self.needed = self._needed_nodes(nodes)
+        every = list(every_node(self.needed))
+        self._producer = {o: n for n in every for o in n.output if o}
+        read = {i for n in self.needed for i in read_names(n)} | set(self.outputs)
+        self.inputs = {i.name: i for i in inputs if i.name in read and i.name not in constants}
+        self.states = {
+            name
+            for node in every
+            for slot in node.input[5:7]
+            if node.op_type in RECURRENT
+            for name in self.roots(slot)
+        }
+        self.data = self._data_input() if data is None else data
+        self.axes: list[Axis] = []
+
+    @classmethod
+    def read(cls, graph: onnx.GraphProto, opset: int, onnx: Any) -> Graph:
+        """The graph of a file."""
         if graph.sparse_initializer:
             name = graph.sparse_initializer[0].values.name
             raise StillnetError(
                 f"initializer '{name}' is sparse, which is not supported: export dense weights"
             )
-        self.constants = {t.name: Const(self.array(t)) for t in graph.initializer}
-        self.needed = self._needed_nodes(graph)
-        nodes = list(every_node(self.needed))
-        self._producer = {o: n for n in nodes for o in n.output if o}
-        read = {i for n in self.needed for i in read_names(n)} | set(self.outputs)
-        self.inputs = {
-            i.name: i for i in graph.input if i.name in read and i.name not in self.constants
-        }
-        self.states = {
-            name
-            for node in nodes
-            for slot in node.input[5:7]
-            if node.op_type in ("GRU", "LSTM")
-            for name in self._roots(slot)
-        }
-        self.data = self._data_input()
-        self.axes: list[Axis] = []
+        constants = {t.name: Const(array_of(t, onnx)) for t in graph.initializer}
+        outputs = [o.name for o in graph.output]
+        return cls(graph.node, constants, graph.input, outputs, opset, onnx)
 
     def array(self, tensor: onnx.TensorProto) -> np.ndarray:
         """The values of an initializer."""
-        try:
-            value = np.asarray(self.onnx.numpy_helper.to_array(tensor))
-        except (ValueError, TypeError, KeyError) as e:
-            raise StillnetError(
-                f"initializer '{tensor.name}' is damaged ({first_line(e)}): export the model again"
-            ) from None
-        return value
+        return array_of(tensor, self.onnx)
 
     def type_name(self, number: int) -> str:
         """The name of an element type, such as int64."""
         types = self.onnx.TensorProto.DataType.items()
         return next((n.lower() for n, v in types if v == number), f"unknown ({number})")
 
-    @staticmethod
-    def _needed_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    def _needed_nodes(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """The nodes that an output depends on, in the order of the file."""
-        wanted = {o.name for o in graph.output}
+        wanted = set(self.outputs)
         needed = []
-        for node in reversed(graph.node):
+        for node in reversed(nodes):
             if any(o in wanted for o in node.output if o):
                 needed.append(node)
                 wanted.update(read_names(node))
         return needed[::-1]
 
-    def _roots(self, name: str) -> set[str]:
+    def roots(self, name: str) -> set[str]:
         """The graph inputs that a tensor is a mere move of."""
         found, todo, seen = set(), [name], set()
         while todo:
@@ -119,7 +119,7 @@ class Graph:
         if len(data) > 1:
             for node in self.needed:
                 for slot, name in list(zip(slots.get(node.op_type, ()), node.input))[1:]:
-                    for root in self._roots(name):
+                    for root in self.roots(name):
                         if slot == "sequence_lens":
                             refuse(
                                 node,
@@ -132,7 +132,7 @@ class Graph:
                             f"its {slot} comes from graph input '{root}'; only constants are "
                             "supported there, so export it as an initializer",
                         )
-                if node.op_type == "MatMul" and all(self._roots(i) for i in node.input):
+                if node.op_type == "MatMul" and all(self.roots(i) for i in node.input):
                     refuse(
                         node,
                         f"it multiplies two graph inputs, '{node.input[0]}' and "
@@ -167,6 +167,13 @@ class Graph:
                 fixed[fix.position] = fix.size
 
     def _walk_once(self, name: str, probe: int, fixed: dict[int, int]) -> tuple[Model, list[str]]:
+        walk = self.begin(name, probe, fixed)
+        for node in self.needed:
+            walk.visit(node)
+        return finish(walk), walk.notes
+
+    def begin(self, name: str, probe: int, fixed: dict[int, int]) -> Walk:
+        """A walk that has seen no node yet, with dynamic axes of prime sizes from ``probe`` on."""
         sizes = primes(probe)
         named: dict[str, int] = {}
 
@@ -208,7 +215,7 @@ class Graph:
         walk = Walk(self, net, Flow(net.input(), tuple(layout), tokens=tokens))
         first = 0
         for state in self.inputs:
-            if state != self.data:
+            if state in self.states:
                 shape = tuple(size for size, _ in dims(state))
                 if math.prod(shape) > LARGEST:
                     raise StillnetError(
@@ -218,9 +225,23 @@ class Graph:
                 tags = first + np.arange(math.prod(shape)).reshape(shape)
                 first += tags.size
                 walk.env[state] = walk.state_inputs[state] = Const(tags, state=state)
-        for node in self.needed:
-            walk.visit(node)
-        return finish(walk), walk.notes
+        return walk
+
+
+def array_of(tensor: onnx.TensorProto, onnx: Any) -> np.ndarray:
+    """The values of an initializer.
+
+    Raises
+    ------
+    StillnetError
+        Where it is damaged.
+    """
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError) as e:
+        raise StillnetError(
+            f"initializer '{tensor.name}' is damaged ({first_line(e)}): export the model again"
+        ) from None
 
 
 def primes(start: int) -> Iterator[int]:
@@ -229,15 +250,6 @@ def primes(start: int) -> Iterator[int]:
         if all(n % d for d in range(2, math.isqrt(n) + 1)):
             yield n
         n += 1
-
-
-def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes, and those of their subgraphs."""
-    for node in nodes:
-        yield node
-        for a in node.attribute:
-            for g in [a.g, *a.graphs]:
-                yield from every_node(g.node)
 
 
 def captured(graph: onnx.GraphProto) -> Iterator[str]:

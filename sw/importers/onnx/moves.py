@@ -25,6 +25,7 @@ from .tensors import (
     shown_shape,
 )
 from .walk import Walk, handles
+from .within_step import holds_features, split_features, unroll
 
 if TYPE_CHECKING:
     import onnx
@@ -140,6 +141,10 @@ def regroup(walk: Walk, node: onnx.NodeProto, flow: Flow, sizes: Sequence[int]) 
             dim.append(axes.pop(0))
         dims.append(tuple(dim))
     if axes or [dim_size(d) for d in dims] != list(sizes):
+        split = split_features(walk, flow, sizes)
+        if split is not None:
+            moved(walk, node, *split)
+            return
         _fix_the_length(flow, sizes)
         refuse(
             node,
@@ -287,6 +292,9 @@ def slice_(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
             )
         if picked == range(size):
             continue
+        if holds_features(walk, flow, axis) and len(axes) == 1:
+            unroll(walk, node, flow, values)
+            return
         flow = pick(walk, node, flow, axis, list(picked[:2]))
         dims[axis] = ()
     moved(walk, node, flow, dims)

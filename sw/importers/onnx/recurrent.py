@@ -17,6 +17,7 @@ from .tensors import (
     States,
     Value,
     dim_size,
+    every_node,
     label,
     refuse,
     shown_values,
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     import onnx
 
 
-_PLAIN = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
+_PLAIN = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
 
 
 @handles("GRU")
 def gru(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     attrs = walk.attributes(node)
-    reset = _reset(walk, node, attrs)
+    reset = "after" if attrs.get("linear_before_reset", 0) else "before"
     _check_attributes(node, attrs)
     candidate = _activations(node, attrs, ("Tanh", "Relu"))
     values = values + [None] * (6 - len(values))
@@ -93,22 +94,76 @@ def lstm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     walk.write(node, *_finish(walk, name, attrs, vector, x, time, batch, units))
 
 
-def _reset(walk: Walk, node: onnx.NodeProto, attrs: dict[str, Any]) -> str:
-    """Whether the reset gate stands after or before the product with R.
+@handles("RNN")
+def rnn(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    """An Elman network: a dense layer that also reads its own last vector."""
+    attrs = walk.attributes(node)
+    _check_attributes(node, attrs)
+    kind = _activations(node, attrs, ("Tanh", "Relu"))
+    values = values + [None] * (6 - len(values))
+    w, r, b = _weights(walk, node, attrs, values, 1)
+    units = r.shape[1]
+    x, time, batch = _sequence(walk, node, attrs, values)
+    walk.contract(node, x, x.dims[2], w.shape[1])
+    if _initial(walk, node, attrs, values[5], "h", units, batch) is not None:
+        refuse(
+            node,
+            "its initial_h is not zero; only a GRU or LSTM starts elsewhere, so leave it out or "
+            "make it a graph input",
+        )
+    name = walk.fresh_name(node)
+
+    def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
+        model.rnn(w, r, wb, b[units:], activation=kind.lower(), name=name)
+
+    vector = walk.net.recurrent(x.vector, name, w, b[:units], add)
+    y, y_h, _ = _finish(walk, name, attrs, vector, x, time, batch, units)
+    walk.write(node, y, y_h)
+
+
+def settle_reset(
+    model: onnx.ModelProto, gru_reset: str | None
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Writes into each GRU whether its reset gate stands after the product with R, or before it.
 
     What the user says goes first. ``torch.nn.GRU`` is always reset-after, and of PyTorch's
     exporters the older one always writes so; the newer one forgot it for some time.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Stays as it is.
+    gru_reset : str or None
+        ``"before"``, ``"after"``, or as the file says.
+
+    Returns
+    -------
+    onnx.ModelProto
+    list of str
+        What to warn of.
     """
-    if walk.graph.gru_reset is not None:
-        return walk.graph.gru_reset
-    if "linear_before_reset" in attrs or walk.graph.producer != "pytorch":
-        return "after" if attrs.get("linear_before_reset", 0) else "before"
-    walk.notes.append(
-        f"node '{label(node)}' (GRU): PyTorch's exporter left out linear_before_reset, without "
-        "which it would be another network; torch.nn.GRU resets after the product, and that is "
-        "taken. --gru-reset before or after decides, --expect Y.npy checks it"
-    )
-    return "after"
+    from onnx import helper
+
+    changed = type(model)()
+    changed.CopyFrom(model)
+    notes = []
+    for node in every_node(changed.graph.node):
+        if node.op_type != "GRU":
+            continue
+        said = [a for a in node.attribute if a.name == "linear_before_reset"]
+        if gru_reset is None and (said or model.producer_name != "pytorch"):
+            continue
+        if gru_reset is None:
+            notes.append(
+                f"node '{label(node)}' (GRU): PyTorch's exporter left out linear_before_reset, "
+                "without which it would be another network; torch.nn.GRU resets after the product, "
+                "and that is taken. --gru-reset before or after decides, --expect Y.npy checks it"
+            )
+        for attribute in said:
+            node.attribute.remove(attribute)
+        after = int(gru_reset != "before")
+        node.attribute.append(helper.make_attribute("linear_before_reset", after))
+    return changed, notes
 
 
 def _check_attributes(node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
@@ -130,16 +185,18 @@ def _check_attributes(node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
 
 
 def _article(kind: str) -> str:
-    return f"an {kind}" if kind == "LSTM" else f"a {kind}"
+    return f"a {kind}" if kind == "GRU" else f"an {kind}"
 
 
 def _activations(node: onnx.NodeProto, attrs: dict[str, Any], candidates: tuple[str, ...]) -> str:
     """Checks the activations; returns the candidate's."""
     plain = _PLAIN[node.op_type]
     functions = [f.decode() for f in attrs.get("activations", [])] or plain
-    allowed = [[p.lower() for p in (plain[0], c, *plain[2:])] for c in candidates]
+    place = min(1, len(plain) - 1)  # of the candidate
+    choices = [[*plain[:place], c, *plain[place + 1 :]] for c in candidates]
+    allowed = [[p.lower() for p in names] for names in choices]
     found = [f.lower() for f in functions]
-    choice = " or ".join(", ".join((plain[0], c, *plain[2:])) for c in candidates)
+    choice = " or ".join(", ".join(names) for names in choices)
     if found not in allowed:
         refuse(
             node,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -60,6 +60,30 @@ class Const:
     state: str | None = None
 
 
+RECURRENT = ("GRU", "LSTM", "RNN")
+"""Operators with a state."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What a vector is of another one: the same function of each of its elements.
+
+    Exporters write some activations as several nodes; the function tells which one it is.
+
+    Attributes
+    ----------
+    base : Vector
+    function : callable
+        Array of float to array of float.
+    product : bool
+        A product of two such functions is in it.
+    """
+
+    base: Vector
+    function: Callable[[np.ndarray], np.ndarray]
+    product: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Flow:
     """A tensor that carries vectors of the network.
@@ -68,7 +92,8 @@ class Flow:
     elements of the vector, None while it is the graph's input and no layer has told yet. ``low``
     and ``high`` bound the elements. ``reduced`` marks the last step alone. ``final`` has the tags
     (:func:`state_tags`) of the Y_h of a recurrent layer that nothing but moves has touched.
-    ``tokens`` marks integers that an embedding will look up.
+    ``tokens`` marks integers that an embedding will look up. ``curve`` says what it is of a vector
+    before it; ``gate`` is what a sigmoid, which made it, was computed of.
     """
 
     vector: Vector
@@ -83,6 +108,8 @@ class Flow:
     """Axis and count of zeros in front, which only a convolution may read."""
     excess: int = 0
     """Steps after the end, of a convolution padded on both sides, which a Slice must cut off."""
+    curve: Curve | None = None
+    gate: Vector | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -146,6 +173,15 @@ def dequantized(
 
 def dim_size(dim: Dim) -> int:
     return math.prod(a.size for a in dim)
+
+
+def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes, and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for a in node.attribute:
+            for g in [a.g, *a.graphs]:
+                yield from every_node(g.node)
 
 
 def label(node: onnx.NodeProto) -> str:

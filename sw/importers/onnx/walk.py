@@ -16,6 +16,7 @@ from .final_states import move_states, moves_states
 from .tensors import (
     LARGEST,
     MOVES,
+    RECURRENT,
     Axis,
     Const,
     Dim,
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
     from .graph import Graph
 
 HINTS = (
-    {"RNN": "plain RNN layers are not supported; use a GRU or LSTM"}
-    | dict.fromkeys(
+    dict.fromkeys(
         ("Loop", "Scan"),
         "loops are not supported; export the layer as one GRU or LSTM node, or, where tf2onnx made "
         "the loop of a Keras layer, give the .keras or .h5 file in place of this one",
@@ -50,7 +50,7 @@ HINTS = (
         "stillnet quantizes from your own recordings",
     )
     | dict.fromkeys(
-        ("Softmax", "LogSoftmax", "ArgMax", "Log", "Exp", "Sqrt", "Pow"),
+        ("Softmax", "LogSoftmax", "ArgMax", "Log"),
         "this function is not supported on the chip; end or start the exported graph next to it "
         "and compute it on the host",
     )
@@ -114,6 +114,7 @@ class Walk:
     """What the user should be warned of."""
     low: float = -math.inf
     high: float = math.inf
+    stepwise: bool = False  # the graph is one step, so that no axis of it is time
 
     def __post_init__(self) -> None:
         self.env = {**self.graph.constants, self.graph.data: self.start}
@@ -210,7 +211,7 @@ class Walk:
         """A node without data: computed now."""
         consts = [v for v in values if isinstance(v, Const)]
         state = None
-        if node.op_type in ("GRU", "LSTM") and values and isinstance(values[0], Const):
+        if node.op_type in RECURRENT and values and isinstance(values[0], Const):
             kind = node.op_type
             refuse(node, f"its X is a constant; export a graph whose input feeds the {kind}")
         if any(c.state for c in consts) and node.op_type not in ("Shape", "Size"):

@@ -16,11 +16,13 @@ from stillnet.sw.contract.cells.expr import (
     scaled,
     select,
     sigmoid,
+    table,
     tanh,
     wide_mul,
 )
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.fixed import Format
+from stillnet.sw.contract.functions import TABLES, named_table
 
 __all__ = ["random_cell"]
 
@@ -42,7 +44,7 @@ def _number(rng: np.random.Generator, numbers: list[Node]) -> Node:
 def _operation(rng: np.random.Generator, numbers: list[Node], conditions: list[Node]) -> None:
     """Adds one value that is made from those that are there."""
     a, b = _number(rng, numbers), _number(rng, numbers)
-    kind = rng.integers(15)
+    kind = rng.integers(16)
     if kind == 0:
         numbers.append(a + b)
     elif kind == 1:
@@ -69,6 +71,8 @@ def _operation(rng: np.random.Generator, numbers: list[Node], conditions: list[N
         conditions.append(a > b)
     elif kind == 12:
         conditions.append(equal(a, b) | (a >= 0))
+    elif kind == 15:
+        numbers.append(table(named_table(TABLES[rng.integers(len(TABLES))]), a))
     elif kind == 13 and conditions:
         p, q = (conditions[rng.integers(len(conditions))] for _ in range(2))
         conditions.append((p & ~q) | (a < b))

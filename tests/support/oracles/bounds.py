@@ -6,7 +6,7 @@ import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.sources import INPUT
-from stillnet.sw.model.equalize import scaled_input, scaled_model
+from stillnet.sw.model.equalize import Exponents, scaled_input, scaled_model
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.checks import state_format
 from stillnet.sw.network.network import Network
@@ -37,6 +37,7 @@ def check(
     *,
     clear_every: int = 0,
     honest: Network | None = None,
+    elements: Exponents | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Runs both and asserts that no vector and no state leaves its bound in any step.
 
@@ -46,6 +47,8 @@ def check(
     x : array, shape (steps, inputs), or tokens, shape (steps,)
     honest : Network, optional
         What the bound is derived from, where ``network`` was broken on purpose.
+    elements : Exponents, optional
+        How the model was scaled, where the network does not tell: products of two sums.
 
     Returns
     -------
@@ -54,7 +57,7 @@ def check(
     reference = Reference(network, clear_every=clear_every)
     rows = network.quantize_input(x)
     # Elements that were scaled: the same function, whose vectors are the engine's.
-    elements = {
+    elements = elements or {
         s: e
         for s, e in enumerate(
             [network.input_exponents, *(q.unit_exponents for q in network.layers)], -1

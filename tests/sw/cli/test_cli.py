@@ -47,7 +47,7 @@ def folder(tmp_path: Path, recording, monkeypatch) -> Path:
     quantize(tiny_model(), recording, thresholds=0.0625).save(tmp_path / "net.safetensors")
     (tmp_path / "model.onnx").write_bytes(b"stands for a model")
 
-    def load_model(path, *, layers=None) -> Model:
+    def load_model(path, *, layers=None, cut=None) -> Model:
         if not Path(path).is_file():
             raise StillnetError(f"model file '{path}' does not exist")
         return tiny_model()
@@ -144,6 +144,7 @@ def test_run(folder: Path, capsys, recording) -> None:
         "added": [],
         "lacking": [],
         "output": "y.npy",
+        "recordings": 1,
     }
     some = stillnet_json(capsys, "run", "net.safetensors", "x.npy", "--steps", "7")
     assert some["steps"] == 7 and some["output"] is None
@@ -337,7 +338,10 @@ def test_bad_recordings(folder: Path, capsys, recording) -> None:
     assert refusal(capsys, "run", "net.safetensors", "none.npy") == (
         "cannot read input 'none.npy': No such file or directory"
     )
-    assert refusal(capsys, "run", "net.safetensors", ".") == "cannot read input '.': Is a directory"
+    Path("nothing").mkdir()
+    assert refusal(capsys, "run", "net.safetensors", "nothing").startswith(
+        "folder 'nothing' holds no .npy file"
+    )
     advice = "write it with numpy.save"
     for junk in (b"", b"RIFF....WAVE", b"PK\x03\x04zip"):
         assert message(junk) == f"input 'bad.npy' is not a .npy file; {advice}"

@@ -567,10 +567,6 @@ REFUSALS = {
         lambda: [layers.Permute((2, 1), name="p")],
         r"layer 'p' \(Permute\): this layer is not supported; .*",
     ),
-    "scaled output": (
-        lambda: [layers.GRU(4, **seq()), layers.BatchNormalization(name="n")],
-        r"layer 'n': it scales or shifts the network's output, which no dense layer follows; .*",
-    ),
     "no layer": (
         lambda: [layers.Dropout(0.1)],
         r"model 'net' holds no layer: save a model with a recurrent or dense layer",
@@ -613,10 +609,6 @@ REFUSALS = {
             layers.Conv1D(4, 3, padding="causal", name="c"),
         ],
         r"layer 'c': its input is shifted by 'n', and zeros are put in front after that; .*",
-    ),
-    "too many taps": (
-        lambda: [layers.Conv1D(4, 9, padding="causal", name="c")],
-        r"layer 'c': a convolution has 1 to 8 taps, not 9",
     ),
     "nested model": (
         lambda: [keras.Sequential([layers.Dense(4)], name="inner")],

@@ -214,10 +214,6 @@ def test_random_graphs_match_onnxruntime(data):
 
 
 REFUSALS = {
-    "product": (
-        [FC, ("Sigmoid", "m", "a"), ("Mul", "m a", "y")],
-        r"node 'mul_y' \(Mul\): it combines two computed tensors .*; only sums and .* supported",
-    ),
     "steps joined": (
         [FC, ("Concat", "m x", "y", {"axis": 0})],
         r"node 'concat_y' \(Concat\): it joins tensors of shapes \(\?, 1, 3\), \(\?, 1, 3\) along "
@@ -241,11 +237,6 @@ REFUSALS = {
     "features against steps": (
         [FC, ("Transpose", "x", "q", {"perm": [2, 1, 0]}), ("Add", "m q", "y")],
         r"node 'add_y' \(Add\): it combines tensors of shapes .*, whose axes are not the same; .*",
-    ),
-    "output scaled": (
-        [FC, ("Relu", "m", "a"), ("Mul", "a s", "y"), ("Concat", "y m", "z", {"axis": 2})],
-        r"node 'mul_y': it scales or shifts the network's output, which no dense layer follows; .*",
-        ["z"],
     ),
     "nothing but the input": (
         [("Concat", "x x", "y", {"axis": 2})],

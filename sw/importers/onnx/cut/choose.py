@@ -1,0 +1,353 @@
+"""The cut: which part of a whole model goes to the chip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.model.model import Model
+from stillnet.sw.partition.options import CutOptions
+from stillnet.sw.partition.parts import HostParts, output_rows
+from stillnet.sw.partition.session import session
+
+from ..graph import read_names
+from ..tensors import FLOATS, INTEGERS, label
+from .graphs import host_parts
+from .island import Island, Unusable, explore
+from .report import cut_report
+from .states import Port, Roles, Unclear, assign_roles, ports
+from .whole import PROBES, Whole, flatten
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["cut_model"]
+
+_MOST = 400
+"""Tensors that are tried."""
+
+_TIMES = ("time", "step", "seq", "len", "frame")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How a model is called: once for each step, or once for a recording."""
+
+    stepwise: bool
+    time: int | None
+    shape: tuple[int, ...]
+
+    def with_steps(self, steps: int) -> tuple[int, ...]:
+        return tuple(steps if i == self.time else n for i, n in enumerate(self.shape))
+
+
+def cut_model(proto: onnx.ModelProto, name: str, onnx: Any, options: CutOptions) -> Model:
+    """Divides a model between chip and host.
+
+    Parameters
+    ----------
+    proto : onnx.ModelProto
+        Without local functions.
+    name : str
+    onnx : module
+    options : CutOptions
+
+    Returns
+    -------
+    Model
+        The part for the chip; ``host`` has the rest.
+
+    Raises
+    ------
+    StillnetError
+        Where no part with weights can run on an engine.
+    """
+    graph, roles = _begin(proto, onnx, options)
+    problem: StillnetError | None = None
+    for call in _calls(graph["inputs"][roles.data], bool(roles.states), options):
+        try:
+            whole = _whole(proto, graph, roles, call, options, onnx)
+            model = _cut(whole, call, name, onnx, options)
+            _check_equal(_uncut(proto, whole, onnx), whole, model)
+            return model
+        except StillnetError as error:
+            problem = problem or error
+    raise problem or Unclear(
+        f"the shape of '{roles.data}' is not known: give that of one call with "
+        f"--shape {roles.data}=1,512, or a recording with --data"
+    )
+
+
+def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -> Model:
+    best: tuple[tuple[int, int], Island, HostParts] | None = None
+    order = {o: k for k, n in enumerate(whole.nodes) for o in n.output}
+    stop = frozenset([_tensor(whole, options.leave, "--to")] if options.leave else [])
+    start = _tensor(whole, options.enter, "--from") if options.enter else whole.data
+    reasons: dict[int, str] = {}
+    readable = whole.values.keys() & {i for n in whole.nodes for i in read_names(n)}
+    todo, seen = [start], {start}
+    while todo and len(seen) < _MOST:
+        tensor = todo.pop(0)
+        if best is not None and _reachable(whole, tensor) < best[0][0]:
+            continue
+        island, frontier, refused = explore(whole, tensor, onnx, call.stepwise, stop)
+        for node, reason in refused.items():
+            reasons.setdefault(node, reason)
+        if not options.enter:
+            todo += [t for t in dict.fromkeys(frontier) if t in readable - seen]
+            seen.update(frontier)
+        if island is None:
+            continue
+        score = (island.weights, order.get(tensor, -1))
+        if best is not None and score <= best[0]:
+            continue
+        try:
+            best = (score, island, host_parts(whole, island, call.time, call.stepwise))
+        except Unusable:
+            continue
+    if best is None:
+        anew = [n for n in whole.nodes if "starts anew" in reasons.get(id(n), "")]
+        if anew:
+            raise Unclear(f"node '{label(anew[0])}': {reasons[id(anew[0])]}")
+        where = f" from '{start}' on" if options.enter else ""
+        raise StillnetError(
+            f"no part of the model{where} that has weights can run on the chip"
+            + (f": {next(iter(reasons.values()))}" if reasons else "")
+        )
+    _, island, parts = best
+    model = island.model
+    model.name, model.host = name, parts
+    parts.pointwise = call.stepwise or _pointwise(parts, model)
+    island.reasons |= reasons
+    parts.report = cut_report(whole, island, 1 if call.stepwise else PROBES[0])
+    return model
+
+
+def _reachable(whole: Whole, tensor: str) -> int:
+    """Elements of the constants that nodes behind a tensor read."""
+    names, found = {tensor}, 0
+    for node in whole.nodes:
+        if any(i in names for i in read_names(node)):
+            names.update(o for o in node.output if o)
+            constants = [whole.constants[i] for i in node.input if i in whole.constants]
+            found += sum(c.size for c in constants if c.dtype.kind == "f" and c.ndim > 1)
+    return found
+
+
+def _tensor(whole: Whole, name: str, option: str) -> str:
+    """A tensor by its name, or by that of the node that writes it."""
+    if name in whole.values:
+        return name
+    for node in whole.nodes:
+        if node.name == name:
+            return str(node.output[0])
+    raise Unclear(
+        f"{option}: the model has no tensor and no node '{name}'; 'stillnet check MODEL' lists them"
+    )
+
+
+# -- the call -------------------------------------------------------------------------------------
+
+
+def _begin(proto: onnx.ModelProto, onnx: Any, options: CutOptions) -> tuple[dict[str, Any], Roles]:
+    """Constants, the inputs that are needed, and their roles."""
+    g = proto.graph
+    constants = {t.name: np.asarray(onnx.numpy_helper.to_array(t)) for t in g.initializer}
+    wanted = {o.name for o in g.output}
+    for node in reversed(g.node):
+        if any(o in wanted for o in node.output if o):
+            wanted.update(read_names(node))
+    inputs = {p.name: p for p in ports(g.input) if p.name in wanted and p.name not in constants}
+    for name, value in options.constants.items():
+        if name not in {p.name for p in ports(g.input)}:
+            raise Unclear(
+                f"--set: the graph has no input '{name}'; its inputs are {', '.join(inputs)}"
+            )
+        port = inputs.pop(name, None)
+        if port is not None:
+            kind = onnx.helper.tensor_dtype_to_np_dtype(port.type)
+            shape = [n if isinstance(n, int) else 1 for n in port.shape]
+            constants[name] = np.full(shape, value, kind)
+    for port in inputs.values():
+        if not port.ranked:
+            raise StillnetError(
+                f"graph input '{port.name}' declares no shape: export it with its number of axes"
+            )
+        if port.type not in FLOATS and port.type not in INTEGERS:
+            raise Unclear(
+                f"graph input '{port.name}' holds {onnx.TensorProto.DataType.Name(port.type)} "
+                f"elements; give its value with --set {port.name}=VALUE"
+            )
+    if not inputs:
+        raise StillnetError("no input reaches the graph's outputs: export the model again")
+    for name in _idle_numbers(g, inputs, onnx):
+        port = inputs.pop(name)
+        constants[name] = np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(port.type))
+    whole_numbers = [p for p in inputs.values() if p.type in INTEGERS and set(p.shape) <= {1}]
+    if whole_numbers and len(inputs) > len(whole_numbers):
+        port = whole_numbers[0]
+        raise Unclear(
+            f"graph input '{port.name}' is a whole number beside the data, such as a sampling "
+            f"rate: give its value with --set {port.name}=VALUE"
+        )
+    roles = assign_roles(list(inputs.values()), ports(g.output), options.states)
+    return {"constants": constants, "inputs": inputs}, roles
+
+
+def _idle_numbers(graph: onnx.GraphProto, inputs: dict[str, Port], onnx: Any) -> list[str]:
+    """Whole numbers that are multiplied by zero wherever they are read."""
+    zeros = {t.name for t in graph.initializer if not np.any(onnx.numpy_helper.to_array(t))}
+    for node in graph.node:
+        known = node.op_type == "Constant" and node.attribute[0].name == "value"
+        if known and not np.any(onnx.numpy_helper.to_array(node.attribute[0].t)):
+            zeros.add(node.output[0])
+    found = []
+    for port in inputs.values():
+        readers = [n for n in graph.node if port.name in read_names(n)]
+        number = port.type in INTEGERS and port.shape == ()
+        if number and all(n.op_type == "Mul" and zeros & set(n.input) for n in readers):
+            found.append(port.name)
+    return found
+
+
+def _calls(data: Port, states: bool, options: CutOptions) -> Iterator[_Call]:
+    """Ways to call the model that fit its input, the likeliest first."""
+    given = options.shapes.get(data.name)
+    if given is not None:
+        if len(given) != len(data.shape):
+            raise Unclear(f"--shape: '{data.name}' has {len(data.shape)} axes, not {len(given)}")
+        yield _Call(True, None, given)
+        return
+    dynamic = [i for i, n in enumerate(data.shape) if not isinstance(n, int)]
+    rest = math.prod(n for n in data.shape if isinstance(n, int))
+    fits = options.elements in (None, rest)
+    named = [i for i in dynamic if any(t in str(data.shape[i]).lower() for t in _TIMES)]
+    named += [i for i in dynamic if str(data.shape[i]).lower() in ("t", "n", "l")]
+    batch = [i for i in dynamic if "batch" in str(data.shape[i]).lower()]
+    ranked = dict.fromkeys([*named, *(i for i in dynamic if i not in batch), *batch])
+    ones = tuple(n if isinstance(n, int) else 1 for n in data.shape)
+    if fits and (rest > 1 or options.elements == 1 or len(dynamic) == 1):
+        for axis in ranked:
+            yield _Call(False, axis, ones)
+        yield _Call(True, None, ones)
+    elif options.elements is not None and options.elements % rest == 0:
+        for axis in [i for i in ranked if i not in batch] or list(ranked):
+            size = options.elements // rest
+            yield _Call(True, None, tuple(size if i == axis else n for i, n in enumerate(ones)))
+    elif not dynamic:
+        raise Unclear(
+            f"input '{data.name}' takes {rest} elements in a call, shape {data.shape}; the "
+            f"recording has {options.elements}"
+        )
+
+
+def _whole(
+    proto: onnx.ModelProto,
+    graph: dict[str, Any],
+    roles: Roles,
+    call: _Call,
+    options: CutOptions,
+    onnx: Any,
+) -> Whole:
+    """The graph for one way to call it."""
+    rng = np.random.default_rng(1)
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    kinds = {n: onnx.helper.tensor_dtype_to_np_dtype(p.type) for n, p in graph["inputs"].items()}
+    probes: dict[int, dict[str, np.ndarray]] = {}
+    for steps in (1,) if call.stepwise else PROBES:
+        feed = {}
+        for name, port in graph["inputs"].items():
+            shape = options.shapes.get(name) or [n if isinstance(n, int) else 1 for n in port.shape]
+            value = np.zeros(shape)
+            if name == roles.data:
+                value = rng.normal(size=call.with_steps(steps))
+                value = np.abs(value) if port.type in INTEGERS else value
+            feed[name] = value.astype(kinds[name])
+        probes[steps] = feed
+    whole = Whole(
+        nodes=list(proto.graph.node),
+        constants=dict(graph["constants"]),
+        inputs=next(iter(probes.values())),
+        data=roles.data,
+        states=dict(roles.states),
+        outputs=[o.name for o in proto.graph.output if o.name not in roles.states.values()],
+        opset=opset,
+        ir_version=min(proto.ir_version, 10) or 8,
+    )
+    flatten(whole, probes, call.stepwise)
+    return whole
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _check_equal(uncut: Callable[..., np.ndarray], whole: Whole, model: Model) -> None:
+    """The parts together give what onnxruntime gives for the whole model, over several steps."""
+    parts = model.host
+    assert parts is not None
+    x = np.random.default_rng(3).normal(size=(12, parts.inputs))
+    if np.issubdtype(whole.values[whole.data].dtype, np.integer):
+        x = np.abs(whole.values[whole.data]).reshape(-1, parts.inputs)
+    if not parts.stepwise:  # the length of the probe, with which the graph is known to run
+        x = np.resize(x, (PROBES[0], parts.inputs))
+    vectors, kept = parts.enter_vectors(x)
+    got, wanted = parts.leave_outputs(model.run(vectors), kept), uncut(parts, x)
+    spread = np.abs(wanted).max() + 1e-6
+    if got.shape != wanted.shape or np.abs(got - wanted).max() > 2e-3 * spread:
+        raise StillnetError(
+            f"the model, cut at '{parts.enter}', does not give what onnxruntime gives for the "
+            "whole: choose another place with --from and --to, and please report the model"
+        )
+
+
+def _uncut(proto: onnx.ModelProto, whole: Whole, onnx: Any) -> Callable[..., np.ndarray]:
+    """The model as it came, in onnxruntime."""
+    run = session(proto.SerializeToString())
+
+    def outputs(parts: HostParts, x: np.ndarray) -> np.ndarray:
+        known = {name: whole.inputs[name] for name in whole.states}
+        for port in ports(proto.graph.input):  # what is constant, or of no consequence
+            if port.name not in known and port.name in run.inputs:
+                kind = onnx.helper.tensor_dtype_to_np_dtype(port.type)
+                value = whole.constants.get(port.name, np.zeros([1] * len(port.shape)))
+                known[port.name] = value.astype(kind)
+        names = [*whole.outputs, *whole.states.values()]
+        rows = []
+        for feed in parts.calls(x):
+            known[whole.data] = feed
+            results = dict(zip(names, run.run(names, known)))
+            known |= {i: results[o] for i, o in whole.states.items()}
+            rows.append(np.hstack([output_rows(results[o.name], o) for o in parts.outputs]))
+        return np.concatenate(rows)
+
+    return outputs
+
+
+def _pointwise(parts: HostParts, model: Model) -> bool:
+    """Whether the host parts give the same for a recording and step by step."""
+    rng = np.random.default_rng(2)
+    if model.one_hot:
+        return False
+    x = rng.normal(size=(12, parts.inputs))
+    try:
+        vectors, kept = parts.enter_vectors(x)
+        if len(vectors) != len(x):
+            return False
+        out = rng.normal(size=(len(vectors), model.outputs))
+        together = parts.leave_outputs(out, kept)
+        front, behind = parts.initial_states(behind=False), parts.initial_states(behind=True)
+        for t, row in enumerate(x):
+            vector, k = parts.step_front(row, front)
+            y = parts.step_behind(out[t : t + 1], k, behind)
+            if not np.allclose(vector[0], vectors[t], rtol=1e-4, atol=1e-5):
+                return False
+            if not np.allclose(y, together[t], rtol=1e-4, atol=1e-5):
+                return False
+    except Exception:  # onnxruntime refuses a recording of one step in its own ways
+        return False
+    return True

@@ -1,0 +1,222 @@
+"""Linear operators of an ONNX graph within a step: unrolled to one sparse dense layer.
+
+A vector may lie in a tensor of several axes: channels by positions of a strided convolution, groups
+of a grouped layer. What an operator does to it is then a matrix, which is found by running the
+operator on the columns of the identity. Weights that are zero there cost nothing in formats of
+columns with gaps, and in blocks of zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .tensors import Axis, Const, Dim, Flow, Value, dim_size, refuse, shown_shape
+from .walk import Walk, handles
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["feature_values", "holds_features", "in_order", "split_features", "spread", "unroll"]
+
+_LARGEST = 1 << 24
+"""Weights of the largest layer that is unrolled."""
+
+
+def spread(walk: Walk, flow: Flow) -> bool:
+    """Whether the features of a flow lie in several dimensions."""
+    feature = walk.feature_of(flow)
+    return feature is not None and len(feature) > 1 and feature not in flow.dims
+
+
+def holds_features(walk: Walk, flow: Flow, axis: int) -> bool:
+    """Whether a dimension holds features, or a part of them."""
+    feature, dim = walk.feature_of(flow), flow.dims[axis]
+    return feature is not None and bool(dim) and all(a in feature for a in dim)
+
+
+def in_order(walk: Walk, name: str, flow: Flow) -> Flow:
+    """The flow with its features in the order in which the tensor has them: a permutation."""
+    feature = walk.feature_of(flow)
+    if feature is None or flow.final is not None:
+        return flow
+    order = [a for d in flow.dims for a in d if a in feature]
+    if order == list(feature) or set(order) != set(feature):
+        return flow
+    size = dim_size(feature)
+    numbers = np.arange(size).reshape([a.size for a in feature])
+    chosen = numbers.transpose([feature.index(a) for a in order]).reshape(-1)
+    vector = walk.net.dense(flow.vector, name, np.eye(size)[chosen], None, "linear")
+    return replace(flow, vector=vector, feature=tuple(order))
+
+
+def _known_feature(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Dim:
+    """The features of a flow; of the graph's input, all axes of a fixed size.
+
+    Where the graph is one step, there may be several of them.
+    """
+    feature = walk.feature_of(flow)
+    if feature is None:
+        axes = tuple(a for d in flow.dims for a in d if not a.dynamic)
+        if len(axes) != 1 and not walk.stepwise:
+            refuse(
+                node,
+                f"it reads the graph's input {shown_shape(flow)}, of which it is not clear what is "
+                "one step; export it with one axis of a fixed size",
+            )
+        feature = walk.feature = axes
+        walk.net.input(dim_size(feature))
+    return feature
+
+
+def _inner(node: onnx.NodeProto, flow: Flow, feature: Dim) -> list[bool]:
+    """Which dimensions hold features."""
+    inner = []
+    for d in flow.dims:
+        own = [a in feature for a in d]
+        if any(own) and not all(own):
+            refuse(node, "it reads a tensor whose features are mixed with steps; feed it one step")
+        inner.append(any(own))
+    return inner
+
+
+def _as_tensor(flow: Flow, feature: Dim, vectors: np.ndarray) -> np.ndarray:
+    """Vectors (count, size) as the tensor of the flow, with an axis of vectors in front."""
+    shaped = vectors.reshape(len(vectors), *(a.size for a in feature))
+    order = [1 + feature.index(a) for d in flow.dims for a in d if a in feature]
+    sizes = [dim_size(tuple(a for a in d if a in feature)) for d in flow.dims]
+    return shaped.transpose(0, *order).reshape(len(vectors), *sizes)
+
+
+def unroll(walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value | None]) -> None:
+    """A node that is linear in one step, as a dense layer."""
+    feature = _known_feature(walk, node, flow)
+    inner = _inner(node, flow, feature)
+    size = dim_size(feature)
+    if size * size > _LARGEST:
+        refuse(node, f"it works on {size} features a step, too many to unroll; shrink the step")
+    probe = np.random.default_rng(0).normal(size=size)
+    found = _results(walk, node, flow, values, np.vstack([np.eye(size), np.zeros(size), probe]))
+    shape = found.shape[1:]
+    dims, axes = _result_dims(walk, node, flow, inner, shape)
+    flat = found.reshape(len(found), -1)
+    bias = flat[size]
+    weight = (flat[:size] - bias).T
+    if not np.allclose(weight @ probe + bias, flat[-1], rtol=1e-9, atol=1e-9):
+        refuse(node, f"{node.op_type} is not linear; compute it on the host")
+    name = walk.fresh_name(node)
+    picks = not np.any(bias) and bool(np.all(np.count_nonzero(weight, axis=1) <= 1))
+    linear = walk.net.picked if picks else walk.net.dense
+    vector = linear(flow.vector, name, weight, bias, "linear")
+    walk.write(node, Flow(vector, dims, axes, reduced=flow.reduced))
+
+
+def _results(
+    walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value | None], rows: np.ndarray
+) -> np.ndarray:
+    """The node's result for each vector of features, all other axes of size 1."""
+    feature = walk.feature_of(flow)
+    assert feature is not None
+    tensors = _as_tensor(flow, feature, rows)
+    outer = next((i for i, d in enumerate(flow.dims) if not any(a in feature for a in d)), None)
+
+    def run(x: np.ndarray) -> np.ndarray:
+        feeds = [x if v is flow else _widened(v) for v in values if isinstance(v, Flow | Const)]
+        return np.asarray(walk.evaluate(node, feeds)[0], float)
+
+    if outer is not None and outer == 0:  # all at once, along an axis that is not touched
+        result = run(np.moveaxis(tensors, 0, outer).reshape(len(rows), *tensors.shape[2:]))
+        if len(result) == len(rows):
+            return result.reshape(len(rows), 1, *result.shape[1:])
+    return np.stack([run(x) for x in tensors])
+
+
+def _widened(value: Value) -> np.ndarray:
+    """A constant, floats in float64."""
+    assert isinstance(value, Const)
+    return value.value.astype(np.float64) if value.value.dtype.kind == "f" else value.value
+
+
+def _result_dims(
+    walk: Walk, node: onnx.NodeProto, flow: Flow, inner: list[bool], shape: tuple[int, ...]
+) -> tuple[tuple[Dim, ...], Dim]:
+    """Dimensions of the result, and the axes of its features."""
+    same = len(shape) == len(inner)
+    leading = inner.index(True) if True in inner else len(inner)
+    if not same and (any(not i for i in inner[leading:]) or len(shape) < leading):
+        refuse(
+            node,
+            f"it makes {len(shape)} axes of {shown_shape(flow)}, so that steps and features "
+            "cannot be told apart; export it without that",
+        )
+    dims: list[Dim] = []
+    axes: list[Axis] = []
+    for i, n in enumerate(shape):
+        if (same and not inner[i]) or (not same and i < leading):
+            if n == 1:
+                dims.append(flow.dims[i])
+                continue
+            if flow.dims[i]:
+                refuse(node, "it makes features of steps, or repeats them; feed it one step")
+        axis = Axis(f"axis {i} of '{node.output[0]}'", n)
+        dims.append((axis,) if n > 1 else ())
+        axes += [axis] if n > 1 else []
+    return tuple(dims), tuple(axes)
+
+
+@handles("AveragePool", "Einsum", "GlobalAveragePool", "ReduceMean", "ReduceSum")
+def linear(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    """Operators that are linear in the features of a step."""
+    unroll(walk, node, walk.flow(node, values), values)
+
+
+def split_features(walk: Walk, flow: Flow, sizes: Sequence[int]) -> tuple[Flow, list[Dim]] | None:
+    """Divides feature axes so that the dimensions get the sizes wanted; None if that cannot be."""
+    feature = walk.feature_of(flow)
+    if feature is None:
+        return None
+    axes = [a for d in flow.dims for a in d]
+    parts: dict[Axis, tuple[Axis, ...]] = {}
+    dims: list[Dim] = []
+    for n in sizes:
+        dim: list[Axis] = []
+        while axes and math.prod(a.size for a in dim) < n:
+            axis, left = axes.pop(0), n // math.prod(a.size for a in dim)
+            if axis.size > left:
+                if axis not in feature or axis.size % left:
+                    return None
+                first, rest = (Axis(axis.name, k) for k in (left, axis.size // left))
+                parts[axis] = (first, rest)
+                axes.insert(0, rest)
+                axis = first
+                feature = tuple(p for a in feature for p in parts.get(a, (a,)))
+            dim.append(axis)
+        dims.append(tuple(dim))
+    if axes or [dim_size(d) for d in dims] != list(sizes):
+        return None
+    return replace(flow, feature=feature), dims
+
+
+def feature_values(walk: Walk, flow: Flow, constant: np.ndarray) -> np.ndarray | None:
+    """A constant that is broadcast over features in several dimensions, one value for each."""
+    feature = walk.feature_of(flow)
+    assert feature is not None
+    rank = len(flow.dims)
+    sizes = (1,) * (rank - constant.ndim) + constant.shape
+    if len(sizes) > rank:
+        return None
+    inner = [any(a in feature for a in d) for d in flow.dims]
+    if any(n != 1 and not i for n, i in zip(sizes, inner)):
+        return None
+    target = [dim_size(d) if i else 1 for d, i in zip(flow.dims, inner)]
+    axes = [a for d in flow.dims for a in d if a in feature]
+    try:
+        whole = np.broadcast_to(constant.reshape(sizes), target)
+    except ValueError:
+        return None
+    shaped = whole.reshape([a.size for a in axes])
+    return shaped.transpose([axes.index(a) for a in feature]).reshape(-1)

@@ -1,0 +1,70 @@
+"""The picture of a cut: the nodes that work, and where they run."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.util.files import check_place, write_atomically
+
+if TYPE_CHECKING:
+    from stillnet.sw.util.results import CheckResult
+
+__all__ = ["check_picture", "draw_cut"]
+
+_KINDS = (".png", ".svg", ".pdf")
+_COLOURS = {"chip": "#30638e", "host": "#d1a05b", "both": "#7d8c8a"}
+_MOST = 40
+
+
+def check_picture(path: str | Path) -> None:
+    """Refuses a picture that could not be drawn.
+
+    Raises
+    ------
+    StillnetError
+        For another kind of file, a folder that is not there, or without matplotlib.
+    """
+    if Path(path).suffix not in _KINDS:
+        raise StillnetError(f"'{path}' is no picture; its name must end in {', '.join(_KINDS)}")
+    check_place(path)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise StillnetError('plots need matplotlib; pip install "stillnet[plot]"')
+
+
+def draw_cut(result: CheckResult, path: str | Path) -> None:
+    """Draws multiplications and weights of each node, in the order in which they run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    rows = [
+        (n.name, n.operator, n.where, n.weights, n.multiplications)
+        for n in result.nodes
+        if n.weights or n.multiplications
+    ] or [(c.name, c.cell, "chip", c.weights, c.weights) for c in result.layers]
+    rows = sorted(sorted(rows, key=lambda r: -r[4])[:_MOST], key=rows.index)
+    figure, axes = plt.subplots(
+        1, 2, figsize=(9.6, 1.6 + 0.32 * len(rows)), sharey=True, layout="constrained"
+    )
+    places = range(len(rows))
+    for ax, column, title in ((axes[0], 4, "multiplications of a step"), (axes[1], 3, "weights")):
+        ax.barh(places, [r[column] for r in rows], color=[_COLOURS[r[2]] for r in rows])
+        ax.set_xlabel(title)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+    axes[0].set_yticks(places, [f"{r[0][-34:]}  {r[1]}" for r in rows], fontsize=8)
+    axes[0].invert_yaxis()
+    shares = f"{result.chip_multiplications:.0%} of the multiplications, {result.chip_weights:.0%}"
+    figure.suptitle(f"{result.name}: {shares} of the weights on the chip", fontsize=11)
+    kinds = [k for k in _COLOURS if any(r[2] == k for r in rows)]
+    axes[1].legend(handles=[Patch(color=_COLOURS[k], label=k) for k in kinds], frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(path).suffix[1:], dpi=150)
+    plt.close(figure)
+    write_atomically(path, buffer.getvalue())

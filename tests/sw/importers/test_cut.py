@@ -1,0 +1,292 @@
+"""Whole ONNX models, cut between chip and host; onnxruntime on the uncut model is the judge."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.importers.load import load_model
+from stillnet.sw.model.model import Model
+from stillnet.sw.partition.options import CutOptions
+from stillnet.sw.partition.parts import HostParts
+from tests.support.networks.graphs import GraphBuilder, run_onnx
+
+STEPS = 20
+
+
+def load(proto: onnx.ModelProto, folder: Path, **options: object) -> Model:
+    path = folder / "model.onnx"
+    onnx.save(proto, path)
+    return load_model(path, cut=CutOptions(**options))  # type: ignore[arg-type]
+
+
+def host(model: Model) -> HostParts:
+    assert model.host is not None
+    return model.host
+
+
+def whole(model: Model, x: np.ndarray) -> np.ndarray:
+    vectors, kept = host(model).enter_vectors(x)
+    return host(model).leave_outputs(model.run(vectors), kept)
+
+
+def check_sequence(proto: onnx.ModelProto, model: Model, x: np.ndarray) -> None:
+    """Against the uncut model on a recording, (steps, 1, inputs) in and out."""
+    wanted = run_onnx(proto, [{"x": x[:, None].astype(np.float32)}])[0]["y"]
+    np.testing.assert_allclose(whole(model, x), wanted.reshape(len(x), -1), atol=2e-5)
+
+
+def sequence(seed: int = 0) -> tuple[GraphBuilder, str]:
+    g = GraphBuilder(seed)
+    return g, g.input("x", "t", 1, 8)
+
+
+def recording(size: int = 8, steps: int = STEPS) -> np.ndarray:
+    return np.random.default_rng(5).normal(size=(steps, size))
+
+
+def test_a_softmax_at_the_end_is_the_hosts(tmp_path: Path) -> None:
+    g, x = sequence()
+    h, _ = g.recurrent("GRU", x, 8, 12)
+    g.output(g.node("Softmax", g.dense(h, 12, 5), axis=-1))
+    model = load(g.model(), tmp_path)
+    check_sequence(g.model(), model, recording())
+    assert [layer.cell for layer in model.layers] == ["gru", "linear"]
+    assert host(model).enter == "x" and not host(model).before and host(model).pointwise
+    by_operator = {n["operator"]: n for n in host(model).report["nodes"]}
+    assert by_operator["Softmax"]["where"] == "host" and by_operator["GRU"]["where"] == "chip"
+    assert "Softmax" in by_operator["Softmax"]["why"] or "function" in by_operator["Softmax"]["why"]
+    assert host(model).report["chip"] == {"weights": 1.0, "multiplications": 1.0}
+
+
+def test_a_mean_over_features_in_front_and_behind(tmp_path: Path) -> None:
+    g, x = sequence()
+    mean = g.node("ReduceMean", x, axes=[2], keepdims=1)
+    h, _ = g.recurrent("LSTM", g.node("Sub", x, mean), 8, 10)
+    out = g.dense(h, 10, 4)
+    g.output(g.node("Sub", out, g.node("ReduceMax", out, axes=[2], keepdims=1)))
+    model = load(g.model(), tmp_path)
+    check_sequence(g.model(), model, recording())
+    assert host(model).before and host(model).after
+    assert [layer.cell for layer in model.layers] == ["lstm", "linear"]
+
+
+def test_what_the_end_needs_of_the_front_crosses(tmp_path: Path) -> None:
+    g, x = sequence()
+    norm = g.node("ReduceL2", x, axes=[2], keepdims=1)
+    h, _ = g.recurrent("GRU", g.node("Div", x, norm), 8, 12)
+    out = g.node("Softmax", g.dense(h, 12, 3), axis=-1)
+    g.output(g.node("Mul", out, norm))
+    model = load(g.model(), tmp_path)
+    check_sequence(g.model(), model, recording())
+    assert host(model).crossing == (norm,)
+
+
+def test_the_heavier_of_two_islands_goes_to_the_chip(tmp_path: Path) -> None:
+    g, x = sequence()
+    small, _ = g.recurrent("GRU", x, 8, 6)
+    between = g.node("Softmax", small, axis=-1)
+    large, _ = g.recurrent("GRU", between, 6, 30)
+    g.output(g.dense(large, 30, 4))
+    model = load(g.model(), tmp_path)
+    check_sequence(g.model(), model, recording())
+    assert [layer.units for layer in model.layers] == [30, 4]
+    reasons = [n["why"] for n in host(model).report["nodes"] if n["operator"] == "GRU"]
+    assert "most weights" in reasons[0] and reasons[1] == ""
+    assert not host(model).pointwise  # a GRU on the host starts anew with each call
+    other = load(g.model(), tmp_path, leave=small)
+    assert [layer.units for layer in other.layers] == [6] and host(other).leave[0].name == small
+    check_sequence(g.model(), other, recording())
+    with pytest.raises(StillnetError, match="--from: the model has no tensor and no node 'nope'"):
+        load(g.model(), tmp_path, enter="nope")
+    with pytest.raises(StillnetError, match="no part of the model from .* on that has weights"):
+        load(g.model(), tmp_path, enter="y", leave=small)
+
+
+def detector(seed: int = 3) -> GraphBuilder:
+    """A step of 64 samples: strided convolution and magnitude, then an LSTM; states in one tensor,
+    together with the last samples of the step before, which only the host reads."""
+    g = GraphBuilder(seed)
+    x = g.input("x", 1, 64)
+    state, context = g.input("state", 2, 1, 20), g.input("context", 1, 16)
+    g.input("sr", kind=onnx.TensorProto.INT64)
+    joined = g.node("Concat", context, x, axis=1)
+    wave = g.node("Unsqueeze", joined, g.const(np.array([1])))
+    front = g.node("Conv", wave, g.const(g.random(10, 1, 16, scale=0.2)), strides=[8])
+    power = g.node("Add", g.node("Mul", front, front), g.const(np.float32(1e-3)))
+    loud = g.node("Equal", "sr", g.const(np.array(16000)))
+    branches = []
+    for factor in (1.0, 0.5):
+        value = onnx.numpy_helper.from_array(np.float32(factor), f"factor{factor}")
+        scaled = onnx.helper.make_node("Mul", [power, value.name], [f"scaled{factor}"])
+        out = onnx.helper.make_tensor_value_info(scaled.output[0], 1, None)
+        branches.append(onnx.helper.make_graph([scaled], "branch", [], [out], [value]))
+    power = g.node("If", loud, then_branch=branches[0], else_branch=branches[1])
+    steps = g.node("Transpose", g.node("Sqrt", power), perm=[2, 0, 1])
+    last = g.node("Slice", steps, g.const([-1]), g.const([1 << 30]), g.const([0]))
+    parts = [g.node("Slice", state, g.const([k]), g.const([k + 1]), g.const([0])) for k in (0, 1)]
+    h, outs = g.recurrent("LSTM", last, 10, 20, *parts)
+    y = g.node("Sigmoid", g.dense(g.node("Relu", h), 20, 2))
+    g.output(y, "y")
+    g.output(g.node("Concat", outs[1], outs[2], axis=0), "stateN")
+    g.output(g.node("Slice", joined, g.const([64]), g.const([80]), g.const([1])), "contextN")
+    return g
+
+
+def test_a_step_with_states_of_chip_and_host(tmp_path: Path) -> None:
+    proto = detector().model()
+    model = load(proto, tmp_path, constants={"sr": 8000})
+    parts = host(model)
+    assert parts.stepwise and parts.inputs == 64
+    assert [layer.cell for layer in model.layers] == ["lstm", "relu", "sigmoid"]
+    assert [(s.input, s.output, s.behind) for s in parts.states] == [("context", "contextN", False)]
+    x = recording(64, 30)
+    zeros = {"state": np.zeros((2, 1, 20), np.float32), "context": np.zeros((1, 16), np.float32)}
+    feeds = [{"x": r[None].astype(np.float32), "sr": np.array(8000)} for r in x]
+    feeds[0] |= zeros
+    results = run_onnx(proto, feeds, {"state": "stateN", "context": "contextN"})
+    wanted = np.concatenate([r["y"].reshape(1, -1) for r in results])
+    np.testing.assert_allclose(whole(model, x), wanted, atol=2e-5)
+
+
+def test_what_a_file_leaves_open_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(StillnetError, match="'sr' is a whole number .* with --set sr=VALUE"):
+        load(detector().model(), tmp_path)
+    with pytest.raises(StillnetError, match="--set: the graph has no input 'rate'; its inputs are"):
+        load(detector().model(), tmp_path, constants={"rate": 1.0})
+    with pytest.raises(StillnetError, match="--state: the graph has no output 'nope'"):
+        load(detector().model(), tmp_path, constants={"sr": 1}, states={"context": "nope"})
+    g = GraphBuilder()
+    x, other = g.input("x", "t", 1, 8), g.input("other", "t", 1, 8)
+    h, _ = g.recurrent("GRU", g.node("Mul", x, g.node("Softmax", other, axis=-1)), 8, 6)
+    g.output(h)
+    with pytest.raises(StillnetError, match=r"2 data inputs \(x \(t, 1, 8\), other .*--state"):
+        load(g.model(), tmp_path)
+    g = GraphBuilder()
+    x, h0 = g.input("x", "b", "n"), g.input("h", 1, "b", 6)
+    norm = g.node("Softmax", g.node("Unsqueeze", x, g.const([0])), axis=-1)
+    y, outs = g.recurrent("GRU", norm, 9, 6, h0)
+    g.output(y)
+    g.output(outs[1], "hn")
+    with pytest.raises(StillnetError, match=re.escape("--shape x=1,512, or a recording")):
+        load(g.model(), tmp_path)
+    assert host(load(g.model(), tmp_path, elements=9)).inputs == 9
+    assert host(load(g.model(), tmp_path, shapes={"x": (1, 9)})).data.shape == (1, 9)
+    with pytest.raises(StillnetError, match="'x' has 2 axes, not 1"):
+        load(g.model(), tmp_path, shapes={"x": (9,)})
+
+
+def test_a_state_that_is_not_given_back_is_refused(tmp_path: Path) -> None:
+    g = GraphBuilder()
+    h, _ = g.recurrent("GRU", g.node("Softmax", g.input("x", 1, 1, 8), axis=-1), 8, 6)
+    g.output(h)
+    with pytest.raises(StillnetError, match="starts anew in every call; export the model with its"):
+        load(g.model(), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "lstm of four products", "gru", "gru as a mixture"])
+def test_cells_that_are_written_out(kind: str, tmp_path: Path) -> None:
+    g = GraphBuilder(4)
+    units, inputs = 10, 8
+    x, h = g.node("Softmax", g.input("x", 1, inputs), axis=-1), g.input("h", 1, units)
+    states = {"h": "hn"}
+    if kind.startswith("lstm"):
+        c, states["c"] = g.input("c", 1, units), "cn"
+        if kind == "lstm":
+            total = g.node("Add", g.dense(h, units, 4 * units), g.dense(x, inputs, 4 * units))
+            gates = g.node("Split", total, outputs=4, axis=1)
+        else:
+            gates = [
+                g.node("Add", g.dense(x, inputs, units), g.dense(h, units, units)) for _ in "ifgo"
+            ]
+        i, f, o = (g.node("Sigmoid", gates[k]) for k in (0, 1, 3))
+        kept, new = g.node("Mul", f, c), g.node("Mul", g.node("Tanh", gates[2]), i)
+        cn = g.node("Add", new, kept)
+        hn = g.node("Mul", o, g.node("Tanh", cn))
+        g.output(cn, "cn")
+    else:
+        a = g.node("Split", g.dense(x, inputs, 3 * units), outputs=3, axis=1)
+        b = g.node("Split", g.dense(h, units, 3 * units), outputs=3, axis=1)
+        r, z = (g.node("Sigmoid", g.node("Add", b[k], a[k])) for k in (0, 1))
+        n = g.node("Tanh", g.node("Add", a[2], g.node("Mul", r, b[2])))
+        if kind == "gru":
+            hn = g.node("Add", n, g.node("Mul", z, g.node("Sub", h, n)))
+        else:
+            rest = g.node("Mul", g.node("Sub", g.const(np.float32(1)), z), n)
+            hn = g.node("Add", rest, g.node("Mul", z, h))
+    g.output(hn, "hn")
+    g.output(g.node("Softmax", g.dense(hn, units, 4), axis=-1), "y")
+    proto = g.model()
+    model = load(proto, tmp_path)
+    assert [layer.cell for layer in model.layers] == [kind[:4].strip(), "linear"]
+    rows = recording(inputs, 25)
+    feeds = [{"x": r[None].astype(np.float32)} for r in rows]
+    feeds[0] |= {name: np.zeros((1, units), np.float32) for name in states}
+    wanted = np.concatenate([r["y"] for r in run_onnx(proto, feeds, states)])
+    np.testing.assert_allclose(whole(model, rows), wanted, atol=2e-5)
+
+
+HOST_NODES = ("Softmax", "center", "LayerNormalization", "Cos", "gate", "flip")
+
+
+@st.composite
+def surroundings(draw: st.DrawFn) -> tuple[GraphBuilder, int]:
+    """Layers for the chip among nodes for the host, in any order."""
+    g, tensor = sequence(draw(st.integers(0, 99)))
+    size, layers = 8, 0
+    for _ in range(draw(st.integers(1, 6))):
+        kind = draw(st.sampled_from(("GRU", "LSTM", "dense", "Relu", "add", *HOST_NODES)))
+        if kind in ("GRU", "LSTM"):
+            units = draw(st.integers(1, 9))
+            tensor, size = g.recurrent(kind, tensor, size, units)[0], units
+            layers += 1
+        elif kind == "dense":
+            units = draw(st.integers(1, 9))
+            tensor, size = g.dense(tensor, size, units), units
+            layers += 1
+        elif kind == "center":
+            mean = g.node("ReduceMean", tensor, axes=[2], keepdims=1)
+            tensor = g.node("Sub", tensor, mean)
+        elif kind == "LayerNormalization":
+            scale = g.const(g.random(size, scale=1.0))
+            tensor = g.node("LayerNormalization", tensor, scale, axis=-1)
+        elif kind == "add":
+            tensor = g.node("Add", tensor, tensor)
+        elif kind == "gate":
+            tensor = g.node("Mul", tensor, g.node("Cos", tensor))
+        elif kind == "flip":
+            order = g.const(np.arange(size)[::-1].copy())
+            tensor = g.node("Gather", tensor, order, axis=2)
+        else:
+            tensor = g.node(kind, tensor)
+    g.output(tensor)
+    return g, layers
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(surroundings())
+def test_random_islands_in_random_surroundings(
+    tmp_path: Path, drawn: tuple[GraphBuilder, int]
+) -> None:
+    g, layers = drawn
+    proto = g.model()
+    x = recording()
+    try:
+        model = load(proto, tmp_path)
+    except StillnetError as error:
+        assert layers == 0, error
+        return
+    if model.host is not None:
+        check_sequence(proto, model, x)
+        if model.host.pointwise:
+            assert model.host.before or model.host.after or len(model.layers)
+    else:
+        wanted = run_onnx(proto, [{"x": x[:, None].astype(np.float32)}])[0]["y"]
+        np.testing.assert_allclose(model.run(x), wanted.reshape(len(x), -1), atol=2e-5)

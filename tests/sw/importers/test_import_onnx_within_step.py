@@ -1,0 +1,152 @@
+"""Operators of ONNX graphs within a step, unrolled to dense layers, against onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto
+
+from stillnet.sw.importers.onnx import from_onnx
+from stillnet.sw.model.model import Model
+from tests.support.oracles.onnx import const, ints, make, refused, runtime, weights
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def compare(proto: ModelProto, x: np.ndarray) -> Model:
+    """x (steps, ...), a step at a time where the graph has one step."""
+    model = from_onnx(proto)
+    one = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+    whole = [runtime(proto, v[None])[0] for v in x] if one else [runtime(proto, x)[0]]
+    expected = np.concatenate(whole).reshape(len(x), -1)
+    np.testing.assert_allclose(model.run(x.reshape(len(x), -1)), expected, rtol=0, atol=3e-5)
+    return model
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(8, 24),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(0, 2),
+    st.integers(1, 4),
+    st.integers(0, 999),
+)
+def test_strided_convolutions_within_a_step(size, taps, stride, pad, units, seed) -> None:
+    rng = np.random.default_rng(seed)
+    if stride == 1 and (pad or taps == 1):
+        stride = 2  # else it may be one over steps
+    first = rng.normal(0, 0.5, (units, 1, taps))
+    second = rng.normal(0, 0.5, (3, units, 2))
+    nodes = [
+        ("Unsqueeze", "x one", "wave"),
+        ("Conv", "wave W B", "a", {"strides": [stride], "pads": [pad, pad]}),
+        ("Relu", "a", "b"),
+        ("Conv", "b V", "c", {"pads": [1, 0]}),
+        ("Tanh", "c", "d"),
+        ("Flatten", "d", "e"),
+        ("MatMul", "e F", "y"),
+    ]
+    positions = (size + 2 * pad - taps) // stride + 1
+    known = [const("W", first), const("B", rng.normal(0, 0.3, units)), const("V", second)]
+    known += [ints("one", 1), const("F", rng.normal(0, 0.3, (3 * positions, 2)))]
+    proto = make(nodes, known, [1, size])
+    model = compare(proto, rng.normal(size=(6, size)).astype(np.float32))
+    assert [layer.cell for layer in model.layers] == ["relu", "tanh", "linear"]
+
+
+def grouped(rng: np.random.Generator, tail: list[Any], size: int = 12) -> ModelProto:
+    w, r, b = weights(rng, 5, size, 3)
+    nodes = [
+        ("GRU", "x w r b", "g", {"hidden_size": size, "linear_before_reset": 1}),
+        ("Squeeze", "g one", "h"),
+        ("Reshape", "h split", "s"),
+        *tail,
+    ]
+    known = [const("w", w), const("r", r), const("b", b), ints("one", 1)]
+    known += [ints("split", 0, 4, 1, size // 4), ints("join", 0, 1, -1)]
+    known += [const("blocks", rng.normal(0, 0.5, (4, size // 4, 2)))]
+    known += [const("shared", rng.normal(0, 0.5, (size // 4, 2)))]
+    known += [const("bias", rng.normal(0, 0.5, (4, 1, 2)))]
+    known += [const("last", rng.normal(0, 0.5, (8, 3)))]
+    return make(nodes, known, ["t", 1, 5])
+
+
+TAILS: dict[str, list[Any]] = {
+    "blocks": [("MatMul", "s blocks", "m"), ("Reshape", "m join", "y")],
+    "one block for all": [("MatMul", "s shared", "m"), ("Reshape", "m join", "y")],
+    "bias": [("MatMul", "s blocks", "m"), ("Add", "m bias", "a"), ("Reshape", "a join", "y")],
+    "activation": [
+        *(("MatMul", "s blocks", "m"), ("Sigmoid", "m", "a")),
+        *(("Reshape", "a join", "f"), ("MatMul", "f last", "y")),
+    ],
+    "shuffled": [
+        *(("MatMul", "s blocks", "m"), ("Transpose", "m", "q", {"perm": [0, 3, 2, 1]})),
+        *(("Reshape", "q join", "f"), ("MatMul", "f last", "y")),
+    ],
+    "shuffled at the end": [
+        *(("MatMul", "s blocks", "m"), ("Tanh", "m", "a")),
+        *(("Transpose", "a", "q", {"perm": [0, 3, 2, 1]}), ("Reshape", "q join", "y")),
+    ],
+    "einsum": [
+        ("Einsum", "s blocks", "m", {"equation": "tgbi,gio->tgbo"}),
+        ("Reshape", "m join", "y"),
+    ],
+    "mean of each group": [
+        ("ReduceMean", "s", "m", {"axes": [3], "keepdims": 1}),
+        ("Reshape", "m join", "y"),
+    ],
+}
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_grouped_layers(tail: str) -> None:
+    rng = np.random.default_rng(len(tail))
+    proto = grouped(rng, TAILS[tail])
+    compare(proto, rng.normal(size=(9, 1, 5)).astype(np.float32))
+
+
+def test_weights_of_other_groups_are_zero() -> None:
+    model = from_onnx(grouped(np.random.default_rng(0), TAILS["blocks"]))
+    (matrix,) = model.layers[-1].matrices
+    assert np.count_nonzero(matrix.weight) == 4 * 3 * 2
+    assert [layer.cell for layer in model.layers] == ["gru", "linear"]
+
+
+def test_parts_of_the_features_and_a_magnitude() -> None:
+    """Real and imaginary part of a spectrum by one convolution, then its magnitude."""
+    rng = np.random.default_rng(2)
+    nodes = [
+        ("Unsqueeze", "x one", "wave"),
+        ("Conv", "wave W", "a", {"strides": [4]}),
+        ("Slice", "a zero three one", "re"),
+        ("Slice", "a three six one", "im"),
+        *(("Pow", "re two", "p"), ("Mul", "im im", "q"), ("Add", "p q", "s"), ("Sqrt", "s", "m")),
+        *(("Flatten", "m", "f"), ("MatMul", "f F", "y")),
+    ]
+    known = [const("W", rng.normal(0, 0.3, (6, 1, 8))), const("two", 2.0)]
+    known += [ints(n, v) for n, v in (("zero", 0), ("one", 1), ("three", 3), ("six", 6))]
+    known += [const("F", rng.normal(0, 0.3, (15, 4)))]
+    model = compare(make(nodes, known, [1, 24]), rng.normal(size=(6, 24)).astype(np.float32))
+    cells = ["product", "product", "sqrt", "linear"]
+    assert [layer.cell for layer in model.layers] == cells
+
+
+def test_what_is_not_one_step_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    message = (
+        r"node 'conv_y' \(Conv\): its W has shape \(2, 3, 1, 3\); only convolutions in time .*"
+    )
+    nodes = [("Conv", "x W", "y")]
+    refused(make(nodes, [const("W", rng.normal(size=(2, 3, 1, 3)))], [1, 3, 4, "t"]), message)
+
+
+def test_a_step_that_is_too_large_is_refused() -> None:
+    nodes = [("Unsqueeze", "x one", "w"), ("Conv", "w W", "y", {"strides": [2]})]
+    known = [const("W", np.ones((1, 1, 3))), ints("one", 1)]
+    message = r"node 'conv_y' \(Conv\): it works on 5000 features a step, too many to unroll; .*"
+    refused(make(nodes, known, [1, 5000]), message)
