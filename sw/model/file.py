@@ -38,9 +38,6 @@ LAYER = (
     "plain",
 )
 MATRIX = ("source", "gates")
-_HOST = ("before", "after")
-"""Graphs of the host, as bytes."""
-
 _REMEDY = "save the model again with model.save(path)"
 
 
@@ -86,8 +83,8 @@ def save_model(model: Model, path: str | Path) -> None:
     }
     plain = {key: np.ascontiguousarray(v, dtype=np.float64) for key, v in tensors.items()}
     if model.host is not None:
-        for key in _HOST:
-            plain[f"host/{key}"] = np.frombuffer(getattr(model.host, key), np.uint8)
+        plain["host/before"] = np.frombuffer(model.host.before, np.uint8)
+        plain["host/after"] = np.frombuffer(model.host.after, np.uint8)
     write_atomically(path, save(plain, {METADATA: json.dumps(header)}))
 
 
@@ -134,14 +131,13 @@ def _build(header: Any, tensors: Mapping[str, np.ndarray], where: str) -> Model:
     check_keys(header, HEADER, where, remedy=_REMEDY)
     wanted: list[str] = []
 
-    def take(key: str, dtype: type = np.float64) -> np.ndarray:
+    def take(key: str) -> np.ndarray:
         wanted.append(key)
         if key not in tensors:
             raise StillnetError(f"{where} has no tensor '{key}': {_REMEDY}")
-        if tensors[key].dtype != dtype:
+        if tensors[key].dtype != np.float64:
             raise StillnetError(
-                f"{where}: tensor '{key}' has type {tensors[key].dtype}, not {dtype.__name__}: "
-                f"{_REMEDY}"
+                f"{where}: tensor '{key}' has type {tensors[key].dtype}, not float64: {_REMEDY}"
             )
         return np.array(tensors[key])
 
@@ -164,13 +160,13 @@ def _build(header: Any, tensors: Mapping[str, np.ndarray], where: str) -> Model:
                 *(initial, parameters, peers, bool(d["plain"])),
             )
         )
-    host = None
-    if header["host"] is not None:
-        graphs = [take(f"host/{key}", np.uint8).tobytes() for key in _HOST]
-        host = HostParts.read(header["host"], *graphs)
-    check_keys(tensors, wanted, where, kind="tensor", remedy=_REMEDY)
-    size, name, one_hot = _whole(header["inputs"]), str(header["name"]), bool(header["one_hot"])
-    return Model(size, layers, name, one_hot, host)
+    host = header["host"]
+    graphs = [] if host is None else ["host/before", "host/after"]
+    check_keys(tensors, [*wanted, *graphs], where, kind="tensor", remedy=_REMEDY)
+    return Model(
+        *(_whole(header["inputs"]), layers, str(header["name"]), bool(header["one_hot"])),
+        None if host is None else HostParts.read(host, *(tensors[g].tobytes() for g in graphs)),
+    )
 
 
 def _whole(value: Any) -> int:

@@ -25,7 +25,17 @@ from stillnet.sw.util.keys import check_keys
 
 from .contents import bias_bytes, block_values, lane_rows, lengths_of, table_entries
 
-__all__ = ["Image", "Placement", "capacities", "costs", "describe", "load_image", "pack", "place"]
+__all__ = [
+    "Image",
+    "Placement",
+    "capacities",
+    "costs",
+    "describe",
+    "image_crc",
+    "load_image",
+    "pack",
+    "place",
+]
 
 DENSE = dict.fromkeys(
     [
@@ -329,7 +339,7 @@ class _Packer:
             for record in records
         )
         data += self.entries + self.body
-        crc = _crc(data).to_bytes(4, "little")
+        crc = image_crc(data).to_bytes(4, "little")
         data = data[:_CRC_OFFSET] + crc + data[_CRC_OFFSET + 4 :]
         return Image(data + notes_data, notes)
 
@@ -354,7 +364,7 @@ def pack(network: Network, config: EngineConfig) -> Image:
 _CRC_OFFSET = layout.CRC_RECORD * SLOT_BYTES
 
 
-def _crc(data: bytes | bytearray) -> int:
+def image_crc(data: bytes | bytearray) -> int:
     """CRC-32 of the part that the hardware reads, its own record taken as zero."""
     zeroed = bytes(data[:_CRC_OFFSET]) + bytes(4) + bytes(data[_CRC_OFFSET + 4 :])
     return zlib.crc32(zeroed)
@@ -362,7 +372,7 @@ def _crc(data: bytes | bytearray) -> int:
 
 NOTES = (
     *("name", "config", "inputs", "input_fraction", "input_exponents", "input_mode"),
-    *("input_threshold", "layers"),
+    *("input_threshold", "layers", "host"),
 )
 NOTES_OF_LAYER = (
     *("name", "cell", "units", "fraction", "unit_exponents", "mode", "threshold"),
@@ -486,7 +496,7 @@ def load_image(source: str | Path | bytes) -> Image:
         notes_data = data[len(hardware) :]
     if (
         not notes_data
-        or _crc(hardware) != header["crc"]
+        or image_crc(hardware) != header["crc"]
         or zlib.crc32(notes_data[:-4]) != int.from_bytes(notes_data[-4:], "little")
     ):
         raise StillnetError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import EVENT_BITS
@@ -99,6 +100,17 @@ def _set_plain(network: Network, given: set[int]) -> None:
         network.input_mode = Mode.ONE_HOT_PLAIN if one_hot else Mode.NONZERO
 
 
+def _fraction(network: Network, source: int) -> int:
+    """Fraction bits of the elements that were not scaled; where all were (``Cell.gains``), of the
+    one that was scaled least."""
+    if source == INPUT:
+        return network.input_fraction
+    layer = network.layers[source]
+    if not CELLS[layer.cell].gains or layer.unit_exponents is None:
+        return layer.fraction
+    return layer.fraction + int(np.min(layer.unit_exponents))
+
+
 def _threshold(value: object, fraction: int, where: str) -> int:
     """A threshold in real units as an integer of a vector's format."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
@@ -139,8 +151,7 @@ def set_thresholds(
         _threshold(thresholds, 0, "every source")
     for source in sources:
         where = f"'{network.source_name(source)}'"
-        fraction = network.input_fraction if source == INPUT else network.layers[source].fraction
-        value = _threshold(given.get(source, 0.0), fraction, where)
+        value = _threshold(given.get(source, 0.0), _fraction(network, source), where)
         if not any(_uses(network, source)) or network.source_mode(source).one_hot:
             value = 0
         if source == INPUT:
@@ -166,7 +177,7 @@ def set_thresholds(
         if index == INPUT or not _uses(network, index)[1]:
             raise StillnetError(f"threshold_recurrent names '{name}', which has no recurrence")
         layer = network.layers[index]
-        value = _threshold(number, layer.fraction, f"'{name}' (recurrent)")
+        value = _threshold(number, _fraction(network, index), f"'{name}' (recurrent)")
         if not _uses(network, index)[0]:
             layer.threshold = value
         elif value != layer.threshold:

@@ -11,9 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from stillnet.sim.engine.equivalence import NetworkOnEngine
 from stillnet.sim.engine.model import Behaviour
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.cost.cost import record_events
+from stillnet.sw.cost.memory import MemoryModel
+from stillnet.sw.cost.schedule import ScheduleModel
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.reference import Reference
 from tests.support.networks.cells import cell_cases, random_cell_case
+from tests.support.networks.cost_cases import WARM, count
 from tests.support.networks.quick import quantize
 from tests.support.networks.random import Bench, Case, engine_config
 
@@ -196,6 +200,22 @@ def test_a_quantized_model_equals_the_reference(cell_benches: dict[str, Bench], 
         case = Case(network, rows[: 40 if streaming else 6], rows[:3], behaviour, streaming)
         run = cell_benches[name].check(case)
         assert len(np.unique(run.outputs)) > 10
+
+
+def test_the_cost_model_knows_the_cycles_of_the_cells(cell_benches: dict[str, Bench]) -> None:
+    """Words exactly, cycles to a fiftieth, as for the engines of the cost tests."""
+    name, model = model_of("activations")
+    rng = np.random.default_rng(1)
+    x = np.cumsum(rng.normal(0, 0.4, (60, 7)) * (rng.random((60, 7)) < 0.5), 0)
+    network = quantize(model, x)
+    config, rows = CONFIGS[name], network.quantize_input(x)
+    words, *cycles = count(network, rows, cell_benches[name].model, 12)
+    events, found = record_events(network, rows, config)
+    schedule = ScheduleModel(network, config, MemoryModel(latency=12))
+    assert np.mean(found[WARM:]) == words
+    for streaming, counted in zip((True, False), cycles):
+        predicted = np.mean(schedule.run(events[WARM:], streaming=streaming))
+        assert predicted == pytest.approx(counted, rel=0.02)
 
 
 @pytest.mark.parametrize("kind", ["egru", "lstm"])

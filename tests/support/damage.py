@@ -45,12 +45,12 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.describe import info
-from stillnet.sw.packing.packer import pack
+from stillnet.sw.packing.packer import image_crc, pack
 from stillnet.sw.util.recordings import load_recordings
 from tests.support.networks.quick import quantize
 from tests.support.torch_files import torch_bytes
 
-__all__ = ["SECONDS", "damaged", "read", "signed", "valid_files", "zipped"]
+__all__ = ["SECONDS", "damaged", "read", "valid_files"]
 
 SECONDS = 20
 """Longest time for one file."""
@@ -149,11 +149,11 @@ def _keras(rng: np.random.Generator, suffix: str) -> bytes:
             file.attrs["model_config"] = config
     if suffix == ".h5":
         return buffer.getvalue()
-    return zipped({"metadata.json": b"{}", "config.json": config.encode(),
+    return _zipped({"metadata.json": b"{}", "config.json": config.encode(),
                     "model.weights.h5": buffer.getvalue()})  # fmt: skip
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def _zipped(members: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name, content in members.items():
@@ -279,16 +279,16 @@ def damaged(kind: str, data: bytes, numbers: Iterator[float]) -> bytes:
         name = list(members)[c.below(len(members))]
         for _ in range(count):
             members[name] = bytes(_once(bytearray(members[name]), c))
-        return zipped(members)
+        return _zipped(members)
     changed = bytearray(data)
     for _ in range(count):
         changed = _once(changed, c)
     if inside and kind == "image":
-        return signed(bytes(changed))
+        return _signed(bytes(changed))
     return bytes(changed)
 
 
-def signed(data: bytes) -> bytes:
+def _signed(data: bytes) -> bytes:
     """An image with checksums that fit."""
     at = find_field(HEADER, "notes_bytes")[0] * SLOT_BYTES
     size = int.from_bytes(data[at : at + 4], "little")
@@ -296,8 +296,7 @@ def signed(data: bytes) -> bytes:
         return data
     hardware, notes = bytearray(data[:-size]), data[len(data) - size : -4]
     place = find_field(HEADER, "crc")[0] * SLOT_BYTES
-    hardware[place : place + 4] = bytes(4)
-    hardware[place : place + 4] = zlib.crc32(hardware).to_bytes(4, "little")
+    hardware[place : place + 4] = image_crc(bytes(hardware)).to_bytes(4, "little")
     return bytes(hardware) + notes + zlib.crc32(notes).to_bytes(4, "little")
 
 

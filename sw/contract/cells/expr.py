@@ -462,6 +462,11 @@ class Variable(Node):
         return self.following
 
 
+def _own(value: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
+    """The array, or a copy where it is the old state itself, which the caller will overwrite."""
+    return np.copy(value) if any(value is old for old in state.values()) else value
+
+
 @dataclass(frozen=True)
 class Graph:
     """The equations of one cell, as a graph.
@@ -521,17 +526,19 @@ class Graph:
             drop = round_shift if self.result.op == "narrow" else floor_shift
             exact = drop(value[id(wide)], wide.format.fraction - self.result.format.fraction)
             clipped = int(np.count_nonzero(exact != value[id(self.result)]))
-        return value[id(self.result)], self._next(value), clipped
+        return _own(value[id(self.result)], state), self._next(value, state), clipped
 
     def floats(
         self, m: dict[str, np.ndarray], state: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Evaluates in floating point: no rounding, no saturation."""
         value = self._walk(FLOATS, m, state)
-        return value[id(self.result)], self._next(value)
+        return _own(value[id(self.result)], state), self._next(value, state)
 
-    def _next(self, value: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: value[id(node)] for name, node in self.following.items()}
+    def _next(
+        self, value: dict[int, np.ndarray], state: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        return {name: _own(value[id(node)], state) for name, node in self.following.items()}
 
     def _walk(
         self,

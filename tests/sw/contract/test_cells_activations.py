@@ -14,6 +14,7 @@ from stillnet.sw.model.activations import ACTIVATION_NAMES
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.network.sequence import Layout, run_float, run_integers
 from stillnet.sw.packing.engine_fit import fit, missing
 from stillnet.sw.packing.packer import pack
 from stillnet.sw.quantization.checks import check_recordings
@@ -136,6 +137,21 @@ def test_a_mask_and_a_product_of_any_size(size: float) -> None:
         assert judged(model.dense(rng.normal(0, 0.3 / size, (4, 7)), None), x) > 28
 
 
+def test_a_threshold_of_a_mask_is_in_its_own_units() -> None:
+    """Whatever power of two calibration chose inside."""
+    rng = np.random.default_rng(9)
+    x = slow(rng, 60, 6)
+    kept = []
+    for size in (1.0, 2.0**10):
+        w = {"a": size * np.eye(6), "b": np.ones((6, 6))}
+        model = Model(6).layer("mask", w, name="m").dense(np.ones((2, 6)), None)
+        network = quantize(model, x, thresholds={"m": 0.25 * size})
+        layer = network.layers[0]
+        assert layer.unit_exponents is not None
+        kept.append(layer.threshold * 2.0 ** -(layer.fraction + layer.unit_exponents[0]))
+    assert kept == [0.25, 256.0]
+
+
 @pytest.mark.parametrize("size", [1e-3, 1.0, 3e3])
 def test_a_root_and_an_exponential_of_any_size(size: float) -> None:
     rng = np.random.default_rng(6)
@@ -154,6 +170,13 @@ def test_a_convolution_of_many_taps(taps: int, activation: str) -> None:
     model = Model(4).conv(w, b, activation)
     np.testing.assert_allclose(model.run(x), convolution(x, w, b, EXACT[activation]), atol=1e-9)
     assert sum(layer.cell == "delay" for layer in model.layers) == -(-taps // 7) - 1
+    layout = Layout([len(x)])
+    last = len(model.layers) - 1
+    np.testing.assert_allclose(run_float(model, layout, x).vectors[last], model.run(x), atol=1e-9)
+    network = quantize(model, x)
+    rows, reference = network.quantize_input(x), Reference(network)
+    whole = run_integers(network, layout, rows).vectors[last]
+    np.testing.assert_array_equal(whole, [reference.step_integers(row) for row in rows])
     assert judged(model, x) > 25
 
 

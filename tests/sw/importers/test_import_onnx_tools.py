@@ -21,7 +21,7 @@ from tests.support.oracles.onnx import (
     refused,
     runtime,
 )
-from tests.sw.importers.test_import_onnx import gru_model, gru_weights, steps_of, streaming
+from tests.sw.importers.onnx.test_import_onnx import gru_model, gru_weights, steps_of, streaming
 
 ROWS = np.concatenate([np.arange(4, 8), np.arange(4), np.arange(8, 12)])
 """Gates z r h of ONNX in the order r z n of PyTorch."""

@@ -13,10 +13,10 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 from stillnet.sw.partition.options import CutOptions
 from stillnet.sw.partition.parts import HostParts, output_rows
-from stillnet.sw.partition.session import session
+from stillnet.sw.partition.session import HostFailed, session
 
 from ..graph import read_names
-from ..tensors import FLOATS, INTEGERS, label
+from ..tensors import FLOATS, INTEGERS, RECURRENT, label
 from .graphs import host_parts
 from .island import Island, Unusable, explore
 from .report import cut_report
@@ -188,6 +188,10 @@ def _begin(proto: onnx.ModelProto, onnx: Any, options: CutOptions) -> tuple[dict
     for name in _idle_numbers(g, inputs, onnx):
         port = inputs.pop(name)
         constants[name] = np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(port.type))
+    for node in g.node:
+        lengths = node.input[4] if node.op_type in RECURRENT and len(node.input) > 4 else ""
+        if lengths and lengths not in constants and options.constants == {}:
+            raise StillnetError(f"the lengths of sequences, '{lengths}', are computed")
     whole_numbers = [p for p in inputs.values() if p.type in INTEGERS and set(p.shape) <= {1}]
     if whole_numbers and len(inputs) > len(whole_numbers):
         port = whole_numbers[0]
@@ -348,6 +352,6 @@ def _pointwise(parts: HostParts, model: Model) -> bool:
                 return False
             if not np.allclose(y, together[t], rtol=1e-4, atol=1e-5):
                 return False
-    except Exception:  # onnxruntime refuses a recording of one step in its own ways
+    except (HostFailed, ValueError):  # a recording of one step is refused
         return False
     return True

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.partition.session import session
+from stillnet.sw.partition.session import HostFailed, session
 
 from ..graph import read_names
-from ..tensors import first_line, label
+from ..tensors import label
 from .written_out import gather_cells
 
 if TYPE_CHECKING:
@@ -291,12 +291,10 @@ def _run(
     try:
         run = session(model.SerializeToString())
         results = run.run(wanted, {k: v for k, v in feed.items() if k in run.inputs})
-    except StillnetError:
-        raise
-    except Exception as error:  # onnxruntime raises classes of its own
+    except HostFailed as error:
         raise StillnetError(
             f"onnxruntime cannot run the graph on an input of shape "
-            f"{np.shape(feed[whole.data])} ({first_line(error)}): give the shape of one call with "
+            f"{np.shape(feed[whole.data])} ({error.reason}): give the shape of one call with "
             f"--shape {whole.data}=..., or export the model again"
         ) from None
     return {n: np.asarray(v) for n, v in zip(wanted, results) if isinstance(v, np.ndarray)}

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from stillnet.sw.cli.main import main
 from tests.support.oracles.onnx import FLOAT, const, make, node
 from tests.support.torch_files import a_class, save_torch
-from tests.sw.importers.test_import_onnx import gru_model, gru_weights
+from tests.sw.importers.onnx.test_import_onnx import gru_model, gru_weights
 
 
 def onnx_file(path: Path, proto) -> Path:
