@@ -22,7 +22,7 @@ from stillnet.sw.contract.errors import StillnetError
 
 from .safe_pickle import Name, Thing, read_pickle
 
-__all__ = ["LEGACY_MAGIC", "Tensor", "read_objects"]
+__all__ = ["FUNCTIONS", "LEGACY_MAGIC", "Storage", "Tensor", "read_objects"]
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"
 """First bytes of the older form."""
@@ -147,7 +147,7 @@ def _read_archive(path: Path, data: bytes) -> Any:
             return storage
 
         stream = io.BytesIO(archive.read(f"{root}data.pkl"))
-        return read_pickle(stream, _FUNCTIONS, persistent)
+        return read_pickle(stream, FUNCTIONS, persistent)
 
 
 # -- the older form -------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def _read_legacy(data: bytes) -> Any:
         return storage
 
     def next_pickle() -> Any:
-        return read_pickle(stream, _FUNCTIONS, persistent)
+        return read_pickle(stream, FUNCTIONS, persistent)
 
     magic, version, machine = next_pickle(), next_pickle(), next_pickle()
     if magic != 0x1950A86A20F9469CFC6C or version != _VERSION:
@@ -239,7 +239,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> 
 
 def _of_type(function: Any, kind: Any, arguments: Any, *rest: Any) -> Any:
     """A tensor of a class of its own is its plain tensor."""
-    known = _FUNCTIONS.get(function.path) if isinstance(function, Name) else None
+    known = FUNCTIONS.get(function.path) if isinstance(function, Name) else None
     if known is None or not isinstance(arguments, tuple) or known is _of_type:
         return Thing(getattr(kind, "path", "a tensor of its own"))
     return known(*arguments)
@@ -258,7 +258,7 @@ def _first(value: Any, *rest: Any) -> Any:
     return value
 
 
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _dictionary,
     "torch.Size": _size,
     "torch._utils._rebuild_tensor": _tensor,
@@ -268,3 +268,4 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type": _of_type,
     "torch._tensor._rebuild_from_type_v2": _of_type,
 }
+"""What a file may call, by its name."""

@@ -50,7 +50,7 @@ from stillnet.sw.util.recordings import load_recordings
 from tests.support.networks.quick import quantize
 from tests.support.torch_files import torch_bytes
 
-__all__ = ["SECONDS", "damaged", "read", "valid_files"]
+__all__ = ["SECONDS", "damaged", "read", "signed", "valid_files", "zipped"]
 
 SECONDS = 20
 """Longest time for one file."""
@@ -149,11 +149,11 @@ def _keras(rng: np.random.Generator, suffix: str) -> bytes:
             file.attrs["model_config"] = config
     if suffix == ".h5":
         return buffer.getvalue()
-    return _zipped({"metadata.json": b"{}", "config.json": config.encode(),
+    return zipped({"metadata.json": b"{}", "config.json": config.encode(),
                     "model.weights.h5": buffer.getvalue()})  # fmt: skip
 
 
-def _zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name, content in members.items():
@@ -279,16 +279,16 @@ def damaged(kind: str, data: bytes, numbers: Iterator[float]) -> bytes:
         name = list(members)[c.below(len(members))]
         for _ in range(count):
             members[name] = bytes(_once(bytearray(members[name]), c))
-        return _zipped(members)
+        return zipped(members)
     changed = bytearray(data)
     for _ in range(count):
         changed = _once(changed, c)
     if inside and kind == "image":
-        return _signed(bytes(changed))
+        return signed(bytes(changed))
     return bytes(changed)
 
 
-def _signed(data: bytes) -> bytes:
+def signed(data: bytes) -> bytes:
     """An image with checksums that fit."""
     at = find_field(HEADER, "notes_bytes")[0] * SLOT_BYTES
     size = int.from_bytes(data[at : at + 4], "little")

@@ -14,11 +14,13 @@ from safetensors.numpy import load_file, save_file
 
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.importers.expect import check_expected
 from stillnet.sw.importers.load import load_model
 from stillnet.sw.importers.onnx.layers import same_models
 from stillnet.sw.model.file import HEADER, LAYER, METADATA
 from stillnet.sw.model.layers import Layer, Matrix
 from stillnet.sw.model.model import Model
+from tests.support.oracles.onnx import const, ints, make, runtime, weights
 
 
 def every_kind(rng: np.random.Generator) -> Model:
@@ -157,3 +159,24 @@ def test_a_model_without_layers_is_not_saved(tmp_path) -> None:
     with pytest.raises(StillnetError, match="^model 'network' has no layers or no inputs: add "):
         Model(3).save(tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_host_computes_is_in_the_file(tmp_path) -> None:
+    """A classifier that ends in Softmax: the host's part is kept, and --expect passes it."""
+    rng = np.random.default_rng(3)
+    inits = [const(n, v) for n, v in zip("WRB", weights(rng, 3, 4, 3))]
+    inits += [ints("one", 1), const("V", rng.normal(size=(4, 2)))]
+    gru = ("GRU", "x W R B", "Y", {"linear_before_reset": 1, "hidden_size": 4})
+    ending = [("Squeeze", "Y one", "s"), ("MatMul", "s V", "m"), ("Softmax", "m", "y")]
+    proto = make([gru, *ending], inits, ["t", 1, 3])
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    model = load_model(tmp_path / "m.onnx")
+    assert model.host is not None
+    model.save(tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    x = rng.normal(size=(20, 3)).astype(np.float32)
+    y = runtime(proto, x[:, None])[0].reshape(20, 2)
+    check_expected(again, x, y)
+    rewrite(tmp_path / "m.safetensors", lambda h, t: t.pop("host/after"))
+    with pytest.raises(StillnetError, match="has no tensor 'host/after'"):
+        load_model(tmp_path / "m.safetensors")

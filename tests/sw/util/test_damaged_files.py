@@ -126,7 +126,7 @@ def test_a_tensor_that_repeats_its_elements_takes_no_memory() -> None:
     "data",
     [
         b"\x80\x02}(U\x01a" + b"\x86" * 2 + b".",  # tuples of an empty stack
-        b"\x80\x02)" + b"2\x86" * 64 + b"K\x01s.",  # a key that takes for ever to hash
+        b"\x80\x02})" + b"2\x86" * 64 + b"K\x01s.",  # a key that takes for ever to hash
         b"\x80\x02Nr\xff\xff\xff\x7f.",  # the memory at a far place
         b"\x80\x02X\xff\xff\xff\x7fa.",  # text that is not there
         b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".",  # lists in lists
@@ -135,7 +135,7 @@ def test_a_tensor_that_repeats_its_elements_takes_no_memory() -> None:
 def test_pickles_that_are_traps(tmp_path, data) -> None:
     head = damage.torch_bytes({})
     assert b"data.pkl" in head
-    archive = damage._zipped({"net/data.pkl": data, "net/byteorder": b"little"})
+    archive = damage.zipped({"net/data.pkl": data, "net/byteorder": b"little"})
     with pytest.raises(StillnetError):
         path = tmp_path / "net.pt"
         path.write_bytes(archive)
@@ -151,4 +151,4 @@ def test_notes_of_an_image_are_complete() -> None:
         (b'"cell"', b'"c"'),
     ):
         with pytest.raises(StillnetError, match="pack it again|has no key"):
-            load_image(damage._signed(data.replace(old, new)))
+            load_image(damage.signed(data.replace(old, new)))

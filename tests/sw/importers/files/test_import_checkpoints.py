@@ -54,9 +54,23 @@ def test_bfloat16_and_transposed_storage(tmp_path, form):
     np.testing.assert_array_equal(found.layers[0].matrices[0].weight[0], weight)
 
 
+def test_a_tensor_of_a_class_of_its_own():
+    """As torch.Tensor's subclasses are written: the function, the class, its arguments."""
+    from stillnet.sw.importers import pt_file
+    from stillnet.sw.importers.safe_pickle import Name, Thing
+
+    call = pt_file.FUNCTIONS["torch._tensor._rebuild_from_type_v2"]
+    storage = pt_file.Storage("Float", "0", 6)
+    arguments = (storage, 0, (2, 3), (3, 1), False, {})
+    found = call(Name("torch._utils._rebuild_tensor_v2"), Name("my.Tensor"), arguments, None)
+    assert isinstance(found, pt_file.Tensor) and found.shape == (2, 3)
+    other = call(Name("my.function"), Name("my.Tensor"), arguments, None)
+    assert isinstance(other, Thing) and other.kind == "my.Tensor"
+
+
 WRAPPED = {
     "state_dict": lambda s: {"epoch": 3, "state_dict": s, "lr": 1e-3, "best": None},
-    "model_state": lambda s: {"step": 7, "model_state": s, "optimizer_state": {"state": {0: s}}},
+    "model_state": lambda s: {"step": 7, "model_state": s, "optimizer_state": {"exp_avg": dict(s)}},
     "model_state_dict": lambda s: {"model_state_dict": s, "loss": np.array(0.5, np.float32)},
     "net": lambda s: {"net": s, "optim": [{"m": np.ones((4, 4), np.float32)}]},
     "generator": lambda s: {"generator": s},
