@@ -28,6 +28,9 @@ from stillnet.sw.util.progress import Progress
 
 __all__ = ["BENCH", "measure_detector", "uncut_detector"]
 
+_LSTM = "/model/decoder/rnn/Unsqueeze_3_output_0"
+"""What the detector's LSTM reads."""
+
 _TIMED = 40
 """Steps that the cost model walks through."""
 
@@ -51,7 +54,7 @@ def uncut_detector(path: Path, rows: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
-def measure_detector(path: Path, name: str, *, method: str = "second-order") -> dict[str, Any]:
+def measure_detector(path: Path, name: str, enter: str | None = None) -> dict[str, Any]:
     """One row: shares of the chip, and the whole model against onnxruntime.
 
     Parameters
@@ -59,17 +62,17 @@ def measure_detector(path: Path, name: str, *, method: str = "second-order") -> 
     path : Path
         A file of the package silero-vad.
     name : str
-    method : str
-        As of ``quantize``.
+    enter : str, optional
+        Where the chip begins, in place of the best cut.
     """
     heard = signals.vad_rows(recordings.calibration_clip())
     noisy, _ = recordings.test_mix(noise="machine")
     unheard = signals.vad_rows(noisy)
-    model = load_model(
-        path, cut=CutOptions(constants=recordings.SILERO[path.name], elements=heard.shape[1])
-    )
+    constants = recordings.SILERO[path.name]
+    cut = CutOptions(constants=constants, enter=enter, elements=heard.shape[1])
+    model = load_model(path, cut=cut)
     assert model.host is not None
-    network = quantize(model, heard, method=method)
+    network = quantize(model, heard)
     wanted = uncut_detector(path, unheard)
     got = _whole(network, unheard)
     return {
@@ -112,6 +115,8 @@ def _rows(progress: Progress) -> Iterator[dict[str, Any]]:
     for k, file in enumerate(recordings.SILERO):
         progress("whole models", k, len(recordings.SILERO))
         yield measure_detector(recordings.silero_path(file), file.removesuffix(".onnx"))
+    first = next(iter(recordings.SILERO))
+    yield measure_detector(recordings.silero_path(first), "the same, from the LSTM on", _LSTM)
     progress("whole models", len(recordings.SILERO), len(recordings.SILERO))
 
 
