@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "sw.cli": "sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing"
     " sw.partition sw.quantization sw.quantization.solvers sw.util",
     "sw.api": "hw.verilog sw.compression sw.host sw.importers sw.model sw.network sw.packing"
-    " sw.quantization sw.util",
+    " sw.partition sw.quantization sw.util",
     # Boards: a board and the catalogue are modules that all the others read.
     "boards.board": "hw.compact hw.memory.sdram sw.network sw.packing",
     "boards.catalogue": "boards.board boards.platforms",

@@ -9,25 +9,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.importers.load import load_model
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.packing import packer
+from stillnet.sw.partition.options import CutOptions
 from stillnet.sw.util.progress import Progress
-from stillnet.sw.util.recordings import as_recordings
+from stillnet.sw.util.recordings import as_recordings, elements_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from stillnet.sw.quantization.limits import Budget
     from stillnet.sw.quantization.thresholds import Thresholds
 
 __all__ = ["compress", "pack", "quantize"]
 
 
-def _model(model: Model | str | Path) -> Model:
-    return model if isinstance(model, Model) else load_model(model)
+def _model(model: Model | str | Path, recordings: Any) -> Model:
+    """The model, or that of a file; recordings tell the sizes that a file leaves open."""
+    if isinstance(model, Model):
+        return model
+    many = recordings if isinstance(recordings, (list, tuple)) else [recordings]
+    elements = elements_of([np.asarray(r) for r in many]) if many else None
+    return load_model(model, cut=CutOptions(elements=elements))
 
 
 def quantize(
@@ -98,7 +104,7 @@ def quantize(
 
     calibration: Any = as_recordings(x)
     return quantizer.quantize(
-        _model(model),
+        _model(model, calibration),
         calibration,
         thresholds=thresholds,
         threshold_recurrent=threshold_recurrent,
@@ -205,7 +211,7 @@ def compress(
     )
     calibration: Any = as_recordings(x)
     return compression.compress(
-        _model(model),
+        _model(model, calibration),
         calibration,
         options,
         config=compression.engine_for(options, EngineConfig.load(preset)),

@@ -165,7 +165,9 @@ def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """A ``state_dict`` with the weights that the network computes with.
 
     ``_orig`` times ``_mask`` of torch.nn.utils.prune, and both forms of weight norm become the one
-    tensor that they stand for.
+    tensor that they stand for. Names without modules, as people give them to arrays (``enc_w_ih``,
+    ``enc_emb``, ``fc_w``), become those of PyTorch (``enc.weight_ih_l0``, ``enc_emb.weight``,
+    ``fc.weight``).
 
     Raises
     ------
@@ -173,6 +175,8 @@ def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
         A tensor, named, is half of such a pair, or belongs to a reparametrisation that is not
         known.
     """
+    if not any("." in key for key in state):
+        state = {_dotted(key): value for key, value in state.items()}
     result: dict[str, Any] = {}
     for key in state:
         if pair := _pair(key, state):
@@ -181,6 +185,17 @@ def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
         else:
             result[key.replace("_orig_mod.", "")] = state[key]
     return result
+
+
+def _dotted(key: str) -> str:
+    """A flat name in PyTorch's form; other names stay."""
+    if m := re.fullmatch(r"(\w+)_(w|b)_(ih|hh)", key):
+        return f"{m[1]}.{'weight' if m[2] == 'w' else 'bias'}_{m[3]}_l0"
+    if re.fullmatch(r"\w+_emb(ed|edding)?", key):
+        return f"{key}.weight"
+    if m := re.fullmatch(r"(\w+)_(w|b|weight|bias)", key):
+        return f"{m[1]}.{'weight' if m[2][0] == 'w' else 'bias'}"
+    return key
 
 
 def _pair(key: str, state: Mapping[str, Any]) -> tuple[str, Any] | None:

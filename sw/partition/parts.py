@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,9 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.keys import check_keys
 
 from .session import Session, session
+
+_LARGEST = 1 << 28
+"""Elements of the largest state."""
 
 _WORTH = 0.5
 """Share of the multiplications below which a chip is called of little use."""
@@ -366,25 +369,16 @@ class HostParts:
             before=before,
             after=after,
             data=_port(h["data"]),
-            enter=h["enter"],
-            feature_axes=tuple(h["feature_axes"]),
-            tokens=h["tokens"],
-            leave=tuple(
-                Leave(
-                    d["name"],
-                    tuple(map(tuple, d["dims"])),
-                    d["last"],
-                    d["first"],
-                    tuple(d["sizes"]),
-                )
-                for d in h["leave"]
-            ),
-            crossing=tuple(h["crossing"]),
+            enter=str(h["enter"]),
+            feature_axes=_whole(h["feature_axes"]),
+            tokens=bool(h["tokens"]),
+            leave=tuple(map(_leave, h["leave"])),
+            crossing=tuple(map(str, h["crossing"])),
             outputs=tuple(map(_port, h["outputs"])),
-            states=tuple(State(**{**s, "shape": tuple(s["shape"])}) for s in h["states"]),
-            stepwise=h["stepwise"],
-            pointwise=h["pointwise"],
-            report=h["report"],
+            states=tuple(map(_state, h["states"])),
+            stepwise=bool(h["stepwise"]),
+            pointwise=bool(h["pointwise"]),
+            report=dict(h["report"]),
         )
 
 
@@ -400,8 +394,38 @@ def _plain(value: Any) -> Any:
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value
 
 
+def _whole(values: Sequence[Any]) -> tuple[int, ...]:
+    """Whole numbers; anything else belongs to a damaged file."""
+    if not all(type(v) is int for v in values):
+        raise TypeError(f"{values!r} are not whole numbers")
+    return tuple(values)
+
+
 def _port(values: Mapping[str, Any]) -> Port:
-    return Port(values["name"], values["type"], tuple(values["shape"]), values["time"])
+    time = values["time"]
+    shape = _whole(values["shape"])
+    if time is not None and not 0 <= _whole([time])[0] < len(shape):
+        raise ValueError(f"axis {time} is not one of {len(shape)}")
+    return Port(str(values["name"]), str(np.dtype(values["type"])), shape, time)
+
+
+def _leave(values: Mapping[str, Any]) -> Leave:
+    dims, sizes = tuple(map(_whole, values["dims"])), _whole(values["sizes"])
+    return Leave(
+        str(values["name"]), dims, bool(values["last"]), _whole([values["first"]])[0], sizes
+    )
+
+
+def _state(values: Mapping[str, Any]) -> State:
+    if math.prod(_whole(values["shape"])) > _LARGEST:
+        raise ValueError(f"a state of shape {values['shape']} is too large")
+    return State(
+        str(values["input"]),
+        str(values["output"]),
+        _whole(values["shape"]),
+        str(np.dtype(values["type"])),
+        bool(values["behind"]),
+    )
 
 
 def output_rows(value: np.ndarray, port: Port) -> np.ndarray:

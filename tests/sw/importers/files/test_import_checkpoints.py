@@ -3,6 +3,7 @@
 import re
 import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -327,3 +328,32 @@ def test_reset_of_the_grus_of_a_state_dict():
     )
     np.testing.assert_array_equal(before, named)
     assert np.abs(after - before).max() > 1e-3
+
+
+def test_flat_names_of_arrays(tmp_path: Path) -> None:
+    """As of g2p-en: two GRUs behind embeddings in one file, one of which is chosen."""
+    rng = np.random.default_rng(4)
+    arrays = {
+        "enc_emb": rng.normal(size=(9, 6)),
+        "enc_w_ih": rng.normal(size=(15, 6)),
+        "enc_w_hh": rng.normal(size=(15, 5)),
+        "enc_b_ih": rng.normal(size=15),
+        "enc_b_hh": rng.normal(size=15),
+        "fc_w": rng.normal(size=(3, 5)),
+        "fc_b": rng.normal(size=3),
+        "dec_emb": rng.normal(size=(7, 6)),
+    }
+    path = tmp_path / "flat.npz"
+    np.savez(path, **arrays)
+    layers = [("embedding", "enc_emb"), ("gru", "enc"), ("linear", "fc")]
+    with pytest.warns(UserWarning, match="dec_emb.weight"):
+        flat = load_model(path, layers=layers)
+    names = {"w_ih": "weight_ih_l0", "w_hh": "weight_hh_l0", "b_ih": "bias_ih_l0"}
+    names["b_hh"] = "bias_hh_l0"
+    dotted = {f"enc.{new}": arrays[f"enc_{old}"] for old, new in names.items()}
+    dotted |= {"enc_emb.weight": arrays["enc_emb"], "fc.weight": arrays["fc_w"]}
+    np.savez(tmp_path / "dotted.npz", **dotted, **{"fc.bias": arrays["fc_b"]})
+    wanted = load_model(tmp_path / "dotted.npz", layers=layers)
+    assert flat.one_hot and flat.inputs == 9
+    tokens = np.array([1, 8, 0, 3])
+    np.testing.assert_array_equal(flat.run(tokens), wanted.run(tokens))
