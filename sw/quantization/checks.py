@@ -123,10 +123,10 @@ def check_recordings(
     ------
     StillnetError
     """
-    parts = listed_recordings(model, calibration)
+    many = _are_many(model, calibration)
     result = []
-    for number, part in enumerate(parts):
-        where = f"calibration recording {number}" if len(parts) > 1 else "calibration"
+    for number, part in enumerate(listed_recordings(model, calibration)):
+        where = f"calibration recording {number}" if many else "calibration"
         if model.host is not None:
             part = model.host.enter_vectors(part)[0]
         try:
@@ -143,15 +143,19 @@ def listed_recordings(
     model: Model, calibration: np.ndarray | Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """One recording or several as a list, not checked."""
-    many = isinstance(calibration, (list, tuple))
-    if many and len(calibration):
-        # A list of numbers, or of vectors where these are no tokens, is one recording.
-        dimensions = {np.ndim(c) for c in calibration}
-        many = 0 not in dimensions and (model.one_hot or dimensions != {1})
-    parts = [np.asarray(p) for p in calibration] if many else [np.asarray(calibration)]
+    parts = list(calibration) if _are_many(model, calibration) else [calibration]
     if not parts:
         raise StillnetError("calibration holds no recording; give at least one with one step")
-    return parts
+    return parts  # type: ignore[return-value]
+
+
+def _are_many(model: Model, calibration: np.ndarray | Sequence[np.ndarray]) -> bool:
+    """Whether these are several recordings."""
+    if not isinstance(calibration, (list, tuple)) or not len(calibration):
+        return isinstance(calibration, (list, tuple))
+    # A list of numbers, or of vectors where these are no tokens, is one recording.
+    dimensions = {np.ndim(c) for c in calibration}
+    return 0 not in dimensions and (model.one_hot or dimensions != {1})
 
 
 def _tokens(model: Model, x: np.ndarray, where: str) -> np.ndarray:

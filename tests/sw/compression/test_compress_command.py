@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
         np.save(tmp_path / "clips" / f"{k}.npy", np.cumsum(rng.normal(0, 0.2, (40, 4)), axis=0))
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.onnx").write_bytes(b"stands for a model")
-    module = SimpleNamespace(load_model=lambda path, layers=None: tiny_model())
+    module = SimpleNamespace(load_model=lambda path, layers=None, cut=None: tiny_model())
     monkeypatch.setitem(sys.modules, "stillnet.sw.importers.load", module)
     monkeypatch.chdir(tmp_path)
     return tmp_path

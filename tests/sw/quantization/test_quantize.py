@@ -639,9 +639,9 @@ def rewrite(path: Path, change) -> None:
 
 OTHER = "made by another version of stillnet; quantize again"
 CHANGES = [
-    (lambda h, t: {**h, "version": 1}, "has network format 1, this stillnet reads 2; quantize .*"),
-    (lambda h, t: {**h, "version": 9}, "has network format 9, this stillnet reads 2; quantize .*"),
-    (lambda h, t: "[]", "has network format None, this stillnet reads 2; quantize .*"),
+    (lambda h, t: {**h, "version": 1}, "has network format 1, this stillnet reads 3; quantize .*"),
+    (lambda h, t: {**h, "version": 9}, "has network format 9, this stillnet reads 3; quantize .*"),
+    (lambda h, t: "[]", "has network format None, this stillnet reads 3; quantize .*"),
     (lambda h, t: "{", "is not a readable stillnet network .*; make it again with .*"),
     (lambda h, t: t.pop("1/weight/0") is None, f"has no tensor '1/weight/0': {OTHER}"),
     (lambda h, t: t.pop("1/bias/ch") is None, f"has no tensor '1/bias/ch': {OTHER}"),
