@@ -60,9 +60,8 @@ icarus:
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y iverilog >/dev/null; } || \
 		{ echo "iverilog is missing; install Icarus Verilog with your system's packages"; exit 2; }
 
-# A file of tests stays in one process, which generates each engine once. Most engines run for less
-# than a million cycles: not optimising them saves more time than it takes.
-PYTEST := STILLNET_OPTIMISE=-O0 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+# A file of tests stays in one process, which generates each engine once.
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 # What needs no compiled simulation.
 QUICK := tests/test_house.py tests/sw/contract tests/sw/network tests/sw/packing/test_pack.py \
