@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.keys import check_keys
 
-from .session import Session, session
+from .session import HostFailed, Session, session
 
 _LARGEST = 1 << 28
 """Elements of the largest state."""
@@ -289,6 +290,16 @@ class HostParts:
         yield np.ascontiguousarray(np.moveaxis(x.reshape(len(x), *rest), 0, self.data.time))
 
     def _front(self, feed: np.ndarray, states: dict[str, np.ndarray]) -> tuple[np.ndarray, Kept]:
+        with _fitting():
+            return self._vectors_of(feed, states)
+
+    def _behind(self, vectors: np.ndarray, kept: Kept, states: dict[str, np.ndarray]) -> np.ndarray:
+        with _fitting():
+            return self._outputs_of(vectors, kept, states)
+
+    def _vectors_of(
+        self, feed: np.ndarray, states: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, Kept]:
         known = {self.data.name: feed, **states}
         if self._before is not None:
             carried = [s for s in self.states if not s.behind]
@@ -305,7 +316,9 @@ class HostParts:
         kept = {n: np.asarray(known[n]) for n in self.crossing}
         return vectors, Kept(kept, tensor.shape, len(vectors))
 
-    def _behind(self, vectors: np.ndarray, kept: Kept, states: dict[str, np.ndarray]) -> np.ndarray:
+    def _outputs_of(
+        self, vectors: np.ndarray, kept: Kept, states: dict[str, np.ndarray]
+    ) -> np.ndarray:
         known = dict(kept.tensors)
         for leave in self.leave:
             known[leave.name] = self._restored(vectors, kept.shape, leave)
@@ -380,6 +393,15 @@ class HostParts:
             pointwise=bool(h["pointwise"]),
             report=dict(h["report"]),
         )
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Names, axes and sizes that do not fit the graphs belong to a damaged file."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AssertionError, MemoryError) as error:
+        raise HostFailed(f"{type(error).__name__}: {error}") from error
 
 
 _KEYS = (

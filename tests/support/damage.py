@@ -192,6 +192,24 @@ def _egru(rng: np.random.Generator) -> bytes:
 
 
 @cache
+def _whole(rng: np.random.Generator) -> bytes:
+    """A network with parts for the host in front of the chip and behind it."""
+    from tests.support.networks.graphs import GraphBuilder
+
+    g = GraphBuilder(3)
+    x, last = g.input("x", 1, 3), g.input("last", 1, 3)
+    h = g.input("h", 1, 1, 4)
+    steps = g.node("Unsqueeze", g.node("Cos", g.node("Sub", x, last)), g.const([0]))
+    y, outs = g.recurrent("GRU", steps, 3, 4, h)
+    g.output(g.node("Softmax", g.dense(y, 4, 2), axis=-1))
+    g.output(x, "lastN")
+    g.output(outs[1], "hn")
+    folder = Path(tempfile.mkdtemp())
+    (folder / "m.onnx").write_bytes(g.model().SerializeToString())
+    network = quantize(load_model(folder / "m.onnx"), rng.normal(size=(30, 3)))
+    return _saved(network.save, ".safetensors")
+
+
 def valid_files() -> dict[str, tuple[str, bytes]]:
     """A small file of each kind: its extension and its content."""
     rng = np.random.default_rng(0)
@@ -215,6 +233,7 @@ def valid_files() -> dict[str, tuple[str, bytes]]:
         "pt": (".pt", torch_bytes(wrapped)),
         "pt legacy": (".pt", torch_bytes(wrapped, "legacy")),
         "network": (".net", _saved(network.save, ".safetensors")),
+        "whole network": (".net", _whole(rng)),
         "image": (".img", pack(network, EngineConfig.load("tiny")).data),
         "config": (".toml", EngineConfig.load("axi64").to_toml().encode()),
     }
@@ -318,8 +337,9 @@ def _read_network(path: Path) -> None:
     network = Network.load(path)
     network.save(path.with_name("saved"))
     info(path)
-    if network.inputs <= 4096:
-        Reference(network).run(np.zeros((2, network.inputs)))
+    size = network.inputs if network.host is None else network.host.inputs
+    if max(size, network.inputs) <= 4096:
+        Reference(network).run(np.zeros((2, size)))
 
 
 def _read_image(path: Path) -> None:
