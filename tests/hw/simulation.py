@@ -11,7 +11,7 @@ from amaranth.sim import Simulator
 __all__ = ["simulate", "words_of"]
 
 
-LIMIT = 200_000
+LIMIT = 300_000
 """Cycles after which a testbench counts as hanging."""
 
 
