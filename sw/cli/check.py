@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from stillnet.sw.model.model import Model
-from stillnet.sw.partition.picture import check_picture, draw_cut
+from stillnet.sw.partition.picture import draw_cut
+from stillnet.sw.util.pictures import check_picture
 from stillnet.sw.util.recordings import load_recordings
 from stillnet.sw.util.results import CheckedLayer, CheckedNode, CheckResult
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.util.pictures import check_picture
 from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_recordings
 from stillnet.sw.util.results import SweepResult
@@ -49,7 +50,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> SweepResult:
     from stillnet.sw.compression import CompressOptions
-    from stillnet.sw.compression.plot import check_plot, plot_sweep
+    from stillnet.sw.compression.plot import plot_sweep
     from stillnet.sw.compression.sweep import sweep
 
     chosen = CompressOptions(
@@ -59,7 +60,7 @@ def _run(args: argparse.Namespace) -> SweepResult:
         seed=args.seed,
     )
     if args.plot:
-        check_plot(args.plot)
+        check_picture(args.plot)
     recordings = load_recordings(args.data)
     test = None if args.test is None else load_recordings(args.test)
     model = options.load_given(args, recordings)

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.util.files import check_place, write_atomically
+from stillnet.sw.util.files import write_atomically
+from stillnet.sw.util.pictures import check_picture
 
 from .sweep import Row
 
-__all__ = ["check_plot", "plot_sweep"]
+__all__ = ["plot_sweep"]
 
-KINDS = (".png", ".svg", ".pdf")
 _COLOURS = {8: "#30638e", 4: "#d1495b"}
 _MARKERS = "osD^vP*X"
 _STYLES = ("-", "--", "-.", ":")
-
-
-def check_plot(path: str | Path) -> None:
-    """Refuses a picture that could not be drawn, before the work for it begins.
-
-    Raises
-    ------
-    StillnetError
-        For another kind of file, a folder that is not there, or without matplotlib.
-    """
-    kind = Path(path).suffix
-    if kind not in KINDS:
-        raise StillnetError(f"'{path}' is no picture; its name must end in {', '.join(KINDS)}")
-    check_place(path)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise StillnetError('plots need matplotlib; pip install "stillnet[plot]"')
 
 
 def plot_sweep(rows: Sequence[Row], path: str | Path, *, title: str = "") -> None:
@@ -43,7 +26,7 @@ def plot_sweep(rows: Sequence[Row], path: str | Path, *, title: str = "") -> Non
     Lines of test recordings, where there are any, over faint ones of calibration. Points without
     thresholds are hollow.
     """
-    check_plot(path)
+    check_picture(path)
     import matplotlib
 
     matplotlib.use("Agg")

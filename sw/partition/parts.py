@@ -148,7 +148,7 @@ class HostParts:
     pointwise : bool
         A call over a recording gives the same as one call for each of its steps.
     report : dict
-        What runs where, for people: see ``docs/import.md``.
+        What runs where, for people: see ``docs/how-to/whole-models.md``.
     """
 
     before: bytes

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.util.files import check_place, write_atomically
+from stillnet.sw.util.files import write_atomically
 
 if TYPE_CHECKING:
     from stillnet.sw.util.results import CheckResult
 
-__all__ = ["check_picture", "draw_cut"]
+__all__ = ["draw_cut"]
 
-_KINDS = (".png", ".svg", ".pdf")
 _COLOURS = {"chip": "#30638e", "host": "#d1a05b", "both": "#7d8c8a"}
 _MOST = 40
-
-
-def check_picture(path: str | Path) -> None:
-    """Refuses a picture that could not be drawn.
-
-    Raises
-    ------
-    StillnetError
-        For another kind of file, a folder that is not there, or without matplotlib.
-    """
-    if Path(path).suffix not in _KINDS:
-        raise StillnetError(f"'{path}' is no picture; its name must end in {', '.join(_KINDS)}")
-    check_place(path)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise StillnetError('plots need matplotlib; pip install "stillnet[plot]"')
 
 
 def draw_cut(result: CheckResult, path: str | Path) -> None:

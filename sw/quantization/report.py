@@ -75,6 +75,7 @@ def quantization_report(
     doubts = doubts_of_calibration(x, model.one_hot)
     doubts += doubts_of_network(model, network)
     doubts += doubts_of_outputs(network, ratios, wanted, got)
+    doubts += [] if model.host is None else model.host.doubts()
     return {
         "steps": trace.layout.rows,
         "output_error": float(np.mean(np.abs(got - wanted))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,8 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
             + (f": {next(iter(reasons.values()))}" if reasons else "")
         )
     _, island, parts = best
+    for note in island.notes:
+        warnings.warn(note, stacklevel=2)
     model = island.model
     model.name, model.host = name, parts
     parts.pointwise = call.stepwise or _pointwise(parts, model)
