@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -32,6 +32,7 @@ from stillnet.hw.host.registers import Registers
 from stillnet.hw.lanes.accumulator_reader import AccumulatorReader
 from stillnet.hw.lanes.lanes import Lanes
 from stillnet.hw.memory.port import MemoryPortSignature
+from stillnet.hw.memory.tiers import Tiers
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.interfaces import column_layout, output_layout, read_command_layout
 from stillnet.hw.parts.register_slice import RegisterSlice
@@ -60,6 +61,7 @@ class _Blocks:
         m.submodules.write_back = self.write_back = WriteBack(config)
         m.submodules.input_encoder = self.input_encoder = InputEncoder(config)
         m.submodules.counters = self.counters = Counters(config)
+        self.hot_word: Any = Const(0)  # a word of the hot store enters
 
 
 class _Signals:
@@ -152,16 +154,28 @@ class Engine(wiring.Component):
     # -- what connects the blocks -----------------------------------------------------------------
 
     def _connect_memory(self, m: Module, b: _Blocks) -> None:
-        """The memory port is the loader's while that is busy, else the fetcher's."""
+        """The memory port, or the hot store in front of it, is the loader's while that is busy,
+        else the fetcher's."""
         memory, loader, fetcher, lanes = self.memory, b.loader, b.fetcher, b.lanes
         m.submodules.word_slice = word_slice = RegisterSlice(self._config.word_bits)
-        connect(m, flipped(memory.data), word_slice.i_stream)
+        reads: Any = memory.read
+        if self._config.hot_words:
+            m.submodules.tiers = tiers = Tiers(self._config)
+            connect(m, tiers.memory_reads, flipped(memory.read))
+            connect(m, flipped(memory.data), tiers.memory_words)
+            connect(m, tiers.words, word_slice.i_stream)
+            connect(m, loader.fill, tiers.fill)
+            reads, b.hot_word = tiers.reads, tiers.hot_word
+        else:
+            connect(m, flipped(memory.data), word_slice.i_stream)
         words = word_slice.o_stream
+        for field in ("address", "length"):
+            chosen = Mux(loader.busy, loader.reads.p[field], fetcher.reads.p[field])
+            m.d.comb += reads.p[field].eq(chosen)
         m.d.comb += [
-            memory.read.payload.eq(Mux(loader.busy, loader.reads.payload, fetcher.reads.payload)),
-            memory.read.valid.eq(Mux(loader.busy, loader.reads.valid, fetcher.reads.valid)),
-            loader.reads.ready.eq(memory.read.ready & loader.busy),
-            fetcher.reads.ready.eq(memory.read.ready & ~loader.busy),
+            reads.valid.eq(Mux(loader.busy, loader.reads.valid, fetcher.reads.valid)),
+            loader.reads.ready.eq(reads.ready & loader.busy),
+            fetcher.reads.ready.eq(reads.ready & ~loader.busy),
             loader.words.payload.eq(words.payload),
             loader.words.valid.eq(words.valid & loader.busy),
             lanes.words.payload.eq(words.payload),
@@ -269,8 +283,10 @@ class Engine(wiring.Component):
             header.threshold.eq(r.input_threshold),
             header.users.eq(loader.users),
         ]
-        if self._config.columns:
+        if self._config.unequal:
             self._connect_table(m, loader, image.Table.LENGTHS, b.fetcher.lengths)
+        if self._config.hot_words:
+            self._connect_table(m, loader, image.Table.HOT, b.fetcher.hot)
         if self._config.element_thresholds:
             inputs, hidden = b.input_encoder.thresholds, b.write_back.thresholds
             self._connect_table(m, loader, image.Table.INPUT_THRESHOLDS, inputs)
@@ -486,6 +502,7 @@ class Engine(wiring.Component):
             counters.clear.eq(r.clear_counters),
             counters.active.eq(r.loaded & ~r.clearing & ~idle),
             counters.word.eq(word),
+            counters.hot_word.eq(b.hot_word),
             counters.held.eq(held),
             counters.starved.eq(starved),
             counters.saturated.eq(b.write_back.saturated),

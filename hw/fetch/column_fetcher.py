@@ -32,6 +32,7 @@ from stillnet.hw.parts.multiplier import Multiplier
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import EVENT_BITS
+from stillnet.sw.contract.image import HOT_COLUMN
 from stillnet.sw.contract.stages import LIST_READ_LATENCY, REQUESTS, YIELD_WORDS
 
 __all__ = ["ColumnFetcher"]
@@ -78,10 +79,12 @@ class _Signals:
         self.words: Signal = self.words1
         self.words3: Signal = self.words1
         self.value_known: Signal = self.value1
-        if config.columns:
+        if config.unequal:
             self.known, self.words, self.words3 = self.valid2, Signal(16), Signal(16)
             self.value_known = Data(signed(EVENT_BITS))
-        self.address3 = Data(config.address_bits)
+        self.address3 = Data(config.tier_bits)
+        self.hot2 = Data(config.tier_bits)  # address of a column in the hot store
+        self.hot2_valid = Data()  # it is there
 
 
 class ColumnFetcher(wiring.Component):
@@ -111,6 +114,8 @@ class ColumnFetcher(wiring.Component):
         A column has been issued and is not yet complete.
     lengths : In(TableWriteSignature)
         Words of each column, only in engines whose columns differ in length.
+    hot : In(TableWriteSignature)
+        Which columns are in the hot store, only in engines that have one.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -127,13 +132,14 @@ class ColumnFetcher(wiring.Component):
                     if config.second_threshold
                     else {}
                 ),
-                "reads": Out(stream.Signature(read_request_layout(config.address_bits, 16))),
+                "reads": Out(stream.Signature(read_request_layout(config.tier_bits, 16))),
                 "columns": Out(stream.Signature(column_layout(config))),
                 "word_taken": In(1),
                 "column_done": In(1),
                 "issue": Out(IssueSignature(config)),
                 "in_flight": Out(1),
-                **({"lengths": In(TableWriteSignature())} if config.columns else {}),
+                **({"lengths": In(TableWriteSignature())} if config.unequal else {}),
+                **({"hot": In(TableWriteSignature())} if config.hot_words else {}),
             }
         )
 
@@ -154,8 +160,10 @@ class ColumnFetcher(wiring.Component):
         self._end_of_run(m, s)
         self._begin_run(m, s)
         self._address(m, s)
-        if self._config.columns:
+        if self._config.unequal:
             self._look_up_length(m, s)
+        if self._config.hot_words:
+            self._look_up_place(m, s)
         self._request(m, s)
         self._column(m, s)
         return m
@@ -215,7 +223,7 @@ class ColumnFetcher(wiring.Component):
             ),
             long.eq(run.words >= config.fetch_words // 2),
         ]
-        entering = Mux(s.known, s.words, 0) if config.columns else Mux(s.emit, run.words, 0)
+        entering = Mux(s.known, s.words, 0) if config.unequal else Mux(s.emit, run.words, 0)
         m.d.sync += [
             columns_in_flight.eq(columns_in_flight + s.emit - self.column_done),
             words_in_flight.eq(words_in_flight + entering - self.word_taken),
@@ -337,35 +345,50 @@ class ColumnFetcher(wiring.Component):
             s.value1.eq(Mux(s.bias, 0, s.value)),
             s.valid2.eq(s.valid1),
             s.valid3.eq(s.valid2),
-            s.address3.eq(run.address + multiplier.product),
+            s.address3.eq(Mux(s.hot2_valid, s.hot2, run.address + multiplier.product)),
         ]
 
-    def _look_up_length(self, m: Module, s: _Signals) -> None:
-        """Where columns differ in length, it is looked up: known one stage later than elsewhere."""
-        run, table = self.runs.payload, self.lengths
+    def _table(self, m: Module, s: _Signals, name: str, table: Any, width: int) -> Signal:
+        """What a table of columns says of the column in stage 1."""
         # Written only while an image is loaded, when nothing is fetched.
-        m.submodules.lengths = lengths = Memory(
-            shape=unsigned(16), depth=self._config.columns, init=[], attrs={"no_rw_check": 1}
+        m.submodules[name] = memory = Memory(
+            shape=unsigned(width), depth=self._config.columns, init=[], attrs={"no_rw_check": 1}
         )
-        reader, writer = lengths.read_port(), lengths.write_port()
-        unequal1 = Signal()
+        reader, writer = memory.read_port(), memory.write_port()
         m.d.comb += [
             writer.addr.eq(table.index),
             writer.data.eq(table.value),
             writer.en.eq(table.write),
-            reader.addr.eq(run.lengths + s.index),
+            reader.addr.eq(self.runs.payload.columns + s.index),
         ]
+        return reader.data
+
+    def _look_up_length(self, m: Module, s: _Signals) -> None:
+        """Where columns differ in length, it is looked up: known one stage later than elsewhere."""
+        length, unequal1 = self._table(m, s, "lengths_table", self.lengths, 16), Signal()
         m.d.sync += [
-            unequal1.eq(run.unequal),
-            s.words.eq(Mux(unequal1, reader.data, s.words1)),
+            unequal1.eq(self.runs.payload.unequal),
+            s.words.eq(Mux(unequal1, length, s.words1)),
             s.words3.eq(s.words),
             s.value_known.eq(s.value1),
+        ]
+
+    def _look_up_place(self, m: Module, s: _Signals) -> None:
+        """A matrix of which some columns are in the hot store: the table says which, and where."""
+        bits = self._config.address_bits
+        place, mixed1 = self._table(m, s, "hot_table", self.hot, HOT_COLUMN.width), Signal()
+        word = Signal(bits)
+        m.d.comb += word.eq(place[HOT_COLUMN.slice("word")])
+        m.d.sync += [
+            mixed1.eq(self.runs.payload.mixed & ~s.bias),
+            s.hot2.eq(Cat(word, 1)),
+            s.hot2_valid.eq(mixed1 & place[HOT_COLUMN.slice("hot")]),
         ]
 
     def _request(self, m: Module, s: _Signals) -> None:
         """Reads wait in a queue for the memory port."""
         m.submodules.requests = fifo = SyncFIFOBuffered(
-            width=self._config.address_bits + 16, depth=REQUESTS + 2
+            width=self._config.tier_bits + 16, depth=REQUESTS + 2
         )
         m.d.comb += [
             fifo.w_en.eq(s.valid3),

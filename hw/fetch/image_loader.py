@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.memory.port import read_request_layout
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import HotFillSignature
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.registers import Error
@@ -38,6 +39,8 @@ class _Signals:
         Digits of a word, of ``sum_bits`` each; of a byte; still to be summed up.
     place_in_image, in_record
         Number of the digit, up to the checksum; it belongs to the checksum.
+    hot_left
+        Words for the hot store.
     listed, listed_left, entries, piece, pieces
         Entries of tables in a register; how many are left, of how many; the same for words that
         make up one entry.
@@ -46,7 +49,7 @@ class _Signals:
     def __init__(self, config: EngineConfig, sum_bits: int) -> None:
         self.slot_words = image.SLOT_BYTES // config.word_bytes
         self.record_words = max(1, 4 // config.word_bytes)
-        self.matrix_records = len(image.matrix_records(config.sparse))
+        self.matrix_records = len(image.matrix_records(config.long_records))
         self.word = Signal(range(max(2, self.slot_words)))
         self.slot = Signal(10)
         self.slots = Signal(10)
@@ -62,6 +65,8 @@ class _Signals:
         self.table_slots = Signal(15)
         self.words_total = Data(config.address_bits + 1)
         self.checksum = Data(32)
+        self.hot_at = Data(config.address_bits)
+        self.hot_left = Data(config.address_bits + 1)
         self.wrong = {
             error: Signal(name=f"wrong_{error.name.lower()}")
             for error in (Error.MAGIC, Error.VERSION, Error.FINGERPRINT)
@@ -113,6 +118,8 @@ class ImageLoader(wiring.Component):
     record, index, layer_write, matrix_write : Out
         Record ``record`` of layer or matrix ``index`` is ``value``.
     value : Out(32)
+    fill : Out(HotFillSignature)
+        Words for the hot store, only in engines that have one.
     entry_write, entry : Out
         Entry of a table (``contract.image.ENTRY``), and its number ``entry_index`` in it.
     layers, matrices, inputs, mode, one, threshold : Out
@@ -154,6 +161,7 @@ class ImageLoader(wiring.Component):
                 "busy": Out(1),
                 "done": Out(1),
                 "error": Out(Error),
+                **({"fill": Out(HotFillSignature(config))} if config.hot_words else {}),
             }
         )
 
@@ -185,12 +193,16 @@ class ImageLoader(wiring.Component):
         self._sum(m, x)
         if self._config.tables:
             self._entries(m, x)
+        # The difference is steady long before it is used.
+        m.d.sync += x.hot_left.eq(x.words_total - x.hot_at)
         with m.FSM():
             self._idle(m, x)
             self._read(m, x)
             self._check(m, x)
             if self._config.tables:
                 self._read_tables(m, x)
+            if self._config.hot_words:
+                self._fill(m, x)
             self._read_all(m, x)
             self._end(m, x)
         return m
@@ -258,6 +270,8 @@ class ImageLoader(wiring.Component):
             m.d.sync += x.words_total.eq(x.value)
         with m.Case(record("crc")):
             m.d.sync += x.checksum.eq(x.value)
+        with m.Case(record("hot_at")):
+            m.d.sync += x.hot_at.eq(x.value)
         with m.Case(record("inputs")):
             m.d.sync += [
                 self.inputs.eq(field("inputs")),
@@ -362,6 +376,7 @@ class ImageLoader(wiring.Component):
                     | (self.layers == 0)
                     | (self.matrices > config.matrices)
                     | (self.inputs > config.inputs)
+                    | (x.hot_left > config.hot_words)
                 ),
                 x.tables.eq(x.layer_slots + self.matrices * x.matrix_records),
                 x.tables_at.eq(self.base + header_slots * x.slot_words),
@@ -422,7 +437,16 @@ class ImageLoader(wiring.Component):
             m.d.comb += some.eq(Mux(x.words_left > CHUNK_WORDS, CHUNK_WORDS, x.words_left))
             m.d.sync += [x.request.length.eq(some), x.chunk_left.eq(some)]
             m.next = f"{state}_REQUEST"
-            if state == "TABLE":
+            if state == "TABLE" and self._config.hot_words:
+                with m.If(x.none_left):
+                    m.d.sync += [
+                        x.words_left.eq(x.hot_left),
+                        x.none_left.eq(x.hot_left == 0),
+                        x.request.address.eq(self.base + x.hot_at),
+                        self.fill.address.eq(0),
+                    ]
+                    m.next = "HOT"
+            elif state in ("TABLE", "HOT"):
                 with m.If(x.none_left):
                     m.next = "DONE"
                     self._verify(m, x)
@@ -449,6 +473,23 @@ class ImageLoader(wiring.Component):
                     m.d.sync += [x.listed_left.eq(x.entries), x.piece.eq(0)]
             with m.If((x.chunk_left == 0) & (x.listed_left == 0)):
                 m.next = "TABLE"
+
+    def _fill(self, m: Module, x: _Signals) -> None:
+        """Copies the last words of the image to the hot store."""
+        self._chunk(m, x, "HOT", "HOT_WORDS")
+        with m.State("HOT_WORDS"):
+            m.d.comb += [
+                x.want.eq(x.chunk_left != 0),
+                self.fill.write.eq(x.take),
+                self.fill.data.eq(self.words.payload),
+            ]
+            with m.If(x.take):
+                m.d.sync += [
+                    x.chunk_left.eq(x.chunk_left - 1),
+                    self.fill.address.eq(self.fill.address + 1),
+                ]
+            with m.If(x.chunk_left == 0):
+                m.next = "HOT"
 
     def _read_all(self, m: Module, x: _Signals) -> None:
         with m.State("SUM_START"):

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -75,7 +75,7 @@ def _layer_records(config: EngineConfig) -> tuple[image.Record, ...]:
 
 def _matrix_records(config: EngineConfig) -> tuple[image.Record, ...]:
     """Records of a matrix that the scheduler keeps."""
-    return image.matrix_records(config.sparse)[: 6 if config.sparse else 4]
+    return image.matrix_records(config.long_records)[: 6 if config.sparse else 5]
 
 
 def _has_parameters(config: EngineConfig) -> bool:
@@ -792,7 +792,7 @@ class Scheduler(wiring.Component):
             run.second.eq(s.use_second),
             run.row.eq(matrix.list_base + s.best_position),
             run.rows.eq(s.best_rows),
-            run.address.eq(self.image.base + matrix.base),
+            run.address.eq(self._address(matrix)),
             run.words.eq(matrix.column_words),
             run.base.eq(matrix.accumulator_base),
             run.gates.eq(matrix.gates),
@@ -802,10 +802,19 @@ class Scheduler(wiring.Component):
             *(run[name].eq(matrix[name]) for name in format_fields(config)),
         ]
         if config.columns:
-            m.d.sync += [
-                run.lengths.eq(matrix.lengths),
-                run.unequal.eq((matrix.kind == Kind.BLOCK) | (matrix.kind == Kind.STEP)),
-            ]
+            m.d.sync += run.columns.eq(matrix.columns)
+        if config.unequal:
+            m.d.sync += run.unequal.eq((matrix.kind == Kind.BLOCK) | (matrix.kind == Kind.STEP))
+        if config.hot_words:
+            m.d.sync += run.mixed.eq(matrix.mixed)
+
+    def _address(self, matrix: Any) -> Value:
+        """Where a matrix begins: in the image, or in the hot store, which lies above the memory."""
+        address = self.image.base + matrix.base
+        if not self._config.hot_words:
+            return address
+        memory = self._config.address_bits
+        return Mux(matrix.hot, Cat(matrix.base[:memory], 1), address[:memory])
 
     def _bias_loaded(self, m: Module, s: _Signals) -> None:
         """The run's layer has its biases, or its parameters."""

@@ -29,7 +29,7 @@ class Counters(wiring.Component):
     Members
     -------
     clear : In(1)
-    active, word, held, starved, saturated : In
+    active, word, hot_word, held, starved, saturated : In
         What happened this cycle.
     accepted, was_idle, output, output_last : In(1)
         First element of a vector taken; while idle; an output element left; the last one.
@@ -49,6 +49,7 @@ class Counters(wiring.Component):
                 "clear": In(1),
                 "active": In(1),
                 "word": In(1),
+                "hot_word": In(1),
                 "held": In(1),
                 "starved": In(1),
                 "saturated": In(range(config.cell_width + 1)),
@@ -87,6 +88,7 @@ class Counters(wiring.Component):
         for register, amount in (
             (Register.CYCLES, self.active),
             (Register.WORDS, self.active & self.word),
+            (Register.WORDS_HOT, self.active & self.hot_word),
             (Register.STALL_CELL, self.active & self.held),
             (Register.STALL_MEMORY, self.active & self.starved),
             (Register.STALL_EVENTS, self.active & quiet),

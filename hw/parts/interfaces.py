@@ -26,6 +26,7 @@ __all__ = [
     "DispatchSignature",
     "GroupSignature",
     "HoldSignature",
+    "HotFillSignature",
     "ImageSignature",
     "InputControlSignature",
     "InputEncodedSignature",
@@ -131,7 +132,7 @@ def run_layout(config: EngineConfig) -> data.StructLayout:
             "second": 1,
             "row": unsigned(16),
             "rows": unsigned(16),
-            "address": unsigned(config.address_bits),
+            "address": unsigned(config.tier_bits),
             "words": unsigned(16),
             "base": unsigned(s.accumulator_address),
             "gates": unsigned(s.gates),
@@ -139,7 +140,9 @@ def run_layout(config: EngineConfig) -> data.StructLayout:
             "layer": unsigned(s.layer),
             "step": unsigned(2),
             **format_fields(config),
-            **({"lengths": unsigned(16), "unequal": 1} if config.columns else {}),
+            **({"columns": unsigned(16)} if config.columns else {}),
+            **({"unequal": 1} if config.unequal else {}),
+            **({"mixed": 1} if config.hot_words else {}),
         }
     )
 
@@ -637,6 +640,27 @@ class TableWriteSignature(wiring.Signature):
 
     def __init__(self) -> None:
         super().__init__({"write": Out(1), "index": Out(16), "value": Out(EVENT_BITS)})
+
+
+class HotFillSignature(wiring.Signature):
+    """Words for the hot store, while an image is loaded.
+
+    Members
+    -------
+    write : Out(1)
+    address : Out
+        Word of the store.
+    data : Out
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(
+            {
+                "write": Out(1),
+                "address": Out(config.address_bits),
+                "data": Out(unsigned(config.word_bits)),
+            }
+        )
 
 
 class ImageSignature(wiring.Signature):

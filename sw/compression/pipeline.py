@@ -118,7 +118,7 @@ def _idle_options(setup: Setup, network: Network) -> list[str]:
     options, config = setup.options, setup.config
     found = []
     if options.sparsity > 0:
-        dense = replace(config, formats=("dense",), columns=0)
+        dense = config.reading(("dense",))
         words = [sum(_words(network, c).values()) for c in (config, dense)]
         if words[1] and words[0] > 0.95 * words[1]:
             found.append(

@@ -11,7 +11,7 @@ g * blocks + b unit b * multipliers + i of gate g.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def readable(gates: int, config: EngineConfig) -> EngineConfig:
     left.
     """
     runs = [run for run in f"{gates:b}".strip("0").split("1") if run]
-    return config if len(runs) <= 1 else replace(config, formats=("dense",), columns=0)
+    return config if len(runs) <= 1 else config.reading(("dense",))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from .cells import CELLS, Cell
 from .errors import StillnetError
-from .image import FORMATS, MOST_ROWS, UNEQUAL_FORMATS, VERSION, block_rows
+from .image import FORMATS, MOST_HOT_WORDS, MOST_ROWS, UNEQUAL_FORMATS, VERSION, block_rows
 
 __all__ = ["MEMORIES", "PRESETS", "EngineConfig"]
 
@@ -91,7 +91,10 @@ class EngineConfig:
         Formats of columns that the engine reads (``contract.image.FORMATS``), "dense" always
         among them.
     columns : int
-        Capacity: columns of all matrices whose columns differ in length ("block", "step").
+        Capacity: columns of all matrices whose columns differ in length ("block", "step") or of
+        which some are in the hot store.
+    hot_words : int
+        Words of block RAM in front of the memory port's memory, for columns that fire often.
     row_scale : bool
         A multiplier for each row, after the rescale shift.
     element_thresholds : bool
@@ -118,6 +121,7 @@ class EngineConfig:
     int4: bool = False
     formats: tuple[str, ...] = ("dense",)
     columns: int = 0
+    hot_words: int = 0
     row_scale: bool = False
     element_thresholds: bool = False
 
@@ -141,6 +145,7 @@ class EngineConfig:
             "fetch_words": (8, 4096),
             "ram_words": (0, 1 << 24),
             "columns": (0, 1 << 16),
+            "hot_words": (0, MOST_HOT_WORDS),
         }
         for field, (low, high) in {**powers, **ranges}.items():
             value = getattr(self, field)
@@ -219,11 +224,16 @@ class EngineConfig:
                 f"engine config: formats must be different names with 'dense' among them, not "
                 f"{self.formats}"
             )
-        if bool(self.columns) != any(f in self.formats for f in UNEQUAL_FORMATS):
+        if bool(self.columns) != (self.unequal or self.hot_words > 0):
             raise StillnetError(
                 f"engine config: columns must be positive with formats "
-                f"{' or '.join(UNEQUAL_FORMATS)} and 0 otherwise, not {self.columns} for "
-                f"{', '.join(self.formats)}"
+                f"{' or '.join(UNEQUAL_FORMATS)} or hot_words and 0 otherwise, not {self.columns} "
+                f"for {', '.join(self.formats)} and hot_words = {self.hot_words}"
+            )
+        if self.hot_words and self.memory == "ram":
+            raise StillnetError(
+                "engine config: hot_words are of no use with memory 'ram', where every word is on "
+                "the chip; leave them out"
             )
 
     @property
@@ -235,6 +245,29 @@ class EngineConfig:
     def sparse(self) -> bool:
         """Whether the engine reads any format but dense columns."""
         return len(self.formats) > 1
+
+    @property
+    def unequal(self) -> bool:
+        """Whether columns of a matrix may differ in length."""
+        return any(f in self.formats for f in UNEQUAL_FORMATS)
+
+    def reading(self, formats: Iterable[str]) -> EngineConfig:
+        """The same engine with other formats of columns; it has tables of columns if it needs
+        them."""
+        names = tuple(formats)
+        unequal = any(f in names for f in UNEQUAL_FORMATS)
+        columns = max(self.columns, 1) if unequal or self.hot_words else 0
+        return dataclasses.replace(self, formats=names, columns=columns)
+
+    @property
+    def long_records(self) -> bool:
+        """Whether the descriptor of a matrix has more records (``contract.image.MATRIX_LONG``)."""
+        return self.sparse or self.hot_words > 0
+
+    @property
+    def tier_bits(self) -> int:
+        """Bits of an address in front of the hot store: its words lie above the memory's."""
+        return self.address_bits + (self.hot_words > 0)
 
     @property
     def tables(self) -> bool:

@@ -5,6 +5,7 @@ An image is what lies in the engine's memory, byte for byte, little-endian::
     header     HEADER records, then LAYER records of each layer, then MATRIX records of each matrix
     biases     one run of words per layer, or two where its cell has parameters
     weights    one run of words per matrix
+    hot words  what the engine keeps in its own block RAM, copied there as the image is loaded
     notes      JSON for people and tools (names, formats) and its CRC-32; the hardware never
                reads it
 
@@ -33,11 +34,13 @@ __all__ = [
     "CRC_RECORD",
     "ENTRY",
     "FORMATS",
+    "HOT_COLUMN",
     "HEADER",
     "LAYER",
     "MAGIC",
     "MATRIX",
-    "MATRIX_SPARSE",
+    "MATRIX_LONG",
+    "MOST_HOT_WORDS",
     "SLOT_BYTES",
     "UNEQUAL_FORMATS",
     "VERSION",
@@ -54,7 +57,7 @@ __all__ = [
 ]
 
 MAGIC = int.from_bytes(b"STIL", "little")
-VERSION = 2
+VERSION = 3
 SLOT_BYTES = 64
 MOST_ROWS = 8
 """Most accumulator words that a block of units takes (:func:`block_rows`)."""
@@ -89,6 +92,11 @@ class Record:
 
     def __post_init__(self) -> None:
         assert sum(width for _, width in self.fields) <= 32
+
+    @property
+    def width(self) -> int:
+        """Bits that the fields take."""
+        return sum(width for _, width in self.fields)
 
     def slice(self, name: str) -> slice:
         """Bits of a field: ``record_bits[layout.slice("units")]`` in hardware."""
@@ -136,6 +144,7 @@ HEADER: tuple[Record, ...] = (
     Record((("inputs", 16), ("input_mode", 2), ("input_one", 4), ("outputs", 10))),
     Record((("input_threshold", 17), ("table_slots", 15))),
     Record((("notes_bytes", 32),)),
+    Record((("hot_at", 32),)),  # word where those for the hot store begin, up to the last one
 )
 """``inputs``: elements of the input vector (1 for one-hot). ``input_one``: log2 of a token's event
 value. ``outputs`` repeats the output layer's units modulo 1024, for tools."""
@@ -169,6 +178,8 @@ MATRIX: tuple[Record, ...] = (
             ("int4", 1),
             ("kept", 5),
             ("width", 2),
+            ("hot", 1),
+            ("mixed", 1),
         )
     ),
     Record((("base", 32),)),
@@ -177,22 +188,23 @@ MATRIX: tuple[Record, ...] = (
 )
 """``source``: 0 the input, 1 + l layer l. ``recurrent``: the events of a step feed the next one.
 ``gates``: mask over the accumulators of a block. ``stride``: accumulators and parameters per block.
-A bias run that is ``recurrent`` holds parameters: it is loaded once, not in each step. The last
-four are zero for "dense": ``int4``: weights of four bits; ``kept``: rounds of a group; ``width``:
+A bias run that is ``recurrent`` holds parameters: it is loaded once, not in each step. ``hot``:
+``base`` is a word of the hot store. ``mixed``: some columns are there, which ``Table.HOT`` tells.
+Zero for "dense" are ``int4``: weights of four bits; ``kept``: rounds of a group; ``width``:
 log2 of the bits of an index; ``blocks``: those of the layer.
 
 Bias runs come first (:func:`bias_runs`), then matrices (``contract.sources.matrix_order``)."""
 
-MATRIX_SPARSE: tuple[Record, ...] = (
-    Record((("lengths", 16), ("lane_rows", 16))),
+MATRIX_LONG: tuple[Record, ...] = (
+    Record((("columns", 16), ("lane_rows", 16))),
     Record((("hole_at", 16), ("hole", 16))),
     Record((("spare6", 32),)),
     Record((("spare7", 32),)),
 )
-"""Behind ``MATRIX`` where the engine reads more than dense columns. ``lengths``: first place of the
-matrix in the table of lengths. ``lane_rows``: rows of a lane that the matrix feeds; from
-``hole_at`` on they lie ``hole`` accumulators further. ``accumulator_base`` is then that of the
-first gate fed."""
+"""Behind ``MATRIX`` where the engine reads more than dense columns, or has a hot store.
+``columns``: first place of the matrix in the tables of columns. ``lane_rows``: rows of a lane that
+the matrix feeds; from ``hole_at`` on they lie ``hole`` accumulators further. ``accumulator_base``
+is then that of the first gate fed."""
 
 
 ENTRY = Record((("value", 17), ("spare", 11), ("table", 3), ("first", 1)))
@@ -207,6 +219,15 @@ class Table(IntEnum):
     LENGTHS = 1
     INPUT_THRESHOLDS = 2
     THRESHOLDS = 3
+    HOT = 4
+
+
+HOT_COLUMN = Record((("word", 16), ("hot", 1)))
+"""Value of an entry of ``Table.HOT``: whether the column is in the hot store, and from which word
+of it on."""
+
+MOST_HOT_WORDS = 1 << 16
+"""Of a hot store: what an entry of ``Table.HOT`` reaches."""
 
 
 def block_rows(cell: Cell, row_scale: bool = False) -> int:
@@ -248,9 +269,9 @@ def bias_runs(cell: Cell, row_scale: bool = False) -> list[BiasRun]:
     return [BiasRun(0, rows, False)]
 
 
-def matrix_records(sparse: bool) -> tuple[Record, ...]:
-    """Records of a matrix, in an engine that reads more than dense columns or not."""
-    return MATRIX + MATRIX_SPARSE if sparse else MATRIX
+def matrix_records(long: bool) -> tuple[Record, ...]:
+    """Records of a matrix, in an engine with ``EngineConfig.long_records`` or not."""
+    return MATRIX + MATRIX_LONG if long else MATRIX
 
 
 def accumulator_place(base: int, stride: int, block: int, gate: int, blocks: int = 0) -> int:

@@ -62,6 +62,8 @@ class Register(IntEnum):
     encoder."""
     EVENTS = 25
     """Events of the selected source."""
+    WORDS_HOT = 26
+    """Words that came from the hot store."""
 
 
 COUNTERS = (
@@ -73,6 +75,7 @@ COUNTERS = (
     Register.SATURATIONS,
     Register.STEPS,
     Register.LATENCY,
+    Register.WORDS_HOT,
 )
 """The counters, without those of events, which are selected by their source."""
 

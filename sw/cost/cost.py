@@ -17,7 +17,6 @@ from stillnet.sw.network.sequence import Trace
 
 from .memory import MemoryModel
 from .schedule import ScheduleModel
-from .table import event_source
 
 __all__ = [
     "Cost",
@@ -42,7 +41,7 @@ def column_words(network: Network, config: EngineConfig) -> dict[int, np.ndarray
     }
     for i, layer in enumerate(network.layers):
         for m in layer.matrices:
-            source = event_source(network, i, m.source)
+            source = network.event_source(i, m.source)
             found = m.layout(layer.cell, config).lengths
             words[source] = words[source] + found if source in words else found.astype(np.int64)
     return words

@@ -9,12 +9,12 @@ from stillnet.sw.contract.cells.schedule import schedule
 from stillnet.sw.contract.columns import bias_words
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import BIAS_WORDS, Kind, bias_runs, block_rows
-from stillnet.sw.contract.sources import INPUT, SECOND, feeds_next_step
+from stillnet.sw.contract.sources import INPUT, feeds_next_step
 from stillnet.sw.network.network import Network
 
 from .stages import RESCALE, ROW_SCALE
 
-__all__ = ["Entry", "LayerShape", "Table", "event_source"]
+__all__ = ["Entry", "LayerShape", "Table"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Table:
         self.entries.append(
             Entry(
                 self.length,
-                event_source(self.network, i, m.source),
+                self.network.event_source(i, m.source),
                 i,
                 found.lengths.tolist(),
                 found.pitch,
@@ -159,18 +159,3 @@ class Table:
             )
         )
         self.length += 1
-
-
-def event_source(network: Network, target: int, source: int) -> int:
-    """The key under which a matrix's events stand, which a second encoder may send.
-
-    Parameters
-    ----------
-    network : Network
-    target, source : int
-        The matrix's layer, and where it takes its vector from.
-    """
-    second = (
-        feeds_next_step(source, target) and network.layers[source].threshold_recurrent is not None
-    )
-    return source + SECOND if second else source

@@ -27,7 +27,7 @@ from stillnet.sw.contract.fixed import (
     SCALE_BITS,
 )
 from stillnet.sw.contract.image import FORMATS
-from stillnet.sw.contract.sources import INPUT, SECOND, matrix_order
+from stillnet.sw.contract.sources import INPUT, SECOND, feeds_next_step, matrix_order
 from stillnet.sw.partition.parts import HostParts
 from stillnet.sw.util.files import write_atomically
 
@@ -245,6 +245,34 @@ class Network:
             if layer.threshold_recurrent is not None:
                 names[i + SECOND] = f"{layer.name} (recurrent)"
         return names
+
+    def event_source(self, target: int, source: int) -> int:
+        """The key under which the events of a matrix stand, which a second encoder may send.
+
+        Parameters
+        ----------
+        target, source : int
+            The matrix's layer, and where it takes its vector from.
+        """
+        if feeds_next_step(source, target):
+            second = self.layers[source].threshold_recurrent is not None
+            return source + SECOND if second else source
+        return source
+
+    @property
+    def activity(self) -> dict[int, np.ndarray] | None:
+        """How often each element fired in calibration, in events a step, by source (``SECOND``
+        added for second encoders); None where nothing was recorded."""
+        found = self.notes.get("activity")
+        if found is None:
+            return None
+        sizes = {s: self.source_size(s % SECOND if s >= 0 else s) for s in self.event_names()}
+        result = {}
+        for source, name in self.event_names().items():
+            rates = np.asarray(found.get(name, ()), float)
+            if rates.shape == (sizes[source],):
+                result[source] = rates
+        return result
 
     def matrix_order(self) -> list[tuple[int, int]]:
         """Layer and place in it of every matrix, in the order of the image."""

@@ -12,14 +12,16 @@ from stillnet.sw.contract.fixed import SCALE_FRACTION
 from stillnet.sw.contract.image import (
     BIAS_WORDS,
     ENTRY,
+    HOT_COLUMN,
     SLOT_BYTES,
     UNEQUAL_FORMATS,
     Kind,
     Table,
 )
 from stillnet.sw.network.network import Network, QuantizedLayer
+from stillnet.sw.network.tiers import HotStore
 
-__all__ = ["bias_bytes", "block_values", "lane_rows", "lengths_of", "table_entries"]
+__all__ = ["bias_bytes", "block_values", "columns_of", "lane_rows", "table_entries"]
 
 
 def block_values(layer: QuantizedLayer, config: EngineConfig) -> np.ndarray:
@@ -47,7 +49,10 @@ def bias_bytes(bias: np.ndarray, lanes: int) -> np.ndarray:
 
 
 def table_entries(
-    network: Network, config: EngineConfig, unit_base: tuple[int, ...], lengths: list[int]
+    network: Network,
+    config: EngineConfig,
+    unit_base: tuple[int, ...],
+    columns: dict[Table, list[int]],
 ) -> bytes:
     """The tables after the descriptors, in whole slots.
 
@@ -57,18 +62,19 @@ def table_entries(
     config : EngineConfig
     unit_base : tuple of int
         As in ``Placement``.
-    lengths : list of int
-        As from :func:`lengths_of`.
+    columns : dict of Table to list of int
+        As from :func:`columns_of`.
     """
     tables: dict[Table, list[int]] = {}
-    if config.columns:
-        if len(lengths) > config.columns:
+    for table, there in ((Table.LENGTHS, config.unequal), (Table.HOT, config.hot_words)):
+        if len(columns[table]) > config.columns:
             raise StillnetError(
-                f"network '{network.name}' needs columns = {len(lengths)}, engine "
+                f"network '{network.name}' needs columns = {len(columns[table])}, engine "
                 f"'{config.name}' has {config.columns}; generate an engine with a larger "
                 "'columns', or with --fit"
             )
-        tables[Table.LENGTHS] = lengths
+        if there:
+            tables[table] = columns[table]
     if config.element_thresholds:
         # Zero where one threshold serves all: an event has to reach both.
         if not network.input_mode.one_hot:
@@ -92,17 +98,24 @@ def table_entries(
     return data + bytes(-len(data) % SLOT_BYTES)
 
 
-def lengths_of(
-    layouts: dict[tuple[int, int], Layout],
-) -> tuple[list[int], dict[tuple[int, int], int]]:
-    """The table of lengths, and by matrix its first place in that table."""
-    lengths: list[int] = []
+def columns_of(
+    layouts: dict[tuple[int, int], Layout], hot: HotStore
+) -> tuple[dict[Table, list[int]], dict[tuple[int, int], int]]:
+    """The tables of columns, which have the same places, and by matrix its first place in them.
+
+    A matrix is in them whose columns differ in length, or of which some are in the hot store.
+    """
+    tables: dict[Table, list[int]] = {Table.LENGTHS: [], Table.HOT: []}
     first: dict[tuple[int, int], int] = {}
     for matrix, stored in layouts.items():
-        if stored.kind.name.lower() in UNEQUAL_FORMATS:
-            first[matrix] = len(lengths)
-            lengths += stored.lengths.tolist()
-    return lengths, first
+        if stored.kind.name.lower() in UNEQUAL_FORMATS or matrix in hot.columns:
+            first[matrix] = len(tables[Table.LENGTHS])
+            tables[Table.LENGTHS] += stored.lengths.tolist()
+            for word in hot.columns.get(matrix, np.full(len(stored.lengths), -1)).tolist():
+                there = int(word >= 0)
+                entry = HOT_COLUMN.pack({"word": word if there else 0, "hot": there})
+                tables[Table.HOT].append(entry)
+    return tables, first
 
 
 def lane_rows(gates: int, stored: Layout, base: int) -> dict[str, int]:

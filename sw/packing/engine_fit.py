@@ -111,7 +111,7 @@ def _larger(network: Network, config: EngineConfig) -> dict[str, Any]:
 
 def _formats(network: Network, config: EngineConfig) -> EngineConfig:
     """With the formats that matrices ask for by name, and those that save words elsewhere."""
-    everything = replace(config, formats=FORMATS, columns=config.columns or 1)
+    everything = config.reading(FORMATS)
     asked = [m.format for layer in network.layers for m in layer.matrices]
     found = []  # fewest words by format, of each matrix
     for row, name in zip(costs(network, everything), asked):
@@ -133,14 +133,14 @@ def _formats(network: Network, config: EngineConfig) -> EngineConfig:
         if (1 - GAIN) * total(fewer) > total(chosen):
             break
         chosen = fewer
-    columns = config.columns
-    if any(f in UNEQUAL_FORMATS for f in chosen):
-        unequal = sum(
-            m.weight.shape[2]
-            for layer in network.layers
-            for m in layer.matrices
-            if m.layout(layer.cell, replace(everything, formats=tuple(chosen))).kind.name.lower()
-            in UNEQUAL_FORMATS
-        )
-        columns = max(columns, COLUMNS, 1 << (unequal - 1).bit_length() if unequal else 0)
-    return replace(config, formats=tuple(chosen), columns=columns)
+    fitted = config.reading(chosen)
+    if not fitted.columns:
+        return fitted
+    listed = sum(
+        m.weight.shape[2]
+        for layer in network.layers
+        for m in layer.matrices
+        if config.hot_words or m.layout(layer.cell, fitted).kind.name.lower() in UNEQUAL_FORMATS
+    )
+    needed = 1 << (listed - 1).bit_length() if listed else 0
+    return replace(fitted, columns=max(config.columns, COLUMNS, needed))

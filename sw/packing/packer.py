@@ -15,15 +15,16 @@ import numpy as np
 
 from stillnet.sw.contract import image as layout
 from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.contract.columns import Layout, bias_words, candidates, encode, readable
+from stillnet.sw.contract.columns import bias_words, candidates, encode, readable
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.image import SLOT_BYTES, Kind, bias_runs, find_field
 from stillnet.sw.contract.sources import INPUT, feeds_next_step
 from stillnet.sw.network.network import Network
+from stillnet.sw.network.tiers import choose_hot, layouts_of
 from stillnet.sw.util.keys import check_keys
 
-from .contents import bias_bytes, block_values, lane_rows, lengths_of, table_entries
+from .contents import bias_bytes, block_values, columns_of, lane_rows, table_entries
 
 __all__ = [
     "Image",
@@ -40,7 +41,8 @@ __all__ = [
 DENSE = dict.fromkeys(
     [
         *("int4", "kept", "width", "blocks"),
-        *(name for record in layout.MATRIX_SPARSE for name, _ in record.fields),
+        *("hot", "mixed"),
+        *(name for record in layout.MATRIX_LONG for name, _ in record.fields),
     ],
     0,
 )
@@ -180,13 +182,11 @@ class _Packer:
         self.network, self.config = network, config
         self.placement = place(network, config)
         self.jobs = network.matrix_order()
-        self.layouts = {
-            (i, j): network.layers[i].matrices[j].layout(network.layers[i].cell, config)
-            for i, j in self.jobs
-        }
-        lengths, self.first_length = lengths_of(self.layouts)
-        self.entries = table_entries(network, config, self.placement.unit_base, lengths)
-        self.matrix_records = layout.matrix_records(config.sparse)
+        self.layouts = layouts_of(network, config)
+        self.hot = choose_hot(network, config, self.layouts)
+        columns, self.first_column = columns_of(self.layouts, self.hot)
+        self.entries = table_entries(network, config, self.placement.unit_base, columns)
+        self.matrix_records = layout.matrix_records(config.long_records)
         self.runs = capacities(network, config)["matrices"]
         self.slots = (
             len(layout.HEADER)
@@ -194,6 +194,7 @@ class _Packer:
             + len(self.matrix_records) * self.runs
         )
         self.body = bytearray()
+        self.hot_body = bytearray(self.hot.words * config.word_bytes)
 
     @property
     def header_bytes(self) -> int:
@@ -211,6 +212,12 @@ class _Packer:
         self.body.extend(np.ascontiguousarray(data).tobytes())
         return address
 
+    def keep(self, word: int, data: np.ndarray) -> int:
+        """Puts words into the hot store from ``word`` on; returns ``word``."""
+        at, content = word * self.config.word_bytes, np.ascontiguousarray(data).tobytes()
+        self.hot_body[at : at + len(content)] = content
+        return word
+
     def bias_fields(self, i: int) -> list[dict[str, int]]:
         """Appends the bias runs of a layer; returns the fields of their descriptors."""
         layer, config = self.network.layers[i], self.config
@@ -222,18 +229,37 @@ class _Packer:
                 "kind": Kind.BIAS,
                 "recurrent": int(run.once),
                 "gates": ((1 << run.rows) - 1) << run.first,
-                "base": self.append(
-                    bias_bytes(values[run.first : run.first + run.rows], config.multipliers)
+                "base": self.bias_base(
+                    i, run, bias_bytes(values[run.first : run.first + run.rows], config.multipliers)
                 ),
                 "column_words": bias_words(layer.units, run.rows, config),
                 "list_base": 0,
                 "accumulator_base": self.placement.accumulator_base[i],
                 "stride": len(values),
                 **DENSE,
+                "hot": int((i, run.first) in self.hot.biases),
                 "blocks": layer.blocks(config.multipliers) if config.sparse else 0,
             }
             for run in bias_runs(CELLS[layer.cell], config.row_scale)
         ]
+
+    def bias_base(self, i: int, run: layout.BiasRun, data: np.ndarray) -> int:
+        """Puts a bias run where it belongs; its first word there."""
+        word = self.hot.biases.get((i, run.first))
+        return self.append(data) if word is None else self.keep(word, data)
+
+    def matrix_base(self, matrix: tuple[int, int], data: np.ndarray) -> int:
+        """Puts the columns of a matrix where they belong; the first word of the first one.
+
+        Columns of a matrix that is in the hot store in part are in the image as well, so that the
+        others keep their distance.
+        """
+        if matrix in self.hot.whole:
+            return self.keep(self.hot.whole[matrix], data)
+        for column, word in enumerate(self.hot.columns.get(matrix, ())):
+            if word >= 0:
+                self.keep(word, data[column, : self.layouts[matrix].lengths[column]])
+        return self.append(data)
 
     def matrix_fields(self, i: int, j: int) -> dict[str, int]:
         """Appends the columns of a matrix; returns the fields of its descriptor."""
@@ -245,7 +271,7 @@ class _Packer:
             "kind": stored.kind,
             "recurrent": int(feeds_next_step(matrix.source, i)),
             "gates": matrix.mask(layer.cell),
-            "base": self.append(encode(matrix.ordered(layer.cell), stored, config)),
+            "base": self.matrix_base((i, j), encode(matrix.ordered(layer.cell), stored, config)),
             "column_words": stored.pitch,
             "list_base": 0 if matrix.source == INPUT else placement.unit_base[matrix.source],
             "accumulator_base": placement.accumulator_base[i],
@@ -255,7 +281,9 @@ class _Packer:
             "kept": stored.kept,
             "width": stored.width.bit_length() - 1 if stored.width else 0,
             "blocks": stored.blocks if config.sparse else 0,
-            "lengths": self.first_length.get((i, j), 0),
+            "hot": int((i, j) in self.hot.whole),
+            "mixed": int((i, j) in self.hot.columns),
+            "columns": self.first_column.get((i, j), 0),
             **lane_rows(matrix.mask(layer.cell), stored, placement.accumulator_base[i]),
         }
 
@@ -303,6 +331,7 @@ class _Packer:
             "input_threshold": network.input_threshold if network.input_thresholds is None else 0,
             "table_slots": len(self.entries) // SLOT_BYTES,
             "notes_bytes": notes_bytes,
+            "hot_at": self.words - self.hot.words,
         }
 
     def check_memory(self) -> None:
@@ -325,8 +354,9 @@ class _Packer:
         layers = range(len(self.network.layers))
         runs = [fields for i in layers for fields in self.bias_fields(i)]
         runs += [self.matrix_fields(i, j) for i, j in self.jobs]
+        self.body += self.hot_body
         self.check_memory()
-        notes = _notes(self.network, self.config, self.placement, self.layouts)
+        notes = _notes(self)
         text = json.dumps(notes).encode()
         notes_data = text + zlib.crc32(text).to_bytes(4, "little")
 
@@ -372,7 +402,7 @@ def image_crc(data: bytes | bytearray) -> int:
 
 NOTES = (
     *("name", "config", "inputs", "input_fraction", "input_exponents", "input_mode"),
-    *("input_threshold", "layers", "host"),
+    *("input_threshold", "hot_words", "layers", "host"),
 )
 NOTES_OF_LAYER = (
     *("name", "cell", "units", "fraction", "unit_exponents", "mode", "threshold"),
@@ -381,12 +411,9 @@ NOTES_OF_LAYER = (
 """Keys of an image's notes."""
 
 
-def _notes(
-    network: Network,
-    config: EngineConfig,
-    placement: Placement,
-    layouts: dict[tuple[int, int], Layout],
-) -> dict[str, Any]:
+def _notes(packer: _Packer) -> dict[str, Any]:
+    network, config, placement = packer.network, packer.config, packer.placement
+    layouts, hot = packer.layouts, packer.hot
     return {
         "name": network.name,
         "config": config.to_dict(),
@@ -396,6 +423,7 @@ def _notes(
         "input_exponents": _listed(network.input_exponents),
         "input_mode": network.input_mode.name.lower(),
         "input_threshold": network.input_threshold,
+        "hot_words": hot.words,
         "layers": [
             {
                 "name": layer.name,
@@ -420,6 +448,7 @@ def _notes(
                         "format": layouts[i, j].name,
                         "bits": layouts[i, j].bits,
                         "words": layouts[i, j].words,
+                        "hot_columns": int(hot.mask((i, j), m.weight.shape[2]).sum()),
                     }
                     for j, m in enumerate(layer.matrices)
                 ],

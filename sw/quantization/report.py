@@ -53,7 +53,8 @@ def quantization_report(
 ) -> dict[str, Any]:
     """Errors against the float model, and activity, over the calibration recordings.
 
-    The outputs of a whole model are those behind the host's part.
+    The outputs of a whole model are those behind the host's part. How often each element fired is
+    also noted in the network (``Network.activity``).
 
     Parameters
     ----------
@@ -67,6 +68,11 @@ def quantization_report(
     last = len(network.layers) - 1
     x = trace.vectors[INPUT]
     result = run_quantized(network, trace.layout, x)
+    network.notes["activity"] = {
+        name: [round(float(n) / trace.layout.rows, 4) for n in result.fired[source]]
+        for source, name in network.event_names().items()
+        if source in result.fired
+    }
     wanted = trace.vectors[last]
     got = network.dequantize_output(result.vectors[last])
     if model.host is not None:

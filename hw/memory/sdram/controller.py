@@ -7,13 +7,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.memory.port import MemoryPortSignature, check_width
+from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.errors import StillnetError
 
 from .bank import SdramBank, ones
 from .bursts import BurstGenerator, run_layout
 from .parts import SdramPart, SdramTimings
 from .pins import ALL_BANKS, BURST, SdramCommand, SdramPinsSignature, mode_register
-from .queue import ShortQueue
 from .refresh import RefreshControl
 from .segments import SegmentSplitter
 from .words import ReadWords, WriteWords

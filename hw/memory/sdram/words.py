@@ -8,8 +8,9 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from stillnet.hw.parts.short_queue import ShortQueue
+
 from .pins import BURST
-from .queue import ShortQueue
 
 __all__ = ["ReadWords", "WriteWords"]
 

@@ -1,0 +1,170 @@
+"""Two tiers of weights: block RAM for columns that fire often, and the memory for all others.
+
+::
+
+    reads -+-> hot queue --> block RAM -----------------+-> words, in the order of the reads
+           +-> cold queue -> memory port -> read-ahead -+
+           +-> order --------------------------------------^
+
+The memory streams into the read-ahead queue while hot columns pass, so a step takes about as long
+as its slower side: the words of the memory at the memory's pace, or all words at one a cycle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from stillnet.hw.parts.block_fifo import BlockFifo
+from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.interfaces import HotFillSignature
+from stillnet.hw.parts.short_queue import ShortQueue
+from stillnet.sw.contract.config import EngineConfig
+
+from .port import read_request_layout
+from .ram import RamPort
+
+__all__ = ["Tiers"]
+
+LENGTH_BITS = 16
+
+
+class Tiers(wiring.Component):
+    """Reads of columns, from the hot store or from the memory.
+
+    An address with its top bit set is one of the hot store. Reads are accepted as long as queues
+    have room, ``fetch_columns`` of them, and words of the memory are taken ahead, ``fetch_words``
+    of them: as many as the fetcher has in flight, so neither side waits for the other before it
+    must.
+
+    Parameters
+    ----------
+    config : EngineConfig
+        With ``hot_words``.
+
+    Members
+    -------
+    reads : In(stream of read requests)
+        Addresses have ``config.tier_bits``.
+    words : Out(stream of words)
+        In the order of the reads.
+    memory_reads : Out(stream of read requests), memory_words : In(stream of words)
+        The memory.
+    fill : In(HotFillSignature(config))
+        Writes of the hot store, while nothing is read from it.
+    hot_word : Out(1)
+        A word of the hot store leaves.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        word = unsigned(config.word_bits)
+        super().__init__(
+            {
+                "reads": In(stream.Signature(read_request_layout(config.tier_bits, LENGTH_BITS))),
+                "words": Out(stream.Signature(word)),
+                "memory_reads": Out(
+                    stream.Signature(read_request_layout(config.address_bits, LENGTH_BITS))
+                ),
+                "memory_words": In(stream.Signature(word)),
+                "fill": In(HotFillSignature(config)),
+                "hot_word": Out(1),
+            }
+        )
+
+    @property
+    def config(self) -> EngineConfig:
+        """The engine's configuration."""
+        return self._config
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self._config
+        depth = max(16, config.fetch_columns)
+        request = read_request_layout(config.address_bits, LENGTH_BITS)
+        m.submodules.hot_queue = hot = ShortQueue(request, depth)
+        m.submodules.cold_queue = cold = ShortQueue(request, depth)
+        m.submodules.order = order = ShortQueue(
+            data.StructLayout({"hot": 1, "length": LENGTH_BITS}), depth
+        )
+        m.submodules.store = store = RamPort(
+            config.address_bits, config.word_bits, config.hot_words, length_bits=LENGTH_BITS
+        )
+        connect(m, hot.o_stream, store.port.read)
+        connect(m, cold.o_stream, flipped(self.memory_reads))
+        m.d.comb += [
+            store.port.write.valid.eq(self.fill.write),
+            store.port.write.p.address.eq(self.fill.address),
+            store.port.write.p.data.eq(self.fill.data),
+        ]
+        self._accept(m, hot, cold, order)
+        ahead = self._read_ahead(m)
+        self._deliver(m, order, store.port.data, ahead)
+        return m
+
+    def _accept(self, m: Module, hot: Any, cold: Any, order: Any) -> None:
+        """Each read goes to one side, and its turn into ``order``; one of no words is forgotten."""
+        reads, to_hot, some = self.reads, self.reads.p.address[-1], Signal()
+        m.d.comb += [
+            some.eq(reads.valid & reads.ready & (reads.p.length != 0)),
+            # All three, so that `ready` does not depend on the address.
+            reads.ready.eq(hot.i_stream.ready & cold.i_stream.ready & order.i_stream.ready),
+            order.i_stream.valid.eq(some),
+            order.i_stream.p.hot.eq(to_hot),
+            order.i_stream.p.length.eq(reads.p.length),
+        ]
+        for side, chosen in ((hot, to_hot), (cold, ~to_hot)):
+            m.d.comb += [
+                side.i_stream.valid.eq(some & chosen),
+                side.i_stream.p.address.eq(reads.p.address),
+                side.i_stream.p.length.eq(reads.p.length),
+            ]
+
+    def _read_ahead(self, m: Module) -> Any:
+        """Words of the memory, up to ``fetch_words`` of them, before their turn."""
+        depth = 1 << (self._config.fetch_words - 1).bit_length()
+        m.submodules.ahead = ahead = BlockFifo(self._config.word_bits, depth)
+        put, taken = Signal(), Signal()
+        level = Signal(range(depth + 1))
+        m.d.comb += [
+            put.eq(self.memory_words.valid & self.memory_words.ready),
+            taken.eq(ahead.o_stream.valid & ahead.o_stream.ready),
+            ahead.i_stream.valid.eq(put),
+            ahead.i_stream.payload.eq(self.memory_words.payload),
+        ]
+        m.d.sync += [
+            level.eq(level + put - taken),
+            # From a register: one more word may come before it falls. One entry stays free,
+            # because a full queue would look like an empty one.
+            self.memory_words.ready.eq(level < depth - 3),
+        ]
+        return ahead.o_stream
+
+    def _deliver(self, m: Module, order: Any, hot: Any, cold: Any) -> None:
+        """Words of the read whose turn it is."""
+        active, last, from_hot = Signal(), Data(), Data()
+        left = Data(LENGTH_BITS)
+        moves, ends = Signal(), Signal()
+        following = order.o_stream
+        m.d.comb += [
+            self.words.payload.eq(Mux(from_hot, hot.payload, cold.payload)),
+            self.words.valid.eq(active & Mux(from_hot, hot.valid, cold.valid)),
+            hot.ready.eq(active & from_hot & self.words.ready),
+            cold.ready.eq(active & ~from_hot & self.words.ready),
+            moves.eq(self.words.valid & self.words.ready),
+            ends.eq(moves & last),
+            self.hot_word.eq(moves & from_hot),
+            following.ready.eq(~active | ends),
+        ]
+        with m.If(moves):
+            m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
+        with m.If(following.ready):
+            m.d.sync += [
+                active.eq(following.valid),
+                from_hot.eq(following.p.hot),
+                left.eq(following.p.length),
+                last.eq(following.p.length == 1),
+            ]
