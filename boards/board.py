@@ -15,7 +15,7 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.packing.engine_fit import fit
 from stillnet.sw.packing.packer import capacities
 
-__all__ = ["CLOCKS_MHZ", "Board", "block_rams"]
+__all__ = ["CLOCKS_MHZ", "Board", "block_rams", "sdram_phase"]
 
 CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
 MAX_UNITS = 4096
@@ -24,8 +24,27 @@ MAX_UNITS = 4096
 FILLED, FITTED_FILLED = 80, 90
 """Percent of the block RAM that a board's own engine may take, and one that is made to measure."""
 
-CLOCKS_MHZ = (75.0, 110.0)
-"""For which the phase of the SDRAM's clock is right."""
+CLOCKS_MHZ = (75.0, 143.0)
+"""For which there is a phase of the SDRAM's clock (:func:`sdram_phase`)."""
+
+PADS_NS, ACCESS_NS, HOLD_NS = 4.0, 6.0, 2.5
+"""Of an SDRAM on a board: pads and traces, both ways together; from its clock to its data, at most;
+how long data stays behind the next edge, at least."""
+
+
+def sdram_phase(clock_hz: int) -> float:
+    """Degrees by which the SDRAM's clock has to be late at a frequency.
+
+    Commands leave at a rising edge of the controller's clock. The part takes them ``phase`` later,
+    so they have that much setup, and the rest of the period as hold. Its data is there from phase,
+    pads and access time on, until a period and its hold time later; the register that takes it two
+    periods after the first edge stands in the middle. At 100 MHz: 243 degrees, data from 16.8 to
+    23.3 ns, taken at 20.0. Below 75 MHz the part's hold would be too short, above 143 its setup.
+    """
+    period = 1e9 / clock_hz
+    late = 2 * period - PADS_NS - (ACCESS_NS + period + HOLD_NS) / 2
+    return late / period * 360
+
 
 SPRAM_BYTES = 1 << 17
 """Single-port RAM of an UP5K."""
@@ -53,8 +72,8 @@ class Board:
         single-port RAM, and the engine is :class:`CompactEngine`.
     clock_hz : int
         Of the engine and the SDRAM.
-    sdram_phase : float
-        Degrees by which the SDRAM's clock is late.
+    memory_hz : int or None
+        Of the SDRAM, where it has a clock of its own.
     baud : int
     lamps : tuple of str
         LEDs of :class:`Lamps`, in its order, as ``resource number inverted``; fewer on boards that
@@ -102,7 +121,7 @@ class Board:
     image_offset: int | None
     lamps: tuple[tuple[str, int], ...]
     clock_hz: int = 100_000_000
-    sdram_phase: float = 240.0
+    memory_hz: int | None = None
     baud: int = 3_000_000
     cell_width: int = 1
     cells: tuple[str, ...] = CELLS
@@ -113,6 +132,11 @@ class Board:
     usb: str = ""
     pll_pad: bool = True
     rgb_pins: str = ""
+
+    @property
+    def sdram_phase(self) -> float:
+        """Degrees by which the clock at the SDRAM's pins is late."""
+        return sdram_phase(self.memory_hz or self.clock_hz)
 
     @property
     def sdram(self) -> SdramPart | None:
@@ -129,6 +153,7 @@ class Board:
             "compact": self.part is None,
             "ring_bytes": self.ring_bytes,
             "window": self.window,
+            "memory_hz": self.memory_hz,
         }
 
     def config(self) -> EngineConfig:

@@ -26,11 +26,7 @@ amaranth-boards 0.0.21 has the two data pins of the Colorlight 5A-75B the wrong 
 class BoardTop(Top):
     """Everything of one ECP5 board.
 
-    *SDRAM clock.* Commands leave at a rising edge of ``sync``; the part takes them ``phase`` later,
-    so it has that much setup and the rest of the period as hold. Its data arrives after its clock's
-    way out, its access time (5.4 to 6 ns) and the way back, and stays until 2.5 ns or more into the
-    next period. With about 4 ns of pads, both ways together, at 100 MHz and 240 degrees: data is
-    there from 16.7 to 23.2 ns after the edge before, the register takes it at 20.0.
+    *SDRAM clock.* As :func:`~stillnet.boards.board.sdram_phase` says.
 
     Parameters
     ----------
@@ -45,9 +41,12 @@ class BoardTop(Top):
         m.submodules.oscillator = buffer = io.Buffer("i", oscillator)
         assert board.sdram is not None and board.image_offset is not None
         settings = pll_settings(
-            int(platform.default_clk_frequency), board.clock_hz, board.sdram_phase
+            int(platform.default_clk_frequency),
+            board.clock_hz,
+            board.sdram_phase,
+            memory_hz=board.memory_hz,
         )
-        EcpClocks.domains(m)
+        EcpClocks.domains(m, settings)
         m.submodules.clocks = EcpClocks(buffer.i, settings)
         system = self.add_system(m, platform, input_delay=PIN_REGISTERS)
         self._sdram(m, platform, system)
@@ -58,6 +57,7 @@ class BoardTop(Top):
     def _sdram(self, m: Module, platform: Any, system: System) -> None:
         """The SDRAM behind registers in the IO cells; its clock from a DDR register."""
         names = members(platform, "sdram")
+        domain = "sync" if self.board.memory_hz is None else "memory"
         pins = platform.request("sdram", dir=names)
         m.submodules.sdram_clk = clk = io.DDRBuffer("o", pins.clk, o_domain="sdram")
         m.d.comb += [clk.o[0].eq(1), clk.o[1].eq(0)]
@@ -75,9 +75,11 @@ class BoardTop(Top):
         for name in names:
             if name not in outputs:
                 continue
-            m.submodules[f"sdram_{name}"] = out = io.FFBuffer("o", getattr(pins, name))
+            m.submodules[f"sdram_{name}"] = out = io.FFBuffer(
+                "o", getattr(pins, name), o_domain=domain
+            )
             m.d.comb += out.o.eq(outputs[name])
-        m.submodules.sdram_dq = dq = io.FFBuffer("io", pins.dq)
+        m.submodules.sdram_dq = dq = io.FFBuffer("io", pins.dq, i_domain=domain, o_domain=domain)
         m.d.comb += [
             dq.o.eq(source.dq_o),
             dq.oe.eq(source.dq_oe),

@@ -33,6 +33,9 @@ class PllSettings:
         feedback_divider; oscillator = output * output_divider.
     phase_steps : int
         Shift of the second output, in eighths of a period of the oscillator.
+    memory_divider : int or None
+        CLKOS_DIV and CLKOS2_DIV, where the SDRAM has a clock of its own: CLKOS2 is its
+        controller's, CLKOS that of its pins. None: both have CLKOP.
     """
 
     input_hz: int
@@ -41,6 +44,7 @@ class PllSettings:
     feedback_divider: int
     output_divider: int
     phase_steps: int
+    memory_divider: int | None = None
 
     @property
     def vco_hz(self) -> int:
@@ -50,12 +54,30 @@ class PllSettings:
     @property
     def phase(self) -> float:
         """Shift of the second output in degrees."""
-        return self.phase_steps * 45 / self.output_divider
+        return self.phase_steps * 45 / self.second_divider
+
+    @property
+    def second_divider(self) -> int:
+        """Of the clock at the SDRAM's pins."""
+        return self.memory_divider or self.output_divider
+
+    @property
+    def memory_hz(self) -> int:
+        """Frequency of the SDRAM."""
+        return self.vco_hz // self.second_divider
 
     def parameters(self) -> dict[str, Any]:
         """Parameters of the EHXPLLL (TN1263, section 17)."""
         # An undivided phase is written as divider - 1 whole periods of the oscillator.
-        base = self.output_divider - 1
+        base, second = self.output_divider - 1, self.second_divider - 1
+        third = {
+            "p_CLKOS2_ENABLE": "ENABLED",
+            "p_CLKOS2_DIV": self.second_divider,
+            "p_CLKOS2_CPHASE": second,
+            "p_CLKOS2_FPHASE": 0,
+            "p_OUTDIVIDER_MUXC": "DIVC",
+            "a_FREQUENCY_PIN_CLKOS2": f"{self.memory_hz / 1e6:g}",
+        }
         return {
             "p_PLLRST_ENA": "DISABLED",
             "p_INTFB_WAKE": "DISABLED",
@@ -68,23 +90,26 @@ class PllSettings:
             "p_CLKOP_CPHASE": base,
             "p_CLKOP_FPHASE": 0,
             "p_CLKOS_ENABLE": "ENABLED",
-            "p_CLKOS_DIV": self.output_divider,
-            "p_CLKOS_CPHASE": base + self.phase_steps // 8,
+            "p_CLKOS_DIV": self.second_divider,
+            "p_CLKOS_CPHASE": second + self.phase_steps // 8,
             "p_CLKOS_FPHASE": self.phase_steps % 8,
             "p_FEEDBK_PATH": "CLKOP",
             "p_CLKI_DIV": self.input_divider,
             "p_CLKFB_DIV": self.feedback_divider,
             "a_FREQUENCY_PIN_CLKI": f"{self.input_hz / 1e6:g}",
             "a_FREQUENCY_PIN_CLKOP": f"{self.output_hz / 1e6:g}",
-            "a_FREQUENCY_PIN_CLKOS": f"{self.output_hz / 1e6:g}",
+            "a_FREQUENCY_PIN_CLKOS": f"{self.memory_hz / 1e6:g}",
             "a_ICP_CURRENT": "12",
             "a_LPF_RESISTOR": "8",
             "a_MFG_ENABLE_FILTEROPAMP": "1",
             "a_MFG_GMCREF_SEL": "2",
+            **(third if self.memory_divider else {}),
         }
 
 
-def pll_settings(input_hz: int, output_hz: int, phase: float = 0.0) -> PllSettings:
+def pll_settings(
+    input_hz: int, output_hz: int, phase: float = 0.0, *, memory_hz: int | None = None
+) -> PllSettings:
     """Dividers for an exact output, with the oscillator as fast as it goes for a fine phase.
 
     Parameters
@@ -92,6 +117,8 @@ def pll_settings(input_hz: int, output_hz: int, phase: float = 0.0) -> PllSettin
     input_hz, output_hz : int
     phase : float
         Of the second output, in degrees, 0 to 360; the nearest that there is.
+    memory_hz : int, optional
+        Of the second and third output; the oscillator makes it exactly, but for parts of a hertz.
 
     Raises
     ------
@@ -112,27 +139,38 @@ def pll_settings(input_hz: int, output_hz: int, phase: float = 0.0) -> PllSettin
         for divider in range(1, 129):
             if not VCO_HZ[0] <= output_hz * divider <= VCO_HZ[1]:
                 continue
-            steps = round(phase * divider / 45) % (8 * divider)
+            memory = None
+            if memory_hz is not None:
+                memory = round(output_hz * divider / memory_hz)
+                if output_hz * divider // memory != memory_hz:
+                    continue
+            steps = round(phase * (memory or divider) / 45) % (8 * (memory or divider))
             # The first detector frequency found is the highest, which has the least jitter.
             if best is None or (best.input_divider, -best.output_divider) > (
                 input_divider,
                 -divider,
             ):
-                best = PllSettings(input_hz, output_hz, input_divider, feedback, divider, steps)
+                best = PllSettings(
+                    input_hz, output_hz, input_divider, feedback, divider, steps, memory
+                )
     if best is None:
         raise StillnetError(
-            f"PLL cannot make {output_hz / 1e6:g} MHz from {input_hz / 1e6:g} MHz; choose a "
-            "multiple or simple fraction of it between 3.2 and 400 MHz"
+            f"PLL cannot make {output_hz / 1e6:g} MHz"
+            f"{'' if memory_hz is None else f' and {memory_hz / 1e6:g} MHz'} from "
+            f"{input_hz / 1e6:g} MHz; choose a multiple or simple fraction of it between 3.2 and "
+            "400 MHz"
         )
     return best
 
 
 class EcpClocks(Elaboratable):
-    """Drives ``sync`` and ``sdram``, the clock at the SDRAM's pins, from a board's oscillator.
+    """Drives ``sync``, ``sdram``, the clock at the SDRAM's pins, and ``memory``, that of its
+    controller where it has one of its own, from a board's oscillator.
 
-    ``sync`` begins to tick some time after the PLL has locked. Registers have their first values
-    from the configuration, so neither domain has a reset, which would have to reach everything.
-    ``sdram`` is late by ``settings.phase``. The top level has the domains: :meth:`domains`.
+    ``sync`` and ``memory`` begin to tick some time after the PLL has locked. Registers have their
+    first values from the configuration, so no domain has a reset, which would have to reach
+    everything. ``sdram`` is late by ``settings.phase``. The top level has the domains:
+    :meth:`domains`.
 
     Attributes
     ----------
@@ -145,10 +183,12 @@ class EcpClocks(Elaboratable):
         self.locked = Signal()
 
     @staticmethod
-    def domains(m: Module) -> None:
-        """Adds the two domains to a module."""
+    def domains(m: Module, settings: PllSettings) -> None:
+        """Adds the domains to a module."""
         m.domains.sync = ClockDomain(reset_less=True)
         m.domains.sdram = ClockDomain(reset_less=True)
+        if settings.memory_divider:
+            m.domains.memory = ClockDomain(reset_less=True)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -163,6 +203,13 @@ class EcpClocks(Elaboratable):
         with m.Elif(~settled[-1]):
             m.d.oscillator += settled.eq(settled + 1)
         fast = Signal()
+        memory: dict[str, Any] = {}
+        if self.settings.memory_divider:
+            own = Signal()
+            memory = {"i_ENCLKOS2": 0, "o_CLKOS2": own}
+            m.submodules.memory_gate = Instance(
+                "DCCA", i_CLKI=own, i_CE=settled[-1], o_CLKO=ClockSignal("memory")
+            )
         m.submodules.pll = Instance(
             "EHXPLLL",
             **self.settings.parameters(),
@@ -181,6 +228,7 @@ class EcpClocks(Elaboratable):
             o_CLKOP=fast,
             o_CLKOS=ClockSignal("sdram"),
             o_LOCK=self.locked,
+            **memory,
         )
         m.submodules.gate = Instance(
             "DCCA", i_CLKI=fast, i_CE=settled[-1], o_CLKO=ClockSignal("sync")

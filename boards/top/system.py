@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, ResetInserter, Signal
+from amaranth.hdl import Cat, DomainRenamer, Module, ResetInserter, Signal
 from amaranth.lib import stream, wiring
+from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.compact.engine import CompactEngine
@@ -22,6 +23,7 @@ from stillnet.hw.host.flash_boot import FlashBoot
 from stillnet.hw.host.link.link import HostLink
 from stillnet.hw.host.link.uart import Uart
 from stillnet.hw.host.spi_flash import SpiFlashPinsSignature
+from stillnet.hw.memory.crossing import PortCrossing
 from stillnet.hw.memory.ram import RamPort
 from stillnet.hw.memory.sdram.controller import SdramController
 from stillnet.hw.memory.sdram.parts import SdramPart
@@ -114,6 +116,8 @@ class System(wiring.Component):
         Size of the link's two rings, where not its own (see :class:`HostLink`).
     window : int
         Commands that a host may have unanswered.
+    memory_hz : int or None
+        Of the SDRAM, in a domain ``memory`` of its own. None: it has the engine's clock.
 
     Members
     -------
@@ -143,6 +147,7 @@ class System(wiring.Component):
         compact: bool = False,
         ring_bytes: int | None = None,
         window: int = 16,
+        memory_hz: int | None = None,
     ) -> None:
         self.config = config
         self.clock_hz = clock_hz
@@ -156,6 +161,7 @@ class System(wiring.Component):
         self.compact = compact
         self.ring_bytes = ring_bytes
         self.window = window
+        self.memory_hz = memory_hz
         members: dict[str, Any] = {"lamps": Out(4)}
         if baud is None:
             members["host"] = In(stream.Signature(8))
@@ -207,18 +213,7 @@ class System(wiring.Component):
             connect(m, engine.memory, ram.port)
             m.d.comb += lamps.ready.eq(1)
         else:
-            sdram = SdramController(
-                self.part,
-                self.clock_hz,
-                config.address_bits,
-                config.word_bits,
-                input_delay=self.input_delay,
-                startup_us=self.startup_us,
-            )
-            m.submodules.memory = ResetInserter(restart)(sdram)
-            connect(m, engine.memory, sdram.port)
-            connect(m, sdram.pins, flipped(self.sdram))
-            m.d.comb += lamps.ready.eq(sdram.started)
+            self._connect_sdram(m, engine, restart, lamps)
 
         # -- engine -------------------------------------------------------------------------------
 
@@ -261,3 +256,28 @@ class System(wiring.Component):
         trouble = link.rx_error | link.engine_reset | engine.refused | boot_failed
         m.d.sync += lamps.trouble.eq(trouble)
         return m
+
+    def _connect_sdram(self, m: Module, engine: Any, restart: Signal, lamps: Lamps) -> None:
+        """The SDRAM's controller, at the engine's clock or at one of its own."""
+        config, own = self.config, self.memory_hz is not None
+        assert self.part is not None
+        sdram = SdramController(
+            self.part,
+            self.memory_hz or self.clock_hz,
+            config.address_bits,
+            config.word_bits,
+            input_delay=self.input_delay,
+            startup_us=self.startup_us,
+        )
+        connect(m, sdram.pins, flipped(self.sdram))
+        if not own:
+            m.submodules.memory = ResetInserter(restart)(sdram)
+            connect(m, engine.memory, sdram.port)
+            m.d.comb += lamps.ready.eq(sdram.started)
+            return
+        m.submodules.crossing = crossing = PortCrossing(config.address_bits, config.word_bits)
+        m.submodules.memory = DomainRenamer(crossing.domain)(ResetInserter(crossing.clear)(sdram))
+        connect(m, engine.memory, crossing.port)
+        connect(m, crossing.memory, sdram.port)
+        m.d.comb += crossing.restart.eq(restart)
+        m.submodules.started = FFSynchronizer(sdram.started, lamps.ready)

@@ -77,7 +77,7 @@ class VirtualBoard:
         timing: tuple[int, ...] = (0,) * TIMINGS
         if part is not None:
             geometry = (part.row_bits, part.column_bits, part.bank_bits, part.data_bits)
-            timing = _timing(part, target.clock_hz)
+            timing = _timing(part, target.memory_hz or target.clock_hz)
         offset = target.image_offset or 0
         wake = FLASH_WAKE_US * target.clock_hz // 10**6
         self._handle = ctypes.c_void_p(
@@ -88,6 +88,8 @@ class VirtualBoard:
                 ctypes.c_double(target.clock_hz / target.baud),
                 ctypes.c_uint64(target.flash_bytes),
                 ctypes.c_uint64(wake),
+                ctypes.c_uint64(10**12 // target.clock_hz),
+                ctypes.c_uint64(10**12 // (target.memory_hz or target.clock_hz)),
             )
         )
         image = flash or b""
@@ -194,6 +196,7 @@ def _library(target: Board, serial: bool, config: EngineConfig) -> ctypes.CDLL:
     text = to_verilog(system, "system")
     header = "" if serial else "#define STILLNET_BYTES 1\n"
     header += "" if target.sdram else "#define STILLNET_NO_SDRAM 1\n"
+    header += "#define STILLNET_MEMORY_CLOCK 1\n" if target.memory_hz else ""
     header += "#define STILLNET_NO_FLASH 1\n" if target.image_offset is None else ""
     return ctypes.CDLL(str(build_library(text, "system", HARNESS, headers=MODELS, prologue=header)))
 

@@ -1,5 +1,6 @@
 // A board: the system inside the pins, SDRAM and flash on them, and the far end of the serial port.
 // STILLNET_NO_SDRAM and STILLNET_NO_FLASH: the board has none, or makes no use of it.
+// STILLNET_MEMORY_CLOCK: the SDRAM has a clock of its own, whose edges wander.
 //
 // Everything is sampled just before the rising edge and changes just after it. Time passes only in
 // board_run(); a host that waits asks for more of it.
@@ -93,18 +94,29 @@ struct Board {
     std::deque<SdramPins> outward;  // registers of the IO cells
     std::deque<uint32_t> inward;
     uint64_t cycle = 0, activity = 0;
+    uint64_t period = 1, memory_period = 1;  // of both clocks, in ps
+    uint64_t time = 0, memory_time = 0;      // of their next edges
+    uint64_t random = 88172645463325252u;
     bool frame_seen = false;
 
     Board(const SdramGeometry& g, const SdramTiming& t, int pin_registers, double cycles_a_bit,
-          uint64_t flash_bytes, uint64_t flash_wake)
+          uint64_t flash_bytes, uint64_t flash_wake, uint64_t period_ps,
+          uint64_t memory_period_ps)
         : memory(g, t), flash(flash_bytes, FLASH_DELAY, flash_wake, FLASH_HALF),
           uart(cycles_a_bit), outward(size_t(pin_registers / 2)),
-          inward(size_t(pin_registers - pin_registers / 2)) {
+          inward(size_t(pin_registers - pin_registers / 2)), period(period_ps),
+          memory_period(memory_period_ps) {
         dut = std::make_unique<Vsystem>(&context);
         dut->rst = 1;
+#ifdef STILLNET_MEMORY_CLOCK
+        dut->memory_rst = 1;
+#endif
         quiet_inputs();
         for (int i = 0; i < 4; i++) tick();
         dut->rst = 0;
+#ifdef STILLNET_MEMORY_CLOCK
+        dut->memory_rst = 0;
+#endif
     }
 
     void quiet_inputs() {
@@ -125,22 +137,9 @@ struct Board {
         activity = cycle;
     }
 
-    void tick() {
-        dut->clk = 0;
-        dut->eval();
-#ifdef STILLNET_BYTES
-        const bool taken = STREAM(host, valid) && STREAM(host, ready);
-        if (taken) {
-            to_board.pop_front();
-            activity = cycle;
-        }
-        if (STREAM(reply, valid) && STREAM(reply, ready)) received(uint8_t(STREAM(reply, payload)));
-#else
-        uint8_t byte;
-        if (uart.sample(cycle, dut->tx, byte)) received(byte);
-        if (!uart.idle()) activity = cycle;
-#endif
 #ifndef STILLNET_NO_SDRAM
+    // The edge that the part sees now: its pins just before it, through the IO cells' registers.
+    uint32_t sdram_edge() {
         SdramPins pins;
         pins.cke = SDRAM(cke);
         pins.cs = SDRAM(cs);
@@ -157,6 +156,49 @@ struct Board {
         outward.pop_front();
         const uint32_t dq = inward.front();
         inward.pop_front();
+        return dq;
+    }
+#endif
+
+#ifdef STILLNET_MEMORY_CLOCK
+    // Edges of the memory's clock up to the engine's next one. They wander by a fifth of a period,
+    // so that in time both clocks stand to each other in every possible way.
+    void memory_ticks() {
+        for (; memory_time <= time; memory_time += memory_period) {
+            random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+            const uint64_t wander = random % (memory_period / 5);
+            if (memory_time + wander > time) break;
+            dut->memory_clk = 0;
+            dut->eval();
+            const uint32_t dq = sdram_edge();
+            dut->memory_clk = 1;
+            dut->eval();
+            SDRAM(dq_i) = dq;
+        }
+        time += period;
+    }
+#endif
+
+    void tick() {
+#ifdef STILLNET_MEMORY_CLOCK
+        memory_ticks();
+#endif
+        dut->clk = 0;
+        dut->eval();
+#ifdef STILLNET_BYTES
+        const bool taken = STREAM(host, valid) && STREAM(host, ready);
+        if (taken) {
+            to_board.pop_front();
+            activity = cycle;
+        }
+        if (STREAM(reply, valid) && STREAM(reply, ready)) received(uint8_t(STREAM(reply, payload)));
+#else
+        uint8_t byte;
+        if (uart.sample(cycle, dut->tx, byte)) received(byte);
+        if (!uart.idle()) activity = cycle;
+#endif
+#if !defined(STILLNET_NO_SDRAM) && !defined(STILLNET_MEMORY_CLOCK)
+        const uint32_t dq = sdram_edge();
 #endif
 #ifndef STILLNET_NO_FLASH
         const bool cipo = flash.cycle(FLASH_PIN(cs), FLASH_PIN(sck), FLASH_PIN(copi));
@@ -165,7 +207,7 @@ struct Board {
         dut->clk = 1;
         dut->eval();
         cycle++;
-#ifndef STILLNET_NO_SDRAM
+#if !defined(STILLNET_NO_SDRAM) && !defined(STILLNET_MEMORY_CLOCK)
         SDRAM(dq_i) = dq;
 #endif
 #ifndef STILLNET_NO_FLASH
@@ -184,7 +226,8 @@ extern "C" {
 
 // geometry: row, column, bank, data bits. timing: in the order of SdramTiming.
 Board* board_new(const int32_t* geometry, const int64_t* timing, int pin_registers,
-                 double cycles_a_bit, uint64_t flash_bytes, uint64_t flash_wake) {
+                 double cycles_a_bit, uint64_t flash_bytes, uint64_t flash_wake,
+                 uint64_t period_ps, uint64_t memory_period_ps) {
     const SdramGeometry g = {geometry[0], geometry[1], geometry[2], geometry[3]};
     SdramTiming t;
     t.trcd = int(timing[0]);
@@ -203,7 +246,8 @@ Board* board_new(const int32_t* geometry, const int64_t* timing, int pin_registe
     t.startup_refreshes = int(timing[13]);
     t.max_cas = int(timing[14]);
     t.min_cas = int(timing[15]);
-    return new Board(g, t, pin_registers, cycles_a_bit, flash_bytes, flash_wake);
+    return new Board(g, t, pin_registers, cycles_a_bit, flash_bytes, flash_wake, period_ps,
+                     memory_period_ps);
 }
 void board_delete(Board* b) { delete b; }
 uint64_t board_cycle(Board* b) { return b->cycle; }

@@ -227,7 +227,7 @@ PARTS: dict[str, SdramPart] = {
             twr=15_000,
             refreshes=8192,
             startup_us=200,
-            cas=((2, 100_000_000), (3, 133_000_000)),
+            cas=((2, 100_000_000), (3, 133_333_333)),
             source="ISSI, revisions B to J, grades -6, -7 and -75: the longest of each time",
         ),
         SdramPart(
@@ -244,7 +244,7 @@ PARTS: dict[str, SdramPart] = {
             twr=15_000,
             refreshes=8192,
             startup_us=100,
-            cas=((2, 100_000_000), (3, 133_000_000)),
+            cas=((2, 100_000_000), (3, 133_333_333)),
             source="Micron MT48LC16M16A2-75, electrical characteristics and AC conditions",
         ),
         SdramPart(

@@ -1,0 +1,204 @@
+"""A memory port between two clocks that know nothing of each other.
+
+::
+
+    port (sync) --> reads  -> [asynchronous queue] -> memory (its own domain)
+                <-- words  <- [asynchronous queue] <-
+                --> writes -> [asynchronous queue] ->
+                <-- writes done, errors, by synchronisers
+
+Nothing else passes between the domains. Neither side of a queue is ever reset: a queue whose
+pointers jump would show words that nobody wrote. What was under way at a restart is waited for and
+dropped instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.cdc import FFSynchronizer
+from amaranth.lib.fifo import AsyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from .port import MemoryPortSignature
+
+__all__ = ["PortCrossing"]
+
+READS, WORDS, WRITES = 9, 17, 9
+"""Places of the queues. A place that was taken is seen free four cycles of both clocks later, so
+that sixteen words pass without a pause."""
+
+COUNT_BITS = 5
+"""Of the counts of writes: more than queue and memory hold together."""
+
+
+def _gray(value: Any) -> Any:
+    return value ^ value[1:]
+
+
+def _from_gray(value: Signal) -> Any:
+    bits = [value[-1]]
+    for bit in reversed(list(value[:-1])):
+        bits.append(bits[-1] ^ bit)
+    return Cat(*reversed(bits))
+
+
+class PortCrossing(wiring.Component):
+    """Carries a memory port from ``sync`` to the clock of its memory.
+
+    Parameters
+    ----------
+    address_bits, word_bits, length_bits : int
+        Of the port.
+    domain : str
+        Clock of the memory.
+
+    Members
+    -------
+    port : In(MemoryPortSignature(...)), in ``sync``
+    memory : Out(MemoryPortSignature(...)), in ``domain``
+    restart : In(1), in ``sync``
+        One cycle: forgets what is under way. Reads are accepted again once the memory has answered
+        what it was asked for, and its error is taken back.
+    clear : Out(1), in ``domain``
+        Resets the memory's adapter, while nothing is under way.
+    """
+
+    def __init__(
+        self, address_bits: int, word_bits: int, *, length_bits: int = 16, domain: str = "memory"
+    ) -> None:
+        self._domain = domain
+        signature = MemoryPortSignature(address_bits, word_bits, length_bits)
+        super().__init__(
+            {"port": In(signature), "memory": Out(signature), "restart": In(1), "clear": Out(1)}
+        )
+
+    @property
+    def domain(self) -> str:
+        """Clock of the memory."""
+        return self._domain
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        open_ = Signal(init=1)  # the port takes reads and writes
+        self._reads(m, open_)
+        some_left = self._words(m, open_)
+        all_written = self._writes(m, open_)
+        self._restart(m, open_, some_left, all_written)
+        return m
+
+    def _queue(self, m: Module, name: str, width: int, depth: int, inward: bool) -> Any:
+        domains = ("sync", self._domain) if inward else (self._domain, "sync")
+        queue = AsyncFIFOBuffered(
+            width=width, depth=depth, w_domain=domains[0], r_domain=domains[1]
+        )
+        m.submodules[name] = queue
+        return queue
+
+    def _reads(self, m: Module, open_: Signal) -> None:
+        source, sink = self.port.read, self.memory.read
+        queue = self._queue(m, "reads", len(source.payload.as_value()), READS, True)
+        m.d.comb += [
+            source.ready.eq(queue.w_rdy & open_),
+            queue.w_en.eq(source.valid & open_),
+            queue.w_data.eq(source.payload),
+            sink.valid.eq(queue.r_rdy),
+            sink.payload.eq(queue.r_data),
+            queue.r_en.eq(sink.ready),
+        ]
+
+    def _words(self, m: Module, open_: Signal) -> Signal:
+        """Words and the error that spoils them; whether any are still to come."""
+        source, sink = self.memory.data, self.port.data
+        queue = self._queue(m, "words", len(source.payload) + 1, WORDS, False)
+        word, wrong = queue.r_data[:-1], queue.r_data[-1]
+        left = Signal(24)
+        some_left = Signal()
+        asked = Signal.like(self.port.read.p.length)
+        came, wrong_word, failed = Signal(), Signal(), Signal()
+        m.submodules.failed = FFSynchronizer(self.memory.error, failed)
+        m.d.comb += [
+            source.ready.eq(queue.w_rdy),
+            queue.w_en.eq(source.valid),
+            queue.w_data.eq(Cat(source.payload, self.memory.error)),
+            sink.payload.eq(word),
+            sink.valid.eq(queue.r_rdy & open_),
+            queue.r_en.eq(sink.ready | ~open_),
+        ]
+        accepted = self.port.read.valid & self.port.read.ready
+        m.d.sync += [
+            asked.eq(0),
+            came.eq(queue.r_rdy & queue.r_en),
+            left.eq(left + asked - came),
+            some_left.eq((left != 0) | (asked != 0)),
+        ]
+        with m.If(accepted):
+            m.d.sync += asked.eq(self.port.read.p.length)
+        m.d.comb += self.port.error.eq(wrong_word | (queue.r_rdy & wrong & open_))
+        with m.If(failed | self.port.error):
+            m.d.sync += wrong_word.eq(1)
+        with m.If(~open_):
+            m.d.sync += wrong_word.eq(0)
+        return some_left
+
+    def _writes(self, m: Module, open_: Signal) -> Signal:
+        """Writes, and whether all are done: the memory counts those that are, one a cycle."""
+        source, sink, local = self.port.write, self.memory.write, self._domain
+        queue = self._queue(m, "writes", len(source.payload.as_value()), WRITES, True)
+        accepted, done_here, all_done = (Signal(COUNT_BITS), Signal(COUNT_BITS), Signal(init=1))
+        put, room = Signal(), Signal(init=1)
+        m.d.comb += [
+            put.eq(source.valid & source.ready),
+            source.ready.eq(queue.w_rdy & room & open_),
+            queue.w_en.eq(put),
+            queue.w_data.eq(source.payload),
+            sink.valid.eq(queue.r_rdy),
+            sink.payload.eq(queue.r_data),
+            queue.r_en.eq(sink.ready),
+        ]
+        taken, done, done_gray = (Signal(COUNT_BITS, name=n) for n in ("taken", "done", "gray"))
+        seen_gray = Signal(COUNT_BITS)
+        with m.If(sink.valid & sink.ready):
+            m.d[local] += taken.eq(taken + 1)
+        with m.If(self.memory.write_idle & (done != taken)):
+            m.d[local] += done.eq(done + 1)
+        m.d[local] += done_gray.eq(_gray(done))
+        m.submodules.done = FFSynchronizer(done_gray, seen_gray)
+        m.d.sync += [
+            done_here.eq(_from_gray(seen_gray)),
+            # Half of what the counts can tell apart, for what the register does not show yet.
+            room.eq(~(accepted - done_here)[-1]),
+            all_done.eq((accepted == done_here) & ~put),
+        ]
+        with m.If(put):
+            m.d.sync += accepted.eq(accepted + 1)
+        m.d.comb += self.port.write_idle.eq(all_done)
+        return all_done
+
+    def _restart(self, m: Module, open_: Signal, some_left: Signal, all_written: Signal) -> None:
+        """Waits until nothing is under way, and then has the memory's adapter reset."""
+        clear, clear_there, clear_back = Signal(), Signal(), Signal()
+        m.submodules.clear = FFSynchronizer(clear, clear_there, o_domain=self._domain)
+        m.submodules.cleared = FFSynchronizer(clear_there, clear_back)
+        m.d.comb += self.clear.eq(clear_there)
+        settle = Signal(2)  # counts of reads and writes are two cycles late
+        with m.FSM():
+            with m.State("OPEN"):
+                m.d.sync += settle.eq(3)
+                with m.If(self.restart):
+                    m.d.sync += open_.eq(0)
+                    m.next = "DRAIN"
+            with m.State("DRAIN"):
+                with m.If(settle != 0):
+                    m.d.sync += settle.eq(settle - 1)
+                with m.Elif(~some_left & all_written):
+                    m.d.sync += clear.eq(1)
+                    m.next = "CLEAR"
+            with m.State("CLEAR"), m.If(clear_back):
+                m.d.sync += clear.eq(0)
+                m.next = "END"
+            with m.State("END"), m.If(~clear_back):
+                m.d.sync += open_.eq(1)
+                m.next = "OPEN"
