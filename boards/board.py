@@ -11,6 +11,8 @@ from stillnet.hw.compact.cells import check_cell
 from stillnet.hw.memory.sdram.parts import SdramPart, sdram_part
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.image import HOT_COLUMN, MOST_HOT_WORDS
+from stillnet.sw.contract.stages import BANK_WORDS
 from stillnet.sw.network.network import Network
 from stillnet.sw.packing.engine_fit import fit
 from stillnet.sw.packing.packer import capacities
@@ -18,6 +20,8 @@ from stillnet.sw.packing.packer import capacities
 __all__ = ["CLOCKS_MHZ", "Board", "block_rams", "sdram_phase"]
 
 CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
+HOT_STEP, HOT_COLUMNS = 1024, 4096
+"""Of a hot store: words by which it grows; columns of matrices that may be there in part."""
 MAX_UNITS = 4096
 """Of an engine on a board."""
 
@@ -74,6 +78,9 @@ class Board:
         Of the engine and the SDRAM.
     memory_hz : int or None
         Of the SDRAM, where it has a clock of its own.
+    lanes : int or None
+        Of the engine, where block RAM is left for a hot store: words are then wider than the
+        SDRAM's, and the store gives one a cycle. None: as many as the SDRAM gives weights a cycle.
     baud : int
     lamps : tuple of str
         LEDs of :class:`Lamps`, in its order, as ``resource number inverted``; fewer on boards that
@@ -122,6 +129,7 @@ class Board:
     lamps: tuple[tuple[str, int], ...]
     clock_hz: int = 100_000_000
     memory_hz: int | None = None
+    lanes: int | None = None
     baud: int = 3_000_000
     cell_width: int = 1
     cells: tuple[str, ...] = CELLS
@@ -176,7 +184,7 @@ class Board:
             return self.engine
         if self.sdram is None:
             return self._spram_config()
-        lanes = self.sdram.data_bits // 8
+        lanes = self.lanes or self.sdram.data_bits // 8
         address_bits = (self.sdram.size_bytes // lanes).bit_length() - 1
         best = None
         for scale in range(3):
@@ -193,9 +201,23 @@ class Board:
                 address_bits=min(32, address_bits),
             )
             if block_rams(best) <= self.block_rams * FILLED // 100:
-                return best
+                break
         assert best is not None
-        return best
+        return best if self.lanes is None else self._with_store(best, FILLED)
+
+    def _with_store(self, config: EngineConfig, filled: int) -> EngineConfig:
+        """An engine with a hot store of the block RAM that is left of ``filled`` percent."""
+        columns = max(config.columns, HOT_COLUMNS)
+        config = replace(
+            config, columns=columns, hot_words=HOT_STEP, fetch_columns=128, fetch_words=512
+        )
+        room = self.block_rams * filled // 100
+        words = HOT_STEP
+        while words + HOT_STEP <= MOST_HOT_WORDS:
+            if block_rams(replace(config, hot_words=words + HOT_STEP)) > room:
+                break
+            words += HOT_STEP
+        return replace(config, hot_words=words)
 
     def clocked(self, mhz: float) -> Board:
         """The same board with another clock of engine and SDRAM.
@@ -247,27 +269,31 @@ class Board:
                 f"network '{network.name}' asks for other {', '.join(changed)} than board "
                 f"'{self.name}' has, whose FPGA has no room for more; take a board with SDRAM"
             )
+        if self.lanes is not None:
+            wanted = replace(wanted, hot_words=HOT_STEP)
         needed = capacities(network, wanted)
         room = self.block_rams * FITTED_FILLED // 100
         # Memories of a power of two need no multiplexer behind their blocks, a slow path.
         powers = {k: 1 << (needed[k] - 1).bit_length() for k in ("units", "accumulators")}
-        wanted = replace(
+        large = replace(
             wanted,
             units=max(1024, powers["units"]),
             accumulators=max(512, powers["accumulators"]),
         )
-        if block_rams(wanted) > room:
-            wanted = replace(
-                wanted,
-                units=-(-needed["units"] // 1024) * 1024,
-                accumulators=-(-needed["accumulators"] // 512) * 512,
-            )
+        small = replace(
+            wanted,
+            units=-(-needed["units"] // 1024) * 1024,
+            accumulators=-(-needed["accumulators"] // 512) * 512,
+        )
+        wanted = large if block_rams(large) <= room and self.lanes is None else small
         if (blocks := block_rams(wanted)) > room:
             raise StillnetError(
                 f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
                 f"'{self.name}' has {self.block_rams}, of which {room} can be used; take a larger "
                 "FPGA, or compress without sparsity: pruned columns need twice the accumulators"
             )
+        if self.lanes is not None:
+            wanted = self._with_store(wanted, FITTED_FILLED)
         return replace(self, engine=wanted)
 
     def _spram_config(self) -> EngineConfig:
@@ -300,19 +326,24 @@ class Board:
 def block_rams(config: EngineConfig) -> int:
     """DP16KD that the memories of an engine take: accumulators, states, references, lists.
 
-    A block has 512 x 36 or 1024 x 18 bits. Tables of functions and the link take six more.
+    A block has 512 x 36, 1024 x 18, 2048 x 9 or 4096 x 4 bits. Tables of functions and the link
+    take six more.
     """
 
     def blocks(depth: int, width: int) -> int:
-        wide = -(-width // 36) * -(-depth // 512)
-        narrow = -(-width // 18) * -(-depth // 1024)
-        return min(wide, narrow)
+        shapes = ((512, 36), (1024, 18), (2048, 9), (4096, 4))
+        return min(-(-width // w) * -(-depth // d) for d, w in shapes)
 
     rows = config.units // config.cell_width
     # Two half banks, or two copies where columns are pruned.
     depth = config.accumulators if config.sparse else -(-config.accumulators // 2)
     total = 2 * config.multipliers * blocks(depth, 32)
-    total += blocks(config.columns, 16)
+    total += blocks(config.columns, 16) if config.unequal else 0
+    if config.hot_words:
+        total += blocks(config.columns, HOT_COLUMN.width)
+        banks, rest = divmod(config.hot_words, BANK_WORDS)
+        total += banks * blocks(BANK_WORDS, config.word_bits) + blocks(rest, config.word_bits)
+        total += blocks(config.fetch_words, config.word_bits)
     if config.element_thresholds:
         for bits in (16, 1):
             total += blocks(config.inputs, bits) + config.cell_width * blocks(rows, bits)

@@ -23,6 +23,7 @@ from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.interfaces import HotFillSignature
 from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.stages import BANK_WORDS
 
 from .port import read_request_layout
 from .ram import RamPort
@@ -91,7 +92,11 @@ class Tiers(wiring.Component):
             data.StructLayout({"hot": 1, "length": LENGTH_BITS}), depth
         )
         m.submodules.store = store = RamPort(
-            config.address_bits, config.word_bits, config.hot_words, length_bits=LENGTH_BITS
+            config.address_bits,
+            config.word_bits,
+            config.hot_words,
+            length_bits=LENGTH_BITS,
+            bank_words=BANK_WORDS,
         )
         connect(m, hot.o_stream, store.port.read)
         connect(m, cold.o_stream, flipped(self.memory_reads))

@@ -60,6 +60,8 @@ class Behaviour:
         Cycles from a read request to its first word.
     jitter : int
         Up to so many cycles more, at random.
+    word_cycles : float
+        Cycles of the memory from a word to the next one.
     outstanding : int
         Requests that the memory accepts ahead.
     memory_stall, request_stall, input_stall, output_stall : int
@@ -76,6 +78,7 @@ class Behaviour:
     input_stall: int = 0
     output_stall: int = 0
     seed: int = 1
+    word_cycles: float = 1.0
 
 
 class EngineModel:
@@ -137,6 +140,7 @@ class EngineModel:
                     b.request_stall,
                     b.input_stall,
                     b.output_stall,
+                    round(256 * b.word_cycles),
                 ),
             ),
             ctypes.c_uint64(b.seed),

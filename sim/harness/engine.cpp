@@ -3,6 +3,7 @@
 //
 // Handshakes are sampled just before the rising edge, and inputs change just after it.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -99,6 +100,7 @@ struct Harness {
     // behaviour of the memory and of the streams, probabilities in 1/1024
     uint32_t latency = 8, jitter = 0, outstanding = 16;
     uint32_t memory_stall = 0, request_stall = 0, input_stall = 0, output_stall = 0;
+    uint64_t pace = 256, next_word = 0;  // of words, in 1/256 of a cycle
     bool offered = false;  // a word is on the port and must stay until taken
     bool out_of_range = false;
 
@@ -178,12 +180,13 @@ struct Harness {
         dut->memory__read__ready =
             requests.size() < outstanding && !random.chance(request_stall);
         if (!offered && !requests.empty() && cycle >= requests.front().when &&
-            !random.chance(memory_stall)) {
+            cycle * 256 >= next_word && !random.chance(memory_stall)) {
             static const uint8_t zeros[64] = {};
             const uint64_t place = requests.front().address * word_bytes;
             const bool inside = place + word_bytes <= memory.size();
             set_word(dut->memory__data__payload, inside ? &memory[place] : zeros, word_bytes);
             offered = true;
+            next_word = std::max(next_word, (cycle - 1) * 256) + pace;
         }
         dut->memory__data__valid = offered;
         dut->memory__write__ready = 1;
@@ -227,7 +230,8 @@ uint64_t stillnet_memory_copy(Harness* h, uint8_t* data, uint64_t size) {
 }
 void stillnet_behaviour(Harness* h, uint32_t latency, uint32_t jitter, uint32_t outstanding,
                         uint32_t memory_stall, uint32_t request_stall, uint32_t input_stall,
-                        uint32_t output_stall, uint64_t seed) {
+                        uint32_t output_stall, uint32_t pace, uint64_t seed) {
+    h->pace = pace;
     h->latency = latency;
     h->jitter = jitter;
     h->outstanding = outstanding;

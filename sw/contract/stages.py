@@ -7,6 +7,7 @@ of a cell's pipeline is ``contract.cells.schedule``.
 from __future__ import annotations
 
 __all__ = [
+    "BANK_WORDS",
     "COMMIT_CYCLES",
     "DECODE_CYCLES",
     "ENCODE_CYCLES",
@@ -33,6 +34,10 @@ YIELD_WORDS = 64
 
 REQUESTS = 8
 """``hw/fetch/column_fetcher.py``: reads that may wait for the memory port."""
+
+BANK_WORDS = 1 << 12
+"""``hw/memory/tiers.py``: words of a bank of the hot store. A block RAM of an ECP5 holds four bits
+of so many."""
 
 DECODE_CYCLES = 4
 """``hw/lanes/weight_decoder.py``: from a word taken to its weights at the lanes."""

@@ -12,10 +12,10 @@ from bisect import bisect_right
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import Kind
-from stillnet.sw.contract.stages import REQUESTS
+from stillnet.sw.contract.stages import BANK_WORDS, REQUESTS
 
 from .memory import MemoryModel
-from .stages import CREDIT, LOOKED_UP, REQUEST, TAKE
+from .stages import COLD_QUEUE, CREDIT, HOT, HOT_BANKS, LOOKED_UP, READ_AHEAD, REQUEST, TAKE
 from .table import Entry
 
 __all__ = ["Port"]
@@ -35,6 +35,9 @@ class Port:
     def __init__(self, config: EngineConfig, memory: MemoryModel) -> None:
         self.config, self.memory = config, memory
         self.free = -math.inf
+        banks = config.hot_words > BANK_WORDS
+        self._hot_latency = HOT + (HOT_BANKS if banks else 0)
+        self._memory_free = -math.inf  # when the memory may begin with another column
         self.begins: list[float] = []
         self.ends: list[float] = []
         self._entries: list[Entry] = []
@@ -43,9 +46,11 @@ class Port:
         self._words: list[int] = []
         self._total: list[int] = []  # words up to and with each column
         self._taken_at = 0  # a column before which all words are taken
-        self._lag = CREDIT + (LOOKED_UP if config.columns else 0)
+        self._lag = CREDIT + (LOOKED_UP if config.unequal else 0)
 
-    def issue(self, time: float, entry: Entry, words: int, released: list[float]) -> float:
+    def issue(
+        self, time: float, entry: Entry, words: int, released: list[float], hot: bool = False
+    ) -> float:
         """Issues a column; when that was.
 
         Parameters
@@ -56,6 +61,8 @@ class Port:
         words : int
         released : list of float
             When a word may enter each block of the layer; empty where the column need not wait.
+        hot : bool
+            The column is in the hot store.
         """
         memory = self.memory
         k = len(self._emitted)
@@ -63,10 +70,21 @@ class Port:
         accepted = time + REQUEST
         if k:
             accepted = max(accepted, self._accepted[-1] + 1)
-        if k >= memory.outstanding:
+        tiers = self.config.hot_words > 0
+        if k >= memory.outstanding and not tiers:
             accepted = max(accepted, self.ends[k - memory.outstanding] - TAKE)
-        begin = max(self.free, accepted + memory.latency + TAKE)
         service = words * memory.word_cycles + memory.column_cycles
+        if hot:
+            begin, service = max(self.free, accepted + self._hot_latency + TAKE), words
+        else:
+            # In front of the hot store's queue the memory works ahead of what the lanes take.
+            late = TAKE + (READ_AHEAD if tiers else 0)
+            first = accepted + memory.latency + (COLD_QUEUE if tiers else 0)
+            first = max(first, self._memory_free) if tiers else first
+            begin = max(self.free, first + late)
+            self._memory_free = first + service
+            if tiers:
+                service = max(words, self._memory_free + late - begin)
         if released and released[-1] > begin:
             if entry.kind == Kind.DENSE or entry.kind == Kind.BIAS:  # block after block
                 each = service / len(released)

@@ -81,6 +81,19 @@ REQUEST = 5
 TAKE = 1
 """``engine.py``: a word at the port, until the lanes take it."""
 
+HOT = 2 + 3
+"""``tiers.py``, ``ram.py``: a request for a column of the hot store, until its first word: the
+queue, and the block RAM with its registers."""
+
+HOT_BANKS = 1
+"""``ram.py``: the register in front of the choice between banks."""
+
+COLD_QUEUE = 2
+"""``tiers.py``: a request for a column of the memory, until it is at the memory's port."""
+
+READ_AHEAD = 3
+"""``tiers.py``: a word of the memory, through the queue that reads ahead."""
+
 CREDIT = 2
 """``column_fetcher.py``: something counted, until a column may be issued for it."""
 

@@ -11,6 +11,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import BIAS_WORDS, Kind, bias_runs, block_rows
 from stillnet.sw.contract.sources import INPUT, feeds_next_step
 from stillnet.sw.network.network import Network
+from stillnet.sw.network.tiers import choose_hot
 
 from .stages import RESCALE, ROW_SCALE
 
@@ -31,6 +32,8 @@ class Entry:
         Layer.
     lengths : list of int
         Words of each column. Biases are one column.
+    hot : list of bool
+        Whether each is in the hot store.
     longest : int
         What the scheduler counts a column for.
     kind : Kind
@@ -44,6 +47,7 @@ class Entry:
     source: int
     target: int
     lengths: list[int]
+    hot: list[bool]
     longest: int
     kind: Kind
     writes: tuple[int, ...]
@@ -118,6 +122,7 @@ class Table:
                     network.reload(i),
                 )
             )
+        self._hot = choose_hot(network, config)
         self.entries: list[Entry] = []
         self.length = 0
         for i, layer in enumerate(network.layers):
@@ -130,13 +135,15 @@ class Table:
         """The runs of a layer's parameters, if it has any, and of its biases."""
         config, layer = self.config, self.layers[i]
         count = len(cell.accumulators)
-        self.length += len(bias_runs(cell, config.row_scale)) - 1
+        runs = bias_runs(cell, config.row_scale)
+        self.length += len(runs) - 1
         if layer.reload:
             words = bias_words(layer.units, count, config)
             parts = BIAS_WORDS * (config.multipliers // config.lanes)
+            hot = (i, runs[-1].first) in self._hot.biases
             writes = tuple(g if k == parts - 1 else -1 for g in range(count) for k in range(parts))
             self.entries.append(
-                Entry(self.length, INPUT, i, [words], words, Kind.BIAS, writes, False)
+                Entry(self.length, INPUT, i, [words], [hot], words, Kind.BIAS, writes, False)
             )
         self.length += 1
 
@@ -152,6 +159,7 @@ class Table:
                 self.network.event_source(i, m.source),
                 i,
                 found.lengths.tolist(),
+                self._hot.mask((i, j), len(found.lengths)).tolist(),
                 found.pitch,
                 found.kind,
                 writes,

@@ -340,13 +340,13 @@ class Walk:
         entry = job.entry
         self.again = None
         if entry.bias:
-            return self._issue(time + EMIT_BIAS, job, entry.longest)
+            return self._issue(time + EMIT_BIAS, job, 0)
         vector = self.vectors[entry.source, job.step - 1 if entry.recurrent else job.step]
         apart = 2 if entry.longest >= self.config.fetch_words // 2 else 1
         words, time = 0, time + EMIT
         while True:
             for index in vector.rows[job.position]:
-                last = self._issue(time, job, entry.lengths[index])
+                last = self._issue(time, job, index)
                 words += entry.longest
                 time = last + apart
             job.position, rows = job.position + 1, rows - 1
@@ -354,11 +354,13 @@ class Walk:
                 self.again = job if rows == 0 else None
                 return last
 
-    def _issue(self, time: float, job: Job, words: int) -> float:
+    def _issue(self, time: float, job: Job, column: int) -> float:
         """One column; when it is issued."""
         entry = job.entry
         layer = self.layers[entry.target]
-        time = self.port.issue(time, entry, words, layer.released)
+        time = self.port.issue(
+            time, entry, entry.lengths[column], layer.released, entry.hot[column]
+        )
         late = 0.0
         if self.config.sparse:
             late = DECODE + (QUEUES if entry.kind == Kind.STEP else 0)
