@@ -25,11 +25,13 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import encode
 from stillnet.sw.contract.fixed import ACTIVATION, narrow, rescale, scale_row, wrap32
+from stillnet.sw.contract.image import bias_runs
 from stillnet.sw.contract.sources import INPUT, SECOND, feeds_next_step
 from stillnet.sw.partition.stream import HostStream
 from stillnet.sw.util.blas import single_thread
 
 from .network import Network
+from .tiers import choose_hot
 
 __all__ = ["Reference", "StepReport"]
 
@@ -44,12 +46,15 @@ class StepReport:
         Events by source; the second encoder of layer l counts under ``l + SECOND``.
     words : int
         Memory words that the events of this step fetch, with the bias runs of reloaded layers.
+    words_hot : int
+        Those of them that are in the engine's hot store.
     saturations : int
         Vector elements clipped to 16 bits.
     """
 
     events: dict[int, int] = field(default_factory=dict)
     words: int = 0
+    words_hot: int = 0
     saturations: int = 0
 
 
@@ -94,6 +99,8 @@ class Reference:
         self._columns: dict[tuple[int, int], np.ndarray] = {}
         self._rows: dict[tuple[int, int], np.ndarray] = {}
         self._lengths: dict[tuple[int, int], np.ndarray] = {}
+        self._hot_lengths: dict[tuple[int, int], np.ndarray] = {}
+        self._hot = choose_hot(network, self.config)
         self._users: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         for i, layer in enumerate(network.layers):
             order = CELLS[layer.cell].accumulators
@@ -107,6 +114,8 @@ class Reference:
                     if config
                     else np.full(m.weight.shape[2], m.column_words(lanes))
                 )
+                hot = self._hot.mask((i, j), m.weight.shape[2])
+                self._hot_lengths[i, j] = self._lengths[i, j] * hot
                 self._users.setdefault((m.source, feeds_next_step(m.source, i)), []).append((i, j))
         self._bias = [
             np.stack([layer.bias[g] for g in CELLS[layer.cell].accumulators]).astype(np.int64)
@@ -300,10 +309,17 @@ class Reference:
             report.saturations += clipped
             if network.reload(i):
                 self.accumulators[i] = self._bias[i].copy()
-                report.words += bias_words(layer.units, len(cell.accumulators), self.config)
+                words = bias_words(layer.units, len(cell.accumulators), self.config)
+                report.words += words
+                report.words_hot += words * self._bias_is_hot(i)
             v = self._vector(i, y)
             self._publish(i, v, report)
         return v
+
+    def _bias_is_hot(self, index: int) -> bool:
+        """Whether the biases that a layer starts a step from are in the hot store."""
+        runs = bias_runs(CELLS[self.network.layers[index].cell], self.config.row_scale)
+        return (index, runs[-1].first) in self._hot.biases
 
     def _vector(self, index: int, y: np.ndarray) -> np.ndarray:
         return narrow(y, self.network.layers[index].write_shift, _INTEGER)
@@ -330,6 +346,7 @@ class Reference:
         for i, j in self._users.get(use, ()):
             matrix = self.network.layers[i].matrices[j]
             report.words += int(self._lengths[i, j][index].sum())
+            report.words_hot += int(self._hot_lengths[i, j][index].sum())
             if len(index) == 0:
                 continue
             columns = self._columns[i, j]
@@ -355,6 +372,7 @@ class Reference:
         return {
             "events": {names[k]: v for k, v in self.last.events.items()},
             "words": self.last.words,
+            "words_hot": self.last.words_hot,
             "saturations": self.last.saturations,
         }
 

@@ -17,9 +17,15 @@ FEW = {"lanes": 8, "cells": ("gru", "linear", "relu")}
 CONFIGS: dict[str, EngineConfig] = {
     "int4": engine_config(int4=True, row_scale=True, **FEW),
     "sparse": engine_config(
-        formats=FORMATS, columns=512, cell_width=2, element_thresholds=True, **FEW
+        formats=FORMATS,
+        columns=512,
+        hot_words=150,
+        cell_width=2,
+        element_thresholds=True,
+        **FEW,
     ),
-    "both": engine_config(int4=True, formats=FORMATS, columns=512, **FEW),
+    "both": engine_config(int4=True, formats=FORMATS, columns=512, hot_words=5000, **FEW),
+    "dense": engine_config(columns=300, hot_words=70, fetch_words=16, fetch_columns=4, **FEW),
 }
 
 

@@ -12,7 +12,7 @@ from stillnet.sim.engine.model import Behaviour
 from stillnet.sw.contract.columns import readable
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import FORMATS, UNEQUAL_FORMATS
-from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from tests.support.networks.random import Case, Choices, Drawn, Seeded, random_case
 from tests.sw.packing.test_weight_formats import PATTERNS, pattern
@@ -52,7 +52,25 @@ def prune(choices: Choices, network: Network, config: EngineConfig) -> None:
             layer.thresholds = choices.rng().integers(0, choices.pick((300, 1 << 17)), layer.units)
     if config.element_thresholds and not network.input_mode.one_hot and choices.chance(70):
         network.input_thresholds = choices.rng().integers(0, 500, network.inputs)
+    if config.hot_words and choices.chance(80):
+        network.notes["activity"] = _activity(choices, network)
     network.validate()
+
+
+def _activity(choices: Choices, network: Network) -> dict[str, list[float]]:
+    """Which columns go to the hot store first: any, every other one, or those of one vector."""
+    names = network.event_names()
+    kind, one = choices.pick(("any", "alternating", "one")), choices.pick(list(names.values()))
+    found = {}
+    for source, name in names.items():
+        size = network.source_size(source % SECOND if source >= 0 else source)
+        rate = choices.rng().random(size)
+        if kind == "alternating":
+            rate = np.arange(size) % 2.0
+        elif kind == "one":
+            rate = np.full(size, float(name == one))
+        found[name] = rate.tolist()
+    return found
 
 
 def _pruned(choices: Choices, case: Case, config: EngineConfig) -> Case:

@@ -421,11 +421,12 @@ def check_run(case: Case, run: EngineRun, config: EngineConfig) -> None:
     reference = Reference(case.network, config=config)
     for x in case.history:
         reference.step_integers(x)
-    words = saturations = 0
+    words = hot = saturations = 0
     events: dict[str, int] = dict.fromkeys(reference.event_names().values(), 0)
     for step, x in enumerate(case.inputs):
         reference.step_integers(x)
         words += reference.last.words
+        hot += reference.last.words_hot
         saturations += reference.last.saturations
         for source, name in reference.event_names().items():
             events[name] += reference.last.events[source]
@@ -433,7 +434,8 @@ def check_run(case: Case, run: EngineRun, config: EngineConfig) -> None:
             assert run.per_step[step]["words"] == reference.last.words, f"step {step} of {case}"
     counters = run.counters
     assert run.events == events, case
-    found = {k: counters[k] for k in ("words", "saturations", "steps")}
-    assert found == {"words": words, "saturations": saturations, "steps": run.steps}, case
+    found = {k: counters[k] for k in ("words", "words_hot", "saturations", "steps")}
+    wanted = {"words": words, "words_hot": hot, "saturations": saturations, "steps": run.steps}
+    assert found == wanted, case
     parts = ("words", "stall_cell", "stall_memory", "stall_events")
     assert counters["cycles"] == sum(counters[k] for k in parts), f"{counters} of {case}"
