@@ -290,7 +290,7 @@ class Board:
             raise StillnetError(
                 f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
                 f"'{self.name}' has {self.block_rams}, of which {room} can be used; take a larger "
-                "FPGA, or compress without sparsity: pruned columns need twice the accumulators"
+                "FPGA, or a smaller network"
             )
         if self.lanes is not None:
             wanted = self._with_store(wanted, FITTED_FILLED)
@@ -335,9 +335,9 @@ def block_rams(config: EngineConfig) -> int:
         return min(-(-width // w) * -(-depth // d) for d, w in shapes)
 
     rows = config.units // config.cell_width
-    # Two half banks, or two copies where columns are pruned.
-    depth = config.accumulators if config.sparse else -(-config.accumulators // 2)
-    total = 2 * config.multipliers * blocks(depth, 32)
+    # One memory where columns are pruned, else two half banks.
+    banks = 1 if config.sparse else 2
+    total = banks * config.multipliers * blocks(-(-config.accumulators // banks), 32)
     total += blocks(config.columns, 16) if config.unequal else 0
     if config.hot_words:
         total += blocks(config.columns, HOT_COLUMN.width)

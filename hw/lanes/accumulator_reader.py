@@ -27,7 +27,7 @@ from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
-from stillnet.sw.contract.stages import COMMIT_CYCLES, READ_LATENCY
+from stillnet.sw.contract.stages import COMMIT_CYCLES, READ_LATENCY, SPARSE_READ_LATENCY
 
 __all__ = ["AccumulatorReader"]
 
@@ -271,7 +271,7 @@ class AccumulatorReader(wiring.Component):
     def _arrive(self, m: Module, s: _Signals) -> None:
         """What is known of a read, until its word arrives."""
         pipe = Cat(s.granted, s.granted & s.read_gate_last, s.read_gate, s.read_short)
-        for i in range(READ_LATENCY):
+        for i in range(SPARSE_READ_LATENCY if self._config.sparse else READ_LATENCY):
             following = Signal(len(pipe), name=f"read{i}")
             m.d.sync += following.eq(pipe)
             pipe = following

@@ -380,7 +380,8 @@ class Lanes(wiring.Component):
             w.stall.eq(sparse.stall),
             sparse.read_row.eq(Cat(self.sums.bank, self.sums.address)),
             self.sums.data.eq(sparse.read_data),
-            self.sums.ready.eq(1),
+            sparse.read.eq(self.sums.valid),
+            self.sums.ready.eq(sparse.granted),
             self.busy.eq(w.valid | w.next_valid | sparse.busy | self.columns.valid),
         ]
         if self._config.int4:

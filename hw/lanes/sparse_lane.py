@@ -6,9 +6,8 @@ word, some in that of the lane before, where that had room. These wait in a shor
 in which the lane has nothing of its own: a word of indices, an entry without weight, the end of a
 column. Additions commute, so it does not matter that they are late.
 
-A sum is four cycles on its way; sums of the same row at distance 1, 2 and 3 are bypassed. The
-accumulators are kept twice, so that the cell can read in any cycle: rows of pruned columns fall
-into both halves of a memory at random, and some lane would nearly always be in the way.
+A sum is four cycles on its way; sums of the same row at distance 1, 2 and 3 are bypassed. The cell
+reads in a cycle in which no lane has a weight of its own; the weights that wait make way for it.
 """
 
 from __future__ import annotations
@@ -89,8 +88,10 @@ class SparseLane(wiring.Component):
         ``own`` is a bias; it replaces the sum.
     bias_value : In(32)
         A cycle after ``bias``.
+    read : In(1)
+        The cell reads row ``read_row``; ``own`` is not valid.
     read_row, read_data : In, Out
-        The cell's read, data after two cycles.
+        Data after three cycles.
     waiting : Out
         Weights in the queue.
     busy : Out(1)
@@ -106,6 +107,7 @@ class SparseLane(wiring.Component):
                 "value": In(signed(EVENT_BITS)),
                 "bias": In(1),
                 "bias_value": In(ACCUMULATOR_BITS),
+                "read": In(1),
                 "read_row": In(address_bits),
                 "read_data": Out(ACCUMULATOR_BITS),
                 "waiting": Out(range(QUEUE + 1)),
@@ -124,7 +126,7 @@ class SparseLane(wiring.Component):
         self._queue(m, s)
         self._stages(m, s)
         self._bypass(m, s)
-        self._add(m, s, *self._memories(m, s))
+        self._add(m, s, self._memory(m, s))
         m.d.comb += self.busy.eq(Cat(*s.valid).any() | s.some)
         return m
 
@@ -140,7 +142,7 @@ class SparseLane(wiring.Component):
         pop = Signal()
         level = Signal.like(self.waiting)
         m.d.comb += [
-            pop.eq(s.some & ~self.own.valid),
+            pop.eq(s.some & ~self.own.valid & ~self.read),
             writer.addr.eq(last),
             writer.data.eq(entry),
             writer.en.eq(other.valid),
@@ -162,8 +164,8 @@ class SparseLane(wiring.Component):
         """Row of the weight at work; the lane's own weights come first."""
         own = self.own
         m.d.sync += [
-            Cat(*s.valid).eq(Cat(own.valid | s.some, *s.valid[:3])),
-            s.row[0].eq(Mux(own.valid, own.row, s.queued_row)),
+            Cat(*s.valid).eq(Cat(own.valid | (s.some & ~self.read), *s.valid[:3])),
+            s.row[0].eq(Mux(own.valid, own.row, Mux(self.read, self.read_row, s.queued_row))),
             *(s.row[i + 1].eq(s.row[i]) for i in range(3)),
             s.bias0.eq(self.bias & own.valid),
             s.bias1.eq(s.bias0),
@@ -177,29 +179,26 @@ class SparseLane(wiring.Component):
             s.use_older.eq(s.near[1] | s.near[2] | s.bias1),
         ]
 
-    def _memories(self, m: Module, s: _Signals) -> list[Any]:
-        """The sums and their copy for the cell; the data of both."""
-        outputs = []
-        for name, address in (("sums", s.row[0]), ("copy", self.read_row)):
-            # A sum read while it is written is bypassed: the memory may give either value.
-            memory = Memory(
-                shape=unsigned(ACCUMULATOR_BITS),
-                depth=self._depth,
-                init=[],
-                attrs={"no_rw_check": 1},
-            )
-            m.submodules[name] = memory
-            reader, writer = memory.read_port(), memory.write_port()
-            m.d.comb += [
-                reader.addr.eq(address),
-                writer.addr.eq(s.row[3]),
-                writer.data.eq(s.total),
-                writer.en.eq(s.valid[3]),
-            ]
-            outputs.append(reader.data)
-        return outputs
+    def _memory(self, m: Module, s: _Signals) -> Any:
+        """The sums; the one of row 0."""
+        # A sum read while it is written is bypassed: the memory may give either value.
+        memory = Memory(
+            shape=unsigned(ACCUMULATOR_BITS),
+            depth=self._depth,
+            init=[],
+            attrs={"no_rw_check": 1},
+        )
+        m.submodules.sums = memory
+        reader, writer = memory.read_port(), memory.write_port()
+        m.d.comb += [
+            reader.addr.eq(s.row[0]),
+            writer.addr.eq(s.row[3]),
+            writer.data.eq(s.total),
+            writer.en.eq(s.valid[3]),
+        ]
+        return reader.data
 
-    def _add(self, m: Module, s: _Signals, sums: Any, copy: Any) -> None:
+    def _add(self, m: Module, s: _Signals, sums: Any) -> None:
         """Product and sum; a bias comes as an older sum."""
         own = self.own
         m.submodules.multiplier = multiplier = Multiplier(WEIGHT_BITS, EVENT_BITS)
@@ -209,12 +208,11 @@ class SparseLane(wiring.Component):
         older, total1 = Data(signed(ACCUMULATOR_BITS)), Data(signed(ACCUMULATOR_BITS))
         bias_value = Data(signed(ACCUMULATOR_BITS))
         addend = Signal(signed(ACCUMULATOR_BITS))
-        read_data = Data(ACCUMULATOR_BITS)
         m.d.comb += [
             multiplier.a.eq(Mux(own.valid, own.weight, s.queued_weight)),
             multiplier.b.eq(Mux(own.valid, self.value, s.queued_value)),
             addend.eq(Mux(s.use_total, s.total, Mux(s.use_older, older, read))),
-            self.read_data.eq(read_data),
+            self.read_data.eq(read),
         ]
         m.d.sync += [
             product.eq(multiplier.product),
@@ -223,5 +221,4 @@ class SparseLane(wiring.Component):
             older.eq(Mux(s.bias1, bias_value, Mux(s.near[1], s.total, total1))),
             s.total.eq(addend + product),
             total1.eq(s.total),
-            read_data.eq(copy),
         ]

@@ -46,8 +46,10 @@ class SparseLanes(wiring.Component):
         The cell that is being read needs this column, and those before.
     stall : Out(1)
         Take no word.
+    read, granted : In(1), Out(1)
+        The cell wants to read; it does, in a cycle with both.
     read_row, read_data : In, Out
-        The cell's read of all accumulators, data after two cycles.
+        All accumulators of a row, data after ``SPARSE_READ_LATENCY`` cycles.
     busy : Out(1)
         A weight or a sum is on its way.
     """
@@ -65,6 +67,8 @@ class SparseLanes(wiring.Component):
                 "hold_active": In(1),
                 "hold_sequence": In(s.sequence),
                 "stall": Out(1),
+                "read": In(1),
+                "granted": Out(1),
                 "read_row": In(s.accumulator_address),
                 "read_data": Out(config.multipliers * ACCUMULATOR_BITS),
                 "busy": Out(1),
@@ -86,6 +90,7 @@ class SparseLanes(wiring.Component):
         ]
         words = self._bias_words(m, decoder)
         lanes = [self._lane(m, decoder, words, i) for i in range(self._config.multipliers)]
+        self._read(m, decoder, lanes)
         self._follow(m, decoder, lanes)
         self._stall(m, decoder, lanes)
         return m
@@ -122,10 +127,22 @@ class SparseLanes(wiring.Component):
             lane.value.eq(decoder.value),
             lane.bias.eq(decoder.bias),
             lane.bias_value.eq(Cat(words[start:][:8] for start in starts)),
-            lane.read_row.eq(self.read_row),
             self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(lane.read_data),
         ]
         return lane
+
+    def _read(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
+        """The cell reads where no word is in the way; for that words wait (:meth:`_stall`)."""
+        # While nothing moves, the row is read in every cycle: the host looks at it.
+        quiet, read, row = Signal(), Signal(), Data(len(self.read_row))
+        m.d.comb += self.granted.eq(decoder.free)
+        m.d.sync += [
+            quiet.eq(~Cat(lane.busy for lane in lanes).any()),
+            read.eq(decoder.free & (self.read | quiet)),
+            row.eq(self.read_row),
+        ]
+        for lane in lanes:
+            m.d.comb += [lane.read.eq(read), lane.read_row.eq(row)]
 
     def _follow(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
         """Progress of the sums: that of the words, once every queue was empty after them."""
@@ -143,7 +160,7 @@ class SparseLanes(wiring.Component):
             m.d.sync += Cat(self.done.sequence, self.done.block).eq(progress)
 
     def _stall(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
-        """Words wait while the cell waits for the queues, or while a queue is nearly full."""
+        """Words wait while the cell reads or waits for the queues, or while one is nearly full."""
         bits = len(self.hold_sequence)
         taken, done = Signal(bits), Signal(bits)
         drain, full = Signal(), Signal()
@@ -156,6 +173,6 @@ class SparseLanes(wiring.Component):
             full.eq(Cat(lane.waiting > QUEUE_LIMIT for lane in lanes).any()),
         ]
         m.d.comb += [
-            self.stall.eq(drain | full),
+            self.stall.eq(self.read | drain | full),
             self.busy.eq(decoder.busy | Cat(lane.busy for lane in lanes).any()),
         ]

@@ -130,6 +130,8 @@ class WeightDecoder(wiring.Component):
         Every word, as it was, with its weights.
     busy : Out(1)
         A word is on its way.
+    free : Out(1)
+        No word reaches the lanes in the next cycle.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -150,6 +152,7 @@ class WeightDecoder(wiring.Component):
                 "entered": Out(1),
                 "raw": Out(config.word_bits),
                 "busy": Out(1),
+                "free": Out(1),
             }
         )
 
@@ -361,6 +364,7 @@ class WeightDecoder(wiring.Component):
             self.entered.eq(x.valid3),
             self.raw.eq(x.word3),
             self.busy.eq(x.valid0 | x.valid1 | x.valid2 | x.valid3),
+            self.free.eq(~x.valid2),
         ]
 
     def _lane(self, m: Module, x: _Signals, i: int) -> None:

@@ -513,7 +513,8 @@ class SumReadSignature(wiring.Signature):
     inverse : Out
         ``~address``, from registers of its own.
     data : In(multipliers * 32)
-        ``READ_LATENCY`` cycles after the grant.
+        ``READ_LATENCY`` cycles after the grant; ``SPARSE_READ_LATENCY`` in engines that read pruned
+        columns.
     """
 
     def __init__(self, config: EngineConfig) -> None:

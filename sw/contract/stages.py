@@ -17,6 +17,7 @@ __all__ = [
     "REQUESTS",
     "RESCALE_LATENCY",
     "ROW_SCALE_LATENCY",
+    "SPARSE_READ_LATENCY",
     "YIELD_WORDS",
 ]
 
@@ -47,6 +48,9 @@ COMMIT_CYCLES = 4
 
 READ_LATENCY = 2
 """``hw/lanes/lanes.py``: from a granted read of an accumulator word to its data."""
+
+SPARSE_READ_LATENCY = 4
+"""``hw/lanes/sparse_lanes.py``: the same in engines that read pruned columns."""
 
 RESCALE_LATENCY = 4
 """``hw/cell/rescale.py``: from an accumulator to a pre-activation."""

@@ -16,6 +16,7 @@ from stillnet.sw.contract.stages import (
     READ_LATENCY,
     RESCALE_LATENCY,
     ROW_SCALE_LATENCY,
+    SPARSE_READ_LATENCY,
 )
 
 # -- events ---------------------------------------------------------------------------------------
@@ -131,6 +132,9 @@ NEXT_WAITS = 2
 TO_CELL = READ_LATENCY + 4
 """``accumulator_reader.py``: the last sums of a block asked for, until its first unit may enter the
 cell unit: the memory, the buffer and three registers."""
+
+SPARSE_TO_CELL = SPARSE_READ_LATENCY + 4
+"""The same in engines that read pruned columns, once the words in the decoder are through."""
 
 RELEASE = 3
 """``lanes.py``: the last sums of a block asked for, until a word of the next step may enter."""
