@@ -199,6 +199,8 @@ class Board:
                 layers=8,
                 matrices=32,
                 address_bits=min(32, address_bits),
+                bus_bits=self.sdram.data_bits,
+                bus_clock=0.0 if self.memory_hz is None else self.memory_hz / self.clock_hz,
             )
             if block_rams(best) <= self.block_rams * FILLED // 100:
                 break

@@ -149,7 +149,7 @@ def on_hardware(
     """
     target = dataclasses.replace(board(BOARD), clock_hz=round(CLOCK_MHZ * 1e6))
     model = VirtualBoard(target, config=config)
-    schedule = ScheduleModel(network, config, MemoryModel.sdram(config))
+    schedule = ScheduleModel(network, config, MemoryModel.of(config))
     total = {"words": 0.0, "cycles": 0.0, "predicted_words": 0.0, "predicted_cycles": 0.0}
     count, done = stretches * len(recordings), 0
     with Engine(model) as engine:

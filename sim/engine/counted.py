@@ -21,6 +21,7 @@ def counted_run(
     *,
     warm: int,
     latency: int,
+    word_cycles: float = 1.0,
     streaming: bool = True,
 ) -> dict[str, float]:
     """Runs integer vectors and holds every output against the reference.
@@ -34,6 +35,8 @@ def counted_run(
         Steps at the beginning that are not counted.
     latency : int
         Of the memory, in cycles.
+    word_cycles : float
+        Of the memory, from a word to the next one.
     streaming : bool
         Vectors wait at the input; else each is offered to an idle engine.
 
@@ -51,7 +54,7 @@ def counted_run(
     expected = np.stack([reference.step_integers(row) for row in x])
     together = len(x) - warm if streaming else 1
     with NetworkOnEngine(network, model.config, model=model) as engine:
-        model.behave(Behaviour(latency=latency))
+        model.behave(Behaviour(latency=latency, word_cycles=word_cycles))
         engine.reset()
         got = [model.run(x[:warm], warm, network.outputs)[0]]
         model.wait_idle()

@@ -23,7 +23,7 @@ MAX_STATE_NAMES = 8
 MEMORIES = ("ram", "axi4", "port")
 """What the memory port leads to: on-chip RAM, an AXI4 master, or the bare port."""
 
-NO_PART = ("name", "cell_sharing")
+NO_PART = ("name", "cell_sharing", "bus_bits", "bus_clock")
 """Fields that no image depends on."""
 
 
@@ -82,6 +82,11 @@ class EngineConfig:
         its products. No part of the fingerprint: images do not depend on it.
     memory : str
         ``"ram"``, ``"axi4"`` or ``"port"``.
+    bus_bits : int
+        Width of the SDRAM's bus behind a memory port, which fills a word in several cycles if it is
+        narrower. Only times that are predicted depend on it. No part of the fingerprint.
+    bus_clock : float
+        Cycles of that SDRAM in one of the engine, the same; 0 where it has the engine's clock.
     ram_words : int
         Size of the on-chip memory; only for ``memory = "ram"``.
     int4 : bool
@@ -118,6 +123,8 @@ class EngineConfig:
     cell_sharing: int = 1
     memory: str = "port"
     ram_words: int = 0
+    bus_bits: int = 16
+    bus_clock: float = 0.0
     int4: bool = False
     formats: tuple[str, ...] = ("dense",)
     columns: int = 0
@@ -144,6 +151,7 @@ class EngineConfig:
             "address_bits": (8, 32),
             "fetch_words": (8, 4096),
             "ram_words": (0, 1 << 24),
+            "bus_bits": (8, 512),
             "columns": (0, 1 << 16),
             "hot_words": (0, MOST_HOT_WORDS),
         }
@@ -157,6 +165,10 @@ class EngineConfig:
                 )
             if field in powers and value & (value - 1):
                 raise StillnetError(f"engine config: {field} must be a power of two, not {value}")
+        if isinstance(self.bus_clock, bool) or not 0 <= float(self.bus_clock) <= 16:
+            raise StillnetError(
+                f"engine config: bus_clock must be a number from 0 to 16, not {self.bus_clock!r}"
+            )
         if not self.cells:
             raise StillnetError("engine config: cells must name at least one cell")
         if len(set(self.cells)) != len(self.cells) or len(self.cells) > 15:

@@ -160,7 +160,7 @@ def predict(
         Vectors wait at the input; else each meets an idle engine.
     """
     events, words = record_events(network, rows, config)
-    model = ScheduleModel(network, config, memory or MemoryModel.sdram(config))
+    model = ScheduleModel(network, config, memory or MemoryModel.of(config))
     cycles = float(np.mean(model.run(events[warm:], streaming=streaming)))
     mean = float(np.mean(words[warm:]))
     columns = float(np.mean([sum(len(v) for v in e.values()) for e in events[warm:]]))
@@ -174,7 +174,7 @@ def words_within(
 
     The last layer's pass and the first inputs are hidden by no column.
     """
-    memory = MemoryModel.sdram(config)
+    memory = MemoryModel.of(config)
     lengths = column_words(network, config)
     sizes = [v for v in lengths.values() if v.max(initial=0) > 0]
     mean = float(np.mean(np.concatenate(sizes))) if sizes else 1.0

@@ -38,26 +38,14 @@ class MemoryModel:
     outstanding: int = 16
 
     @classmethod
-    def sdram(
-        cls, config: EngineConfig, *, bus_bits: int = 16, clocks: float | None = None
-    ) -> MemoryModel:
-        """An SDRAM, of 16 bits and at the engine's clock where nothing else is said.
+    def of(cls, config: EngineConfig) -> MemoryModel:
+        """The memory of an engine: an SDRAM as ``bus_bits`` and ``bus_clock`` say.
 
         As ``stillnet bench sdram`` measured it (IS42S16160): .9899 of the bus in sequence, .9699 in
-        columns of 64 transfers.
-
-        Parameters
-        ----------
-        config : EngineConfig
-            Whose words are read, in as many cycles of the bus as they are wider.
-        bus_bits : int
-        clocks : float, optional
-            Cycles of the SDRAM in one of the engine, where it has a clock of its own.
+        columns of 64 transfers. A word wider than the bus takes as many of its cycles.
         """
-        ratio = clocks or 1.0
-        items = config.word_bits / bus_bits
-        latency = SDRAM_LATENCY + items - 1
-        if clocks is not None:
-            latency += CROSSING_THERE
-        latency = latency / ratio + (CROSSING_HERE if clocks is not None else 0)
+        ratio, own = config.bus_clock or 1.0, config.bus_clock > 0
+        items = max(1.0, config.word_bits / config.bus_bits)
+        latency = SDRAM_LATENCY + items - 1 + (CROSSING_THERE if own else 0)
+        latency = latency / ratio + (CROSSING_HERE if own else 0)
         return cls(latency, items / 0.9899 / ratio, 1.35 / ratio)
