@@ -17,7 +17,7 @@ from stillnet.sw.partition.parts import HostParts, output_rows
 from stillnet.sw.partition.session import HostFailed, session
 
 from ..graph import read_names
-from ..tensors import FLOATS, INTEGERS, RECURRENT, label
+from ..tensors import FLOATS, INTEGERS, MOVES, RECURRENT, label
 from .graphs import host_parts
 from .island import Island, Unusable, explore
 from .report import cut_report
@@ -111,6 +111,10 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
             best = (score, island, host_parts(whole, island, call.time, call.stepwise))
         except Unusable:
             continue
+        if not options.enter and tensor != whole.data:
+            later = [t for t in _activated(whole, island) if t not in seen]
+            todo += later
+            seen.update(later)
     if best is None:
         anew = [n for n in whole.nodes if "starts anew" in reasons.get(id(n), "")]
         if anew:
@@ -129,6 +133,26 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
     island.reasons |= reasons
     parts.report = cut_report(whole, island, 1 if call.stepwise else PROBES[0])
     return model
+
+
+def _activated(whole: Whole, island: Island) -> list[str]:
+    """Where the chip might begin later at no loss: behind functions, which the host has as well.
+
+    A function in front of the first weights costs a layer on the chip.
+    """
+    found: list[str] = []
+    moved = {island.enter}
+    for node in whole.nodes:
+        read = [i for i in read_names(node) if i not in whole.constants]
+        if id(node) not in island.chip or not moved & set(read):
+            continue
+        if node.op_type in MOVES:
+            moved.update(o for o in node.output if o)
+        elif len(read) == 1 and all(
+            whole.constants[i].size == 1 for i in read_names(node) if i != read[0]
+        ):
+            found += [o for o in node.output if o]
+    return found
 
 
 def _reachable(whole: Whole, tensor: str) -> int:
@@ -241,7 +265,8 @@ def _calls(data: Port, states: bool, options: CutOptions) -> Iterator[_Call]:
     if fits and (rest > 1 or options.elements == 1 or len(dynamic) == 1):
         for axis in ranked:
             yield _Call(False, axis, ones)
-        yield _Call(True, None, ones)
+        if not named:  # a recording of one step is another thing than a step
+            yield _Call(True, None, ones)
     elif options.elements is not None and options.elements % rest == 0:
         for axis in [i for i in ranked if i not in batch] or list(ranked):
             size = options.elements // rest
