@@ -18,6 +18,7 @@ from stillnet.sw.partition.session import HostFailed, session
 
 from ..graph import read_names
 from ..tensors import FLOATS, INTEGERS, MOVES, RECURRENT, label
+from .divided import divide_states
 from .graphs import host_parts
 from .island import Island, Unusable, explore
 from .report import cut_report
@@ -312,6 +313,8 @@ def _whole(
         ir_version=min(proto.ir_version, 10) or 8,
     )
     flatten(whole, probes, call.stepwise)
+    whole.given = {i: (o, whole.inputs[i]) for i, o in whole.states.items()}
+    divide_states(whole)
     return whole
 
 
@@ -342,18 +345,18 @@ def _uncut(proto: onnx.ModelProto, whole: Whole, onnx: Any) -> Callable[..., np.
     run = session(proto.SerializeToString())
 
     def outputs(parts: HostParts, x: np.ndarray) -> np.ndarray:
-        known = {name: whole.inputs[name] for name in whole.states}
+        known = {name: value for name, (_, value) in whole.given.items()}
         for port in ports(proto.graph.input):  # what is constant, or of no consequence
             if port.name not in known and port.name in run.inputs:
                 kind = onnx.helper.tensor_dtype_to_np_dtype(port.type)
                 value = whole.constants.get(port.name, np.zeros([1] * len(port.shape)))
                 known[port.name] = value.astype(kind)
-        names = [*whole.outputs, *whole.states.values()]
+        names = [*whole.outputs, *(o for o, _ in whole.given.values())]
         rows = []
         for feed in parts.calls(x):
             known[whole.data] = feed
             results = dict(zip(names, run.run(names, known)))
-            known |= {i: results[o] for i, o in whole.states.items()}
+            known |= {i: results[o] for i, (o, _) in whole.given.items()}
             rows.append(np.hstack([output_rows(results[o.name], o) for o in parts.outputs]))
         return np.concatenate(rows)
 
