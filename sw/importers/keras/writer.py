@@ -148,10 +148,10 @@ class Layer:
 
     def weights(self, count: int) -> list[np.ndarray]:
         """The arrays of the layer as float64."""
-        arrays = self.arrays
-        if arrays is None or len(arrays) != count:
+        arrays = self.arrays or []
+        if len(arrays) != count:
             self.refuse(
-                f"the file has {len(arrays or ())} weight arrays for it, {count} are needed; save "
+                f"the file has {len(arrays)} weight arrays for it, {count} are needed; save "
                 "the trained model again"
             )
         for a in arrays:

@@ -507,8 +507,10 @@ REFUSALS = {
         r"layer 'r' \(GRU\): go_backwards is set; a stream has no end to start from",
     ),
     "hard sigmoid": (
-        lambda: [layers.GRU(4, **seq(recurrent_activation="hard_sigmoid"), name="r")],
-        r"node 'r' \(GRU\): activations are HardSigmoid, Tanh; only .*",
+        lambda: [
+            layers.GRU(4, **seq(recurrent_activation="hard_sigmoid", activation="relu"), name="r")
+        ],
+        r"node 'r' \(GRU\): activations are Sigmoid, Relu; only Sigmoid, Tanh are supported",
     ),
     "gates by tanh": (
         lambda: [layers.LSTM(4, **seq(recurrent_activation="tanh"), name="r")],

@@ -75,6 +75,15 @@ TAKEN = {
     ),
     "normalized": (lambda: [layers.Normalization(mean=[0.5] * 8, variance=[2.0] * 8),
                             layers.GRU(4, **rec())], ["gru"]),
+    "hard gates": (
+        lambda: [layers.GRU(5, **rec(recurrent_activation="hard_sigmoid")),
+                 layers.LSTM(5, **rec(recurrent_activation="hard_sigmoid"))],
+        ["gru_hard", "lstm_hard"],
+    ),
+    "hard gates, reset before": (
+        lambda: [layers.GRU(5, **rec(recurrent_activation="hard_sigmoid", reset_after=False))],
+        ["gru_reset_hard", "gru_before_hard"],
+    ),
     # Parts for the host.
     "softmax": (lambda: [layers.GRU(6, **rec()), layers.Dense(4, activation="softmax")], 2),
     "softmax layer": (lambda: [layers.GRU(6, **rec()), layers.Dense(4), layers.Softmax()], 2),

@@ -316,7 +316,7 @@ def _leaves_clean(walk: Walk, flow: Flow) -> bool:
     parts = flow.vector.parts
     if any(not p.plain or p.source.table is not None for p in parts):
         return False
-    if all(p.source.index == INPUT for p in parts) or flow.tokens:
+    if any(p.source.index == INPUT for p in parts) or flow.tokens:
         return False
     if flow.excess or flow.padded:
         return False
