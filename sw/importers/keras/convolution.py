@@ -131,7 +131,7 @@ def _pool(layer: Layer, x: Tensor) -> Tensor:
     sizes = layer.numbers("pool_size", axes, 2)
     strides = sizes if layer.config.get("strides") is None else layer.numbers("strides", axes)
     padding, lengths = _windows(layer, x, sizes, strides, str(layer.config.get("padding", "valid")))
-    op = "MaxPool" if layer.kind.startswith("Max") else "AveragePool"
+    op = "MaxPool" if "MaxPooling" in layer.kind else "AveragePool"
     out = layer.node(
         op, _first(layer, x), main=True, kernel_shape=sizes, strides=strides, **padding
     )

@@ -145,6 +145,8 @@ class _Reader:
 
     def read(self) -> onnx.ModelProto:
         wiring = ordered(self._file.config)
+        if not wiring.outputs:
+            raise StillnetError("the model has no layer that gives an output: save it again")
         values: dict[tuple[str, int], Tensor] = {}
         for layer, sources in wiring.layers:
             name, kind = layer_name(layer), str(layer["class_name"])

@@ -67,8 +67,6 @@ def ordered(model: Mapping[str, Any]) -> Wiring:
     by_name = {layer_name(layer): layer for layer in config["layers"]}
     inputs = [s.layer for s in _histories(config.get("input_layers", []))]
     outputs = _histories(config.get("output_layers", []))
-    if not outputs:
-        raise StillnetError("the model has no output: save it again")
     if len(inputs) == 1:  # final states, which the engine carries
         data = [
             s for s in outputs if not s.state or by_name[s.layer]["class_name"] not in RECURRENT

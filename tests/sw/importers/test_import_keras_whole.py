@@ -303,6 +303,36 @@ def stacks(draw):
     return parts, trained
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda: layers.MaxPooling1D(2),
+        lambda: layers.AveragePooling1D(2),
+        lambda: layers.GlobalMaxPooling1D(),
+        lambda: layers.GlobalAveragePooling1D(),
+        lambda: layers.SeparableConv1D(3, 3, activation="elu"),
+        lambda: layers.DepthwiseConv1D(3, padding="same"),
+        lambda: layers.ZeroPadding1D(1),
+        lambda: layers.Cropping1D((1, 2)),
+        lambda: layers.BatchNormalization(),
+        lambda: layers.LayerNormalization(),
+        lambda: layers.Permute((2, 1)),
+        lambda: layers.Reshape((4, 4)),
+        lambda: layers.LeakyReLU(0.2),
+        lambda: layers.Dense(3, activation="softmax"),
+    ],
+)
+def test_layers_inside_a_step(tmp_path, inner):
+    model = sequence(
+        layers.TimeDistributed(inner()),
+        layers.TimeDistributed(layers.Flatten()),
+        layers.GRU(6, **rec()),
+        shape=(None, FEATURES, 2),
+    )
+    x = np.random.default_rng(5).normal(size=(STEPS, FEATURES, 2))
+    assert cells(check(model, tmp_path, x))[-1] == "gru"
+
+
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(stacks(), st.integers(0, 99))
 def test_random_models(tmp_path, drawn, seed):
