@@ -78,6 +78,7 @@ def test_the_reference_against_the_uncut_model(
     np.testing.assert_array_equal(np.array(first + rest), expected)
 
 
+@pytest.mark.slow
 def test_generated_hardware_over_hundreds_of_steps(
     network: Network, recording: np.ndarray, expected: np.ndarray
 ) -> None:
@@ -86,6 +87,7 @@ def test_generated_hardware_over_hundreds_of_steps(
     np.testing.assert_array_equal(result.outputs, expected)
 
 
+@pytest.mark.slow
 def test_a_board_over_hundreds_of_steps(
     network: Network, recording: np.ndarray, expected: np.ndarray
 ) -> None:
