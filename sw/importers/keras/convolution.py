@@ -36,6 +36,8 @@ def _windows(
     """The attributes of padding, and the sizes of the result, channels left out."""
     if padding not in ("valid", "same", "causal"):
         layer.refuse(f"padding is {padding}; use valid, same or causal")
+    if min(*sizes, *strides) < 1:
+        layer.refuse(f"its windows are {list(sizes)}, its strides {list(strides)}; save it again")
     space = x.shape[:-1]
     lengths: list[int | None] = []
     before, after = [], []

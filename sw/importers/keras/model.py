@@ -88,7 +88,7 @@ def _readable(path: Path, read: Callable[[], _T]) -> _T:
         return read()
     except StillnetError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as e:
         raise StillnetError(
             f"file '{path}' holds a Keras model that cannot be read ({type(e).__name__}: {e}); "
             "save it again with model.save('name.keras')"

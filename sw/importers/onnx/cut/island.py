@@ -263,7 +263,8 @@ class _Search:
                 leave[name] = value
                 continue
             node = self.producer[name]
-            if isinstance(value, States) or node.op_type in _RECURRENT and value is not None:
+            inside = node.op_type in _RECURRENT and value is not None
+            if isinstance(value, States) or inside and self.enter not in node.output:
                 raise Unusable(f"the host needs '{name}', a state of the chip")
             host.add(id(node))
             todo += read_names(node)

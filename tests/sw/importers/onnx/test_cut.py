@@ -106,6 +106,20 @@ def test_the_heavier_of_two_islands_goes_to_the_chip(tmp_path: Path) -> None:
         load(g.model(), tmp_path, enter="y", leave=small)
 
 
+def test_a_recurrence_that_is_refused_is_the_hosts(tmp_path: Path) -> None:
+    """What follows it directly goes to the chip."""
+    g, x = sequence()
+    weights = [g.const(g.random(1, 6, n)) for n in (8, 6)]
+    h = g.node("RNN", x, *weights, outputs=2, hidden_size=6, activations=["Softsign"])[0]
+    g.output(g.dense(g.node("Squeeze", h, g.const(np.array([1]))), 6, 4))
+    model = load(g.model(), tmp_path)
+    check_sequence(g.model(), model, recording())
+    assert [layer.cell for layer in model.layers] == ["linear"] and host(model).enter == h
+    assert "Softsign" in next(
+        n["why"] for n in host(model).report["nodes"] if n["operator"] == "RNN"
+    )
+
+
 def detector(seed: int = 3) -> GraphBuilder:
     """A step of 64 samples: strided convolution and magnitude, then an LSTM; states in one tensor,
     together with the last samples of the step before, which only the host reads."""
