@@ -53,7 +53,7 @@ MAY_IMPORT = {
     # Software: from a trained model to an image, and to a host that uses it.
     "sw.partition": "sw.util",
     "sw.model": "sw.partition sw.util",
-    "sw.importers.keras": "sw.model sw.util",
+    "sw.importers.keras": "sw.util",
     "sw.importers.onnx": "sw.model sw.partition sw.util",
     "sw.importers": "sw.importers.keras sw.importers.onnx sw.model sw.partition sw.util",
     "sw.network": "sw.partition sw.util",

@@ -27,13 +27,31 @@ if TYPE_CHECKING:
 __all__ = ["compress", "pack", "quantize"]
 
 
-def _model(model: Model | str | Path, recordings: Any) -> Model:
+def _model(
+    model: Model | str | Path,
+    recordings: Any,
+    gru_reset: str | None,
+    ignore_mask: bool,
+    expect: Any,
+) -> Model:
     """The model, or that of a file; recordings tell the sizes that a file leaves open."""
-    if isinstance(model, Model):
-        return model
-    many = recordings if isinstance(recordings, (list, tuple)) else [recordings]
-    elements = elements_of([np.asarray(r) for r in many]) if many else None
-    return load_model(model, cut=CutOptions(elements=elements))
+    many = list(recordings) if isinstance(recordings, (list, tuple)) else [recordings]
+    many = [np.asarray(r) for r in many]
+    if not isinstance(model, Model):
+        cut = CutOptions(elements=elements_of(many) if many else None)
+        model = load_model(model, cut=cut, gru_reset=gru_reset, ignore_mask=ignore_mask)
+    elif gru_reset is not None or ignore_mask:
+        raise TypeError("gru_reset and ignore_mask say how a file is read; the model is in memory")
+    if expect is not None:
+        from stillnet.sw.importers.expect import check_expected
+
+        outputs: Any = as_recordings(expect)
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        if len(outputs) > len(many):
+            raise ValueError(f"expect has {len(outputs)} arrays for {len(many)} recordings")
+        for i, (x, y) in enumerate(zip(many, outputs)):
+            check_expected(model, x, np.asarray(y), f"expect[{i}]")
+    return model
 
 
 def quantize(
@@ -50,6 +68,9 @@ def quantize(
     margin: float = 1.25,
     correct_bias: bool = True,
     keep_silence: bool = True,
+    gru_reset: str | None = None,
+    ignore_mask: bool = False,
+    expect: Any = None,
     progress: Progress | None = None,
 ) -> Network:
     """Turns a trained float model into a network of integers, calibrated on your recordings.
@@ -91,6 +112,11 @@ def quantize(
         Add to each bias what rounding the weights takes from the mean of the accumulator.
     keep_silence : bool
         But not where it would make an event of silence in every step.
+    gru_reset, ignore_mask : optional
+        As for :func:`stillnet.load_model`, where ``model`` is a path.
+    expect : array of shape (steps, outputs), path, or a list of them, optional
+        Outputs of the training framework for the recordings, in their order: a model that differs
+        is refused.
     progress : function, optional
         Called as ``progress(what, done, total)``.
 
@@ -104,7 +130,7 @@ def quantize(
 
     calibration: Any = as_recordings(x)
     return quantizer.quantize(
-        _model(model, calibration),
+        _model(model, calibration, gru_reset, ignore_mask, expect),
         calibration,
         thresholds=thresholds,
         threshold_recurrent=threshold_recurrent,
@@ -139,6 +165,9 @@ def compress(
     preset: str | Path | EngineConfig = "sdram16",
     name: str | None = None,
     folder: str | Path | None = None,
+    gru_reset: str | None = None,
+    ignore_mask: bool = False,
+    expect: Any = None,
     progress: Progress | None = None,
 ) -> Network:
     """Shrinks a float model without training: few bits, pruned weights, chosen thresholds.
@@ -185,6 +214,11 @@ def compress(
     name : str, optional
     folder : path, optional
         Where finished stages are kept; a run that was stopped goes on from there.
+    gru_reset, ignore_mask : optional
+        As for :func:`stillnet.load_model`, where ``model`` is a path.
+    expect : array of shape (steps, outputs), path, or a list of them, optional
+        Outputs of the training framework for the recordings, in their order: a model that differs
+        is refused.
     progress : function, optional
         Called as ``progress(what, done, total)``.
 
@@ -211,7 +245,7 @@ def compress(
     )
     calibration: Any = as_recordings(x)
     return compression.compress(
-        _model(model, calibration),
+        _model(model, calibration, gru_reset, ignore_mask, expect),
         calibration,
         options,
         config=compression.engine_for(options, EngineConfig.load(preset)),

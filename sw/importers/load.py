@@ -68,8 +68,8 @@ def load_model(
     ignore_mask : bool
         Take a Keras model with masks as if it had none: for streams in which no step is left out.
     cut : CutOptions, optional
-        Of an ONNX model of which only a part can run on the chip: what it does not say itself. The
-        rest of the model is in ``host`` of the result.
+        Of an ONNX or Keras model of which only a part can run on the chip: what it does not say
+        itself. The rest of the model is in ``host`` of the result.
 
     Raises
     ------
@@ -91,11 +91,25 @@ def load_model(
     if kind == ".keras":
         _refuse_choice(layers is not None, path, "a Keras model", "layers")
         _refuse_choice(gru_reset is not None, path, "a Keras model", "gru_reset")
-        from stillnet.sw.importers.keras.layers import load_keras
-
-        return load_keras(path, ignore_mask=ignore_mask)
+        return _load_keras(path, cut or CutOptions(), ignore_mask)
     _refuse_choice(ignore_mask, path, "a file of weights", "ignore_mask")
     return _load_tensors(path, kind, layers, gru_reset)
+
+
+def _load_keras(path: Path, cut: CutOptions, ignore_mask: bool) -> Model:
+    """The first graph of a Keras file that can be cut."""
+    from .keras.model import keras_graphs
+    from .onnx.file import import_onnx, whole_model
+
+    import_onnx()
+    problem: StillnetError | None = None
+    for graph in keras_graphs(path, ignore_mask=ignore_mask):
+        try:
+            return whole_model(graph, path.stem, cut)
+        except StillnetError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
 
 
 def _refuse_choice(given: bool, path: Path, what: str, choice: str) -> None:

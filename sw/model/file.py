@@ -32,6 +32,8 @@ FORMAT_VERSION = 1
 METADATA = "stillnet_model"
 """Key of the metadata that tells a model from other ``.safetensors`` files."""
 
+_LARGEST = float(np.finfo(np.float64).max)
+
 HEADER = ("version", "name", "inputs", "one_hot", "layers", "host")
 LAYER = (
     *("name", "cell", "units", "matrices", "bias", "initial", "parameters", "peers"),
@@ -209,6 +211,8 @@ def _check_layer(model: Model, layer: Layer) -> None:
         if found - wanted or (kind != "initial" and wanted - found):
             refuse(f"its {kind} is {sorted(found)}, cell '{layer.cell}' has {sorted(wanted)}")
         for name, value in arrays.items():
+            if kind == "parameter" and name in cell.unlimited:  # infinite where there is no limit
+                value = np.clip(value, -_LARGEST, _LARGEST)
             if checked(layer.name, f"{kind} '{name}'", value, 1).shape != (layer.units,):
                 refuse(f"{kind} '{name}' has shape {value.shape}, expected {(layer.units,)}")
     if set(layer.peers) != set(cell.peers):

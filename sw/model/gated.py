@@ -29,6 +29,7 @@ class GatedBuilders(Builders):
         order: str = "ruc",
         reset: str = "after",
         activation: str = "tanh",
+        gate: str = "sigmoid",
         name: str | None = None,
     ) -> Self:
         """Adds a GRU on top.
@@ -48,6 +49,8 @@ class GatedBuilders(Builders):
             ``"before"`` it, which takes two layers: ``NAME.reset`` and ``NAME``.
         activation : str
             Of the candidate: ``"tanh"`` or ``"relu"``. With ReLU h goes up to 16.
+        gate : str
+            ``"sigmoid"``, or ``"clip"`` to 0 .. 1, with a candidate through tanh.
         """
         name = name or f"gru{len(self.layers)}"
         units, wx, wh, (bi, bh) = self._recurrent(
@@ -61,7 +64,9 @@ class GatedBuilders(Builders):
                 f"'{activation}'"
             )
         initial = initial_state(name, units, h=h0)
-        suffix = "_relu" if activation == "relu" else ""
+        suffix = ("_relu" if activation == "relu" else "") + _gates(name, gate)
+        if suffix == "_relu_hard":
+            raise StillnetError(f"layer '{name}': gates by clip go with tanh only, not with relu")
         top, index = self._top(), len(self.layers)
         if reset == "after":
             self._add(
@@ -109,6 +114,7 @@ class GatedBuilders(Builders):
         h0: np.ndarray | None = None,
         c0: np.ndarray | None = None,
         order: str = "ifgo",
+        gate: str = "sigmoid",
         name: str | None = None,
     ) -> Self:
         """Adds an LSTM on top.
@@ -125,6 +131,8 @@ class GatedBuilders(Builders):
         order : str
             Order of the gates in the rows: ``"ifgo"`` (PyTorch, Keras) or ``"iofg"`` (ONNX i, o,
             f, c).
+        gate : str
+            ``"sigmoid"``, or ``"clip"`` to 0 .. 1, without peepholes.
         """
         name = name or f"lstm{len(self.layers)}"
         units, wx, wh, (bi, bh) = self._recurrent(
@@ -140,10 +148,13 @@ class GatedBuilders(Builders):
             parameters = {
                 f"p{g}": vector(name, f"peephole {g}", peepholes.get(g), units) for g in "ifo"
             }
+        suffix = _gates(name, gate)
+        if suffix and peepholes is not None:
+            raise StillnetError(f"layer '{name}': gates by clip have no peepholes")
         gates = tuple("ifgo")
         self._add(
             name,
-            "lstm" if peepholes is None else "lstm_peephole",
+            "lstm" + suffix if peepholes is None else "lstm_peephole",
             units,
             (Matrix(self._top(), gates, wx), Matrix(len(self.layers), gates, wh)),
             dict(zip(gates, bi + bh)),
@@ -308,3 +319,10 @@ class GatedBuilders(Builders):
             w_hh.reshape(gates, units, units)[pick],
             [gate_biases(name, label, b, units, gates)[pick] for label, b in biases.items()],
         )
+
+
+def _gates(name: str, gate: str) -> str:
+    """The end of a cell's name for the function of its gates."""
+    if gate not in ("sigmoid", "clip"):
+        raise StillnetError(f"layer '{name}': gate must be sigmoid or clip, not '{gate}'")
+    return "_hard" if gate == "clip" else ""

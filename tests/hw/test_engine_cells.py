@@ -70,6 +70,12 @@ CONFIGS: dict[str, EngineConfig] = {
         cell_sharing=2,
         cells=("gelu", "gelu_tanh", "silu", "hard_swish", "softplus", "softsign", "erf", "elu"),
     ),
+    "clipped gates": engine_config(
+        lanes=4,
+        layers=6,
+        matrices=32,
+        cells=("lstm_hard", "gru_hard", "gru_reset_hard", "gru_before_hard", "linear"),
+    ),
     "one cell": engine_config(lanes=2, cell_width=2, cell_sharing=2, cells=("conv8",)),
 }
 """Several cells in one engine; state variables of one name and of different widths among them."""

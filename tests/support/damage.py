@@ -153,6 +153,56 @@ def _keras(rng: np.random.Generator, suffix: str) -> bytes:
                     "model.weights.h5": buffer.getvalue()})  # fmt: skip
 
 
+def _keras_whole(rng: np.random.Generator) -> bytes:
+    """An archive with layers for the host, and a graph of layers with numbers and states."""
+    import h5py
+
+    def tensor(name: str, index: int = 0) -> dict[str, object]:
+        return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, index]}}
+
+    def layer(kind: str, name: str, *reads: object, **config: object) -> dict[str, object]:
+        nodes = [{"args": list(reads), "kwargs": {}}] if reads else []
+        config = {"name": name, **config}
+        return {"class_name": kind, "config": config, "name": name, "inbound_nodes": nodes}
+
+    rec: dict[str, object] = {"units": 4, "return_sequences": True, "return_state": True}
+    body = [
+        layer("InputLayer", "x", batch_shape=[None, 12, 6]),
+        layer("Reshape", "r", tensor("x"), target_shape=[12, 6, 1]),
+        layer("Conv2D", "c", tensor("r"), kernel_size=[3, 2], strides=[2, 1], padding="same"),
+        layer("MaxPooling2D", "p", tensor("c"), pool_size=[1, 2], padding="valid"),
+        layer("Reshape", "s", tensor("p"), target_shape=[-1, 6]),
+        layer("LayerNormalization", "n", tensor("s"), axis=[-1], scale=False, center=False),
+        layer("LSTM", "l", tensor("n"), **rec),
+        layer("Multiply", "m", tensor("l"), 0.5),
+        layer("ReLU", "q", tensor("m"), max_value=6.0, negative_slope=0.1),
+        layer("Concatenate", "k", tensor("q"), tensor("n"), axis=-1),
+        layer("ZeroPadding1D", "z", tensor("k"), padding=[1, 0]),
+        layer("AveragePooling1D", "a", tensor("z"), pool_size=[2], strides=[1]),
+        layer("Dense", "d", tensor("a"), units=2, activation="softmax", use_bias=False),
+    ]
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [["d", 0, 0], ["l", 0, 1]]}
+    config = {"class_name": "Functional", "config": {"layers": body, **ends}}
+    weights = {
+        "conv2d": [(3, 2, 1, 2), (2,)],
+        "lstm": [(6, 16), (4, 16), (16,)],
+        "dense": [(10, 2)],
+    }
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, shapes in weights.items():
+            place = file.create_group(f"layers/{name}/vars")
+            for i, shape in enumerate(shapes):
+                place.create_dataset(str(i), data=rng.normal(size=shape).astype(np.float32))
+    return zipped(
+        {
+            "metadata.json": b'{"keras_version": "3.1.0"}',
+            "config.json": json.dumps(config).encode(),
+            "model.weights.h5": buffer.getvalue(),
+        }
+    )
+
+
 def zipped(members: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -225,6 +275,7 @@ def valid_files() -> dict[str, tuple[str, bytes]]:
         "onnx with states": (".onnx", _onnx_states(rng)),
         "keras": (".keras", _keras(rng, ".keras")),
         "h5": (".h5", _keras(rng, ".h5")),
+        "whole keras": (".keras", _keras_whole(np.random.default_rng(1))),
         "safetensors": (".safetensors", save_tensors(state, {"layers": layers})),
         "saved model": (".safetensors", _saved(model.save, ".safetensors")),
         "s5": (".safetensors", _s5(rng)),

@@ -12,6 +12,7 @@ module           holds
 ``schedule``     when a pipeline does each operation; ``report`` says it for people
 ``gru``          GRU in its forms
 ``lstm``         LSTM, with and without peepholes
+``hard``         GRU and LSTM whose gates are clips
 ``egru``         event-based GRU
 ``dense``        dense layers
 ``activations``  leaky ReLU, clip, ELU, GELU and other functions; masks and products
@@ -30,7 +31,7 @@ from .gru import GRU, GRUBefore, GRUBeforeRelu, GRURelu, GRUReset, GRUResetRelu
 from .lstm import LSTM, LSTMPeephole
 from .egru import EGRU
 from .dense import Linear, Relu, Sigmoid, Tanh
-from . import conv, s5, small, activations
+from . import conv, s5, small, activations, hard
 # isort: on
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Tanh",
     "activations",
     "conv",
+    "hard",
     "load_cells",
     "register",
     "s5",

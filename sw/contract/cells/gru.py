@@ -26,9 +26,10 @@ class GRU(Cell):
     accumulators = ("r", "cx", "u", "ch")
     state: ClassVar[dict[str, Format]] = {"h": ACTIVATION}
     bound = 1.0
+    gate: ClassVar = staticmethod(sigmoid)
 
     def update(self, m: Any, state: Any) -> Node:
-        r, u = sigmoid(m.r), sigmoid(m.u)
+        r, u = self.gate(m.r), self.gate(m.u)
         c = tanh(m.cx + r * m.ch)
         return state.h.next(c + u * (state.h - c))
 
@@ -57,9 +58,10 @@ class GRUReset(Cell):
     accumulators = ("r",)
     peers: ClassVar[dict[str, Format]] = {"h": ACTIVATION}
     bound = 1.0
+    gate: ClassVar = staticmethod(sigmoid)
 
     def update(self, m: Any, state: Any) -> Node:
-        return output(sigmoid(m.r) * state.h)
+        return output(self.gate(m.r) * state.h)
 
 
 @register
@@ -70,10 +72,11 @@ class GRUBefore(Cell):
     accumulators = ("u", "c")
     state: ClassVar[dict[str, Format]] = {"h": ACTIVATION}
     bound = 1.0
+    gate: ClassVar = staticmethod(sigmoid)
 
     def update(self, m: Any, state: Any) -> Node:
         c = tanh(m.c)
-        return state.h.next(c + sigmoid(m.u) * (state.h - c))
+        return state.h.next(c + self.gate(m.u) * (state.h - c))
 
 
 @register

@@ -33,9 +33,10 @@ class LSTM(Cell):
     accumulators = ("i", "f", "g", "o")
     state: ClassVar[dict[str, Format]] = {"c": CELL_STATE, "h": ACTIVATION}
     bound = 1.0
+    gate: ClassVar = staticmethod(sigmoid)
 
     def update(self, m: Any, state: Any) -> Node:
-        i, f, o = sigmoid(m.i), sigmoid(m.f), sigmoid(m.o)
+        i, f, o = self.gate(m.i), self.gate(m.f), self.gate(m.o)
         c = _forget(state.c, f, i * tanh(m.g))
         return state.h.next(o * tanh(c))
 

@@ -46,10 +46,13 @@ class KerasFile:
         The model: ``class_name`` and ``config``.
     weights : dict of str to list of arrays
         By layer name, in the order in which Keras writes them.
+    version : int
+        Of Keras; 2 where the file does not say.
     """
 
     config: dict[str, Any]
     weights: dict[str, list[np.ndarray]]
+    version: int = 2
 
 
 def read_keras(path: Path) -> KerasFile:
@@ -74,7 +77,7 @@ def read_keras(path: Path) -> KerasFile:
             "with model.save('name.keras')"
         )
     weights = {name: [arrays[key] for key in keys] for name, keys in facts["weights"].items()}
-    return KerasFile(facts["config"], weights)
+    return KerasFile(facts["config"], weights, int(facts["version"]))
 
 
 def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -100,7 +103,7 @@ def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 names.setdefault(name, []).append(key)
                 arrays[key] = array
             names.setdefault(name, [])
-        return {"config": file.config, "weights": names}, arrays
+        return {"config": file.config, "weights": names, "version": file.version}, arrays
     except StillnetError as e:
         return {"refused": str(e)}, {}
     except Exception as e:  # zipfile, zlib, json and h5py raise errors of many kinds
@@ -138,10 +141,13 @@ def _read_archive(data: bytes, h5py: Any, limit: int) -> KerasFile:
             raise ValueError("its config.json is too large")
         config = json.loads(archive.read("config.json"))
         weights = archive.read("model.weights.h5")
+        version = 3
+        if "metadata.json" in archive.namelist():
+            version = _major(json.loads(archive.read("metadata.json")).get("keras_version"))
     if not isinstance(config, dict):
         raise ValueError("its config.json is no object")
     with h5py.File(io.BytesIO(weights), "r") as file:
-        return KerasFile(config, _by_class(config, _variables(file, h5py, limit)))
+        return KerasFile(config, _by_class(config, _variables(file, h5py, limit)), version)
 
 
 def _variables(
@@ -230,4 +236,12 @@ def _read_h5(path: Path, file: Any, h5py: Any, limit: int) -> KerasFile:
                 raise ValueError(f"'{name}' holds no weights")
             arrays.append(_array(item, limit))
         weights[name] = arrays
-    return KerasFile(parsed, weights)
+    version = file.attrs.get("keras_version", "2")
+    return KerasFile(parsed, weights, _major(version))
+
+
+def _major(version: Any) -> int:
+    """The first number of a version; 2 where it cannot be read."""
+    text = version.decode() if isinstance(version, bytes) else str(version)
+    found = re.match(r"\d+", text)
+    return int(found.group()) if found else 2

@@ -7,20 +7,34 @@ from typing import Any, NamedTuple, NoReturn
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["MERGES", "Wiring", "layer_name", "ordered", "refuse_layer"]
+__all__ = ["RECURRENT", "Source", "Wiring", "layer_name", "ordered", "refuse_layer"]
 
-MERGES = ("Add", "Concatenate")
-"""Layers that may read several tensors."""
+RECURRENT = ("GRU", "LSTM", "RNN", "SimpleRNN", "CuDNNGRU", "CuDNNLSTM")
 
 
-_RECURRENT = ("GRU", "LSTM", "RNN", "CuDNNGRU", "CuDNNLSTM")
+class Source(NamedTuple):
+    """What a layer is called on: a tensor of another layer, or a number.
+
+    Attributes
+    ----------
+    layer : str
+    state : int
+        0, or the number of a final state.
+    number : float or None
+        In place of a tensor.
+    """
+
+    layer: str
+    state: int = 0
+    number: float | None = None
 
 
 class Wiring(NamedTuple):
-    """Layers with the names of those that they read, and the layers whose outputs are wanted."""
+    """Layers with what they read, the inputs, and the outputs that are wanted."""
 
-    layers: list[tuple[Mapping[str, Any], list[str]]]
-    outputs: list[str]
+    layers: list[tuple[Mapping[str, Any], list[Source]]]
+    inputs: list[str]
+    outputs: list[Source]
 
 
 def refuse_layer(name: str, kind: str, text: str) -> NoReturn:
@@ -40,8 +54,10 @@ def ordered(model: Mapping[str, Any]) -> Wiring:
         layers = config if isinstance(config, list) else (config or {}).get("layers", [])
         layers = [*_implied_input(layers), *layers]
         names = [layer_name(layer) for layer in layers]
-        sources = [[], *([name] for name in names)] if names else []
-        return Wiring(list(zip(layers, sources)), names[-1:])
+        sources = [[], *([Source(name)] for name in names)] if names else []
+        first = [n for n, layer in zip(names, layers) if layer["class_name"] == "InputLayer"]
+        ends = [Source(name) for name in names[-1:]]
+        return Wiring(list(zip(layers, sources)), first[:1], ends)
     if kind not in ("Functional", "Model"):
         raise StillnetError(
             f"the model is a {kind}, whose layers the file does not describe; save a Sequential "
@@ -49,17 +65,14 @@ def ordered(model: Mapping[str, Any]) -> Wiring:
         )
     assert isinstance(config, Mapping)
     by_name = {layer_name(layer): layer for layer in config["layers"]}
-    inputs = _histories(config.get("input_layers", []))
-    if len(inputs) != 1:
-        raise StillnetError(
-            f"the model has {len(inputs)} inputs ({', '.join(repr(i[0]) for i in inputs)}); "
-            "stillnet takes one, and carries states itself: save the model with one input"
-        )
-    outputs = []
-    for name, index in _histories(config.get("output_layers", [])):
-        if index == 0 or by_name[name]["class_name"] not in _RECURRENT:
-            outputs.append(name)  # the others are final states, which the engine carries
-    found: list[tuple[Mapping[str, Any], list[str]]] = []
+    inputs = [s.layer for s in _histories(config.get("input_layers", []))]
+    outputs = _histories(config.get("output_layers", []))
+    if len(inputs) == 1:  # final states, which the engine carries
+        data = [
+            s for s in outputs if not s.state or by_name[s.layer]["class_name"] not in RECURRENT
+        ]
+        outputs = data or outputs
+    found: list[tuple[Mapping[str, Any], list[Source]]] = []
     done: set[str] = set()
 
     def visit(name: str, above: tuple[str, ...]) -> None:
@@ -70,40 +83,29 @@ def ordered(model: Mapping[str, Any]) -> Wiring:
             refuse_layer(name, str(layer["class_name"]), "it feeds itself; save the model again")
         sources = _checked_sources(layer)
         for source in sources:
-            visit(source, (*above, name))
+            if source.number is None:
+                visit(source.layer, (*above, name))
         done.add(name)
         found.append((layer, sources))
 
-    for name in outputs:
-        visit(name, ())
-    if inputs[0][0] not in done:
+    for output in outputs:
+        visit(output.layer, ())
+    if not done & set(inputs):
         raise StillnetError(
-            f"the model's output does not depend on its input '{inputs[0][0]}'; save the layers "
+            f"the model's output does not depend on its input '{inputs[0]}'; save the layers "
             "between them"
         )
-    return Wiring(found, outputs)
+    return Wiring(found, [name for name in inputs if name in done], outputs)
 
 
-def _checked_sources(layer: Mapping[str, Any]) -> list[str]:
-    """Names of the layers that one reads."""
-    name, kind = layer_name(layer), str(layer["class_name"])
+def _checked_sources(layer: Mapping[str, Any]) -> list[Source]:
+    """What one layer reads."""
     nodes = layer.get("inbound_nodes") or []
     if len(nodes) > 1:
-        refuse_layer(name, kind, "it is used twice; shared layers are not supported")
-    sources = _sources(nodes)
-    if len(sources) > 1 and kind not in MERGES:
-        refuse_layer(
-            name,
-            kind,
-            f"it takes {len(sources)} tensors; only {', '.join(MERGES)} may, and the engine "
-            "carries states itself",
-        )
-    for source, index in sources:
-        if index:
-            refuse_layer(
-                name, kind, f"it reads a final state of '{source}'; read its first output instead"
-            )
-    return [source for source, _ in sources]
+        kind = str(layer["class_name"])
+        text = "it is used twice; shared layers are not supported"
+        refuse_layer(layer_name(layer), kind, text)
+    return _sources(nodes)
 
 
 def _implied_input(layers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -116,27 +118,33 @@ def _implied_input(layers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [{"class_name": "InputLayer", "config": {"name": "input", "batch_shape": shape}}]
 
 
-def _histories(value: Any) -> list[tuple[str, int]]:
+def _histories(value: Any) -> list[Source]:
     """(layer, tensor) of ``input_layers`` or ``output_layers``: one triple or nested ones."""
     if isinstance(value, Mapping):
         return [h for v in value.values() for h in _histories(v)]
     if isinstance(value, list):
         if len(value) >= 3 and isinstance(value[0], str) and isinstance(value[2], int):
-            return [(value[0], value[2])]
+            return [Source(value[0], value[2])]
         return [h for v in value for h in _histories(v)]
     return []
 
 
-def _sources(nodes: Any) -> list[tuple[str, int]]:
-    """(layer, tensor) of everything that a layer is called on, in Keras 2's and 3's form."""
+def _sources(nodes: Any) -> list[Source]:
+    """Everything that a layer is called on, in Keras 2's and 3's form."""
     if isinstance(nodes, Mapping):
         if nodes.get("class_name") == "__keras_tensor__":
             history = nodes["config"]["keras_history"]
-            return [(str(history[0]), int(history[2]))]
+            return [Source(str(history[0]), int(history[2]))]
+        if "args" in nodes:
+            keyed = nodes.get("kwargs") or {}
+            more = [s for v in keyed.values() for s in _sources(v) if s.number is None]
+            return [*_sources(nodes["args"]), *more]
         return [s for v in nodes.values() for s in _sources(v)]
     if isinstance(nodes, list):
         if len(nodes) >= 3 and isinstance(nodes[0], str) and isinstance(nodes[1], int):
             more = _sources(nodes[3]) if len(nodes) > 3 else []
-            return [(nodes[0], int(nodes[2])), *more]
+            return [Source(nodes[0], int(nodes[2])), *(s for s in more if s.number is None)]
         return [s for v in nodes for s in _sources(v)]
+    if isinstance(nodes, (int, float)) and not isinstance(nodes, bool):
+        return [Source("", 0, float(nodes))]
     return []

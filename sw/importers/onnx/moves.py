@@ -106,6 +106,9 @@ def transpose(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> N
     order = [int(i) for i in walk.attributes(node).get("perm", range(rank)[::-1])]
     if sorted(order) != list(range(rank)):
         refuse(node, f"perm {order} does not fit {rank} axes; export the model again")
+    if flow.padded is not None:
+        axis, count = flow.padded
+        flow = replace(flow, padded=(order.index(axis), count))
     moved(walk, node, flow, [flow.dims[i] for i in order])
 
 

@@ -37,9 +37,10 @@ def gru(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     attrs = walk.attributes(node)
     reset = "after" if attrs.get("linear_before_reset", 0) else "before"
     _check_attributes(node, attrs)
-    candidate = _activations(node, attrs, ("Tanh", "Relu"))
+    attrs, line = _lines(node, attrs)
+    candidate = _activations(node, attrs, ("Tanh",) if line else ("Tanh", "Relu"))
     values = values + [None] * (6 - len(values))
-    w, r, b = _weights(walk, node, attrs, values, 3)
+    w, r, b = _on_lines(line, (0, 1), *_weights(walk, node, attrs, values, 3))
     units = r.shape[1]
     x, time, batch = _sequence(walk, node, attrs, values)
     walk.contract(node, x, x.dims[2], w.shape[1])
@@ -49,7 +50,9 @@ def gru(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
         rb = b[3 * units :]
         kind = candidate.lower()
-        model.gru(w, r, wb, rb, h0=h0, order="urc", reset=reset, activation=kind, name=name)
+        gate = "clip" if line else "sigmoid"
+        options = {"reset": reset, "activation": kind, "gate": gate}
+        model.gru(w, r, wb, rb, h0=h0, order="urc", **options, name=name)
 
     vector = walk.net.recurrent(x.vector, name, w, b[: 3 * units], add)
     y, y_h, _ = _finish(walk, name, attrs, vector, x, time, batch, units)
@@ -60,6 +63,7 @@ def gru(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
 def lstm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     attrs = walk.attributes(node)
     _check_attributes(node, attrs)
+    attrs, line = _lines(node, attrs)
     _activations(node, attrs, ("Tanh",))
     if attrs.get("input_forget", 0):
         refuse(
@@ -67,7 +71,7 @@ def lstm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
             "input_forget is set, which couples two gates; export an LSTM with gates of their own",
         )
     values = values + [None] * (8 - len(values))
-    w, r, b = _weights(walk, node, attrs, values, 4)
+    w, r, b = _on_lines(line, (0, 1, 2), *_weights(walk, node, attrs, values, 4))
     units = r.shape[1]
     peepholes = None
     if values[7] is not None:
@@ -79,6 +83,8 @@ def lstm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
             )
         peepholes = peepholes.reshape(3, units)
         peepholes = peepholes if np.any(peepholes) else None
+        if line and peepholes is not None:
+            refuse(node, "it has peepholes and HardSigmoid gates; only Sigmoid goes with them")
     x, time, batch = _sequence(walk, node, attrs, values)
     walk.contract(node, x, x.dims[2], w.shape[1])
     h0 = _initial(walk, node, attrs, values[5], "h", units, batch)
@@ -88,7 +94,9 @@ def lstm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
 
     def add(model: Model, w: np.ndarray, wb: np.ndarray) -> None:
         rb = b[4 * units :]
-        model.lstm(w, r, wb, rb, peepholes=peep, h0=h0, c0=c0, order="iofg", name=name)
+        gate = "clip" if line else "sigmoid"
+        starts = {"h0": h0, "c0": c0}
+        model.lstm(w, r, wb, rb, peepholes=peep, **starts, order="iofg", gate=gate, name=name)
 
     vector = walk.net.recurrent(x.vector, name, w, b[: 4 * units], add)
     walk.write(node, *_finish(walk, name, attrs, vector, x, time, batch, units))
@@ -206,6 +214,42 @@ def _activations(node: onnx.NodeProto, attrs: dict[str, Any], candidates: tuple[
         if len(attrs.get(key, ())):
             refuse(node, f"{key} is given; only plain {choice} are supported, remove it")
     return candidates[allowed.index(found)]
+
+
+def _lines(
+    node: onnx.NodeProto, attrs: dict[str, Any]
+) -> tuple[dict[str, Any], tuple[float, float] | None]:
+    """Slope and offset of gates through HardSigmoid, and the attributes as if they were Sigmoid."""
+    functions = [f.decode() for f in attrs.get("activations", [])]
+    if not functions or functions[0].lower() != "hardsigmoid":
+        return attrs, None
+    if any(f.lower() == "hardsigmoid" for f in functions[1:]):
+        return attrs, None  # refused with the other activations
+    alpha, beta = (list(attrs.get(f"activation_{k}", ())) for k in ("alpha", "beta"))
+    if len(alpha) > 1 or len(beta) > 1:
+        refuse(node, "activation_alpha and activation_beta have values for more than its gates")
+    rest = {k: v for k, v in attrs.items() if k not in ("activation_alpha", "activation_beta")}
+    rest["activations"] = [b"Sigmoid", *(f.encode() for f in functions[1:])]
+    return rest, (float((alpha or [0.2])[0]), float((beta or [0.5])[0]))
+
+
+def _on_lines(
+    line: tuple[float, float] | None,
+    gates: tuple[int, ...],
+    w: np.ndarray,
+    r: np.ndarray,
+    b: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights and biases with the slope and the offset of some gates in them."""
+    if line is None:
+        return w, r, b
+    units, half = r.shape[1], len(w)
+    rows = np.concatenate([np.arange(g * units, (g + 1) * units) for g in gates])
+    w, r, b = w.copy(), r.copy(), b.copy()
+    for a, at in ((w, rows), (r, rows), (b, rows), (b, half + rows)):
+        a[at] *= line[0]
+    b[rows] += line[1]
+    return w, r, b
 
 
 def _weights(

@@ -181,7 +181,8 @@ class Walk:
                 "it computes with tokens; only an embedding (Gather) or a OneHot may take them",
             )
         for v in values:
-            if isinstance(v, Flow) and v.padded and node.op_type not in ("Conv", "Identity"):
+            carried = ("Conv", "Identity", "Transpose")
+            if isinstance(v, Flow) and v.padded and node.op_type not in carried:
                 refuse(node, "it reads a padded sequence; only a causal convolution may take it")
             if isinstance(v, Flow) and v.excess and node.op_type not in ("Slice", "Identity"):
                 refuse(

@@ -108,11 +108,32 @@ def unroll(walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value 
     weight = (flat[:size] - bias).T
     if not np.allclose(weight @ probe + bias, flat[-1], rtol=1e-9, atol=1e-9):
         refuse(node, f"{node.op_type} is not linear; compute it on the host")
+    _check_apart(walk, node, flow, values, probe)
     name = walk.fresh_name(node)
     picks = not np.any(bias) and bool(np.all(np.count_nonzero(weight, axis=1) <= 1))
     linear = walk.net.picked if picks else walk.net.dense
     vector = linear(flow.vector, name, weight, bias, "linear")
     walk.write(node, Flow(vector, dims, axes, reduced=flow.reduced))
+
+
+def _check_apart(
+    walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value | None], probe: np.ndarray
+) -> None:
+    """Refuses a node that mixes steps: three of them must give what each gives alone."""
+    feature = walk.feature_of(flow)
+    assert feature is not None
+    tensors = _as_tensor(flow, feature, np.stack([probe, 2 * probe, -probe]))
+
+    def run(x: np.ndarray) -> np.ndarray:
+        feeds = [x if v is flow else _widened(v) for v in values if isinstance(v, Flow | Const)]
+        return np.asarray(walk.evaluate(node, feeds)[0], float)
+
+    for i, d in enumerate(flow.dims):
+        if d and not any(a in feature for a in d):
+            together, alone = run(np.concatenate(list(tensors), i)), [run(x) for x in tensors]
+            apart = np.concatenate(alone, i) if i < alone[0].ndim else np.zeros(0)
+            if together.shape != apart.shape or not np.allclose(together, apart):
+                refuse(node, "it mixes several steps; a stream has one at a time")
 
 
 def _results(

@@ -191,3 +191,22 @@ def test_all_results_are_frozen_and_documented() -> None:
         if isinstance(v, type) and v.__module__ == results.__name__
     }
     assert defined == set(results.__all__)
+
+
+def test_quantize_and_compress_read_files_as_asked(folder: Path) -> None:
+    """Where the reset gate stands, and outputs that the model must give."""
+    x = np.load("x.npy")
+    right = sn.load_model("model.npz").run(x)
+    before = sn.load_model("model.npz", gru_reset="before").run(x)
+    assert np.abs(right - before).max() > 1e-2
+    for make in (sn.quantize, sn.compress):
+        found = make("model.npz", "x.npy", gru_reset="before", expect=before, method="nearest")
+        assert [layer.cell for layer in found.layers][0] == "gru_reset"
+        with pytest.raises(
+            StillnetError, match=r"the model differs from expect\[0\]: first at step"
+        ):
+            make("model.npz", ["x.npy"], expect=[before], method="nearest")
+    with pytest.raises(TypeError, match="say how a file is read"):
+        sn.quantize(sn.load_model("model.npz"), x, gru_reset="before")
+    with pytest.raises(ValueError, match="expect has 2 arrays for 1 recordings"):
+        sn.quantize("model.npz", x, expect=[right, right])

@@ -58,6 +58,14 @@ def test_a_model_and_its_file_are_the_same(saved) -> None:
     assert load_model(path).one_hot
 
 
+def test_a_limit_on_one_side_has_none_on_the_other(tmp_path: Path) -> None:
+    model = Model(3).dense(np.ones((2, 3)), None, "clip", settings={"low": -0.4})
+    model.save(tmp_path / "clip.safetensors")
+    loaded = load_model(tmp_path / "clip.safetensors")
+    np.testing.assert_array_equal(loaded.layers[0].parameters["high"], [np.inf, np.inf])
+    assert same_models(loaded, model)
+
+
 def test_every_field_is_in_the_file() -> None:
     """A field that is added to the classes is added to the file, or this fails."""
     assert {f.name for f in fields(Layer)} == set(LAYER)

@@ -19,7 +19,7 @@ from stillnet.sw.util.recordings import load_array
 from tests.support import damage
 from tests.support.damage import valid_files
 
-FEW = {"keras": 20, "h5": 15}
+FEW = {"keras": 20, "h5": 15, "whole keras": 15}
 """Examples of the kinds that are slow to read; 40 of the others."""
 
 NAMES = list(valid_files())

@@ -17,7 +17,8 @@ from stillnet.sw.partition.parts import HostParts, output_rows
 from stillnet.sw.partition.session import HostFailed, session
 
 from ..graph import read_names
-from ..tensors import FLOATS, INTEGERS, RECURRENT, label
+from ..tensors import FLOATS, INTEGERS, MOVES, RECURRENT, label
+from .divided import divide_states
 from .graphs import host_parts
 from .island import Island, Unusable, explore
 from .report import cut_report
@@ -111,6 +112,10 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
             best = (score, island, host_parts(whole, island, call.time, call.stepwise))
         except Unusable:
             continue
+        if not options.enter and tensor != whole.data:
+            later = [t for t in _activated(whole, island) if t not in seen]
+            todo += later
+            seen.update(later)
     if best is None:
         anew = [n for n in whole.nodes if "starts anew" in reasons.get(id(n), "")]
         if anew:
@@ -129,6 +134,26 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
     island.reasons |= reasons
     parts.report = cut_report(whole, island, 1 if call.stepwise else PROBES[0])
     return model
+
+
+def _activated(whole: Whole, island: Island) -> list[str]:
+    """Where the chip might begin later at no loss: behind functions, which the host has as well.
+
+    A function in front of the first weights costs a layer on the chip.
+    """
+    found: list[str] = []
+    moved = {island.enter}
+    for node in whole.nodes:
+        read = [i for i in read_names(node) if i not in whole.constants]
+        if id(node) not in island.chip or not moved & set(read):
+            continue
+        if node.op_type in MOVES:
+            moved.update(o for o in node.output if o)
+        elif len(read) == 1 and all(
+            whole.constants[i].size == 1 for i in read_names(node) if i != read[0]
+        ):
+            found += [o for o in node.output if o]
+    return found
 
 
 def _reachable(whole: Whole, tensor: str) -> int:
@@ -241,7 +266,8 @@ def _calls(data: Port, states: bool, options: CutOptions) -> Iterator[_Call]:
     if fits and (rest > 1 or options.elements == 1 or len(dynamic) == 1):
         for axis in ranked:
             yield _Call(False, axis, ones)
-        yield _Call(True, None, ones)
+        if not named:  # a recording of one step is another thing than a step
+            yield _Call(True, None, ones)
     elif options.elements is not None and options.elements % rest == 0:
         for axis in [i for i in ranked if i not in batch] or list(ranked):
             size = options.elements // rest
@@ -287,6 +313,8 @@ def _whole(
         ir_version=min(proto.ir_version, 10) or 8,
     )
     flatten(whole, probes, call.stepwise)
+    whole.given = {i: (o, whole.inputs[i]) for i, o in whole.states.items()}
+    divide_states(whole)
     return whole
 
 
@@ -317,18 +345,18 @@ def _uncut(proto: onnx.ModelProto, whole: Whole, onnx: Any) -> Callable[..., np.
     run = session(proto.SerializeToString())
 
     def outputs(parts: HostParts, x: np.ndarray) -> np.ndarray:
-        known = {name: whole.inputs[name] for name in whole.states}
+        known = {name: value for name, (_, value) in whole.given.items()}
         for port in ports(proto.graph.input):  # what is constant, or of no consequence
             if port.name not in known and port.name in run.inputs:
                 kind = onnx.helper.tensor_dtype_to_np_dtype(port.type)
                 value = whole.constants.get(port.name, np.zeros([1] * len(port.shape)))
                 known[port.name] = value.astype(kind)
-        names = [*whole.outputs, *whole.states.values()]
+        names = [*whole.outputs, *(o for o, _ in whole.given.values())]
         rows = []
         for feed in parts.calls(x):
             known[whole.data] = feed
             results = dict(zip(names, run.run(names, known)))
-            known |= {i: results[o] for i, o in whole.states.items()}
+            known |= {i: results[o] for i, (o, _) in whole.given.items()}
             rows.append(np.hstack([output_rows(results[o.name], o) for o in parts.outputs]))
         return np.concatenate(rows)
 

@@ -263,7 +263,8 @@ class _Search:
                 leave[name] = value
                 continue
             node = self.producer[name]
-            if isinstance(value, States) or node.op_type in _RECURRENT and value is not None:
+            inside = node.op_type in _RECURRENT and value is not None
+            if isinstance(value, States) or inside and self.enter not in node.output:
                 raise Unusable(f"the host needs '{name}', a state of the chip")
             host.add(id(node))
             todo += read_names(node)
@@ -316,7 +317,7 @@ def _leaves_clean(walk: Walk, flow: Flow) -> bool:
     parts = flow.vector.parts
     if any(not p.plain or p.source.table is not None for p in parts):
         return False
-    if all(p.source.index == INPUT for p in parts) or flow.tokens:
+    if any(p.source.index == INPUT for p in parts) or flow.tokens:
         return False
     if flow.excess or flow.padded:
         return False

@@ -53,6 +53,8 @@ class Whole:
         Dimensions that follow the length of the recording; empty where a call is one step.
     opset : int
     ir_version : int
+    given : dict of str to (str, array)
+        The states as the file has them: their outputs, and where they begin.
     """
 
     nodes: list[onnx.NodeProto]
@@ -65,6 +67,7 @@ class Whole:
     ir_version: int
     values: dict[str, np.ndarray] = field(default_factory=dict)
     moving: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    given: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def producer(self) -> dict[str, onnx.NodeProto]:

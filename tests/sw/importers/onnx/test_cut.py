@@ -106,6 +106,20 @@ def test_the_heavier_of_two_islands_goes_to_the_chip(tmp_path: Path) -> None:
         load(g.model(), tmp_path, enter="y", leave=small)
 
 
+def test_a_recurrence_that_is_refused_is_the_hosts(tmp_path: Path) -> None:
+    """What follows it directly goes to the chip."""
+    g, x = sequence()
+    weights = [g.const(g.random(1, 6, n)) for n in (8, 6)]
+    h = g.node("RNN", x, *weights, outputs=2, hidden_size=6, activations=["Softsign"])[0]
+    g.output(g.dense(g.node("Squeeze", h, g.const(np.array([1]))), 6, 4))
+    model = load(g.model(), tmp_path)
+    check_sequence(g.model(), model, recording())
+    assert [layer.cell for layer in model.layers] == ["linear"] and host(model).enter == h
+    assert "Softsign" in next(
+        n["why"] for n in host(model).report["nodes"] if n["operator"] == "RNN"
+    )
+
+
 def detector(seed: int = 3) -> GraphBuilder:
     """A step of 64 samples: strided convolution and magnitude, then an LSTM; states in one tensor,
     together with the last samples of the step before, which only the host reads."""
@@ -150,6 +164,60 @@ def test_a_step_with_states_of_chip_and_host(tmp_path: Path) -> None:
     results = run_onnx(proto, feeds, {"state": "stateN", "context": "contextN"})
     wanted = np.concatenate([r["y"].reshape(1, -1) for r in results])
     np.testing.assert_allclose(model.run_whole(x), wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("join", ["concat", "flat", "last axis", "split"])
+def test_one_tensor_with_states_of_chip_and_host(join: str, tmp_path: Path) -> None:
+    """h and c of the chip, a cache in front of it and a running mean behind it."""
+    g, size = GraphBuilder(7), 12
+    x = g.input("x", 1, size)
+    shape = {"concat": (4, 1, size), "flat": (4 * size,), "last axis": (1, 4 * size)}
+    state = g.input("state", *shape.get(join, (1, 4, size)))
+    axis = {"concat": 0, "flat": 0, "last axis": 1, "split": 1}[join]
+    if join == "split":
+        parts = g.node("Split", state, outputs=4, axis=1)
+    else:
+        wide = 1 if join == "concat" else size
+        bounds = [(g.const([k * wide]), g.const([(k + 1) * wide])) for k in range(4)]
+        parts = [g.node("Slice", state, a, b, g.const([axis])) for a, b in bounds]
+    vector, three = g.const(np.array([1, size])), g.const(np.array([1, 1, size]))
+    cache = g.node("Reshape", parts[2], vector)
+    joined = g.node("Softmax", g.node("Add", x, g.node("Mul", cache, cache)), axis=-1)
+    starts = [g.node("Reshape", p, three) for p in parts[:2]]
+    h, outs = g.recurrent("LSTM", g.node("Reshape", joined, three), size, size, *starts)
+    mean = g.node("Add", g.node("Reshape", parts[3], vector), g.node("Reshape", h, vector))
+    half = g.node("Mul", mean, g.const(np.float32(0.5)))
+    g.output(g.node("Softmax", half, axis=-1), "y")
+    form = {"flat": [size], "last axis": [1, size]}.get(join, [1, 1, size])
+    ends = [g.node("Reshape", t, g.const(np.array(form))) for t in (outs[1], outs[2], x, half)]
+    g.output(g.node("Concat", *ends, axis=axis), "stateN")
+    proto = g.model()
+    model = load(proto, tmp_path)
+    assert [layer.cell for layer in model.layers] == ["lstm"]
+    sides = {s.input: s.behind for s in host(model).states}
+    assert sides == {"state[2]": False, "state[3]": True}
+    rows = recording(size, 25)
+    feeds = [{"x": r[None].astype(np.float32)} for r in rows]
+    feeds[0]["state"] = np.zeros(shape.get(join, (1, 4, size)), np.float32)
+    wanted = np.concatenate([r["y"] for r in run_onnx(proto, feeds, {"state": "stateN"})])
+    np.testing.assert_allclose(model.run_whole(rows), wanted, atol=2e-5)
+
+
+def test_parts_of_a_state_that_change_places(tmp_path: Path) -> None:
+    """What goes out as the second half comes in as the first: a delay line."""
+    g, size = GraphBuilder(8), 6
+    x, state = g.input("x", 1, size), g.input("state", 1, 2 * size)
+    a, b = g.node("Split", state, outputs=2, axis=1)
+    front = g.node("Softmax", g.node("Add", x, g.node("Mul", a, b)), axis=-1)
+    g.output(g.node("Sigmoid", g.dense(front, size, 5)), "y")
+    g.output(g.node("Concat", b, x, axis=1), "stateN")
+    proto = g.model()
+    model = load(proto, tmp_path)
+    rows = recording(size, 25)
+    feeds = [{"x": r[None].astype(np.float32)} for r in rows]
+    feeds[0]["state"] = np.zeros((1, 2 * size), np.float32)
+    wanted = np.concatenate([r["y"] for r in run_onnx(proto, feeds, {"state": "stateN"})])
+    np.testing.assert_allclose(model.run_whole(rows), wanted, atol=2e-5)
 
 
 def test_what_a_file_leaves_open_is_asked_for(tmp_path: Path) -> None:

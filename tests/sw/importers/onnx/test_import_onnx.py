@@ -648,8 +648,8 @@ GRU_REFUSALS = [
     ),
     ({"clip": 3.0}, r"node 'gru_Y' \(GRU\): clip is 3; .* export without clip"),
     (
-        {"activations": ["HardSigmoid", "Tanh"]},
-        r"node 'gru_Y' \(GRU\): activations are HardSigmoid, Tanh; only Sigmoid, Tanh or Sigmoid, "
+        {"activations": ["Softsign", "Tanh"]},
+        r"node 'gru_Y' \(GRU\): activations are Softsign, Tanh; only Sigmoid, Tanh or Sigmoid, "
         r"Relu are supported",
     ),
     ({"activation_alpha": [0.5]}, r"node 'gru_Y' \(GRU\): activation_alpha is given; .*remove it"),

@@ -125,6 +125,23 @@ def test_lstm_layout_1_is_the_same_network():
     np.testing.assert_allclose(from_onnx(proto).run(x), expected, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "GRU after"])
+@pytest.mark.parametrize("line", [None, (0.4, 0.3)])
+def test_gates_that_are_straight_lines(op, line):
+    """HardSigmoid: slope and offset go into the weights, and the cell clips."""
+    gates, rng = 4 if op == "LSTM" else 3, np.random.default_rng(8)
+    shapes = ((1, 6 * gates, 5), (1, 6 * gates, 6), (1, 12 * gates))
+    arrays = tuple(rng.normal(size=s) for s in shapes)
+    attrs = {"activations": ["HardSigmoid", "Tanh", "Tanh"][: 3 if op == "LSTM" else 2]}
+    if line is not None:
+        attrs |= {"activation_alpha": [line[0]], "activation_beta": [line[1]]}
+    attrs |= {"linear_before_reset": 1} if op == "GRU after" else {}
+    proto = recurrent(op[:4].strip(), arrays, attrs=attrs)
+    model = compare(proto, (2 * rng.normal(size=(30, 5))).astype(np.float32))
+    expected = {"LSTM": ["lstm_hard"], "GRU": ["gru_reset_hard", "gru_before_hard"]}
+    assert [layer.cell for layer in model.layers] == expected.get(op, ["gru_hard"])
+
+
 # -- GRU ------------------------------------------------------------------------------------------
 
 
@@ -191,8 +208,8 @@ LSTM_REFUSALS = [
         r"activations are Sigmoid, Tanh, Relu; only Sigmoid, Tanh, Tanh are supported",
     ),
     (
-        {"activations": ["HardSigmoid", "Tanh", "Tanh"]},
-        r"activations are HardSigmoid, Tanh, Tanh; only Sigmoid, Tanh, Tanh are supported",
+        {"activations": ["Softsign", "Tanh", "Tanh"]},
+        r"activations are Softsign, Tanh, Tanh; only Sigmoid, Tanh, Tanh are supported",
     ),
     ({"activation_alpha": [0.5]}, r"activation_alpha is given; only plain .* remove it"),
     ({"activation_beta": [0.5]}, r"activation_beta is given; only plain .* remove it"),

@@ -145,6 +145,26 @@ def test_what_is_not_one_step_is_refused() -> None:
     refused(make(nodes, [const("W", rng.normal(size=(2, 3, 1, 3)))], [1, 3, 4, "t"]), message)
 
 
+@pytest.mark.parametrize(
+    "op, attributes",
+    [
+        ("AveragePool", {"kernel_shape": [3], "pads": [2, 0]}),
+        ("AveragePool", {"kernel_shape": [3], "strides": [2], "auto_pad": "SAME_UPPER"}),
+        ("ReduceMean", {"axes": [2]}),
+        ("GlobalAveragePool", {}),
+    ],
+)
+def test_operators_over_steps_are_refused(op: str, attributes: dict[str, Any]) -> None:
+    """Of one step alone they give that step again."""
+    nodes = [
+        (op, "x", "a", attributes),
+        ("Transpose", "a", "b", {"perm": [0, 2, 1]}),
+        ("MatMul", "b F", "y"),
+    ]
+    proto = make(nodes, [const("F", np.eye(6)[:, :4])], [1, 6, "t"])
+    refused(proto, rf"node '.*' \({op}\): it mixes several steps; a stream has one at a time")
+
+
 def test_a_step_that_is_too_large_is_refused() -> None:
     nodes = [("Unsqueeze", "x one", "w"), ("Conv", "w W", "y", {"strides": [2]})]
     known = [const("W", np.ones((1, 1, 3))), ints("one", 1)]

@@ -1,0 +1,347 @@
+"""Whole Keras models, cut between chip and host; Keras's own predict is the judge."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "numpy")
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.importers.load import load_model
+from stillnet.sw.partition.options import CutOptions
+from tests.sw.importers.test_import_keras import predict, randomise
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+STEPS, FEATURES = 24, 8
+
+
+def outputs(model, x):
+    return model.run_whole(x) if model.host is not None else model.run(x)
+
+
+def check(model, folder, x=None, *, form=".keras", elements=None, tolerance=3e-5):
+    """Saves, imports and compares with Keras; the imported model."""
+    x = np.random.default_rng(5).normal(size=(STEPS, FEATURES)) if x is None else x
+    wanted = predict(model, x.astype(np.float32))
+    path = folder / f"net{form}"
+    model.save(path)
+    found = load_model(path, cut=CutOptions(elements=elements))
+    got = outputs(found, x.reshape(len(x), -1))
+    got = got[-1] if wanted.ndim == 1 and len(got) > 1 else got.reshape(wanted.shape)
+    spread = np.abs(wanted).max()
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * max(spread, 1))
+    return found
+
+
+def sequence(*parts, shape=(None, FEATURES), seed=0):
+    return randomise(keras.Sequential([layers.Input(shape), *parts]), np.random.default_rng(seed))
+
+
+def cells(model):
+    return [layer.cell for layer in model.layers]
+
+
+def rec(**more):
+    return {"return_sequences": True, **more}
+
+
+TAKEN = {
+    # On the chip as a whole.
+    "simple": (lambda: [layers.SimpleRNN(6, **rec())], ["tanh"]),
+    "simple relu": (lambda: [layers.SimpleRNN(4, **rec(activation="relu"))], ["relu"]),
+    "rnn of a simple cell": (lambda: [layers.RNN(layers.SimpleRNNCell(4), **rec())], ["tanh"]),
+    "leaky": (lambda: [layers.Dense(4), layers.LeakyReLU()], ["leaky_relu"]),
+    "leaky by string": (lambda: [layers.Dense(4, activation="leaky_relu")], ["leaky_relu"]),
+    "relu with slope": (lambda: [layers.Dense(4), layers.ReLU(negative_slope=0.1)], None),
+    "relu6": (lambda: [layers.Dense(4), layers.ReLU(6.0)], ["clip"]),
+    "elu": (lambda: [layers.Dense(4), layers.ELU(0.7)], ["elu"]),
+    "prelu": (lambda: [layers.Dense(4), layers.PReLU(shared_axes=[1])], None),
+    "silu": (lambda: [layers.Dense(4, activation="silu"), layers.Dense(3)], ["silu", "linear"]),
+    "gelu": (lambda: [layers.Dense(4, activation="gelu"), layers.Dense(3)], ["gelu", "linear"]),
+    "hard": (lambda: [layers.Dense(4, activation="hard_sigmoid")], None),
+    "hard silu": (lambda: [layers.Dense(4, activation="hard_silu")], None),
+    "softplus": (lambda: [layers.Dense(4, activation="softplus")], ["softplus"]),
+    "depthwise": (
+        lambda: [layers.ZeroPadding1D((2, 0)), layers.DepthwiseConv1D(3), layers.Dense(3)],
+        ["conv3", "linear"],
+    ),
+    "normalized": (lambda: [layers.Normalization(mean=[0.5] * 8, variance=[2.0] * 8),
+                            layers.GRU(4, **rec())], ["gru"]),
+    "hard gates": (
+        lambda: [layers.GRU(5, **rec(recurrent_activation="hard_sigmoid")),
+                 layers.LSTM(5, **rec(recurrent_activation="hard_sigmoid"))],
+        ["gru_hard", "lstm_hard"],
+    ),
+    "hard gates, reset before": (
+        lambda: [layers.GRU(5, **rec(recurrent_activation="hard_sigmoid", reset_after=False))],
+        ["gru_reset_hard", "gru_before_hard"],
+    ),
+    # Parts for the host.
+    "softmax": (lambda: [layers.GRU(6, **rec()), layers.Dense(4, activation="softmax")], 2),
+    "softmax layer": (lambda: [layers.GRU(6, **rec()), layers.Dense(4), layers.Softmax()], 2),
+    "layer norm": (lambda: [layers.LayerNormalization(), layers.LSTM(6, **rec())], ["lstm"]),
+    "layer norm between": (
+        lambda: [layers.GRU(3, **rec()), layers.LayerNormalization(), layers.LSTM(9, **rec())],
+        ["lstm"],
+    ),
+    "strided": (
+        lambda: [layers.Conv1D(6, 3, strides=2, padding="causal", activation="relu"),
+                 layers.GRU(6, **rec())], ["gru"],
+    ),
+    "same": (
+        lambda: [layers.Conv1D(6, 5, padding="same", activation="elu"), layers.LSTM(6, **rec())],
+        ["lstm"],
+    ),
+    "same strided": (
+        lambda: [layers.Conv1D(6, 4, strides=3, padding="same"), layers.LSTM(6, **rec())],
+        ["lstm"],
+    ),
+    "valid": (lambda: [layers.Conv1D(6, 5), layers.LSTM(6, **rec())], ["lstm"]),
+    "dilated": (
+        lambda: [layers.Conv1D(4, 3, padding="same", dilation_rate=2), layers.GRU(6, **rec())],
+        ["gru"],
+    ),
+    "separable": (
+        lambda: [layers.SeparableConv1D(6, 3, padding="same", depth_multiplier=2),
+                 layers.GRU(6, **rec())], None,
+    ),
+    "pooled": (
+        lambda: [layers.Conv1D(6, 3, padding="same"), layers.MaxPooling1D(2),
+                 layers.AveragePooling1D(3, strides=2, padding="same"), layers.GRU(6)], ["gru"],
+    ),
+    "padded and cropped": (
+        lambda: [layers.ZeroPadding1D((1, 3)), layers.Cropping1D((2, 1)), layers.GRU(6, **rec())],
+        ["gru"],
+    ),
+    "mean over time": (
+        lambda: [layers.GRU(6, **rec()), layers.GlobalAveragePooling1D(), layers.Dense(3)], None,
+    ),
+    "shifted before a convolution": (
+        lambda: [layers.Rescaling(1, 0.5), layers.Conv1D(4, 3, padding="causal"),
+                 layers.GRU(5, **rec())], None,
+    ),
+    "convolutions inside a step": (
+        lambda: [layers.Reshape((-1, FEATURES, 1)),
+                 layers.TimeDistributed(layers.Conv1D(3, 3, strides=2, activation="relu")),
+                 layers.TimeDistributed(layers.Flatten()), layers.GRU(6, **rec()),
+                 layers.Dense(3, activation="softmax")], None,
+    ),
+    "mish and log softmax": (
+        lambda: [layers.Dense(5, activation="mish"), layers.Dense(4, activation="log_softmax")],
+        None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TAKEN)
+@pytest.mark.parametrize("form", [".keras", ".h5"])
+def test_layers_that_are_taken(tmp_path, case, form):
+    make, expected = TAKEN[case]
+    found = check(sequence(*make()), tmp_path, form=form)
+    if isinstance(expected, list):
+        assert cells(found) == expected
+    elif expected is not None:
+        assert len(found.layers) == expected
+
+
+def test_a_keyword_spotter_of_convolutions_and_a_gru(tmp_path):
+    """A window of 30 x 8 in training; any length of recording here."""
+    model = sequence(
+        layers.Reshape((30, FEATURES, 1)),
+        layers.Conv2D(4, (5, 3), strides=(2, 2), padding="same", activation="relu"),
+        layers.BatchNormalization(),
+        layers.DepthwiseConv2D(3, padding="same"),
+        layers.MaxPooling2D((1, 2)),
+        layers.Reshape((-1, 8)),
+        layers.GRU(10, **rec()),
+        layers.GRU(10),
+        layers.Dense(6, activation="softmax"),
+        shape=(30, FEATURES),
+    )
+    x = np.random.default_rng(1).normal(size=(30, FEATURES))
+    found = check(model, tmp_path, x)
+    assert found.host is not None and cells(found) == ["gru", "gru", "linear"]
+    assert found.inputs == 8 and not found.host.stepwise
+    assert found.run_whole(np.tile(x, (3, 1))).shape == (1, 6)
+
+
+def test_windows_where_a_layer_needs_the_length(tmp_path):
+    model = sequence(
+        layers.Conv1D(6, 3, strides=2, padding="same", activation="relu"),
+        layers.Flatten(),
+        layers.Dense(12, activation="relu"),
+        layers.Dense(3, activation="softmax"),
+        shape=(16, FEATURES),
+    )
+    x = np.random.default_rng(1).normal(size=(5, 16, FEATURES)).astype(np.float32)
+    wanted = model.predict(x, verbose=0)
+    model.save(tmp_path / "net.keras")
+    for elements in (None, 16 * FEATURES):
+        found = load_model(tmp_path / "net.keras", cut=CutOptions(elements=elements))
+        np.testing.assert_allclose(outputs(found, x.reshape(5, -1)), wanted, atol=1e-5)
+    free = sequence(layers.Conv1D(6, 3), layers.Cropping1D(1), layers.Dense(3))
+    config = json.loads(free.to_json())
+    config["config"]["layers"].append(
+        {"class_name": "Flatten", "config": {"name": "flat"}, "module": "keras.layers"}
+    )
+    free.save(tmp_path / "free.keras")
+    with zipfile.ZipFile(tmp_path / "free.keras") as archive:
+        files = {n: archive.read(n) for n in archive.namelist()}
+    files["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(tmp_path / "free.keras", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    with pytest.raises(
+        StillnetError, match=r"layer 'flat' \(Flatten\): it needs a number of steps"
+    ):
+        load_model(tmp_path / "free.keras")
+
+
+def test_functional_models_with_products_and_numbers(tmp_path):
+    """A mask on the input; operators of Python, which Keras 3 writes as layers."""
+    x_in = layers.Input((None, FEATURES), name="noisy")
+    h = layers.GRU(9, return_sequences=True, name="rec")(x_in * 0.5 - 0.25)
+    mask = layers.Dense(FEATURES, activation="sigmoid", name="mask")(h)
+    y = layers.Multiply(name="clean")([x_in, mask])
+    model = randomise(keras.Model(x_in, y + 1.0), np.random.default_rng(3))
+    found = check(model, tmp_path)
+    assert "rec" in {layer.name for layer in found.layers}
+    h = layers.Average()([layers.Dense(4)(x_in), layers.Dense(4, activation="tanh")(x_in)])
+    h = layers.Maximum()([h, layers.Subtract()([layers.Dense(4)(x_in), h])])
+    model = randomise(
+        keras.Model(x_in, layers.Softmax()(layers.LSTM(5)(h))), np.random.default_rng(3)
+    )
+    check(model, tmp_path)
+
+
+def test_a_step_with_states_in_and_out(tmp_path):
+    rng = np.random.default_rng(4)
+    x_in = layers.Input((1, FEATURES), batch_size=1, name="x")
+    h0, c0 = (layers.Input((6,), batch_size=1, name=f"{n}_in") for n in "hc")
+    cache = layers.Input((2, FEATURES), batch_size=1, name="cache")
+    joined = layers.Concatenate(axis=1)([cache, x_in])
+    front = layers.Conv1D(5, 3, activation="softmax")(joined)
+    y, h, c = layers.LSTM(6, return_sequences=True, return_state=True, name="rec")(
+        front, initial_state=[h0, c0]
+    )
+    y = layers.Dense(3, activation="softmax", name="y")(y)
+    kept = layers.Cropping1D((1, 0), name="cache_out")(joined)
+    model = randomise(keras.Model([x_in, h0, c0, cache], [y, h, c, kept]), rng)
+    model.save(tmp_path / "net.keras")
+    found = load_model(tmp_path / "net.keras")
+    assert found.host is not None and found.host.stepwise and cells(found) == ["lstm", "linear"]
+    assert [s.input for s in found.host.states] == ["cache"]
+    x = rng.normal(size=(15, FEATURES)).astype(np.float32)
+    state = [np.zeros((1, 6)), np.zeros((1, 6)), np.zeros((1, 2, FEATURES))]
+    wanted = []
+    for row in x:
+        out, *state = model.predict([row[None, None], *state], verbose=0)
+        wanted.append(out.reshape(-1))
+    np.testing.assert_allclose(outputs(found, x), wanted, atol=2e-5)
+
+
+def test_hard_sigmoid_changed_with_keras_3(tmp_path):
+    """Keras 2 has max(0, min(1, .2 x + .5)), Keras 3 a sixth in place of the fifth."""
+    model = sequence(layers.Dense(4, activation="hard_sigmoid"))
+    x = np.random.default_rng(1).normal(size=(9, FEATURES))
+    model.save(tmp_path / "new.keras")
+    with zipfile.ZipFile(tmp_path / "new.keras") as archive:
+        files = {n: archive.read(n) for n in archive.namelist()}
+    files["metadata.json"] = b'{"keras_version": "2.14.0"}'
+    with zipfile.ZipFile(tmp_path / "old.keras", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    w, b = model.get_weights()
+    for name, slope in (("new", 1 / 6), ("old", 0.2)):
+        wanted = np.clip(slope * (x @ w + b) + 0.5, 0, 1)
+        found = load_model(tmp_path / f"{name}.keras")
+        np.testing.assert_allclose(outputs(found, x), wanted, atol=1e-5)
+
+
+@st.composite
+def stacks(draw):
+    """Layers of Keras in any order that fits."""
+    parts, trained = [], 0
+    for _ in range(draw(st.integers(1, 6))):
+        kind = draw(
+            st.sampled_from(
+                ("gru", "lstm", "dense", "conv", "norm", "batch", "softmax", "pool", "pad", "act")
+            )
+        )
+        n = draw(st.integers(1, 7))
+        if kind == "gru":
+            parts.append(layers.GRU(n, **rec(reset_after=draw(st.booleans()))))
+        elif kind == "lstm":
+            parts.append(layers.LSTM(n, **rec()))
+        elif kind == "dense":
+            parts.append(layers.Dense(n, draw(st.sampled_from((None, "relu", "tanh", "elu")))))
+        elif kind == "conv":
+            padding = draw(st.sampled_from(("causal", "same", "valid")))
+            stride = draw(st.integers(1, 2))
+            parts.append(layers.Conv1D(n, draw(st.integers(1, 3)), stride, padding))
+        elif kind == "norm":
+            parts.append(layers.LayerNormalization())
+        elif kind == "batch":
+            parts.append(layers.BatchNormalization())
+        elif kind == "softmax":
+            parts.append(layers.Softmax())
+        elif kind == "pool":
+            parts.append(layers.MaxPooling1D(2, 1, "same"))
+        elif kind == "pad":
+            parts.append(layers.ZeroPadding1D((n, 0)))
+        else:
+            parts.append(layers.Activation(draw(st.sampled_from(("softplus", "selu", "sigmoid")))))
+        trained += kind in ("gru", "lstm", "dense")
+    return parts, trained
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda: layers.MaxPooling1D(2),
+        lambda: layers.AveragePooling1D(2),
+        lambda: layers.GlobalMaxPooling1D(),
+        lambda: layers.GlobalAveragePooling1D(),
+        lambda: layers.SeparableConv1D(3, 3, activation="elu"),
+        lambda: layers.DepthwiseConv1D(3, padding="same"),
+        lambda: layers.ZeroPadding1D(1),
+        lambda: layers.Cropping1D((1, 2)),
+        lambda: layers.BatchNormalization(),
+        lambda: layers.LayerNormalization(),
+        lambda: layers.Permute((2, 1)),
+        lambda: layers.Reshape((4, 4)),
+        lambda: layers.LeakyReLU(0.2),
+        lambda: layers.Dense(3, activation="softmax"),
+    ],
+)
+def test_layers_inside_a_step(tmp_path, inner):
+    model = sequence(
+        layers.TimeDistributed(inner()),
+        layers.TimeDistributed(layers.Flatten()),
+        layers.GRU(6, **rec()),
+        shape=(None, FEATURES, 2),
+    )
+    x = np.random.default_rng(5).normal(size=(STEPS, FEATURES, 2))
+    assert cells(check(model, tmp_path, x))[-1] == "gru"
+
+
+@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(stacks(), st.integers(0, 99))
+def test_random_models(tmp_path, drawn, seed):
+    parts, trained = drawn
+    model = sequence(*parts, seed=seed)
+    model.set_weights([w * 0.5 if "variance" not in v.path else w
+                       for w, v in zip(model.get_weights(), model.weights)])  # fmt: skip
+    x = np.random.default_rng(5).normal(size=(48, FEATURES))
+    try:
+        check(model, tmp_path, x, tolerance=5e-4)
+    except StillnetError as error:
+        assert not trained, error
