@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -33,9 +34,16 @@ from .solvers.rounding import Grid, best_steps
 
 __all__ = ["choose_exponents", "layers_with_steps"]
 
-_HEADROOM = 1.1
-_SATURATED = 8.0
-"""Beyond this, what tanh or sigmoid alone reads need not be told apart."""
+_HEADROOMS = (2.0, 1.5, 1.1)
+"""Room for accumulators larger than calibration showed, as a factor: the largest that costs next to
+nothing, else the last one."""
+
+_COST = 1.01
+"""What headroom may cost, as a factor on the noise of rounded weights."""
+
+_SATURATED = {"tanh": 6.0, "sigmoid": 12.0}
+"""From here on the tables give 1. Less is not enough for gates: one of .9997 forgets in 3,000 steps
+what one of 1 keeps for ever."""
 
 _SLACK = 0.95
 """Part of the accumulator's range that rounded weights may fill before they are solved."""
@@ -68,19 +76,22 @@ class _Part:
     ----------
     first : int
         Fraction bits of the bundle's first source.
-    narrow : array, shape (rows,)
-        Smallest step for a multiplier of one, so that nothing saturates in front of it.
+    peak, enough : array, shape (rows,)
+        Smallest step for a multiplier of one, so that what calibration showed does not saturate in
+        front of it; and the one with which nothing that matters can.
     low : array, shape (rows,)
         Smallest step with which no accumulator can overflow.
     """
 
     place: int
+    bits: int
     weight: np.ndarray
     first: int
     ratio: np.ndarray
     power: np.ndarray
     felt: np.ndarray
-    narrow: np.ndarray
+    peak: np.ndarray
+    enough: np.ndarray
     low: np.ndarray
     given: np.ndarray | None
 
@@ -89,11 +100,19 @@ class _Part:
         """Every so many rows are tried."""
         return -(-len(self.weight) // _TRIED)
 
-    def bounds(self, exponent: int) -> tuple[np.ndarray, float]:
+    @cached_property
+    def free(self) -> np.ndarray:
+        """Steps that the rows to try would have without bounds."""
+        if self.given is not None:
+            return self.given[:: self.thin]
+        return best_steps(self.weight[:: self.thin], self.power, self.bits, self.ratio)
+
+    def bounds(self, exponent: int, headroom: float) -> tuple[np.ndarray, float]:
         """Smallest step of each row, and the largest of all."""
         unit = 2.0 ** (self.first - exponent)
         highest = 2.0 * (1 - 2.0**-SCALE_BITS)
-        low = np.maximum(np.maximum(self.narrow, _FINEST) * unit, self.low)
+        narrow = np.minimum(self.peak * headroom, self.enough)
+        low = np.maximum(np.maximum(narrow, _FINEST) * unit, self.low)
         return low, highest * unit
 
 
@@ -117,15 +136,15 @@ def choose_exponents(
     """
     exponents, bounds = {}, {}
     for i in sorted(choice.scaled):
-        parts = _parts(job, choice, i)
+        parts = _parts(job, choice, i, bits)
         base = choice.fraction[i] if CELLS[job.model.layers[i].cell].homogeneous else choice.pre(i)
-        exponents[i] = _best_exponent(job.model.layers[i], parts, base, bits)
+        exponents[i], headroom = _best_exponent(job.model.layers[i], parts, base)
         for part in parts:
-            bounds[i, part.place] = part.bounds(exponents[i])
+            bounds[i, part.place] = part.bounds(exponents[i], headroom)
     return exponents, bounds
 
 
-def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
+def _parts(job: Job, choice: FormatChoice, index: int, bits: int) -> list[_Part]:
     layer, cell = job.model.layers[index], CELLS[job.model.layers[index].cell]
     wanted = accumulators_of(job.model, job.trace, index)
     base = choice.fraction[index] if cell.homogeneous else choice.pre(index)
@@ -133,12 +152,15 @@ def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
     parts = []
     for place, bundle in enumerate(bundles(job.model, index)):
         weight = bundle.weight(layer)
-        rectified = _read_only_by(cell, {"relu"})  # what is far below zero may saturate
-        sizes = [wanted[g] if g in rectified else np.abs(wanted[g]) for g in bundle.gates]
-        peak = np.maximum(np.concatenate([np.max(s, axis=0) for s in sizes]), 0) * _HEADROOM
-        alone = _read_only_by(cell, {"tanh", "sigmoid"})
-        most = [_SATURATED if g in alone else math.inf for g in bundle.gates]
-        peak = np.minimum(peak, np.repeat(most, layer.units))
+        reading = _readers(cell)
+        # What is far below zero may saturate in front of a ReLU.
+        sizes = [wanted[g] if reading[g] == {"relu"} else np.abs(wanted[g]) for g in bundle.gates]
+        peak = np.maximum(np.concatenate([np.max(s, axis=0) for s in sizes]), 0)
+        most = [
+            max((_SATURATED.get(op, math.inf) for op in reading[g]), default=math.inf)
+            for g in bundle.gates
+        ]
+        enough = np.minimum(np.repeat(most, layer.units) / reach, 1.0)
         sources = [layer.matrices[j].source for j, _ in bundle.parts]
         first = choice.fraction[sources[0]]
         ratio, power, bound = [], [], []
@@ -153,12 +175,14 @@ def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
         parts.append(
             _Part(
                 place,
+                bits,
                 weight,
                 first,
                 np.concatenate(ratio),
                 np.concatenate(power),
                 felt + 1e-3 * felt.mean() + 1e-300,
-                np.minimum(peak / reach, 1.0),  # beyond, it would saturate without a multiplier
+                peak / reach,
+                enough,  # at most one: beyond, it would saturate without a multiplier too
                 _overflow(
                     job.model, layer, bundle.bias(layer), weight, sources, ratio, bound, first
                 ),
@@ -168,15 +192,15 @@ def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
     return parts
 
 
-def _read_only_by(cell: Cell, operations: set[str]) -> set[str]:
-    """Accumulators that nothing but some operations reads. A sum of two, as in the candidate of a
-    GRU, is another matter: one that is too large may meet one that takes it back."""
+def _readers(cell: Cell) -> dict[str, set[str]]:
+    """The operations that read each accumulator. A sum of two, as in the candidate of a GRU, is
+    another matter than a table: one that is too large may meet one that takes it back."""
     readers: dict[str, set[str]] = {a: set() for a in cell.accumulators}
     for node in cell.graph.nodes():
         for argument in node.args:
             if argument.op == "accumulator":
                 readers[argument.name].add(node.op)
-    return {a for a, ops in readers.items() if ops and ops <= operations}
+    return readers
 
 
 def _overflow(
@@ -199,30 +223,33 @@ def _overflow(
     return reach / (_SLACK * 2.0 ** (ACCUMULATOR_BITS - 1))
 
 
-def _best_exponent(layer: Layer, parts: list[_Part], base: int, bits: int) -> int:
-    free = [
-        (best_steps(p.weight[:: p.thin], p.power, bits, p.ratio) if p.given is None else p.given)
-        * 2.0**-p.first
-        for p in parts
-    ]
-    middle = -round(math.log2(float(np.median(np.concatenate(free)))))
-    ranking = []
+def _best_exponent(layer: Layer, parts: list[_Part], base: int) -> tuple[int, float]:
+    """(exponent, headroom) of a layer."""
+    free = np.concatenate([p.free * 2.0**-p.first for p in parts])
+    middle = -round(math.log2(float(np.median(free))))
     # Of equal ones the finest: steps then lose least to the multiplier's own rounding.
-    for exponent in range(middle + 3, middle - 8, -1):
-        if not 0 <= exponent - base + RESCALE_GUARD_BITS <= 31:
-            continue
-        ranking.append((sum(_trial(p, exponent, bits) for p in parts), exponent))
-    if not ranking or math.isinf(min(ranking)[0]):
+    exponents = [
+        e for e in range(middle + 3, middle - 8, -1) if 0 <= e - base + RESCALE_GUARD_BITS <= 31
+    ]
+    best = {
+        h: min(
+            ((sum(_trial(p, e, h) for p in parts), -e) for e in exponents), default=(math.inf, 0)
+        )
+        for h in _HEADROOMS
+    }
+    least = best[_HEADROOMS[-1]][0]
+    if math.isinf(least):
         raise StillnetError(
             f"layer '{layer.name}': its weights are out of the reach of the rescale shift; rescale "
             "the model"
         )
-    return min(ranking, key=lambda r: r[0])[1]
+    headroom = next(h for h in _HEADROOMS if best[h][0] <= _COST * least)
+    return -best[headroom][1], headroom
 
 
-def _trial(part: _Part, exponent: int, bits: int) -> float:
+def _trial(part: _Part, exponent: int, headroom: float) -> float:
     """Error of clipped rounding of some rows, with the steps that an exponent allows."""
-    low, high = part.bounds(exponent)
+    low, high = part.bounds(exponent, headroom)
     if np.any(low > high):
         return math.inf
     if part.given is not None:
@@ -230,7 +257,7 @@ def _trial(part: _Part, exponent: int, bits: int) -> float:
     thin = part.thin
     some = part.weight[::thin]
     unit = 2.0 ** (part.first - exponent - SCALE_FRACTION)
-    step = best_steps(some, part.power, bits, part.ratio, None, (low[::thin], high))
-    grid = Grid(bits, np.maximum(np.rint(step / unit), 1) * unit, part.ratio)
+    step = np.clip(part.free, low[::thin], high)
+    grid = Grid(part.bits, np.maximum(np.rint(step / unit), 1) * unit, part.ratio)
     error = (grid.values(grid.integers(some)) - some) ** 2 @ part.power
     return float(np.sum(part.felt[::thin] * error))
