@@ -132,7 +132,9 @@ def motion(seed: int, steps: int = _MOTION_STEPS) -> tuple[np.ndarray, np.ndarra
         targets[t] = level
     walks, turns = targets[:, 0], targets[:, 1]
     phase = np.cumsum(2 * np.pi * rng.uniform(1.6, 2.1) / 100 + 0.02 * rng.normal(size=steps))
-    tilt = np.cumsum(0.01 * rng.normal(size=(steps, 2)), axis=0)
+    tilt = np.zeros((steps, 2))
+    for t in range(1, steps):  # held for some seconds
+        tilt[t] = 0.995 * tilt[t - 1] + 0.04 * rng.normal(size=2)
     x = np.zeros((steps, 6))
     x[:, 0], x[:, 1] = np.sin(tilt[:, 0]), np.sin(tilt[:, 1])
     x[:, 2] = np.cos(tilt[:, 0]) * np.cos(tilt[:, 1]) + 0.5 * walks * np.sin(2 * phase)
