@@ -145,7 +145,8 @@ def motion(seed: int, steps: int = _MOTION_STEPS) -> tuple[np.ndarray, np.ndarra
 
 
 def motion_model() -> Model:
-    """A GRU of 16 units with random weights, and a layer fitted to tell what the wearer does."""
+    """A GRU of 16 units with random weights, and a layer fitted to what the wearer does, on one
+    recording."""
     rng = np.random.default_rng(16)
     inputs = rng.normal(0, 0.7, (3 * _UNITS, 6)) / [0.5, 0.5, 0.7, 60.0, 60.0, 90.0]
     recurrent = rng.normal(0, 0.25, (3 * _UNITS, _UNITS))

@@ -62,6 +62,12 @@ class Settings:
     sweeps: int = 6
     correct_bias: bool = True
 
+    @property
+    def follow_bias(self) -> float:
+        """``follow`` of biases. Means move little where weights have eight bits, and errors of
+        recurrences below must not be passed on; with four bits biases make good for all of it."""
+        return self.follow if self.bits == 8 else 1.0
+
 
 @dataclass
 class Compressed:
@@ -537,7 +543,7 @@ def _solve(
         integers=np.where(kept, grid.integers(values), 0).astype(np.int8),
         step=grid.step,
         ratio=ratio,
-        bias=follow * followed + (1 - follow) * kept_up,
+        bias=settings.follow_bias * followed + (1 - settings.follow_bias) * kept_up,
         kept=kept,
         error=objective(values, ideal, hessian, importance) / total,
         nearest_error=objective(plain, ideal, hessian, importance) / total,
