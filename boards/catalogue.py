@@ -7,16 +7,12 @@ from typing import Any
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 
-from .board import Board
+from .board import MEMORY_HZ, Board
 
 __all__ = ["BOARDS", "board", "presets"]
 
 WIDE_CLOCK_HZ = 95_000_000
 """Of boards with 32 bits of SDRAM: six seeds of four lanes reached 94 to 98 MHz."""
-
-
-MEMORY_HZ = 133_333_333
-"""Of SDRAMs with a clock of their own: PC133, which all the parts are."""
 
 
 def _ulx3s(size: str, block_rams: int, idcode: int, **more: Any) -> Board:

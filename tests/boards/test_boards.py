@@ -20,10 +20,10 @@ from amaranth.lib.memory import Memory
 
 from stillnet.boards import flash as flash_module
 from stillnet.boards.bench import boards as bench_boards
-from stillnet.boards.board import CLOCKS_MHZ, block_rams
+from stillnet.boards.board import CLOCKS_MHZ, MEMORY_HZ, VCO_HZ, block_rams, memory_clock
 from stillnet.boards.build import build as build_module
 from stillnet.boards.catalogue import BOARDS, board
-from stillnet.boards.top.pll import PFD_HZ, VCO_HZ, pll_settings
+from stillnet.boards.top.pll import PFD_HZ, pll_settings
 from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import EngineConfig
@@ -58,6 +58,21 @@ def test_pll_makes_the_clock_exactly(input_hz: int, output_hz: int, phase: int) 
     assert late == s.phase_steps and 0 <= p["p_CLKOS_FPHASE"] < 8 and p["p_CLKOS_CPHASE"] < 128
 
 
+@pytest.mark.parametrize(
+    "output_hz", [80_000_000, 90_000_000, 95_000_000, 100_000_000, 110_000_000]
+)
+def test_pll_makes_a_clock_for_the_memory_too(output_hz: int) -> None:
+    memory_hz = memory_clock(output_hz)
+    assert 0.9 * MEMORY_HZ < memory_hz <= MEMORY_HZ
+    s = pll_settings(25_000_000, output_hz, 144, memory_hz=memory_hz)
+    assert s.vco_hz == output_hz * s.output_divider and VCO_HZ[0] <= s.vco_hz <= VCO_HZ[1]
+    p = s.parameters()
+    assert p["p_CLKOS_DIV"] == p["p_CLKOS2_DIV"] and p["p_CLKOS2_FPHASE"] == 0
+    assert s.vco_hz // p["p_CLKOS2_DIV"] == memory_hz
+    late = 8 * (p["p_CLKOS_CPHASE"] - p["p_CLKOS2_CPHASE"]) + p["p_CLKOS_FPHASE"]
+    assert abs(late * 45 / p["p_CLKOS_DIV"] - 144) <= 45 / p["p_CLKOS_DIV"] / 2
+
+
 def test_clocks_that_no_divider_makes_are_refused() -> None:
     with pytest.raises(StillnetError, match=r"PLL cannot make 100\.001 MHz from 25 MHz"):
         pll_settings(25_000_000, 100_001_000)
@@ -70,20 +85,24 @@ def test_clocks_that_no_divider_makes_are_refused() -> None:
 def test_read_data_is_taken_in_the_middle_of_its_window(name: str, mhz: float | None) -> None:
     """From figures of the datasheets; see BoardTop for how they add up."""
     target = board(name) if mhz is None else board(name).clocked(mhz)
-    period = 1e9 / target.clock_hz
+    clock = target.memory_hz or target.clock_hz
+    access, hold = {2: (6.0, 2.5), 3: (5.4, 2.7)}[target.sdram.cas_latency(clock)]
+    period = 1e9 / clock
     late = target.sdram_phase / 360 * period
     assert late >= 2.0 and period - late >= 1.5  # setup 1.5 to 2 ns, hold 0.8 to 1 ns
     for pads in (3.0, 4.0, 5.0):  # both ways together
-        first = late + pads + 6.0 - period  # slowest access time of the parts
-        last = late + pads + 2.5  # shortest hold of data
+        first = late + pads + access - period  # slowest access time of the parts
+        last = late + pads + hold  # shortest hold of data
         edge = period
         assert first + 1.0 < edge < last - 0.5, f"pads of {pads} ns"
 
 
 def test_another_clock() -> None:
     assert board("ulx3s-25f").clocked(90).clock_hz == 90_000_000
-    with pytest.raises(StillnetError, match="^a clock of 60 MHz is outside of 75 to 110 MHz"):
+    with pytest.raises(StillnetError, match="^a clock of 60 MHz is outside of 75 to 133 MHz"):
         board("ulx3s-25f").clocked(60)
+    slow = board("ulx3s-85f").clocked(90)
+    assert (slow.clock_hz, slow.memory_hz) == (90_000_000, 126_000_000)
     with pytest.raises(StillnetError, match="^the clock of board 'upduino' is 24 MHz and cannot "):
         board("upduino").clocked(25)
 
