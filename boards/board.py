@@ -20,6 +20,9 @@ from stillnet.sw.packing.packer import capacities
 __all__ = ["CLOCKS_MHZ", "Board", "block_rams", "sdram_phase"]
 
 CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
+TIER_LANES = 8
+"""Of an engine with a hot store: words are wider than the SDRAM's bus."""
+
 HOT_STEP, HOT_COLUMNS = 1024, 4096
 """Of a hot store: words by which it grows; columns of matrices that may be there in part."""
 MAX_UNITS = 4096
@@ -344,6 +347,27 @@ class Board:
             except ValueError as error:
                 raise StillnetError(f"board '{self.name}': {error}; leave the cell out") from None
         return config
+
+    def tiered(self) -> Board:
+        """The same board with a hot store of the block RAM that is left, words of 64 bits, and the
+        SDRAM at a clock of its own.
+
+        Raises
+        ------
+        StillnetError
+            Where there is no SDRAM, or hardly any block RAM left.
+        """
+        if self.sdram is None:
+            raise StillnetError(
+                f"board '{self.name}' has all weights in the FPGA already; leave --tiers out"
+            )
+        target = replace(self, lanes=TIER_LANES, memory_hz=memory_clock(self.clock_hz))
+        if block_rams(target.config()) > self.block_rams * FILLED // 100:
+            raise StillnetError(
+                f"board '{self.name}' has {self.block_rams} blocks of RAM, too few for a hot "
+                "store; leave --tiers out, or take a larger FPGA"
+            )
+        return target
 
     def make_platform(self) -> Any:
         """The platform object."""

@@ -85,7 +85,7 @@ class Case:
 
     def engine(self) -> EngineConfig:
         """The engine whose words are counted while the network is made."""
-        return engine_for(self.options, board(self.board).config() if self.board else None)
+        return engine_for(self.options, board(self.board).tiered().config() if self.board else None)
 
 
 BOARDS = ("ulx3s-85f",)
@@ -270,7 +270,7 @@ def _rows(cases: tuple[Case, ...], folder: Path, progress: Progress | None) -> l
         network.save(folder / f"{case.name}.safetensors")
         target = None
         if case.board:
-            target = board(case.board).fitted(network)
+            target = board(case.board).tiered().fitted(network)
             config = target.config()
         found = {
             n: measure(model, network, [x], config, clock_mhz=CLOCK_MHZ) for n, x in tests.items()
@@ -358,9 +358,9 @@ BENCH = Bench(
         "noise and with a kind of noise that calibration has never heard, 5 dB each; networks are "
         "made from calibration speech alone, their methods were developed with the test in sight. "
         "Kilobytes that a frame of 10 ms reads, and its time on a 16-bit SDRAM at 100 MHz, or on a "
-        "board as 'build --fit' makes it (engine 100 MHz, SDRAM 133 MHz), each frame offered to an "
-        "idle engine. 'RTL': counters of the generated hardware, everything inside the pins, every "
-        "output compared with the reference."
+        "board as 'build --fit --tiers' makes it (engine 100 MHz, SDRAM 133 MHz), each frame "
+        "offered to an idle engine. 'RTL': counters of the generated hardware, everything inside "
+        "the pins, every output compared with the reference."
     ),
     measure=lambda progress: nsnet2(progress=progress),
     markdown=_markdown,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -101,7 +102,7 @@ def test_another_clock() -> None:
     assert board("ulx3s-25f").clocked(90).clock_hz == 90_000_000
     with pytest.raises(StillnetError, match="^a clock of 60 MHz is outside of 75 to 133 MHz"):
         board("ulx3s-25f").clocked(60)
-    slow = board("ulx3s-85f").clocked(90)
+    slow = board("ulx3s-85f").tiered().clocked(90)
     assert (slow.clock_hz, slow.memory_hz) == (90_000_000, 126_000_000)
     with pytest.raises(StillnetError, match="^the clock of board 'upduino' is 24 MHz and cannot "):
         board("upduino").clocked(25)
@@ -466,3 +467,59 @@ def test_the_serial_port_at_its_true_rate() -> None:
     assert model.violations == 0, model.first_violation
     assert model.lamps & 8 == 0
     model.close()
+
+
+# -- hot stores -----------------------------------------------------------------------------------
+
+
+def test_a_board_with_tiers_has_the_block_ram_that_is_left() -> None:
+    target = board("ulx3s-85f").tiered()
+    config = target.config()
+    assert config.lanes == 8 and config.hot_words > 20_000
+    assert 0.75 * target.block_rams < block_rams(config) <= 0.8 * target.block_rams
+    assert (target.clock_hz, target.memory_hz) == (100_000_000, MEMORY_HZ)
+    assert config.bus_clock == pytest.approx(4 / 3, rel=1e-6)
+    with pytest.raises(StillnetError, match="^board 'ulx3s-12f' has 56 blocks of RAM, too few"):
+        board("ulx3s-12f").tiered()
+    with pytest.raises(StillnetError, match="^board 'upduino' has all weights in the FPGA"):
+        board("upduino").tiered()
+
+
+def test_the_virtual_board_with_tiers_and_two_clocks_equals_the_reference() -> None:
+    """Everything inside the pins, with a store that holds half of the network and with a restart of
+    the link in between; edges of the memory's clock wander."""
+    config = EngineConfig(
+        name="tiers",
+        lanes=8,
+        units=256,
+        inputs=64,
+        accumulators=256,
+        layers=8,
+        matrices=32,
+        address_bits=22,
+        fetch_columns=64,
+        fetch_words=256,
+        hot_words=96,
+        columns=512,
+    )
+    target = dataclasses.replace(board("ulx3s-85f").tiered(), engine=config)
+    network = random_case(4, config).network
+    model = VirtualBoard(target)
+    rng = np.random.default_rng(2)
+    with Engine(model) as engine:
+        for _ in range(2):
+            engine.load(network)
+            reference = Reference(network, config=config)
+            engine.reset_counters()
+            hot = words = 0
+            for row in rng.integers(-(1 << 14), 1 << 14, (12, network.inputs)):
+                row = row if not network.input_mode.one_hot else row[:1] % network.inputs
+                np.testing.assert_array_equal(
+                    engine.step_integers(row), reference.step_integers(row)
+                )
+                hot, words = hot + reference.last.words_hot, words + reference.last.words
+            counters = engine.counters()
+            assert (counters["words"], counters["words_hot"]) == (words, hot)
+            assert 0 < hot < words
+            engine.reset()
+        assert model.violations == 0
