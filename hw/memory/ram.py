@@ -1,14 +1,11 @@
 """Weights in on-chip block RAM, behind the engine's memory port."""
 
 from collections.abc import Iterable
-from math import ceil
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
-
-from stillnet.hw.parts.data_register import Data
 
 from .port import MemoryPortSignature, check_width
 
@@ -37,10 +34,6 @@ class RamPort(wiring.Component):
         Width of the length of a read.
     init : iterable of :class:`int`
         First words when the device is configured; the rest is zero.
-    bank_words : :class:`int`, optional
-        The memory is divided into banks of so many words, a power of two, each with a register of
-        its own in front of the choice between them. For large memories, whose blocks lie far apart;
-        a word then comes a cycle later.
 
     Members
     -------
@@ -56,7 +49,6 @@ class RamPort(wiring.Component):
         *,
         length_bits: int = 16,
         init: Iterable[int] = (),
-        bank_words: int | None = None,
     ):
         signature = MemoryPortSignature(address_bits, word_bits, length_bits)
         check_width("RAM depth", depth)
@@ -70,7 +62,6 @@ class RamPort(wiring.Component):
         self._depth = depth
         self._length_bits = length_bits
         self._init = tuple(init)
-        self._bank_words = bank_words if bank_words and bank_words < depth else None
         if len(self._init) > depth:
             raise ValueError(
                 f"RAM of depth {depth} cannot be initialised with {len(self._init)} words"
@@ -101,6 +92,14 @@ class RamPort(wiring.Component):
         m = Module()
         port = self.port
         ram_bits = ceil_log2(self.depth)
+
+        # A word that is read while it is being written may be either one, so Yosys need not add
+        # the logic that would make it the old one.
+        m.submodules.ram = ram = memory.Memory(
+            shape=self.word_bits, depth=self.depth, init=self.init, attrs={"no_rw_check": 1}
+        )
+        write_port = ram.write_port()
+        read_port = ram.read_port()
 
         # Words leave the RAM's own latch, then `output`. The pipeline moves or stands as a whole:
         # it stands while `spare` holds the word that was in `output` when the engine said wait.
@@ -136,17 +135,14 @@ class RamPort(wiring.Component):
                 last.eq(port.read.p.length == 1),
             ]
 
-        write_fits = Signal()
-        m.d.comb += write_fits.eq(port.write.p.address < self.depth)
-        write = Signal()
-        m.d.comb += write.eq(port.write.valid & write_fits)
-        found = self._banks(m, address[:ram_bits], enable, write)
-        stages = Signal(2 if self._bank_words else 1)  # which of them hold a word
-        m.d.comb += latch_valid.eq(stages[-1])
+        m.d.comb += [
+            read_port.addr.eq(address[:ram_bits]),
+            read_port.en.eq(enable),
+        ]
         with m.If(enable):
             m.d.sync += [
-                stages.eq(Cat(busy, stages)),
-                output.eq(found),
+                latch_valid.eq(busy),
+                output.eq(read_port.data),
                 output_valid.eq(latch_valid),
             ]
 
@@ -162,45 +158,18 @@ class RamPort(wiring.Component):
         with m.Elif(port.data.ready):
             m.d.sync += spare_valid.eq(0)
 
-        m.d.comb += [port.write.ready.eq(1), port.write_idle.eq(1)]
+        write_fits = Signal()
+        m.d.comb += [
+            write_fits.eq(port.write.p.address < self.depth),
+            write_port.addr.eq(port.write.p.address[:ram_bits]),
+            write_port.data.eq(port.write.p.data),
+            write_port.en.eq(port.write.valid & write_fits),
+            port.write.ready.eq(1),
+            port.write_idle.eq(1),
+        ]
 
         wrong = Cat(busy & (address >= self.depth), port.write.valid & ~write_fits)
         with m.If(wrong.any()):
             m.d.sync += port.error.eq(1)
 
         return m
-
-    def _banks(self, m: Module, address: Value, enable: Signal, write: Signal) -> Value:
-        """The memory, in banks where there are any; the word that was read."""
-        size = self._bank_words or self.depth
-        bits, written = ceil_log2(size), self.port.write.p
-        words = []
-        for k in range(ceil(self.depth / size)):
-            # A word that is read while it is being written may be either one, so Yosys need not add
-            # the logic that would make it the old one.
-            ram = memory.Memory(
-                shape=self.word_bits,
-                depth=min(size, self.depth - k * size),
-                init=self.init[k * size : (k + 1) * size],
-                attrs={"no_rw_check": 1},
-            )
-            m.submodules[f"ram{k}" if self._bank_words else "ram"] = ram
-            write_port, read_port = ram.write_port(), ram.read_port()
-            here = written.address[bits : len(address)] == k if self._bank_words else C(1)
-            m.d.comb += [
-                write_port.addr.eq(written.address[:bits]),
-                write_port.data.eq(written.data),
-                write_port.en.eq(write & here),
-                read_port.addr.eq(address[:bits]),
-                read_port.en.eq(enable),
-            ]
-            words.append(read_port.data)
-        if not self._bank_words:
-            return words[0]
-        bank = address[bits:]
-        found = Array(Data(self.word_bits, name=f"found{k}") for k in range(len(words)))
-        latched, stored = Data(max(1, len(bank))), Data(max(1, len(bank)))
-        with m.If(enable):
-            m.d.sync += [latched.eq(bank), stored.eq(latched)]
-            m.d.sync += [register.eq(word) for register, word in zip(found, words)]
-        return found[stored]

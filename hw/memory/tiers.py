@@ -25,6 +25,7 @@ from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.stages import BANK_WORDS
 
+from .hot_banks import HotBanks
 from .port import read_request_layout
 from .ram import RamPort
 
@@ -91,24 +92,31 @@ class Tiers(wiring.Component):
         m.submodules.order = order = ShortQueue(
             data.StructLayout({"hot": 1, "one": 1, "length": LENGTH_BITS}), depth
         )
-        m.submodules.store = store = RamPort(
-            config.address_bits,
-            config.word_bits,
-            config.hot_words,
-            length_bits=LENGTH_BITS,
-            bank_words=BANK_WORDS,
-        )
-        connect(m, hot.o_stream, store.port.read)
         connect(m, cold.o_stream, flipped(self.memory_reads))
+        store = self._store(m, hot.o_stream)
+        self._accept(m, hot, cold, order)
+        ahead = self._read_ahead(m)
+        self._deliver(m, order, store, ahead)
+        return m
+
+    def _store(self, m: Module, reads: Any) -> Any:
+        """The hot store, in banks where it is large; its words."""
+        config = self._config
+        if config.hot_words > BANK_WORDS:
+            m.submodules.store = banks = HotBanks(config, length_bits=LENGTH_BITS)
+            connect(m, reads, banks.reads)
+            connect(m, flipped(self.fill), banks.fill)
+            return banks.words
+        m.submodules.store = store = RamPort(
+            config.address_bits, config.word_bits, config.hot_words, length_bits=LENGTH_BITS
+        )
+        connect(m, reads, store.port.read)
         m.d.comb += [
             store.port.write.valid.eq(self.fill.write),
             store.port.write.p.address.eq(self.fill.address),
             store.port.write.p.data.eq(self.fill.data),
         ]
-        self._accept(m, hot, cold, order)
-        ahead = self._read_ahead(m)
-        self._deliver(m, order, store.port.data, ahead)
-        return m
+        return store.port.data
 
     def _accept(self, m: Module, hot: Any, cold: Any, order: Any) -> None:
         """Each read goes to one side, and its turn into ``order``; one of no words is forgotten."""

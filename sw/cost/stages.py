@@ -86,8 +86,8 @@ HOT = 2 + 3
 """``tiers.py``, ``ram.py``: a request for a column of the hot store, until its first word: the
 queue, and the block RAM with its registers."""
 
-HOT_BANKS = 1
-"""``ram.py``: the register in front of the choice between banks."""
+HOT_BANKS = 3
+"""``hot_banks.py``: what a store of several banks takes longer."""
 
 COLD_QUEUE = 2
 """``tiers.py``: a request for a column of the memory, until it is at the memory's port."""
