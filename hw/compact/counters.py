@@ -15,9 +15,13 @@ from stillnet.sw.contract.registers import COUNTERS, Register
 
 __all__ = ["ROUND_CYCLES", "CompactCounters"]
 
-COUNTED = tuple(r for r in COUNTERS if r not in (Register.STALL_CELL, Register.LATENCY))
-"""Counters that have a turn, in the order of their turns; the last turn is that of an event
-counter. No word ever waits for a cell here, and ``LATENCY`` has a register of its own."""
+ELSEWHERE = (Register.STALL_CELL, Register.LATENCY, Register.WORDS_HOT)
+"""Counters without a turn. No word waits for a cell here and there is no hot store, so two of them
+stay 0; ``LATENCY`` has a register of its own."""
+
+COUNTED = tuple(r for r in COUNTERS if r not in ELSEWHERE)
+"""Counters that have a turn, in the order of their turns. The last turn is that of an event
+counter."""
 
 ROUND_CYCLES = 2 * (len(COUNTED) + 1)
 """Cycles until what has happened is in the memory."""

@@ -77,6 +77,8 @@ class CompactEngine(wiring.Component):
             raise ValueError(f"Compact engine needs a cell width of 1, not {config.cell_width}")
         if config.second_threshold:
             raise ValueError("Compact engine has one threshold a vector, not a second one")
+        if config.hot_words:
+            raise ValueError(f"Compact engine has no hot store, not one of {config.hot_words} words")
         if config.cell_sharing != 1:
             raise ValueError("Compact engine has one multiplier for its cells; share none")
         for name in config.cells:
