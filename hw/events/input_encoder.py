@@ -89,6 +89,8 @@ class InputEncoder(wiring.Component):
         Starts and stops it.
     header : In(InputHeaderSignature)
         What the image says about the input vector.
+    threshold : In(17)
+        Threshold of its events.
     restore_mode : In(RestoreSignature)
         Vectors of the layers follow the input vector on the same stream.
     restore : Out(stream of 16 bits)
@@ -115,6 +117,7 @@ class InputEncoder(wiring.Component):
                 "inputs": In(stream.Signature(signed(ACTIVATION_BITS))),
                 "control": In(InputControlSignature()),
                 "header": In(InputHeaderSignature(config)),
+                "threshold": In(EVENT_BITS),
                 "restore_mode": In(RestoreSignature()),
                 "restore": Out(stream.Signature(signed(ACTIVATION_BITS))),
                 "events": Out(InputListSignature(config)),
@@ -246,7 +249,7 @@ class InputEncoder(wiring.Component):
             encoder.row.eq(s.index),
             encoder.group.mask.eq(1),
             encoder.rule.mode.eq(header.mode),
-            encoder.rule.threshold.eq(Mux(exact, 0, header.threshold)),
+            encoder.rule.threshold.eq(Mux(exact, 0, self.threshold)),
             encoder.rule.exact.eq(exact),
             encoder.list_base.eq(0),
         ]

@@ -17,13 +17,18 @@ from amaranth.utils import bits_for
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, EVENT_BITS
+from stillnet.sw.contract.registers import Error
 
 from .shapes import Shapes
 
 __all__ = [
+    "CountedVectorSignature",
+    "CounterReadSignature",
+    "CycleSignature",
     "DescriptorWriteSignature",
     "DirectSignature",
     "DispatchSignature",
+    "EntryWriteSignature",
     "GroupSignature",
     "HoldSignature",
     "HotFillSignature",
@@ -36,6 +41,7 @@ __all__ = [
     "IssueSignature",
     "ListReadSignature",
     "ListedSignature",
+    "LoadControlSignature",
     "PeekSignature",
     "ProgressSignature",
     "RestoreSignature",
@@ -43,6 +49,7 @@ __all__ = [
     "RuleSignature",
     "SchedulerControlSignature",
     "StateAccessSignature",
+    "StepBoundsSignature",
     "SumReadSignature",
     "TableWriteSignature",
     "ThresholdWriteSignature",
@@ -643,6 +650,23 @@ class TableWriteSignature(wiring.Signature):
         super().__init__({"write": Out(1), "index": Out(16), "value": Out(EVENT_BITS)})
 
 
+class EntryWriteSignature(wiring.Signature):
+    """Entries of all tables of an image (``contract.image.ENTRY``), in the order of the image.
+
+    Members
+    -------
+    write : Out(1)
+        An entry is there; the other members are valid.
+    index : Out(16)
+        Number of the entry in its table.
+    value : Out(32)
+        The entry, which says its table.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"write": Out(1), "index": Out(16), "value": Out(32)})
+
+
 class HotFillSignature(wiring.Signature):
     """Words for the hot store, while an image is loaded.
 
@@ -689,7 +713,6 @@ class InputHeaderSignature(wiring.Signature):
     mode : Out(Mode)
     one : Out(4)
         log2 of the value of a token's event.
-    threshold : Out(17)
     users : Out
         Matrices that the input feeds.
     """
@@ -700,7 +723,6 @@ class InputHeaderSignature(wiring.Signature):
                 "size": Out(16),
                 "mode": Out(Mode),
                 "one": Out(4),
-                "threshold": Out(EVENT_BITS),
                 "users": Out(range(config.matrices + 1)),
             }
         )
@@ -808,6 +830,39 @@ class TokenAccessSignature(wiring.Signature):
 # -- control ------------------------------------------------------------------------------------
 
 
+class LoadControlSignature(wiring.Signature):
+    """The engine loads an image.
+
+    Members
+    -------
+    start : Out(1)
+        Starts a load of the image at ``base``.
+    base : Out(address_bits)
+        Word address of the image, steady from ``start`` on.
+    verify : Out(1)
+        The load also sums up the whole image and compares with the CRC-32 in its header; steady
+        from ``start`` to ``done``.
+    busy : In(1)
+        The memory port belongs to the loader.
+    done : In(1)
+        Pulses at the end of a load.
+    error : In(``registers.Error``)
+        Whether the image was accepted, valid with ``done``.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(
+            {
+                "start": Out(1),
+                "base": Out(config.address_bits),
+                "verify": Out(1),
+                "busy": In(1),
+                "done": In(1),
+                "error": In(Error),
+            }
+        )
+
+
 class SchedulerControlSignature(wiring.Signature):
     """The engine starts and stops the scheduler.
 
@@ -855,3 +910,92 @@ class InputControlSignature(wiring.Signature):
 
     def __init__(self) -> None:
         super().__init__({"reset": Out(1), "enable": Out(1), "idle": In(1), "accepted": In(1)})
+
+
+# -- counters -----------------------------------------------------------------------------------
+
+
+class CycleSignature(wiring.Signature):
+    """What happened in a cycle, for the counters.
+
+    Members
+    -------
+    active : Out(1)
+        A step is in progress. The next four members count only then.
+    word, hot_word : Out(1)
+        The lanes took a word; it came from the hot store.
+    held : Out(1)
+        The lanes wait until a cell has read its accumulators.
+    starved : Out(1)
+        The lanes wait for a word.
+    saturated : Out(range(cell_width + 1))
+        Number of results that were clipped.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(
+            {
+                "active": Out(1),
+                "word": Out(1),
+                "hot_word": Out(1),
+                "held": Out(1),
+                "starved": Out(1),
+                "saturated": Out(range(config.cell_width + 1)),
+            }
+        )
+
+
+class StepBoundsSignature(wiring.Signature):
+    """Where steps begin and end, for the counters.
+
+    Members
+    -------
+    accepted : Out(1)
+        The first element of an input vector was taken.
+    was_idle : Out(1)
+        Nothing was in progress in this cycle.
+    output_last : Out(1)
+        The last element of an output vector left.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"accepted": Out(1), "was_idle": Out(1), "output_last": Out(1)})
+
+
+class CountedVectorSignature(wiring.Signature):
+    """A vector that the compact engine has encoded, for its counters.
+
+    Members
+    -------
+    done : Out(1)
+        The vector is complete; only while nothing is ``pending``.
+    source : Out
+        0 for the input, 1 + l for layer l; valid with ``done``.
+    total : Out(16)
+        Its events, valid with ``done``.
+    pending : In(1)
+        Its events are not in the counter yet.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        source = unsigned(Shapes(config).layer + 1)
+        super().__init__(
+            {"done": Out(1), "source": Out(source), "total": Out(16), "pending": In(1)}
+        )
+
+
+class CounterReadSignature(wiring.Signature):
+    """Read port of the counters.
+
+    Members
+    -------
+    address : Out(6)
+        Register of the counter.
+    select : Out(6)
+        Source of the event counter, as in ``Register.EVENTS_SELECT``.
+    value : In(32)
+        The counter; the block says how many cycles later.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"address": Out(6), "select": Out(6), "value": In(32)})

@@ -367,9 +367,9 @@ def load(
     written: list[tuple[bool, int, int, int]] = []
 
     async def testbench(ctx: Any) -> None:
-        ctx.set(dut.start, 1)
+        ctx.set(dut.control.start, 1)
         await ctx.tick()
-        ctx.set(dut.start, 0)
+        ctx.set(dut.control.start, 0)
         queue: list[int] = []
         read, held = 0, None
         for _ in range(5000):
@@ -390,11 +390,14 @@ def load(
                 assert held is None, "a request was taken back"
             taken = ctx.get(dut.words.valid) and ctx.get(dut.words.ready)
             for kind in ("layer", "matrix"):
-                if ctx.get(getattr(dut, f"{kind}_write")):
-                    place = (ctx.get(dut.index), ctx.get(dut.record), ctx.get(dut.value))
+                descriptors = dut.descriptors
+                if ctx.get(getattr(descriptors, f"{kind}_write")):
+                    place = tuple(
+                        ctx.get(getattr(descriptors, name)) for name in ("index", "record", "value")
+                    )
                     written.append((kind == "layer", *place))
-            if ctx.get(dut.done):
-                result.append((Error(ctx.get(dut.error)), read))
+            if ctx.get(dut.control.done):
+                result.append((Error(ctx.get(dut.control.error)), read))
                 return
             granted = request if request and ctx.get(dut.reads.ready) else None
             await ctx.tick()
