@@ -69,32 +69,45 @@ class Counters(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config, s = self._config, Shapes(self._config)
         value = {r: Signal(32, name=r.name.lower()) for r in COUNTERS}
-
-        def add(register: Register, amount: Any) -> Any:
-            return value[register].eq(value[register] + amount)
-
         # What is counted comes from far away, so it is counted a cycle later, and cleared as late.
-        quiet = ~(self.cycle.word | self.cycle.held | self.cycle.starved)
         clear = Signal()
         m.d.sync += clear.eq(self.clear)
+        self._cycles(m, value)
+        self._latency(m, value[Register.LATENCY])
+        events = self._events(m, clear)
+        with m.Switch(self.read.address):
+            for register, signal in value.items():
+                with m.Case(register):
+                    m.d.comb += self.read.value.eq(signal)
+            with m.Case(Register.EVENTS):
+                m.d.comb += self.read.value.eq(events)
+        with m.If(clear):
+            m.d.sync += [signal.eq(0) for signal in value.values()]
+        return m
+
+    def _cycles(self, m: Module, value: dict[Register, Signal]) -> None:
+        """Cycles by cause, saturated results and steps."""
+        cycle = self.cycle
+        quiet = ~(cycle.word | cycle.held | cycle.starved)
         for register, amount in (
-            (Register.CYCLES, self.cycle.active),
-            (Register.WORDS, self.cycle.active & self.cycle.word),
-            (Register.WORDS_HOT, self.cycle.active & self.cycle.hot_word),
-            (Register.STALL_CELL, self.cycle.active & self.cycle.held),
-            (Register.STALL_MEMORY, self.cycle.active & self.cycle.starved),
-            (Register.STALL_EVENTS, self.cycle.active & quiet),
-            (Register.SATURATIONS, self.cycle.saturated),
+            (Register.CYCLES, cycle.active),
+            (Register.WORDS, cycle.active & cycle.word),
+            (Register.WORDS_HOT, cycle.active & cycle.hot_word),
+            (Register.STALL_CELL, cycle.active & cycle.held),
+            (Register.STALL_MEMORY, cycle.active & cycle.starved),
+            (Register.STALL_EVENTS, cycle.active & quiet),
+            (Register.SATURATIONS, cycle.saturated),
             (Register.STEPS, self.step.output_last),
         ):
             late = Signal(len(amount), name=f"{register.name.lower()}_late")
-            m.d.sync += [late.eq(amount), add(register, late)]
+            m.d.sync += [late.eq(amount), value[register].eq(value[register] + late)]
 
+    def _latency(self, m: Module, value: Signal) -> None:
+        """Cycles of the latest step that began while nothing was in progress."""
         timing = Signal()
         elapsed = Signal(32)
-        begins, ends = Signal(), Signal()  # both as late
+        begins, ends = Signal(), Signal()  # both a cycle late
         m.d.sync += [
             elapsed.eq(elapsed + 1),
             begins.eq(self.step.accepted & self.step.was_idle),
@@ -103,49 +116,43 @@ class Counters(wiring.Component):
         with m.If(begins):
             m.d.sync += [timing.eq(1), elapsed.eq(1)]
         with m.If(timing & ends):
-            m.d.sync += [timing.eq(0), value[Register.LATENCY].eq(elapsed + 1)]
+            m.d.sync += [timing.eq(0), value.eq(elapsed + 1)]
 
-        # Events: a register for the input, a memory for the layers; one sum a vector.
+    def _events(self, m: Module, clear: Signal) -> Signal:
+        """The selected event counter: a register for the input, memories for the layers."""
+        s, vector, select = Shapes(self._config), self.vector, self.read.select
         input_events = Signal(32)
         with m.If(self.input.last):
             m.d.sync += input_events.eq(input_events + self.input.total)
-        sweep = Signal(s.layer + 1)  # clearing, one layer a cycle
+        sweep = Signal(s.layer + 1)  # clearing, one layer per cycle
         sweeping = Signal()
         m.d.comb += sweeping.eq(~sweep[-1])
         with m.If(sweeping):
             m.d.sync += sweep.eq(sweep + 1)
+        with m.If(clear):
+            m.d.sync += [input_events.eq(0), sweep.eq(0)]
         update = Signal()
         update_layer = Signal(s.layer)
-        m.d.sync += [update.eq(self.vector.last), update_layer.eq(self.vector.layer)]
-        event_values = []
-        totals = [self.vector.total, self.vector.second_total][
-            : 2 if config.second_threshold else 1
-        ]
-        for k, total in enumerate(totals):
+        m.d.sync += [update.eq(vector.last), update_layer.eq(vector.layer)]
+        of_layer = []
+        totals = [vector.total, vector.second_total]
+        for k, total in enumerate(totals[: 2 if self._config.second_threshold else 1]):
             memory = Memory(shape=unsigned(32), depth=1 << s.layer, init=[])
             m.submodules[f"events{k}"] = memory
             reader, writer = memory.read_port(), memory.write_port()
             amount = Signal(16, name=f"amount{k}")
             m.d.sync += amount.eq(total)
             m.d.comb += [
-                reader.addr.eq(Mux(self.vector.last, self.vector.layer, self.read.select - 1)),
+                reader.addr.eq(Mux(vector.last, vector.layer, select - 1)),
                 writer.addr.eq(Mux(sweeping, sweep, update_layer)),
                 writer.data.eq(Mux(sweeping, 0, reader.data + amount)),
                 writer.en.eq(sweeping | update),
             ]
-            event_values.append(reader.data)
-
-        with m.Switch(self.read.address):
-            for register, signal in value.items():
-                with m.Case(register):
-                    m.d.comb += self.read.value.eq(signal)
-            with m.Case(Register.EVENTS):
-                m.d.comb += self.read.value.eq(event_values[0])
-                with m.If(self.read.select[5]):
-                    m.d.comb += self.read.value.eq(event_values[-1])
-                with m.If(self.read.select == 0):
-                    m.d.comb += self.read.value.eq(input_events)
-        with m.If(clear):
-            m.d.sync += [signal.eq(0) for signal in value.values()]
-            m.d.sync += [input_events.eq(0), sweep.eq(0)]
-        return m
+            of_layer.append(reader.data)
+        events = Signal(32)
+        m.d.comb += events.eq(of_layer[0])
+        with m.If(select[5]):
+            m.d.comb += events.eq(of_layer[-1])
+        with m.If(select == 0):
+            m.d.comb += events.eq(input_events)
+        return events
