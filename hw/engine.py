@@ -34,7 +34,7 @@ from stillnet.hw.lanes.lanes import Lanes
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.memory.tiers import Tiers
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import column_layout, output_layout, read_command_layout
+from stillnet.hw.parts.layouts import column_layout, output_layout, read_command_layout
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image

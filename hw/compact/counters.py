@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from stillnet.hw.parts.interfaces import CountedVectorSignature, CounterReadSignature
+from stillnet.hw.parts.host_interfaces import CountedVectorSignature, CounterReadSignature
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.registers import COUNTERS, Register
 

@@ -24,7 +24,7 @@ from amaranth.lib.wiring import In, Out
 from stillnet.hw.host.register_bus import RegisterBusSignature
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import output_layout
+from stillnet.hw.parts.layouts import output_layout
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode

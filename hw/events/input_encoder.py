@@ -14,16 +14,18 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import (
+from stillnet.hw.parts.host_interfaces import (
     InputControlSignature,
-    InputEncodedSignature,
     InputHeaderSignature,
-    InputListSignature,
-    ListReadSignature,
     RestoreSignature,
     StateAccessSignature,
     TableWriteSignature,
     TokenAccessSignature,
+)
+from stillnet.hw.parts.interfaces import (
+    InputEncodedSignature,
+    InputListSignature,
+    ListReadSignature,
 )
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode

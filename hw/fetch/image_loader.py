@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.memory.port import read_request_layout
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import (
+from stillnet.hw.parts.host_interfaces import (
     DescriptorWriteSignature,
     EntryWriteSignature,
     HotFillSignature,

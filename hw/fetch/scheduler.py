@@ -28,22 +28,21 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import (
+from stillnet.hw.parts.host_interfaces import (
     DescriptorWriteSignature,
-    DispatchSignature,
-    HoldSignature,
     ImageSignature,
-    InputListSignature,
-    InputStatus,
-    IssueSignature,
     SchedulerControlSignature,
     ThresholdWriteSignature,
-    VectorsSignature,
-    VectorStatus,
-    WaitingSignature,
-    format_fields,
-    run_layout,
 )
+from stillnet.hw.parts.interfaces import (
+    DispatchSignature,
+    HoldSignature,
+    InputListSignature,
+    IssueSignature,
+    VectorsSignature,
+    WaitingSignature,
+)
+from stillnet.hw.parts.layouts import InputStatus, VectorStatus, format_fields, run_layout
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
 from stillnet.sw.contract.cells import CELLS

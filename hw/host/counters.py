@@ -9,13 +9,12 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
-from stillnet.hw.parts.interfaces import (
+from stillnet.hw.parts.host_interfaces import (
     CounterReadSignature,
     CycleSignature,
-    InputEncodedSignature,
     StepBoundsSignature,
-    VectorEncodedSignature,
 )
+from stillnet.hw.parts.interfaces import InputEncodedSignature, VectorEncodedSignature
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.registers import COUNTERS, Register
