@@ -344,15 +344,17 @@ def load(
 
     ``error_at``: from this word on the memory reports an error.
     """
+    header = {
+        "magic": layout.MAGIC,
+        "version": layout.VERSION,
+        "layers": 1,
+        "matrices": 2,
+        "fingerprint": config.fingerprint,
+        "inputs": 1,
+    }
+    unset = {name: 0 for record in layout.HEADER for name, _ in record.fields}
     records = [
-        layout.MAGIC,
-        layout.VERSION | (1 << 16) | (2 << 24),
-        config.fingerprint,
-        0,
-        0,
-        1,
-        0,
-        0,
+        *(record.pack(unset | header) for record in layout.HEADER),
         *range(100, 100 + len(layout.LAYER) + 2 * len(layout.MATRIX)),
     ]
     slot_words = layout.SLOT_BYTES // config.word_bytes
