@@ -25,8 +25,9 @@ HOT_STEP, HOT_COLUMNS = 1024, 4096
 MAX_UNITS = 4096
 """Of an engine on a board."""
 
-FILLED, FITTED_FILLED = 80, 90
-"""Percent of the block RAM that a board's own engine may take, and one that is made to measure."""
+FILLED, FITTED_FILLED, STORE_FILLED = 80, 90, 97
+"""Percent of the block RAM that a board's own engine may take, one that is made to measure, and one
+with its hot store."""
 
 CLOCKS_MHZ = (75.0, 143.0)
 """For which there is a phase of the SDRAM's clock (:func:`sdram_phase`)."""
@@ -288,6 +289,9 @@ class Board:
             accumulators=-(-needed["accumulators"] // 512) * 512,
         )
         wanted = large if block_rams(large) <= room and self.lanes is None else small
+        if self.lanes is not None:
+            inputs = 1 << (needed["inputs"] - 1).bit_length()
+            wanted = replace(wanted, inputs=max(64, min(wanted.inputs, inputs)))
         if (blocks := block_rams(wanted)) > room:
             raise StillnetError(
                 f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
@@ -295,7 +299,7 @@ class Board:
                 "FPGA, or a smaller network"
             )
         if self.lanes is not None:
-            wanted = self._with_store(wanted, FITTED_FILLED)
+            wanted = self._with_store(wanted, STORE_FILLED)
         return replace(self, engine=wanted)
 
     def _spram_config(self) -> EngineConfig:

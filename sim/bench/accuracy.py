@@ -1,38 +1,30 @@
 """``stillnet bench accuracy``: how near the integers are to the float model, output by output.
 
 Random networks whose inputs, hidden units and outputs have scales over decades, for which the
-weights make up, and real ones. Calibration and the recording that is judged share no step. The peer
-is what rounding alone would cost with a scale for each row of weights and everything else in
-floating point: int8 weights to nearest in the float model itself.
+weights make up, and real ones (``accuracy_models``). Calibration and the recordings that are
+judged share no step.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from stillnet.sim.audio import recordings, signals
-from stillnet.sw.importers.load import load_model
 from stillnet.sw.model.model import Model
-from stillnet.sw.network.network import Network
-from stillnet.sw.network.sequence import Layout, run_float
 from stillnet.sw.quantization.quantizer import quantize
-from stillnet.sw.quantization.report import run_quantized, signal_to_noise
 from stillnet.sw.util.benches import Bench, table
 
-__all__ = ["BENCH", "KINDS", "accuracy", "random_model", "rounded_rows"]
+from .accuracy_models import model_rows
+from .judging import judge
+
+__all__ = ["BENCH", "KINDS", "accuracy", "random_model"]
 
 UNITS, INPUTS, OUTPUTS, STEPS = 24, 10, 5, 600
 KINDS = ("dense", "conv", "gru", "lstm")
 SCALES = (1.0, 10.0, 100.0, 1000.0)
 SEEDS = 2
-FRAMES = 1000
-"""Of test speech, each mix."""
-
 Progress = Callable[[str, int, int], None]
 
 
@@ -77,53 +69,6 @@ def random_model(
     return model, x * s
 
 
-def rounded_rows(model: Model) -> Model:
-    """The float model with its weights rounded to nearest, eight bits, a scale for each row."""
-
-    def rounded(weight: np.ndarray) -> np.ndarray:
-        step = np.max(np.abs(weight), axis=2, keepdims=True) / 127
-        step = np.where(step > 0, step, 1.0)
-        return np.rint(weight / step) * step
-
-    layers = [
-        replace(
-            layer,
-            matrices=tuple(replace(m, weight=rounded(m.weight)) for m in layer.matrices),
-        )
-        for layer in model.layers
-    ]
-    return replace(model, layers=layers)
-
-
-def _outputs(model: Model, clips: list[np.ndarray]) -> np.ndarray:
-    layout = Layout([len(c) for c in clips])
-    return run_float(model, layout, layout.pack(clips)).vectors[len(model.layers) - 1]
-
-
-def _row(
-    name: str, model: Model, network: Network, clips: list[np.ndarray], method: str
-) -> dict[str, Any]:
-    layout = Layout([len(c) for c in clips])
-    wanted = _outputs(model, clips)
-    result = run_quantized(network, layout, layout.pack(clips))
-    got = network.dequantize_output(result.vectors[len(network.layers) - 1])
-    ours = [r for r in signal_to_noise(wanted, got) if r is not None]
-    peer = [
-        r for r in signal_to_noise(wanted, _outputs(rounded_rows(model), clips)) if r is not None
-    ]
-    return {
-        "name": name,
-        "bits": 8,
-        "method": method,
-        "row_steps": network.row_scale,
-        "snr_db": min(ours),
-        "mean_snr_db": float(np.mean(ours)),
-        "mean_error": float(np.mean(np.abs(got - wanted))),
-        "peer_snr_db": min(peer),
-        "peer_mean_snr_db": float(np.mean(peer)),
-    }
-
-
 def _random_rows(progress: Progress) -> Iterator[dict[str, Any]]:
     cases = [(k, s, seed) for k in KINDS for s in SCALES for seed in range(SEEDS)]
     for done, (kind, scale, seed) in enumerate(cases):
@@ -133,36 +78,21 @@ def _random_rows(progress: Progress) -> Iterator[dict[str, Any]]:
         for method in ("second-order", "nearest"):
             network = quantize(model, x[:half], method=method)
             name = f"{kind}, scales 1:{scale:g}, seed {seed}"
-            yield _row(name, model, network, [x[half:]], method)
+            yield judge(name, model, network, [x[half:]])
     progress("random networks", len(cases), len(cases))
-
-
-def _speech(noise: str) -> np.ndarray:
-    """Features of test speech with noise."""
-    noisy, _ = recordings.test_mix(noise=noise)
-    return signals.features(signals.stft(noisy))[:FRAMES]
-
-
-def _nsnet2(progress: Progress) -> Iterator[dict[str, Any]]:
-    model = load_model(recordings.nsnet2_path())
-    heard = [recordings.calibration_features()]
-    clips = [_speech(noise) for noise in ("babble", "machine")]
-    for k, method in enumerate(("second-order", "nearest")):
-        progress("NSNet2", k, 2)
-        begin = time.perf_counter()
-        network = quantize(model, heard, method=method)
-        seconds = time.perf_counter() - begin
-        yield _row("NSNet2, 16 kHz", model, network, clips, method) | {"seconds": seconds}
-    progress("NSNet2", 2, 2)
 
 
 def accuracy(progress: Progress) -> list[dict[str, Any]]:
     """All rows; ``snr_db`` is that of the worst output."""
-    return [*_random_rows(progress), *_nsnet2(progress)]
+    return [*_random_rows(progress), *model_rows(progress)]
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Random networks as the worst and the mean of their seeds, and the real ones."""
+
+    def mean(some: list[dict[str, Any]], key: str) -> float:
+        return float(np.mean([r[key] for r in some]))
+
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["name"].split(", seed")[0], row["method"]), []).append(row)
@@ -172,10 +102,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             "method": method,
             "rows": f"{sum(r['row_steps'] for r in some)} of {len(some)}",
             "worst": min(r["snr_db"] for r in some),
-            "mean": float(np.mean([r["mean_snr_db"] for r in some])),
+            "mean": mean(some, "mean_snr_db"),
             "peer": min(r["peer_snr_db"] for r in some),
-            "peer_mean": float(np.mean([r["peer_mean_snr_db"] for r in some])),
-            "error": float(np.mean([r["mean_error"] for r in some])),
+            "peer_mean": mean(some, "peer_mean_snr_db"),
+            "error": mean(some, "mean_error"),
+            "peer_error": mean(some, "peer_mean_error"),
+            "more": _more(some[0]),
         }
         for (name, method), some in groups.items()
     ]
@@ -188,8 +120,19 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "peer": ("peer, worst, dB", ".1f"),
         "peer_mean": ("peer, mean, dB", ".1f"),
         "error": ("mean error", ".2g"),
+        "peer_error": ("peer", ".2g"),
+        "more": ("beside", ""),
     }
     return table(shown, columns)
+
+
+def _more(row: dict[str, Any]) -> str:
+    """What only some rows have, in words."""
+    if "flipped" in row:
+        return f"{row['flipped']} of {row['decisions']} decisions flip, peer {row['peer_flipped']}"
+    if "cosine" in row:
+        return f"cosine {row['cosine']:.4f}, peer {row['peer_cosine']:.4f}"
+    return ""
 
 
 BENCH = Bench(

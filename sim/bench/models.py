@@ -26,9 +26,9 @@ from stillnet.sw.quantization.report import run_quantized
 from stillnet.sw.util.benches import Bench, table
 from stillnet.sw.util.progress import Progress
 
-__all__ = ["BENCH", "measure_detector", "uncut_detector"]
+__all__ = ["BENCH", "LSTM_OF_DETECTOR", "measure_detector", "uncut_detector"]
 
-_LSTM = "/model/decoder/rnn/Unsqueeze_3_output_0"
+LSTM_OF_DETECTOR = "/model/decoder/rnn/Unsqueeze_3_output_0"
 """What the detector's LSTM reads."""
 
 _TIMED = 40
@@ -116,7 +116,9 @@ def _rows(progress: Progress) -> Iterator[dict[str, Any]]:
         progress("whole models", k, len(recordings.SILERO))
         yield measure_detector(recordings.silero_path(file), file.removesuffix(".onnx"))
     first = next(iter(recordings.SILERO))
-    yield measure_detector(recordings.silero_path(first), "the same, from the LSTM on", _LSTM)
+    yield measure_detector(
+        recordings.silero_path(first), "the same, from the LSTM on", LSTM_OF_DETECTOR
+    )
     progress("whole models", len(recordings.SILERO), len(recordings.SILERO))
 
 

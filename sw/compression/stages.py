@@ -16,7 +16,7 @@ import numpy as np
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
-from stillnet.sw.cost.cost import column_words, words_within
+from stillnet.sw.cost.cost import memory_words, words_within
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.quantization.checks import check_model, check_recordings
@@ -228,7 +228,7 @@ def limit_search(
         setup.plan,
         compressed,
         setup.options.budget,
-        column_words(network, setup.config),
+        memory_words(network, setup.config),
         by_element=setup.options.by_element,
         progress=progress,
     )
@@ -246,6 +246,8 @@ def find_limits(
         rates = {int(s): r for s, r in facts["rates"].items()}
         return Limits(named, facts["error"], facts["words"], rates)
     options = setup.options
+    if before is not None:
+        _note_activity(setup, compressed, network, before)
     search = limit_search(
         setup,
         compressed,
@@ -278,6 +280,18 @@ def find_limits(
     facts = {"error": limits.error, "words": limits.words, "rates": limits.rates}
     setup.checkpoint.save(name, arrays, facts)
     return limits
+
+
+def _note_activity(setup: Setup, compressed: Model, network: Network, limits: Limits) -> None:
+    """How often each element fires with these thresholds: columns that would be hot cost less."""
+    encoders = replace(setup.encoders, thresholds=limits.thresholds)
+    judged = setup.base.judged
+    result = simulate(compressed, judged.layout, judged.scaled, encoders)
+    network.notes["activity"] = {
+        name: (result.fired[s] / judged.layout.rows).tolist()
+        for s, name in network.event_names().items()
+        if s in result.fired
+    }
 
 
 def column_costs(setup: Setup, compressed: Model, limits: Limits) -> dict[int, np.ndarray]:

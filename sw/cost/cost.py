@@ -14,6 +14,7 @@ from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Trace
+from stillnet.sw.network.tiers import choose_hot, layouts_of
 
 from .memory import MemoryModel
 from .schedule import ScheduleModel
@@ -21,6 +22,7 @@ from .schedule import ScheduleModel
 __all__ = [
     "Cost",
     "column_words",
+    "memory_words",
     "predict",
     "record_events",
     "step_events",
@@ -45,6 +47,25 @@ def column_words(network: Network, config: EngineConfig) -> dict[int, np.ndarray
             found = m.layout(layer.cell, config).lengths
             words[source] = words[source] + found if source in words else found.astype(np.int64)
     return words
+
+
+def memory_words(network: Network, config: EngineConfig) -> dict[int, np.ndarray]:
+    """The same in words of the memory: one of the hot store takes a cycle, one of the memory more.
+
+    What is hot follows from ``Network.activity``; without it every column counts as cold.
+    """
+    if not config.hot_words or network.activity is None:
+        return {s: words.astype(float) for s, words in column_words(network, config).items()}
+    faster = 1 / max(1.0, MemoryModel.of(config).word_cycles)
+    store = choose_hot(network, config)
+    found: dict[int, np.ndarray] = {}
+    for (i, j), stored in layouts_of(network, config).items():
+        source = network.event_source(i, network.layers[i].matrices[j].source)
+        hot = store.mask((i, j), len(stored.lengths))
+        found[source] = found.get(source, 0.0) + stored.lengths * np.where(hot, faster, 1.0)
+    for s, words in column_words(network, config).items():
+        found.setdefault(s, words.astype(float))
+    return found
 
 
 def step_words(network: Network, config: EngineConfig, trace: Trace) -> float:

@@ -111,7 +111,8 @@ def choose_hot(
     if not config.hot_words:
         return store
     layouts = layouts_of(network, config) if layouts is None else layouts
-    candidates, runs = _Candidates(), []
+    candidates = _Candidates()
+    runs: list[tuple[int, int, int]] = []
     for i, layer in enumerate(network.layers):
         for run in bias_runs(CELLS[layer.cell], config.row_scale):
             words = bias_words(layer.units, run.rows, config)

@@ -46,6 +46,9 @@ _COARSER = 5
 _THIN = 4
 """Every so many rows stand for all of them where formats are chosen for rows with steps."""
 
+_FREE = 1.001
+"""Noise that headroom may cost."""
+
 _SLACK = 0.98
 """Part of the accumulator's range that the choice of exponents uses; the corrected biases, known
 only afterwards, take the rest."""
@@ -301,6 +304,9 @@ class FormatChoice:
         costs = [self.best(i)[0] for i in layers]
         return sum(math.isinf(c) for c in costs), sum(c for c in costs if not math.isinf(c))
 
+    def _proven(self, source: int) -> bool:
+        return source != INPUT and self.cells[source].bound is not None
+
     def _own(self, source: int) -> float:
         """Rounding noise of a vector that nothing else accounts for: the network's output."""
         if source != len(self.model.layers) - 1:
@@ -325,8 +331,9 @@ class FormatChoice:
                     missing, total = self._total(sorted(layers))
                     ranking.append((missing, total + self._own(source), fraction))
                 missing, lowest, _ = min(ranking, key=lambda r: r[:2])
-                # The finest vector among those that are as good.
-                fraction = max(f for n, c, f in ranking if n == missing and c <= 1.001 * lowest)
+                good = [f for n, c, f in ranking if n == missing and c <= _FREE * lowest]
+                # As good ones: a proven range needs no room for what calibration did not show.
+                fraction = max(good) if self._proven(source) else min(good)
                 self.fraction[source] = fraction
                 changed |= fraction != kept
             if not changed:

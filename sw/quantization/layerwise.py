@@ -57,10 +57,16 @@ class Settings:
     pattern: Pattern = Pattern("unstructured", 0.0)
     method: str = "second-order"
     follow: float = 0.25
-    damping: float = 0.01
+    damping: float = 0.1
     passes: int = 2
     sweeps: int = 6
     correct_bias: bool = True
+
+    @property
+    def follow_bias(self) -> float:
+        """``follow`` of biases. Means move little where weights have eight bits, and errors of
+        recurrences below must not be passed on; with four bits biases make good for all of it."""
+        return self.follow if self.bits == 8 else 1.0
 
 
 @dataclass
@@ -346,6 +352,10 @@ class _Rows:
     def key(self) -> tuple[int, int]:
         return self.bundle.layer, self.place
 
+    def own_bias(self, model: Model) -> np.ndarray:
+        """Of the float model."""
+        return self.bundle.bias(model.layers[self.bundle.layer])
+
     def without_tokens(self, part: slice, steps: np.ndarray) -> _Rows:
         """The same without the columns of tokens, for given steps."""
         size = part.stop - part.start
@@ -458,21 +468,22 @@ def _solve_with_tokens(
     of_tokens = grid.values(integers)[:, part]
     others = rows.without_tokens(part, steps)
     left = gather(z, target - _of(of_tokens.T, tokens), centred=settings.correct_bias)
-    result = _solve(job, settings, others, left)
+    lost = np.mean(_of((rows.weight[:, part] - of_tokens).T, tokens), axis=0)
+    result = _solve(job, settings, others, left, lost)
     integers[:, dense] = result.integers
     kept = np.ones(integers.shape, bool) if rows.kept is None else rows.kept.copy()
     kept[:, dense] = result.kept
     # No step is less likely than another to meet a token that calibration did not meet.
     missed = np.mean((of_tokens - rows.weight[:, part]) ** 2, axis=1)
     whole = max(float(np.sum(rows.importance * np.mean(rows.weight[:, part] ** 2, axis=1))), 1e-300)
-    lost = float(np.sum(rows.importance * missed)) / whole
+    share = float(np.sum(rows.importance * missed)) / whole
     return replace(
         result,
         integers=integers,
         ratio=rows.ratio,
         kept=kept,
-        error=max(result.error, lost),
-        nearest_error=max(result.nearest_error, lost),
+        error=max(result.error, share),
+        nearest_error=max(result.nearest_error, share),
     )
 
 
@@ -492,7 +503,14 @@ def _steps(
     return snapped(steps, job.units.get(rows.key), bounds)
 
 
-def _solve(job: Job, settings: Settings, rows: _Rows, statistics: Statistics) -> Compressed:
+def _solve(
+    job: Job,
+    settings: Settings,
+    rows: _Rows,
+    statistics: Statistics,
+    lost: np.ndarray | float = 0.0,
+) -> Compressed:
+    """Rows of a bundle. ``lost``: mean of the accumulators that columns of tokens took away."""
     weight, importance, ratio = rows.weight, rows.importance, rows.ratio
     if not weight.shape[1]:
         none = np.zeros(weight.shape)
@@ -517,13 +535,15 @@ def _solve(job: Job, settings: Settings, rows: _Rows, statistics: Statistics) ->
         values, grid, kept = plain, plain_grid, plain_kept
     else:
         values, grid, kept = _second_order(job, settings, rows, ideal, hessian)
+    followed = statistics.target_mean - values @ statistics.mean
+    kept_up = rows.own_bias(job.model) + lost + (weight - values) @ statistics.mean
     variance = np.einsum("rc,rc->r", ideal @ hessian, ideal)
     total = max(float(np.sum(importance * variance)), 1e-300)
     return Compressed(
         integers=np.where(kept, grid.integers(values), 0).astype(np.int8),
         step=grid.step,
         ratio=ratio,
-        bias=statistics.target_mean - values @ statistics.mean,
+        bias=settings.follow_bias * followed + (1 - settings.follow_bias) * kept_up,
         kept=kept,
         error=objective(values, ideal, hessian, importance) / total,
         nearest_error=objective(plain, ideal, hessian, importance) / total,

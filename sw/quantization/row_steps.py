@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -33,9 +34,22 @@ from .solvers.rounding import Grid, best_steps
 
 __all__ = ["choose_exponents", "layers_with_steps"]
 
-_HEADROOM = 1.1
-_SATURATED = 8.0
-"""Beyond this, what tanh or sigmoid alone reads need not be told apart."""
+_HEADROOMS = (2.0, 1.5, 1.1)
+"""Room for accumulators larger than calibration showed, as a factor: the largest that costs next to
+nothing, else the last one."""
+
+_COST = 1.01
+"""What headroom may cost, as a factor on the noise of rounded weights."""
+
+_SATURATED = {"tanh": 6.0, "sigmoid": 12.0}
+"""From here on the tables give 1, so that what they alone read may saturate."""
+
+_LEVELS = (1.0, 0.85, 0.75, 0.65, 0.55)
+"""Parts of that at which a row may saturate, where a finer step wins more than that loses."""
+
+_MEMORY = 100.0
+"""Steps over which errors of saturation add up: a gate of .9997 forgets in 3,000 steps what one of
+1 keeps for ever, and is wrong in the same way in each. As long as a piece of calibration."""
 
 _SLACK = 0.95
 """Part of the accumulator's range that rounded weights may fill before they are solved."""
@@ -68,19 +82,26 @@ class _Part:
     ----------
     first : int
         Fraction bits of the bundle's first source.
-    narrow : array, shape (rows,)
-        Smallest step for a multiplier of one, so that nothing saturates in front of it.
+    peak : array, shape (rows,)
+        Smallest multiplier with which what calibration showed does not saturate in front of it.
+    enough : array, shape (levels, rows)
+        The one with which nothing that matters can, and smaller ones.
+    lost : array, shape (levels, rows)
+        Noise of what saturates with each.
     low : array, shape (rows,)
         Smallest step with which no accumulator can overflow.
     """
 
     place: int
+    bits: int
     weight: np.ndarray
     first: int
     ratio: np.ndarray
     power: np.ndarray
     felt: np.ndarray
-    narrow: np.ndarray
+    peak: np.ndarray
+    enough: np.ndarray
+    lost: np.ndarray
     low: np.ndarray
     given: np.ndarray | None
 
@@ -89,12 +110,50 @@ class _Part:
         """Every so many rows are tried."""
         return -(-len(self.weight) // _TRIED)
 
-    def bounds(self, exponent: int) -> tuple[np.ndarray, float]:
+    @cached_property
+    def free(self) -> np.ndarray:
+        """Steps that the rows would have without bounds."""
+        if self.given is not None:
+            return self.given
+        return best_steps(self.weight, self.power, self.bits, self.ratio)
+
+    @cached_property
+    def noise(self) -> np.ndarray:
+        """Noise of rounding with these, as the output feels it."""
+        grid = Grid(self.bits, self.free, self.ratio)
+        error = (grid.values(grid.integers(self.weight)) - self.weight) ** 2 @ self.power
+        return self.felt * error
+
+    def bounds(self, exponent: int, headroom: float) -> tuple[np.ndarray, float]:
         """Smallest step of each row, and the largest of all."""
+        low, highest, _ = self._bounds(exponent, headroom)
+        return low, highest
+
+    def _bounds(self, exponent: int, headroom: float) -> tuple[np.ndarray, float, np.ndarray]:
+        """The same, and what saturates."""
         unit = 2.0 ** (self.first - exponent)
         highest = 2.0 * (1 - 2.0**-SCALE_BITS)
-        low = np.maximum(np.maximum(self.narrow, _FINEST) * unit, self.low)
-        return low, highest * unit
+        narrow = np.minimum(self.peak * headroom, self.enough)
+        low = np.maximum(np.maximum(narrow, _FINEST) * unit, self.low)
+        coarser = np.maximum(low / self.free, 1.0) ** 2
+        best = np.argmin(self.noise * coarser + self.lost, axis=0)[None]
+        low, lost = (np.take_along_axis(a, best, axis=0)[0] for a in (low, self.lost))
+        return low, highest * unit, lost
+
+    def trial(self, exponent: int, headroom: float) -> float:
+        """Error of clipped rounding of some rows, with the steps that an exponent allows."""
+        low, high, lost = self._bounds(exponent, headroom)
+        if np.any(low > high):
+            return math.inf
+        if self.given is not None:
+            return math.inf if self.given.max() > high else 0.0
+        thin = self.thin
+        some = self.weight[::thin]
+        unit = 2.0 ** (self.first - exponent - SCALE_FRACTION)
+        step = np.clip(self.free, low, high)[::thin]
+        grid = Grid(self.bits, np.maximum(np.rint(step / unit), 1) * unit, self.ratio)
+        error = (grid.values(grid.integers(some)) - some) ** 2 @ self.power
+        return float(np.sum(self.felt[::thin] * error + lost[::thin]))
 
 
 def choose_exponents(
@@ -117,15 +176,15 @@ def choose_exponents(
     """
     exponents, bounds = {}, {}
     for i in sorted(choice.scaled):
-        parts = _parts(job, choice, i)
+        parts = _parts(job, choice, i, bits)
         base = choice.fraction[i] if CELLS[job.model.layers[i].cell].homogeneous else choice.pre(i)
-        exponents[i] = _best_exponent(job.model.layers[i], parts, base, bits)
+        exponents[i], headroom = _best_exponent(job.model.layers[i], parts, base)
         for part in parts:
-            bounds[i, part.place] = part.bounds(exponents[i])
+            bounds[i, part.place] = part.bounds(exponents[i], headroom)
     return exponents, bounds
 
 
-def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
+def _parts(job: Job, choice: FormatChoice, index: int, bits: int) -> list[_Part]:
     layer, cell = job.model.layers[index], CELLS[job.model.layers[index].cell]
     wanted = accumulators_of(job.model, job.trace, index)
     base = choice.fraction[index] if cell.homogeneous else choice.pre(index)
@@ -133,12 +192,20 @@ def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
     parts = []
     for place, bundle in enumerate(bundles(job.model, index)):
         weight = bundle.weight(layer)
-        rectified = _read_only_by(cell, {"relu"})  # what is far below zero may saturate
-        sizes = [wanted[g] if g in rectified else np.abs(wanted[g]) for g in bundle.gates]
-        peak = np.maximum(np.concatenate([np.max(s, axis=0) for s in sizes]), 0) * _HEADROOM
-        alone = _read_only_by(cell, {"tanh", "sigmoid"})
-        most = [_SATURATED if g in alone else math.inf for g in bundle.gates]
-        peak = np.minimum(peak, np.repeat(most, layer.units))
+        reading = _readers(cell)
+        # What is far below zero may saturate in front of a ReLU.
+        sizes = [wanted[g] if reading[g] == {"relu"} else np.abs(wanted[g]) for g in bundle.gates]
+        peak = np.maximum(np.concatenate([np.max(s, axis=0) for s in sizes]), 0)
+        felt = np.concatenate(
+            [job.sensitivity.accumulators[index, g].mean(axis=0) for g in bundle.gates]
+        )
+        felt = felt + 1e-3 * felt.mean() + 1e-300
+        ends = [_saturated(reading[g]) for g in bundle.gates]
+        levels = np.outer(_LEVELS, np.repeat(ends, layer.units))
+        lost = [
+            _lost(wanted[g], e, f)
+            for g, e, f in zip(bundle.gates, ends, np.split(felt, len(bundle.gates)))
+        ]
         sources = [layer.matrices[j].source for j, _ in bundle.parts]
         first = choice.fraction[sources[0]]
         ratio, power, bound = [], [], []
@@ -147,18 +214,18 @@ def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
             ratio.append(np.full(size, 2.0 ** (choice.fraction[s] - first)))
             power.append(np.asarray(choice.statistics[s].power, float))
             bound.append(np.full(size, choice.bound(s, choice.fraction[s])))
-        felt = np.concatenate(
-            [job.sensitivity.accumulators[index, g].mean(axis=0) for g in bundle.gates]
-        )
         parts.append(
             _Part(
                 place,
+                bits,
                 weight,
                 first,
                 np.concatenate(ratio),
                 np.concatenate(power),
-                felt + 1e-3 * felt.mean() + 1e-300,
-                np.minimum(peak / reach, 1.0),  # beyond, it would saturate without a multiplier
+                felt,
+                peak / reach,
+                np.minimum(levels / reach, 1.0),  # beyond, no multiplier would saturate as well
+                np.concatenate(lost, axis=1),
                 _overflow(
                     job.model, layer, bundle.bias(layer), weight, sources, ratio, bound, first
                 ),
@@ -168,15 +235,45 @@ def _parts(job: Job, choice: FormatChoice, index: int) -> list[_Part]:
     return parts
 
 
-def _read_only_by(cell: Cell, operations: set[str]) -> set[str]:
-    """Accumulators that nothing but some operations reads. A sum of two, as in the candidate of a
-    GRU, is another matter: one that is too large may meet one that takes it back."""
+def _readers(cell: Cell) -> dict[str, set[str]]:
+    """The operations that read each accumulator. A sum of two, as in the candidate of a GRU, is
+    another matter than a table: one that is too large may meet one that takes it back."""
     readers: dict[str, set[str]] = {a: set() for a in cell.accumulators}
     for node in cell.graph.nodes():
         for argument in node.args:
             if argument.op == "accumulator":
                 readers[argument.name].add(node.op)
-    return {a for a, ops in readers.items() if ops and ops <= operations}
+    return readers
+
+
+def _saturated(readers: set[str]) -> float:
+    """Where what reads an accumulator has reached its end; infinite where not all of it does."""
+    return max((_SATURATED.get(op, math.inf) for op in readers), default=math.inf)
+
+
+def _lost(wanted: np.ndarray, end: float, felt: np.ndarray) -> np.ndarray:
+    """Noise of each level of saturation, shape (levels, units), as the output feels it.
+
+    Parameters
+    ----------
+    wanted : array, shape (steps, units)
+        An accumulator of the float model.
+    end : float
+        See :func:`_saturated`.
+    felt : array, shape (units,)
+        Of an error of the accumulator.
+    """
+    lost = np.zeros((len(_LEVELS), wanted.shape[1]))
+    if math.isinf(end):
+        return lost
+    x = np.abs(wanted) * (6.0 / end)  # sigmoid is a tanh of the half
+    slope = np.mean(np.cosh(np.minimum(x, 40.0)) ** -4, axis=0) * (6.0 / end) ** 2
+    large = x > 6.0 * _LEVELS[-1]
+    values, units = x[large], np.nonzero(large)[1]
+    for k, level in enumerate(_LEVELS[1:], 1):
+        error = np.maximum(np.tanh(values) - np.tanh(6.0 * level), 0.0) ** 2
+        lost[k] = np.bincount(units, error, len(felt))
+    return _MEMORY * felt / np.maximum(slope, 1e-12) * lost / len(wanted)
 
 
 def _overflow(
@@ -199,38 +296,23 @@ def _overflow(
     return reach / (_SLACK * 2.0 ** (ACCUMULATOR_BITS - 1))
 
 
-def _best_exponent(layer: Layer, parts: list[_Part], base: int, bits: int) -> int:
-    free = [
-        (best_steps(p.weight[:: p.thin], p.power, bits, p.ratio) if p.given is None else p.given)
-        * 2.0**-p.first
-        for p in parts
-    ]
-    middle = -round(math.log2(float(np.median(np.concatenate(free)))))
-    ranking = []
+def _best_exponent(layer: Layer, parts: list[_Part], base: int) -> tuple[int, float]:
+    """(exponent, headroom) of a layer."""
+    free = np.concatenate([p.free * 2.0**-p.first for p in parts])
+    middle = -round(math.log2(float(np.median(free))))
     # Of equal ones the finest: steps then lose least to the multiplier's own rounding.
-    for exponent in range(middle + 3, middle - 8, -1):
-        if not 0 <= exponent - base + RESCALE_GUARD_BITS <= 31:
-            continue
-        ranking.append((sum(_trial(p, exponent, bits) for p in parts), exponent))
-    if not ranking or math.isinf(min(ranking)[0]):
+    exponents = [
+        e for e in range(middle + 3, middle - 8, -1) if 0 <= e - base + RESCALE_GUARD_BITS <= 31
+    ]
+    best = {
+        h: min(((sum(p.trial(e, h) for p in parts), -e) for e in exponents), default=(math.inf, 0))
+        for h in _HEADROOMS
+    }
+    least = best[_HEADROOMS[-1]][0]
+    if math.isinf(least):
         raise StillnetError(
             f"layer '{layer.name}': its weights are out of the reach of the rescale shift; rescale "
             "the model"
         )
-    return min(ranking, key=lambda r: r[0])[1]
-
-
-def _trial(part: _Part, exponent: int, bits: int) -> float:
-    """Error of clipped rounding of some rows, with the steps that an exponent allows."""
-    low, high = part.bounds(exponent)
-    if np.any(low > high):
-        return math.inf
-    if part.given is not None:
-        return math.inf if part.given.max() > high else 0.0
-    thin = part.thin
-    some = part.weight[::thin]
-    unit = 2.0 ** (part.first - exponent - SCALE_FRACTION)
-    step = best_steps(some, part.power, bits, part.ratio, None, (low[::thin], high))
-    grid = Grid(bits, np.maximum(np.rint(step / unit), 1) * unit, part.ratio)
-    error = (grid.values(grid.integers(some)) - some) ** 2 @ part.power
-    return float(np.sum(part.felt[::thin] * error))
+    headroom = next(h for h in _HEADROOMS if best[h][0] <= _COST * least)
+    return -best[headroom][1], headroom

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from stillnet.sw.contract import cells, events, fixed, image, registers, tables
 from stillnet.sw.contract.cells import CELLS, Cell, expr
-from stillnet.sw.contract.config import MEMORIES, PRESETS, EngineConfig
+from stillnet.sw.contract.config import MEMORIES, NO_PART, PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.fixed import ACTIVATION, PRE, Format
@@ -425,7 +425,8 @@ def test_config_files_that_are_not(tmp_path) -> None:
 def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
     base = EngineConfig(formats=("dense", "block"), columns=100, second_threshold=False)
     assert dataclasses.replace(base, name="other").fingerprint == base.fingerprint
-    assert dataclasses.replace(base, cell_sharing=2).fingerprint == base.fingerprint
+    for field, value in (("cell_sharing", 2), ("bus_bits", 32), ("bus_clock", 1.5)):
+        assert dataclasses.replace(base, **{field: value}).fingerprint == base.fingerprint
     changes: dict[str, object] = {
         "cells": ("gru",),
         "second_threshold": True,
@@ -435,25 +436,26 @@ def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
         "formats": ("dense", "step"),
         "row_scale": True,
         "element_thresholds": True,
+        "hot_words": 100,
     }
     seen = {base.fingerprint}
     for f in dataclasses.fields(base):
-        if f.name in ("name", "cell_sharing", "ram_words"):
+        if f.name in (*NO_PART, "ram_words"):
             continue
         value = changes.get(f.name, getattr(base, f.name))
         value = value if f.name in changes else value * 2 if f.name != "address_bits" else 25
         seen.add(dataclasses.replace(base, **{f.name: value}).fingerprint)
     seen.add(dataclasses.replace(base, memory="ram", ram_words=64).fingerprint)
     seen.add(dataclasses.replace(base, memory="ram", ram_words=65).fingerprint)
-    assert len(seen) == 1 + len(dataclasses.fields(base)) - 3 + 2
+    assert len(seen) == 1 + len(dataclasses.fields(base)) - len(NO_PART) - 1 + 2
     assert all(0 <= f < 1 << 32 for f in seen)
 
 
 def test_fingerprints_are_part_of_the_format() -> None:
     """Whoever changes what they cover makes other images: ``image.VERSION`` counts up then."""
-    assert image.VERSION == 2
-    assert PRESETS["axi64"].fingerprint == 0x76B35641
-    assert EngineConfig().fingerprint == 0xE628A47F
+    assert image.VERSION == 3
+    assert PRESETS["axi64"].fingerprint == 0x462C1BBA
+    assert EngineConfig().fingerprint == 0x62620406
 
 
 def test_what_stillnet_wrote_is_complete() -> None:

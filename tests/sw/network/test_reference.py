@@ -801,6 +801,7 @@ def test_events_words_and_saturations_by_hand() -> None:
     assert reference.describe() == {
         "events": {"input": 2, "a": 9, "b": 1},
         "words": 13,
+        "words_hot": 0,
         "saturations": 10,
     }
     dense.mode = Mode.NONZERO

@@ -19,9 +19,9 @@ from tests.support.oracles.weights import Column, read_column
 ALL = {"formats": FORMATS, "columns": 512}
 CONFIGS = {
     "8": engine_config(lanes=8, **ALL),
-    "8 int4": engine_config(lanes=8, int4=True, row_scale=True, **ALL),
+    "8 int4": engine_config(lanes=8, int4=True, row_scale=True, hot_words=300, **ALL),
     "2 int4": engine_config(lanes=2, int4=True, element_thresholds=True, **ALL),
-    "64": engine_config(lanes=64, cell_width=2, **ALL),
+    "64": engine_config(lanes=64, cell_width=2, hot_words=2000, **ALL),
 }
 
 
@@ -49,7 +49,8 @@ def test_an_independent_reader_finds_every_matrix(name: str, seed: int) -> None:
         return int.from_bytes(data[64 * k : 64 * k + 4], "little")
 
     layers, matrices = record(1) >> 16 & 255, record(1) >> 24
-    first = 8 + 8 * layers
+    first = 9 + 8 * layers
+    hot_at, hot_columns = record(8), 0
     entries = tables(data, 64 * (first + 8 * matrices), record(6) >> 17)
     kinds = set()
     found = []
@@ -82,7 +83,13 @@ def test_an_independent_reader_finds_every_matrix(name: str, seed: int) -> None:
         )
         pitch = c & 0xFFFF
         for column in range(matrix.weight.shape[2]):
-            start = (base + column * pitch) * lanes
+            word = base + column * pitch + (hot_at if a >> 30 & 1 else 0)
+            if a >> 31:
+                place = entries[4][(e & 0xFFFF) + column]
+                word = hot_at + (place & 0xFFFF) if place >> 16 else word
+                hot_columns += place >> 16
+            start = word * lanes
+            hot_columns += a >> 30 & 1
             length = pitch if kind not in (2, 5) else entries[1][(e & 0xFFFF) + column]
             weights = read_column(entry, data[start : start + length * lanes])
             for k, g in enumerate(gates):
@@ -90,6 +97,9 @@ def test_an_independent_reader_finds_every_matrix(name: str, seed: int) -> None:
                 np.testing.assert_array_equal(weights[k, : layer.units], expected)
                 assert not weights[k, layer.units :].any()
     assert len(found) == sum(len(layer.matrices) for layer in network.layers)
+    assert record(3) - hot_at <= config.hot_words
+    assert config.hot_words or not hot_columns
+    assert config.hot_words < 2000 or hot_columns  # there is room for everything
     if config.element_thresholds:
         for i, layer in enumerate(network.layers):
             at = image.notes["layers"][i]["unit_base"] * config.cell_width

@@ -265,8 +265,8 @@ def test_formats_and_bits_are_checked() -> None:
         ),
         (
             {"formats": ("dense", "step")},
-            "columns must be positive with formats block or step and 0 otherwise, not 0 for "
-            "dense, step",
+            "columns must be positive with formats block or step or hot_words and 0 otherwise, not "
+            "0 for dense, step and hot_words = 0",
         ),
         ({"int4": 1}, "int4 must be true or false, not 1"),
     ],

@@ -233,3 +233,21 @@ def test_a_budget_that_cannot_be_kept_names_the_output() -> None:
         StillnetError, match=r"^max_error 0.001% cannot be kept: the mean error of output \d is "
     ):
         quantize(model, x, max_error=Budget(1e-5, relative=True))
+
+
+def test_a_gate_that_stays_shut_keeps_its_state_for_thousands_of_steps():
+    """Rows of a gate have small weights, so steps that would saturate it early: at 8, where a
+    sigmoid is .9997, half of the state is lost in 3,000 steps."""
+    rng, units = np.random.default_rng(5), 12
+    inputs, recurrent = rng.normal(0, 2.0, (36, 2)), 0.1 * rng.normal(size=(36, units))
+    inputs[units : 2 * units] *= 0.01
+    recurrent[units : 2 * units] *= 0.1
+    bias = np.zeros(3 * units)
+    bias[units + 1 : 2 * units] = 13.0  # all but the first
+    model = Model(2, name="keeps").gru(inputs, recurrent, bias)
+    model.layers[0].initial["h"] = rng.uniform(-0.9, 0.9, units)
+    x = 0.3 * rng.normal(size=(3000, 2))
+    network = quantize(model, x[:400], row_steps=True)
+    wanted, got = model.run(x)[-1, 1:], Reference(network).run(x)[-1, 1:]
+    assert np.max(np.abs(wanted)) > 0.5
+    assert np.max(np.abs(got - wanted)) < 0.02
