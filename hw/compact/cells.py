@@ -96,7 +96,7 @@ def plan(name: str) -> tuple[dict[int, int], int]:
 
 
 class SlowRescale(Elaboratable):
-    """``contract.fixed.rescale``, a bit a cycle.
+    """``contract.fixed.rescale``, one bit per cycle.
 
     Attributes
     ----------

@@ -16,14 +16,14 @@ __all__ = ["RamPort"]
 
 
 class RamPort(wiring.Component):
-    """Block RAM that answers the engine's memory port with one word a cycle.
+    """Block RAM that answers the engine's memory port with one word per cycle.
 
-    A word is offered three cycles after its request is accepted: one to take the address, one in
-    the RAM, one in the output register that block RAM needs to be fast. Requests of any length,
-    also of one word, follow each other without a gap. A write takes one cycle and is done in it.
+    A word is offered three cycles after its request is accepted: one takes the address, one reads
+    the RAM, one is the output register that block RAM needs to be fast. Requests of any length,
+    also of one word, follow each other without a gap. A write takes one cycle.
 
-    Addresses at and above ``depth`` do not wrap: such a write is dropped, such a read is answered
-    with an unspecified word, and both set ``error``.
+    Addresses at and above ``depth`` do not wrap. A write there is dropped, a read there gives an
+    unspecified word, and both set ``error``.
 
     Parameters
     ----------
@@ -36,16 +36,21 @@ class RamPort(wiring.Component):
     length_bits : :class:`int`
         Width of the length of a read.
     init : iterable of :class:`int`
-        First words when the device is configured; the rest is zero.
+        Content of the first words after configuration; all others are zero.
     bank_words : :class:`int`, optional
-        The memory is divided into banks of so many words, a power of two, each with a register of
-        its own in front of the choice between them. For large memories, whose blocks lie far apart;
-        a word then comes a cycle later.
+        Divides the memory into banks of this size, a power of two. Each bank has an output register
+        in front of the multiplexer. For large memories, whose blocks are far apart. A word then
+        comes one cycle later.
 
     Members
     -------
     port : :py:`In(MemoryPortSignature(address_bits, word_bits, length_bits))`
         The engine's memory port.
+
+    Raises
+    ------
+    :exc:`ValueError`
+        If ``depth`` is more than the addresses reach, or ``init`` is longer than ``depth``.
     """
 
     def __init__(
@@ -79,22 +84,27 @@ class RamPort(wiring.Component):
 
     @property
     def address_bits(self) -> int:
+        """Width of a word address."""
         return self._address_bits
 
     @property
     def word_bits(self) -> int:
+        """Width of a word."""
         return self._word_bits
 
     @property
     def depth(self) -> int:
+        """Number of words."""
         return self._depth
 
     @property
     def length_bits(self) -> int:
+        """Width of the length of a read."""
         return self._length_bits
 
     @property
     def init(self) -> tuple[int, ...]:
+        """Content of the first words after configuration."""
         return self._init
 
     def elaborate(self, platform) -> Module:
@@ -102,9 +112,9 @@ class RamPort(wiring.Component):
         port = self.port
         ram_bits = ceil_log2(self.depth)
 
-        # Words leave the RAM's own latch, then `output`. The pipeline moves or stands as a whole:
-        # it stands while `spare` holds the word that was in `output` when the engine said wait.
-        # So its enable comes from a register and not from the far side of the engine.
+        # A word passes the latch of the RAM, then `output`. When the engine does not take a word,
+        # `spare` stores it, and the whole pipeline stands still while `spare` is full. So its
+        # enable comes from a register and not from the far side of the engine.
         output = Signal(self.word_bits)
         output_valid = Signal()
         latch_valid = Signal()
@@ -113,9 +123,8 @@ class RamPort(wiring.Component):
         enable = Signal()
         m.d.comb += enable.eq(~spare_valid)
 
-        # One request is being read: its next address (one bit longer, to see it run out of the
-        # address space), the words left, and whether this is the last, kept as a flag so that
-        # `ready` is fast.
+        # The request that is being read: its next address (one bit longer, so that an overflow
+        # shows), the words left, and a flag for the last word, so that `ready` is fast.
         busy = Signal()
         last = Signal()
         left = Signal(self.length_bits)
@@ -141,7 +150,7 @@ class RamPort(wiring.Component):
         write = Signal()
         m.d.comb += write.eq(port.write.valid & write_fits)
         found = self._banks(m, address[:ram_bits], enable, write)
-        stages = Signal(2 if self._bank_words else 1)  # which of them hold a word
+        stages = Signal(2 if self._bank_words else 1)  # which stages hold a word
         m.d.comb += latch_valid.eq(stages[-1])
         with m.If(enable):
             m.d.sync += [
@@ -171,13 +180,13 @@ class RamPort(wiring.Component):
         return m
 
     def _banks(self, m: Module, address: Value, enable: Signal, write: Signal) -> Value:
-        """The memory, in banks where there are any; the word that was read."""
+        """The memory, or its banks. Returns the word that was read."""
         size = self._bank_words or self.depth
         bits, written = ceil_log2(size), self.port.write.p
         words = []
         for k in range(ceil(self.depth / size)):
-            # A word that is read while it is being written may be either one, so Yosys need not add
-            # the logic that would make it the old one.
+            # A read of a word that is being written may give the old or the new one. So Yosys adds
+            # no logic that would make it the old one.
             ram = memory.Memory(
                 shape=self.word_bits,
                 depth=min(size, self.depth - k * size),
