@@ -24,7 +24,7 @@ from stillnet.sw.contract.cells.schedule import LATENCY, LIMB_BITS, Operation, s
 from stillnet.sw.contract.fixed import PRE
 
 from .function_lookup import FunctionLookup
-from .table_lookup import TableLookup
+from .tanh_sigmoid import TableLookup
 
 __all__ = ["CellPipeline", "TableLookup", "narrow", "schedule"]
 

@@ -15,7 +15,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.cell.pipeline import narrow
-from stillnet.sw.contract import tables
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.expr import Node
 from stillnet.sw.contract.config import EngineConfig

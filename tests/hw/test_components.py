@@ -14,8 +14,9 @@ from stillnet.hw.cell.pipeline import CellPipeline, TableLookup, schedule
 from stillnet.hw.cell.rescale import Rescale
 from stillnet.hw.events.event_encoder import EventEncoder
 from stillnet.hw.fetch.image_loader import ImageLoader
-from stillnet.sw.contract import fixed, tables
+from stillnet.sw.contract import fixed
 from stillnet.sw.contract import image as layout
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.cells.expr import Node, output, select, wide_mul
 from stillnet.sw.contract.cells.schedule import LATENCY

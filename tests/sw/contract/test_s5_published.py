@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stillnet.sw.contract import tables
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.cells import CELLS, expr, rules
 from stillnet.sw.contract.cells import s5 as cells_s5
 from stillnet.sw.network.network import Network

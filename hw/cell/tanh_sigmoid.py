@@ -8,7 +8,7 @@ from amaranth.hdl import Elaboratable, Module, Mux, signed, unsigned
 from amaranth.lib.memory import Memory
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.sw.contract import tables
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.fixed import PRE
 
 __all__ = ["TableLookup"]
@@ -17,9 +17,9 @@ __all__ = ["TableLookup"]
 class TableLookup(Elaboratable):
     """tanh or sigmoid: a table with linear interpolation, seven cycles.
 
-    The table and its rounding are those of ``contract.tables``, to the last bit. The interpolation
-    multiplies ten by eight bits in logic, which leaves the multipliers to the lanes and to the
-    products of the equations.
+    The table and its rounding are those of ``contract.tanh_sigmoid``, to the last bit. The
+    interpolation multiplies ten by eight bits in logic, which leaves the multipliers to the lanes
+    and to the products of the equations.
 
     Parameters
     ----------
