@@ -20,6 +20,9 @@ from stillnet.sw.packing.packer import capacities
 __all__ = ["CLOCKS_MHZ", "Board", "block_rams", "sdram_phase"]
 
 CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
+TIER_LANES = 8
+"""Of an engine with a hot store: words are wider than the SDRAM's bus."""
+
 HOT_STEP, HOT_COLUMNS = 1024, 4096
 """Of a hot store: words by which it grows; columns of matrices that may be there in part."""
 MAX_UNITS = 4096
@@ -29,26 +32,45 @@ FILLED, FITTED_FILLED, STORE_FILLED = 80, 90, 97
 """Percent of the block RAM that a board's own engine may take, one that is made to measure, and one
 with its hot store."""
 
-CLOCKS_MHZ = (75.0, 143.0)
+CLOCKS_MHZ = (75.0, 133.0)
 """For which there is a phase of the SDRAM's clock (:func:`sdram_phase`)."""
 
-PADS_NS, ACCESS_NS, HOLD_NS = 4.0, 6.0, 2.5
-"""Of an SDRAM on a board: pads and traces, both ways together; from its clock to its data, at most;
-how long data stays behind the next edge, at least."""
+MEMORY_HZ = 133_333_333
+"""Of an SDRAM with a clock of its own, at most: PC133, which all parts are."""
+
+VCO_HZ = (400_000_000, 800_000_000)
+"""Range of the oscillator of an ECP5's PLL: family data sheet (FPGA-DS-02012), sysCLOCK PLL
+timing."""
+
+PADS_NS = 4.0
+"""Pads and traces of an SDRAM on a board, both ways together."""
+
+DATA_NS = {2: (6.0, 2.5), 3: (5.4, 2.7)}
+"""By CAS latency: from the part's clock to its data, at most, and how long data stays behind the
+next edge, at least. The slowest of the parts' data sheets."""
 
 
-def sdram_phase(clock_hz: int) -> float:
+def sdram_phase(clock_hz: int, cas_latency: int = 2) -> float:
     """Degrees by which the SDRAM's clock has to be late at a frequency.
 
     Commands leave at a rising edge of the controller's clock. The part takes them ``phase`` later,
     so they have that much setup, and the rest of the period as hold. Its data is there from phase,
     pads and access time on, until a period and its hold time later; the register that takes it two
     periods after the first edge stands in the middle. At 100 MHz: 243 degrees, data from 16.8 to
-    23.3 ns, taken at 20.0. Below 75 MHz the part's hold would be too short, above 143 its setup.
+    23.3 ns, taken at 20.0. Below 75 MHz the part's hold would be too short.
     """
     period = 1e9 / clock_hz
-    late = 2 * period - PADS_NS - (ACCESS_NS + period + HOLD_NS) / 2
+    access, hold = DATA_NS[cas_latency]
+    late = 2 * period - PADS_NS - (access + period + hold) / 2
     return late / period * 360
+
+
+def memory_clock(clock_hz: int) -> int:
+    """The fastest clock for the SDRAM that a PLL makes beside one for the engine."""
+    low, high = VCO_HZ
+    turns = range(-(-low // clock_hz), high // clock_hz + 1)
+    found = [k * clock_hz // j for k in turns for j in range(1, k + 1)]
+    return max(f for f in found if f <= MEMORY_HZ)
 
 
 SPRAM_BYTES = 1 << 17
@@ -145,7 +167,8 @@ class Board:
     @property
     def sdram_phase(self) -> float:
         """Degrees by which the clock at the SDRAM's pins is late."""
-        return sdram_phase(self.memory_hz or self.clock_hz)
+        clock = self.memory_hz or self.clock_hz
+        return sdram_phase(clock, 2 if self.sdram is None else self.sdram.cas_latency(clock))
 
     @property
     def sdram(self) -> SdramPart | None:
@@ -223,7 +246,7 @@ class Board:
         return replace(config, hot_words=words)
 
     def clocked(self, mhz: float) -> Board:
-        """The same board with another clock of engine and SDRAM.
+        """The same board with another clock of the engine, and of the SDRAM what goes with it.
 
         Raises
         ------
@@ -242,7 +265,9 @@ class Board:
                 f"a clock of {mhz:g} MHz is outside of {low:g} to {high:g} MHz, where the SDRAM's "
                 "clock has the right phase; choose one within"
             )
-        return replace(self, clock_hz=round(mhz * 1e6))
+        clock = round(mhz * 1e6)
+        own = None if self.memory_hz is None else memory_clock(clock)
+        return replace(self, clock_hz=clock, memory_hz=own)
 
     def fitted(self, network: Network) -> Board:
         """The same board with an engine for what a network asks: four bits, formats of columns,
@@ -322,6 +347,27 @@ class Board:
             except ValueError as error:
                 raise StillnetError(f"board '{self.name}': {error}; leave the cell out") from None
         return config
+
+    def tiered(self) -> Board:
+        """The same board with a hot store of the block RAM that is left, words of 64 bits, and the
+        SDRAM at a clock of its own.
+
+        Raises
+        ------
+        StillnetError
+            Where there is no SDRAM, or hardly any block RAM left.
+        """
+        if self.sdram is None:
+            raise StillnetError(
+                f"board '{self.name}' has all weights in the FPGA already; leave --tiers out"
+            )
+        target = replace(self, lanes=TIER_LANES, memory_hz=memory_clock(self.clock_hz))
+        if block_rams(target.config()) > self.block_rams * FILLED // 100:
+            raise StillnetError(
+                f"board '{self.name}' has {self.block_rams} blocks of RAM, too few for a hot "
+                "store; leave --tiers out, or take a larger FPGA"
+            )
+        return target
 
     def make_platform(self) -> Any:
         """The platform object."""

@@ -15,11 +15,7 @@ WIDE_CLOCK_HZ = 95_000_000
 """Of boards with 32 bits of SDRAM: six seeds of four lanes reached 94 to 98 MHz."""
 
 
-MEMORY_HZ = 133_333_333
-"""Of SDRAMs with a clock of their own: PC133, which all the parts are."""
-
-
-def _ulx3s(size: str, block_rams: int, idcode: int, **more: Any) -> Board:
+def _ulx3s(size: str, block_rams: int, idcode: int) -> Board:
     return Board(
         name=f"ulx3s-{size}f",
         title=f"ULX3S {size}F",
@@ -32,7 +28,6 @@ def _ulx3s(size: str, block_rams: int, idcode: int, **more: Any) -> Board:
         flash_bytes=16 << 20,
         image_offset=4 << 20,
         lamps=(("led", 0), ("led", 1), ("led", 2), ("led", 3)),
-        **more,
     )
 
 
@@ -62,7 +57,7 @@ BOARDS: dict[str, Board] = {
         _ulx3s("12", 56, 0x21111043),
         _ulx3s("25", 56, 0x41111043),
         _ulx3s("45", 108, 0x41112043),
-        _ulx3s("85", 208, 0x41113043, lanes=8, memory_hz=MEMORY_HZ),
+        _ulx3s("85", 208, 0x41113043),
         Board(
             name="icepi-zero",
             title="Icepi Zero v1.3",

@@ -41,6 +41,11 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
         False,
         "an engine with what NET asks for: four bits, formats of columns, cells",
     )
+    parser.add_argument(
+        "--tiers",
+        action="store_true",
+        help="hot columns in the block RAM that is left, and the SDRAM at a clock of its own",
+    )
 
 
 def _run_build(args: argparse.Namespace) -> dict[str, Any]:
@@ -53,6 +58,8 @@ def _run_build(args: argparse.Namespace) -> dict[str, Any]:
         target = replace(target, cells=tuple(args.engine_cells.split(",")))
     if args.clock is not None:
         target = target.clocked(args.clock)
+    if args.tiers:
+        target = target.tiered()
     if args.fit and args.network is None:
         raise StillnetError("--fit needs a network: stillnet build NET --board NAME --fit")
     if args.network is not None:

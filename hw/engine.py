@@ -44,7 +44,7 @@ from stillnet.sw.contract.registers import ADDRESS_BITS, Error, Region, Register
 
 __all__ = ["Engine"]
 
-ACCESS_CYCLES = 9
+ACCESS_CYCLES = 10
 """Cycles of an access to state or event counters, more than any of the memories takes."""
 
 

@@ -87,7 +87,8 @@ MAY_IMPORT = {
     "sim.testbenches": f"{HARDWARE} boards.catalogue boards.top sim.board sim.compile sim.engine"
     " sim.sdram sim.testbenches.template sw.cli sw.host sw.network sw.packing sw.util",
     "sim.testbenches.template": "",
-    "sim.bench": "boards.catalogue hw.memory.sdram sim.audio sim.board sim.engine sim.sdram"
+    "sim.bench": "boards.board boards.catalogue hw.memory.sdram sim.audio sim.board sim.engine"
+    " sim.sdram"
     " sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing sw.partition"
     " sw.quantization sw.util",
     "sim": "",

@@ -8,14 +8,13 @@ from typing import Any
 from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, Signal
 from amaranth.lib.cdc import FFSynchronizer
 
+from stillnet.boards.board import VCO_HZ
 from stillnet.sw.contract.errors import StillnetError
 
 __all__ = ["EcpClocks", "PllSettings", "pll_settings"]
 
-VCO_HZ = (400_000_000, 800_000_000)
 PFD_HZ = (3_125_000, 400_000_000)
-"""Ranges of the oscillator and of the phase detector: ECP5 family data sheet (FPGA-DS-02012),
-sysCLOCK PLL timing."""
+"""Range of the phase detector: ECP5 family data sheet (FPGA-DS-02012), sysCLOCK PLL timing."""
 
 
 LOCK_BITS = 10

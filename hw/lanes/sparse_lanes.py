@@ -127,8 +127,11 @@ class SparseLanes(wiring.Component):
             lane.value.eq(decoder.value),
             lane.bias.eq(decoder.bias),
             lane.bias_value.eq(Cat(words[start:][:8] for start in starts)),
-            self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(lane.read_data),
         ]
+        # What is read has a cycle for its way to the reader: lanes are all over the chip.
+        on_way = Data(ACCUMULATOR_BITS, name=f"on_way{i}")
+        m.d.sync += on_way.eq(lane.read_data)
+        m.d.comb += self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(on_way)
         return lane
 
     def _read(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:

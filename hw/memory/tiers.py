@@ -89,7 +89,7 @@ class Tiers(wiring.Component):
         m.submodules.hot_queue = hot = ShortQueue(request, depth)
         m.submodules.cold_queue = cold = ShortQueue(request, depth)
         m.submodules.order = order = ShortQueue(
-            data.StructLayout({"hot": 1, "length": LENGTH_BITS}), depth
+            data.StructLayout({"hot": 1, "one": 1, "length": LENGTH_BITS}), depth
         )
         m.submodules.store = store = RamPort(
             config.address_bits,
@@ -119,6 +119,7 @@ class Tiers(wiring.Component):
             reads.ready.eq(hot.i_stream.ready & cold.i_stream.ready & order.i_stream.ready),
             order.i_stream.valid.eq(some),
             order.i_stream.p.hot.eq(to_hot),
+            order.i_stream.p.one.eq(reads.p.length == 1),
             order.i_stream.p.length.eq(reads.p.length),
         ]
         for side, chosen in ((hot, to_hot), (cold, ~to_hot)):
@@ -171,5 +172,5 @@ class Tiers(wiring.Component):
                 active.eq(following.valid),
                 from_hot.eq(following.p.hot),
                 left.eq(following.p.length),
-                last.eq(following.p.length == 1),
+                last.eq(following.p.one),
             ]

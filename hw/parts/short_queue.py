@@ -47,7 +47,10 @@ class ShortQueue(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.ram = ram = memory.Memory(shape=self.shape, depth=self.depth, init=[])
+        # A block RAM would be chosen for long queues, and its data come late.
+        m.submodules.ram = ram = memory.Memory(
+            shape=self.shape, depth=self.depth, init=[], attrs={"ram_style": "distributed"}
+        )
         write_port = ram.write_port()
         read_port = ram.read_port(domain="comb")
 

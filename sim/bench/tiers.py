@@ -51,7 +51,7 @@ def compressed(folder: Path, tell: Progress | None = None) -> Network:
         load_model(recordings.nsnet2_path()),
         recordings.calibration_recordings(CLIPS, SECONDS),
         OPTIONS,
-        config=engine_for(OPTIONS, board(BOARD).config()),
+        config=engine_for(OPTIONS, board(BOARD).tiered().config()),
         folder=folder / "tiers",
         progress=tell,
     )
@@ -96,7 +96,7 @@ def tiers(progress: Progress | None = None) -> list[dict[str, Any]]:
         network = compressed(folder, progress)
     noisy, _ = recordings.test_mix(noise="machine")
     x = signals.features(signals.stft(noisy))[200:]
-    base = board(BOARD).fitted(network).config()
+    base = board(BOARD).tiered().fitted(network).config()
     result = []
     for k, kilobytes in enumerate(KILOBYTES):
         if progress:

@@ -29,6 +29,7 @@ HARNESS = HARNESSES / "board.cpp"
 MODELS = (HARNESSES / "sdram_model.h", HARNESSES / "flash_model.h")
 STARTUP_US = 2
 """Pause of the SDRAM after power-up, shorter than a real one's; nothing else is."""
+YES = (True, "true", "1", "yes")
 TIMINGS = 16
 """Numbers of the model's ``SdramTiming``."""
 FLASH_WAKE_US = 30
@@ -212,7 +213,11 @@ def _timing(part: SdramPart, clock_hz: int) -> tuple[int, ...]:
 
 
 def sim_transport(
-    name: str, *, serial: bool | str = False, fit: Network | None = None
+    name: str,
+    *,
+    serial: bool | str = False,
+    tiers: bool | str = False,
+    fit: Network | None = None,
 ) -> VirtualBoard:
     """The transport behind ``sim:NAME``.
 
@@ -222,8 +227,11 @@ def sim_transport(
         A board, as in ``ulx3s-85f``.
     serial : bool
         See :class:`VirtualBoard`.
+    tiers : bool
+        The board as ``stillnet build --tiers`` makes it.
     fit : Network, optional
         The board as ``stillnet build --fit`` makes it for this network.
     """
-    target = board(name) if fit is None else board(name).fitted(fit)
-    return VirtualBoard(target, serial=serial in (True, "true", "1", "yes"))
+    target = board(name).tiered() if tiers in YES else board(name)
+    target = target if fit is None else target.fitted(fit)
+    return VirtualBoard(target, serial=serial in YES)

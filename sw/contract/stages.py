@@ -49,7 +49,7 @@ COMMIT_CYCLES = 4
 READ_LATENCY = 2
 """``hw/lanes/lanes.py``: from a granted read of an accumulator word to its data."""
 
-SPARSE_READ_LATENCY = 4
+SPARSE_READ_LATENCY = 5
 """``hw/lanes/sparse_lanes.py``: the same in engines that read pruned columns."""
 
 RESCALE_LATENCY = 4

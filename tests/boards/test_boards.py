@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -20,10 +21,10 @@ from amaranth.lib.memory import Memory
 
 from stillnet.boards import flash as flash_module
 from stillnet.boards.bench import boards as bench_boards
-from stillnet.boards.board import CLOCKS_MHZ, block_rams
+from stillnet.boards.board import CLOCKS_MHZ, MEMORY_HZ, VCO_HZ, block_rams, memory_clock
 from stillnet.boards.build import build as build_module
 from stillnet.boards.catalogue import BOARDS, board
-from stillnet.boards.top.pll import PFD_HZ, VCO_HZ, pll_settings
+from stillnet.boards.top.pll import PFD_HZ, pll_settings
 from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import EngineConfig
@@ -58,6 +59,21 @@ def test_pll_makes_the_clock_exactly(input_hz: int, output_hz: int, phase: int) 
     assert late == s.phase_steps and 0 <= p["p_CLKOS_FPHASE"] < 8 and p["p_CLKOS_CPHASE"] < 128
 
 
+@pytest.mark.parametrize(
+    "output_hz", [80_000_000, 90_000_000, 95_000_000, 100_000_000, 110_000_000]
+)
+def test_pll_makes_a_clock_for_the_memory_too(output_hz: int) -> None:
+    memory_hz = memory_clock(output_hz)
+    assert 0.9 * MEMORY_HZ < memory_hz <= MEMORY_HZ
+    s = pll_settings(25_000_000, output_hz, 144, memory_hz=memory_hz)
+    assert s.vco_hz == output_hz * s.output_divider and VCO_HZ[0] <= s.vco_hz <= VCO_HZ[1]
+    p = s.parameters()
+    assert p["p_CLKOS_DIV"] == p["p_CLKOS2_DIV"] and p["p_CLKOS2_FPHASE"] == 0
+    assert s.vco_hz // p["p_CLKOS2_DIV"] == memory_hz
+    late = 8 * (p["p_CLKOS_CPHASE"] - p["p_CLKOS2_CPHASE"]) + p["p_CLKOS_FPHASE"]
+    assert abs(late * 45 / p["p_CLKOS_DIV"] - 144) <= 45 / p["p_CLKOS_DIV"] / 2
+
+
 def test_clocks_that_no_divider_makes_are_refused() -> None:
     with pytest.raises(StillnetError, match=r"PLL cannot make 100\.001 MHz from 25 MHz"):
         pll_settings(25_000_000, 100_001_000)
@@ -70,20 +86,24 @@ def test_clocks_that_no_divider_makes_are_refused() -> None:
 def test_read_data_is_taken_in_the_middle_of_its_window(name: str, mhz: float | None) -> None:
     """From figures of the datasheets; see BoardTop for how they add up."""
     target = board(name) if mhz is None else board(name).clocked(mhz)
-    period = 1e9 / target.clock_hz
+    clock = target.memory_hz or target.clock_hz
+    access, hold = {2: (6.0, 2.5), 3: (5.4, 2.7)}[target.sdram.cas_latency(clock)]
+    period = 1e9 / clock
     late = target.sdram_phase / 360 * period
     assert late >= 2.0 and period - late >= 1.5  # setup 1.5 to 2 ns, hold 0.8 to 1 ns
     for pads in (3.0, 4.0, 5.0):  # both ways together
-        first = late + pads + 6.0 - period  # slowest access time of the parts
-        last = late + pads + 2.5  # shortest hold of data
+        first = late + pads + access - period  # slowest access time of the parts
+        last = late + pads + hold  # shortest hold of data
         edge = period
         assert first + 1.0 < edge < last - 0.5, f"pads of {pads} ns"
 
 
 def test_another_clock() -> None:
     assert board("ulx3s-25f").clocked(90).clock_hz == 90_000_000
-    with pytest.raises(StillnetError, match="^a clock of 60 MHz is outside of 75 to 110 MHz"):
+    with pytest.raises(StillnetError, match="^a clock of 60 MHz is outside of 75 to 133 MHz"):
         board("ulx3s-25f").clocked(60)
+    slow = board("ulx3s-85f").tiered().clocked(90)
+    assert (slow.clock_hz, slow.memory_hz) == (90_000_000, 126_000_000)
     with pytest.raises(StillnetError, match="^the clock of board 'upduino' is 24 MHz and cannot "):
         board("upduino").clocked(25)
 
@@ -447,3 +467,59 @@ def test_the_serial_port_at_its_true_rate() -> None:
     assert model.violations == 0, model.first_violation
     assert model.lamps & 8 == 0
     model.close()
+
+
+# -- hot stores -----------------------------------------------------------------------------------
+
+
+def test_a_board_with_tiers_has_the_block_ram_that_is_left() -> None:
+    target = board("ulx3s-85f").tiered()
+    config = target.config()
+    assert config.lanes == 8 and config.hot_words > 20_000
+    assert 0.75 * target.block_rams < block_rams(config) <= 0.8 * target.block_rams
+    assert (target.clock_hz, target.memory_hz) == (100_000_000, MEMORY_HZ)
+    assert config.bus_clock == pytest.approx(4 / 3, rel=1e-6)
+    with pytest.raises(StillnetError, match="^board 'ulx3s-12f' has 56 blocks of RAM, too few"):
+        board("ulx3s-12f").tiered()
+    with pytest.raises(StillnetError, match="^board 'upduino' has all weights in the FPGA"):
+        board("upduino").tiered()
+
+
+def test_the_virtual_board_with_tiers_and_two_clocks_equals_the_reference() -> None:
+    """Everything inside the pins, with a store that holds half of the network and with a restart of
+    the link in between; edges of the memory's clock wander."""
+    config = EngineConfig(
+        name="tiers",
+        lanes=8,
+        units=256,
+        inputs=64,
+        accumulators=256,
+        layers=8,
+        matrices=32,
+        address_bits=22,
+        fetch_columns=64,
+        fetch_words=256,
+        hot_words=96,
+        columns=512,
+    )
+    target = dataclasses.replace(board("ulx3s-85f").tiered(), engine=config)
+    network = random_case(4, config).network
+    model = VirtualBoard(target)
+    rng = np.random.default_rng(2)
+    with Engine(model) as engine:
+        for _ in range(2):
+            engine.load(network)
+            reference = Reference(network, config=config)
+            engine.reset_counters()
+            hot = words = 0
+            for row in rng.integers(-(1 << 14), 1 << 14, (12, network.inputs)):
+                row = row if not network.input_mode.one_hot else row[:1] % network.inputs
+                np.testing.assert_array_equal(
+                    engine.step_integers(row), reference.step_integers(row)
+                )
+                hot, words = hot + reference.last.words_hot, words + reference.last.words
+            counters = engine.counters()
+            assert (counters["words"], counters["words_hot"]) == (words, hot)
+            assert 0 < hot < words
+            engine.reset()
+        assert model.violations == 0
