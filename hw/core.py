@@ -22,8 +22,8 @@ __all__ = ["Core", "Port", "axi_address_bits", "core_ports"]
 
 LENGTH_BITS = 16
 OUTSTANDING = 32
-"""Read bursts that an AXI core keeps on their way. The limit costs a counter and no storage; a
-column of few words is a burst of few words, so many of them hide the memory's latency."""
+"""Read bursts that an AXI core may have outstanding. Short columns are short bursts, so it takes
+many of them to hide the latency of the memory. The limit costs a counter and no storage."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from stillnet.hw.lanes.lanes import Lanes
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.memory.tiers import Tiers
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import column_layout, output_layout, read_command_layout
+from stillnet.hw.parts.layouts import column_layout, output_layout, read_command_layout
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
@@ -147,7 +147,7 @@ class Engine(wiring.Component):
 
         self._answer(m, b, r)
         self._access_state(m, b, r, s)
-        r.reads(m, self._state_value(m, b, r), b.counters.value)
+        r.reads(m, self._state_value(m, b, r), b.counters.read.value)
         self._count(m, b, r)
         return m
 
@@ -157,6 +157,7 @@ class Engine(wiring.Component):
         """The memory port, or the hot store in front of it, is the loader's while that is busy,
         else the fetcher's."""
         memory, loader, fetcher, lanes = self.memory, b.loader, b.fetcher, b.lanes
+        loading = loader.control.busy
         m.submodules.word_slice = word_slice = RegisterSlice(self._config.word_bits)
         reads: Any = memory.read
         if self._config.hot_words:
@@ -170,14 +171,14 @@ class Engine(wiring.Component):
             connect(m, flipped(memory.data), word_slice.i_stream)
         words = word_slice.o_stream
         for field in ("address", "length"):
-            chosen = Mux(loader.busy, loader.reads.p[field], fetcher.reads.p[field])
+            chosen = Mux(loading, loader.reads.p[field], fetcher.reads.p[field])
             m.d.comb += reads.p[field].eq(chosen)
         m.d.comb += [
-            reads.valid.eq(Mux(loader.busy, loader.reads.valid, fetcher.reads.valid)),
-            loader.reads.ready.eq(reads.ready & loader.busy),
-            fetcher.reads.ready.eq(reads.ready & ~loader.busy),
+            reads.valid.eq(Mux(loading, loader.reads.valid, fetcher.reads.valid)),
+            loader.reads.ready.eq(reads.ready & loading),
+            fetcher.reads.ready.eq(reads.ready & ~loading),
             loader.words.payload.eq(words.payload),
-            loader.words.valid.eq(words.valid & loader.busy),
+            loader.words.valid.eq(words.valid & loading),
             lanes.words.payload.eq(words.payload),
             # Neither asks for words while it is the other's turn.
             lanes.words.valid.eq(words.valid),
@@ -265,41 +266,29 @@ class Engine(wiring.Component):
 
     def _connect_image(self, m: Module, b: _Blocks, r: Registers) -> None:
         """What the loader finds in an image, to the blocks that work with it."""
-        loader, scheduler, header = b.loader, b.scheduler, b.input_encoder.header
-        m.d.comb += [
-            loader.base.eq(r.base),
-            loader.verify.eq(r.verify),
-            scheduler.image.base.eq(r.base),
-            scheduler.image.layers.eq(loader.layers),
-            scheduler.image.matrices.eq(loader.matrices),
-            scheduler.descriptors.layer_write.eq(loader.layer_write),
-            scheduler.descriptors.matrix_write.eq(loader.matrix_write),
-            scheduler.descriptors.record.eq(loader.record),
-            scheduler.descriptors.index.eq(loader.index),
-            scheduler.descriptors.value.eq(loader.value),
-            header.size.eq(loader.inputs),
-            header.mode.eq(loader.mode),
-            header.one.eq(loader.one),
-            header.threshold.eq(r.input_threshold),
-            header.users.eq(loader.users),
-        ]
+        loader = b.loader
+        connect(m, loader.image, b.scheduler.image)
+        connect(m, loader.descriptors, b.scheduler.descriptors)
+        connect(m, loader.input, b.input_encoder.header)
+        # The host may change the threshold, so it comes from its register.
+        m.d.comb += b.input_encoder.threshold.eq(r.input_threshold)
         if self._config.unequal:
-            self._connect_table(m, loader, image.Table.LENGTHS, b.fetcher.lengths)
+            self._connect_table(m, loader.entries, image.Table.LENGTHS, b.fetcher.lengths)
         if self._config.hot_words:
-            self._connect_table(m, loader, image.Table.HOT, b.fetcher.hot)
+            self._connect_table(m, loader.entries, image.Table.HOT, b.fetcher.hot)
         if self._config.element_thresholds:
             inputs, hidden = b.input_encoder.thresholds, b.write_back.thresholds
-            self._connect_table(m, loader, image.Table.INPUT_THRESHOLDS, inputs)
-            self._connect_table(m, loader, image.Table.THRESHOLDS, hidden)
+            self._connect_table(m, loader.entries, image.Table.INPUT_THRESHOLDS, inputs)
+            self._connect_table(m, loader.entries, image.Table.THRESHOLDS, hidden)
 
     @staticmethod
-    def _connect_table(m: Module, loader: ImageLoader, table: image.Table, port: Any) -> None:
+    def _connect_table(m: Module, entries: Any, table: image.Table, port: Any) -> None:
         """Writes of the loader to one of the tables that come with an image."""
         value, which = image.ENTRY.slice("value"), image.ENTRY.slice("table")
         m.d.comb += [
-            port.write.eq(loader.entry_write & (loader.entry[which] == table)),
-            port.index.eq(loader.entry_index),
-            port.value.eq(loader.entry[value]),
+            port.write.eq(entries.write & (entries.value[which] == table)),
+            port.index.eq(entries.index),
+            port.value.eq(entries.value[value]),
         ]
 
     # -- load, clear, restore ---------------------------------------------------------------------
@@ -361,9 +350,9 @@ class Engine(wiring.Component):
 
     def _control(self, m: Module, b: _Blocks, r: Registers, s: _Signals) -> None:
         """A load or a clear, once nothing is in progress; a clear follows each load."""
-        loader, rows = b.loader, max(Shapes(self._config).rows, self._config.inputs)
+        load, rows = b.loader.control, max(Shapes(self._config).rows, self._config.inputs)
         start = Signal()
-        m.d.comb += loader.start.eq(start)
+        m.d.comb += [load.start.eq(start), load.base.eq(r.base), load.verify.eq(r.verify)]
         m.d.sync += start.eq(0)
         with m.FSM(name="control") as control:
             with m.State("RUN"):
@@ -375,10 +364,10 @@ class Engine(wiring.Component):
                     m.next = "CLEAR"
                 with m.Elif(r.clear_wanted & ~r.loaded):
                     m.d.sync += r.clear_wanted.eq(0)
-            with m.State("LOAD"), m.If(loader.done):
-                m.d.sync += [r.error.eq(loader.error), r.input_threshold.eq(loader.threshold)]
+            with m.State("LOAD"), m.If(load.done):
+                m.d.sync += [r.error.eq(load.error), r.input_threshold.eq(b.loader.threshold)]
                 m.next = "RUN"
-                with m.If(loader.error == Error.NONE):
+                with m.If(load.error == Error.NONE):
                     m.d.sync += [r.clearing.eq(1), s.sweep.eq(0)]
                     m.next = "CLEAR"
             with m.State("CLEAR"):
@@ -451,7 +440,7 @@ class Engine(wiring.Component):
         m.d.comb += [
             cells.variable.eq(r.state_region[:3]),
             token.active.eq(s.host_active),
-            token.write.eq(write & is_input & b.loader.mode[1]),
+            token.write.eq(write & is_input & b.loader.input.mode[1]),
             token.data.eq(data),
             b.reader.peek.valid.eq(s.host_active),
             b.reader.peek.address.eq(r.state_index >> self._word_shift),
@@ -469,7 +458,7 @@ class Engine(wiring.Component):
         place = r.state_index[: self._word_shift]
         m.d.sync += sum_late.eq(b.lanes.sums.data.word_select(place, 32))
         inputs, hosts = b.input_encoder, b.write_back.hosts
-        one_hot = b.loader.mode[1]
+        one_hot = b.loader.input.mode[1]
         value = Signal(32, name="state_value")
         with m.Switch(r.state_region):
             with m.Case(Region.ACCUMULATOR):
@@ -486,33 +475,28 @@ class Engine(wiring.Component):
 
     def _count(self, m: Module, b: _Blocks, r: Registers) -> None:
         """What the counters count, and which one is read."""
-        counters, lanes, outputs = b.counters, b.lanes, self.outputs
-        input_encoded, encoded = b.input_encoder.encoded, b.write_back.encoded
-        idle = b.scheduler.control.idle
+        lanes, outputs, idle = b.lanes, self.outputs, b.scheduler.control.idle
+        cycle, step, read = b.counters.cycle, b.counters.step, b.counters.read
+        connect(m, b.input_encoder.encoded, b.counters.input)
+        connect(m, b.write_back.encoded, b.counters.vector)
         # A cycle late, which does not show: counters are read while nothing moves.
         word, held, starved = Signal(), Signal(), Signal()
         m.d.sync += [
-            counters.address.eq(self.registers.address),
-            counters.select.eq(r.events_select),
+            read.address.eq(self.registers.address),
+            read.select.eq(r.events_select),
             word.eq(lanes.taken),
             held.eq(lanes.held),
             starved.eq(lanes.starved),
         ]
         m.d.comb += [
-            counters.clear.eq(r.clear_counters),
-            counters.active.eq(r.loaded & ~r.clearing & ~idle),
-            counters.word.eq(word),
-            counters.hot_word.eq(b.hot_word),
-            counters.held.eq(held),
-            counters.starved.eq(starved),
-            counters.saturated.eq(b.write_back.saturated),
-            counters.accepted.eq(b.input_encoder.control.accepted),
-            counters.was_idle.eq(idle),
-            counters.output_last.eq(outputs.valid & outputs.ready & outputs.payload.last),
-            counters.input_done.eq(input_encoded.last),
-            counters.input_total.eq(input_encoded.total),
-            counters.hidden_done.eq(encoded.last),
-            counters.hidden_layer.eq(encoded.layer),
-            counters.hidden_total.eq(encoded.total),
-            counters.second_total.eq(encoded.second_total),
+            b.counters.clear.eq(r.clear_counters),
+            cycle.active.eq(r.loaded & ~r.clearing & ~idle),
+            cycle.word.eq(word),
+            cycle.hot_word.eq(b.hot_word),
+            cycle.held.eq(held),
+            cycle.starved.eq(starved),
+            cycle.saturated.eq(b.write_back.saturated),
+            step.accepted.eq(b.input_encoder.control.accepted),
+            step.was_idle.eq(idle),
+            step.output_last.eq(outputs.valid & outputs.ready & outputs.payload.last),
         ]

@@ -68,7 +68,7 @@ class Toolchain:
     def used(self, report: dict[str, Any], log: Path) -> dict[str, int]:
         """``comb``, ``ff``, ``dsp`` and ``ram`` of a routed design.
 
-        nextpnr's report counts an iCE40's logic cells, each a LUT with a flip-flop behind it; how
+        nextpnr's report counts an iCE40's logic cells, each a LUT followed by a flip-flop; how
         many flip-flops are in use stands only in its log.
         """
         found = {kind: values["used"] for kind, values in report["utilization"].items()}

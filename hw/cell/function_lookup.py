@@ -15,9 +15,9 @@ __all__ = ["FunctionLookup"]
 
 
 class FunctionLookup(Elaboratable):
-    """A table of ``contract.functions``, eight cycles.
+    """A table of ``contract.functions`` with linear interpolation, eight cycles.
 
-    As in :class:`.TableLookup` the interpolation multiplies in logic.
+    The interpolation multiplies in logic, as in :class:`.TableLookup`.
 
     Parameters
     ----------
@@ -25,10 +25,10 @@ class FunctionLookup(Elaboratable):
 
     Attributes
     ----------
-    x : Signal, in
-        Format ``table.input``.
-    y : Signal, out
-        Format ``table.output``.
+    x : Signal, signed, in
+        Operand in format ``table.input``.
+    y : Signal, signed, out
+        Result in format ``table.output``, eight cycles later.
     """
 
     LATENCY = 8
@@ -65,7 +65,7 @@ class FunctionLookup(Elaboratable):
         return value
 
     def _held(self, m: Module) -> Value:
-        """1: the input, or its magnitude, held within the table; one cycle."""
+        """1: the input, or its magnitude, clipped to the range of the table."""
         pieces, bits = self.table.pieces, self.table.input.bits
         z: Value = Signal(signed(bits + 1), name="operand")
         m.d.comb += z.eq(Mux(self.x < 0, -self.x, self.x) if self.table.mirror else self.x)
@@ -78,7 +78,7 @@ class FunctionLookup(Elaboratable):
         return held
 
     def _address(self, m: Module, held: Value) -> tuple[Signal, Signal]:
-        """2: which entry, and the place within its segment; one cycle."""
+        """2: number of the entry, and the place within its segment."""
         table = self.table
         index = Data(range(max(2, len(table.values))), name="index")
         place = Data(table.shift, name="place") if table.shift else Signal(1, name="place")
@@ -92,7 +92,7 @@ class FunctionLookup(Elaboratable):
         return index, place
 
     def _entry(self, m: Module, index: Signal, place: Signal) -> tuple[Value, Value, Value]:
-        """3, 4: the entry, with the output register of the memory; two cycles."""
+        """3, 4: the entry: the memory and its output register."""
         table = self.table
         bits = [
             1 + max(int(v).bit_length() for v in (a.min(), a.max(), -a.min()))
@@ -114,7 +114,7 @@ class FunctionLookup(Elaboratable):
         return value, rise, self._after(m, place, 2, "place_later")
 
     def _moved(self, m: Module, rise: Value, place: Value) -> Value:
-        """5, 6: rise times place, rounded; two bits of the place in a partial sum; two cycles."""
+        """5, 6: rise times place, rounded; each partial sum takes two bits of the place."""
         shift = self.table.shift
         if not shift:
             return Const(0, 1)

@@ -1,12 +1,11 @@
-"""A cell's equation as a pipeline: one unit a cycle, generated from ``contract.cells``.
+"""A cell's equation as a pipeline: one unit per cycle, generated from ``contract.cells``.
 
-What happens when is planned by ``contract.schedule``; this module builds it. Values that wait for
-a slower partner pass through registers. There is no back-pressure inside: whoever feeds the
-pipeline makes sure that its results have a place.
+``contract.cells.schedule`` plans in which cycle each operation starts; this module builds it. A
+value that waits for a slower operand passes through registers. The pipeline never stops: the block
+that feeds it must have room for its results.
 
-With ``sharing`` a unit enters every so many cycles, always in phase 0, and a multiplier serves
-several products, each in a phase of its own. A value that waits is then held for ``sharing`` cycles
-in one register.
+With ``sharing = n``, a unit enters every n cycles, in phase 0. A multiplier then forms up to n
+products, each in a phase of its own, and a register holds a waiting value for n cycles.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from stillnet.sw.contract.cells.schedule import LATENCY, LIMB_BITS, Operation, s
 from stillnet.sw.contract.fixed import PRE
 
 from .function_lookup import FunctionLookup
-from .table_lookup import TableLookup
+from .tanh_sigmoid import TableLookup
 
 __all__ = ["CellPipeline", "TableLookup", "narrow", "schedule"]
 
@@ -33,13 +32,14 @@ assert LATENCY["mul"] == MULTIPLIER_LATENCY + 1
 
 
 class CellPipeline(wiring.Component):
-    """One cell's equation for one unit every ``sharing`` cycles.
+    """The equation of one cell, for one unit every ``sharing`` cycles.
 
     Parameters
     ----------
     cell : Cell
+        Its equation, with the formats of all values.
     sharing : int
-        Cycles a unit.
+        Cycles per unit.
 
     Attributes
     ----------
@@ -48,18 +48,18 @@ class CellPipeline(wiring.Component):
 
     Members
     -------
-    m_NAME : In
-        Rescaled accumulator, format ``PRE``, or parameter.
-    s_NAME : In
-        Old state variable, or the peer's of that name.
-    n_NAME : Out
-        New state variable.
-    y : Out(16)
-        Result.
+    m_NAME : In, signed
+        Rescaled accumulator in format ``PRE``, or parameter in the format of ``cell.parameters``.
+    s_NAME : In, signed
+        Old state variable of the cell or of a peer, in its format.
+    n_NAME : Out, signed
+        New state variable, in its format, ``latency`` cycles after the operands.
+    y : Out(16), signed
+        Result, ``latency`` cycles after the operands.
     clipped : Out(1)
-        The result was saturated.
+        The result was saturated; valid with ``y``.
     phase : In
-        Cycle modulo ``sharing``, 0 as operands enter; only where multipliers are shared.
+        Cycle modulo ``sharing``, 0 in the cycle of the operands. Only with ``sharing`` > 1.
     """
 
     def __init__(self, cell: Cell, sharing: int = 1) -> None:
@@ -86,7 +86,7 @@ class CellPipeline(wiring.Component):
 
     @property
     def sharing(self) -> int:
-        """Cycles a unit."""
+        """Cycles per unit."""
         return self._sharing
 
     @property
@@ -103,9 +103,9 @@ class CellPipeline(wiring.Component):
         counter = iter(range(1 << 20))
 
         def wait(name: str, source: Value, ready: int, cycle: int) -> Signal:
-            """A register that takes a value so that it is there in a later cycle.
+            """A register for a value that is used in a later cycle.
 
-            Where units are ``sharing`` cycles apart it takes it once a unit and keeps it.
+            With ``sharing`` > 1 it takes one value per unit, in the phase of ``ready``.
             """
             later = Data(source.shape(), name=f"{name}_later{next(counter)}")
             if sharing == 1:
@@ -116,7 +116,7 @@ class CellPipeline(wiring.Component):
             return later
 
         def at(operation: Operation, cycle: int) -> Value:
-            """The value in a cycle from ``ready`` on, through a shared chain of registers."""
+            """The value in a cycle from ``ready`` on. All users share one chain of registers."""
             if operation.wires:
                 return _wires(operation, [at(a, cycle) for a in operation.args])
             ready = plan.ready(operation)
@@ -211,10 +211,10 @@ class CellPipeline(wiring.Component):
     def _simple(
         m: Module, operation: Operation, args: list[Value], out: Signal, counter: Any
     ) -> None:
-        """Sums, comparisons, choices: a cycle, or several where the carry is long."""
+        """Sums, comparisons, choices: one cycle, or several if the carry is long."""
         kind = operation.kind
         numbers = [(a.format.fraction, v) for a, v in zip(operation.args, args)]
-        numbers = numbers[-2:]  # of a choice, the values
+        numbers = numbers[-2:]  # the first operand of a choice is its condition
         fraction = max(f for f, _ in numbers)
         x, y = (_shifted(v, fraction - f) for f, v in (numbers[0], numbers[-1]))
         if kind in ("add", "sub"):
@@ -251,7 +251,7 @@ class CellPipeline(wiring.Component):
 def _sum(
     m: Module, out: Signal, x: Value, y: Value, subtract: bool, steps: int, counter: Any
 ) -> None:
-    """``out`` becomes x + y or x - y after ``steps`` cycles, with a part of the carry in each."""
+    """``out`` becomes x + y or x - y after ``steps`` cycles; each adds one part of the bits."""
     if steps == 1:
         m.d.sync += out.eq(x - y if subtract else x + y)
         return
@@ -267,7 +267,7 @@ def _sum(
         total = Data(width + 1, name=f"sum{next(counter)}")
         m.d.sync += total.eq(a[part] + b[part] + carry)
         if k < steps - 1:
-            # What the later parts need waits a cycle; what is done waits with them.
+            # Operands of later parts wait one cycle, and so do the parts that are done.
             a_later, b_later = (Data(bits, name=f"term{next(counter)}") for _ in range(2))
             m.d.sync += [a_later.eq(a), b_later.eq(b)]
             a, b = a_later, b_later
@@ -284,9 +284,25 @@ def _sum(
 def narrow(
     m: Module, node: Node, operand: Value, out: Signal, steps: int = 1, counter: Any = None
 ) -> Signal:
-    """Rounds half up, then saturates; returns the flag that it did, in step with ``out``.
+    """Rounds half up, then saturates to the width of ``out``.
 
-    ``steps`` cycles to round and one to saturate.
+    It takes ``steps`` cycles to round and one to saturate.
+
+    Parameters
+    ----------
+    m : Module
+    node : Node
+        The operation; its formats give the shift.
+    operand : Value, signed
+    out : Signal, signed
+    steps : int
+    counter : iterator of int, optional
+        Numbers for names of signals; needed with ``steps`` > 1.
+
+    Returns
+    -------
+    Signal(1)
+        The result was saturated; valid with ``out``.
     """
     shift = node.args[0].format.fraction - node.format.fraction
     bits = len(operand) - shift + 1
@@ -305,7 +321,7 @@ def narrow(
 
 
 def _saturate(m: Module, value: Value, out: Signal) -> Signal:
-    """Clips to the width of ``out`` in one cycle; returns the flag that it did."""
+    """Clips to the width of ``out`` in one cycle. Returns the flag that it did."""
     bits = len(out)
     if len(value) <= bits:
         m.d.sync += out.eq(value)
@@ -321,7 +337,7 @@ def _saturate(m: Module, value: Value, out: Signal) -> Signal:
 
 
 def _shifted(value: Value, left: int) -> Value:
-    """The value, shifted left, or right with its sign; a constant stays one."""
+    """The value shifted left, or arithmetically right. A constant stays a constant."""
     if isinstance(value, Const):
         integer = value.value << left if left >= 0 else value.value >> -left
         return Const(integer, signed(max(1, len(value) + left)))
@@ -342,7 +358,7 @@ def _wires(operation: Operation, args: list[Value]) -> Value:
         return args[0]
     if kind == "wrap":
         value = _shifted(args[0], operation.format.fraction - node.args[0].format.fraction)
-        if len(value) < bits:  # all bits of the format, for what takes parts of it
+        if len(value) < bits:  # the users may take single bits of the format
             value = Cat(value, value[-1].replicate(bits - len(value)))
         return value[:bits].as_signed()
     if kind == "not":

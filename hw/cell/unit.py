@@ -15,12 +15,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import (
-    ResultsSignature,
-    StateAccessSignature,
-    cell_command_layout,
-    output_groups,
-)
+from stillnet.hw.parts.host_interfaces import StateAccessSignature
+from stillnet.hw.parts.interfaces import ResultsSignature
+from stillnet.hw.parts.layouts import cell_command_layout, output_groups
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.config import EngineConfig

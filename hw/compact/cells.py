@@ -15,7 +15,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.cell.pipeline import narrow
-from stillnet.sw.contract import tables
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.expr import Node
 from stillnet.sw.contract.config import EngineConfig
@@ -96,7 +96,7 @@ def plan(name: str) -> tuple[dict[int, int], int]:
 
 
 class SlowRescale(Elaboratable):
-    """``contract.fixed.rescale``, a bit a cycle.
+    """``contract.fixed.rescale``, one bit per cycle.
 
     Attributes
     ----------

@@ -9,15 +9,19 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from stillnet.hw.parts.shapes import Shapes
+from stillnet.hw.parts.host_interfaces import CountedVectorSignature, CounterReadSignature
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.registers import COUNTERS, Register
 
 __all__ = ["ROUND_CYCLES", "CompactCounters"]
 
-COUNTED = tuple(r for r in COUNTERS if r not in (Register.STALL_CELL, Register.LATENCY))
-"""Counters that have a turn, in the order of their turns; the last turn is that of an event
-counter. No word ever waits for a cell here, and ``LATENCY`` has a register of its own."""
+ELSEWHERE = (Register.STALL_CELL, Register.LATENCY, Register.WORDS_HOT)
+"""Counters without a turn. No word waits for a cell here and there is no hot store, so two of them
+stay 0; ``LATENCY`` has a register of its own."""
+
+COUNTED = tuple(r for r in COUNTERS if r not in ELSEWHERE)
+"""Counters that have a turn, in the order of their turns. The last turn is that of an event
+counter."""
 
 ROUND_CYCLES = 2 * (len(COUNTED) + 1)
 """Cycles until what has happened is in the memory."""
@@ -37,43 +41,35 @@ class CompactCounters(wiring.Component):
     Members
     -------
     clear : In(1)
-    readable : Out(1)
-        This cycle ``value`` is that of the register; not while the memory is being cleared.
+        Sets all counters to 0.
     active, word, starved, saturated : In(1)
-        What happened this cycle; while active, what is neither a word nor starved counts as a
-        stall for events.
+        What happened in this cycle. While active, a cycle that is neither a word nor starved counts
+        as a stall for events.
     accepted, output_last : In(1)
-        First element of a vector taken; the last one of an output left.
-    vector_done, source, total : In
-        A vector was encoded: where it came from, and its events.
-    pending : Out(1)
-        Its events have not had their turn yet; no other vector may be done.
-    address : In, value : Out(32)
-        Read by register, ``ROUND_CYCLES`` later or more, in a cycle that is ``readable``.
-    select : In(6)
-        Source of the event counter.
+        The first element of an input vector was taken; the last one of an output vector left.
+    vector : In(CountedVectorSignature)
+        A vector was encoded.
+    read : In(CounterReadSignature)
+        One counter; its value comes ``ROUND_CYCLES`` later or more, in a cycle that is
+        ``readable``.
+    readable : Out(1)
+        In this cycle ``read.value`` is that of the register. Low while the memory is being cleared.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        s = Shapes(config)
         super().__init__(
             {
                 "clear": In(1),
-                "readable": Out(1),
                 "active": In(1),
                 "word": In(1),
                 "starved": In(1),
                 "saturated": In(1),
                 "accepted": In(1),
                 "output_last": In(1),
-                "vector_done": In(1),
-                "source": In(s.layer + 1),
-                "total": In(16),
-                "pending": Out(1),
-                "address": In(6),
-                "select": In(6),
-                "value": Out(32),
+                "vector": In(CountedVectorSignature(config)),
+                "read": In(CounterReadSignature()),
+                "readable": Out(1),
             }
         )
 
@@ -97,7 +93,7 @@ class CompactCounters(wiring.Component):
             Register.SATURATIONS: self.saturated,
             Register.STEPS: self.output_last,
         }
-        events, source = Signal(16), Signal.like(self.source)
+        events, source = Signal(16), Signal.like(self.vector.source)
         turn = Signal(range(len(COUNTED) + 1))
         adding = Signal()  # else reading
         amount = Signal(16)
@@ -115,23 +111,23 @@ class CompactCounters(wiring.Component):
             with m.Default():
                 m.d.comb += [amount.eq(events), place.eq(32 | source)]
         # A vector may be done in the middle of the turn of the one before.
-        fresh, fresh_source = Signal(16), Signal.like(self.source)
+        fresh, fresh_source = Signal(16), Signal.like(self.vector.source)
         with m.If((turn == len(COUNTED) - 1) & adding):
             m.d.sync += [events.eq(fresh), source.eq(fresh_source), fresh.eq(0)]
-            m.d.sync += self.pending.eq(0)
-        with m.If(self.vector_done):
-            m.d.sync += [fresh.eq(self.total), fresh_source.eq(self.source)]
-            m.d.sync += self.pending.eq(1)
+            m.d.sync += self.vector.pending.eq(0)
+        with m.If(self.vector.done):
+            m.d.sync += [fresh.eq(self.vector.total), fresh_source.eq(self.vector.source)]
+            m.d.sync += self.vector.pending.eq(1)
         m.d.sync += adding.eq(~adding)
         with m.If(adding):
             m.d.sync += turn.eq(Mux(turn == len(COUNTED), 0, turn + 1))
 
         # The host reads in the cycles in which a sum is written.
         wanted = Signal(6)
-        with m.If(self.address == Register.EVENTS):
-            m.d.comb += wanted.eq(32 | self.select[:5])
+        with m.If(self.read.address == Register.EVENTS):
+            m.d.comb += wanted.eq(32 | self.read.select[:5])
         with m.Else():
-            m.d.comb += wanted.eq(self.address)
+            m.d.comb += wanted.eq(self.read.address)
         m.d.comb += [
             reader.addr.eq(Mux(adding, wanted, place)),
             writer.addr.eq(Mux(clearing, sweep, place)),
@@ -152,5 +148,7 @@ class CompactCounters(wiring.Component):
             m.d.sync += [elapsed.eq(0), sweep.eq(sweep + 1)]
         with m.If(self.clear):
             m.d.sync += sweep.eq(0)
-        m.d.comb += self.value.eq(Mux(self.address == Register.LATENCY, elapsed, reader.data))
+        m.d.comb += self.read.value.eq(
+            Mux(self.read.address == Register.LATENCY, elapsed, reader.data)
+        )
         return m

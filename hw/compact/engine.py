@@ -24,7 +24,7 @@ from amaranth.lib.wiring import In, Out
 from stillnet.hw.host.register_bus import RegisterBusSignature
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import output_layout
+from stillnet.hw.parts.layouts import output_layout
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
@@ -77,6 +77,10 @@ class CompactEngine(wiring.Component):
             raise ValueError(f"Compact engine needs a cell width of 1, not {config.cell_width}")
         if config.second_threshold:
             raise ValueError("Compact engine has one threshold a vector, not a second one")
+        if config.hot_words:
+            raise ValueError(
+                f"Compact engine has no hot store, not one of {config.hot_words} words"
+            )
         if config.cell_sharing != 1:
             raise ValueError("Compact engine has one multiplier for its cells; share none")
         for name in config.cells:
@@ -119,18 +123,18 @@ class CompactEngine(wiring.Component):
 
     def _table(self, m: Module, x: Signals) -> None:
         """Descriptors: written by the loader, and where the host sets a threshold."""
-        loader, registers, writer = x.loader, x.registers, x.table_writer
+        descriptors, registers, writer = x.loader.descriptors, x.registers, x.table_writer
         m.d.comb += [
             x.table_reader.addr.eq(x.table_place),
             writer.addr.eq(
                 Mux(
-                    loader.matrix_write,
-                    x.matrices_at + loader.index * MATRIX_RECORDS + loader.record,
-                    loader.index * LAYER_RECORDS + loader.record,
+                    descriptors.matrix_write,
+                    x.matrices_at + descriptors.index * MATRIX_RECORDS + descriptors.record,
+                    descriptors.index * LAYER_RECORDS + descriptors.record,
                 )
             ),
-            writer.data.eq(loader.value),
-            writer.en.eq(loader.matrix_write | loader.layer_write),
+            writer.data.eq(descriptors.value),
+            writer.en.eq(descriptors.matrix_write | descriptors.layer_write),
         ]
         # There is no second encoder, and no second threshold.
         target = registers.threshold_select
@@ -178,15 +182,15 @@ class CompactEngine(wiring.Component):
         limit, magnitude = Signal(EVENT_BITS), Signal(EVENT_BITS)
         threshold = Mux(x.hidden, x.entry[:EVENT_BITS], registers.input_threshold)
         m.d.comb += [
-            x.plain.eq(Mux(x.hidden, x.mode, loader.mode) == Mode.NONZERO),
+            x.plain.eq(Mux(x.hidden, x.mode, loader.input.mode) == Mode.NONZERO),
             x.encode.eq(~(restoring & registers.restore_second)),
             limit.eq(Mux(restoring & registers.restore_exact, 0, threshold)),
             magnitude.eq(Mux(x.difference < 0, -x.difference, x.difference)),
             x.fire.eq(x.encode & (magnitude != 0) & (magnitude >= limit)),
             x.event_writer.data.index.eq(x.index),
             x.event_writer.data.value.eq(x.difference),
-            x.same.eq((loader.mode == Mode.ONE_HOT) & (x.token == x.new)),
-            x.one.eq(1 << loader.one),
+            x.same.eq((loader.input.mode == Mode.ONE_HOT) & (x.token == x.new)),
+            x.one.eq(1 << loader.input.one),
         ]
 
     def _walk(self, m: Module, x: Signals) -> None:
@@ -250,20 +254,20 @@ class CompactEngine(wiring.Component):
     def _memory_port(self, m: Module, x: Signals) -> None:
         """The port is the loader's while it is busy, else that of the columns."""
         loader, memory = x.loader, self.memory
-        read = memory.read.payload
+        read, loading = memory.read.payload, loader.control.busy
         wanted = x.walking & ~x.waiting
         m.d.comb += [
-            memory.read.valid.eq(Mux(loader.busy, loader.reads.valid, x.request)),
-            read.address.eq(Mux(loader.busy, loader.reads.payload.address, x.address)),
-            read.length.eq(Mux(loader.busy, loader.reads.payload.length, x.words_left)),
+            memory.read.valid.eq(Mux(loading, loader.reads.valid, x.request)),
+            read.address.eq(Mux(loading, loader.reads.payload.address, x.address)),
+            read.length.eq(Mux(loading, loader.reads.payload.length, x.words_left)),
             loader.reads.ready.eq(memory.read.ready),
             loader.words.payload.eq(memory.data.payload),
-            loader.words.valid.eq(memory.data.valid & loader.busy),
-            memory.data.ready.eq(Mux(loader.busy, loader.words.ready, wanted)),
+            loader.words.valid.eq(memory.data.valid & loading),
+            memory.data.ready.eq(Mux(loading, loader.words.ready, wanted)),
             x.take.eq(wanted & memory.data.valid),
             loader.memory_error.eq(memory.error),
-            loader.base.eq(x.registers.base),
-            loader.verify.eq(x.registers.verify),
+            loader.control.base.eq(x.registers.base),
+            loader.control.verify.eq(x.registers.verify),
         ]
 
     def _registers(self, m: Module, x: Signals) -> None:
@@ -287,24 +291,25 @@ class CompactEngine(wiring.Component):
             for v, (reader, _) in enumerate(x.states):
                 with m.Case(Region.STATE + v):
                     m.d.comb += state_value.eq(reader.data)
-        registers.reads(m, state_value, x.counters.value)
+        registers.reads(m, state_value, x.counters.read.value)
 
     def _count(self, m: Module, x: Signals) -> None:
         """What the counters count, apart from what the step tells them."""
         counters, registers, outputs = x.counters, x.registers, self.outputs
+        read, vector = counters.read, counters.vector
         output_last = outputs.valid & outputs.ready & (x.left == 1)
         m.d.comb += [
             outputs.payload.data.eq(x.value),
             outputs.payload.last.eq(x.left == 1),
-            counters.address.eq(self.registers.address),
-            counters.select.eq(registers.events_select),
+            read.address.eq(self.registers.address),
+            read.select.eq(registers.events_select),
             counters.clear.eq(registers.clear_counters),
             counters.word.eq(x.take),
             counters.starved.eq(x.walking & ~self.memory.data.valid),
             counters.saturated.eq(x.cells.done & x.cells.clipped),
             counters.output_last.eq(output_last),
-            counters.vector_done.eq(x.vector_done),
-            counters.source.eq(Mux(x.hidden, x.layer + 1, 0)),
+            vector.done.eq(x.vector_done),
+            vector.source.eq(Mux(x.hidden, x.layer + 1, 0)),
             # `count` is one short while the event of the last element is added.
-            counters.total.eq(x.count + x.append),
+            vector.total.eq(x.count + x.append),
         ]

@@ -180,7 +180,7 @@ class Signals:
         self.new = Data(16)
         self.same = Signal()
         self.one = Signal(signed(EVENT_BITS))
-        self.one_hot = self.loader.mode[1]
+        self.one_hot = self.loader.input.mode[1]
 
     def _columns(self, m: Module) -> None:
         config, s = self.config, self.shapes

@@ -48,15 +48,15 @@ class Step:
         """Adds the machine, and what is true while it is in certain states."""
         x, registers, counters = self.x, self.x.registers, self.x.counters
         m.d.comb += [
-            x.last_layer.eq(x.layer == x.loader.layers - 1),
-            x.last_matrix.eq(x.matrix == x.loader.matrices - 1),
+            x.last_layer.eq(x.layer == x.loader.image.layers - 1),
+            x.last_matrix.eq(x.matrix == x.loader.image.matrices - 1),
             self._rounded.eq((x.shifted + 1) >> 1),
             self._may_take.eq(
                 registers.loaded
                 & ~registers.load_wanted
                 & ~registers.clear_wanted
                 & ~x.host_busy
-                & ~counters.pending
+                & ~counters.vector.pending
             ),
         ]
         with m.FSM(name="step") as step:
@@ -118,12 +118,12 @@ class Step:
                 x.rest.eq(1),
                 x.hidden.eq(0),
                 x.layer.eq(0),
-                x.left.eq(x.loader.inputs),
+                x.left.eq(x.loader.input.size),
                 *self._first_element(),
             ]
             with m.If(registers.load_wanted):
                 m.d.sync += [registers.loaded.eq(0), registers.load_wanted.eq(0)]
-                m.d.comb += x.loader.start.eq(1)
+                m.d.comb += x.loader.control.start.eq(1)
                 m.next = "LOAD"
             with m.Elif(registers.clear_wanted):
                 m.d.sync += registers.clear_wanted.eq(0)
@@ -145,13 +145,13 @@ class Step:
 
     def _load(self, m: Module) -> None:
         x, registers, loader = self.x, self.x.registers, self.x.loader
-        with m.State("LOAD"), m.If(loader.done):
+        with m.State("LOAD"), m.If(loader.control.done):
             m.d.sync += [
-                registers.error.eq(loader.error),
+                registers.error.eq(loader.control.error),
                 registers.input_threshold.eq(loader.threshold),
             ]
             m.next = "IDLE"
-            with m.If(loader.error == Error.NONE):
+            with m.If(loader.control.error == Error.NONE):
                 m.d.sync += self._clear()
                 m.next = "CLEAR"
         with m.State("CLEAR"):
@@ -175,7 +175,7 @@ class Step:
         x = self.x
         event = x.event_writer.data
         with m.State("OLD_TOKEN"):
-            one_hot = x.loader.mode == Mode.ONE_HOT
+            one_hot = x.loader.input.mode == Mode.ONE_HOT
             m.d.comb += [
                 event.index.eq(x.token - 1),
                 event.value.eq(-x.one),

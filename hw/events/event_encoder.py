@@ -17,16 +17,15 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.host_interfaces import StateAccessSignature, TableWriteSignature
 from stillnet.hw.parts.interfaces import (
     DirectSignature,
     GroupSignature,
     ListedSignature,
     ListReadSignature,
     RuleSignature,
-    StateAccessSignature,
-    TableWriteSignature,
-    list_layout,
 )
+from stillnet.hw.parts.layouts import list_layout
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 

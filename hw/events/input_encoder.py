@@ -14,16 +14,18 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import (
+from stillnet.hw.parts.host_interfaces import (
     InputControlSignature,
-    InputEncodedSignature,
     InputHeaderSignature,
-    InputListSignature,
-    ListReadSignature,
     RestoreSignature,
     StateAccessSignature,
     TableWriteSignature,
     TokenAccessSignature,
+)
+from stillnet.hw.parts.interfaces import (
+    InputEncodedSignature,
+    InputListSignature,
+    ListReadSignature,
 )
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
@@ -89,6 +91,8 @@ class InputEncoder(wiring.Component):
         Starts and stops it.
     header : In(InputHeaderSignature)
         What the image says about the input vector.
+    threshold : In(17)
+        Threshold of its events.
     restore_mode : In(RestoreSignature)
         Vectors of the layers follow the input vector on the same stream.
     restore : Out(stream of 16 bits)
@@ -115,6 +119,7 @@ class InputEncoder(wiring.Component):
                 "inputs": In(stream.Signature(signed(ACTIVATION_BITS))),
                 "control": In(InputControlSignature()),
                 "header": In(InputHeaderSignature(config)),
+                "threshold": In(EVENT_BITS),
                 "restore_mode": In(RestoreSignature()),
                 "restore": Out(stream.Signature(signed(ACTIVATION_BITS))),
                 "events": Out(InputListSignature(config)),
@@ -246,7 +251,7 @@ class InputEncoder(wiring.Component):
             encoder.row.eq(s.index),
             encoder.group.mask.eq(1),
             encoder.rule.mode.eq(header.mode),
-            encoder.rule.threshold.eq(Mux(exact, 0, header.threshold)),
+            encoder.rule.threshold.eq(Mux(exact, 0, self.threshold)),
             encoder.rule.exact.eq(exact),
             encoder.list_base.eq(0),
         ]

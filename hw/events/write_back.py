@@ -15,18 +15,18 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import (
-    ListReadSignature,
+from stillnet.hw.parts.host_interfaces import (
     RestoreSignature,
-    ResultsSignature,
     StateAccessSignature,
     TableWriteSignature,
+)
+from stillnet.hw.parts.interfaces import (
+    ListReadSignature,
+    ResultsSignature,
     VectorEncodedSignature,
     VectorsSignature,
-    output_groups,
-    output_layout,
-    write_command_layout,
 )
+from stillnet.hw.parts.layouts import output_groups, output_layout, write_command_layout
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACTIVATION_BITS

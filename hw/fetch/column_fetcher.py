@@ -19,15 +19,9 @@ from amaranth.utils import bits_for
 from stillnet.hw.memory.port import read_request_layout
 from stillnet.hw.parts.block_fifo import BlockFifo
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import (
-    IssueSignature,
-    ListReadSignature,
-    TableWriteSignature,
-    column_layout,
-    format_fields,
-    list_layout,
-    run_layout,
-)
+from stillnet.hw.parts.host_interfaces import TableWriteSignature
+from stillnet.hw.parts.interfaces import IssueSignature, ListReadSignature
+from stillnet.hw.parts.layouts import column_layout, format_fields, list_layout, run_layout
 from stillnet.hw.parts.multiplier import Multiplier
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig

@@ -11,9 +11,17 @@ from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.memory.port import read_request_layout
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import HotFillSignature
+from stillnet.hw.parts.host_interfaces import (
+    DescriptorWriteSignature,
+    EntryWriteSignature,
+    HotFillSignature,
+    ImageSignature,
+    InputHeaderSignature,
+    LoadControlSignature,
+)
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.fixed import EVENT_BITS
 from stillnet.sw.contract.registers import Error
 
 __all__ = ["ImageLoader"]
@@ -108,28 +116,23 @@ class ImageLoader(wiring.Component):
 
     Members
     -------
-    start : In(1)
-        Reads the image at ``base`` (a word address).
-    verify : In(1)
-        Then also sums up the whole image, a byte per cycle, and compares with the CRC-32 in its
-        header; steady from ``start`` to ``done``.
-    reads, words : the memory port, while ``busy``
+    control : In(LoadControlSignature)
+        Starts a load, and says how it ended.
+    reads, words : the memory port, while ``control.busy``
     memory_error : In(1)
-    record, index, layer_write, matrix_write : Out
-        Record ``record`` of layer or matrix ``index`` is ``value``.
-    value : Out(32)
+        The memory has answered with an error.
+    descriptors : Out(DescriptorWriteSignature)
+        Records of layers and matrices.
+    entries : Out(EntryWriteSignature)
+        Entries of tables.
     fill : Out(HotFillSignature)
         Words for the hot store, only in engines that have one.
-    entry_write, entry : Out
-        Entry of a table (``contract.image.ENTRY``), and its number ``entry_index`` in it.
-    layers, matrices, inputs, mode, one, threshold : Out
-        From the header.
-    users : Out
-        Matrices that the input feeds.
-    busy : Out(1)
-    done : Out(1)
-        Pulses at the end; ``error`` says whether the image was accepted.
-    error : Out(``registers.Error``)
+    image : Out(ImageSignature)
+        Where the image stands, and how many descriptors it has.
+    input : Out(InputHeaderSignature)
+        What the header says about the input vector.
+    threshold : Out(17)
+        Threshold of the input vector, valid with ``control.done``.
     """
 
     def __init__(self, config: EngineConfig, *, sum_bits: int = 8) -> None:
@@ -137,30 +140,15 @@ class ImageLoader(wiring.Component):
         self._sum_bits = sum_bits
         super().__init__(
             {
-                "start": In(1),
-                "verify": In(1),
-                "base": In(config.address_bits),
+                "control": In(LoadControlSignature(config)),
                 "reads": Out(stream.Signature(read_request_layout(config.address_bits, 16))),
                 "words": In(stream.Signature(unsigned(config.word_bits))),
                 "memory_error": In(1),
-                "record": Out(3),
-                "index": Out(8),
-                "layer_write": Out(1),
-                "matrix_write": Out(1),
-                "value": Out(32),
-                "entry_write": Out(1),
-                "entry_index": Out(16),
-                "entry": Out(32),
-                "layers": Out(8),
-                "matrices": Out(8),
-                "inputs": Out(16),
-                "mode": Out(2),
-                "one": Out(4),
-                "threshold": Out(17),
-                "users": Out(range(config.matrices + 1)),
-                "busy": Out(1),
-                "done": Out(1),
-                "error": Out(Error),
+                "descriptors": Out(DescriptorWriteSignature()),
+                "entries": Out(EntryWriteSignature()),
+                "image": Out(ImageSignature(config)),
+                "input": Out(InputHeaderSignature(config)),
+                "threshold": Out(EVENT_BITS),
                 **({"fill": Out(HotFillSignature(config))} if config.hot_words else {}),
             }
         )
@@ -180,8 +168,9 @@ class ImageLoader(wiring.Component):
         x = _Signals(self._config, self._sum_bits)
         m.submodules.crc = x.crc
         m.d.comb += [
-            self.value.eq(x.value),
-            self.error.eq(x.error),
+            self.descriptors.value.eq(x.value),
+            self.control.error.eq(x.error),
+            self.image.base.eq(self.control.base),
             self.reads.payload.eq(x.request),
             x.take.eq(self.words.ready & self.words.valid),
         ]
@@ -222,30 +211,36 @@ class ImageLoader(wiring.Component):
 
     def _place(self, m: Module, x: _Signals) -> None:
         """Number of the record, and of the layer or matrix, from the number of its slot."""
-        m.d.comb += x.layer_slots.eq(self.layers * len(image.LAYER))
+        m.d.comb += x.layer_slots.eq(self.image.layers * len(image.LAYER))
         # Records are two cycles apart or more, so their place is found a cycle ahead.
         place = Data(10)
         m.d.sync += [
             place.eq(Mux(x.slot < x.layer_slots, x.slot, x.slot - x.layer_slots)),
             x.is_layer.eq(x.slot < x.layer_slots),
         ]
+        record, index = self.descriptors.record, self.descriptors.index
         layer_shift = (len(image.LAYER) - 1).bit_length()
         matrix_shift = (x.matrix_records - 1).bit_length()
         with m.If(x.is_layer):
-            m.d.comb += [self.record.eq(place[:layer_shift]), self.index.eq(place[layer_shift:])]
+            m.d.comb += [record.eq(place[:layer_shift]), index.eq(place[layer_shift:])]
         with m.Else():
-            m.d.comb += [self.record.eq(place[:matrix_shift]), self.index.eq(place[matrix_shift:])]
+            m.d.comb += [record.eq(place[:matrix_shift]), index.eq(place[matrix_shift:])]
 
     def _record(self, m: Module, x: _Signals) -> None:
         """Where a captured record goes: to the tables of descriptors, or it is the header's."""
+        descriptors = self.descriptors
         with m.If(x.captured):
             m.d.sync += x.slot.eq(x.slot + 1)
             with m.If(x.in_tables):
-                m.d.comb += [self.layer_write.eq(x.is_layer), self.matrix_write.eq(~x.is_layer)]
+                m.d.comb += [
+                    descriptors.layer_write.eq(x.is_layer),
+                    descriptors.matrix_write.eq(~x.is_layer),
+                ]
+                first = ~x.is_layer & (descriptors.record == 0)
                 of_input = x.value[image.MATRIX[0].slice("source")] == 0
                 kind = x.value[image.MATRIX[0].slice("kind")]
-                with m.If(~x.is_layer & (self.record == 0) & of_input & (kind != image.Kind.BIAS)):
-                    m.d.sync += self.users.eq(self.users + 1)
+                with m.If(first & of_input & (kind != image.Kind.BIAS)):
+                    m.d.sync += self.input.users.eq(self.input.users + 1)
             with m.Else(), m.Switch(x.slot):
                 self._header(m, x)
 
@@ -261,8 +256,8 @@ class ImageLoader(wiring.Component):
         with m.Case(record("version")):
             m.d.sync += [
                 x.wrong[Error.VERSION].eq(field("version") != image.VERSION),
-                self.layers.eq(field("layers")),
-                self.matrices.eq(field("matrices")),
+                self.image.layers.eq(field("layers")),
+                self.image.matrices.eq(field("matrices")),
             ]
         with m.Case(record("fingerprint")):
             m.d.sync += x.wrong[Error.FINGERPRINT].eq(x.value != self._config.fingerprint)
@@ -274,9 +269,9 @@ class ImageLoader(wiring.Component):
             m.d.sync += x.hot_at.eq(x.value)
         with m.Case(record("inputs")):
             m.d.sync += [
-                self.inputs.eq(field("inputs")),
-                self.mode.eq(field("input_mode")),
-                self.one.eq(field("input_one")),
+                self.input.size.eq(field("inputs")),
+                self.input.mode.eq(field("input_mode")),
+                self.input.one.eq(field("input_one")),
             ]
         with m.Case(record("input_threshold")):
             m.d.sync += self.threshold.eq(x.value)
@@ -317,17 +312,17 @@ class ImageLoader(wiring.Component):
 
     def _entries(self, m: Module, x: _Signals) -> None:
         """Entries follow each other without a gap: a word is taken apart, short ones are joined."""
-        number = Signal(16)
+        entries, number = self.entries, Signal(16)
         m.d.comb += [
-            self.entry.eq(x.listed),
-            self.entry_write.eq(x.listed_left != 0),
-            self.entry_index.eq(Mux(x.listed[31], 0, number)),
+            entries.value.eq(x.listed),
+            entries.write.eq(x.listed_left != 0),
+            entries.index.eq(Mux(x.listed[31], 0, number)),
         ]
-        with m.If(self.entry_write):
+        with m.If(entries.write):
             m.d.sync += [
                 x.listed.eq(x.listed >> 32),
                 x.listed_left.eq(x.listed_left - 1),
-                number.eq(self.entry_index + 1),
+                number.eq(entries.index + 1),
             ]
 
     # -- the steps of a load ----------------------------------------------------------------------
@@ -335,17 +330,17 @@ class ImageLoader(wiring.Component):
     def _idle(self, m: Module, x: _Signals) -> None:
         header_slots = len(image.HEADER)
         with m.State("IDLE"):
-            with m.If(self.start):
+            with m.If(self.control.start):
                 m.d.sync += [
-                    self.busy.eq(1),
+                    self.control.busy.eq(1),
                     x.summing.eq(0),
-                    x.request.address.eq(self.base),
+                    x.request.address.eq(self.control.base),
                     x.request.length.eq(header_slots * x.slot_words),
                     x.slot.eq(0),
                     x.slots.eq(header_slots),
                     x.word.eq(0),
                     x.in_tables.eq(0),
-                    self.users.eq(0),
+                    self.input.users.eq(0),
                     x.error.eq(Error.NONE),
                 ]
                 m.next = "REQUEST"
@@ -372,14 +367,14 @@ class ImageLoader(wiring.Component):
         with m.State("SETTLE"):
             m.d.sync += [
                 x.too_much.eq(
-                    (self.layers > config.layers)
-                    | (self.layers == 0)
-                    | (self.matrices > config.matrices)
-                    | (self.inputs > config.inputs)
+                    (self.image.layers > config.layers)
+                    | (self.image.layers == 0)
+                    | (self.image.matrices > config.matrices)
+                    | (self.input.size > config.inputs)
                     | (x.hot_left > config.hot_words)
                 ),
-                x.tables.eq(x.layer_slots + self.matrices * x.matrix_records),
-                x.tables_at.eq(self.base + header_slots * x.slot_words),
+                x.tables.eq(x.layer_slots + self.image.matrices * x.matrix_records),
+                x.tables_at.eq(self.control.base + header_slots * x.slot_words),
             ]
             m.next = "CHECK"
         with m.State("CHECK"):
@@ -420,10 +415,10 @@ class ImageLoader(wiring.Component):
         m.next = "TABLE"
 
     def _verify(self, m: Module, x: _Signals) -> None:
-        with m.If(self.verify):
+        with m.If(self.control.verify):
             m.d.sync += [
                 x.words_left.eq(x.words_total),
-                x.request.address.eq(self.base),
+                x.request.address.eq(self.control.base),
                 x.place_in_image.eq(0),
                 x.in_record.eq(0),
                 x.summing.eq(1),
@@ -442,7 +437,7 @@ class ImageLoader(wiring.Component):
                     m.d.sync += [
                         x.words_left.eq(x.hot_left),
                         x.none_left.eq(x.hot_left == 0),
-                        x.request.address.eq(self.base + x.hot_at),
+                        x.request.address.eq(self.control.base + x.hot_at),
                         self.fill.address.eq(0),
                     ]
                     m.next = "HOT"
@@ -517,6 +512,6 @@ class ImageLoader(wiring.Component):
                 m.d.sync += x.error.eq(Error.CRC)
             m.next = "DONE"
         with m.State("DONE"):
-            m.d.comb += self.done.eq(1)
-            m.d.sync += self.busy.eq(0)
+            m.d.comb += self.control.done.eq(1)
+            m.d.sync += self.control.busy.eq(0)
             m.next = "IDLE"

@@ -22,28 +22,27 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import (
+from stillnet.hw.parts.host_interfaces import (
     DescriptorWriteSignature,
-    DispatchSignature,
-    HoldSignature,
     ImageSignature,
-    InputListSignature,
-    InputStatus,
-    IssueSignature,
     SchedulerControlSignature,
     ThresholdWriteSignature,
-    VectorsSignature,
-    VectorStatus,
-    WaitingSignature,
-    format_fields,
-    run_layout,
 )
+from stillnet.hw.parts.interfaces import (
+    DispatchSignature,
+    HoldSignature,
+    InputListSignature,
+    IssueSignature,
+    VectorsSignature,
+    WaitingSignature,
+)
+from stillnet.hw.parts.layouts import InputStatus, VectorStatus, format_fields, run_layout
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
 from stillnet.sw.contract.cells import CELLS
@@ -51,31 +50,9 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import Kind
 
 from .bias_finder import BiasFinder
+from .descriptor_tables import DescriptorTables
 
 __all__ = ["Scheduler"]
-
-
-def record_layout(records: tuple[image.Record, ...]) -> data.StructLayout:
-    """All records of a descriptor as one structure of its fields."""
-    fields: dict[str, Any] = {}
-    for k, record in enumerate(records):
-        used = 0
-        for name, width in record.fields:
-            fields[name] = unsigned(width)
-            used += width
-        if used < 32:
-            fields[f"unused{k}"] = unsigned(32 - used)
-    return data.StructLayout(fields)
-
-
-def _layer_records(config: EngineConfig) -> tuple[image.Record, ...]:
-    """Records of a layer that the scheduler keeps."""
-    return image.LAYER[: 7 if config.max_peers else 6]
-
-
-def _matrix_records(config: EngineConfig) -> tuple[image.Record, ...]:
-    """Records of a matrix that the scheduler keeps."""
-    return image.matrix_records(config.long_records)[: 6 if config.sparse else 5]
 
 
 def _has_parameters(config: EngineConfig) -> bool:
@@ -102,8 +79,9 @@ class _Signals:
 
     def _tables(self, config: EngineConfig) -> None:
         shapes = Shapes(config)
-        self.layer = Signal(record_layout(_layer_records(config)))  # descriptor at ``current``
-        self.matrix = Signal(record_layout(_matrix_records(config)))  # descriptor at ``scan``
+        self.tables = DescriptorTables(config)
+        self.layer = self.tables.layer  # descriptor at ``current``
+        self.matrix = self.tables.matrix  # descriptor at ``scan``
         self.layer_end, self.matrix_end = Data(shapes.layer), Data(shapes.matrix)  # last ones
 
     def _state(self, config: EngineConfig) -> None:
@@ -287,33 +265,11 @@ class Scheduler(wiring.Component):
     # -- tables and state -------------------------------------------------------------------------
 
     def _tables(self, m: Module, s: _Signals) -> None:
-        """Descriptors of layers and matrices, written by the loader; thresholds by the host too."""
-        config, descriptors, threshold = self._config, self.descriptors, self.threshold
-        layer_words, layer_writers = self._table(
-            m, "layer_table", len(_layer_records(config)), config.layers, s.current
-        )
-        matrix_words, matrix_writers = self._table(
-            m, "matrix_table", len(_matrix_records(config)), config.matrices, s.scan
-        )
-        for writers, write in (
-            (layer_writers, descriptors.layer_write),
-            (matrix_writers, descriptors.matrix_write),
-        ):
-            for k, writer in enumerate(writers):
-                m.d.comb += [
-                    writer.addr.eq(descriptors.index),
-                    writer.data.eq(descriptors.value),
-                    writer.en.eq(write & (descriptors.record == k)),
-                ]
-        with m.If(threshold.write):
-            for second, name in enumerate(("threshold", "threshold_recurrent")):
-                k, _ = image.find_field(image.LAYER, name)
-                m.d.comb += [
-                    layer_writers[k].addr.eq(threshold.layer),
-                    layer_writers[k].data.eq(threshold.value),
-                    layer_writers[k].en.eq(threshold.second == second),
-                ]
-        m.d.comb += [s.layer.eq(Cat(*layer_words)), s.matrix.eq(Cat(*matrix_words))]
+        """Descriptors at the current layer and at the scanned matrix, and the last ones in use."""
+        m.submodules.tables = tables = s.tables
+        connect(m, flipped(self.descriptors), tables.descriptors)
+        connect(m, flipped(self.threshold), tables.threshold)
+        m.d.comb += [tables.layer_at.eq(s.current), tables.matrix_at.eq(s.scan)]
         # Two registers on the way from the loader, so that the last may stand where it is needed.
         layer_end0, matrix_end0 = Data(len(s.layer_end)), Data(len(s.matrix_end))
         m.d.sync += [
@@ -322,22 +278,6 @@ class Scheduler(wiring.Component):
             s.layer_end.eq(layer_end0),
             s.matrix_end.eq(matrix_end0),
         ]
-
-    def _table(
-        self, m: Module, name: str, records: int, depth: int, place: Signal
-    ) -> tuple[list[Any], list[Any]]:
-        """A table: one memory for each record, all read at one place; data and write ports."""
-        index = Signal(range(max(2, depth)), name=f"{name}_index")
-        m.d.comb += index.eq(place)
-        outputs, writers = [], []
-        for k in range(records):
-            memory = Memory(shape=unsigned(32), depth=depth, init=[])
-            m.submodules[f"{name}{k}"] = memory
-            reader, writer = memory.read_port(), memory.write_port()
-            m.d.comb += reader.addr.eq(index)
-            outputs.append(reader.data)
-            writers.append(writer)
-        return outputs, writers
 
     def _positions(self, m: Module, s: _Signals) -> None:
         """Rows of its vector that each matrix has taken so far."""

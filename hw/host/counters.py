@@ -7,8 +7,14 @@ from typing import Any
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
+from stillnet.hw.parts.host_interfaces import (
+    CounterReadSignature,
+    CycleSignature,
+    StepBoundsSignature,
+)
+from stillnet.hw.parts.interfaces import InputEncodedSignature, VectorEncodedSignature
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.registers import COUNTERS, Register
@@ -29,42 +35,29 @@ class Counters(wiring.Component):
     Members
     -------
     clear : In(1)
-    active, word, hot_word, held, starved, saturated : In
-        What happened this cycle.
-    accepted, was_idle, output, output_last : In(1)
-        First element of a vector taken; while idle; an output element left; the last one.
-    input_done, input_total, hidden_done, hidden_layer, hidden_total, second_total : In
-        A vector was encoded.
-    address : In, value : Out(32)
-        Read by register; two cycles later for event counters.
-    select : In(6)
-        Source of the event counter.
+        Sets all counters to 0.
+    cycle : In(CycleSignature)
+        What happened in this cycle.
+    step : In(StepBoundsSignature)
+        Where steps begin and end.
+    input : In(InputEncodedSignature)
+        An input vector was encoded.
+    vector : In(VectorEncodedSignature)
+        A hidden vector was encoded.
+    read : In(CounterReadSignature)
+        One counter; its value comes in the same cycle, that of an event counter two cycles later.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        s = Shapes(config)
         super().__init__(
             {
                 "clear": In(1),
-                "active": In(1),
-                "word": In(1),
-                "hot_word": In(1),
-                "held": In(1),
-                "starved": In(1),
-                "saturated": In(range(config.cell_width + 1)),
-                "accepted": In(1),
-                "was_idle": In(1),
-                "output_last": In(1),
-                "input_done": In(1),
-                "input_total": In(16),
-                "hidden_done": In(1),
-                "hidden_layer": In(s.layer),
-                "hidden_total": In(16),
-                "second_total": In(16),
-                "address": In(6),
-                "select": In(6),
-                "value": Out(32),
+                "cycle": In(CycleSignature(config)),
+                "step": In(StepBoundsSignature()),
+                "input": In(InputEncodedSignature()),
+                "vector": In(VectorEncodedSignature(config)),
+                "read": In(CounterReadSignature()),
             }
         )
 
@@ -75,81 +68,90 @@ class Counters(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config, s = self._config, Shapes(self._config)
         value = {r: Signal(32, name=r.name.lower()) for r in COUNTERS}
-
-        def add(register: Register, amount: Any) -> Any:
-            return value[register].eq(value[register] + amount)
-
         # What is counted comes from far away, so it is counted a cycle later, and cleared as late.
-        quiet = ~(self.word | self.held | self.starved)
         clear = Signal()
         m.d.sync += clear.eq(self.clear)
+        self._cycles(m, value)
+        self._latency(m, value[Register.LATENCY])
+        events = self._events(m, clear)
+        with m.Switch(self.read.address):
+            for register, signal in value.items():
+                with m.Case(register):
+                    m.d.comb += self.read.value.eq(signal)
+            with m.Case(Register.EVENTS):
+                m.d.comb += self.read.value.eq(events)
+        with m.If(clear):
+            m.d.sync += [signal.eq(0) for signal in value.values()]
+        return m
+
+    def _cycles(self, m: Module, value: dict[Register, Signal]) -> None:
+        """Cycles by cause, saturated results and steps."""
+        cycle = self.cycle
+        quiet = ~(cycle.word | cycle.held | cycle.starved)
         for register, amount in (
-            (Register.CYCLES, self.active),
-            (Register.WORDS, self.active & self.word),
-            (Register.WORDS_HOT, self.active & self.hot_word),
-            (Register.STALL_CELL, self.active & self.held),
-            (Register.STALL_MEMORY, self.active & self.starved),
-            (Register.STALL_EVENTS, self.active & quiet),
-            (Register.SATURATIONS, self.saturated),
-            (Register.STEPS, self.output_last),
+            (Register.CYCLES, cycle.active),
+            (Register.WORDS, cycle.active & cycle.word),
+            (Register.WORDS_HOT, cycle.active & cycle.hot_word),
+            (Register.STALL_CELL, cycle.active & cycle.held),
+            (Register.STALL_MEMORY, cycle.active & cycle.starved),
+            (Register.STALL_EVENTS, cycle.active & quiet),
+            (Register.SATURATIONS, cycle.saturated),
+            (Register.STEPS, self.step.output_last),
         ):
             late = Signal(len(amount), name=f"{register.name.lower()}_late")
-            m.d.sync += [late.eq(amount), add(register, late)]
+            m.d.sync += [late.eq(amount), value[register].eq(value[register] + late)]
 
+    def _latency(self, m: Module, value: Signal) -> None:
+        """Cycles of the latest step that began while nothing was in progress."""
         timing = Signal()
         elapsed = Signal(32)
-        begins, ends = Signal(), Signal()  # both as late
+        begins, ends = Signal(), Signal()  # both a cycle late
         m.d.sync += [
             elapsed.eq(elapsed + 1),
-            begins.eq(self.accepted & self.was_idle),
-            ends.eq(self.output_last),
+            begins.eq(self.step.accepted & self.step.was_idle),
+            ends.eq(self.step.output_last),
         ]
         with m.If(begins):
             m.d.sync += [timing.eq(1), elapsed.eq(1)]
         with m.If(timing & ends):
-            m.d.sync += [timing.eq(0), value[Register.LATENCY].eq(elapsed + 1)]
+            m.d.sync += [timing.eq(0), value.eq(elapsed + 1)]
 
-        # Events: a register for the input, a memory for the layers; one sum a vector.
+    def _events(self, m: Module, clear: Signal) -> Signal:
+        """The selected event counter: a register for the input, memories for the layers."""
+        s, vector, select = Shapes(self._config), self.vector, self.read.select
         input_events = Signal(32)
-        with m.If(self.input_done):
-            m.d.sync += input_events.eq(input_events + self.input_total)
-        sweep = Signal(s.layer + 1)  # clearing, one layer a cycle
+        with m.If(self.input.last):
+            m.d.sync += input_events.eq(input_events + self.input.total)
+        sweep = Signal(s.layer + 1)  # clearing, one layer per cycle
         sweeping = Signal()
         m.d.comb += sweeping.eq(~sweep[-1])
         with m.If(sweeping):
             m.d.sync += sweep.eq(sweep + 1)
+        with m.If(clear):
+            m.d.sync += [input_events.eq(0), sweep.eq(0)]
         update = Signal()
         update_layer = Signal(s.layer)
-        m.d.sync += [update.eq(self.hidden_done), update_layer.eq(self.hidden_layer)]
-        event_values = []
-        totals = [self.hidden_total, self.second_total][: 2 if config.second_threshold else 1]
-        for k, total in enumerate(totals):
+        m.d.sync += [update.eq(vector.last), update_layer.eq(vector.layer)]
+        of_layer = []
+        totals = [vector.total, vector.second_total]
+        for k, total in enumerate(totals[: 2 if self._config.second_threshold else 1]):
             memory = Memory(shape=unsigned(32), depth=1 << s.layer, init=[])
             m.submodules[f"events{k}"] = memory
             reader, writer = memory.read_port(), memory.write_port()
             amount = Signal(16, name=f"amount{k}")
             m.d.sync += amount.eq(total)
             m.d.comb += [
-                reader.addr.eq(Mux(self.hidden_done, self.hidden_layer, self.select - 1)),
+                reader.addr.eq(Mux(vector.last, vector.layer, select - 1)),
                 writer.addr.eq(Mux(sweeping, sweep, update_layer)),
                 writer.data.eq(Mux(sweeping, 0, reader.data + amount)),
                 writer.en.eq(sweeping | update),
             ]
-            event_values.append(reader.data)
-
-        with m.Switch(self.address):
-            for register, signal in value.items():
-                with m.Case(register):
-                    m.d.comb += self.value.eq(signal)
-            with m.Case(Register.EVENTS):
-                m.d.comb += self.value.eq(event_values[0])
-                with m.If(self.select[5]):
-                    m.d.comb += self.value.eq(event_values[-1])
-                with m.If(self.select == 0):
-                    m.d.comb += self.value.eq(input_events)
-        with m.If(clear):
-            m.d.sync += [signal.eq(0) for signal in value.values()]
-            m.d.sync += [input_events.eq(0), sweep.eq(0)]
-        return m
+            of_layer.append(reader.data)
+        events = Signal(32)
+        m.d.comb += events.eq(of_layer[0])
+        with m.If(select[5]):
+            m.d.comb += events.eq(of_layer[-1])
+        with m.If(select == 0):
+            m.d.comb += events.eq(input_events)
+        return events

@@ -29,58 +29,66 @@ MAGIC_AT, VERSION_AT, FINGERPRINT_AT, WORDS_AT = (
     image.find_field(image.HEADER, name)[0] * image.SLOT_BYTES
     for name in ("magic", "version", "fingerprint", "words")
 )
+"""First bytes of the header's records that this block reads."""
 _, VERSION = image.find_field(image.HEADER, "version")
-"""Bytes of the header that matter here."""
+"""Bits of the version in its record."""
 HEADER_BYTES = len(image.HEADER) * image.SLOT_BYTES
 FINISHED = int(Status.LOADED) | 0xFF00
-"""Bits of STATUS that say how a load ended; above LOADED stands the error code."""
+"""Bits of STATUS that say how a load ended: LOADED, or an error code in bits 15:8."""
 READ_AHEAD = 2
-"""Bytes that are read behind the end of an image, before the reader is stopped."""
+"""Bytes after the end of an image that are read before the reader stops."""
 
 
 class FlashBoot(wiring.Component):
-    """Copies an image to word 0 of the memory and has the engine verify it; then lets the host in.
+    """Copies an image to word 0 of the memory, lets the engine verify it, then lets the host in.
 
-    It works once, after power-up, and as the host would: through the engine's registers. Whether
-    the image is right is the engine's decision (``Control.VERIFY``), and its STATUS tells why not.
-    This block only saves it from what is not there:
+    It works once, after power-up, through the engine's registers, as the host would. The engine
+    decides whether the image is right (``Control.VERIFY``); if not, its STATUS says why. This block
+    only looks at the header, to see what can be copied at all:
 
-    * no magic: the flash is empty. Nothing is started, and nothing is said;
-    * a version or fingerprint that is not the engine's: only the header is copied, for the engine
-      to refuse it with the reason;
-    * more words than the memory or the flash has, or fewer than a header: nothing is started.
+    * The magic is missing: the flash is empty. The copy ends, and no load starts.
+    * Version or fingerprint are not the engine's: only the header is copied. The engine then
+      refuses it and gives the reason.
+    * The image has more words than the memory or the flash, or no more than a header: no load
+      starts, and ``failed`` pulses.
 
-    Until then a request of the host waits for its ``ack``. ``stop`` ends all at once.
+    Until the copy has ended, a request of the host waits for its ``ack``. ``stop`` ends the copy.
 
     Parameters
     ----------
     config : EngineConfig
-        Of the engine.
+        Configuration of the engine.
     clock_hz : :class:`int`
+        Frequency of the clock in Hz.
     offset : :class:`int`
-        Of the image in the flash, in bytes.
+        First byte of the image in the flash.
     flash_bytes : :class:`int`
-        Size of the flash; only the first 16 MB count.
+        Size of the flash in bytes. Only the first 16 MB are reachable.
     sck_hz : :class:`int`
-        See :class:`SpiFlashReader`.
+        Highest clock of the flash in Hz; see :class:`SpiFlashReader`.
 
     Members
     -------
     pins : :py:`Out(SpiFlashPinsSignature())`
     ready : :py:`In(1)`
-        The memory has started.
+        The memory has started. The copy waits for it.
     stop : :py:`In(1)`
-        One cycle, together with a reset of the engine.
+        Pulses together with a reset of the engine.
     host : :py:`In(RegisterBusSignature)`
-        From the host link.
+        Requests of the host link.
     registers : :py:`Out(RegisterBusSignature)`
-        To the engine, a cycle later than ``host``.
+        Requests to the engine, one cycle after those of ``host``.
     busy : :py:`Out(1)`
-        The host waits.
+        The copy is in progress, and the host waits.
     found : :py:`Out(1)`
-        There was an image.
+        The flash holds an image. Stays high.
     failed : :py:`Out(1)`
-        One cycle: there was one of an impossible size.
+        Pulses if the size of the image is impossible.
+
+    Raises
+    ------
+    :exc:`ValueError`
+        If the flash has no room for a header at ``offset``.
     """
 
     def __init__(
@@ -121,22 +129,22 @@ class FlashBoot(wiring.Component):
 
     @property
     def clock_hz(self) -> int:
-        """Frequency of the clock."""
+        """Frequency of the clock in Hz."""
         return self._reader.clock_hz
 
     @property
     def offset(self) -> int:
-        """Where the image begins in the flash, in bytes."""
+        """First byte of the image in the flash."""
         return self._offset
 
     @property
     def flash_bytes(self) -> int:
-        """Size of the flash."""
+        """Size of the flash in bytes."""
         return self._flash_bytes
 
     @property
     def sck_hz(self) -> int:
-        """The flash's clock at most."""
+        """Highest clock of the flash in Hz."""
         return self._reader.sck_hz
 
     @property
@@ -151,7 +159,7 @@ class FlashBoot(wiring.Component):
         m = Module()
         registers, host = self.registers, self.host
 
-        # When it is over, the copy stands in reset.
+        # After its end the copy is held in reset, so that it does not start again.
         over, done = Signal(), Signal()
         copy = Module()
         m.submodules.copy = ResetInserter(over)(copy)
@@ -169,10 +177,10 @@ class FlashBoot(wiring.Component):
             m.d.sync += self.found.eq(1)
         m.d.comb += [self.failed.eq(failed), own.read_data.eq(registers.read_data)]
 
-        # -- who has the registers ----------------------------------------------------------------
+        # -- the registers belong to the copy, then to the host -----------------------------------
 
-        # A request that came too early is kept here; its address and data stay at `host`. What is
-        # on its way when the engine is reset must not arrive after that.
+        # A strobe of the host during the copy is kept; its address and data stay at `host`. A
+        # request that is under way during a reset of the engine must not arrive after it.
         write_kept, read_kept = Signal(), Signal()
         write, read = Signal(), Signal()
         m.d.comb += [
@@ -193,16 +201,16 @@ class FlashBoot(wiring.Component):
         return m
 
     def _copy(self, m: Module, bus: Any, done: Signal, found: Signal, failed: Signal) -> None:
-        """The copy itself, as a machine that makes one request after the other."""
+        """The state machine of the copy: one request after the other."""
         config = self._config
         reader = self._reader
-        unit = min(4, config.word_bytes)  # bytes that one write brings
-        units_a_word = config.word_bytes // unit
+        unit = min(4, config.word_bytes)  # bytes per write
+        units_per_word = config.word_bytes // unit
         limit = self.limit_words
 
         window = Signal(32)  # the last four bytes
-        place = Signal(range(HEADER_BYTES + 1))  # bytes of the header that were taken
-        total = Signal(range(limit * units_a_word + 1), init=HEADER_BYTES // unit)
+        place = Signal(range(HEADER_BYTES + 1))  # bytes of the header taken so far
+        total = Signal(range(limit * units_per_word + 1), init=HEADER_BYTES // unit)
         count = Signal.like(total, init=0)  # units written
         in_header = Signal(init=1)
         whole, complete = Signal(), Signal()
@@ -220,7 +228,7 @@ class FlashBoot(wiring.Component):
                 m.d.sync += bus.address.eq(Register.MEMORY_ADDRESS)
                 m.next = "BASE"
 
-            # Where the image goes, and where the engine is to read it: word 0.
+            # The image goes to word 0, and the engine reads it there.
             with m.State("BASE"):
                 m.d.comb += bus.write_strobe.eq(1)
                 m.next = "BASE_DONE"
@@ -271,7 +279,7 @@ class FlashBoot(wiring.Component):
             with m.State("NEXT"):
                 m.next = "TAKE"
                 with m.If(complete):
-                    m.d.sync += [in_header.eq(0), total.eq(words * units_a_word)]
+                    m.d.sync += [in_header.eq(0), total.eq(words * units_per_word)]
                     with m.If(~in_header | foreign):
                         m.d.sync += [
                             bus.address.eq(Register.CONTROL),

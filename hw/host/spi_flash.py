@@ -13,27 +13,31 @@ from stillnet.hw.memory.port import check_width
 __all__ = ["ADDRESS_BITS", "SpiFlashPinsSignature", "SpiFlashReader"]
 
 ADDRESS_BITS = 24
-"""Of the commands used here; larger flashes begin in this mode, and show their first 16 MB."""
+"""Address bits of the commands below. Larger flashes start in this mode, too; only their first
+16 MB are reachable."""
 RELEASE, READ, FAST_READ = 0xAB, 0x03, 0x0B
-"""Commands that all common parts share (W25Q128JV data sheet, revision F, section 8.1.2)."""
+"""Commands that all common parts have (W25Q128JV data sheet, revision F, section 8.1.2)."""
 READ_HZ = 33_000_000
-"""Fastest clock of READ: 33 MHz (MX25L, older parts) to 50 MHz (W25Q128JV, section 9.6)."""
+"""Highest clock of READ in Hz that all parts allow: 33 MHz (MX25L, older parts). The W25Q128JV
+allows 50 MHz (section 9.6)."""
 CLOCKS = 16
-"""Dummy clocks at the beginning. The ECP5 loses the first three edges of a user's clock after
+"""Clocks before the first command. The ECP5 loses the first three edges of a user's clock after
 configuration (FPGA-TN-02039, on USRMCLK)."""
 WAKE_US = 35
-"""From RELEASE to the next command: 3 us (W25Q128JV) to 30 us (MX25L12835F)."""
+"""Time from RELEASE to the next command in us: 3 (W25Q128JV) to 30 (MX25L12835F) are needed."""
 
 
 class SpiFlashPinsSignature(wiring.Signature):
-    """An SPI flash; directions are the FPGA's.
+    """Pins of an SPI flash; the directions are those of the FPGA.
 
     Members
     -------
     cs : :py:`Out(1)`
-        Selected; active high here, the board file turns it over.
+        Chip select, active high. The platform of the board inverts it.
     sck, copi : :py:`Out(1)`
+        Clock and data to the flash.
     cipo : :py:`In(1)`
+        Data from the flash, not synchronised.
     """
 
     def __init__(self) -> None:
@@ -44,30 +48,38 @@ class SpiFlashPinsSignature(wiring.Signature):
 
 
 class SpiFlashReader(wiring.Component):
-    """Wakes the flash up, then reads once, from an address to where it is stopped.
+    """Wakes the flash up, then reads bytes from one address on until it is stopped.
 
-    Mode 0: both sides change their data at the falling edge of the clock. The answer is taken a
-    whole period later, when the clock falls again, so that the way out, the flash and the way back
-    may take a period together; all outputs come from registers.
+    SPI mode 0: both sides change their data at the falling edge of ``sck``. A bit is sampled one
+    whole period later, at the next falling edge. So the paths to and from the flash and the flash
+    itself may take one period together. All outputs come from registers.
 
     Parameters
     ----------
     clock_hz : :class:`int`
+        Frequency of the clock in Hz.
     sck_hz : :class:`int`
-        The flash's clock at most; it is a whole fraction of ``clock_hz``, half at most.
+        Highest clock of the flash in Hz. The clock in use is ``clock_hz`` divided by
+        :attr:`divider`, 2 or more.
 
     Members
     -------
     pins : :py:`Out(SpiFlashPinsSignature())`
     awake : :py:`Out(1)`
-        The flash waits for ``start``.
+        The flash is awake, and the reader waits for ``start``.
     start : :py:`In(1)`
+        Starts to read. Ignored unless ``awake`` is high.
     address : :py:`In(24)`
-        Of the first byte.
+        First byte, taken with ``start``.
     stop : :py:`In(1)`
-        Stays high: lets a bit that has begun end, and deselects the flash for good.
+        Once high it must stay high. The current bit ends, then the flash is deselected for good.
     bytes : :py:`Out(stream.Signature(8))`
-        While nobody takes them, the flash's clock stands still.
+        Bytes of the flash. While none is taken, ``sck`` stands still.
+
+    Raises
+    ------
+    :exc:`TypeError`
+        If a frequency is not a positive integer.
     """
 
     def __init__(self, clock_hz: int, sck_hz: int = 25_000_000):
@@ -86,15 +98,17 @@ class SpiFlashReader(wiring.Component):
 
     @property
     def clock_hz(self) -> int:
+        """Frequency of the clock in Hz."""
         return self._clock_hz
 
     @property
     def sck_hz(self) -> int:
+        """Highest clock of the flash in Hz."""
         return self._sck_hz
 
     @property
     def divider(self) -> int:
-        """Cycles of a bit."""
+        """Cycles per bit."""
         return max(2, -(-self.clock_hz // self.sck_hz))
 
     @property
@@ -109,10 +123,10 @@ class SpiFlashReader(wiring.Component):
         low = divider - divider // 2
 
         phase = Signal(range(divider))
-        bits = Signal(6, init=CLOCKS)  # left in this run; the clock runs until there are none
+        bits = Signal(6, init=CLOCKS)  # left of this transfer; `sck` runs while there are any
         out, taken = Signal(32), Signal(7)
         over, last, stall = Signal(), Signal(), Signal()
-        # What the count says is kept beside it: much hangs on it.
+        # The comparisons are registered, because many paths use them.
         bits_next = Signal.like(bits)
         running, final = Signal(init=1), Signal()
         m.d.comb += bits_next.eq(bits)
@@ -167,7 +181,7 @@ class SpiFlashReader(wiring.Component):
                 m.d.comb += bits_next.eq(8)
                 m.next = "READ"
             with m.State("READ"):
-                # With the clock high the flash keeps the last bit where it is.
+                # While the clock stays high, the flash holds the last bit.
                 m.d.comb += stall.eq(final & self.bytes.valid & ~self.stop)
                 with m.If(last):
                     m.d.comb += bits_next.eq(8)
@@ -175,7 +189,7 @@ class SpiFlashReader(wiring.Component):
                         self.bytes.valid.eq(1),
                         self.bytes.payload.eq(Cat(pins.cipo, taken)),
                     ]
-        # Without bits to come, no state that drives the flash is ever left.
+        # With no bits left, the state machine stays where it is and drives the flash no more.
         with m.If(self.stop):
             with m.If(over):
                 m.d.comb += bits_next.eq(0)

@@ -21,8 +21,8 @@ from stillnet.hw.parts.interfaces import (
     PeekSignature,
     ProgressSignature,
     SumReadSignature,
-    read_command_layout,
 )
+from stillnet.hw.parts.layouts import read_command_layout
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig

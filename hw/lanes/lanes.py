@@ -26,9 +26,8 @@ from stillnet.hw.parts.interfaces import (
     ProgressSignature,
     SumReadSignature,
     WaitingSignature,
-    column_layout,
-    format_fields,
 )
+from stillnet.hw.parts.layouts import column_layout, format_fields
 from stillnet.hw.parts.multiplier import Multiplier
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig

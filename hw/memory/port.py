@@ -37,9 +37,9 @@ class MemoryPortSignature(wiring.Signature):
     Directions are those of the engine, which makes the requests; a memory adapter has this
     interface as ``In``. Addresses count words of ``word_bits``.
 
-    *Throughput.* When the memory can, requests that follow each other without a gap, also
-    requests for one word, are answered with one word a cycle. An adapter accepts requests while
-    older ones are being answered; how many is a parameter of the adapter.
+    *Throughput.* If the memory is fast enough, requests that follow each other without a gap, also
+    requests for one word, are answered with one word per cycle. An adapter accepts requests while
+    it answers older ones; the number of these is a parameter of the adapter.
 
     *Order.* Words come in the order of the requests and are contiguous for each request. A read
     returns what a write left there if the write was accepted and ``write_idle`` was high again

@@ -13,14 +13,14 @@ __all__ = ["RamPort"]
 
 
 class RamPort(wiring.Component):
-    """Block RAM that answers the engine's memory port with one word a cycle.
+    """Block RAM that answers the engine's memory port with one word per cycle.
 
-    A word is offered three cycles after its request is accepted: one to take the address, one in
-    the RAM, one in the output register that block RAM needs to be fast. Requests of any length,
-    also of one word, follow each other without a gap. A write takes one cycle and is done in it.
+    A word is offered three cycles after its request is accepted: one takes the address, one reads
+    the RAM, one is the output register that block RAM needs to be fast. Requests of any length,
+    also of one word, follow each other without a gap. A write takes one cycle.
 
-    Addresses at and above ``depth`` do not wrap: such a write is dropped, such a read is answered
-    with an unspecified word, and both set ``error``.
+    Addresses at and above ``depth`` do not wrap. A write there is dropped, a read there gives an
+    unspecified word, and both set ``error``.
 
     Parameters
     ----------
@@ -33,12 +33,17 @@ class RamPort(wiring.Component):
     length_bits : :class:`int`
         Width of the length of a read.
     init : iterable of :class:`int`
-        First words when the device is configured; the rest is zero.
+        Content of the first words after configuration; all others are zero.
 
     Members
     -------
     port : :py:`In(MemoryPortSignature(address_bits, word_bits, length_bits))`
         The engine's memory port.
+
+    Raises
+    ------
+    :exc:`ValueError`
+        If ``depth`` is more than the addresses reach, or ``init`` is longer than ``depth``.
     """
 
     def __init__(
@@ -93,17 +98,17 @@ class RamPort(wiring.Component):
         port = self.port
         ram_bits = ceil_log2(self.depth)
 
-        # A word that is read while it is being written may be either one, so Yosys need not add
-        # the logic that would make it the old one.
+        # A read of a word that is being written may give the old or the new one. So Yosys adds no
+        # logic that would make it the old one.
         m.submodules.ram = ram = memory.Memory(
             shape=self.word_bits, depth=self.depth, init=self.init, attrs={"no_rw_check": 1}
         )
         write_port = ram.write_port()
         read_port = ram.read_port()
 
-        # Words leave the RAM's own latch, then `output`. The pipeline moves or stands as a whole:
-        # it stands while `spare` holds the word that was in `output` when the engine said wait.
-        # So its enable comes from a register and not from the far side of the engine.
+        # A word passes the latch of the RAM, then `output`. When the engine does not take a word,
+        # `spare` stores it, and the whole pipeline stands still while `spare` is full. So its
+        # enable comes from a register and not from the far side of the engine.
         output = Signal(self.word_bits)
         output_valid = Signal()
         latch_valid = Signal()
@@ -112,9 +117,8 @@ class RamPort(wiring.Component):
         enable = Signal()
         m.d.comb += enable.eq(~spare_valid)
 
-        # One request is being read: its next address (one bit longer, to see it run out of the
-        # address space), the words left, and whether this is the last, kept as a flag so that
-        # `ready` is fast.
+        # The request that is being read: its next address (one bit longer, so that an overflow
+        # shows), the words left, and a flag for the last word, so that `ready` is fast.
         busy = Signal()
         last = Signal()
         left = Signal(self.length_bits)

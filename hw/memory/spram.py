@@ -17,36 +17,38 @@ __all__ = ["BLOCK_BITS", "BLOCK_WORDS", "SpramPort"]
 BLOCK_WORDS = 1 << 14
 """Words of one SB_SPRAM256KA (Lattice TN-02022)."""
 BLOCK_BITS = 16
-"""Bits of each of them."""
+"""Bits of each of these words."""
 
 
 class SpramPort(wiring.Component):
-    """Single-port RAM that answers the engine's memory port with one word a cycle.
+    """Single-port RAM that answers the engine's memory port with one word per cycle.
 
-    A word is offered two cycles after its request is accepted: one to take the address, one in the
-    RAM. Requests of any length, also of one word, follow each other without a gap. There is no
-    output register: the RAM's own is fast enough, and an UltraPlus has no flip-flops to spare.
+    A word is offered two cycles after its request is accepted: one cycle takes the address, one
+    reads the RAM. Requests of any length, also of one word, follow each other without a gap. There
+    is no output register: the RAM's own register is fast enough, and an UltraPlus has few
+    flip-flops.
 
-    The RAM reads or writes in a cycle, not both, and a write spoils the word that it last read. So
-    writes are accepted only between reads, when every word has been taken; one takes a cycle and
-    is done in it. An engine that keeps reading keeps its writes waiting.
+    In each cycle the RAM either reads or writes, and a write destroys the word at its output. So a
+    write is accepted only between reads, after all words have been taken. It takes one cycle. While
+    the engine keeps reading, its writes wait.
 
-    Addresses at and above ``depth`` do not wrap: such a write is dropped, such a read is answered
-    with an unspecified word, and both set ``error``. The RAM holds nothing known at power-up.
+    Addresses at and above ``depth`` do not wrap. A write there is dropped, a read there gives an
+    unspecified word, and both set ``error``. The content at power-up is undefined.
 
     Parameters
     ----------
     address_bits : int
         Width of a word address.
     word_bits : int
-        Width of a word, a multiple of 16: so many RAMs stand side by side.
+        Width of a word, a multiple of 16. Each 16 bits are one RAM.
     depth : int
-        Number of words, at most ``2 ** address_bits``. Beyond 16384, rows of RAMs follow each
-        other; an UP5K has four in all.
+        Number of words, at most ``2 ** address_bits``. Each 16384 words are another row of RAMs.
+        An UP5K has four RAMs.
     length_bits : int
         Width of the length of a read.
     primitives : bool, optional
-        Use ``SB_SPRAM256KA``; otherwise a memory that behaves like it. By default, on iCE40.
+        True: use ``SB_SPRAM256KA``. False: use a memory that behaves like it. By default,
+        primitives are used on iCE40.
 
     Members
     -------
@@ -56,7 +58,7 @@ class SpramPort(wiring.Component):
     Raises
     ------
     ValueError
-        If no number of RAMs gives that width, or no address reaches that depth.
+        If ``word_bits`` is not a multiple of 16, or ``depth`` is more than the addresses reach.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class SpramPort(wiring.Component):
 
     @property
     def primitives(self) -> bool | None:
-        """Whether ``SB_SPRAM256KA`` is used; None: where there is one."""
+        """Whether ``SB_SPRAM256KA`` is used; None: on iCE40 only."""
         return self._primitives
 
     @property
@@ -120,17 +122,16 @@ class SpramPort(wiring.Component):
         m = Module()
         port = self.port
 
-        # One request is being read: its next address (one bit longer, to see it run out of the
-        # address space), the words left, and whether this is the last, kept as a flag so that
-        # `ready` is fast.
+        # The request that is being read: its next address (one bit longer, so that an overflow
+        # shows), the words left, and a flag for the last word, so that `ready` is fast.
         busy = Signal()
         last = Signal(reset_less=True)
         left = Signal(self.length_bits, reset_less=True)
         address = Signal(self.address_bits + 1, reset_less=True)
 
-        # The RAM keeps the word that it read until it is enabled again. It stands while `spare`
-        # holds the word that it offered when the engine said wait; so its enable comes from a
-        # register and not from the far side of the engine.
+        # The RAM keeps its output until it is enabled again. When the engine does not take a word,
+        # `spare` stores it, and the RAM stands still while `spare` is full. So the enable comes
+        # from a register and not from the far side of the engine.
         word = Signal(self.word_bits)
         word_valid = Signal()
         spare = Signal(self.word_bits, reset_less=True)
@@ -176,7 +177,7 @@ class SpramPort(wiring.Component):
             port.write_idle.eq(1),
         ]
 
-        # `write` needs no part in this choice: where no read is on its way, no read is disturbed.
+        # `write` is not needed in this choice: without a read in progress none is disturbed.
         ram_address = Signal(max(ceil_log2(BLOCK_WORDS), ceil_log2(self.depth)))
         m.d.comb += ram_address.eq(Mux(busy, address, port.write.p.address))
         primitives = self.primitives
@@ -195,7 +196,7 @@ class SpramPort(wiring.Component):
         return m
 
     def _memory(self, m: Module, address: Any, enable: Any, write: Any, word: Any) -> None:
-        """A memory of one port that any tool understands."""
+        """A memory with one port, written so that any tool understands it."""
         m.submodules.ram = ram = memory.Memory(shape=self.word_bits, depth=self.depth, init=())
         write_port = ram.write_port()
         read_port = ram.read_port()
@@ -209,7 +210,7 @@ class SpramPort(wiring.Component):
         ]
 
     def _blocks(self, m: Module, address: Any, enable: Any, write: Any, word: Any) -> None:
-        """The primitives: rows of them for the depth, in each as many as a word is wide."""
+        """Rows of primitives, one for each 16384 words; one primitive for each 16 bits."""
         rows = -(-self.depth // BLOCK_WORDS)
         row = Signal(range(rows))
         row_read = Signal.like(row, reset_less=True)
@@ -234,7 +235,7 @@ class SpramPort(wiring.Component):
                     i_DATAIN=self.port.write.p.data[at],
                     i_STANDBY=Const(0),
                     i_SLEEP=Const(0),
-                    i_POWEROFF=Const(1),  # low takes the power away
+                    i_POWEROFF=Const(1),  # low switches the power off
                     o_DATAOUT=output[at],
                 )
         m.d.comb += word.eq(Array(outputs)[row_read])

@@ -1,15 +1,12 @@
-"""What the blocks of the engine exchange: payloads of streams, status, and bundles of ports.
+"""Ports between the blocks on the way of the data: events, columns, sums, cells.
 
-This module lies below all blocks: they import it, and it imports none of them. A signature is
-written as the block sees it that drives most of its members; the other side has it as ``In``, and
-``connect`` joins the two.
+A signature is written as the block sees it that drives most of its members. The other side has it
+as ``In``, and ``connect`` joins the two.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from amaranth.hdl import signed, unsigned
+from amaranth.hdl import signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -18,213 +15,35 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS, ACTIVATION_BITS, EVENT_BITS
 
+from .layouts import (
+    InputStatus,
+    VectorStatus,
+    cell_command_layout,
+    list_layout,
+    read_command_layout,
+    write_command_layout,
+)
 from .shapes import Shapes
 
 __all__ = [
-    "DescriptorWriteSignature",
     "DirectSignature",
     "DispatchSignature",
     "GroupSignature",
     "HoldSignature",
-    "HotFillSignature",
-    "ImageSignature",
-    "InputControlSignature",
     "InputEncodedSignature",
-    "InputHeaderSignature",
     "InputListSignature",
-    "InputStatus",
     "IssueSignature",
     "ListReadSignature",
     "ListedSignature",
     "PeekSignature",
     "ProgressSignature",
-    "RestoreSignature",
     "ResultsSignature",
     "RuleSignature",
-    "SchedulerControlSignature",
-    "StateAccessSignature",
     "SumReadSignature",
-    "TableWriteSignature",
-    "ThresholdWriteSignature",
-    "TokenAccessSignature",
     "VectorEncodedSignature",
-    "VectorStatus",
     "VectorsSignature",
     "WaitingSignature",
-    "cell_command_layout",
-    "column_layout",
-    "format_fields",
-    "list_layout",
-    "output_groups",
-    "output_layout",
-    "read_command_layout",
-    "run_layout",
-    "write_command_layout",
 ]
-
-
-# -- events -------------------------------------------------------------------------------------
-
-
-def list_layout(width: int, row_bits: int) -> data.StructLayout:
-    """One row of an event list: which group of elements, which of them fired, their values."""
-    return data.StructLayout(
-        {
-            "group": unsigned(row_bits),
-            "mask": unsigned(width),
-            "values": data.ArrayLayout(signed(EVENT_BITS), width),
-        }
-    )
-
-
-class VectorStatus(data.StructLayout):
-    """How far the event list of a vector is: generation, completeness and rows."""
-
-    def __init__(self, row_bits: int) -> None:
-        super().__init__({"generation": 1, "complete": 1, "rows": unsigned(row_bits)})
-
-
-class InputStatus(data.StructLayout):
-    """A half of the input's list: whether a vector is in it, all of it, and its rows."""
-
-    def __init__(self, row_bits: int) -> None:
-        super().__init__({"present": 1, "complete": 1, "rows": unsigned(row_bits)})
-
-
-def output_layout() -> data.StructLayout:
-    """An element of the output stream."""
-    return data.StructLayout({"data": signed(ACTIVATION_BITS), "last": 1})
-
-
-def output_groups(config: EngineConfig) -> int:
-    """Groups of the output layer that may be between the cell unit and the output stream.
-
-    The stream takes one element per cycle. A wider cell needs room for a long vector, so that it
-    can go on with the next step meanwhile (one block RAM). At one element per cycle, a few are
-    enough.
-    """
-    return 64 if config.cell_width == 1 else 512
-
-
-# -- columns ------------------------------------------------------------------------------------
-
-
-def format_fields(config: EngineConfig) -> dict[str, Any]:
-    """Fields of a column that only engines with other formats than dense int8 have."""
-    s = Shapes(config)
-    fields: dict[str, Any] = {"int4": 1} if config.int4 else {}
-    if config.sparse:
-        address = unsigned(s.accumulator_address)
-        fields |= {"kind": unsigned(3), "kept": unsigned(5), "width": unsigned(2)}
-        fields |= {"blocks": unsigned(s.block), "lane_rows": address}
-        fields |= {"hole_at": address, "hole": address}
-    return fields
-
-
-def run_layout(config: EngineConfig) -> data.StructLayout:
-    """Rows of an event list for one matrix, or a bias run."""
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "bias": 1,
-            "from_input": 1,
-            "half": 1,
-            "second": 1,
-            "row": unsigned(16),
-            "rows": unsigned(16),
-            "address": unsigned(config.tier_bits),
-            "words": unsigned(16),
-            "base": unsigned(s.accumulator_address),
-            "gates": unsigned(s.gates),
-            "stride": unsigned(4),
-            "layer": unsigned(s.layer),
-            "step": unsigned(2),
-            **format_fields(config),
-            **({"columns": unsigned(16)} if config.columns else {}),
-            **({"unequal": 1} if config.unequal else {}),
-            **({"mixed": 1} if config.hot_words else {}),
-        }
-    )
-
-
-def column_layout(config: EngineConfig) -> data.StructLayout:
-    """One column in flight: what the lanes need to know of it besides its words."""
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "value": signed(EVENT_BITS),
-            "words": unsigned(16),
-            "gates": unsigned(s.gates),
-            "stride": unsigned(4),
-            "base": unsigned(s.accumulator_address),
-            "bias": 1,
-            "layer": unsigned(s.layer),
-            "step": unsigned(2),
-            **format_fields(config),
-        }
-    )
-
-
-# -- commands: what the blocks need to know of a cell that was dispatched -----------------------
-
-
-def read_command_layout(config: EngineConfig) -> data.StructLayout:
-    """A dispatched cell, for the accumulator reader.
-
-    ``sequence`` is the number after the layer's last column, if one is ``pending``. ``skip``: the
-    host supplies the vector, so nothing is read.
-    """
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "layer": unsigned(s.layer),
-            "step": unsigned(2),
-            "skip": 1,
-            "blocks": unsigned(s.block),
-            "units": unsigned(s.unit),
-            "base": unsigned(s.accumulator_address),
-            "stride": unsigned(4),
-            "sequence": unsigned(s.sequence),
-            "pending": 1,
-        }
-    )
-
-
-def cell_command_layout(config: EngineConfig) -> data.StructLayout:
-    """A dispatched cell, for the cell unit."""
-    s = Shapes(config)
-    fields: dict[str, Any] = {
-        "layer": unsigned(s.layer),
-        "cell": unsigned(4),
-        "skip": 1,
-        "output": 1,
-        "rows": unsigned(s.row),
-        "base": unsigned(s.row),
-        "shift": unsigned(5),
-    }
-    if s.peers:
-        fields["peers"] = data.ArrayLayout(unsigned(s.row), s.peers)
-    return data.StructLayout(fields)
-
-
-def write_command_layout(config: EngineConfig) -> data.StructLayout:
-    """A dispatched cell, for write-back. ``single``: its units are one group."""
-    s = Shapes(config)
-    return data.StructLayout(
-        {
-            "layer": unsigned(s.layer),
-            "skip": 1,
-            "output": 1,
-            "mode": Mode,
-            "units": unsigned(s.unit),
-            "single": 1,
-            "rows": unsigned(s.row),
-            "base": unsigned(s.row),
-            "write_shift": unsigned(4),
-            "threshold": unsigned(EVENT_BITS),
-            "threshold_recurrent": unsigned(EVENT_BITS),
-        }
-    )
 
 
 # -- ports of the event encoders and their lists ------------------------------------------------
@@ -599,259 +418,3 @@ class ResultsSignature(wiring.Signature):
                 "credit": In(1),
             }
         )
-
-
-# -- ports of the image loader and the host -----------------------------------------------------
-
-
-class DescriptorWriteSignature(wiring.Signature):
-    """Writes of descriptors of layers and matrices.
-
-    Members
-    -------
-    layer_write, matrix_write : Out(1)
-        Record ``record`` of layer, of matrix ``index`` is ``value``.
-    record : Out(3)
-    index : Out(8)
-    value : Out(32)
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            {
-                "layer_write": Out(1),
-                "matrix_write": Out(1),
-                "record": Out(3),
-                "index": Out(8),
-                "value": Out(32),
-            }
-        )
-
-
-class TableWriteSignature(wiring.Signature):
-    """Writes of a table that comes with an image (``contract.image.ENTRY``).
-
-    Members
-    -------
-    write : Out(1)
-    index : Out(16)
-        Number of the entry in its table.
-    value : Out(17)
-    """
-
-    def __init__(self) -> None:
-        super().__init__({"write": Out(1), "index": Out(16), "value": Out(EVENT_BITS)})
-
-
-class HotFillSignature(wiring.Signature):
-    """Words for the hot store, while an image is loaded.
-
-    Members
-    -------
-    write : Out(1)
-    address : Out
-        Word of the store.
-    data : Out
-    """
-
-    def __init__(self, config: EngineConfig) -> None:
-        super().__init__(
-            {
-                "write": Out(1),
-                "address": Out(config.address_bits),
-                "data": Out(unsigned(config.word_bits)),
-            }
-        )
-
-
-class ImageSignature(wiring.Signature):
-    """Where the image stands and how large it is, steady while it is loaded.
-
-    Members
-    -------
-    base : Out
-        Word address of the image.
-    layers, matrices : Out(8)
-        Descriptors in use.
-    """
-
-    def __init__(self, config: EngineConfig) -> None:
-        super().__init__({"base": Out(config.address_bits), "layers": Out(8), "matrices": Out(8)})
-
-
-class InputHeaderSignature(wiring.Signature):
-    """What the image says about the input vector, steady while it is loaded.
-
-    Members
-    -------
-    size : Out(16)
-        Elements of a vector; 1 for tokens.
-    mode : Out(Mode)
-    one : Out(4)
-        log2 of the value of a token's event.
-    threshold : Out(17)
-    users : Out
-        Matrices that the input feeds.
-    """
-
-    def __init__(self, config: EngineConfig) -> None:
-        super().__init__(
-            {
-                "size": Out(16),
-                "mode": Out(Mode),
-                "one": Out(4),
-                "threshold": Out(EVENT_BITS),
-                "users": Out(range(config.matrices + 1)),
-            }
-        )
-
-
-class ThresholdWriteSignature(wiring.Signature):
-    """The host sets the threshold of a layer.
-
-    Members
-    -------
-    write : Out(1)
-    second : Out(1)
-        That of the recurrence.
-    layer, value : Out
-    """
-
-    def __init__(self, config: EngineConfig) -> None:
-        super().__init__(
-            {
-                "write": Out(1),
-                "second": Out(1),
-                "layer": Out(Shapes(config).layer),
-                "value": Out(EVENT_BITS),
-            }
-        )
-
-
-class RestoreSignature(wiring.Signature):
-    """Vectors of the layers come from the host (``contract.registers.Control``).
-
-    Members
-    -------
-    active : Out(1)
-        The vectors of the layers follow the input vector on the same stream.
-    exact, first, second : Out(1)
-        Thresholds count as zero; only the first, only the second list takes the vectors.
-    """
-
-    def __init__(self) -> None:
-        super().__init__({"active": Out(1), "exact": Out(1), "first": Out(1), "second": Out(1)})
-
-
-class StateAccessSignature(wiring.Signature):
-    """The host's access to a state or reference memory, only while the engine is idle.
-
-    Parameters
-    ----------
-    row_bits : int
-    width : int
-        Elements of a row.
-    data_bits : int
-    variables : bool
-        There is more than one variable to choose from.
-
-    Members
-    -------
-    active : Out(1)
-        The memory belongs to the host.
-    row, element : Out
-    variable : Out(3)
-        Only with ``variables``.
-    write : Out(1)
-        ``data`` is written to one element.
-    clear : Out(1)
-        Zero is written to all elements of the row, of all variables.
-    data : Out(data_bits)
-    read : In(data_bits)
-        The element, two cycles after its row.
-    """
-
-    def __init__(
-        self, row_bits: int, width: int, data_bits: int, *, variables: bool = False
-    ) -> None:
-        super().__init__(
-            {
-                "active": Out(1),
-                "row": Out(row_bits),
-                "element": Out(range(max(2, width))),
-                **({"variable": Out(3)} if variables else {}),
-                "write": Out(1),
-                "clear": Out(1),
-                "data": Out(data_bits),
-                "read": In(data_bits),
-            }
-        )
-
-
-class TokenAccessSignature(wiring.Signature):
-    """The host's access to the latest token of the input, only while the engine is idle.
-
-    Members
-    -------
-    active : Out(1)
-        No vector is taken, because the host reads or writes state.
-    write : Out(1)
-    data : Out(16)
-    token : In(16)
-        The latest token plus one.
-    """
-
-    def __init__(self) -> None:
-        super().__init__({"active": Out(1), "write": Out(1), "data": Out(16), "token": In(16)})
-
-
-# -- control ------------------------------------------------------------------------------------
-
-
-class SchedulerControlSignature(wiring.Signature):
-    """The engine starts and stops the scheduler.
-
-    Members
-    -------
-    reset : Out(1)
-        Starts over: all layers load their biases. Pulses after the state memories are cleared.
-    enable : Out(1)
-    restoring : Out(1)
-        Cells that are dispatched now take their vector from the host.
-    quiet : Out(1)
-        Nothing is on its way outside of the scheduler.
-    idle : In(1)
-        Nothing is on its way anywhere, and no event is left.
-    step_dispatched : In(1)
-        The last layer of a step was dispatched.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            {
-                "reset": Out(1),
-                "enable": Out(1),
-                "restoring": Out(1),
-                "quiet": Out(1),
-                "idle": In(1),
-                "step_dispatched": In(1),
-            }
-        )
-
-
-class InputControlSignature(wiring.Signature):
-    """The engine starts and stops the encoder of the input.
-
-    Members
-    -------
-    reset : Out(1)
-    enable : Out(1)
-        Vectors may be taken.
-    idle : In(1)
-        No vector is being taken, and none waits.
-    accepted : In(1)
-        The first element of a vector was taken.
-    """
-
-    def __init__(self) -> None:
-        super().__init__({"reset": Out(1), "enable": Out(1), "idle": In(1), "accepted": In(1)})

@@ -129,7 +129,7 @@ BENCH = Bench(
     about=(
         "Compressed NSNet2 on the engine of a ULX3S-85F, speech with a noise that calibration has "
         "never heard, each frame offered to an idle engine; words of 64 bits, of which the SDRAM "
-        "gives one in 3.03 cycles of the engine and the hot store one a cycle. The bound is the "
+        "gives one in 3.03 cycles of the engine and the hot store one per cycle. The bound is the "
         "larger of the two: cycles of the SDRAM for the cold words, and all words."
     ),
     measure=lambda progress: tiers(progress),

@@ -233,8 +233,8 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
             "density": ("density", ".2f"),
             "format": ("format", ""),
             "fired_columns": ("fired columns", ".1f"),
-            "words": ("words a step", ",.0f"),
-            "cycles": ("cycles a step", ",.0f"),
+            "words": ("words per step", ",.0f"),
+            "cycles": ("cycles per step", ",.0f"),
             "utilisation": ("utilisation", ".4f"),
             "predicted_cycles": ("predicted", ",.0f"),
             "faster": ("against int8 dense", ".2f"),
@@ -247,10 +247,10 @@ BENCH = Bench(
     title="Weights: bits, patterns, formats",
     about=(
         "A stack of two GRUs with 768 units on 40 inputs (EdgeDRNN's largest shape: 67,979 cycles "
-        "a step), 64-bit words, memory latency 8, steps streaming back to back. The same number of "
-        "columns fires in every row. Utilisation is words / cycles, words of indices counted. "
-        "'balanced' and 'any' of density .10 are the same weights a column, dealt out to the lanes "
-        "evenly or at random."
+        "per step), 64-bit words, memory latency 8, steps streaming back to back. The same number "
+        "of columns fires in every row. Utilisation is words / cycles, words of indices counted. "
+        "'balanced' and 'any' of density .10 are the same weights per column, dealt out to the "
+        "lanes evenly or at random."
     ),
     measure=lambda progress: weights(progress=progress),
     markdown=_markdown,

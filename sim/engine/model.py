@@ -59,7 +59,7 @@ class Behaviour:
     latency : int
         Cycles from a read request to its first word.
     jitter : int
-        Up to so many cycles more, at random.
+        Most cycles that are added to ``latency``, at random.
     word_cycles : float
         Cycles of the memory from a word to the next one.
     outstanding : int
@@ -201,9 +201,9 @@ class EngineModel:
     def load(
         self, data: bytes, address: int = 0, *, verify: bool = False, limit: int = 1_000_000
     ) -> None:
-        """Places an image and has the engine load it.
+        """Writes an image to the memory and lets the engine load it.
 
-        With ``verify`` the engine sums up all of it, which takes a cycle a byte.
+        With ``verify`` the engine checks the CRC of the whole image, one cycle per byte.
 
         Raises
         ------

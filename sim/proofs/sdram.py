@@ -626,7 +626,7 @@ def refresh_proof(
 
 
 def settle_cycles(t: SdramTimings) -> int:
-    """After so many cycles in which nobody may issue a command, no bank is busy."""
+    """Cycles without a command after which no bank is busy."""
     return max(t.tras, t.twr, _READ_BURST) + 4
 
 

@@ -59,7 +59,7 @@ class Traffic:
     request_stall, data_stall : int
         Chance in each cycle, in 1/1024, that no request is offered, that no word is taken.
     longest_pause : int
-        From time to time, no word is taken for up to so many cycles.
+        Longest pause in cycles in which no word is taken; pauses come at random.
     seed : int
     tail : int
         Cycles that a run goes on when all is done.

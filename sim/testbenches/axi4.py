@@ -390,7 +390,7 @@ async def long_columns_at_full_rate(dut):
 async def _prompt(
     dut, latency: int, asked: list[tuple[int, int]], pause: float = 0.0
 ) -> tuple[TB, float]:
-    """Serve ``asked`` from a :class:`PromptSlave` and return the words a cycle, too."""
+    """Serve ``asked`` from a :class:`PromptSlave` and return the words per cycle, too."""
     tb = TB(dut, ram=False)
     mask = 2**tb.word_bits - 1
 

@@ -15,7 +15,7 @@ import numpy as np
 from cocotb.triggers import ClockCycles, RisingEdge
 
 from stillnet.hw.events.event_encoder import EventEncoder
-from stillnet.hw.parts.interfaces import list_layout
+from stillnet.hw.parts.layouts import list_layout
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.stages import ENCODE_CYCLES, LIST_READ_LATENCY, LOOKUP_CYCLES
 

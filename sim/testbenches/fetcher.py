@@ -20,7 +20,7 @@ from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 from stillnet.hw.fetch.column_fetcher import ColumnFetcher
 from stillnet.hw.lanes.lanes import Lanes
 from stillnet.hw.memory.port import read_request_layout
-from stillnet.hw.parts.interfaces import list_layout, run_layout
+from stillnet.hw.parts.layouts import list_layout, run_layout
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import choose, encode

@@ -17,12 +17,7 @@ from amaranth.utils import bits_for
 from cocotb.triggers import RisingEdge, with_timeout
 
 from stillnet.hw.fetch.scheduler import Scheduler
-from stillnet.hw.parts.interfaces import (
-    InputStatus,
-    VectorStatus,
-    read_command_layout,
-    run_layout,
-)
+from stillnet.hw.parts.layouts import InputStatus, VectorStatus, read_command_layout, run_layout
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
 from stillnet.sw.contract.image import Kind

@@ -4,7 +4,7 @@
 module            holds
 ================  ==================================================================================
 ``fixed``         fixed-point formats, rounding, saturation, wrap-around
-``tables``        tanh and sigmoid as integer tables with linear interpolation
+``tanh_sigmoid``  tanh and sigmoid as one integer table with linear interpolation
 ``cells``         the cells: their equations, and the small language in which these are written
 ``events``        when an element of a vector becomes an event, and with which value
 ``sources``       how vectors and encoders are numbered; which matrices come first

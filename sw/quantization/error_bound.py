@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stillnet.sw.contract import tables
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.cells.expr import Graph, Node
 from stillnet.sw.contract.cells.rules import FLOATS

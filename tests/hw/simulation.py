@@ -14,16 +14,20 @@ __all__ = ["simulate", "words_of"]
 LIMIT = 300_000
 """Cycles after which a testbench counts as hanging."""
 
+PERIOD = 1e-8
+"""Seconds of a cycle."""
+
 
 def simulate(dut: Elaboratable, testbench: Callable[[Any], Any]) -> None:
     """Runs a testbench to its end; one that hangs fails."""
 
     async def deadline(ctx: Any) -> None:
-        await ctx.tick().repeat(LIMIT)
+        # A delay wakes up once. Counting ticks would wake up in every cycle.
+        await ctx.delay(LIMIT * PERIOD)
         raise AssertionError(f"the testbench did not end in {LIMIT} cycles")
 
     simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
+    simulator.add_clock(PERIOD)
     simulator.add_testbench(testbench)
     simulator.add_testbench(deadline, background=True)
     simulator.run()

@@ -14,8 +14,9 @@ from stillnet.hw.cell.pipeline import CellPipeline, TableLookup, schedule
 from stillnet.hw.cell.rescale import Rescale
 from stillnet.hw.events.event_encoder import EventEncoder
 from stillnet.hw.fetch.image_loader import ImageLoader
-from stillnet.sw.contract import fixed, tables
+from stillnet.sw.contract import fixed
 from stillnet.sw.contract import image as layout
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.cells import CELLS, Cell
 from stillnet.sw.contract.cells.expr import Node, output, select, wide_mul
 from stillnet.sw.contract.cells.schedule import LATENCY
@@ -344,15 +345,17 @@ def load(
 
     ``error_at``: from this word on the memory reports an error.
     """
+    header = {
+        "magic": layout.MAGIC,
+        "version": layout.VERSION,
+        "layers": 1,
+        "matrices": 2,
+        "fingerprint": config.fingerprint,
+        "inputs": 1,
+    }
+    unset = {name: 0 for record in layout.HEADER for name, _ in record.fields}
     records = [
-        layout.MAGIC,
-        layout.VERSION | (1 << 16) | (2 << 24),
-        config.fingerprint,
-        0,
-        0,
-        1,
-        0,
-        0,
+        *(record.pack(unset | header) for record in layout.HEADER),
         *range(100, 100 + len(layout.LAYER) + 2 * len(layout.MATRIX)),
     ]
     slot_words = layout.SLOT_BYTES // config.word_bytes
@@ -367,9 +370,9 @@ def load(
     written: list[tuple[bool, int, int, int]] = []
 
     async def testbench(ctx: Any) -> None:
-        ctx.set(dut.start, 1)
+        ctx.set(dut.control.start, 1)
         await ctx.tick()
-        ctx.set(dut.start, 0)
+        ctx.set(dut.control.start, 0)
         queue: list[int] = []
         read, held = 0, None
         for _ in range(5000):
@@ -390,11 +393,14 @@ def load(
                 assert held is None, "a request was taken back"
             taken = ctx.get(dut.words.valid) and ctx.get(dut.words.ready)
             for kind in ("layer", "matrix"):
-                if ctx.get(getattr(dut, f"{kind}_write")):
-                    place = (ctx.get(dut.index), ctx.get(dut.record), ctx.get(dut.value))
+                descriptors = dut.descriptors
+                if ctx.get(getattr(descriptors, f"{kind}_write")):
+                    place = tuple(
+                        ctx.get(getattr(descriptors, name)) for name in ("index", "record", "value")
+                    )
                     written.append((kind == "layer", *place))
-            if ctx.get(dut.done):
-                result.append((Error(ctx.get(dut.error)), read))
+            if ctx.get(dut.control.done):
+                result.append((Error(ctx.get(dut.control.error)), read))
                 return
             granted = request if request and ctx.get(dut.reads.ready) else None
             await ctx.tick()

@@ -56,14 +56,14 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "a weight that waits is taken although the lane is at work": (
         "lanes.sparse_lane",
         "SparseLane",
-        "pop.eq(s.some & ~self.own.valid)",
-        "pop.eq(s.some)",
+        "pop.eq(s.some & ~self.own.valid & ~self.read)",
+        "pop.eq(s.some & ~self.read)",
     ),
     "full queues do not stop the words": (
         "lanes.sparse_lanes",
         "SparseLanes",
-        "self.stall.eq(drain | full)",
-        "self.stall.eq(drain)",
+        "self.stall.eq(self.read | drain | full)",
+        "self.stall.eq(self.read | drain)",
     ),
     "columns count as added while they are decoded": (
         "lanes.sparse_lanes",
@@ -104,8 +104,8 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "lengths are read one off": (
         "fetch.column_fetcher",
         "ColumnFetcher",
-        "reader.addr.eq(run.lengths + s.index)",
-        "reader.addr.eq(run.lengths + s.index + 1)",
+        "reader.addr.eq(self.runs.payload.columns + s.index)",
+        "reader.addr.eq(self.runs.payload.columns + s.index + 1)",
     ),
     "any word may enter while its layer is read": (
         "lanes.lanes",

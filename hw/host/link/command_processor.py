@@ -10,7 +10,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.host.register_bus import RegisterBusSignature
-from stillnet.hw.parts.interfaces import output_layout
+from stillnet.hw.parts.layouts import output_layout
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
 from stillnet.sw.contract.link import REPLY, VERSION, Command, Outcome
 from stillnet.sw.contract.registers import ADDRESS_BITS, Control, Register, Status

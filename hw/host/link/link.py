@@ -17,7 +17,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.host.register_bus import RegisterBusSignature
-from stillnet.hw.parts.interfaces import output_layout
+from stillnet.hw.parts.layouts import output_layout
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig

@@ -15,17 +15,17 @@ __all__ = ["ReplyStore"]
 
 
 class ReplyStore(wiring.Component):
-    """A ring of replies on their way to the transmitter, which can be sent back to an older one.
+    """A ring of replies for the transmitter, which can send older ones again.
 
-    A reply may leave while it is still being written. It is overwritten by later ones; the host
-    never has so many commands unanswered that the ones it may ask for are (``Identity``).
+    A reply may leave while it is still being written. Later replies overwrite it. The host limits
+    its unanswered commands (``Identity``), so no reply that it may ask for is overwritten.
 
     Parameters
     ----------
     ring_bytes : :class:`int`
         Size of the ring, a power of two.
     window : :class:`int`
-        How many replies can be found again, a power of two.
+        Number of replies that can be sent again, a power of two.
 
     Members
     -------

@@ -12,18 +12,28 @@ from stillnet.hw.memory.port import check_width
 __all__ = ["Uart", "UartReceiver", "UartTransmitter", "baud_increment"]
 
 MIN_CYCLES = 8
-"""Cycles a bit at least, so that each eighth of it is seen."""
+"""Fewest cycles per bit: one for each eighth."""
 
 
 def baud_increment(clock_hz: int, baud: int) -> tuple[int, int]:
-    """Width of a phase accumulator that runs over once a bit, and what is added each cycle.
+    """Phase accumulator for a rate: it overflows once per bit.
 
-    The rate is right within 0.05 % for any clock; a divisor of whole cycles would miss 3 Mbaud by
+    The rate is right within 0.05 % for any clock. A divisor of whole cycles would miss 3 Mbaud by
     1 % at 100 MHz.
+
+    Parameters
+    ----------
+    clock_hz : int
+        Frequency of the clock in Hz.
+    baud : int
+        Bits per second.
 
     Returns
     -------
-    bits, increment : int
+    bits : int
+        Width of the accumulator.
+    increment : int
+        What is added in each cycle.
 
     Raises
     ------
@@ -46,22 +56,23 @@ def baud_increment(clock_hz: int, baud: int) -> tuple[int, int]:
 class UartReceiver(wiring.Component):
     """Receives bytes.
 
-    Each bit is the majority of three samples, at 3/8, 1/2 and 5/8 of it. A start bit that is not
-    low at its middle is taken as noise. A byte without a stop bit (also a break) is dropped;
-    ``error`` says so, and nothing is received until the line is high again.
+    A bit is the majority of three samples, at 3/8, 1/2 and 5/8 of its time. A start bit that is not
+    low in the middle counts as noise. A byte without a stop bit (also a break) is dropped:
+    ``error`` pulses, and nothing is received until the line is high again.
 
     Parameters
     ----------
     clock_hz, baud : :class:`int`
+        Frequency of the clock in Hz; bits per second.
 
     Members
     -------
     rx : :py:`In(1)`
         The line, not synchronised.
     bytes : :py:`Out(stream.Signature(8))`
-        A byte that is not taken before the next one has arrived is lost.
+        The latest byte. It is lost if it is not taken before the next one has arrived.
     error : :py:`Out(1)`
-        One cycle high: a byte was dropped.
+        Pulses when a byte was dropped.
     """
 
     def __init__(self, clock_hz: int, baud: int):
@@ -71,10 +82,12 @@ class UartReceiver(wiring.Component):
 
     @property
     def clock_hz(self) -> int:
+        """Frequency of the clock in Hz."""
         return self._clock_hz
 
     @property
     def baud(self) -> int:
+        """Bits per second."""
         return self._baud
 
     def elaborate(self, platform: Any) -> Module:
@@ -84,11 +97,11 @@ class UartReceiver(wiring.Component):
 
         phase = Signal(self._bits)
         eighth = phase[-3:]
-        before = Signal(3)  # of the last cycle
+        before = Signal(3)  # `eighth` of the last cycle
         ones = Signal(2)
         bit = Signal(range(10))
         value = Signal(8)
-        # `decide` is a cycle after the third sample, when all are counted.
+        # `decide` comes a cycle after the third sample, when all three are counted.
         sample, decide = Signal(), Signal()
         m.d.comb += sample.eq((eighth != before) & ((eighth == 3) | (eighth == 4) | (eighth == 5)))
         m.d.sync += [before.eq(eighth), decide.eq(sample & (eighth == 5))]
@@ -111,7 +124,7 @@ class UartReceiver(wiring.Component):
                     with m.If((bit == 0) & ones[1]):
                         m.next = "IDLE"
                     with m.If(bit == 9):
-                        # Ready for the next start bit already here: a sender may be a bit fast.
+                        # The next start bit may come at once: a sender may be slightly fast.
                         with m.If(ones[1]):
                             m.d.sync += [self.bytes.payload.eq(value), self.bytes.valid.eq(1)]
                             m.next = "IDLE"
@@ -126,15 +139,17 @@ class UartReceiver(wiring.Component):
 
 
 class UartTransmitter(wiring.Component):
-    """Sends bytes, without a gap while there are any.
+    """Sends bytes; without a gap while ``bytes`` is valid.
 
     Parameters
     ----------
     clock_hz, baud : :class:`int`
+        Frequency of the clock in Hz; bits per second.
 
     Members
     -------
     bytes : :py:`In(stream.Signature(8))`
+        Bytes to send.
     tx : :py:`Out(1)`
         The line, from a register.
     """
@@ -146,15 +161,17 @@ class UartTransmitter(wiring.Component):
 
     @property
     def clock_hz(self) -> int:
+        """Frequency of the clock in Hz."""
         return self._clock_hz
 
     @property
     def baud(self) -> int:
+        """Bits per second."""
         return self._baud
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        phase = Signal(self._bits + 1)  # its top bit: a bit time is over
+        phase = Signal(self._bits + 1)  # the top bit marks the end of a bit
         over = phase[-1]
         shift = Signal(9)
         left = Signal(range(11))
@@ -176,20 +193,23 @@ class UartTransmitter(wiring.Component):
 
 
 class Uart(wiring.Component):
-    """Receiver and transmitter.
+    """A receiver and a transmitter.
 
     Parameters
     ----------
     clock_hz, baud : :class:`int`
+        Frequency of the clock in Hz; bits per second.
 
     Members
     -------
     rx, tx : :py:`In(1)`, :py:`Out(1)`
-        The lines. ``tx`` is from a register.
+        The lines. ``rx`` is not synchronised; ``tx`` comes from a register.
     received : :py:`Out(stream.Signature(8))`
+        Bytes of :class:`UartReceiver`.
     error : :py:`Out(1)`
-        See :class:`UartReceiver`.
+        Pulses when a received byte was dropped.
     sent : :py:`In(stream.Signature(8))`
+        Bytes for :class:`UartTransmitter`.
     """
 
     def __init__(self, clock_hz: int, baud: int):
@@ -207,10 +227,12 @@ class Uart(wiring.Component):
 
     @property
     def clock_hz(self) -> int:
+        """Frequency of the clock in Hz."""
         return self._clock_hz
 
     @property
     def baud(self) -> int:
+        """Bits per second."""
         return self._baud
 
     def elaborate(self, platform: Any) -> Module:

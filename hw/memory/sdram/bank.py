@@ -14,7 +14,7 @@ __all__ = ["SdramBank", "ones"]
 
 
 def ones(count: int) -> int:
-    """A number of ``count`` ones: a timer of so many cycles, in unary."""
+    """A number of ``count`` ones: a timer of ``count`` cycles, in unary."""
     return (1 << max(0, count)) - 1
 
 
@@ -59,7 +59,7 @@ class SdramBank(wiring.Component):
     activate, precharge, close : :py:`In(1)`
         Issued in this cycle: ACTIVATE, PRECHARGE, PRECHARGE of all banks.
     read : :py:`In(BURST - 1)`
-        A READ was issued in the previous cycle, with so many columns after the first, in unary.
+        A READ was issued in the previous cycle: its columns after the first one, in unary.
     write : :py:`In(1)`
         A WRITE was issued in the previous cycle.
     row : :py:`Out(part.row_bits)`

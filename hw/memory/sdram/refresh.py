@@ -17,15 +17,15 @@ _FIRST_REFRESHES = 8
 
 
 class RefreshControl(wiring.Component):
-    """Says when all banks are closed, refreshed and, once, told their mode.
+    """Decides when all banks are closed and refreshed, and loads the mode register once.
 
-    Refreshes may wait, ``postponed`` of them, until the memory has nothing to do for 16 cycles;
-    then as many are made up for as fit. When so many are due they all go at once: closing and
-    opening the banks costs the same for eight as for one.
+    Up to ``postponed`` refreshes may wait until the memory has been idle for 16 cycles. Then as
+    many follow as fit into the pause. When ``postponed`` are due, all of them follow at once:
+    closing and opening the banks costs the same for eight refreshes as for one.
 
     After configuration it waits ``timings.startup`` cycles, closes all banks, refreshes eight times
     and loads the mode register. A later reset does the same, but waits only until the commands
-    before it are over: a reset of a few cycles loses nothing that is in the memory.
+    before it are over. So a reset of a few cycles keeps the content of the memory.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class RefreshControl(wiring.Component):
     busy : :py:`In(1)`
         A bank must not be precharged in the next cycle.
     hold : :py:`Out(1)`
-        Nobody else may issue a command.
+        No other command may be issued.
     precharge, refresh, load_mode : :py:`Out(1)`
         Issue PRECHARGE of all banks, REFRESH, LOAD MODE in this cycle.
     started : :py:`Out(1)`

@@ -37,9 +37,9 @@ def segment_layout(part: SdramPart) -> data.StructLayout:
 class SegmentSplitter(wiring.Component):
     """Cuts reads and writes at the ends of rows, at most one segment every two cycles.
 
-    The address of a column is row | bank | column, so that what follows a row lies in the next
-    bank, where it can be activated in time. A write goes before a read; as only so many writes may
-    be on their way, reads have their turn.
+    An address is row | bank | column. So the words after a row are in the next bank, which can be
+    activated in time. Writes go before reads. The number of writes in progress is limited, so reads
+    get their turn.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from stillnet.sw.contract import tables
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.fixed import ACTIVATION, PRE, Format, round_shift
 from stillnet.sw.contract.functions import MOST_SEGMENTS, TABLES, Piece, Table, named_table

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from stillnet.sw.contract.tables import SIGMOID
+from stillnet.sw.contract.tanh_sigmoid import SIGMOID
 
 from .cell import register
 from .expr import Node, constant, minimum, relu

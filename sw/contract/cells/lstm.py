@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from stillnet.sw.contract.fixed import ACTIVATION, Format
-from stillnet.sw.contract.tables import SIGMOID
+from stillnet.sw.contract.tanh_sigmoid import SIGMOID
 
 from .cell import Cell, register
 from .expr import Node, Variable, sigmoid, tanh

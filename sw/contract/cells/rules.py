@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stillnet.sw.contract import tables
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.fixed import narrow, saturate
 
 __all__ = ["FLOATS", "INTEGERS", "floor_shift", "wrap"]

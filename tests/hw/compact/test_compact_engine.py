@@ -119,6 +119,8 @@ def test_what_it_cannot_be() -> None:
         CompactEngine(engine_config(cell_width=2))
     with pytest.raises(ValueError, match=r"^Compact engine has one threshold a vector"):
         CompactEngine(engine_config(second_threshold=True))
+    with pytest.raises(ValueError, match=r"^Compact engine has no hot store, not one of 64 words$"):
+        CompactEngine(engine_config(hot_words=64, columns=64))
     with pytest.raises(ValueError, match=r"^Compact engine has one multiplier for its cells"):
         CompactEngine(engine_config(cell_sharing=2))
     for cells, lacks in {

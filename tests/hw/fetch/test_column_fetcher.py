@@ -51,7 +51,7 @@ class Run:
     rows: int
     address: int
     words: int
-    lengths: int
+    columns: int
     unequal: bool
     fields: dict[str, int]
 
@@ -80,7 +80,7 @@ def runs(rng: np.random.Generator, unequal: bool) -> list[Run]:
                 rows=rows,
                 address=int(rng.integers(0, 50_000)),
                 words=int(rng.choice([1, 1, 2, 5, 13, 90])),
-                lengths=int(rng.integers(0, 40)),
+                columns=int(rng.integers(0, 40)),
                 unequal=unequal and not bias and bool(rng.random() < 0.6),
                 fields={"base": k, "gates": 5, "stride": 3, "layer": k % 4, "step": k % 4},
             )
@@ -116,7 +116,7 @@ class Bench:
             events = [column for row in chosen for column in row.columns(self.config.cell_width)]
         found = []
         for index, value in events:
-            words = self.length[run.lengths + index] if run.unequal else run.words
+            words = self.length[run.columns + index] if run.unequal else run.words
             column = {**run.fields, "value": value, "words": words, "bias": int(run.bias)}
             found.append(((run.address + index * run.words, words), column))
         return found
@@ -173,7 +173,7 @@ class Bench:
             for name, value in run.fields.items():
                 ctx.set(port.payload[name], value)
             if self.config.columns:
-                ctx.set(port.payload.lengths, run.lengths)
+                ctx.set(port.payload.columns, run.columns)
                 ctx.set(port.payload.unequal, run.unequal)
 
     def over(self, ctx: Any) -> bool:

@@ -86,6 +86,8 @@ class Matrix:
             "recurrent": self.recurrent,
             "gates": 3,
             "int4": 0,
+            "hot": 0,
+            "mixed": 0,
             "kept": 0,
             "width": 0,
             "base": 100 * place,  # so that a run tells its matrix

@@ -128,6 +128,9 @@ class Bench:
         return [(bool(w), int(a), int(d) if w else 0) for _, w, a, d in out]
 
 
+HEADER_BYTES = len(image.HEADER) * image.SLOT_BYTES
+
+
 def header(engine: EngineConfig, words: int, **changes: int) -> bytes:
     """An image's bytes as far as the block looks: the header, then random ones."""
     values = {
@@ -237,7 +240,7 @@ def test_a_foreign_image_is_left_to_the_engine_to_refuse(what: str) -> None:
     b.set(status=int(Error.FINGERPRINT) << 8, status_after=0)
     b.run()
     assert b.busy == 0 and b.found == 1 and b.failures == 0
-    assert b.accesses == [*writes(data[:512], engine), *START, ASK]
+    assert b.accesses == [*writes(data[:HEADER_BYTES], engine), *START, ASK]
 
 
 @pytest.mark.parametrize("lanes", [2, 4, 8])
@@ -245,13 +248,13 @@ def test_impossible_sizes_are_not_started(lanes: int) -> None:
     engine = config(lanes)
     limit = bench(lanes).dut.limit_words
     assert limit == min(1 << 14, (FLASH_BYTES - OFFSET - 2) // lanes)
-    for words in (0, 512 // lanes, limit + 1, limit + (1 << 20), 0xFFFF_FFFF):
+    for words in (0, HEADER_BYTES // lanes, limit + 1, limit + (1 << 20), 0xFFFF_FFFF):
         b = bench(lanes)
         data = header(engine, 600)
         b.flash(data[:192] + words.to_bytes(4, "little") + data[196:])
         b.run()
         assert b.busy == 0 and b.found == 1 and b.failures == 1, words
-        assert START[0] not in b.accesses and b.count == 2 + 512 // min(4, lanes)
+        assert START[0] not in b.accesses and b.count == 2 + HEADER_BYTES // min(4, lanes)
 
 
 def test_the_largest_image_is_copied_whole() -> None:
@@ -364,10 +367,10 @@ def test_the_model_hears_what_a_board_does_wrong() -> None:
 def test_parameters_that_cannot_be_are_refused() -> None:
     engine = config(8)
     with pytest.raises(
-        ValueError, match=r"^Offset of the image in the flash must be 0 to 16776703"
+        ValueError, match=r"^Offset of the image in the flash must be 0 to 16776639"
     ):
         FlashBoot(engine, clock_hz=CLOCK, offset=1 << 24, flash_bytes=1 << 25)
-    with pytest.raises(ValueError, match=r"^Offset .* must be 0 to 511, not -1$"):
+    with pytest.raises(ValueError, match=r"^Offset .* must be 0 to 447, not -1$"):
         FlashBoot(engine, clock_hz=CLOCK, offset=-1, flash_bytes=1024)
     with pytest.raises(TypeError, match=r"^SPI flash clock must be a positive integer, not 0$"):
         SpiFlashReader(CLOCK, 0)

@@ -406,7 +406,7 @@ def test_two_thresholds_and_their_search(reset) -> None:
     rng = np.random.default_rng(0)
     model = Model(6).gru(**weights(rng, 3, 6, 16, 1.0), reset=reset, name="g")
     model.lstm(**weights(rng, 4, 16, 12, 1.0), name="l").dense(rng.normal(0, 0.3, (3, 12)))
-    x = slow(rng, 400, 6) / 4
+    x = slow(rng, 96, 6) / 4
     network = quantize(model, x, thresholds=0.01, threshold_recurrent=0.02)
     assert network.layers[-3].threshold_recurrent is not None
     rows = network.quantize_input(x[:80])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from stillnet.sw.contract import tables
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.cells import Cell
 from stillnet.sw.contract.cells.expr import Node, function, output, table
 from stillnet.sw.contract.config import cell_signature
@@ -66,7 +66,7 @@ def test_elu_is_exactly_zero_from_zero_on() -> None:
 
 
 def test_tanh_and_sigmoid_are_tables_of_the_same_kind() -> None:
-    """The shared table of ``contract.tables`` has the integers that this module would make."""
+    """The table of ``contract.tanh_sigmoid`` has the integers that this module would make."""
     tanh = Table("tanh", np.tanh, (piece(0, 8, 2**-6),), tables.TANH, mirror="odd")
     np.testing.assert_array_equal(tanh.integers(X), tables.tanh(X))
     half = (piece(0, 16, 2**-5),)

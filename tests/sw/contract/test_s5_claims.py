@@ -129,6 +129,8 @@ def test_a_stack_is_what_complex_arithmetic_says(seed: int, method: str) -> None
     expected = block(block(v, p, method), p, method)
     # Runge and Kutta's error at |lam step| up to 4 and 64 parts is some 1e-6.
     assert np.allclose(model.run(x), expected, rtol=1e-5, atol=1e-5)
+    if seed:
+        return  # one stack for each method is enough to show that mistakes are seen
     other = "zoh" if method == "bilinear" else "bilinear"
     for name in WRONG:
         assert not np.allclose(model.run(x), block(block(v, p, method, name), p, method), atol=1e-2)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillnet.sw.contract import fixed, tables
+from stillnet.sw.contract import fixed
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode

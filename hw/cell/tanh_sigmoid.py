@@ -8,29 +8,30 @@ from amaranth.hdl import Elaboratable, Module, Mux, signed, unsigned
 from amaranth.lib.memory import Memory
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.sw.contract import tables
+from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.fixed import PRE
 
 __all__ = ["TableLookup"]
 
 
 class TableLookup(Elaboratable):
-    """tanh or sigmoid from the contract's table, seven cycles.
+    """tanh or sigmoid: a table with linear interpolation, seven cycles.
 
-    The interpolation multiplies ten by eight bits in logic, so that multipliers are left for the
-    lanes and for the products of the equations.
+    The table and its rounding are those of ``contract.tanh_sigmoid``, to the last bit. The
+    interpolation multiplies ten by eight bits in logic, which leaves the multipliers to the lanes
+    and to the products of the equations.
 
     Parameters
     ----------
     sigmoid : bool
-        Whether the result is 1/2 + tanh(x/2)/2 rather than tanh(x).
+        True: the result is 1/2 + tanh(x/2)/2. False: it is tanh(x).
 
     Attributes
     ----------
-    x : Signal(18), in
-        Format ``PRE``.
-    y : Signal(18), out
-        Format ``SIGMOID`` or ``TANH``.
+    x : Signal(18), signed, in
+        Operand in format ``PRE``.
+    y : Signal(18) or Signal(17), signed, out
+        Result in format ``SIGMOID`` or ``TANH``, seven cycles later.
     """
 
     def __init__(self, sigmoid: bool) -> None:
@@ -70,7 +71,7 @@ class TableLookup(Elaboratable):
             fraction2.eq(fraction1),
         ]
 
-        # 4, 5: slope times fraction, two bits of the fraction a partial sum
+        # 4, 5: slope times fraction; each partial sum takes two bits of the fraction
         slope = entry[tables.VALUE_BITS :]
         partial = []
         for k in range(0, fraction_bits, 2):
