@@ -19,7 +19,7 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.interfaces import HotFillSignature
+from stillnet.hw.parts.host_interfaces import HotFillSignature
 from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.stages import BANK_WORDS
