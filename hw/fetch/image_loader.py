@@ -47,8 +47,8 @@ class _Signals:
         Digits of a word, of ``sum_bits`` each; of a byte; still to be summed up.
     place_in_image, in_record
         Number of the digit, up to the checksum; it belongs to the checksum.
-    hot_left
-        Words for the hot store.
+    hot_left, hot_too_much
+        Words for the hot store; they are more than it has.
     listed, listed_left, entries, piece, pieces
         Entries of tables in a register; how many are left, of how many; the same for words that
         make up one entry.
@@ -75,6 +75,7 @@ class _Signals:
         self.checksum = Data(32)
         self.hot_at = Data(config.address_bits)
         self.hot_left = Data(config.address_bits + 1)
+        self.hot_too_much = Data()
         self.wrong = {
             error: Signal(name=f"wrong_{error.name.lower()}")
             for error in (Error.MAGIC, Error.VERSION, Error.FINGERPRINT)
@@ -182,8 +183,12 @@ class ImageLoader(wiring.Component):
         self._sum(m, x)
         if self._config.tables:
             self._entries(m, x)
-        # The difference is steady long before it is used.
-        m.d.sync += x.hot_left.eq(x.words_total - x.hot_at)
+        if self._config.hot_words:
+            # Steady long before they are used: the tables are read in between.
+            m.d.sync += [
+                x.hot_left.eq(x.words_total - x.hot_at),
+                x.hot_too_much.eq(x.hot_left > self._config.hot_words),
+            ]
         with m.FSM():
             self._idle(m, x)
             self._read(m, x)
@@ -371,7 +376,6 @@ class ImageLoader(wiring.Component):
                     | (self.image.layers == 0)
                     | (self.image.matrices > config.matrices)
                     | (self.input.size > config.inputs)
-                    | (x.hot_left > config.hot_words)
                 ),
                 x.tables.eq(x.layer_slots + self.image.matrices * x.matrix_records),
                 x.tables_at.eq(self.control.base + header_slots * x.slot_words),
@@ -441,6 +445,8 @@ class ImageLoader(wiring.Component):
                         self.fill.address.eq(0),
                     ]
                     m.next = "HOT"
+                    with m.If(x.hot_too_much):
+                        self._refuse(m, x, Error.CAPACITY)
             elif state in ("TABLE", "HOT"):
                 with m.If(x.none_left):
                     m.next = "DONE"

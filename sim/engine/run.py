@@ -120,6 +120,7 @@ def run_rtl(
         stall_cell=counters["stall_cell"],
         stall_memory=counters["stall_memory"],
         stall_events=counters["stall_events"],
+        words_hot=counters["words_hot"],
         rtl_cycles_per_second=round(run.cycles_simulated / max(run.seconds, 1e-9)),
         history=history,
         trace=None if trace is None else str(trace),

@@ -566,5 +566,6 @@ def describe(source: str | Path | bytes) -> dict[str, Any]:
         "input_mode": image.notes["input_mode"],
         "input_fraction": image.notes["input_fraction"],
         "input_threshold": image.notes["input_threshold"],
+        "hot_words": image.notes["hot_words"],
         "layers": image.notes["layers"],
     }

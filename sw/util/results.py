@@ -154,12 +154,15 @@ class HardwareResult(RunResult):
         simulation gives the mean; a board gives the last step.
     stall_cell, stall_memory, stall_events : int
         Cycles without a multiplication, by cause.
+    words_hot : int
+        Words that came from the engine's hot store.
     """
 
     latency: float | None
     stall_cell: int
     stall_memory: int
     stall_events: int
+    words_hot: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -520,6 +523,8 @@ class ImageInfo(Result):
     ----------
     engine : dict
         Fields of the engine configuration that it was packed for.
+    hot_words : int
+        Words for the engine's hot store; ``hot_columns`` of each matrix are in it.
     layers : list of dict
         Formats and sizes, as they lie in the image.
     """
@@ -533,6 +538,7 @@ class ImageInfo(Result):
     input_mode: str
     input_fraction: int
     input_threshold: int
+    hot_words: int
     layers: list[dict[str, Any]]
 
 

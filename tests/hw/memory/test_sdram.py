@@ -428,7 +428,10 @@ def test_words_that_the_part_does_not_have():
         ({"lookahead": 3}, "SDRAM lookahead must be a power of two from 2 on, not 3"),
         ({"buffer_words": 8}, "SDRAM buffer must be a power of two from 16 on, not 8"),
         ({"postponed": 9}, "postponed SDRAM refreshes must be 1 to 8, not 9"),
-        ({"clock_hz": 200_000_000}, "SDRAM IS42S16160 cannot run at 200 MHz; use at most 133 MHz"),
+        (
+            {"clock_hz": 200_000_000},
+            "SDRAM IS42S16160 cannot run at 200 MHz; use at most 133.333 MHz",
+        ),
     ],
     ids=["word", "delay", "lookahead", "buffer", "postponed", "clock"],
 )

@@ -139,7 +139,7 @@ def test_a_row_of_the_table_as_the_datasheet_has_it():
         ),
         (
             lambda: PARTS["MT48LC16M16"].timings(150_000_000),
-            "SDRAM MT48LC16M16 cannot run at 150 MHz; use at most 133 MHz",
+            "SDRAM MT48LC16M16 cannot run at 150 MHz; use at most 133.333 MHz",
         ),
         (
             lambda: PARTS["MT48LC16M16"].timings(120_000_000, cas_latency=2),

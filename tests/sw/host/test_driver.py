@@ -281,10 +281,10 @@ def test_image_of_another_engine_is_not_sent(model: LinkModel, engine: Engine) -
 
 
 def test_board_of_another_version(model: LinkModel, monkeypatch) -> None:
-    monkeypatch.setattr("stillnet.sw.host.driver.IMAGE_VERSION", 3)
+    monkeypatch.setattr("stillnet.sw.host.driver.IMAGE_VERSION", 4)
     with pytest.raises(
         StillnetError,
-        match="^the board takes images of version 2, this stillnet makes version 3; build and "
+        match="^the board takes images of version 3, this stillnet makes version 4; build and "
         "flash its bitstream again with this version$",
     ):
         connect(model)
