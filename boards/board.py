@@ -387,9 +387,9 @@ def block_rams(config: EngineConfig) -> int:
         return min(-(-width // w) * -(-depth // d) for d, w in shapes)
 
     rows = config.units // config.cell_width
-    # One memory where columns are pruned, else two half banks.
-    banks = 1 if config.sparse else 2
-    total = banks * config.multipliers * blocks(-(-config.accumulators // banks), 32)
+    # Two half banks; where columns are pruned, two copies or one.
+    depth = config.accumulators if config.sparse else -(-config.accumulators // 2)
+    total = (1 if config.sums_once else 2) * config.multipliers * blocks(depth, 32)
     total += blocks(config.columns, 16) if config.unequal else 0
     if config.hot_words:
         total += blocks(config.columns, HOT_COLUMN.width)

@@ -271,7 +271,7 @@ class AccumulatorReader(wiring.Component):
     def _arrive(self, m: Module, s: _Signals) -> None:
         """What is known of a read, until its word arrives."""
         pipe = Cat(s.granted, s.granted & s.read_gate_last, s.read_gate, s.read_short)
-        for i in range(SPARSE_READ_LATENCY if self._config.sparse else READ_LATENCY):
+        for i in range(SPARSE_READ_LATENCY if self._config.sums_once else READ_LATENCY):
             following = Signal(len(pipe), name=f"read{i}")
             m.d.sync += following.eq(pipe)
             pipe = following

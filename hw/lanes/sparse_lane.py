@@ -7,7 +7,8 @@ in which the lane has nothing of its own: a word of indices, an entry without we
 column. Additions commute, so it does not matter that they are late.
 
 A sum is four cycles on its way; sums of the same row at distance 1, 2 and 3 are bypassed. The cell
-reads in a cycle in which no lane has a weight of its own; the weights that wait make way for it.
+reads a copy of the sums, in any cycle, or without one in a cycle in which no lane has a weight of
+its own; the weights that wait make way for it.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class SparseLane(wiring.Component):
     ----------
     address_bits, depth : int
         Accumulators.
+    copy : bool
+        The cell reads a copy of the sums.
 
     Members
     -------
@@ -89,17 +92,17 @@ class SparseLane(wiring.Component):
     bias_value : In(32)
         A cycle after ``bias``.
     read : In(1)
-        The cell reads row ``read_row``; ``own`` is not valid.
+        The cell reads row ``read_row``; ``own`` is not valid. Low where there is a copy.
     read_row, read_data : In, Out
-        Data after three cycles.
+        Data after two cycles of a copy, else after three.
     waiting : Out
         Weights in the queue.
     busy : Out(1)
         A weight or a sum is on its way.
     """
 
-    def __init__(self, address_bits: int, depth: int) -> None:
-        self._depth = depth
+    def __init__(self, address_bits: int, depth: int, *, copy: bool) -> None:
+        self._depth, self._copy = depth, copy
         super().__init__(
             {
                 "own": In(WeightSignature(address_bits)),
@@ -126,7 +129,7 @@ class SparseLane(wiring.Component):
         self._queue(m, s)
         self._stages(m, s)
         self._bypass(m, s)
-        self._add(m, s, self._memory(m, s))
+        self._add(m, s, self._memory(m, s, "sums", s.row[0]))
         m.d.comb += self.busy.eq(Cat(*s.valid).any() | s.some)
         return m
 
@@ -179,8 +182,8 @@ class SparseLane(wiring.Component):
             s.use_older.eq(s.near[1] | s.near[2] | s.bias1),
         ]
 
-    def _memory(self, m: Module, s: _Signals) -> Any:
-        """The sums; the one of row 0."""
+    def _memory(self, m: Module, s: _Signals, name: str, row: Signal) -> Any:
+        """The sums, or their copy; that of a row."""
         # A sum read while it is written is bypassed: the memory may give either value.
         memory = Memory(
             shape=unsigned(ACCUMULATOR_BITS),
@@ -188,10 +191,10 @@ class SparseLane(wiring.Component):
             init=[],
             attrs={"no_rw_check": 1},
         )
-        m.submodules.sums = memory
+        m.submodules[name] = memory
         reader, writer = memory.read_port(), memory.write_port()
         m.d.comb += [
-            reader.addr.eq(s.row[0]),
+            reader.addr.eq(row),
             writer.addr.eq(s.row[3]),
             writer.data.eq(s.total),
             writer.en.eq(s.valid[3]),
@@ -212,8 +215,13 @@ class SparseLane(wiring.Component):
             multiplier.a.eq(Mux(own.valid, own.weight, s.queued_weight)),
             multiplier.b.eq(Mux(own.valid, self.value, s.queued_value)),
             addend.eq(Mux(s.use_total, s.total, Mux(s.use_older, older, read))),
-            self.read_data.eq(read),
         ]
+        if self._copy:
+            copied = Data(ACCUMULATOR_BITS)
+            m.d.sync += copied.eq(self._memory(m, s, "copy", self.read_row))
+            m.d.comb += self.read_data.eq(copied)
+        else:
+            m.d.comb += self.read_data.eq(read)
         m.d.sync += [
             product.eq(multiplier.product),
             bias_value.eq(self.bias_value),

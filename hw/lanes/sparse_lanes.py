@@ -112,7 +112,8 @@ class SparseLanes(wiring.Component):
         config = self._config
         count, halves = config.multipliers, config.multipliers // config.lanes
         depth = config.accumulators + config.accumulators % 2
-        lane = SparseLane(Shapes(config).accumulator_address, depth)
+        address_bits = Shapes(config).accumulator_address
+        lane = SparseLane(address_bits, depth, copy=not config.sums_once)
         m.submodules[f"lane{i}"] = lane
         before = (i - 1) % count
         half, place = divmod(i, config.lanes)
@@ -128,14 +129,22 @@ class SparseLanes(wiring.Component):
             lane.bias.eq(decoder.bias),
             lane.bias_value.eq(Cat(words[start:][:8] for start in starts)),
         ]
-        # What is read has a cycle for its way to the reader: lanes are all over the chip.
-        on_way = Data(ACCUMULATOR_BITS, name=f"on_way{i}")
-        m.d.sync += on_way.eq(lane.read_data)
-        m.d.comb += self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(on_way)
+        read_data: Any = lane.read_data
+        if config.sums_once:
+            # A cycle for the way to the reader: lanes are all over the chip.
+            read_data = Data(ACCUMULATOR_BITS, name=f"on_way{i}")
+            m.d.sync += read_data.eq(lane.read_data)
+        m.d.comb += self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(read_data)
         return lane
 
     def _read(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
-        """The cell reads where no word is in the way; for that words wait (:meth:`_stall`)."""
+        """The cell reads its copy, or where no word is in the way; for that words wait
+        (:meth:`_stall`)."""
+        if not self._config.sums_once:
+            m.d.comb += self.granted.eq(1)
+            for lane in lanes:
+                m.d.comb += lane.read_row.eq(self.read_row)
+            return
         # While nothing moves, the row is read in every cycle: the host looks at it.
         quiet, read, row = Signal(), Signal(), Data(len(self.read_row))
         m.d.comb += self.granted.eq(decoder.free)
@@ -163,10 +172,13 @@ class SparseLanes(wiring.Component):
             m.d.sync += Cat(self.done.sequence, self.done.block).eq(progress)
 
     def _stall(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
-        """Words wait while the cell reads or waits for the queues, or while one is nearly full."""
+        """Words wait while the cell waits for the queues, or while one is nearly full. While it
+        reads, they wait every other cycle, and the decoder passes on a free one."""
         bits = len(self.hold_sequence)
         taken, done = Signal(bits), Signal(bits)
         drain, full = Signal(), Signal()
+        make_free, made_free = Signal(), Signal()
+        m.d.sync += made_free.eq(make_free)
         m.d.comb += [
             taken.eq(self.progress.sequence - self.hold_sequence),
             done.eq(self.done.sequence - self.hold_sequence),
@@ -176,6 +188,7 @@ class SparseLanes(wiring.Component):
             full.eq(Cat(lane.waiting > QUEUE_LIMIT for lane in lanes).any()),
         ]
         m.d.comb += [
-            self.stall.eq(self.read | drain | full),
+            make_free.eq(self.read & ~made_free if self._config.sums_once else 0),
+            self.stall.eq(make_free | drain | full),
             self.busy.eq(decoder.busy | Cat(lane.busy for lane in lanes).any()),
         ]

@@ -332,8 +332,8 @@ class SumReadSignature(wiring.Signature):
     inverse : Out
         ``~address``, from registers of its own.
     data : In(multipliers * 32)
-        ``READ_LATENCY`` cycles after the grant; ``SPARSE_READ_LATENCY`` in engines that read pruned
-        columns.
+        ``READ_LATENCY`` cycles after the grant; ``SPARSE_READ_LATENCY`` in engines with
+        ``EngineConfig.sums_once``.
     """
 
     def __init__(self, config: EngineConfig) -> None:

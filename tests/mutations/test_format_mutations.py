@@ -62,8 +62,8 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "full queues do not stop the words": (
         "lanes.sparse_lanes",
         "SparseLanes",
-        "self.stall.eq(self.read | drain | full)",
-        "self.stall.eq(self.read | drain)",
+        "self.stall.eq(make_free | drain | full)",
+        "self.stall.eq(make_free | drain)",
     ),
     "columns count as added while they are decoded": (
         "lanes.sparse_lanes",
