@@ -321,7 +321,7 @@ class Board:
             raise StillnetError(
                 f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
                 f"'{self.name}' has {self.block_rams}, of which {room} can be used; take a larger "
-                "FPGA, or a smaller network"
+                "FPGA, or compress without sparsity: pruned columns need twice the accumulators"
             )
         if self.lanes is not None:
             wanted = self._with_store(wanted, STORE_FILLED)
