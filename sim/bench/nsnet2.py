@@ -117,7 +117,12 @@ def _cases() -> tuple[Case, ...]:
             hardware=True,
         ),
         *(
-            Case(f"half-{name}", "int4, half gone, thresholds", options(**half), board=name)
+            Case(
+                f"half-{name}",
+                f"int4, half gone, thresholds, {name}",
+                options(**half),
+                board=name,
+            )
             for name in BOARDS
         ),
     )
