@@ -193,12 +193,17 @@ def show_image(image: ImageInfo) -> None:
     keys = ("name", "cell", "units", "fraction", "mode", "threshold", "threshold_recurrent")
     for layer in image.layers:
         feeds = [
-            f"{m['source']}: {m['columns']} of {_words(m)} words, {m['format']}"
+            f"{m['source']}: {m['columns']} of {_words(m)} words, {m['format']}{_hot(m)}"
             for m in layer["matrices"]
         ]
         feeds += [f"{s} of {name}" for s, name in layer.get("peers", {}).items()]
         table.add_row(*_vector(*(layer[k] for k in keys)), "\n".join(feeds))
     print_tables(table)
+
+
+def _hot(matrix: dict[str, Any]) -> str:
+    """How many columns of a matrix are in the hot store, where any are."""
+    return f", {matrix['hot_columns']} hot" if matrix["hot_columns"] else ""
 
 
 def _words(matrix: dict[str, Any]) -> str:

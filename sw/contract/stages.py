@@ -50,7 +50,8 @@ READ_LATENCY = 2
 """``hw/lanes/lanes.py``: from a granted read of an accumulator word to its data."""
 
 SPARSE_READ_LATENCY = 5
-"""``hw/lanes/sparse_lanes.py``: the same in engines that read pruned columns."""
+"""``hw/lanes/sparse_lanes.py``: the same in engines that keep sums of pruned columns
+once (``EngineConfig.sums_once``)."""
 
 RESCALE_LATENCY = 4
 """``hw/cell/rescale.py``: from an accumulator to a pre-activation."""

@@ -134,7 +134,7 @@ TO_CELL = READ_LATENCY + 4
 cell unit: the memory, the buffer and three registers."""
 
 SPARSE_TO_CELL = SPARSE_READ_LATENCY + 4
-"""The same in engines that read pruned columns, once the words in the decoder are through."""
+"""The same in engines with ``EngineConfig.sums_once``, behind the words in the decoder."""
 
 RELEASE = 3
 """``lanes.py``: the last sums of a block asked for, until a word of the next step may enter."""
