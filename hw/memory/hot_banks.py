@@ -2,11 +2,15 @@
 
 ::
 
-    request -> address -> [bank: address -> block RAM -> register] x n -> choice -> queue
+    request -> address -+-> [bank: address -> blocks -> register] x banks -> choice -+-> queue
+                        +-> a cycle later, the same for the next slice of the word --+
 
-A net that reaches a hundred block RAMs takes longer than a cycle. So each bank has registers of its
-own for what goes in and out, which change only when a word is the bank's; and nothing stands still
-when the engine says wait: a word is asked for when the queue at the end has room for it.
+A net that reaches a hundred blocks takes longer than a cycle, and one that reaches sixteen may as
+well, because placement puts the blocks of a full chip wherever one is free. So a bank has a
+register of addresses for each slice of its words, near the four blocks of that slice; and slices
+work one cycle after the other, because synthesis would make one of registers that hold the same.
+Nothing stands still when the engine says wait: a word is asked for when the queue at the end has
+room for it.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
-from amaranth.hdl import Array, Module, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Signal, Value
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -29,7 +33,16 @@ from .port import read_request_layout
 __all__ = ["HotBanks"]
 
 QUEUE = 16
-"""Words asked for and not yet taken: more than the seven cycles of their way."""
+"""Words asked for and not yet taken: more than the twelve cycles of their way."""
+
+SLICES = 4
+"""Into so many parts is a word cut, but not into parts of less than ``SLICE_BITS``."""
+
+SLICE_BITS = 16
+"""A bank of 4,096 words has four blocks of RAM of ECP5 for so many bits."""
+
+GROUP = 4
+"""Banks among which one cycle chooses."""
 
 
 class HotBanks(wiring.Component):
@@ -38,7 +51,11 @@ class HotBanks(wiring.Component):
     Parameters
     ----------
     config : EngineConfig
-        With more ``hot_words`` than a bank has (``contract.stages.BANK_WORDS``).
+        With ``hot_words``.
+    length_bits : int
+        Of a request's length.
+    bank_words : int
+        Words of a bank, a power of two.
 
     Members
     -------
@@ -49,8 +66,12 @@ class HotBanks(wiring.Component):
         Writes, while nothing is read.
     """
 
-    def __init__(self, config: EngineConfig, *, length_bits: int = 16) -> None:
+    def __init__(
+        self, config: EngineConfig, *, length_bits: int = 16, bank_words: int = BANK_WORDS
+    ) -> None:
         self._config, self._length_bits = config, length_bits
+        self._bank_words = bank_words
+        self._banks = ceil(config.hot_words / bank_words)
         request = read_request_layout(config.address_bits, length_bits)
         super().__init__(
             {
@@ -67,31 +88,43 @@ class HotBanks(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        count = ceil(self._config.hot_words / BANK_WORDS)
-        bits = (BANK_WORDS - 1).bit_length()
-        bank_bits = max(1, (count - 1).bit_length())
-        address, valid, pop = Data(bits + bank_bits), Signal(), Signal()
+        width = self._config.word_bits
+        slices = min(SLICES, max(1, width // SLICE_BITS))
+        address = Data((self._config.hot_words - 1).bit_length())
+        valid, pop = Signal(), Signal()
         self._ask(m, address, valid, pop)
-        # Which bank the word is in, by stage: address, memory, register, choice.
-        stages = Signal(4)
-        banks = [Data(bank_bits, name=f"bank{k}") for k in range(3)]
-        m.d.sync += [
-            stages.eq((stages << 1) | valid),
-            banks[0].eq(address[bits:]),
-            banks[1].eq(banks[0]),
-            banks[2].eq(banks[1]),
-        ]
-        words = Array(self._bank(m, k, address, bits) for k in range(count))
-        chosen = Data(self._config.word_bits)
-        m.d.sync += chosen.eq(words[banks[2]])
-        m.submodules.queue = queue = ShortQueue(self._config.word_bits, QUEUE)
+        write, data = Signal(), Data(width)
+        m.d.sync += [write.eq(self.fill.write), data.eq(self.fill.data)]
+        words = []
+        for k in range(slices):
+            bits = slice(k * width // slices, (k + 1) * width // slices)
+            found = self._slice(m, k, bits, address, write, data[bits])
+            words.append(self._later(m, found, slices - 1 - k))
+            if k < slices - 1:
+                address, write, data = (self._later(m, s, 1) for s in (address, write, data))
+        m.submodules.queue = queue = ShortQueue(width, QUEUE)
         m.d.comb += [
-            queue.i_stream.payload.eq(chosen),
-            queue.i_stream.valid.eq(stages[-1]),
+            queue.i_stream.payload.eq(Cat(words)),
+            queue.i_stream.valid.eq(self._later(m, valid, self._stages() + slices - 1)),
             pop.eq(self.words.valid & self.words.ready),
         ]
         connect(m, queue.o_stream, flipped(self.words))
         return m
+
+    def _later(self, m: Module, signal: Signal, cycles: int) -> Signal:
+        """The signal, so many cycles later."""
+        for _ in range(cycles):
+            following = Signal.like(signal, reset_less=len(signal) > 1)
+            m.d.sync += following.eq(signal)
+            signal = following
+        return signal
+
+    def _stages(self) -> int:
+        """Cycles from the address to the chosen word: address, memory, register, choices."""
+        stages, banks = 3, self._banks
+        while banks > 1:
+            stages, banks = stages + 1, ceil(banks / GROUP)
+        return stages
 
     def _ask(self, m: Module, address: Signal, valid: Signal, pop: Signal) -> None:
         """The word that is asked for in this cycle, if the queue has room."""
@@ -112,27 +145,56 @@ class HotBanks(wiring.Component):
                 left.eq(reads.p.length),
                 last.eq(reads.p.length == 1),
             ]
+        with m.If(self.fill.write):
+            m.d.sync += address.eq(self.fill.address)
 
-    def _bank(self, m: Module, k: int, address: Signal, bits: int) -> Signal:
-        """Bank k: its registers and its memory; what was read."""
-        config, fill = self._config, self.fill
-        size = min(BANK_WORDS, config.hot_words - k * BANK_WORDS)
-        ram = memory.Memory(shape=config.word_bits, depth=size, init=[], attrs={"no_rw_check": 1})
-        m.submodules[f"ram{k}"] = ram
+    def _slice(
+        self, m: Module, k: int, bits: slice, address: Signal, write: Signal, data: Value
+    ) -> Signal:
+        """Bits ``bits`` of every word: the banks, and the choice among what they found."""
+        inner = (self._bank_words - 1).bit_length()
+        found = []
+        for b in range(self._banks):
+            here = address[inner:] == b
+            found.append(self._bank(m, f"{k}_{b}", b, bits, here, address, write, data))
+        # Three cycles later: address, memory, register.
+        bank = self._later(m, address[inner:], 3) if len(found) > 1 else Const(0)
+        return self._choose(m, found, bank)
+
+    def _choose(self, m: Module, found: list[Signal], bank: Signal) -> Signal:
+        """The word of the bank, ``GROUP`` of them in a cycle."""
+        bits = (GROUP - 1).bit_length()
+        while len(found) > 1:
+            groups = [found[g : g + GROUP] for g in range(0, len(found), GROUP)]
+            found = [Data(len(found[0])) for _ in groups]
+            m.d.sync += [
+                word.eq(Array(group)[bank[:bits]])
+                for word, group in zip(found, groups, strict=True)
+            ]
+            bank = self._later(m, bank[bits:], 1) if len(found) > 1 else bank
+        return found[0]
+
+    def _bank(
+        self,
+        m: Module,
+        name: str,
+        b: int,
+        bits: slice,
+        here: Value,
+        address: Signal,
+        write: Signal,
+        data: Value,
+    ) -> Signal:
+        """A slice of bank b: its registers and its memory; what was read."""
+        size = min(self._bank_words, self._config.hot_words - b * self._bank_words)
+        width = bits.stop - bits.start
+        ram = memory.Memory(shape=width, depth=size, init=[], attrs={"no_rw_check": 1})
+        m.submodules[f"ram{name}"] = ram
         reader, writer = ram.read_port(), ram.write_port()
-        read_at, write_at = Data(bits, name=f"read_at{k}"), Data(bits, name=f"write_at{k}")
-        word, write = Data(config.word_bits, name=f"fill{k}"), Signal(name=f"write{k}")
-        found = Data(config.word_bits, name=f"found{k}")
-        with m.If(address[bits:] == k):
-            m.d.sync += read_at.eq(address)
-        here = fill.write & (fill.address[bits : len(address)] == k)
-        m.d.sync += [write.eq(here), found.eq(reader.data)]
+        at, word = Data(len(reader.addr), name=f"at{name}"), Data(width, name=f"fill{name}")
+        found = Data(width, name=f"found{name}")
+        m.d.sync += [writer.en.eq(write & here), found.eq(reader.data)]
         with m.If(here):
-            m.d.sync += [write_at.eq(fill.address), word.eq(fill.data)]
-        m.d.comb += [
-            reader.addr.eq(read_at),
-            writer.addr.eq(write_at),
-            writer.data.eq(word),
-            writer.en.eq(write),
-        ]
+            m.d.sync += [at.eq(address), word.eq(data)]
+        m.d.comb += [reader.addr.eq(at), writer.addr.eq(at), writer.data.eq(word)]
         return found
