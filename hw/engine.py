@@ -256,6 +256,7 @@ class Engine(wiring.Component):
         connect(m, b.reader.sums, b.lanes.sums)
         connect(m, b.lanes.progress, b.reader.progress)
         connect(m, b.reader.units, b.cells.units)
+        m.d.comb += b.reader.units_ready_next.eq(b.cells.units_ready_next)
         connect(m, b.cells.results, b.write_back.results)
         connect(m, b.write_back.outputs, flipped(self.outputs))
         connect(m, b.input_encoder.restore, b.write_back.restore)

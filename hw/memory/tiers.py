@@ -120,21 +120,29 @@ class Tiers(wiring.Component):
 
     def _accept(self, m: Module, hot: Any, cold: Any, order: Any) -> None:
         """Each read goes to one side, and its turn into ``order``; one of no words is forgotten."""
-        reads, to_hot, some = self.reads, self.reads.p.address[-1], Signal()
+        # A register in front: whether a read has words is seen before the queues are asked.
+        reads, waits, goes = self.reads, Signal(), Signal()
+        taken, one = Data(reads.payload.shape()), Data()
         m.d.comb += [
-            some.eq(reads.valid & reads.ready & (reads.p.length != 0)),
             # All three, so that `ready` does not depend on the address.
-            reads.ready.eq(hot.i_stream.ready & cold.i_stream.ready & order.i_stream.ready),
-            order.i_stream.valid.eq(some),
-            order.i_stream.p.hot.eq(to_hot),
-            order.i_stream.p.one.eq(reads.p.length == 1),
-            order.i_stream.p.length.eq(reads.p.length),
+            goes.eq(hot.i_stream.ready & cold.i_stream.ready & order.i_stream.ready),
+            reads.ready.eq(~waits | goes),
+            order.i_stream.valid.eq(waits & goes),
+            order.i_stream.p.hot.eq(taken.address[-1]),
+            order.i_stream.p.one.eq(one),
+            order.i_stream.p.length.eq(taken.length),
         ]
-        for side, chosen in ((hot, to_hot), (cold, ~to_hot)):
+        with m.If(reads.ready):
+            m.d.sync += [
+                waits.eq(reads.valid & (reads.p.length != 0)),
+                taken.eq(reads.p),
+                one.eq(reads.p.length == 1),
+            ]
+        for side, chosen in ((hot, taken.address[-1]), (cold, ~taken.address[-1])):
             m.d.comb += [
-                side.i_stream.valid.eq(some & chosen),
-                side.i_stream.p.address.eq(reads.p.address),
-                side.i_stream.p.length.eq(reads.p.length),
+                side.i_stream.valid.eq(waits & goes & chosen),
+                side.i_stream.p.address.eq(taken.address),
+                side.i_stream.p.length.eq(taken.length),
             ]
 
     def _read_ahead(self, m: Module) -> Any:

@@ -19,6 +19,9 @@ class RegisterSlice(wiring.Component):
     ----------
     shape : :class:`ShapeLike`
         Shape of the payload.
+    early : bool
+        Whether the taker says a cycle before what ``ready`` will be. Then registers decide what a
+        wide payload does, instead of a net that comes late and has far to go.
 
     Attributes
     ----------
@@ -33,16 +36,19 @@ class RegisterSlice(wiring.Component):
         The same, a cycle later.
     ready_next : :py:`Out(1)`
         What ``i_stream.ready`` will be in the next cycle, for those who need it in a register.
+    o_ready_next : :py:`In(1)`
+        What ``o_stream.ready`` will be in the next cycle; with ``early``.
     """
 
-    def __init__(self, shape: Any):
-        self._shape = shape
+    def __init__(self, shape: Any, *, early: bool = False):
+        self._shape, self._early = shape, early
         self.probes = SimpleNamespace()
         super().__init__(
             {
                 "i_stream": In(stream.Signature(shape)),
                 "o_stream": Out(stream.Signature(shape)),
                 "ready_next": Out(1),
+                **({"o_ready_next": In(1)} if early else {}),
             }
         )
 
@@ -61,11 +67,13 @@ class RegisterSlice(wiring.Component):
         spare_valid = Signal()
         m.d.comb += i_stream.ready.eq(~spare_valid)
 
-        moves = Signal()
-        m.d.comb += [
-            moves.eq(~o_stream.valid | o_stream.ready),
-            self.ready_next.eq(moves | ~(spare_valid | i_stream.valid)),
-        ]
+        moves = Signal(init=1)
+        if self._early:
+            valid_next = Mux(moves, spare_valid | i_stream.valid, o_stream.valid)
+            m.d.sync += moves.eq(~valid_next | self.o_ready_next)
+        else:
+            m.d.comb += moves.eq(~o_stream.valid | o_stream.ready)
+        m.d.comb += self.ready_next.eq(moves | ~(spare_valid | i_stream.valid))
         with m.If(moves):
             m.d.sync += [
                 payload.eq(Mux(spare_valid, spare, i_stream.payload)),

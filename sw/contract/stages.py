@@ -6,8 +6,11 @@ of a cell's pipeline is ``contract.cells.schedule``.
 
 from __future__ import annotations
 
+from math import ceil
+
 __all__ = [
     "BANK_WORDS",
+    "CHOICE",
     "COMMIT_CYCLES",
     "DECODE_CYCLES",
     "ENCODE_CYCLES",
@@ -17,8 +20,12 @@ __all__ = [
     "REQUESTS",
     "RESCALE_LATENCY",
     "ROW_SCALE_LATENCY",
+    "SLICES",
+    "SLICE_BITS",
     "SPARSE_READ_LATENCY",
     "YIELD_WORDS",
+    "store_slices",
+    "store_stages",
 ]
 
 LOOKUP_CYCLES = 2
@@ -37,8 +44,29 @@ REQUESTS = 8
 """``hw/fetch/column_fetcher.py``: reads that may wait for the memory port."""
 
 BANK_WORDS = 1 << 12
-"""``hw/memory/tiers.py``: words of a bank of the hot store. A block RAM of an ECP5 holds four bits
-of so many."""
+"""``hw/memory/hot_banks.py``: words of a bank of the hot store. A block RAM of an ECP5 holds four
+bits of so many."""
+
+SLICES, SLICE_BITS = 4, 16
+"""``hw/memory/hot_banks.py``: its words are cut into so many slices, which work one cycle after the
+other, but not into slices of fewer bits."""
+
+CHOICE = 4
+"""``hw/memory/hot_banks.py``: banks among which one cycle chooses."""
+
+
+def store_slices(word_bits: int) -> int:
+    """Slices of the words of a hot store in banks."""
+    return min(SLICES, max(1, word_bits // SLICE_BITS))
+
+
+def store_stages(banks: int) -> int:
+    """Cycles from an address to a word, in a slice: address, memory, register, choices."""
+    stages = 3
+    while banks > 1:
+        stages, banks = stages + 1, ceil(banks / CHOICE)
+    return stages
+
 
 DECODE_CYCLES = 4
 """``hw/lanes/weight_decoder.py``: from a word taken to its weights at the lanes."""

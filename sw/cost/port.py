@@ -12,10 +12,10 @@ from bisect import bisect_right
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.image import Kind
-from stillnet.sw.contract.stages import BANK_WORDS, REQUESTS
+from stillnet.sw.contract.stages import BANK_WORDS, REQUESTS, store_slices, store_stages
 
 from .memory import MemoryModel
-from .stages import COLD_QUEUE, CREDIT, HOT, HOT_BANKS, LOOKED_UP, READ_AHEAD, REQUEST, TAKE
+from .stages import COLD_QUEUE, CREDIT, HOT, LOOKED_UP, READ_AHEAD, REQUEST, TAKE
 from .table import Entry
 
 __all__ = ["Port"]
@@ -35,8 +35,10 @@ class Port:
     def __init__(self, config: EngineConfig, memory: MemoryModel) -> None:
         self.config, self.memory = config, memory
         self.free = -math.inf
-        banks = config.hot_words > BANK_WORDS
-        self._hot_latency = HOT + (HOT_BANKS if banks else 0)
+        self._hot_latency = HOT
+        if config.hot_words > BANK_WORDS:  # more stages than a single memory, and slices
+            stages = store_stages(-(-config.hot_words // BANK_WORDS))
+            self._hot_latency += stages - 1 + store_slices(config.word_bits) - 1
         self._memory_free = -math.inf  # when the memory may begin with another column
         self.begins: list[float] = []
         self.ends: list[float] = []

@@ -82,14 +82,11 @@ REQUEST = 5
 TAKE = 1
 """``engine.py``: a word at the port, until the lanes take it."""
 
-HOT = 2 + 3
-"""``tiers.py``, ``ram.py``: a request for a column of the hot store, until its first word: the
-queue, and the block RAM with its registers."""
+HOT = 3 + 3
+"""``tiers.py``, ``ram.py``: a request for a column of the hot store, until its first word: a
+register, the queue, and the block RAM with its registers."""
 
-HOT_BANKS = 3
-"""``hot_banks.py``: what a store of several banks takes longer."""
-
-COLD_QUEUE = 2
+COLD_QUEUE = 3
 """``tiers.py``: a request for a column of the memory, until it is at the memory's port."""
 
 READ_AHEAD = 3

@@ -87,6 +87,7 @@ class Bench:
         self.current: Command | None = None
         self.granted = 0  # words of the current cell
         self.units: list[int] = []
+        self.ready = False
 
     async def run(self, ctx: Any) -> None:
         dut, waiting = self.dut, list(self.commands)
@@ -96,7 +97,9 @@ class Bench:
             self.offer(ctx, waiting)
             self.move_columns(ctx)
             ctx.set(dut.sums.ready, bool(self.rng.random() < 0.7))
-            ctx.set(dut.units.ready, bool(self.rng.random() < 0.6))
+            ctx.set(dut.units.ready, self.ready)
+            self.ready = bool(self.rng.random() < 0.6)
+            ctx.set(dut.units_ready_next, self.ready)
             if ctx.get(dut.units.valid) and ctx.get(dut.units.ready):
                 words = words_of(ctx.get(dut.units.payload), len(expected[found]))
                 assert words == expected[found], f"group {found}"
