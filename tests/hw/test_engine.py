@@ -26,6 +26,7 @@ from stillnet.sw.contract.sources import INPUT, SECOND, encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
+from tests.support.networks.images import patched
 from tests.support.networks.random import (
     Bench,
     Case,
@@ -420,15 +421,6 @@ def test_a_new_threshold_applies_from_the_next_encoding(
 
 
 # -- images -------------------------------------------------------------------------------------
-
-
-def patched(data: bytes, record: int, field: str, value: int) -> bytes:
-    """An image with one field of its header changed."""
-    offset = record * layout.SLOT_BYTES
-    word = int.from_bytes(data[offset : offset + 4], "little")
-    fields = layout.HEADER[record].unpack(word) | {field: value}
-    word = layout.HEADER[record].pack(fields)
-    return data[:offset] + word.to_bytes(4, "little") + data[offset + 4 :]
 
 
 REFUSED = [

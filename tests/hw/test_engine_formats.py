@@ -9,8 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.image import FORMATS
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.image import FORMATS, HEADER, find_field
+from stillnet.sw.packing.packer import pack
 from tests.support.networks.formats import format_case, format_cases, short_case
+from tests.support.networks.images import patched
 from tests.support.networks.random import Bench, engine_config
 
 FEW = {"lanes": 8, "cells": ("gru", "linear", "relu")}
@@ -51,6 +54,20 @@ def test_short_columns_at_one_row(benches: dict[str, Bench], name: str) -> None:
     bench = benches[name]
     for seed in range(36):
         bench.check(short_case(seed, bench.config))
+
+
+def test_more_hot_words_than_the_store_has_are_refused(benches: dict[str, Bench]) -> None:
+    bench = benches["dense"]
+    case = format_case(0, bench.config)
+    image = pack(case.network, bench.config)
+    words = len(image.hardware) // bench.config.word_bytes
+    record, _ = find_field(HEADER, "hot_at")
+    assert words > 71
+    for hot_at in (words - 71, 0, words + 1):
+        with pytest.raises(StillnetError, match="refused the image: capacity"):
+            bench.model.load(patched(image.data, record, "hot_at", hot_at))
+    bench.model.load(patched(image.data, record, "hot_at", words - 70))
+    bench.check(case)
 
 
 @pytest.mark.slow
