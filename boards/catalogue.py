@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from stillnet.sw.contract.config import EngineConfig
@@ -166,5 +167,9 @@ def board(name: str) -> Board:
 
 
 def presets() -> dict[str, EngineConfig]:
-    """The engines of all boards, by the board's name."""
-    return {name: target.config() for name, target in BOARDS.items()}
+    """The engines of all boards by the board's name, and with a hot store as ``NAME-tiers``."""
+    found = {name: target.config() for name, target in BOARDS.items()}
+    for name, target in BOARDS.items():
+        if target.can_tier:
+            found[f"{name}-tiers"] = replace(target.tiered().config(), name=f"{name}-tiers")
+    return found

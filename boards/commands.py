@@ -56,10 +56,10 @@ def _run_build(args: argparse.Namespace) -> dict[str, Any]:
     target = board(args.board)
     if args.engine_cells:
         target = replace(target, cells=tuple(args.engine_cells.split(",")))
-    if args.clock is not None:
-        target = target.clocked(args.clock)
     if args.tiers:
         target = target.tiered()
+    if args.clock is not None:
+        target = target.clocked(args.clock)
     if args.fit and args.network is None:
         raise StillnetError("--fit needs a network: stillnet build NET --board NAME --fit")
     if args.network is not None:

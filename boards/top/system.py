@@ -188,10 +188,13 @@ class System(wiring.Component):
         )
         m.submodules.lamps = lamps = Lamps(self.clock_hz)
         engine: Any = (CompactEngine if self.compact else Engine)(config)
-        # From a register: it reaches all of the engine within a cycle.
+        # From registers, because they reach far.
         restart = Signal()
         m.d.sync += restart.eq(link.engine_reset)
-        m.submodules.engine = ResetInserter(restart)(engine)
+        # The engine a cycle after the rest, from a register that synthesis does not merge with it.
+        engine_restart = Signal()
+        m.d.sync += engine_restart.eq(restart)
+        m.submodules.engine = ResetInserter(engine_restart)(engine)
 
         # -- bytes --------------------------------------------------------------------------------
 

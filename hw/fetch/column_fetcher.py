@@ -60,6 +60,7 @@ class _Signals:
         self.rest = Signal(width)
         self.element = Signal(range(max(2, width)))
         self.row_last = Signal()  # the element is the row's last one
+        self.from_input, self.from_hidden = Data(), Data()
         self.credit = Signal()
         self.emit = Signal()  # a column is issued
         self.row_done = Signal()
@@ -77,8 +78,8 @@ class _Signals:
             self.known, self.words, self.words3 = self.valid2, Signal(16), Signal(16)
             self.value_known = Data(signed(EVENT_BITS))
         self.address3 = Data(config.tier_bits)
-        self.hot2 = Data(config.tier_bits)  # address of a column in the hot store
-        self.hot2_valid = Data()  # it is there
+        self.hot2 = Signal(config.tier_bits)  # address of a column in the hot store
+        self.hot2_valid = Signal()  # it is there
 
 
 class ColumnFetcher(wiring.Component):
@@ -177,7 +178,9 @@ class ColumnFetcher(wiring.Component):
             ]
         hidden = Signal(self.list_hidden.data.shape())
         m.d.comb += hidden.eq(Mux(run.second, second.data, self.list_hidden.data))
-        with m.If(run.from_input):
+        # It stands long before the first row comes, and what it chooses goes far.
+        m.d.sync += [s.from_input.eq(run.from_input), s.from_hidden.eq(~run.from_input)]
+        with m.If(s.from_input):
             found = self.list_input.data
             m.d.comb += [
                 s.entry.group.eq(found.group),
@@ -331,7 +334,7 @@ class ColumnFetcher(wiring.Component):
             multiplier.a.eq(Mux(s.bias, 0, s.index)),
             multiplier.b.eq(run.words),
         ]
-        with m.If(run.from_input):
+        with m.If(~s.from_hidden):
             m.d.comb += [s.index.eq(s.entry.group), s.value.eq(s.entry.values[0])]
         m.d.sync += [
             s.valid1.eq(s.emit),
@@ -359,10 +362,16 @@ class ColumnFetcher(wiring.Component):
 
     def _look_up_length(self, m: Module, s: _Signals) -> None:
         """Where columns differ in length, it is looked up: known one stage later than elsewhere."""
-        length, unequal1 = self._table(m, s, "lengths_table", self.lengths, 16), Signal()
+        found = self._table(m, s, "lengths_table", self.lengths, 16)
+        # Right behind the memory stands a register alone, which can be the block RAM's own.
+        length, words2 = Data(16), Data(16)
+        unequal1, unequal2 = Signal(), Signal()
+        m.d.comb += s.words.eq(Mux(unequal2, length, words2))
         m.d.sync += [
             unequal1.eq(self.runs.payload.unequal),
-            s.words.eq(Mux(unequal1, length, s.words1)),
+            unequal2.eq(unequal1),
+            length.eq(found),
+            words2.eq(s.words1),
             s.words3.eq(s.words),
             s.value_known.eq(s.value1),
         ]
@@ -370,13 +379,18 @@ class ColumnFetcher(wiring.Component):
     def _look_up_place(self, m: Module, s: _Signals) -> None:
         """A matrix of which some columns are in the hot store: the table says which, and where."""
         bits = self._config.address_bits
-        place, mixed1 = self._table(m, s, "hot_table", self.hot, HOT_COLUMN.width), Signal()
+        found = self._table(m, s, "hot_table", self.hot, HOT_COLUMN.width)
+        place, mixed1, mixed2 = Data(HOT_COLUMN.width), Signal(), Signal()
         word = Signal(bits)
-        m.d.comb += word.eq(place[HOT_COLUMN.slice("word")])
+        m.d.comb += [
+            word.eq(place[HOT_COLUMN.slice("word")]),
+            s.hot2.eq(Cat(word, 1)),
+            s.hot2_valid.eq(mixed2 & place[HOT_COLUMN.slice("hot")]),
+        ]
         m.d.sync += [
             mixed1.eq(self.runs.payload.mixed & ~s.bias),
-            s.hot2.eq(Cat(word, 1)),
-            s.hot2_valid.eq(mixed1 & place[HOT_COLUMN.slice("hot")]),
+            mixed2.eq(mixed1),
+            place.eq(found),
         ]
 
     def _request(self, m: Module, s: _Signals) -> None:

@@ -9,6 +9,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.host_interfaces import DescriptorWriteSignature, ThresholdWriteSignature
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract import image
@@ -81,24 +82,21 @@ class DescriptorTables(wiring.Component):
         matrix_words, matrix_writers = self._table(
             m, "matrix", self._matrix_records, config.matrices, self.matrix_at
         )
+        # A cycle late: what is written comes from far, and has the time.
+        index, value = Data(len(descriptors.index)), Data(32)
+        m.d.sync += [index.eq(descriptors.index), value.eq(descriptors.value)]
         for writers, write in (
             (layer_writers, descriptors.layer_write),
             (matrix_writers, descriptors.matrix_write),
         ):
             for k, writer in enumerate(writers):
-                m.d.comb += [
-                    writer.addr.eq(descriptors.index),
-                    writer.data.eq(descriptors.value),
-                    writer.en.eq(write & (descriptors.record == k)),
-                ]
+                m.d.comb += [writer.addr.eq(index), writer.data.eq(value)]
+                m.d.sync += writer.en.eq(write & (descriptors.record == k))
         with m.If(threshold.write):
+            m.d.sync += [index.eq(threshold.layer), value.eq(threshold.value)]
             for second, name in enumerate(("threshold", "threshold_recurrent")):
                 k, _ = image.find_field(image.LAYER, name)
-                m.d.comb += [
-                    layer_writers[k].addr.eq(threshold.layer),
-                    layer_writers[k].data.eq(threshold.value),
-                    layer_writers[k].en.eq(threshold.second == second),
-                ]
+                m.d.sync += layer_writers[k].en.eq(threshold.second == second)
         m.d.comb += [self.layer.eq(Cat(*layer_words)), self.matrix.eq(Cat(*matrix_words))]
         return m
 

@@ -62,27 +62,29 @@ class _Signals:
         self.read_gate_last, self.read_last = Signal(), Signal()
         self.read_short = Signal(range(config.multipliers + 1))
         # -- a word that arrives at the buffer
-        self.arrived, self.put = Signal(), Signal()  # put: the last gate of a block
-        self.arrived_gate = Signal(range(max(2, shapes.gates)))
+        # By gate, from registers, because each reaches all memories of its gate.
+        self.arrived = [Signal(name=f"arrived{g}") for g in range(shapes.gates)]
+        self.put = Signal()  # the last gate of a block
         self.arrived_short = Signal(range(config.multipliers + 1))  # units of the block
         # -- blocks of the buffer
         self.free = Signal(range(depth + 1), init=depth)  # not promised to a read
         self.some_free = Signal(init=1)
         self.level = Signal(range(depth + 1))  # completely there
-        self.some = Signal()  # level != 0, from a register
+        self.some, self.some_next = Signal(), Signal()  # level != 0, from a register
         end = unsigned((groups - 1).bit_length() or 1)
         self.arrived_end, self.next_end = Signal(end), Signal(end)  # last group of the block
         # -- the group that is handed out
         self.group = Signal(range(max(2, groups)))
         self.group_last = Signal()
-        self.take = Signal()  # it is the last one of its block
+        self.group_last_next = Signal()
+        self.take = Signal()  # it is the last one of its block, and goes
         # Hundreds of registers depend on these, so they are registers themselves: what the output
-        # will do is known a cycle before. One of the two is inverted, or synthesis would merge
-        # them.
-        self.advance, self.hold = Signal(init=1), Signal()
+        # will do is known a cycle before.
+        self.advance, self.advance_next = Signal(init=1), Signal()
         # A group is chosen in two steps: four groups of a block become one, then one of those.
         self.near = min(groups, 4)
-        self.stage_far = Signal(range(max(2, groups // self.near)))
+        far = range(max(2, groups // self.near))
+        self.stage_far, self.stage_far_inverse = Signal(far), Signal(far, init=far[-1])
 
 
 class AccumulatorReader(wiring.Component):
@@ -273,12 +275,13 @@ class AccumulatorReader(wiring.Component):
 
     def _arrive(self, m: Module, s: _Signals) -> None:
         """What is known of a read, until its word arrives."""
-        pipe = Cat(s.granted, s.granted & s.read_gate_last, s.read_gate, s.read_short)
+        pipe = before = Cat(s.granted & s.read_gate_last, s.read_short, s.granted, s.read_gate)
         for i in range(SPARSE_READ_LATENCY if self._config.sums_once else READ_LATENCY):
-            following = Signal(len(pipe), name=f"read{i}")
-            m.d.sync += following.eq(pipe)
-            pipe = following
-        m.d.comb += Cat(s.arrived, s.put, s.arrived_gate, s.arrived_short).eq(pipe)
+            before, pipe = pipe, Signal(len(pipe), name=f"read{i}")
+            m.d.sync += pipe.eq(before)
+        m.d.comb += Cat(s.put, s.arrived_short).eq(pipe)
+        word, gate = before[1 + len(s.read_short)], before[2 + len(s.read_short) :]
+        m.d.sync += [here.eq(word & (gate == g)) for g, here in enumerate(s.arrived)]
 
     def _count_blocks(self, m: Module, s: _Signals) -> None:
         """Blocks of the buffer that are free, and those that are there."""
@@ -288,10 +291,13 @@ class AccumulatorReader(wiring.Component):
             m.d.sync += [s.free.eq(s.free + 1), s.some_free.eq(1)]
         with m.Elif(s.asked_block & ~s.take):
             m.d.sync += [s.free.eq(s.free - 1), s.some_free.eq(s.free > 1)]
-        m.d.comb += filled.eq(s.level + s.put)
+        m.d.comb += [
+            filled.eq(s.level + s.put),
+            s.some_next.eq(Mux(s.take, filled > 1, filled != 0)),
+        ]
         m.d.sync += [
             s.level.eq(Mux(s.take, filled - 1, filled)),
-            s.some.eq(Mux(s.take, filled > 1, filled != 0)),
+            s.some.eq(s.some_next),
         ]
 
     def _block_ends(self, m: Module, s: _Signals) -> None:
@@ -355,7 +361,7 @@ class AccumulatorReader(wiring.Component):
         m.d.comb += [
             writer.addr.eq(write_at),
             writer.data.eq(Cat(self.sums.data[k:][:bits] for k in starts)),
-            writer.en.eq(s.arrived & (s.arrived_gate == g)),
+            writer.en.eq(s.arrived[g]),
             reader.addr.eq(read_at),
         ]
         part, near, far = width * bits, s.near, count // width // s.near
@@ -368,7 +374,13 @@ class AccumulatorReader(wiring.Component):
         stage = Data(far * part, name=f"stage{g}_{q}")
         with m.If(s.advance):
             m.d.sync += stage.eq(Cat(*parts))
-        return stage.word_select(s.stage_far, part)
+        if far == 1:
+            return stage
+        # Half of the bits take the inverse, so that neither reaches too many.
+        choices = [stage[f * part :][:part] for f in range(far)]
+        return (
+            Array(reversed(choices))[s.stage_far_inverse] if down else Array(choices)[s.stage_far]
+        )
 
     # -- issue side: one group of units after the other -------------------------------------------
 
@@ -381,10 +393,9 @@ class AccumulatorReader(wiring.Component):
         m.d.comb += units_slice.o_ready_next.eq(self.units_ready_next)
         output = units_slice.i_stream
         stage_valid = Signal()
-        advance_next = Signal()
-        m.d.sync += [s.advance.eq(advance_next), s.hold.eq(~advance_next)]
+        m.d.sync += s.advance.eq(s.advance_next)
         m.d.comb += [
-            advance_next.eq((s.advance & ~s.some) | units_slice.ready_next),
+            s.advance_next.eq((s.advance & ~s.some) | units_slice.ready_next),
             output.payload.eq(Cat(*words)),
             output.valid.eq(stage_valid),
         ]
@@ -392,20 +403,27 @@ class AccumulatorReader(wiring.Component):
             m.d.sync += [
                 stage_valid.eq(s.some),
                 s.stage_far.eq(s.group[s.near.bit_length() - 1 :]),
+                s.stage_far_inverse.eq(~s.group[s.near.bit_length() - 1 :]),
             ]
 
     def _next_group(self, m: Module, s: _Signals) -> None:
-        """Whether the group is the last of its block.
+        """Whether the group is the last of its block, and whether the block goes with it.
 
         That is known as the group comes up, because many pointers depend on it.
         """
         end = Signal.like(s.arrived_end)
-        m.d.comb += s.take.eq(~s.hold & s.some & s.group_last)
+        m.d.comb += s.group_last_next.eq(s.group_last)
         with m.If(~s.some | (s.take & (s.level == 1))):  # the block that arrives, if one does
-            m.d.sync += [s.group_last.eq(s.arrived_end == 0), end.eq(s.arrived_end)]
+            m.d.comb += s.group_last_next.eq(s.arrived_end == 0)
+            m.d.sync += end.eq(s.arrived_end)
         with m.Elif(s.take):
-            m.d.sync += [s.group_last.eq(s.next_end == 0), end.eq(s.next_end)]
+            m.d.comb += s.group_last_next.eq(s.next_end == 0)
+            m.d.sync += end.eq(s.next_end)
         with m.Elif(s.advance):
-            m.d.sync += s.group_last.eq(s.group + 1 == end)
+            m.d.comb += s.group_last_next.eq(s.group + 1 == end)
+        m.d.sync += [
+            s.group_last.eq(s.group_last_next),
+            s.take.eq(s.advance_next & s.some_next & s.group_last_next),
+        ]
         with m.If(s.advance), m.If(s.some):
             m.d.sync += s.group.eq(Mux(s.group_last, 0, s.group + 1))

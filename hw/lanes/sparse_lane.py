@@ -55,7 +55,6 @@ class _Signals:
 
     def __init__(self, address_bits: int) -> None:
         # -- the weight that waits longest
-        self.some = Signal()  # there is one
         self.queued_row: Any = 0
         self.queued_weight: Any = 0
         self.queued_value: Any = 0
@@ -95,8 +94,8 @@ class SparseLane(wiring.Component):
         The cell reads row ``read_row``; ``own`` is not valid. Low where there is a copy.
     read_row, read_data : In, Out
         Data after two cycles of a copy, else after three.
-    waiting : Out
-        Weights in the queue.
+    waiting, some : Out
+        Weights in the queue; there is one.
     busy : Out(1)
         A weight or a sum is on its way.
     """
@@ -114,6 +113,7 @@ class SparseLane(wiring.Component):
                 "read_row": In(address_bits),
                 "read_data": Out(ACCUMULATOR_BITS),
                 "waiting": Out(range(QUEUE + 1)),
+                "some": Out(1),
                 "busy": Out(1),
             }
         )
@@ -130,7 +130,10 @@ class SparseLane(wiring.Component):
         self._stages(m, s)
         self._bypass(m, s)
         self._add(m, s, self._memory(m, s, "sums", s.row[0]))
-        m.d.comb += self.busy.eq(Cat(*s.valid).any() | s.some)
+        # Whatever it is now is still on its way in the next cycle, but for the sum that is written.
+        m.d.sync += self.busy.eq(
+            self.own.valid | self.other.valid | self.some | Cat(*s.valid[:3]).any()
+        )
         return m
 
     def _queue(self, m: Module, s: _Signals) -> None:
@@ -143,21 +146,23 @@ class SparseLane(wiring.Component):
         writer, reader = queue.write_port(), queue.read_port(domain="comb")
         first, last = Signal(range(QUEUE)), Signal(range(QUEUE))
         pop = Signal()
-        level = Signal.like(self.waiting)
         m.d.comb += [
-            pop.eq(s.some & ~self.own.valid & ~self.read),
+            pop.eq(self.some & ~self.own.valid & ~self.read),
             writer.addr.eq(last),
             writer.data.eq(entry),
             writer.en.eq(other.valid),
             reader.addr.eq(first),
-            level.eq(self.waiting + other.valid - pop),
         ]
         m.d.sync += [
             last.eq(last + other.valid),
             first.eq(first + pop),
-            self.waiting.eq(level),
-            s.some.eq(level != 0),
+            # The late signals choose between sums that are ready.
+            self.some.eq(other.valid | Mux(pop, self.waiting > 1, self.some)),
         ]
+        with m.If(other.valid & ~pop):
+            m.d.sync += self.waiting.eq(self.waiting + 1)
+        with m.Elif(pop & ~other.valid):
+            m.d.sync += self.waiting.eq(self.waiting - 1)
         row_bits = len(other.row)
         s.queued_row = reader.data[:row_bits]
         s.queued_weight = reader.data[row_bits:][:WEIGHT_BITS].as_signed()
@@ -167,7 +172,7 @@ class SparseLane(wiring.Component):
         """Row of the weight at work; the lane's own weights come first."""
         own = self.own
         m.d.sync += [
-            Cat(*s.valid).eq(Cat(own.valid | (s.some & ~self.read), *s.valid[:3])),
+            Cat(*s.valid).eq(Cat(own.valid | (self.some & ~self.read), *s.valid[:3])),
             s.row[0].eq(Mux(own.valid, own.row, Mux(self.read, self.read_row, s.queued_row))),
             *(s.row[i + 1].eq(s.row[i]) for i in range(3)),
             s.bias0.eq(self.bias & own.valid),

@@ -165,9 +165,7 @@ class SparseLanes(wiring.Component):
             m.d.sync += later.eq(progress)
             progress = later
         empty = Signal()
-        m.d.comb += empty.eq(
-            ~(Cat(lane.waiting != 0 for lane in lanes).any() | decoder.other.any())
-        )
+        m.d.comb += empty.eq(~(Cat(lane.some for lane in lanes).any() | decoder.other.any()))
         with m.If(empty):
             m.d.sync += Cat(self.done.sequence, self.done.block).eq(progress)
 

@@ -76,7 +76,7 @@ class _Signals:
         self.valid0 = Signal()
         self.word0 = Data(config.word_bits)
         self.head0: Any = Data(self.head_shape)
-        self.plain = Signal()
+        self.plain, self.step_kind = Signal(), Signal()  # from registers beside the word's
         self.expecting = Signal()
         self.is_index = Signal()
         self.is_weights = Signal()
@@ -105,7 +105,7 @@ class _Signals:
         self.step1 = Signal()
         self.start2 = Data(s.accumulator_address)
         self.start_hole2 = Data(s.accumulator_address)
-        self.write3 = Signal()
+        self.written2 = Signal()  # the word of a dense column or a bias is complete
 
 
 class WeightDecoder(wiring.Component):
@@ -164,7 +164,14 @@ class WeightDecoder(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         x = _Signals(self._config)
-        m.d.sync += [x.valid0.eq(self.taken), x.word0.eq(self.word), x.head0.eq(self.head)]
+        kind = self.head.kind
+        m.d.sync += [
+            x.valid0.eq(self.taken),
+            x.word0.eq(self.word),
+            x.head0.eq(self.head),
+            x.plain.eq((kind == Kind.DENSE) | (kind == Kind.BIAS)),
+            x.step_kind.eq(kind == Kind.STEP),
+        ]
         self._kinds(m, x)
         self._groups(m, x)
         formats = self._config.formats
@@ -188,7 +195,6 @@ class WeightDecoder(wiring.Component):
     def _kinds(self, m: Module, x: _Signals) -> None:
         kind = x.head0.kind
         m.d.comb += [
-            x.plain.eq((kind == Kind.DENSE) | (kind == Kind.BIAS)),
             x.is_index.eq(x.valid0 & ~x.plain & (x.expecting | x.head0.first)),
             x.is_weights.eq(x.valid0 & ~x.plain & ~(x.expecting | x.head0.first)),
             x.two.eq(~x.head0.int4 if self._config.int4 else 0),
@@ -324,12 +330,14 @@ class WeightDecoder(wiring.Component):
         """A field is the distance from the row after the latest one of its lane."""
         for i, field in enumerate(fields):
             pointer = Signal(x.bits, name=f"pointer{i}")
-            with m.If(x.head0.kind == Kind.STEP):
+            # Twice the sum with ones below: a carry, not a second adder.
+            beyond = (Cat(1, pointer) + Cat(1, field))[1 : x.bits + 1]
+            with m.If(x.step_kind):
                 m.d.comb += x.inner[i].eq(pointer + field)
                 with m.If(x.is_index & x.head0.first):
                     m.d.sync += pointer.eq(0)
                 with m.Elif(x.is_weights & self._for_lane(x, i)):
-                    m.d.sync += pointer.eq(x.inner[i] + 1)
+                    m.d.sync += pointer.eq(beyond)
 
     # -- row, lane, address, weight ---------------------------------------------------------------
 
@@ -337,7 +345,6 @@ class WeightDecoder(wiring.Component):
         """What follows the word from stage to stage."""
         plain1, half1, bias3 = Signal(), Signal(), Signal()
         head1, head2 = x.head1, x.head2
-        written = x.plain2 & head2.write & x.valid2
         m.d.sync += [
             Cat(x.valid1, x.valid2, x.valid3).eq(Cat(x.valid0, x.valid1, x.valid2)),
             x.word1.eq(x.word0),
@@ -352,14 +359,14 @@ class WeightDecoder(wiring.Component):
             x.offset1.eq(x.offset),
             plain1.eq(x.plain),
             x.plain2.eq(plain1),
-            x.step1.eq(x.head0.kind == Kind.STEP),
+            x.step1.eq(x.step_kind),
             x.start2.eq(head1.base),
             x.start_hole2.eq(head1.base + head1.hole),
-            x.write3.eq(written),
             bias3.eq(x.plain2 & (head2.kind == Kind.BIAS) & head2.write & x.valid2),
             self.value.eq(head2.value),
         ]
         m.d.comb += [
+            x.written2.eq(x.plain2 & head2.write & x.valid2),
             self.bias.eq(bias3),
             self.entered.eq(x.valid3),
             self.raw.eq(x.word3),
@@ -390,17 +397,13 @@ class WeightDecoder(wiring.Component):
                 m.d.comb += weight.eq(x.word2[4 * i :][:4].as_signed())
             with m.Elif(x.half2 != side):
                 m.d.comb += weight.eq(0)
-        wanted3, other3 = Signal(name=f"wanted3_{i}"), Signal(name=f"other3_{i}")
+        wanted = x.weights2 & (weight != 0)
         row = Mux(row2 >= head2.hole_at, above, below)
         m.d.sync += [
             self.rows[i].eq(Mux(x.plain2, head2.place, row)),
             self.weights[i].eq(weight),
-            wanted3.eq(x.weights2 & (weight != 0)),
-            other3.eq(over2),
-        ]
-        m.d.comb += [
-            self.own[i].eq(x.write3 | (wanted3 & ~other3)),
-            self.other[i].eq(wanted3 & other3),
+            self.own[i].eq(x.written2 | (wanted & ~over2)),
+            self.other[i].eq(wanted & over2),
         ]
 
 

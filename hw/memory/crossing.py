@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, DomainRenamer, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.fifo import AsyncFIFOBuffered
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from stillnet.hw.parts.register_slice import RegisterSlice
 
 from .port import MemoryPortSignature
 
@@ -97,6 +99,23 @@ class PortCrossing(wiring.Component):
         m.submodules[name] = queue
         return queue
 
+    def _slice(self, m: Module, name: str, shape: Any) -> RegisterSlice:
+        """Registers in both directions, at the memory's clock: whether a queue is empty or full
+        is known late."""
+        register_slice = RegisterSlice(shape)
+        m.submodules[f"{name}_slice"] = DomainRenamer(self._domain)(register_slice)
+        return register_slice
+
+    def _leave(self, m: Module, name: str, queue: Any, sink: Any) -> None:
+        """What leaves a queue, to the memory."""
+        out = self._slice(m, name, sink.payload.shape())
+        m.d.comb += [
+            out.i_stream.valid.eq(queue.r_rdy),
+            out.i_stream.payload.eq(queue.r_data),
+            queue.r_en.eq(out.i_stream.ready),
+        ]
+        connect(m, out.o_stream, flipped(sink))
+
     def _reads(self, m: Module, open_: Signal) -> None:
         source, sink = self.port.read, self.memory.read
         queue = self._queue(m, "reads", len(source.payload.as_value()), READS, True)
@@ -104,10 +123,8 @@ class PortCrossing(wiring.Component):
             source.ready.eq(queue.w_rdy & open_),
             queue.w_en.eq(source.valid & open_),
             queue.w_data.eq(source.payload),
-            sink.valid.eq(queue.r_rdy),
-            sink.payload.eq(queue.r_data),
-            queue.r_en.eq(sink.ready),
         ]
+        self._leave(m, "reads", queue, sink)
 
     def _words(self, m: Module, open_: Signal) -> Signal:
         """Words; whether any are still to come."""
@@ -117,12 +134,14 @@ class PortCrossing(wiring.Component):
         some_left = Signal()
         asked = Signal.like(self.port.read.p.length)
         came = Signal()
+        into = self._slice(m, "words", source.payload.shape())
+        connect(m, flipped(source), into.i_stream)
         # Two cycles, and one less than the queue takes: it is there before the word.
         m.submodules.failed = FFSynchronizer(self.memory.error, self.port.error)
         m.d.comb += [
-            source.ready.eq(queue.w_rdy),
-            queue.w_en.eq(source.valid),
-            queue.w_data.eq(source.payload),
+            queue.w_en.eq(into.o_stream.valid),
+            queue.w_data.eq(into.o_stream.payload),
+            into.o_stream.ready.eq(queue.w_rdy),
             sink.payload.eq(queue.r_data),
             sink.valid.eq(queue.r_rdy & open_),
             queue.r_en.eq(sink.ready | ~open_),
@@ -149,10 +168,8 @@ class PortCrossing(wiring.Component):
             source.ready.eq(queue.w_rdy & room & open_),
             queue.w_en.eq(put),
             queue.w_data.eq(source.payload),
-            sink.valid.eq(queue.r_rdy),
-            sink.payload.eq(queue.r_data),
-            queue.r_en.eq(sink.ready),
         ]
+        self._leave(m, "writes", queue, sink)
         taken, done, done_gray = (Signal(COUNT_BITS, name=n) for n in ("taken", "done", "gray"))
         seen_gray = Signal(COUNT_BITS)
         with m.If(sink.valid & sink.ready):

@@ -21,6 +21,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from stillnet.hw.parts.block_fifo import BlockFifo
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.host_interfaces import HotFillSignature
+from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.stages import BANK_WORDS
@@ -95,26 +96,41 @@ class Tiers(wiring.Component):
         connect(m, cold.o_stream, flipped(self.memory_reads))
         store = self._store(m, hot.o_stream)
         self._accept(m, hot, cold, order)
-        ahead = self._read_ahead(m)
-        self._deliver(m, order, store, ahead)
+        # The two sides and the lanes may be at opposite ends of the chip.
+        turn = self._slice(m, "turn_slice", order.o_stream)
+        ahead = self._slice(m, "ahead_slice", self._read_ahead(m))
+        self._deliver(m, turn, store, ahead)
         return m
+
+    def _slice(self, m: Module, name: str, source: Any) -> Any:
+        """The stream, through registers in both directions."""
+        m.submodules[name] = register_slice = RegisterSlice(source.payload.shape())
+        connect(m, source, register_slice.i_stream)
+        return register_slice.o_stream
 
     def _store(self, m: Module, reads: Any) -> Any:
         """The hot store, in banks where it is large; its words."""
         config = self._config
+        # Through registers of its own: the loader is far, and in no hurry.
+        fill = HotFillSignature(config).create()
+        m.d.sync += [
+            fill.write.eq(self.fill.write),
+            fill.address.eq(self.fill.address),
+            fill.data.eq(self.fill.data),
+        ]
         if config.hot_words > BANK_WORDS:
             m.submodules.store = banks = HotBanks(config, length_bits=LENGTH_BITS)
             connect(m, reads, banks.reads)
-            connect(m, flipped(self.fill), banks.fill)
+            connect(m, fill, banks.fill)
             return banks.words
         m.submodules.store = store = RamPort(
             config.address_bits, config.word_bits, config.hot_words, length_bits=LENGTH_BITS
         )
         connect(m, reads, store.port.read)
         m.d.comb += [
-            store.port.write.valid.eq(self.fill.write),
-            store.port.write.p.address.eq(self.fill.address),
-            store.port.write.p.data.eq(self.fill.data),
+            store.port.write.valid.eq(fill.write),
+            store.port.write.p.address.eq(fill.address),
+            store.port.write.p.data.eq(fill.data),
         ]
         return store.port.data
 
@@ -165,18 +181,20 @@ class Tiers(wiring.Component):
         ]
         return ahead.o_stream
 
-    def _deliver(self, m: Module, order: Any, hot: Any, cold: Any) -> None:
+    def _deliver(self, m: Module, following: Any, hot: Any, cold: Any) -> None:
         """Words of the read whose turn it is."""
         active, last, from_hot = Signal(), Data(), Data()
         left = Data(LENGTH_BITS)
         moves, ends = Signal(), Signal()
-        following = order.o_stream
+        m.submodules.words_slice = words_slice = RegisterSlice(self.words.payload.shape())
+        connect(m, words_slice.o_stream, flipped(self.words))
+        words = words_slice.i_stream
         m.d.comb += [
-            self.words.payload.eq(Mux(from_hot, hot.payload, cold.payload)),
-            self.words.valid.eq(active & Mux(from_hot, hot.valid, cold.valid)),
-            hot.ready.eq(active & from_hot & self.words.ready),
-            cold.ready.eq(active & ~from_hot & self.words.ready),
-            moves.eq(self.words.valid & self.words.ready),
+            words.payload.eq(Mux(from_hot, hot.payload, cold.payload)),
+            words.valid.eq(active & Mux(from_hot, hot.valid, cold.valid)),
+            hot.ready.eq(active & from_hot & words.ready),
+            cold.ready.eq(active & ~from_hot & words.ready),
+            moves.eq(words.valid & words.ready),
             ends.eq(moves & last),
             self.hot_word.eq(moves & from_hot),
             following.ready.eq(~active | ends),

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -64,26 +64,41 @@ class RegisterSlice(wiring.Component):
         spare = Signal.like(i_stream.payload, reset_less=True)
         payload = Signal.like(i_stream.payload, reset_less=True)
         m.d.comb += o_stream.payload.eq(payload)
-        spare_valid = Signal()
-        m.d.comb += i_stream.ready.eq(~spare_valid)
-
-        moves = Signal(init=1)
+        spare_valid, spare_valid_next, moves = Signal(), Signal(), Signal(init=1)
+        m.d.comb += [
+            i_stream.ready.eq(~spare_valid),
+            spare_valid_next.eq(~moves & (spare_valid | i_stream.valid)),
+            self.ready_next.eq(~spare_valid_next),
+        ]
+        m.d.sync += spare_valid.eq(spare_valid_next)
+        with m.If(moves):
+            m.d.sync += o_stream.valid.eq(spare_valid | i_stream.valid)
+        values = [Value.cast(v) for v in (i_stream.payload, spare, payload)]
         if self._early:
+            # Half of the bits take the inverse of what decides, or synthesis would merge the two.
             valid_next = Mux(moves, spare_valid | i_stream.valid, o_stream.valid)
-            m.d.sync += moves.eq(~valid_next | self.o_ready_next)
+            moves_next, keeps, spare_free = Signal(), Signal(), Signal(init=1)
+            m.d.comb += moves_next.eq(~valid_next | self.o_ready_next)
+            m.d.sync += [
+                moves.eq(moves_next),
+                keeps.eq(~moves_next),
+                spare_free.eq(~spare_valid_next),
+            ]
+            half = len(values[0]) // 2
+            self._move(m, *(v[half:] for v in values), ~keeps, ~spare_free)
+            values = [v[:half] for v in values]
         else:
             m.d.comb += moves.eq(~o_stream.valid | o_stream.ready)
-        m.d.comb += self.ready_next.eq(moves | ~(spare_valid | i_stream.valid))
-        with m.If(moves):
-            m.d.sync += [
-                payload.eq(Mux(spare_valid, spare, i_stream.payload)),
-                o_stream.valid.eq(spare_valid | i_stream.valid),
-                spare_valid.eq(0),
-            ]
-        with m.Elif(~spare_valid):
-            m.d.sync += spare_valid.eq(i_stream.valid)
-        with m.If(~spare_valid):
-            m.d.sync += spare.eq(i_stream.payload)
-
+        self._move(m, *values, moves, spare_valid)
         self.probes = SimpleNamespace(spare=spare, spare_valid=spare_valid)
         return m
+
+    @staticmethod
+    def _move(
+        m: Module, taken: Value, spare: Value, payload: Value, moves: Value, spare_valid: Value
+    ) -> None:
+        """What some bits of the payload do."""
+        with m.If(moves):
+            m.d.sync += payload.eq(Mux(spare_valid, spare, taken))
+        with m.If(~spare_valid):
+            m.d.sync += spare.eq(taken)

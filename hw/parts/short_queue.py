@@ -7,6 +7,8 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from .data_register import Data
+
 __all__ = ["ShortQueue"]
 
 
@@ -78,9 +80,8 @@ class ShortQueue(wiring.Component):
             m.d.sync += [level.eq(level + 1), empty.eq(0), full.eq(level == self.depth - 1)]
         with m.Elif(get & ~put):
             m.d.sync += [level.eq(level - 1), empty.eq(level == 1), full.eq(0)]
+        payload = Data(self._shape)
+        m.d.comb += self.o_stream.payload.eq(payload)
         with m.If(~self.o_stream.valid | self.o_stream.ready):
-            m.d.sync += [
-                self.o_stream.payload.eq(read_port.data),
-                self.o_stream.valid.eq(~empty),
-            ]
+            m.d.sync += [payload.eq(read_port.data), self.o_stream.valid.eq(~empty)]
         return m

@@ -11,9 +11,10 @@ __all__ = ["MemoryModel"]
 SDRAM_LATENCY = 24.0
 """Cycles of an SDRAM from a request to the first item of the bus."""
 
-CROSSING_THERE, CROSSING_HERE = 4.0, 4.0
-"""``hw/memory/crossing.py``: cycles of the memory that a request waits, of the engine that a word
-does: two registers against metastability, the counter and the queue's output."""
+CROSSING_THERE, CROSSING_HERE = 6.0, 4.0
+"""``hw/memory/crossing.py``: cycles of the memory that a request and its first word wait, of the
+engine that the word does: two registers against metastability, the counter and the queue's output,
+and at the memory's clock a register in front of each queue's other end."""
 
 
 @dataclass(frozen=True)

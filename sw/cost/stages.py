@@ -82,15 +82,16 @@ REQUEST = 5
 TAKE = 1
 """``engine.py``: a word at the port, until the lanes take it."""
 
-HOT = 3 + 3
+HOT = 3 + 3 + 1
 """``tiers.py``, ``ram.py``: a request for a column of the hot store, until its first word: a
-register, the queue, and the block RAM with its registers."""
+register, the queue, the block RAM with its registers, and those behind both tiers."""
 
 COLD_QUEUE = 3
 """``tiers.py``: a request for a column of the memory, until it is at the memory's port."""
 
-READ_AHEAD = 3
-"""``tiers.py``: a word of the memory, through the queue that reads ahead."""
+READ_AHEAD = 3 + 1 + 1
+"""``tiers.py``: a word of the memory, through the queue that reads ahead and the registers behind
+it and behind both tiers."""
 
 CREDIT = 2
 """``column_fetcher.py``: something counted, until a column may be issued for it."""

@@ -56,8 +56,8 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "a weight that waits is taken although the lane is at work": (
         "lanes.sparse_lane",
         "SparseLane",
-        "pop.eq(s.some & ~self.own.valid & ~self.read)",
-        "pop.eq(s.some & ~self.read)",
+        "pop.eq(self.some & ~self.own.valid & ~self.read)",
+        "pop.eq(self.some & ~self.read)",
     ),
     "full queues do not stop the words": (
         "lanes.sparse_lanes",

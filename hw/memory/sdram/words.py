@@ -8,6 +8,7 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.short_queue import ShortQueue
 
 from .pins import BURST
@@ -95,7 +96,7 @@ class ReadWords(wiring.Component):
         m.d.sync += [on_way.eq(Cat(taken, on_way)), ends.eq(Cat(last, ends))]
 
         # The first item is the low part of the word.
-        parts = Signal((k - 1) * self._data_bits)
+        parts = Data((k - 1) * self._data_bits)
         word = Cat(parts, self.dq)
         with m.If(on_way[-1]):
             m.d.sync += parts.eq(word[self._data_bits :])

@@ -361,7 +361,12 @@ def test_axi4_in_amaranths_simulator(word_bits):
         ("last.eq(blocks_left == 1)", "last.eq(blocks_left == 0)", 256, r"assert \["),
         ("address_slice.o_stream.p.address <<", "splitter.o_stream.p.address <<", 64, "ar changed"),
         ("moves.eq(~o_stream.valid | o_stream.ready)", "moves.eq(1)", 64, "arvalid fell"),
-        ("spare_valid.eq(i_stream.valid)", "spare_valid.eq(0)", 64, "words of"),
+        (
+            "spare_valid_next.eq(~moves & (spare_valid | i_stream.valid))",
+            "spare_valid_next.eq(0)",
+            64,
+            "words of",
+        ),
         (
             "self.full.eq(count == self._limit - 1)",
             "self.full.eq(count == self._limit)",

@@ -107,15 +107,17 @@ def test_tiers(words: int, slow: float) -> None:
     hot = [random.getrandbits(configuration.word_bits) for _ in range(words)]
     cold = [random.getrandbits(configuration.word_bits) for _ in range(400)]
     top = 1 << (configuration.tier_bits - 1)
-    requests, expected = [], []
+    requests, expected, expected_hot = [], [], 0
     for _ in range(100):
         is_hot = random.random() < 0.5
         side = hot if is_hot else cold
         length = random.choice((0, 1, 1, 2, 3, 8, 20))
         address = random.randrange(len(side) - length)
         requests.append((address | top * is_hot, length))
-        expected += [(word, is_hot) for word in side[address : address + length]]
-    found: list[tuple[int, int]] = []
+        expected += side[address : address + length]
+        expected_hot += length * is_hot
+    found: list[int] = []
+    hot_words = 0
 
     async def source(ctx: Any) -> None:
         await fill(ctx, tiers, hot, [(a - top, n) for a, n in requests if a >= top])
@@ -144,16 +146,21 @@ def test_tiers(words: int, slow: float) -> None:
         while len(found) < len(expected):
             ready = random.random() < 0.8
             ctx.set(tiers.words.ready, ready)
-            _, _, valid, payload, from_hot = await ctx.tick().sample(
-                tiers.words.valid, tiers.words.payload, tiers.hot_word
-            )
+            _, _, valid, payload = await ctx.tick().sample(tiers.words.valid, tiers.words.payload)
             if ready and valid:
-                found.append((payload, bool(from_hot)))
+                found.append(payload)
+
+    async def count(ctx: Any) -> None:
+        nonlocal hot_words
+        async for _, _, leaves in ctx.tick().sample(tiers.hot_word):
+            hot_words += leaves
 
     simulator = Simulator(tiers)
     simulator.add_clock(1e-8)
     simulator.add_testbench(source)
     simulator.add_testbench(memory, background=True)
+    simulator.add_testbench(count, background=True)
     simulator.add_testbench(check)
     simulator.run()
     assert found == expected
+    assert hot_words == expected_hot
