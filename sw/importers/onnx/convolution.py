@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .recurrent import roles
-from .tensors import Flow, Value, refuse
+from .tensors import Flow, Value, refuse, shown_shape
 from .walk import Walk, handles
 from .within_step import unroll
 
@@ -60,6 +60,13 @@ def conv(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     if values[0] is not flow:
         refuse(node, "its weights are computed from the data; export them as initializers")
     if _within_step(walk, node, flow, attrs, values[1]):
+        feature = walk.feature_of(flow)
+        if feature is not None and any(a not in feature for d in flow.dims[1:] for a in d):
+            refuse(
+                node,
+                "it mixes vectors that go through the chip one after the other, of "
+                f"{shown_shape(flow)}; make them one step, with a Reshape or Flatten before it",
+            )
         unroll(walk, node, flow, values)
         return
     weight = _full_weight(walk, node, attrs, values[1])

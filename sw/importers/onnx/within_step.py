@@ -4,6 +4,9 @@ A vector may lie in a tensor of several axes: channels by positions of a strided
 of a grouped layer. What an operator does to it is then a matrix, which is found by running the
 operator on the columns of the identity. Weights that are zero there cost nothing in formats of
 columns with gaps, and in blocks of zeros.
+
+A convolution uses each of its weights at many positions, an engine reads a weight for each of its
+multiplications: what is unrolled must pay (:func:`_check_cost`).
 """
 
 from __future__ import annotations
@@ -15,16 +18,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stillnet.sw.contract.config import EngineConfig
+
 from .tensors import Axis, Const, Dim, Flow, Value, dim_size, refuse, shown_shape
 from .walk import Walk, handles
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["feature_values", "holds_features", "in_order", "split_features", "spread", "unroll"]
+__all__ = [
+    "UNROLLED",
+    "feature_values",
+    "holds_features",
+    "in_order",
+    "split_features",
+    "spread",
+    "unroll",
+]
 
 _LARGEST = 1 << 24
 """Weights of the largest layer that is unrolled."""
+
+UNROLLED = "unrolled over the step"
+"""Begins the reason why an operator that an engine could run is left to the host."""
+
+_LANES = EngineConfig.lanes
+"""Weights in a word of an engine that nobody has chosen yet."""
+
+_SMALL = 1 << 13
+"""Words of a step that mostly hold zeros and yet need no reason: .08 ms at 100 MHz."""
 
 
 def spread(walk: Walk, flow: Flow) -> bool:
@@ -97,9 +119,8 @@ def unroll(walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value 
     feature = _known_feature(walk, node, flow)
     inner = _inner(node, flow, feature)
     size = dim_size(feature)
-    if size * size > _LARGEST:
-        refuse(node, f"it works on {size} features a step, too many to unroll; shrink the step")
     probe = np.random.default_rng(0).normal(size=size)
+    _check_cost(walk, node, size, values, _results(walk, node, flow, values, probe[None]).size)
     found = _results(walk, node, flow, values, np.vstack([np.eye(size), np.zeros(size), probe]))
     shape = found.shape[1:]
     dims, axes = _result_dims(walk, node, flow, inner, shape)
@@ -114,6 +135,51 @@ def unroll(walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value 
     linear = walk.net.picked if picks else walk.net.dense
     vector = linear(flow.vector, name, weight, bias, "linear")
     walk.write(node, Flow(vector, dims, axes, reduced=flow.reduced))
+
+
+def _check_cost(
+    walk: Walk, node: onnx.NodeProto, size: int, values: Sequence[Value | None], results: int
+) -> None:
+    """Refuses an operator that an engine would have to read too many words for.
+
+    A plain engine reads every weight of the matrix in a step, zeros too. If these words are fewer
+    than the operator's own multiplications, all lanes together are faster than one multiplier would
+    be: that pays. Operators that leave more of the matrix empty may together read as many words as
+    the rest of the model, or :data:`_SMALL`.
+    """
+    weights, own = size * results, _multiplications(walk, node, size, values, results)
+    if own is None and weights <= _LARGEST:
+        return  # it picks elements, at no cost
+    words = -(-weights // _LANES)
+    pays = own is not None and words <= own
+    most = max(_SMALL, walk.graph.stored // _LANES)
+    if weights <= _LARGEST and (pays or walk.sparse_words + words <= most):
+        walk.sparse_words += 0 if pays else words
+        return
+    stored = sum(v.value.size for v in values[1:2] if isinstance(v, Const))
+    refuse(
+        node,
+        f"{UNROLLED}, its {stored:,} weights become {weights:,}, which the chip would "
+        f"read in every step for {own or results:,} multiplications; feed one frame a step, with "
+        "causal convolutions over the steps or a recurrent layer, or make these axes shorter",
+    )
+
+
+def _multiplications(
+    walk: Walk, node: onnx.NodeProto, size: int, values: Sequence[Value | None], results: int
+) -> int | None:
+    """What an operator multiplies in a step, or adds; None where it only picks elements."""
+    if node.op_type == "Slice":
+        return None
+    weight = values[1] if len(values) > 1 else None
+    if node.op_type == "Conv" and isinstance(weight, Const):
+        return results * math.prod(weight.value.shape[1:])
+    if node.op_type in ("MatMul", "Einsum") and isinstance(weight, Const):
+        shape = weight.value.shape
+        return results * (shape[-2] if len(shape) > 1 else shape[-1])
+    if node.op_type == "AveragePool":
+        return results * math.prod(walk.attributes(node).get("kernel_shape", ()))
+    return size
 
 
 def _check_apart(

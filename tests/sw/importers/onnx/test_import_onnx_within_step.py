@@ -165,8 +165,59 @@ def test_operators_over_steps_are_refused(op: str, attributes: dict[str, Any]) -
     refused(proto, rf"node '.*' \({op}\): it mixes several steps; a stream has one at a time")
 
 
-def test_a_step_that_is_too_large_is_refused() -> None:
-    nodes = [("Unsqueeze", "x one", "w"), ("Conv", "w W", "y", {"strides": [2]})]
-    known = [const("W", np.ones((1, 1, 3))), ints("one", 1)]
-    message = r"node 'conv_y' \(Conv\): it works on 5000 features a step, too many to unroll; .*"
-    refused(make(nodes, known, [1, 5000]), message)
+def convolution(size: int, taps: int, channels: int = 1, units: int = 1) -> ModelProto:
+    """A convolution of stride 2 over the elements of a step, (channels, size)."""
+    weight = np.random.default_rng(0).normal(size=(units, channels, taps))
+    nodes = [("Conv", "x W", "c", {"strides": [2]}), ("Flatten", "c", "y")]
+    return make(nodes, [const("W", weight)], [1, channels, size])
+
+
+def test_a_convolution_that_does_not_pay_is_refused() -> None:
+    """5000 inputs and 2499 outputs of 3 weights each."""
+    message = (
+        r"node 'conv_c' \(Conv\): unrolled over the step, its 3 weights become 12,495,000, which "
+        r"the chip would read in every step for 7,497 multiplications; feed one frame a step, with "
+        r"causal convolutions over the steps or a recurrent layer, or make these axes shorter"
+    )
+    refused(convolution(5000, 3), message)
+
+
+def test_a_convolution_pays_where_few_of_its_matrix_is_empty() -> None:
+    """A word has eight weights: the matrix may be eight times the multiplications."""
+    x = np.random.default_rng(1).normal(size=(3, 1, 1000)).astype(np.float32)
+    (layer,) = compare(convolution(1000, 125, units=2), x).layers
+    assert layer.matrices[0].weight.size == 8 * 2 * 438 * 125
+    refused(convolution(1000, 124, units=2), r"node .*: unrolled over the step, its 248 weights .*")
+
+
+def test_small_layers_that_are_mostly_empty_are_taken_together() -> None:
+    """8192 words in all, whatever they are for."""
+    x = np.random.default_rng(1).normal(size=(2, 1, 361)).astype(np.float32)
+    compare(convolution(361, 3), x)
+    refused(convolution(361, 3, units=2), r"node .*: unrolled over the step, its 6 weights .*")
+    nodes = [
+        *(("Conv", "x W", "a", {"strides": [2]}), ("Relu", "a", "b")),
+        *(("Conv", "b V", "c", {"pads": [1, 1]}), ("Flatten", "c", "y")),
+    ]
+    known = [const(name, np.ones((1, 1, 3))) for name in "WV"]
+    refused(
+        make(nodes, known, [1, 1, 361]),
+        r"node 'conv_c' \(Conv\): unrolled over the step, its 3 weights .*",
+    )
+
+
+def test_groups_may_be_as_large_as_the_rest_of_the_model() -> None:
+    """Of 320 x 320 places 1 in 16 is used, behind a GRU of 240,000 weights."""
+    rng, size = np.random.default_rng(0), 320
+    w, r, b = weights(rng, 5, size, 3)
+    nodes = [
+        ("GRU", "x w r b", "g", {"hidden_size": size, "linear_before_reset": 1}),
+        *(("Squeeze", "g one", "h"), ("Reshape", "h split", "s")),
+        *(("MatMul", "s blocks", "m"), ("Reshape", "m join", "y")),
+    ]
+    known = [const("w", w), const("r", r), const("b", b), ints("one", 1)]
+    known += [ints("split", 0, 16, 1, size // 16), ints("join", 0, 1, -1)]
+    known += [const("blocks", rng.normal(0, 0.2, (16, size // 16, size // 16)))]
+    compare(make(nodes, known, ["t", 1, 5]), rng.normal(size=(3, 1, 5)).astype(np.float32))
+    known[-1] = const("blocks", rng.normal(0, 0.2, (16, size // 16, 4 * size // 16)))
+    refused(make(nodes, known, ["t", 1, 5]), r"node .*: unrolled over the step, its 25,600 .*")
