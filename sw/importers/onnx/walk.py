@@ -164,7 +164,7 @@ class Walk:
             self._constant(node, values)
         elif node.op_type in MOVES and moves_states(node, values):
             move_states(self, node, values)
-        elif any(isinstance(v, States) for v in values):
+        elif any(isinstance(v, States) for v in values) and node.op_type not in RECURRENT:
             refuse(node, "it computes with final states; only a graph output may take them")
         else:
             self.data(node, values)

@@ -17,7 +17,7 @@ from stillnet.sw.partition.parts import HostParts, output_rows
 from stillnet.sw.partition.session import HostFailed, session
 
 from ..graph import read_names
-from ..tensors import FLOATS, INTEGERS, MOVES, RECURRENT, label
+from ..tensors import FLOATS, INTEGERS, MOVES, PICKS, RECURRENT, label
 from ..within_step import UNROLLED
 from .divided import divide_states
 from .graphs import host_parts
@@ -147,9 +147,9 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
 
 
 def _activated(whole: Whole, island: Island) -> list[str]:
-    """Where the chip might begin later at no loss: behind functions, which the host has as well.
+    """Where the chip might begin later at no loss: behind functions and moves of elements.
 
-    A function in front of the first weights costs a layer on the chip.
+    The host has them as well; in front of the first weights they may cost a layer on the chip.
     """
     found: list[str] = []
     moved = {island.enter}
@@ -157,8 +157,9 @@ def _activated(whole: Whole, island: Island) -> list[str]:
         read = [i for i in read_names(node) if i not in whole.constants]
         if id(node) not in island.chip or not moved & set(read):
             continue
-        if node.op_type in MOVES:
+        if node.op_type in MOVES or node.op_type in PICKS:
             moved.update(o for o in node.output if o)
+            found += [o for o in node.output if o and node.op_type in PICKS]
         elif len(read) == 1 and all(
             whole.constants[i].size == 1 for i in read_names(node) if i != read[0]
         ):

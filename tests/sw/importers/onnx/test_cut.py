@@ -165,6 +165,34 @@ def test_a_model_of_which_nothing_pays_is_refused(tmp_path: Path) -> None:
         load(keyword_spotter(head=False).model(), tmp_path)
 
 
+def test_a_cache_of_what_enters_is_the_hosts(tmp_path: Path) -> None:
+    """Convolutions in time as steps, with the steps before as states: TCNs that stream."""
+    g, units = GraphBuilder(2), 12
+    y = g.node("Conv", g.input("x", 1, 8, 1), g.const(g.random(units, 8, 1)))
+    states, ends = {}, []
+    for k, dilation in enumerate((1, 2)):
+        cache = g.input(f"cache{k}", 1, units, 2 * dilation)
+        joined = g.node("Concat", cache, y, axis=2)
+        weight = g.const(g.random(units, units, 3))
+        h = g.node("Relu", g.node("Conv", joined, weight, dilations=[dilation], name=f"conv{k}"))
+        bounds = [g.const([v]) for v in (1, 1 << 30, 2)]
+        ends.append((g.node("Slice", joined, *bounds), f"cache{k}N"))
+        states[f"cache{k}"] = f"cache{k}N"
+        y = g.node("Add", y, h)
+    g.output(g.dense(g.node("Squeeze", y, g.const([2])), units, 5), "y")
+    for tensor, name in ends:
+        g.output(tensor, name)
+    proto = g.model()
+    model = load(proto, tmp_path)
+    where = {n["name"]: n["where"] for n in host(model).report["nodes"]}
+    assert [where["conv0"], where["conv1"]].count("chip") == 1
+    x = recording(8, 30)
+    feeds = [{"x": r.reshape(1, 8, 1).astype(np.float32)} for r in x]
+    feeds[0] |= {f"cache{k}": np.zeros((1, units, 2 * (k + 1)), np.float32) for k in (0, 1)}
+    wanted = np.concatenate([r["y"] for r in run_onnx(proto, feeds, states)])
+    np.testing.assert_allclose(model.run_whole(x), wanted, atol=2e-5)
+
+
 def detector(seed: int = 3) -> GraphBuilder:
     """A step of 64 samples: strided convolution and magnitude, then an LSTM; states in one tensor,
     together with the last samples of the step before, which only the host reads."""
