@@ -26,6 +26,9 @@ __all__ = ["ACTIVATIONS", "LayerGraph", "Vector"]
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
 """Activations that every framework defines alike, and that need no settings."""
 
+_LAYER = 1024
+"""Weights that take about as long to read as a layer needs besides its weights."""
+
 Settings = Mapping[str, Number] | None
 """Of an activation, as :func:`.activations.activation_of` takes them."""
 
@@ -422,18 +425,26 @@ class LayerGraph:
     def _enter(
         self, v: Vector, weight: np.ndarray
     ) -> tuple[list[tuple[int, int]], np.ndarray, np.ndarray]:
-        """Folds scales, shifts and tables into a matrix (rows, inputs).
+        """Folds scales, shifts, tables and moves into a matrix (rows, inputs).
+
+        Moved elements are read where they come from, unless that takes more weights.
 
         Returns (index, columns) of each source, the matrix, and what it adds to the bias.
         """
-        sources, columns, first = [], [], 0
-        shift = np.zeros(len(weight))
+        sources: list[tuple[int, int]] = []
+        columns: list[np.ndarray] = []
+        first, shift = 0, np.zeros(len(weight))
         for p in v.parts:
             assert p.source.size is not None
             part = weight[:, first : first + p.source.size]
             first += p.source.size
             shift = shift + part @ np.broadcast_to(p.shift, part.shape[1:])
             part = part * p.scale
+            pick = _pick(p.source)
+            if pick is not None and _better_folded(len(part), pick):
+                found, folded, more = self._enter(pick.source, part @ pick.weight)
+                sources, columns, shift = [*sources, *found], [*columns, folded], shift + more
+                continue
             if p.source.table is not None:
                 part = part @ p.source.table.T
             sources.append((self._settle(p.source), part.shape[1]))
@@ -545,6 +556,22 @@ def _joinable(v: Vector) -> _Pending | None:
     pending = part.source.pending
     fits = len(v.parts) == 1 and part.plain and part.source.index is None
     return pending if fits and pending is not None and pending.activation == "linear" else None
+
+
+def _pick(source: _Source) -> _Pending | None:
+    """The layer that only puts elements in other places, or leaves them out, if a source is one."""
+    pending = source.pending
+    if pending is None or source.index is not None or pending.activation != "linear":
+        return None
+    moves = pending.weight.ndim == 2 and not np.any(pending.bias)
+    return pending if moves and np.all(np.count_nonzero(pending.weight, axis=1) <= 1) else None
+
+
+def _better_folded(rows: int, pick: _Pending) -> bool:
+    """Whether rows should read elements where they come from: as a rule where that takes fewer
+    weights than the layer that moves them and rows that read only what they need."""
+    moved, size = pick.weight.shape
+    return rows * size <= rows * moved + moved * size + _LAYER
 
 
 def _plus(a: np.ndarray | None, b: np.ndarray) -> np.ndarray:

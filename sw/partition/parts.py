@@ -181,10 +181,12 @@ class HostParts:
         share = self.report["chip"]["multiplications"]
         if share >= _WORTH:
             return []
-        return [
-            f"the chip does {100 * share:.0f} % of the multiplications only, the host the rest; "
-            "'stillnet check MODEL' says why, and what would have to change"
-        ]
+        known = [n for n in self.report["nodes"] if n["where"] == "host" and n["why"]]
+        heavy = max(known, key=lambda n: n["multiplications"], default=None)
+        why = "the host the rest; 'stillnet check MODEL' says why, and what would have to change"
+        if heavy is not None and heavy["multiplications"]:
+            why = f"on the host is '{heavy['name']}' ({heavy['operator']}): {heavy['why']}"
+        return [f"the chip does {100 * share:.0f} % of the multiplications only; {why}"]
 
     # -- recordings -------------------------------------------------------------------------------
 

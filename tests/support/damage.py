@@ -53,7 +53,10 @@ from tests.support.torch_files import torch_bytes
 __all__ = ["SECONDS", "damaged", "read", "signed", "valid_files", "zipped"]
 
 SECONDS = 20
-"""Longest time for one file."""
+"""Longest time for one file, of the processor's time: other work must not look like a defect."""
+
+HANG = 600
+"""Seconds without an answer after which a process is thought to hang."""
 
 MEMORY = 3 << 30
 """Bytes that a process may have; more is refused by the system, and seen as a traceback."""
@@ -114,6 +117,33 @@ def _onnx_states(rng: np.random.Generator) -> bytes:
     shape = [1, 3, "t"]
     proto = make(nodes, inits, shape, outputs=["y", "next"], extra_inputs=[state])
     return proto.SerializeToString()
+
+
+def _onnx_moves(rng: np.random.Generator) -> bytes:
+    """A step of several axes, whose parts are moved, and convolutions inside it."""
+    from tests.support.oracles.onnx import const, ints, make
+
+    inits = [ints("form", 1, 3, 4), ints("sizes", 1, 3), ints("pads", 0, 0, 1, 0, 0, 1)]
+    inits += [ints("order", 3, 1, 1, 0), ints("twice", 1, 1, 2), ints("one", 1), ints("two", 2)]
+    inits += [const("k", rng.normal(size=(2, 3, 2))), const("F", rng.normal(size=(12, 3)))]
+    nodes = [
+        ("Reshape", "x form", "r"),
+        ("Split", "r sizes", "a b", {"axis": 2}),
+        ("Tanh", "a", "c"),
+        ("Concat", "b c", "d", {"axis": 2}),
+        ("Gather", "d order", "e", {"axis": 2}),
+        ("Slice", "e one two one", "f"),
+        ("Pad", "e pads", "p"),
+        ("Conv", "p k", "g", {"strides": [2]}),
+        ("Tile", "f twice", "t"),
+        ("Flatten", "t", "u"),
+        ("Flatten", "g", "v"),
+        ("Concat", "u v u", "w", {"axis": 1}),
+        ("Slice", "w zero twelve one", "s"),
+        ("MatMul", "s F", "y"),
+    ]
+    inits += [ints("zero", 0), ints("twelve", 12)]
+    return make(nodes, inits, [1, 12]).SerializeToString()
 
 
 def _keras(rng: np.random.Generator, suffix: str) -> bytes:
@@ -203,6 +233,54 @@ def _keras_whole(rng: np.random.Generator) -> bytes:
     )
 
 
+def _keras_nested(rng: np.random.Generator) -> bytes:
+    """Models inside a model, one at every step, and a layer that is called twice."""
+    import h5py
+
+    def tensor(name: str, call: int = 0) -> dict[str, object]:
+        return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, call, 0]}}
+
+    def layer(kind: str, name: str, *calls: object, **config: object) -> dict[str, object]:
+        nodes = [{"args": [c] if isinstance(c, dict) else c, "kwargs": {}} for c in calls]
+        config = {"name": name, **config}
+        return {"class_name": kind, "config": config, "name": name, "inbound_nodes": nodes}
+
+    part = [
+        layer("InputLayer", "i", batch_shape=[None, None, 4]),
+        layer("GRU", "g", tensor("i"), units=4, return_sequences=True, reset_after=True),
+    ]
+    ends = {"input_layers": [["i", 0, 0]], "output_layers": [["g", 0, 0]]}
+    each = {
+        "class_name": "Sequential",
+        "config": {"name": "each", "layers": [layer("Dense", "n", units=4, activation="relu")]},
+    }
+    body = [
+        layer("InputLayer", "x", batch_shape=[None, None, 4]),
+        layer("TimeDistributed", "td", tensor("x"), layer=each),
+        layer("Functional", "f", tensor("td"), layers=part, **ends),
+        layer("Dense", "d", tensor("f"), tensor("d"), units=4, activation="tanh"),
+        layer("Add", "s", [[tensor("d"), tensor("d", 1)]]),
+    ]
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [["s", 0, 0]]}
+    config = {"class_name": "Functional", "config": {"layers": body, **ends}}
+    weights = {
+        "time_distributed/layer/layers/dense": [(4, 4), (4,)],
+        "functional/layers/gru/cell": [(4, 12), (4, 12), (2, 12)],
+        "dense": [(4, 4), (4,)],
+    }
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, shapes in weights.items():
+            place = file.create_group(f"layers/{name}/vars")
+            for i, shape in enumerate(shapes):
+                place.create_dataset(str(i), data=rng.normal(size=shape).astype(np.float32))
+    members = {
+        "metadata.json": b'{"keras_version": "3.1.0"}',
+        "model.weights.h5": buffer.getvalue(),
+    }
+    return zipped({**members, "config.json": json.dumps(config).encode()})
+
+
 def zipped(members: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -273,6 +351,8 @@ def valid_files() -> dict[str, tuple[str, bytes]]:
         "npy of integers": (".npy", _array(np.arange(6, dtype=np.int16).reshape(2, 3))),
         "onnx": (".onnx", _onnx(rng)),
         "onnx with states": (".onnx", _onnx_states(rng)),
+        "onnx with moves": (".onnx", _onnx_moves(np.random.default_rng(2))),
+        "nested keras": (".keras", _keras_nested(np.random.default_rng(3))),
         "keras": (".keras", _keras(rng, ".keras")),
         "h5": (".h5", _keras(rng, ".h5")),
         "whole keras": (".keras", _keras_whole(np.random.default_rng(1))),
@@ -420,14 +500,14 @@ def _limited() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise TooLong(f"more than {SECONDS} seconds")
 
-    limit, child.LIMIT = child.LIMIT, SECONDS / 2
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    limit, child.LIMIT = child.LIMIT, HANG / 4
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
         child.LIMIT = limit
 
 
@@ -507,7 +587,7 @@ def _supervised(kind: str, seconds: float, seed: int) -> Report:
         send.close()
         first, report = seed, None
         with contextlib.suppress(EOFError):
-            while receive.poll(3 * SECONDS) and not isinstance(report, Report):
+            while receive.poll(HANG) and not isinstance(report, Report):
                 report = receive.recv()
                 seed = report if isinstance(report, int) else seed
         if isinstance(report, Report):
@@ -521,7 +601,7 @@ def _supervised(kind: str, seconds: float, seed: int) -> Report:
             alive = process.is_alive()
             process.kill()
             total.files += seed - first + 1
-            what = f"no answer in {3 * SECONDS} seconds" if alive else "the process died"
+            what = f"no answer in {HANG} seconds" if alive else "the process died"
             total.note(what, seed, "")
             seed += 1
         process.join()

@@ -184,6 +184,30 @@ def _cropping(layer: Layer, x: Tensor) -> Tensor:
     return Tensor(out, (*shape, x.shape[-1]))
 
 
+def _upsampling(layer: Layer, x: Tensor) -> Tensor:
+    """Every position repeated."""
+    axes = int(layer.kind[-2])
+    layer.rank(x, axes + 1)
+    layer.channels_last()
+    if layer.config.get("interpolation", "nearest") != "nearest":
+        layer.refuse(f"interpolation is {layer.config['interpolation']}; only nearest is supported")
+    sizes = layer.numbers("size", axes, 2)
+    if min(sizes) < 1:
+        layer.refuse(f"its size is {sizes}; save the model again")
+    out = layer.node(
+        "Resize",
+        _first(layer, x),
+        "",
+        np.array([1, 1, *sizes], np.float32),
+        main=True,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+    space = tuple(None if n is None else n * k for n, k in zip(x.shape, sizes))
+    return _last(layer, out, (*space, x.shape[-1]))
+
+
 CONVOLUTIONS: dict[str, Callable[[Layer, Tensor], Tensor]] = {
     f"{name}{axes}D": function
     for axes in (1, 2)
@@ -196,6 +220,7 @@ CONVOLUTIONS: dict[str, Callable[[Layer, Tensor], Tensor]] = {
         ("GlobalMaxPooling", _global_pool),
         ("MaxPooling", _pool),
         ("SeparableConv", _separable),
+        ("UpSampling", _upsampling),
         ("ZeroPadding", _padding),
     )
 }

@@ -15,6 +15,7 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import read_whole
 
 from .child import ChildFailed, ask
+from .order import inner_model
 
 __all__ = ["KerasFile", "read_keras"]
 
@@ -182,29 +184,45 @@ def _by_class(
     The path of a layer is its class name in snake case, numbered within the class; newer files
     also write the name of the layer next to its variables.
     """
+    return _of_level(config, found, ())
+
+
+def _of_level(
+    config: Mapping[str, Any],
+    found: dict[tuple[str, ...], tuple[str, list[np.ndarray]]],
+    above: tuple[str, ...],
+) -> dict[str, list[np.ndarray]]:
+    """The variables of a model that lies below a path; ``MODEL/LAYER`` for those inside it."""
     tops: dict[str, list[np.ndarray]] = {}
     names: dict[str, str] = {}
+    depth = len(above)
     for parts, (name, arrays) in sorted(found.items(), key=lambda f: len(f[0])):
-        if len(parts) < 2:
+        if len(parts) < depth + 2 or parts[:depth] != above:
             continue
-        tops.setdefault(parts[1], []).extend(arrays)
-        if len(parts) == 2 and name:
-            names[parts[1]] = name
-    named = {names[top]: arrays for top, arrays in tops.items() if top in names}
+        top = parts[depth + 1]
+        tops.setdefault(top, []).extend(arrays)
+        if len(parts) == depth + 2 and name:
+            names[top] = name
+    places = {names[top]: top for top in tops if top in names}
     count: dict[str, int] = {}
     result: dict[str, list[np.ndarray]] = {}
-    body = config.get("config")
-    layers = body.get("layers", []) if isinstance(body, dict) else []
-    for layer in layers:
+    for layer in _layers_of(config):
         snake = _snake(str(layer["class_name"]))
         number = count.setdefault(snake, 0)
         count[snake] += 1
-        inner = layer.get("config") or {}
-        name = str(inner.get("name", layer.get("name", "")))
-        if name in named:
-            result[name] = named[name]
-        elif (top := f"{snake}_{number}" if number else snake) in tops and top not in names:
-            result[name] = tops[top]
+        name = _own_name(layer)
+        place = places.get(name)
+        top = f"{snake}_{number}" if number else snake
+        if place is None and top in tops and top not in names:
+            place = top
+        if place is None:
+            continue
+        result[name] = tops[place]
+        inner = inner_model(layer)
+        if inner is not None:
+            path = (*above, "layers", place, *(() if inner is layer else ("layer",)))
+            below = _of_level(inner, found, path)
+            result |= {f"{name}/{own}": arrays for own, arrays in below.items()}
     return result
 
 
@@ -236,8 +254,43 @@ def _read_h5(path: Path, file: Any, h5py: Any, limit: int) -> KerasFile:
                 raise ValueError(f"'{name}' holds no weights")
             arrays.append(_array(item, limit))
         weights[name] = arrays
+        keys = [k.decode() if isinstance(k, bytes) else str(k) for k in layer.attrs["weight_names"]]
+        weights |= _of_parts(parsed, name, keys, arrays)
     version = file.attrs.get("keras_version", "2")
     return KerasFile(parsed, weights, _major(version))
+
+
+def _of_parts(
+    model: Any, name: str, keys: list[str], arrays: list[np.ndarray]
+) -> dict[str, list[np.ndarray]]:
+    """The arrays of the layers of a model inside the model, which one list has together.
+
+    A key is a path in which the name of the layer stands.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for part in _layers_of(model):
+        inner = inner_model(part)
+        if inner is None or _own_name(part) != name:
+            continue
+        for layer in _layers_of(inner):
+            own = _own_name(layer)
+            mine = [a for k, a in zip(keys, arrays) if own in k.split("/")[:-1]]
+            found[f"{name}/{own}"] = mine
+            deeper = _of_parts(inner, own, keys, arrays)
+            found |= {f"{name}/{k}": v for k, v in deeper.items()}
+    return found
+
+
+def _layers_of(model: Any) -> list[Any]:
+    body = model.get("config")
+    layers = body.get("layers", []) if isinstance(body, dict) else body
+    return layers if isinstance(layers, list) else []
+
+
+def _own_name(layer: Any) -> str:
+    inner = layer.get("config")
+    inner = inner if isinstance(inner, dict) else {}
+    return str(inner.get("name", layer.get("name", "")))
 
 
 def _major(version: Any) -> int:

@@ -124,6 +124,21 @@ def _activation(layer: Layer, x: Tensor) -> Tensor:
     return activate(layer, x, layer.config["activation"])
 
 
+_OPERATIONS = {
+    "Absolute": "Abs",
+    **{name: name for name in ("Cos", "Exp", "Log", "Reciprocal", "Relu", "Sigmoid", "Sin")},
+    **{name: name for name in ("Softplus", "Sqrt", "Tanh")},
+    "Negative": "Neg",
+    "Square": "Mul",
+}
+"""Functions of ``keras.ops``, which Keras 3 writes as layers."""
+
+
+def _operation(layer: Layer, x: Tensor) -> Tensor:
+    operands = [x, x] if layer.kind == "Square" else [x]
+    return Tensor(layer.node(_OPERATIONS[layer.kind], *operands, main=True), x.shape)
+
+
 FUNCTIONS: dict[str, Callable[[Layer, Tensor], Tensor]] = {
     "Activation": _activation,
     "ELU": _elu,
@@ -131,5 +146,6 @@ FUNCTIONS: dict[str, Callable[[Layer, Tensor], Tensor]] = {
     "PReLU": _prelu,
     "ReLU": relu_layer,
     "Softmax": softmax,
+    **dict.fromkeys(_OPERATIONS, _operation),
 }
 """Layers that are one function of each element, and Softmax."""

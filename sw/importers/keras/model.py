@@ -137,6 +137,8 @@ class _Reader:
         """What each layer reads."""
         self._states: dict[Source, str] = {}
         """Final states, and the input of the graph that starts them."""
+        self._stored: dict[str, str] = {}
+        """Names of layers in the file, where these are others."""
         self._trained = trained
         self._file = file
         self._fixed = fixed
@@ -145,6 +147,7 @@ class _Reader:
 
     def read(self) -> onnx.ModelProto:
         wiring = ordered(self._file.config)
+        self._stored = wiring.stored
         if not wiring.outputs:
             raise StillnetError("the model has no layer that gives an output: save it again")
         values: dict[tuple[str, int], Tensor] = {}
@@ -167,7 +170,7 @@ class _Reader:
         return self._writer.model(outputs)
 
     def _layer(self, name: str, kind: str, config: Mapping[str, Any]) -> Layer:
-        arrays = self._file.weights.get(name)
+        arrays = self._file.weights.get(self._stored.get(name, name))
         return Layer(
             self._writer,
             name,
@@ -248,7 +251,8 @@ class _Reader:
     def _features(self, wiring: Wiring, name: str) -> int:
         """Features of an input that the file leaves open, from the first weights that read it."""
         for _, layer in self._readers(wiring, name):
-            arrays = self._file.weights.get(layer_name(layer)) or []
+            found = layer_name(layer)
+            arrays = self._file.weights.get(self._stored.get(found, found)) or []
             if arrays and arrays[0].ndim >= 2:
                 groups = (layer.get("config") or {}).get("groups") or 1
                 return int(arrays[0].shape[-2]) * int(groups)

@@ -1,4 +1,8 @@
-"""The order of the layers of a Keras model: a list, or a graph without shared layers."""
+"""The order of the layers of a Keras model: a list or a graph, models inside it opened.
+
+A layer that is called several times stands there once for each call, under names of its own; its
+weights are the same.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,19 @@ from typing import Any, NamedTuple, NoReturn
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["RECURRENT", "Source", "Wiring", "layer_name", "ordered", "refuse_layer"]
+__all__ = [
+    "RECURRENT",
+    "Source",
+    "Wiring",
+    "inner_model",
+    "layer_name",
+    "ordered",
+    "refuse_layer",
+]
+
+MODELS = ("Functional", "Model", "Sequential")
+_ANY_AXES = ("Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract")
+"""Layers of several tensors that do not care which axis is which."""
 
 RECURRENT = ("GRU", "LSTM", "RNN", "SimpleRNN", "CuDNNGRU", "CuDNNLSTM")
 
@@ -22,19 +38,26 @@ class Source(NamedTuple):
         0, or the number of a final state.
     number : float or None
         In place of a tensor.
+    call : int
+        Which of the calls of the layer is meant, where it is called several times.
     """
 
     layer: str
     state: int = 0
     number: float | None = None
+    call: int = 0
 
 
 class Wiring(NamedTuple):
-    """Layers with what they read, the inputs, and the outputs that are wanted."""
+    """Layers with what they read, the inputs, and the outputs that are wanted.
+
+    ``stored`` has the names under which the file keeps weights, where these are others.
+    """
 
     layers: list[tuple[Mapping[str, Any], list[Source]]]
     inputs: list[str]
     outputs: list[Source]
+    stored: dict[str, str]
 
 
 def refuse_layer(name: str, kind: str, text: str) -> NoReturn:
@@ -48,7 +71,17 @@ def layer_name(layer: Mapping[str, Any]) -> str:
 
 
 def ordered(model: Mapping[str, Any]) -> Wiring:
-    """The layers, each behind those that it reads."""
+    """The layers, each behind those that it reads, with those of models inside it."""
+    wiring = _opened(_wiring(model))
+    if len(wiring.inputs) == 1:  # final states, which the engine carries
+        kinds = {layer_name(layer): layer["class_name"] for layer, _ in wiring.layers}
+        data = [s for s in wiring.outputs if not s.state or kinds[s.layer] not in RECURRENT]
+        wiring = wiring._replace(outputs=data or wiring.outputs)
+    return _needed(wiring)
+
+
+def _wiring(model: Mapping[str, Any]) -> Wiring:
+    """One level of a model."""
     kind, config = model.get("class_name"), model.get("config")
     if kind == "Sequential":
         layers = config if isinstance(config, list) else (config or {}).get("layers", [])
@@ -57,8 +90,8 @@ def ordered(model: Mapping[str, Any]) -> Wiring:
         sources = [[], *([Source(name)] for name in names)] if names else []
         first = [n for n, layer in zip(names, layers) if layer["class_name"] == "InputLayer"]
         ends = [Source(name) for name in names[-1:]]
-        return Wiring(list(zip(layers, sources)), first[:1], ends)
-    if kind not in ("Functional", "Model"):
+        return Wiring(list(zip(layers, sources)), first[:1], ends, {})
+    if kind not in MODELS:
         raise StillnetError(
             f"the model is a {kind}, whose layers the file does not describe; save a Sequential "
             "or functional model"
@@ -66,46 +99,116 @@ def ordered(model: Mapping[str, Any]) -> Wiring:
     assert isinstance(config, Mapping)
     by_name = {layer_name(layer): layer for layer in config["layers"]}
     inputs = [s.layer for s in _histories(config.get("input_layers", []))]
-    outputs = _histories(config.get("output_layers", []))
-    if len(inputs) == 1:  # final states, which the engine carries
-        data = [
-            s for s in outputs if not s.state or by_name[s.layer]["class_name"] not in RECURRENT
-        ]
-        outputs = data or outputs
+    stored: dict[str, str] = {}
     found: list[tuple[Mapping[str, Any], list[Source]]] = []
-    done: set[str] = set()
+    done: dict[tuple[str, int], str] = {}
 
-    def visit(name: str, above: tuple[str, ...]) -> None:
-        if name in done:
-            return
-        layer = by_name[name]
-        if name in above:
-            refuse_layer(name, str(layer["class_name"]), "it feeds itself; save the model again")
-        sources = _checked_sources(layer)
-        for source in sources:
-            if source.number is None:
-                visit(source.layer, (*above, name))
-        done.add(name)
-        found.append((layer, sources))
+    def visit(source: Source, above: tuple[str, ...]) -> Source:
+        layer, calls = by_name[source.layer], by_name[source.layer].get("inbound_nodes") or []
+        call = source.call if len(calls) > 1 else 0
+        if (source.layer, call) not in done:
+            name = f"{source.layer}:{call}" if call else source.layer
+            if name in above:
+                kind = str(layer["class_name"])
+                refuse_layer(name, kind, "it feeds itself; save the model again")
+            sources = [
+                s if s.number is not None else visit(s, (*above, name))
+                for s in _sources(calls[call : call + 1])
+            ]
+            done[source.layer, call] = name
+            stored[name] = source.layer
+            found.append((_renamed(layer, name), sources))
+        return Source(done[source.layer, call], source.state)
 
-    for output in outputs:
-        visit(output.layer, ())
-    if not done & set(inputs):
+    outputs = [visit(s, ()) for s in _histories(config.get("output_layers", []))]
+    return Wiring(found, inputs, outputs, stored)
+
+
+def inner_model(layer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The model that a layer is, or that it runs at every step."""
+    if layer.get("class_name") in MODELS:
+        return layer
+    config = layer.get("config")
+    inner = config.get("layer") if isinstance(config, Mapping) else None
+    if layer.get("class_name") == "TimeDistributed" and isinstance(inner, Mapping):
+        return inner if inner.get("class_name") in MODELS else None
+    return None
+
+
+def _each_step(layer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A layer of a model that runs at every step."""
+    config = layer.get("config") or {}
+    if layer["class_name"] in _ANY_AXES:
+        return layer
+    if layer["class_name"] == "Concatenate":
+        axis = int(config.get("axis", -1))
+        return {**layer, "config": {**config, "axis": axis + 1 if axis > 0 else axis}}
+    name = layer_name(layer)
+    return {"class_name": "TimeDistributed", "config": {"name": name, "layer": layer}}
+
+
+def _renamed(layer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return {**layer, "name": name, "config": {**(layer.get("config") or {}), "name": name}}
+
+
+def _opened(wiring: Wiring) -> Wiring:
+    """With the layers of models in place of these, under ``MODEL/LAYER``."""
+    layers: list[tuple[Mapping[str, Any], list[Source]]] = []
+    stored = dict(wiring.stored)
+    ends: dict[tuple[str, int], Source] = {}
+
+    def actual(source: Source) -> Source:
+        return ends.get((source.layer, source.state), source)
+
+    for layer, sources in wiring.layers:
+        name, kind = layer_name(layer), str(layer["class_name"])
+        sources = [actual(s) for s in sources]
+        model = inner_model(layer)
+        if model is None:
+            layers.append((layer, sources))
+            continue
+        inner = _opened(_wiring(model))
+        if sources and len(sources) != max(len(inner.inputs), 1):
+            refuse_layer(name, kind, f"it is called on {len(sources)} tensors; save it again")
+        starts = dict(zip(inner.inputs, sources))
+
+        def of_model(
+            source: Source, starts: Mapping[str, Source] = starts, n: str = name
+        ) -> Source:
+            if source.number is not None:
+                return source
+            return starts.get(source.layer) or Source(f"{n}/{source.layer}", source.state)
+
+        for part, reads in inner.layers:
+            own = layer_name(part)
+            if own not in starts:
+                first = not reads and not inner.inputs
+                reads = list(sources) if first else [of_model(s) for s in reads]
+                part = part if kind in MODELS else _each_step(part)
+                layers.append((_renamed(part, f"{name}/{own}"), reads))
+            place = f"{stored.get(name, name)}/{inner.stored.get(own, own)}"
+            stored[f"{name}/{own}"] = place
+        ends |= {(name, k): of_model(s) for k, s in enumerate(inner.outputs)}
+    inputs = wiring.inputs
+    if not inputs and layers and layers[0][0]["class_name"] == "InputLayer":
+        inputs = [layer_name(layers[0][0])]  # of a model that a list begins with
+    return Wiring(layers, inputs, [actual(s) for s in wiring.outputs], stored)
+
+
+def _needed(wiring: Wiring) -> Wiring:
+    """Without layers that no output depends on."""
+    wanted = {s.layer for s in wiring.outputs}
+    kept = []
+    for layer, sources in reversed(wiring.layers):
+        if layer_name(layer) in wanted:
+            kept.append((layer, sources))
+            wanted |= {s.layer for s in sources}
+    if wiring.inputs and not wanted & set(wiring.inputs):
         raise StillnetError(
-            f"the model's output does not depend on its input '{inputs[0]}'; save the layers "
-            "between them"
+            f"the model's output does not depend on its input '{wiring.inputs[0]}'; save the "
+            "layers between them"
         )
-    return Wiring(found, [name for name in inputs if name in done], outputs)
-
-
-def _checked_sources(layer: Mapping[str, Any]) -> list[Source]:
-    """What one layer reads."""
-    nodes = layer.get("inbound_nodes") or []
-    if len(nodes) > 1:
-        kind = str(layer["class_name"])
-        text = "it is used twice; shared layers are not supported"
-        refuse_layer(layer_name(layer), kind, text)
-    return _sources(nodes)
+    return wiring._replace(layers=kept[::-1], inputs=[n for n in wiring.inputs if n in wanted])
 
 
 def _implied_input(layers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -124,7 +227,7 @@ def _histories(value: Any) -> list[Source]:
         return [h for v in value.values() for h in _histories(v)]
     if isinstance(value, list):
         if len(value) >= 3 and isinstance(value[0], str) and isinstance(value[2], int):
-            return [Source(value[0], value[2])]
+            return [Source(value[0], value[2], None, _call(value[1]))]
         return [h for v in value for h in _histories(v)]
     return []
 
@@ -134,7 +237,7 @@ def _sources(nodes: Any) -> list[Source]:
     if isinstance(nodes, Mapping):
         if nodes.get("class_name") == "__keras_tensor__":
             history = nodes["config"]["keras_history"]
-            return [Source(str(history[0]), int(history[2]))]
+            return [Source(str(history[0]), int(history[2]), None, _call(history[1]))]
         if "args" in nodes:
             keyed = nodes.get("kwargs") or {}
             more = [s for v in keyed.values() for s in _sources(v) if s.number is None]
@@ -143,8 +246,15 @@ def _sources(nodes: Any) -> list[Source]:
     if isinstance(nodes, list):
         if len(nodes) >= 3 and isinstance(nodes[0], str) and isinstance(nodes[1], int):
             more = _sources(nodes[3]) if len(nodes) > 3 else []
-            return [Source(nodes[0], int(nodes[2])), *(s for s in more if s.number is None)]
+            return [
+                Source(nodes[0], int(nodes[2]), None, _call(nodes[1])),
+                *(s for s in more if s.number is None),
+            ]
         return [s for v in nodes for s in _sources(v)]
     if isinstance(nodes, (int, float)) and not isinstance(nodes, bool):
         return [Source("", 0, float(nodes))]
     return []
+
+
+def _call(value: Any) -> int:
+    return max(int(value), 0)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .recurrent import roles
-from .tensors import Flow, Value, refuse
+from .tensors import Const, Flow, Value, refuse, shown_shape
 from .walk import Walk, handles
-from .within_step import unroll
+from .within_step import in_step, pick_features, unroll
 
 if TYPE_CHECKING:
     import onnx
@@ -25,6 +25,9 @@ def pad(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     attrs = walk.attributes(node)
     if values[0] is not flow or flow.tokens:
         refuse(node, "its parameters are computed from the data; export it with constant pads")
+    if _pads_features(walk, node, flow, values):
+        pick_features(walk, node, flow, values)
+        return
     if attrs.get("mode", b"constant") != b"constant":
         refuse(node, f"its mode is {attrs['mode'].decode()}; only zeros are supported")
     value = attrs.get("value", 0.0)
@@ -52,6 +55,23 @@ def pad(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     walk.write(node, replace(flow, padded=next(iter(before.items()))))
 
 
+def _pads_features(
+    walk: Walk, node: onnx.NodeProto, flow: Flow, values: list[Value | None]
+) -> bool:
+    """Whether only axes inside a step are padded, with zeros or with what is there."""
+    pads, rank = walk.parameter(node, values, 1, "pads") or [], len(flow.dims)
+    chosen = walk.parameter(node, values, 3, "axes")
+    axes = walk.axes(node, list(range(rank)) if chosen is None else chosen, rank)
+    attrs = walk.attributes(node)
+    value = values[2] if len(values) > 2 else None
+    constant = value.value if isinstance(value, Const) else attrs.get("value", 0.0)
+    if len(pads) != 2 * len(axes) or np.any(constant) or flow.padded or flow.final is not None:
+        return False
+    padded = [a for k, a in enumerate(axes) if pads[k] or pads[k + len(axes)]]
+    known = walk.stepwise or walk.feature_of(flow) is not None
+    return known and bool(padded) and in_step(walk, flow, padded)
+
+
 @handles("Conv")
 def conv(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     """A convolution over the steps: X (batch, channels, steps)."""
@@ -60,6 +80,13 @@ def conv(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     if values[0] is not flow:
         refuse(node, "its weights are computed from the data; export them as initializers")
     if _within_step(walk, node, flow, attrs, values[1]):
+        feature = walk.feature_of(flow)
+        if feature is not None and any(a not in feature for d in flow.dims[1:] for a in d):
+            refuse(
+                node,
+                "it mixes vectors that go through the chip one after the other, of "
+                f"{shown_shape(flow)}; make them one step, with a Reshape or Flatten before it",
+            )
         unroll(walk, node, flow, values)
         return
     weight = _full_weight(walk, node, attrs, values[1])

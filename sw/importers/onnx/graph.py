@@ -65,6 +65,8 @@ class Graph:
         }
         self.data = self._data_input() if data is None else data
         self.axes: list[Axis] = []
+        arrays = [c.value for name, c in constants.items() if name in read]
+        self.stored = sum(a.size for a in arrays if a.dtype.kind == "f" and a.ndim > 1)
 
     @classmethod
     def read(cls, graph: onnx.GraphProto, opset: int, onnx: Any) -> Graph:

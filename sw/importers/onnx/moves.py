@@ -25,7 +25,7 @@ from .tensors import (
     shown_shape,
 )
 from .walk import Walk, handles
-from .within_step import holds_features, split_features, unroll
+from .within_step import in_step, join_features, pick_features, split_features
 
 if TYPE_CHECKING:
     import onnx
@@ -234,27 +234,49 @@ def concat(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
             "features may be joined, so keep constants and states apart",
         )
     axis = walk.axes(node, [int(walk.attributes(node).get("axis", 0))], rank)[0]
-    for flow in flows:
-        if walk.feature_of(flow) is None:
-            walk.contract(node, flow, flow.dims[axis], dim_size(flow.dims[axis]))
+    unknown = [flow for flow in flows if walk.feature_of(flow) is None]
+    if unknown and not walk.stepwise:
+        walk.contract(node, unknown[0], unknown[0].dims[axis], dim_size(unknown[0].dims[axis]))
     rest = [flow.dims[:axis] + flow.dims[axis + 1 :] for flow in flows]
     if (
         any(flow.dims[axis] != walk.feature_of(flow) for flow in flows)
         or any(dims != rest[0] for dims in rest)
         or len({flow.reduced for flow in flows}) > 1
     ):
-        shapes = ", ".join(shown_shape(flow) for flow in flows)
-        refuse(
-            node,
-            f"it joins tensors of shapes {shapes} along axis {axis}; only features of the same "
-            "steps may be joined",
-        )
+        join_features(walk, node, flows, axis)
+        return
     size = sum(dim_size(flow.dims[axis]) for flow in flows)
     feature = walk.features(label(node), size)
     dims = rest[0][:axis] + (feature,) + rest[0][axis:]
     vector = walk.net.concat([flow.vector for flow in flows])
     low, high = min(f.low for f in flows), max(f.high for f in flows)
     walk.write(node, Flow(vector, dims, feature, low, high, flows[0].reduced))
+
+
+@handles("Split")
+def split(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    """Parts of a vector."""
+    flow = only_data(walk, node, values)
+    axis = walk.axes(node, [int(walk.attributes(node).get("axis", 0))], len(flow.dims))[0]
+    if len(node.output) == 1:
+        walk.write(node, flow)
+        return
+    if not in_step(walk, flow, [axis]):
+        refuse(
+            node,
+            f"it divides axis {axis} of a tensor of shape {shown_shape(flow)}; only the features "
+            "of a step may be divided",
+        )
+    pick_features(walk, node, flow, values)
+
+
+@handles("DepthToSpace", "GatherElements", "SpaceToDepth", "Tile")
+def within(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
+    """Moves of the features of one step."""
+    flow = only_data(walk, node, values)
+    if not in_step(walk, flow, [i for i, d in enumerate(flow.dims) if d and walk.stepwise]):
+        refuse(node, f"it moves steps of a tensor of shape {shown_shape(flow)}; feed it one step")
+    pick_features(walk, node, flow, values)
 
 
 @handles("Gather")
@@ -264,6 +286,9 @@ def gather(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
         look_up(walk, node, values)
         return
     axis = walk.axes(node, [int(walk.attributes(node).get("axis", 0))], len(flow.dims))[0]
+    if isinstance(values[1], Const) and in_step(walk, flow, [axis]):
+        pick_features(walk, node, flow, values)
+        return
     index = values[1].value if isinstance(values[1], Const) else np.zeros((0, 0))
     kept: tuple[Dim, ...] = ((),) if index.ndim == 1 else ()
     picked = [int(i) for i in index.reshape(-1)]
@@ -295,8 +320,8 @@ def slice_(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
             )
         if picked == range(size):
             continue
-        if holds_features(walk, flow, axis) and len(axes) == 1:
-            unroll(walk, node, flow, values)
+        if in_step(walk, flow, [axis]):
+            pick_features(walk, node, flow, values)
             return
         flow = pick(walk, node, flow, axis, list(picked[:2]))
         dims[axis] = ()

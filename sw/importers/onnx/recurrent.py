@@ -290,8 +290,9 @@ def _sequence(
     if isinstance(lengths, Flow | States) or any(isinstance(v, Flow | States) for v in values[5:7]):
         refuse(
             node,
-            "its initial state or sequence_lens is computed from the data; make it a constant or "
-            "a graph input",
+            "its initial state or sequence_lens is computed from the data, as for a decoder that "
+            "starts when a recording is over, which a stream never is; make it a constant or a "
+            "graph input",
         )
     if len(x.dims) != 3:
         refuse(

@@ -27,6 +27,9 @@ MOVES = frozenset(
 )
 """Operators that only move elements: the ones allowed on state inputs and outputs."""
 
+PICKS = frozenset(("Gather", "GatherElements", "Pad", "Slice", "Split", "Tile"))
+"""Operators that leave elements out, repeat them, or put zeros between them."""
+
 LARGEST = 1 << 26
 """Elements of the largest constant that is computed."""
 

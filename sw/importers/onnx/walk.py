@@ -115,6 +115,7 @@ class Walk:
     low: float = -math.inf
     high: float = math.inf
     stepwise: bool = False  # the graph is one step, so that no axis of it is time
+    sparse_words: int = 0  # that a step reads of layers which are mostly empty
 
     def __post_init__(self) -> None:
         self.env = {**self.graph.constants, self.graph.data: self.start}
@@ -163,7 +164,7 @@ class Walk:
             self._constant(node, values)
         elif node.op_type in MOVES and moves_states(node, values):
             move_states(self, node, values)
-        elif any(isinstance(v, States) for v in values):
+        elif any(isinstance(v, States) for v in values) and node.op_type not in RECURRENT:
             refuse(node, "it computes with final states; only a graph output may take them")
         else:
             self.data(node, values)

@@ -4,6 +4,9 @@ A vector may lie in a tensor of several axes: channels by positions of a strided
 of a grouped layer. What an operator does to it is then a matrix, which is found by running the
 operator on the columns of the identity. Weights that are zero there cost nothing in formats of
 columns with gaps, and in blocks of zeros.
+
+A convolution uses each of its weights at many positions, an engine reads a weight for each of its
+multiplications: what is unrolled must pay (:func:`_check_cost`).
 """
 
 from __future__ import annotations
@@ -15,16 +18,42 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.model.layer_graph import Vector
+
 from .tensors import Axis, Const, Dim, Flow, Value, dim_size, refuse, shown_shape
 from .walk import Walk, handles
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["feature_values", "holds_features", "in_order", "split_features", "spread", "unroll"]
+__all__ = [
+    "UNROLLED",
+    "feature_values",
+    "holds_features",
+    "in_order",
+    "in_step",
+    "join_features",
+    "pick_features",
+    "split_features",
+    "spread",
+    "unroll",
+]
 
 _LARGEST = 1 << 24
 """Weights of the largest layer that is unrolled."""
+
+UNROLLED = "unrolled over the step"
+"""Begins the reason why an operator that an engine could run is left to the host."""
+
+_LANES = EngineConfig.lanes
+"""Weights in a word of an engine that nobody has chosen yet."""
+
+_MOST_PICKED = 1 << 22
+"""Places of the matrix of the largest layer that only moves elements."""
+
+_SMALL = 1 << 13
+"""Words of a step that mostly hold zeros and yet need no reason: .08 ms at 100 MHz."""
 
 
 def spread(walk: Walk, flow: Flow) -> bool:
@@ -97,9 +126,8 @@ def unroll(walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value 
     feature = _known_feature(walk, node, flow)
     inner = _inner(node, flow, feature)
     size = dim_size(feature)
-    if size * size > _LARGEST:
-        refuse(node, f"it works on {size} features a step, too many to unroll; shrink the step")
     probe = np.random.default_rng(0).normal(size=size)
+    _check_cost(walk, node, size, values, _results(walk, node, flow, values, probe[None]).size)
     found = _results(walk, node, flow, values, np.vstack([np.eye(size), np.zeros(size), probe]))
     shape = found.shape[1:]
     dims, axes = _result_dims(walk, node, flow, inner, shape)
@@ -110,10 +138,128 @@ def unroll(walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value 
         refuse(node, f"{node.op_type} is not linear; compute it on the host")
     _check_apart(walk, node, flow, values, probe)
     name = walk.fresh_name(node)
-    picks = not np.any(bias) and bool(np.all(np.count_nonzero(weight, axis=1) <= 1))
-    linear = walk.net.picked if picks else walk.net.dense
-    vector = linear(flow.vector, name, weight, bias, "linear")
+    vector = walk.net.dense(flow.vector, name, weight, bias, "linear")
     walk.write(node, Flow(vector, dims, axes, reduced=flow.reduced))
+
+
+def _check_cost(
+    walk: Walk, node: onnx.NodeProto, size: int, values: Sequence[Value | None], results: int
+) -> None:
+    """Refuses an operator that an engine would have to read too many words for.
+
+    A plain engine reads every weight of the matrix in a step, zeros too. If these words are fewer
+    than the operator's own multiplications, all lanes together are faster than one multiplier would
+    be: that pays. Operators that leave more of the matrix empty may together read as many words as
+    the rest of the model, or :data:`_SMALL`.
+    """
+    weights, own = size * results, _multiplications(walk, node, size, values, results)
+    words = -(-weights // _LANES)
+    pays = words <= own
+    most = max(_SMALL, walk.graph.stored // _LANES)
+    if weights <= _LARGEST and (pays or walk.sparse_words + words <= most):
+        walk.sparse_words += 0 if pays else words
+        return
+    stored = sum(v.value.size for v in values[1:2] if isinstance(v, Const))
+    refuse(
+        node,
+        f"{UNROLLED}, its {stored:,} weights become {weights:,}, which the chip would "
+        f"read in every step for {own:,} multiplications; feed one frame a step, with "
+        "causal convolutions over the steps or a recurrent layer, or make these axes shorter",
+    )
+
+
+def _multiplications(
+    walk: Walk, node: onnx.NodeProto, size: int, values: Sequence[Value | None], results: int
+) -> int:
+    """What an operator multiplies in a step, or adds."""
+    weight = values[1] if len(values) > 1 else None
+    if node.op_type == "Conv" and isinstance(weight, Const):
+        return results * math.prod(weight.value.shape[1:])
+    if node.op_type in ("MatMul", "Einsum") and isinstance(weight, Const):
+        shape = weight.value.shape
+        return results * (shape[-2] if len(shape) > 1 else shape[-1])
+    if node.op_type == "AveragePool":
+        return results * math.prod(walk.attributes(node).get("kernel_shape", ()))
+    return size
+
+
+def pick_features(
+    walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value | None]
+) -> None:
+    """A node that puts features, or zeros, in other places: layers that the ones after it take in.
+
+    It is run on the numbers of the features.
+    """
+    feature = _known_feature(walk, node, flow)
+    inner = _inner(node, flow, feature)
+    size = dim_size(feature)
+    (numbers,) = _as_tensor(flow, feature, 1 + np.arange(size)[None])
+    feeds = [numbers if v is flow else _widened(v) for v in values if isinstance(v, Flow | Const)]
+    found = [np.asarray(a) for a in walk.evaluate(node, feeds)]
+    _check_apart(walk, node, flow, values, np.random.default_rng(0).normal(size=size))
+    results: list[Value] = []
+    for name, places in zip((o for o in node.output if o), found):
+        dims, axes = _result_dims(walk, node, flow, inner, places.shape, name)
+        vector = picked(walk, node, flow.vector, size, places.reshape(-1) - 1)
+        low, high = flow.low, flow.high
+        if not np.all(places):
+            low, high = min(low, 0.0), max(high, 0.0)
+        results.append(Flow(vector, dims, axes, low, high, flow.reduced))
+    rest = iter(results)
+    walk.write(node, *(next(rest) if o else Const(np.zeros(0)) for o in node.output))
+
+
+def picked(
+    walk: Walk, node: onnx.NodeProto, vector: Vector, size: int, places: np.ndarray
+) -> Vector:
+    """The elements of a vector at some places, zero where a place is negative."""
+    if len(places) * size > _MOST_PICKED:
+        refuse(
+            node,
+            f"it moves {size} elements of a step to {len(places)} places, too many for a layer of "
+            "the chip; make these axes shorter",
+        )
+    weight = np.zeros((len(places), size))
+    rows = np.flatnonzero(places >= 0)
+    weight[rows, places[rows].astype(int)] = 1
+    name = walk.fresh_name(node)
+    return walk.net.picked(vector, name, weight, np.zeros(len(weight)), "linear")
+
+
+def join_features(walk: Walk, node: onnx.NodeProto, flows: Sequence[Flow], axis: int) -> None:
+    """Tensors side by side along any axis of their features."""
+    features = [_known_feature(walk, node, flow) for flow in flows]
+    tensors, first = [], 0
+    for flow, feature in zip(flows, features):
+        count = dim_size(feature)
+        tensors += list(_as_tensor(flow, feature, first + np.arange(count)[None]))
+        first += count
+    outer = [
+        tuple(None if any(a in f for a in d) else d for i, d in enumerate(flow.dims) if i != axis)
+        for flow, f in zip(flows, features)
+    ]
+    shapes = [tuple(n for i, n in enumerate(t.shape) if i != axis) for t in tensors]
+    steps = any(a not in f for flow, f in zip(flows, features) for a in flow.dims[axis])
+    alike = [len(set(shapes)), len(set(outer)), len({f.reduced for f in flows})]
+    if steps or alike != [1, 1, 1]:
+        refuse(
+            node,
+            f"it joins tensors of shapes {', '.join(shown_shape(f) for f in flows)} along axis "
+            f"{axis}; only features of the same steps may be joined",
+        )
+    places = np.concatenate(tensors, axis)
+    dims, axes = list(flows[0].dims), []
+    for i, n in enumerate(places.shape):
+        if i == axis or any(a in features[0] for a in dims[i]):
+            new = Axis(f"axis {i} of '{node.output[0]}'", n)
+            dims[i] = (new,) if n > 1 else ()
+            axes += list(dims[i])
+    vector = walk.net.concat([flow.vector for flow in flows])
+    order = places.reshape(-1)
+    if not np.array_equal(order, np.arange(first)):
+        vector = picked(walk, node, vector, first, order)
+    low, high = min(f.low for f in flows), max(f.high for f in flows)
+    walk.write(node, Flow(vector, tuple(dims), tuple(axes), low, high, flows[0].reduced))
 
 
 def _check_apart(
@@ -163,7 +309,12 @@ def _widened(value: Value) -> np.ndarray:
 
 
 def _result_dims(
-    walk: Walk, node: onnx.NodeProto, flow: Flow, inner: list[bool], shape: tuple[int, ...]
+    walk: Walk,
+    node: onnx.NodeProto,
+    flow: Flow,
+    inner: list[bool],
+    shape: tuple[int, ...],
+    name: str = "",
 ) -> tuple[tuple[Dim, ...], Dim]:
     """Dimensions of the result, and the axes of its features."""
     same = len(shape) == len(inner)
@@ -183,13 +334,22 @@ def _result_dims(
                 continue
             if flow.dims[i]:
                 refuse(node, "it makes features of steps, or repeats them; feed it one step")
-        axis = Axis(f"axis {i} of '{node.output[0]}'", n)
+        axis = Axis(f"axis {i} of '{name or node.output[0]}'", n)
         dims.append((axis,) if n > 1 else ())
         axes += [axis] if n > 1 else []
     return tuple(dims), tuple(axes)
 
 
-@handles("AveragePool", "Einsum", "GlobalAveragePool", "ReduceMean", "ReduceSum")
+def in_step(walk: Walk, flow: Flow, axes: Sequence[int]) -> bool:
+    """Whether dimensions are features, or a graph's input has them as the only ones that may be."""
+    if walk.feature_of(flow) is None:
+        fixed = [a for d in flow.dims for a in d if not a.dynamic]
+        chosen = [a for i in axes for a in flow.dims[i]]
+        return bool(chosen) and (walk.stepwise or len(fixed) == 1) and set(chosen) <= set(fixed)
+    return all(holds_features(walk, flow, i) for i in axes)
+
+
+@handles("AveragePool", "Einsum", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize")
 def linear(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     """Operators that are linear in the features of a step."""
     unroll(walk, node, walk.flow(node, values), values)
@@ -197,9 +357,13 @@ def linear(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None
 
 def split_features(walk: Walk, flow: Flow, sizes: Sequence[int]) -> tuple[Flow, list[Dim]] | None:
     """Divides feature axes so that the dimensions get the sizes wanted; None if that cannot be."""
-    feature = walk.feature_of(flow)
-    if feature is None:
-        return None
+    feature = known = walk.feature_of(flow)
+    if feature is None:  # of the graph's input, where only one axis can be
+        fixed = tuple(a for d in flow.dims for a in d if not a.dynamic)
+        if len(fixed) != 1 and not walk.stepwise:
+            return None
+        feature = fixed
+    whole = feature
     axes = [a for d in flow.dims for a in d]
     parts: dict[Axis, tuple[Axis, ...]] = {}
     dims: list[Dim] = []
@@ -219,6 +383,9 @@ def split_features(walk: Walk, flow: Flow, sizes: Sequence[int]) -> tuple[Flow, 
         dims.append(tuple(dim))
     if axes or [dim_size(d) for d in dims] != list(sizes):
         return None
+    if known is None:
+        walk.feature = whole
+        walk.net.input(dim_size(whole))
     return replace(flow, feature=feature), dims
 
 

@@ -549,10 +549,6 @@ REFUSALS = {
         lambda: [layers.Conv1D(4, 3, name="c")],
         r"node 'c' \(Conv\): it has 3 taps in time with 0 zeros in front and 0 behind, .*",
     ),
-    "nested model": (
-        lambda: [keras.Sequential([layers.Dense(4)], name="inner")],
-        r"layer 'inner' \(Sequential\): this layer is not supported; .*",
-    ),
 }
 
 
@@ -584,11 +580,6 @@ def test_graphs_refused(tmp_path, form):
         r"the graph has 2 data inputs \(a \(1, time, 3\), b \(1, time, 3\)\); name the output .*",
         dense(layers.Add()([a, b])),
         inputs=[a, b],
-    )
-    shared = layers.Dense(3, name="twice")
-    case(
-        r"layer 'twice' \(Dense\): it is used twice; shared layers are not supported",
-        shared(shared(a)),
     )
     last = layers.RepeatVector(1)(layers.GRU(3)(a))
     case(

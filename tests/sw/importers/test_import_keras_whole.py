@@ -134,6 +134,10 @@ TAKEN = {
                  layers.TimeDistributed(layers.Flatten()), layers.GRU(6, **rec()),
                  layers.Dense(3, activation="softmax")], None,
     ),
+    "upsampled": (
+        lambda: [layers.Conv1D(4, 4, strides=2, padding="same"), layers.GRU(6, **rec()),
+                 layers.UpSampling1D(2)], ["gru"],
+    ),
     "mish and log softmax": (
         lambda: [layers.Dense(5, activation="mish"), layers.Dense(4, activation="log_softmax")],
         None,
@@ -345,3 +349,81 @@ def test_random_models(tmp_path, drawn, seed):
         check(model, tmp_path, x, tolerance=5e-4)
     except StillnetError as error:
         assert not trained, error
+
+
+def _nested(rnn, x, name):
+    """A model of a dense and a recurrent layer, called on x."""
+    inner = layers.Input((None, x.shape[-1]))
+    h = layers.Dense(5, activation="tanh")(inner)
+    return keras.Model(inner, rnn(4, return_sequences=True)(h), name=name)(x)
+
+
+def _in_one_another():
+    x = layers.Input((None, FEATURES))
+    middle = layers.Input((None, FEATURES))
+    model = keras.Model(middle, _nested(layers.GRU, middle, "deep"), name="middle")
+    return keras.Model(x, layers.Dense(3)(model(x)))
+
+
+def _called_twice():
+    """One GRU and one dense layer for two halves of the channels."""
+    inner = layers.Input((None, 4))
+    model = keras.Model(inner, layers.GRU(3, return_sequences=True)(inner), name="twice")
+    x = layers.Input((None, FEATURES))
+    dense = layers.Dense(4, activation="relu")
+    return keras.Model(
+        x, layers.Dense(2)(layers.Concatenate()([model(dense(x)), model(layers.Dense(4)(x))]))
+    )
+
+
+def _several_outputs():
+    inner = layers.Input((None, FEATURES))
+    h = layers.LSTM(4, return_sequences=True)(inner)
+    model = keras.Model(inner, [layers.Dense(4)(inner), h])
+    x = layers.Input((None, FEATURES))
+    a, b = model(x)
+    return keras.Model(x, layers.Dense(2)(layers.Subtract()([b, a])))
+
+
+def _list_of_models():
+    first = keras.Sequential([layers.Dense(5, activation="relu"), layers.BatchNormalization()])
+    x = layers.Input((None, 5))
+    second = keras.Model(x, _nested(layers.LSTM, x, "inner"))
+    return keras.Sequential([layers.Input((None, FEATURES)), first, second])
+
+
+def _at_every_step():
+    x = layers.Input((4, 2))
+    y = layers.Conv1D(3, 3, activation="relu")(x)
+    model = keras.Model(x, layers.Concatenate(axis=1)([layers.Flatten()(y), layers.Flatten()(x)]))
+    parts = [layers.Reshape((-1, 4, 2)), layers.TimeDistributed(model), layers.GRU(4, **rec())]
+    return keras.Sequential([layers.Input((None, FEATURES)), *parts])
+
+
+MODELS = {
+    "in one another": (_in_one_another, ["tanh", "gru", "linear"]),
+    "called twice": (_called_twice, ["relu", "gru", "linear", "gru", "linear"]),
+    "several outputs": (_several_outputs, ["lstm", "linear", "linear", "linear"]),
+    "list": (_list_of_models, ["relu", "tanh", "lstm"]),
+    "at every step": (_at_every_step, ["relu", "gru"]),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("form", [".keras", ".h5"])
+def test_models_inside_models(tmp_path, case, form):
+    make, expected = MODELS[case]
+    found = check(randomise(make(), np.random.default_rng(2)), tmp_path, form=form)
+    assert sorted(cells(found)) == sorted(expected)
+
+
+def test_a_decoder_stays_on_the_host(tmp_path):
+    x = layers.Input((None, FEATURES))
+    y, *ends = layers.GRU(5, return_state=True, **rec())(x)
+    y = layers.GRU(5, name="decoder", **rec())(y, initial_state=ends)
+    model = keras.Model(x, layers.Dense(3)(y))
+    found = check(randomise(model, np.random.default_rng(2)), tmp_path)
+    reasons = {n["name"]: n["why"] for n in found.host.report["nodes"]}
+    assert reasons["decoder"].startswith(
+        "its initial state or sequence_lens is computed from the data, as "
+    )

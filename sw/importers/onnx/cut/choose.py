@@ -17,11 +17,12 @@ from stillnet.sw.partition.parts import HostParts, output_rows
 from stillnet.sw.partition.session import HostFailed, session
 
 from ..graph import read_names
-from ..tensors import FLOATS, INTEGERS, MOVES, RECURRENT, label
+from ..tensors import FLOATS, INTEGERS, MOVES, PICKS, RECURRENT, label
+from ..within_step import UNROLLED
 from .divided import divide_states
 from .graphs import host_parts
 from .island import Island, Unusable, explore
-from .report import cut_report
+from .report import cut_report, multiplications
 from .states import Port, Roles, Unclear, assign_roles, ports
 from .whole import PROBES, Whole, flatten
 
@@ -98,8 +99,10 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
         if best is not None and _reachable(whole, tensor) < best[0][0]:
             continue
         island, frontier, refused = explore(whole, tensor, onnx, call.stepwise, stop)
+        near = {id(n) for n in whole.nodes if tensor in read_names(n)}
         for node, reason in refused.items():
-            reasons.setdefault(node, reason)
+            if node in near or node not in reasons:  # what is seen from right in front tells most
+                reasons[node] = reason
         if not options.enter:
             todo += [t for t in dict.fromkeys(frontier) if t in readable - seen]
             seen.update(frontier)
@@ -121,6 +124,13 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
         if anew:
             raise Unclear(f"node '{label(anew[0])}': {reasons[id(anew[0])]}")
         where = f" from '{start}' on" if options.enter else ""
+        costly = [n for n in whole.nodes if reasons.get(id(n), "").startswith(UNROLLED)]
+        if costly:
+            node = max(costly, key=lambda n: multiplications(whole, n))
+            raise Unclear(
+                f"no part of the model{where} that has weights pays on the chip; node "
+                f"'{label(node)}' ({node.op_type}): {reasons[id(node)]}"
+            )
         raise StillnetError(
             f"no part of the model{where} that has weights can run on the chip"
             + (f": {next(iter(reasons.values()))}" if reasons else "")
@@ -137,9 +147,9 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
 
 
 def _activated(whole: Whole, island: Island) -> list[str]:
-    """Where the chip might begin later at no loss: behind functions, which the host has as well.
+    """Where the chip might begin later at no loss: behind functions and moves of elements.
 
-    A function in front of the first weights costs a layer on the chip.
+    The host has them as well; in front of the first weights they may cost a layer on the chip.
     """
     found: list[str] = []
     moved = {island.enter}
@@ -147,8 +157,9 @@ def _activated(whole: Whole, island: Island) -> list[str]:
         read = [i for i in read_names(node) if i not in whole.constants]
         if id(node) not in island.chip or not moved & set(read):
             continue
-        if node.op_type in MOVES:
+        if node.op_type in MOVES or node.op_type in PICKS:
             moved.update(o for o in node.output if o)
+            found += [o for o in node.output if o and node.op_type in PICKS]
         elif len(read) == 1 and all(
             whole.constants[i].size == 1 for i in read_names(node) if i != read[0]
         ):

@@ -17,7 +17,7 @@ from ..ending import check_states
 from ..final_states import tags_of
 from ..graph import Graph, read_names
 from ..layers import same_models
-from ..tensors import Const, Fix, Flow, States, label, state_of
+from ..tensors import MOVES, PICKS, Const, Fix, Flow, States, label, state_of
 from ..walk import Walk
 from .whole import Whole
 
@@ -270,7 +270,17 @@ class _Search:
             todo += read_names(node)
 
     def _leave_less(self, leave: dict[str, Flow], host: set[int]) -> None:
-        """The host computes a tensor itself where others that leave are all it takes."""
+        """The host computes a tensor itself where others that leave are all it takes, or where it
+        only moves elements of the one that enters, as a cache of the last steps does."""
+        moved: dict[str, set[int]] = {self.enter: set()}
+        for node in self.whole.nodes:
+            data = [i for i in read_names(node) if i not in self.whole.constants]
+            if node.op_type in MOVES | PICKS and data and moved.keys() >= set(data):
+                own = {id(node)}.union(*(moved[i] for i in data))
+                moved |= {o: own for o in node.output if o and o not in moved}
+        for name in moved.keys() & leave.keys():
+            del leave[name]
+            host |= moved[name]
         for name in list(leave):
             node = self.producer[name]
             data = [i for i in read_names(node) if i not in self.whole.constants]

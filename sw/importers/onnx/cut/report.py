@@ -13,7 +13,7 @@ from .whole import Whole
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["cut_report"]
+__all__ = ["cut_report", "multiplications"]
 
 
 def cut_report(whole: Whole, island: Island, steps: int) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def cut_report(whole: Whole, island: Island, steps: int) -> dict[str, Any]:
                 "where": "both" if chip and host else "chip" if chip else "host",
                 "why": "" if chip else _reason(whole, island, node),
                 "weights": _weights(whole, node),
-                "multiplications": round(_multiplications(whole, node) / steps),
+                "multiplications": round(multiplications(whole, node) / steps),
             }
         )
     shares = {}
@@ -70,8 +70,8 @@ def _weights(whole: Whole, node: onnx.NodeProto) -> int:
     return sum(a.size for a in arrays if a.dtype.kind == "f" and a.ndim > 1)
 
 
-def _multiplications(whole: Whole, node: onnx.NodeProto) -> int:
-    """Of a call on the probe."""
+def multiplications(whole: Whole, node: onnx.NodeProto) -> int:
+    """What a node multiplies in a call on the probe."""
     if node.op_type in ("GRU", "LSTM", "RNN"):
         x = whole.shape(node.input[0])
         return _weights(whole, node) * x[0]

@@ -120,6 +120,79 @@ def test_a_recurrence_that_is_refused_is_the_hosts(tmp_path: Path) -> None:
     )
 
 
+def keyword_spotter(head: bool) -> GraphBuilder:
+    """Convolutions over a window of 49 frames of 10 features, depthwise and separable."""
+    g, units = GraphBuilder(6), 32
+    x = g.input("x", 1, 1, 49, 10)
+    y = g.node(
+        "Conv", x, g.const(g.random(units, 1, 10, 4, scale=0.2)), strides=[2, 2], name="first"
+    )
+    for k in range(3):
+        y = g.node("Relu", y)
+        depth = g.const(g.random(units, 1, 3, 3, scale=0.3))
+        y = g.node("Relu", g.node("Conv", y, depth, group=units, pads=[1] * 4))
+        last = units if head or k < 2 else 5
+        y = g.node("Conv", y, g.const(g.random(last, units, 1, 1, scale=0.2)))
+    y = g.node("Flatten", g.node("GlobalAveragePool", y))
+    g.output(g.dense(y, units, 5) if head else y)
+    return g
+
+
+def test_convolutions_over_a_window_stay_on_the_host(tmp_path: Path) -> None:
+    """Unrolled they would be 35 million weights, and take minutes."""
+    g = keyword_spotter(head=True)
+    model = load(g.model(), tmp_path)
+    assert [layer.matrices[0].weight.size for layer in model.layers] == [160]
+    x = recording(490, 6)
+    feeds = [{"x": r.reshape(1, 1, 49, 10).astype(np.float32)} for r in x]
+    wanted = np.concatenate([r["y"] for r in run_onnx(g.model(), feeds)])
+    np.testing.assert_allclose(model.run_whole(x), wanted, atol=1e-5)
+    convolutions = [n for n in host(model).report["nodes"] if n["operator"] == "Conv"]
+    assert {n["where"] for n in convolutions} == {"host"}
+    assert all(n["why"].startswith("unrolled over the step, its ") for n in convolutions)
+    (doubt,) = host(model).doubts()
+    assert doubt.startswith(
+        "the chip does 0 % of the multiplications only; on the host is 'first' (Conv): unrolled "
+    )
+
+
+def test_a_model_of_which_nothing_pays_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        StillnetError,
+        match=r"no part of the model that has weights pays on the chip; node 'first' \(Conv\): "
+        r"unrolled over the step, its 1,280 weights become [\d,]+, .* feed one frame a step",
+    ):
+        load(keyword_spotter(head=False).model(), tmp_path)
+
+
+def test_a_cache_of_what_enters_is_the_hosts(tmp_path: Path) -> None:
+    """Convolutions in time as steps, with the steps before as states: TCNs that stream."""
+    g, units = GraphBuilder(2), 12
+    y = g.node("Conv", g.input("x", 1, 8, 1), g.const(g.random(units, 8, 1)))
+    states, ends = {}, []
+    for k, dilation in enumerate((1, 2)):
+        cache = g.input(f"cache{k}", 1, units, 2 * dilation)
+        joined = g.node("Concat", cache, y, axis=2)
+        weight = g.const(g.random(units, units, 3))
+        h = g.node("Relu", g.node("Conv", joined, weight, dilations=[dilation], name=f"conv{k}"))
+        bounds = [g.const([v]) for v in (1, 1 << 30, 2)]
+        ends.append((g.node("Slice", joined, *bounds), f"cache{k}N"))
+        states[f"cache{k}"] = f"cache{k}N"
+        y = g.node("Add", y, h)
+    g.output(g.dense(g.node("Squeeze", y, g.const([2])), units, 5), "y")
+    for tensor, name in ends:
+        g.output(tensor, name)
+    proto = g.model()
+    model = load(proto, tmp_path)
+    where = {n["name"]: n["where"] for n in host(model).report["nodes"]}
+    assert [where["conv0"], where["conv1"]].count("chip") == 1
+    x = recording(8, 30)
+    feeds = [{"x": r.reshape(1, 8, 1).astype(np.float32)} for r in x]
+    feeds[0] |= {f"cache{k}": np.zeros((1, units, 2 * (k + 1)), np.float32) for k in (0, 1)}
+    wanted = np.concatenate([r["y"] for r in run_onnx(proto, feeds, states)])
+    np.testing.assert_allclose(model.run_whole(x), wanted, atol=2e-5)
+
+
 def detector(seed: int = 3) -> GraphBuilder:
     """A step of 64 samples: strided convolution and magnitude, then an LSTM; states in one tensor,
     together with the last samples of the step before, which only the host reads."""

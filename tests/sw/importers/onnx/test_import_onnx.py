@@ -786,17 +786,9 @@ CHAIN_REFUSALS = {
         [("Slice", "x z0 hundred z0", "r"), ("MatMul", "r w", "y")],
         r"node 'slice_r' \(Slice\): it takes some elements of axis 0 .*",
     ),
-    "last feature": (
-        [("Slice", "x m1 hundred one", "r"), ("MatMul", "r w1", "y")],
-        r"node 'slice_r' \(Slice\): it takes some elements of axis 1 .*",
-    ),
     "last step before any GRU": (
         [("Slice", "x m1 max z0", "r"), ("MatMul", "r w", "y")],
         r"node 'slice_r' \(Slice\): it takes some elements of axis 0 .*",
-    ),
-    "features chosen": (
-        [("Gather", "x z0", "r", {"axis": 1}), ("MatMul", "r w", "y")],
-        r"node 'gather_r' \(Gather\): it takes some elements of axis 1 .*",
     ),
     "embedding": (
         [("Gather", "w x", "y")],

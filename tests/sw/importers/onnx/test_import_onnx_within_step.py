@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from stillnet.sw.importers.onnx import from_onnx
 from stillnet.sw.model.model import Model
+from tests.support.networks.graphs import GraphBuilder
 from tests.support.oracles.onnx import const, ints, make, refused, runtime, weights
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -165,8 +166,167 @@ def test_operators_over_steps_are_refused(op: str, attributes: dict[str, Any]) -
     refused(proto, rf"node '.*' \({op}\): it mixes several steps; a stream has one at a time")
 
 
-def test_a_step_that_is_too_large_is_refused() -> None:
-    nodes = [("Unsqueeze", "x one", "w"), ("Conv", "w W", "y", {"strides": [2]})]
-    known = [const("W", np.ones((1, 1, 3))), ints("one", 1)]
-    message = r"node 'conv_y' \(Conv\): it works on 5000 features a step, too many to unroll; .*"
-    refused(make(nodes, known, [1, 5000]), message)
+def convolution(size: int, taps: int, channels: int = 1, units: int = 1) -> ModelProto:
+    """A convolution of stride 2 over the elements of a step, (channels, size)."""
+    weight = np.random.default_rng(0).normal(size=(units, channels, taps))
+    nodes = [("Conv", "x W", "c", {"strides": [2]}), ("Flatten", "c", "y")]
+    return make(nodes, [const("W", weight)], [1, channels, size])
+
+
+def test_a_convolution_that_does_not_pay_is_refused() -> None:
+    """5000 inputs and 2499 outputs of 3 weights each."""
+    message = (
+        r"node 'conv_c' \(Conv\): unrolled over the step, its 3 weights become 12,495,000, which "
+        r"the chip would read in every step for 7,497 multiplications; feed one frame a step, with "
+        r"causal convolutions over the steps or a recurrent layer, or make these axes shorter"
+    )
+    refused(convolution(5000, 3), message)
+
+
+def test_a_convolution_pays_where_few_of_its_matrix_is_empty() -> None:
+    """A word has eight weights: the matrix may be eight times the multiplications."""
+    x = np.random.default_rng(1).normal(size=(3, 1, 1000)).astype(np.float32)
+    (layer,) = compare(convolution(1000, 125, units=2), x).layers
+    assert layer.matrices[0].weight.size == 8 * 2 * 438 * 125
+    refused(convolution(1000, 124, units=2), r"node .*: unrolled over the step, its 248 weights .*")
+
+
+def test_small_layers_that_are_mostly_empty_are_taken_together() -> None:
+    """8192 words in all, whatever they are for."""
+    x = np.random.default_rng(1).normal(size=(2, 1, 361)).astype(np.float32)
+    compare(convolution(361, 3), x)
+    refused(convolution(361, 3, units=2), r"node .*: unrolled over the step, its 6 weights .*")
+    nodes = [
+        *(("Conv", "x W", "a", {"strides": [2]}), ("Relu", "a", "b")),
+        *(("Conv", "b V", "c", {"pads": [1, 1]}), ("Flatten", "c", "y")),
+    ]
+    known = [const(name, np.ones((1, 1, 3))) for name in "WV"]
+    refused(
+        make(nodes, known, [1, 1, 361]),
+        r"node 'conv_c' \(Conv\): unrolled over the step, its 3 weights .*",
+    )
+
+
+def test_groups_may_be_as_large_as_the_rest_of_the_model() -> None:
+    """Of 320 x 320 places 1 in 16 is used, behind a GRU of 240,000 weights."""
+    rng, size = np.random.default_rng(0), 320
+    w, r, b = weights(rng, 5, size, 3)
+    nodes = [
+        ("GRU", "x w r b", "g", {"hidden_size": size, "linear_before_reset": 1}),
+        *(("Squeeze", "g one", "h"), ("Reshape", "h split", "s")),
+        *(("MatMul", "s blocks", "m"), ("Reshape", "m join", "y")),
+    ]
+    known = [const("w", w), const("r", r), const("b", b), ints("one", 1)]
+    known += [ints("split", 0, 16, 1, size // 16), ints("join", 0, 1, -1)]
+    known += [const("blocks", rng.normal(0, 0.2, (16, size // 16, size // 16)))]
+    compare(make(nodes, known, ["t", 1, 5]), rng.normal(size=(3, 1, 5)).astype(np.float32))
+    known[-1] = const("blocks", rng.normal(0, 0.2, (16, size // 16, 4 * size // 16)))
+    refused(make(nodes, known, ["t", 1, 5]), r"node .*: unrolled over the step, its 25,600 .*")
+
+
+def test_parts_of_a_vector_cost_no_layer() -> None:
+    """A gated linear unit, and halves that change places."""
+    g, tensor = sequence()
+    a, b = g.node("Split", tensor, outputs=2, axis=2)
+    gated = g.node("Mul", a, g.node("Sigmoid", b))
+    g.output(g.dense(g.node("Concat", gated, b, a, axis=2), 18, 5))
+    model = compare(g.model(), np.random.default_rng(0).normal(size=(9, 1, 8)).astype(np.float32))
+    assert [layer.cell for layer in model.layers] == ["gru", "mask", "linear"]
+    assert {m.source: m.weight.shape[1:] for m in model.layers[2].matrices} == {
+        0: (5, 12),
+        1: (5, 6),
+    }
+
+
+def test_few_elements_of_many_are_put_into_a_layer() -> None:
+    """Eight groups of a GRU, each read by many units: to read it all would take more weights."""
+    g, tensor = sequence(units=64)
+    parts = g.node("Split", tensor, g.const(np.array([8] * 8)), outputs=8, axis=2)
+    read = g.node("Concat", *(g.node("Tanh", g.dense(p, 8, 200)) for p in parts), axis=2)
+    g.output(g.dense(read, 1600, 3))
+    model = compare(g.model(), np.random.default_rng(0).normal(size=(9, 1, 8)).astype(np.float32))
+    assert (
+        sum(m.weight.size for layer in model.layers[1:] for m in layer.matrices)
+        == 8 * (8 * 64 + 200 * 8) + 4800
+    )
+
+
+def sequence(seed: int = 0, units: int = 12) -> tuple[GraphBuilder, str]:
+    """A GRU over recordings of 8 features."""
+    g = GraphBuilder(seed)
+    return g, g.recurrent("GRU", g.input("x", "t", 1, 8), 8, units)[0]
+
+
+def test_parts_of_the_input() -> None:
+    """Two layers read different features of a step."""
+    g = GraphBuilder(1)
+    x = g.input("x", "t", 1, 8)
+    a, b = g.node("Split", x, g.const(np.array([3, 5])), outputs=2, axis=2)
+    h, _ = g.recurrent("GRU", a, 3, 6)
+    one, last = g.const(np.array([2])), g.const(np.array([2**31]))
+    rest = g.node("Slice", b, g.const(np.array([-2])), last, one)
+    k, _ = g.recurrent("LSTM", rest, 2, 6)
+    g.output(g.dense(g.node("Concat", h, k, axis=2), 12, 4))
+    model = compare(g.model(), np.random.default_rng(0).normal(size=(9, 1, 8)).astype(np.float32))
+    assert [layer.cell for layer in model.layers] == ["gru", "lstm", "linear"]
+
+
+@st.composite
+def moves(draw: st.DrawFn) -> GraphBuilder:
+    """Parts of a tensor of several axes, moved, joined again, repeated, padded."""
+    g, tensor = sequence(draw(st.integers(0, 99)))
+    shape = draw(st.sampled_from([(12,), (3, 4), (4, 3), (2, 3, 2)]))
+    tensor = g.node("Reshape", tensor, g.const(np.array([0, *shape])))
+    for _ in range(draw(st.integers(1, 5))):
+        rank = len(shape)
+        axis = draw(st.integers(1, rank))
+        size = shape[axis - 1]
+        kind = draw(st.sampled_from(("split", "slice", "gather", "pad", "tile", "swap", "Tanh")))
+        if kind == "split" and size > 1:
+            at = draw(st.integers(1, size - 1))
+            parts = g.node(
+                "Split", tensor, g.const(np.array([at, size - at])), outputs=2, axis=axis
+            )
+            parts = [parts[1], g.node("Sigmoid", parts[0]) if draw(st.booleans()) else parts[0]]
+            tensor = g.node("Concat", *parts, axis=axis)
+            if 2 * at == size and rank > 1 and draw(st.booleans()):
+                other = draw(st.sampled_from([a for a in range(1, rank + 1) if a != axis]))
+                tensor = g.node("Concat", *parts, axis=other)
+                sizes = {axis: size // 2, other: 2 * shape[other - 1]}
+                shape = tuple(sizes.get(k + 1, n) for k, n in enumerate(shape))
+        elif kind == "slice" and size > 1:
+            begin = draw(st.integers(0, size - 2))
+            bounds = [g.const(np.array([v])) for v in (begin, size, axis, 1)]
+            tensor = g.node("Slice", tensor, *bounds)
+            shape = tuple(n - begin if k == axis - 1 else n for k, n in enumerate(shape))
+        elif kind == "gather":
+            index = draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=4))
+            tensor = g.node("Gather", tensor, g.const(np.array(index)), axis=axis)
+            shape = tuple(len(index) if k == axis - 1 else n for k, n in enumerate(shape))
+        elif kind == "pad":
+            pads = np.zeros((2, rank + 1), np.int64)
+            pads[:, axis] = draw(st.integers(0, 2)), draw(st.integers(0, 2))
+            tensor = g.node("Pad", tensor, g.const(pads.reshape(-1)))
+            added = int(pads.sum())
+            shape = tuple(n + added if k == axis - 1 else n for k, n in enumerate(shape))
+        elif kind == "tile":
+            repeats = [2 if k == axis and np.prod(shape) < 60 else 1 for k in range(rank + 1)]
+            tensor = g.node("Tile", tensor, g.const(np.array(repeats)))
+            shape = tuple(n * r for n, r in zip(shape, repeats[1:]))
+        elif kind == "swap" and rank > 1:
+            order = draw(st.permutations(range(1, rank + 1)))
+            tensor = g.node("Transpose", tensor, perm=[0, *order])
+            shape = tuple(shape[k - 1] for k in order)
+        elif kind == "Tanh":
+            tensor = g.node("Tanh", tensor)
+    size = int(np.prod(shape))
+    tensor = g.node("Reshape", tensor, g.const(np.array([0, 1, size])))
+    g.output(g.dense(tensor, size, 5))
+    return g
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(moves())
+def test_features_that_are_moved(g: GraphBuilder) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 1, 8)).astype(np.float32)
+    compare(g.model(), x)
