@@ -414,12 +414,12 @@ class Engine(wiring.Component):
         config, shapes = self._config, Shapes(self._config)
         row_shift = config.cell_width.bit_length() - 1
         row, input_row, data = Data(28), Data(28), Signal(shapes.state)
-        write, clear_rows, clear_inputs = Signal(), Signal(), Signal()
+        clear_rows, clear_inputs, variable = Signal(), Signal(), Signal(3)
         m.d.sync += [
             row.eq(Mux(s.sweeping, s.sweep, r.state_index >> row_shift)),
             input_row.eq(Mux(s.sweeping, s.sweep, r.state_index)),
             s.host_active.eq(s.host_active_next),
-            write.eq(r.idle & self.registers.write_strobe & r.is_state),
+            variable.eq(r.state_region[:3]),
             data.eq(self.registers.write_data),
             clear_rows.eq(s.sweeping & (s.sweep < shapes.rows)),
             clear_inputs.eq(s.sweeping & (s.sweep < config.inputs)),
@@ -427,14 +427,17 @@ class Engine(wiring.Component):
         m.d.comb += s.host_active_next.eq(s.sweeping | (r.idle & r.is_state & r.active & ~r.done))
         cells, token = b.cells.host, b.input_encoder.token
         inputs, vectors = b.input_encoder.host, b.write_back.hosts
-        is_input = r.state_region == Region.INPUT
+        region = r.state_region
         ports = [
-            (cells, row, write & ~r.state_region[3], clear_rows),
-            (inputs, input_row, write & is_input, clear_inputs),
+            (cells, row, ~region[3], clear_rows),
+            (inputs, input_row, region == Region.INPUT, clear_inputs),
         ]
-        for vector, region in zip(vectors, (Region.REFERENCE, Region.REFERENCE_SECOND)):
-            ports.append((vector, row, write & (r.state_region == region), clear_rows))
-        for port, port_row, port_write, port_clear in ports:
+        for vector, its_region in zip(vectors, (Region.REFERENCE, Region.REFERENCE_SECOND)):
+            ports.append((vector, row, region == its_region, clear_rows))
+        write = r.idle & self.registers.write_strobe & r.is_state
+        for k, (port, port_row, selected, port_clear) in enumerate(ports):
+            port_write = Signal(name=f"host_write{k}")
+            m.d.sync += port_write.eq(write & selected)
             m.d.comb += [
                 port.active.eq(s.host_active),
                 port.row.eq(port_row),
@@ -444,9 +447,9 @@ class Engine(wiring.Component):
             ]
         m.d.comb += [port.element.eq(r.state_index[:row_shift]) for port in (cells, *vectors)]
         m.d.comb += [
-            cells.variable.eq(r.state_region[:3]),
+            cells.variable.eq(variable),
             token.active.eq(s.host_active),
-            token.write.eq(write & is_input & b.loader.input.mode[1]),
+            token.write.eq(inputs.write & b.loader.input.mode[1]),
             token.data.eq(data),
             b.reader.peek.valid.eq(s.host_active),
             b.reader.peek.address.eq(r.state_index >> self._word_shift),

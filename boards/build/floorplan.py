@@ -2,8 +2,9 @@
 
 nextpnr's placer spreads a hundred blocks of RAM as if they had nothing to do with each other, moves
 what belongs to them apart, and its router may then never end. So the blocks of a slice of a bank
-(``hw/memory/hot_banks.py``), which share an address, get places side by side, bank after bank from
-the left edge of the chip; all else has the right side, and the placer's freedom.
+(``hw/memory/hot_banks.py``), which share an address, get places side by side, bank after bank: from
+left to right in the two lowest rows of block RAM, then in the two above. All else has what is left
+at the top right, and the placer's freedom.
 
 Places as nextpnr names them, found by filling each device with block RAMs.
 """
@@ -85,15 +86,20 @@ def place_store(netlist: dict[str, Any], device: list[str], top: str = "top") ->
                 others += 1
     if grid is None or not slices:
         return 0
-    rows = len(grid.rows)
-    free = rows * grid.groups - -(-others // TOGETHER)
+    rows = range(len(grid.rows))
+    groups = [
+        (row, group)
+        for pair in (rows[-2:], rows[-4:-2])
+        for group in range(grid.groups)
+        for row in pair
+    ]
+    free = len(rows) * grid.groups - -(-others // TOGETHER)
     units = [
         sorted(names)[k : k + TOGETHER]
         for _, names in sorted(slices.items())
         for k in range(0, len(names), TOGETHER)
     ]
-    for unit, names in enumerate(units[: max(0, free)]):
-        group, row = divmod(unit, rows)
+    for (row, group), names in zip(groups, units[: max(0, free)]):
         for block, name in enumerate(names):
             cells[name]["attributes"]["BEL"] = grid.place(row, group, block)
     return sum(len(names) for names in units[: max(0, free)])

@@ -74,6 +74,7 @@ class _Walk:
         self.left = Data(16)  # words of the column, this one included
         self.last = Data()  # left == 1
         self.block = Data(shapes.block)
+        # Of the block; of its words, where the gates of a block lie together.
         self.block_base = Data(shapes.accumulator_address)
         self.rest = Data(shapes.gates)  # gates of this block still to come, this one included
         self.others = Signal(shapes.gates)  # rest without its lowest gate
@@ -81,10 +82,10 @@ class _Walk:
         # Words of a bias, or of one weight for each multiplier.
         self.byte = Signal(range(BIAS_WORDS * config.multipliers // config.lanes))
         self.byte_last = Signal()
-        # Bases of the gates, which lie one after the other, so that the rows of a multiplier can
-        # be numbered through; only for pruned columns.
-        self.bases = [
-            Data(shapes.accumulator_address, name=f"base{g}")
+        # From the first gate's words to those of each: gates lie one after the other, so that the
+        # rows of a multiplier can be numbered through; only for pruned columns.
+        self.offsets = [
+            Data(shapes.accumulator_address, name=f"offset{g}")
             for g in range(shapes.gates if config.sparse else 0)
         ]
         self.first = Signal()  # the first word of the column, only for pruned columns
@@ -227,7 +228,7 @@ class Lanes(wiring.Component):
             m.d.comb += w.byte_last.eq(~column.bias | (w.byte == parts - 1))
         place, bank = Signal(len(w.block_base)), Signal()
         if config.sparse:
-            m.d.comb += place.eq(Array(w.bases)[w.gate] + w.block)
+            m.d.comb += place.eq(Array(w.offsets)[w.gate] + w.block_base)
         else:
             m.d.comb += place.eq(w.block_base + w.gate)
         m.d.comb += [
@@ -328,7 +329,9 @@ class Lanes(wiring.Component):
                         w.rest.eq(column.gates),
                         w.gate.eq(self._lowest(column.gates)),
                         w.block.eq(w.block + 1),
-                        w.block_base.eq(w.block_base + column.stride),
+                        w.block_base.eq(
+                            w.block_base + (1 if self._config.sparse else column.stride)
+                        ),
                     ]
             with m.If(w.last):
                 m.d.sync += w.valid.eq(0)
@@ -349,7 +352,7 @@ class Lanes(wiring.Component):
                 w.byte.eq(0),
             ]
             if self._config.sparse:
-                m.d.sync += [b.eq(entry.base + g * entry.blocks) for g, b in enumerate(w.bases)]
+                m.d.sync += [o.eq(g * entry.blocks) for g, o in enumerate(w.offsets)]
                 m.d.sync += w.first.eq(1)
 
     def _count(self, m: Module, w: _Walk, sequence: Signal, block: Signal) -> None:
@@ -378,6 +381,7 @@ class Lanes(wiring.Component):
             sparse.hold_sequence.eq(self.hold.sequence),
             w.stall.eq(sparse.stall),
             sparse.read_row.eq(Cat(self.sums.bank, self.sums.address)),
+            sparse.read_row_inverse.eq(Cat(~self.sums.bank, self.sums.inverse)),
             self.sums.data.eq(sparse.read_data),
             sparse.read.eq(self.sums.valid),
             self.sums.ready.eq(sparse.granted),

@@ -48,8 +48,9 @@ class SparseLanes(wiring.Component):
         Take no word.
     read, granted : In(1), Out(1)
         The cell wants to read; it does, in a cycle with both.
-    read_row, read_data : In, Out
-        All accumulators of a row, data after ``SPARSE_READ_LATENCY`` cycles.
+    read_row, read_row_inverse, read_data : In, In, Out
+        All accumulators of a row, data after ``SPARSE_READ_LATENCY`` cycles. Every second lane
+        takes the inverse of the row, so that neither reaches too many.
     busy : Out(1)
         A weight or a sum is on its way.
     """
@@ -70,6 +71,7 @@ class SparseLanes(wiring.Component):
                 "read": In(1),
                 "granted": Out(1),
                 "read_row": In(s.accumulator_address),
+                "read_row_inverse": In(s.accumulator_address),
                 "read_data": Out(config.multipliers * ACCUMULATOR_BITS),
                 "busy": Out(1),
             }
@@ -140,21 +142,24 @@ class SparseLanes(wiring.Component):
     def _read(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
         """The cell reads its copy, or where no word is in the way; for that words wait
         (:meth:`_stall`)."""
+        row, inverse = self.read_row, self.read_row_inverse
+        if self._config.sums_once:
+            row, inverse = Data(len(row)), Data(len(row))
+            m.d.sync += [row.eq(self.read_row), inverse.eq(self.read_row_inverse)]
+        for i, lane in enumerate(lanes):
+            m.d.comb += lane.read_row.eq(~inverse if i % 2 else row)
         if not self._config.sums_once:
             m.d.comb += self.granted.eq(1)
-            for lane in lanes:
-                m.d.comb += lane.read_row.eq(self.read_row)
             return
         # While nothing moves, the row is read in every cycle: the host looks at it.
-        quiet, read, row = Signal(), Signal(), Data(len(self.read_row))
+        quiet, read = Signal(), Signal()
         m.d.comb += self.granted.eq(decoder.free)
         m.d.sync += [
             quiet.eq(~Cat(lane.busy for lane in lanes).any()),
             read.eq(decoder.free & (self.read | quiet)),
-            row.eq(self.read_row),
         ]
         for lane in lanes:
-            m.d.comb += [lane.read.eq(read), lane.read_row.eq(row)]
+            m.d.comb += lane.read.eq(read)
 
     def _follow(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
         """Progress of the sums: that of the words, once every queue was empty after them."""

@@ -30,10 +30,11 @@ def test_blocks_of_a_slice_lie_side_by_side() -> None:
     assert place_store(design, ["--85k", "--package", "CABGA381"]) == 128
     found = places(design)
     assert len(set(found.values())) == len(found) == 128
-    assert found["system.engine.tiers.store.ram0_0.0.0.0"] == "X4/Y22/EBR0"
-    assert found["system.engine.tiers.store.ram0_0.0.0.3"] == "X10/Y22/EBR3"
-    # Right of the middle.
-    assert found["system.engine.tiers.store.ram3_7.0.0.1"] == "X71/Y82/EBR1"
+    assert found["system.engine.tiers.store.ram0_0.0.0.0"] == "X4/Y70/EBR0"
+    assert found["system.engine.tiers.store.ram0_0.0.0.3"] == "X10/Y70/EBR3"
+    # Beyond the middle, and in the rows above once the lowest are full.
+    assert found["system.engine.tiers.store.ram3_3.0.0.1"] == "X71/Y82/EBR1"
+    assert found["system.engine.tiers.store.ram3_7.0.0.3"] == "X28/Y46/EBR3"
 
 
 def test_other_blocks_keep_room() -> None:
