@@ -271,6 +271,7 @@ class System(wiring.Component):
             config.word_bits,
             input_delay=self.input_delay,
             startup_us=self.startup_us,
+            input_registers=2 if own else 1,
         )
         connect(m, sdram.pins, flipped(self.sdram))
         if not own:
@@ -279,7 +280,9 @@ class System(wiring.Component):
             m.d.comb += lamps.ready.eq(sdram.started)
             return
         m.submodules.crossing = crossing = PortCrossing(config.address_bits, config.word_bits)
-        m.submodules.memory = DomainRenamer(crossing.domain)(ResetInserter(crossing.clear)(sdram))
+        # It needs no reset: the crossing lets it end what it was asked for.
+        m.d.comb += sdram.forget.eq(crossing.clear)
+        m.submodules.memory = DomainRenamer(crossing.domain)(sdram)
         connect(m, engine.memory, crossing.port)
         connect(m, crossing.memory, sdram.port)
         m.d.comb += crossing.restart.eq(restart)

@@ -95,6 +95,7 @@ class _Signals:
         self.word_digits = Data(config.word_bits)
         self.digits = 8 // sum_bits
         self.digits_left = Signal(range(config.word_bytes * self.digits + 1))
+        self.few_digits = Signal(init=1)  # digits_left <= 1, from a register
         crc_end = (image.CRC_RECORD * image.SLOT_BYTES + 4) * self.digits
         self.place_in_image = Signal(range(crc_end + 1))
         self.in_record = Signal()
@@ -305,6 +306,7 @@ class ImageLoader(wiring.Component):
             m.d.sync += [
                 x.word_digits.eq(x.word_digits >> sum_bits),
                 x.digits_left.eq(x.digits_left - 1),
+                x.few_digits.eq(x.digits_left <= 2),
             ]
             with m.If(place != crc_end):  # it stays there
                 m.d.sync += place.eq(place + 1)
@@ -498,11 +500,12 @@ class ImageLoader(wiring.Component):
             m.next = "SUM"
         self._chunk(m, x, "SUM", "SUM_WORDS")
         with m.State("SUM_WORDS"):
-            m.d.comb += x.want.eq((x.digits_left <= 1) & (x.chunk_left != 0))
+            m.d.comb += x.want.eq(x.few_digits & (x.chunk_left != 0))
             with m.If(x.take):
                 m.d.sync += [
                     x.word_digits.eq(self.words.payload),
                     x.digits_left.eq(self._config.word_bytes * x.digits),
+                    x.few_digits.eq(self._config.word_bytes * x.digits <= 1),
                     x.chunk_left.eq(x.chunk_left - 1),
                 ]
             with m.If((x.chunk_left == 0) & (x.digits_left == 0)):

@@ -180,8 +180,9 @@ class SparseLanes(wiring.Component):
         bits = len(self.hold_sequence)
         taken, done = Signal(bits), Signal(bits)
         drain, full = Signal(), Signal()
-        make_free, made_free = Signal(), Signal()
-        m.d.sync += made_free.eq(make_free)
+        make_free = Signal()
+        if self._config.sums_once:
+            m.d.sync += make_free.eq(self.read & ~make_free)
         m.d.comb += [
             taken.eq(self.progress.sequence - self.hold_sequence),
             done.eq(self.done.sequence - self.hold_sequence),
@@ -191,7 +192,6 @@ class SparseLanes(wiring.Component):
             full.eq(Cat(lane.waiting > QUEUE_LIMIT for lane in lanes).any()),
         ]
         m.d.comb += [
-            make_free.eq(self.read & ~made_free if self._config.sums_once else 0),
             self.stall.eq(make_free | drain | full),
             self.busy.eq(decoder.busy | Cat(lane.busy for lane in lanes).any()),
         ]

@@ -4,8 +4,8 @@
 
     port (sync) --> reads  -> [asynchronous queue] -> memory (its own domain)
                 <-- words  <- [asynchronous queue] <-
-                --> writes -> [asynchronous queue] ->
-                <-- writes done, errors, by synchronisers
+                --> writes -> [one place]          ->
+                <-- write done, errors, by synchronisers
 
 Nothing else passes between the domains. Neither side of a queue is ever reset: a queue whose
 pointers jump would show words that nobody wrote. What was under way at a restart is waited for and
@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, DomainRenamer, Module, Signal
+from amaranth.hdl import DomainRenamer, Module, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.fifo import AsyncFIFOBuffered
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.parts.register_slice import RegisterSlice
@@ -28,23 +29,9 @@ from .port import MemoryPortSignature
 
 __all__ = ["PortCrossing"]
 
-READS, WORDS, WRITES = 9, 17, 9
+READS, WORDS = 9, 17
 """Places of the queues. A place that was taken is seen free four cycles of both clocks later, so
 that sixteen words pass without a pause."""
-
-COUNT_BITS = 5
-"""Of the counts of writes: more than queue and memory hold together."""
-
-
-def _gray(value: Any) -> Any:
-    return value ^ value[1:]
-
-
-def _from_gray(value: Signal) -> Any:
-    bits = [value[-1]]
-    for bit in reversed(list(value[:-1])):
-        bits.append(bits[-1] ^ bit)
-    return Cat(*reversed(bits))
 
 
 class PortCrossing(wiring.Component):
@@ -65,7 +52,7 @@ class PortCrossing(wiring.Component):
         One cycle: forgets what is under way. Reads are accepted again once the memory has answered
         what it was asked for, and its error is taken back.
     clear : Out(1), in ``domain``
-        Resets the memory's adapter, while nothing is under way.
+        For the reset of a memory whose error stays, while nothing is under way.
     """
 
     def __init__(
@@ -106,16 +93,6 @@ class PortCrossing(wiring.Component):
         m.submodules[f"{name}_slice"] = DomainRenamer(self._domain)(register_slice)
         return register_slice
 
-    def _leave(self, m: Module, name: str, queue: Any, sink: Any) -> None:
-        """What leaves a queue, to the memory."""
-        out = self._slice(m, name, sink.payload.shape())
-        m.d.comb += [
-            out.i_stream.valid.eq(queue.r_rdy),
-            out.i_stream.payload.eq(queue.r_data),
-            queue.r_en.eq(out.i_stream.ready),
-        ]
-        connect(m, out.o_stream, flipped(sink))
-
     def _reads(self, m: Module, open_: Signal) -> None:
         source, sink = self.port.read, self.memory.read
         queue = self._queue(m, "reads", len(source.payload.as_value()), READS, True)
@@ -124,7 +101,13 @@ class PortCrossing(wiring.Component):
             queue.w_en.eq(source.valid & open_),
             queue.w_data.eq(source.payload),
         ]
-        self._leave(m, "reads", queue, sink)
+        out = self._slice(m, "reads", sink.payload.shape())
+        m.d.comb += [
+            out.i_stream.valid.eq(queue.r_rdy),
+            out.i_stream.payload.eq(queue.r_data),
+            queue.r_en.eq(out.i_stream.ready),
+        ]
+        connect(m, out.o_stream, flipped(sink))
 
     def _words(self, m: Module, open_: Signal) -> Signal:
         """Words; whether any are still to come."""
@@ -158,36 +141,38 @@ class PortCrossing(wiring.Component):
         return some_left
 
     def _writes(self, m: Module, open_: Signal) -> Signal:
-        """Writes, and whether all are done: the memory counts those that are, one a cycle."""
+        """Writes, one at a time, and whether the latest is done.
+
+        They come from a host or a flash, which are slow. A place in a memory holds the write; a
+        signal that changes says that one is there, and another that it is done.
+        """
         source, sink, local = self.port.write, self.memory.write, self._domain
-        queue = self._queue(m, "writes", len(source.payload.as_value()), WRITES, True)
-        accepted, done_here, all_done = (Signal(COUNT_BITS), Signal(COUNT_BITS), Signal(init=1))
-        put, room = Signal(), Signal(init=1)
+        m.submodules.writes = place = Memory(
+            shape=unsigned(len(source.payload.as_value())), depth=2, init=[]
+        )
+        writer, reader = place.write_port(), place.read_port(domain=local)
+        asked, asked_there, done, done_here = (Signal() for _ in range(4))
+        m.submodules.asked = FFSynchronizer(asked, asked_there, o_domain=local)
+        m.submodules.done = FFSynchronizer(done, done_here)
+        idle = Signal()
         m.d.comb += [
-            put.eq(source.valid & source.ready),
-            source.ready.eq(queue.w_rdy & room & open_),
-            queue.w_en.eq(put),
-            queue.w_data.eq(source.payload),
+            idle.eq(asked == done_here),
+            source.ready.eq(idle & open_),
+            writer.en.eq(source.valid & source.ready),
+            writer.data.eq(source.payload),
+            self.port.write_idle.eq(idle),
+            sink.payload.eq(reader.data),
         ]
-        self._leave(m, "writes", queue, sink)
-        taken, done, done_gray = (Signal(COUNT_BITS, name=n) for n in ("taken", "done", "gray"))
-        seen_gray = Signal(COUNT_BITS)
-        with m.If(sink.valid & sink.ready):
-            m.d[local] += taken.eq(taken + 1)
-        with m.If(self.memory.write_idle & (done != taken)):
-            m.d[local] += done.eq(done + 1)
-        m.d[local] += done_gray.eq(_gray(done))
-        m.submodules.done = FFSynchronizer(done_gray, seen_gray)
-        m.d.sync += [
-            done_here.eq(_from_gray(seen_gray)),
-            # Half of what the counts can tell apart, for what the register does not show yet.
-            room.eq(~(accepted - done_here)[-1]),
-            all_done.eq((accepted == done_here) & ~put),
-        ]
-        with m.If(put):
-            m.d.sync += accepted.eq(accepted + 1)
-        m.d.comb += self.port.write_idle.eq(all_done)
-        return all_done
+        with m.If(writer.en):
+            m.d.sync += asked.eq(~asked)
+        taken = Signal()
+        with m.If(asked_there != taken):
+            m.d[local] += [taken.eq(asked_there), sink.valid.eq(1)]
+        with m.Elif(sink.ready):
+            m.d[local] += sink.valid.eq(0)
+        with m.If(self.memory.write_idle & ~sink.valid & (done != taken)):
+            m.d[local] += done.eq(taken)
+        return idle
 
     def _restart(self, m: Module, open_: Signal, some_left: Signal, all_written: Signal) -> None:
         """Waits until nothing is under way, and then has the memory's adapter reset."""

@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.memory.port import MemoryPortSignature, check_width
+from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.errors import StillnetError
 
@@ -143,6 +144,8 @@ class SdramController(wiring.Component):
     input_delay : :class:`int`
         Registers that the board adds, on the way to the part and back together: 2 for
         ``io.FFBuffer`` on all pins.
+    input_registers : :class:`int`
+        Registers in which data are taken in here; another one where pads are far apart.
     lookahead : :class:`int`
         Segments queued after dispatch; a power of two.
     buffer_words : :class:`int`, optional
@@ -166,6 +169,8 @@ class SdramController(wiring.Component):
     pins : :py:`Out(SdramPinsSignature(part))`
     started : :py:`Out(1)`
         Power-up is over. Requests may be made before; they wait.
+    forget : :py:`In(1)`
+        Takes the port's error back, while nothing is under way.
     clear_counters : :py:`In(1)`
         Set all counters to zero.
     cycles : :py:`Out(32)`
@@ -195,6 +200,7 @@ class SdramController(wiring.Component):
         length_bits: int = 16,
         cas_latency: int | None = None,
         input_delay: int = 0,
+        input_registers: int = 1,
         lookahead: int = 4,
         buffer_words: int | None = None,
         postponed: int = 8,
@@ -224,7 +230,7 @@ class SdramController(wiring.Component):
         self._address_bits = address_bits
         self._word_bits = word_bits
         self._length_bits = length_bits
-        self._input_delay = input_delay
+        self._input_delay, self._input_registers = input_delay, input_registers
         self._lookahead = lookahead
         self._postponed = postponed
         if timings is None:
@@ -233,14 +239,14 @@ class SdramController(wiring.Component):
             )
         self._timings = timings
         # From the decision to the register of dq_i: two registers to the pins, the part, one back.
-        self._words = ReadWords(
-            word_bits, part.data_bits, 3 + timings.cas_latency + input_delay, buffer_words
-        )
+        latency = 2 + input_registers + timings.cas_latency + input_delay
+        self._words = ReadWords(word_bits, part.data_bits, latency, buffer_words)
         super().__init__(
             {
                 "port": In(MemoryPortSignature(address_bits, word_bits, length_bits)),
                 "pins": Out(SdramPinsSignature(part)),
                 "started": Out(1),
+                "forget": In(1),
                 "clear_counters": In(1),
                 **{name: Out(32) for name in _COUNTERS},
             }
@@ -324,6 +330,7 @@ class SdramController(wiring.Component):
             accept.eq(port.write.valid & port.write.ready),
             port.write_idle.eq(writes == 0),
             port.error.eq(splitter.error),
+            splitter.forget.eq(self.forget),
             write_words.word.eq(write_data),
             write_words.push.eq(splitter.write_start & ~splitter.write_drop),
             write_words.take.eq(x.issued_write),
@@ -533,8 +540,11 @@ class SdramController(wiring.Component):
 
     def _words_read(self, m: Module, x: _Signals) -> None:
         """Data from the part become words."""
-        captured = Signal(self._part.data_bits)
-        m.d.sync += captured.eq(self.pins.dq_i)
+        captured: Any = self.pins.dq_i
+        for _ in range(self._input_registers):
+            later = Data(self._part.data_bits)
+            m.d.sync += later.eq(captured)
+            captured = later
         words = x.read_words.o_stream
         m.d.comb += [
             x.read_words.dq.eq(captured),

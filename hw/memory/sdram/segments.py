@@ -57,6 +57,8 @@ class SegmentSplitter(wiring.Component):
     write_start : :py:`Out(1)`
         The write of the earlier transfer on ``write`` goes on, or is dropped.
     o_stream : :py:`Out(stream.Signature(segment_layout(part)))`
+    forget : :py:`In(1)`
+        Takes ``error`` back.
     error : :py:`Out(1)`
         A word was asked for that the part does not have. Stays high.
     """
@@ -73,6 +75,7 @@ class SegmentSplitter(wiring.Component):
                 "write_start": Out(1),
                 "write_drop": Out(1),
                 "o_stream": Out(stream.Signature(segment_layout(part))),
+                "forget": In(1),
                 "error": Out(1),
             }
         )
@@ -142,6 +145,8 @@ class SegmentSplitter(wiring.Component):
         end = Data(max(self._address_bits, self._length_bits) + 1)
         checked = Signal()
         m.d.sync += [checked.eq(take_read | take_write), end.eq(address + length)]
+        with m.If(self.forget):
+            m.d.sync += self.error.eq(0)
         with m.If(checked & (end > self.words)):
             m.d.sync += self.error.eq(1)
 
