@@ -271,7 +271,7 @@ class System(wiring.Component):
             config.word_bits,
             input_delay=self.input_delay,
             startup_us=self.startup_us,
-            input_registers=2 if own else 1,
+            far=own,
         )
         connect(m, sdram.pins, flipped(self.sdram))
         if not own:

@@ -2,13 +2,13 @@
 
 ::
 
-    port (sync) --> reads  -> [asynchronous queue] -> memory (its own domain)
+    port (sync) --> reads  -> [eight places]       -> memory (its own domain)
                 <-- words  <- [asynchronous queue] <-
                 --> writes -> [one place]          ->
                 <-- write done, errors, by synchronisers
 
-Nothing else passes between the domains. Neither side of a queue is ever reset: a queue whose
-pointers jump would show words that nobody wrote. What was under way at a restart is waited for and
+Nothing else passes between the domains. Neither side of any is ever reset: a queue whose pointers
+jump would show words that nobody wrote. What was under way at a restart is waited for and
 dropped instead.
 """
 
@@ -29,9 +29,9 @@ from .port import MemoryPortSignature
 
 __all__ = ["PortCrossing"]
 
-READS, WORDS = 9, 17
-"""Places of the queues. A place that was taken is seen free four cycles of both clocks later, so
-that sixteen words pass without a pause."""
+READS, WORDS = 8, 17
+"""Places. One that was taken is seen free four cycles of both clocks later, so that sixteen words
+pass without a pause."""
 
 
 class PortCrossing(wiring.Component):
@@ -94,20 +94,37 @@ class PortCrossing(wiring.Component):
         return register_slice
 
     def _reads(self, m: Module, open_: Signal) -> None:
-        source, sink = self.port.read, self.memory.read
-        queue = self._queue(m, "reads", len(source.payload.as_value()), READS, True)
+        """Requests, a few at a time: each place has a signal that changes when it is filled, and
+        one that changes when it is free again. Nothing is compared but these."""
+        source, sink, local = self.port.read, self.memory.read, self._domain
+        m.submodules.reads = places = Memory(
+            shape=unsigned(len(source.payload.as_value())), depth=READS, init=[]
+        )
+        writer, reader = places.write_port(), places.read_port(domain=local)
+        filled, emptied = Signal(READS), Signal(READS)
+        filled_there, emptied_here = Signal(READS), Signal(READS)
+        m.submodules.filled = FFSynchronizer(filled, filled_there, o_domain=local)
+        m.submodules.emptied = FFSynchronizer(emptied, emptied_here)
+        free = filled.bit_select(writer.addr, 1) == emptied_here.bit_select(writer.addr, 1)
         m.d.comb += [
-            source.ready.eq(queue.w_rdy & open_),
-            queue.w_en.eq(source.valid & open_),
-            queue.w_data.eq(source.payload),
+            source.ready.eq(free & open_),
+            writer.en.eq(source.valid & source.ready),
+            writer.data.eq(source.payload),
         ]
-        out = self._slice(m, "reads", sink.payload.shape())
-        m.d.comb += [
-            out.i_stream.valid.eq(queue.r_rdy),
-            out.i_stream.payload.eq(queue.r_data),
-            queue.r_en.eq(out.i_stream.ready),
-        ]
-        connect(m, out.o_stream, flipped(sink))
+        with m.If(writer.en):
+            m.d.sync += [
+                filled.bit_select(writer.addr, 1).eq(~filled.bit_select(writer.addr, 1)),
+                writer.addr.eq(writer.addr + 1),
+            ]
+        there = filled_there.bit_select(reader.addr, 1) != emptied.bit_select(reader.addr, 1)
+        m.d.comb += [reader.en.eq(~sink.valid | sink.ready), sink.payload.eq(reader.data)]
+        with m.If(reader.en):
+            m.d[local] += sink.valid.eq(there)
+            with m.If(there):
+                m.d[local] += [
+                    emptied.bit_select(reader.addr, 1).eq(~emptied.bit_select(reader.addr, 1)),
+                    reader.addr.eq(reader.addr + 1),
+                ]
 
     def _words(self, m: Module, open_: Signal) -> Signal:
         """Words; whether any are still to come."""

@@ -113,11 +113,13 @@ class Tiers(wiring.Component):
         config = self._config
         # Through registers of its own: the loader is far, and in no hurry.
         fill = HotFillSignature(config).create()
+        write, address, word = Signal(), Data(len(fill.address)), Data(len(fill.data))
         m.d.sync += [
-            fill.write.eq(self.fill.write),
-            fill.address.eq(self.fill.address),
-            fill.data.eq(self.fill.data),
+            write.eq(self.fill.write),
+            address.eq(self.fill.address),
+            word.eq(self.fill.data),
         ]
+        m.d.comb += [fill.write.eq(write), fill.address.eq(address), fill.data.eq(word)]
         if config.hot_words > BANK_WORDS:
             m.submodules.store = banks = HotBanks(config, length_bits=LENGTH_BITS)
             connect(m, reads, banks.reads)

@@ -144,8 +144,8 @@ class SdramController(wiring.Component):
     input_delay : :class:`int`
         Registers that the board adds, on the way to the part and back together: 2 for
         ``io.FFBuffer`` on all pins.
-    input_registers : :class:`int`
-        Registers in which data are taken in here; another one where pads are far apart.
+    far : :class:`bool`
+        Pads and taker may be far: data and what is taken go through a register more.
     lookahead : :class:`int`
         Segments queued after dispatch; a power of two.
     buffer_words : :class:`int`, optional
@@ -200,7 +200,7 @@ class SdramController(wiring.Component):
         length_bits: int = 16,
         cas_latency: int | None = None,
         input_delay: int = 0,
-        input_registers: int = 1,
+        far: bool = False,
         lookahead: int = 4,
         buffer_words: int | None = None,
         postponed: int = 8,
@@ -230,7 +230,7 @@ class SdramController(wiring.Component):
         self._address_bits = address_bits
         self._word_bits = word_bits
         self._length_bits = length_bits
-        self._input_delay, self._input_registers = input_delay, input_registers
+        self._input_delay, self._far = input_delay, far
         self._lookahead = lookahead
         self._postponed = postponed
         if timings is None:
@@ -239,8 +239,8 @@ class SdramController(wiring.Component):
             )
         self._timings = timings
         # From the decision to the register of dq_i: two registers to the pins, the part, one back.
-        latency = 2 + input_registers + timings.cas_latency + input_delay
-        self._words = ReadWords(word_bits, part.data_bits, latency, buffer_words)
+        latency = 3 + far + timings.cas_latency + input_delay
+        self._words = ReadWords(word_bits, part.data_bits, latency, buffer_words, far=far)
         super().__init__(
             {
                 "port": In(MemoryPortSignature(address_bits, word_bits, length_bits)),
@@ -541,7 +541,7 @@ class SdramController(wiring.Component):
     def _words_read(self, m: Module, x: _Signals) -> None:
         """Data from the part become words."""
         captured: Any = self.pins.dq_i
-        for _ in range(self._input_registers):
+        for _ in range(1 + self._far):
             later = Data(self._part.data_bits)
             m.d.sync += later.eq(captured)
             captured = later

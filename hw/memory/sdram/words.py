@@ -30,6 +30,8 @@ class ReadWords(wiring.Component):
     depth : :class:`int`, optional
         Words kept; a power of two. The least that lets an engine which is always ready read without
         a pause, where not given.
+    far : :class:`bool`
+        What is taken is counted a cycle later.
 
     Members
     -------
@@ -42,14 +44,23 @@ class ReadWords(wiring.Component):
     o_stream : :py:`Out(stream.Signature(word_bits))`
     """
 
-    def __init__(self, word_bits: int, data_bits: int, latency: int, depth: int | None = None):
+    def __init__(
+        self,
+        word_bits: int,
+        data_bits: int,
+        latency: int,
+        depth: int | None = None,
+        *,
+        far: bool = False,
+    ):
         self._word_bits = word_bits
         self._data_bits = data_bits
         self._latency = latency
+        self._far = far
         k = word_bits // data_bits
         # Items asked for but not counted yet, and a burst.
         self._margin = ceil((BURST + _COUNT_DELAY) / k) + 1
-        least = self._margin + ceil((latency + 6) / k) + 2
+        least = self._margin + ceil((latency + 6 + far) / k) + 2
         if depth is None:
             depth = max(16, 1 << (least - 1).bit_length())
         self._depth = depth
@@ -84,7 +95,7 @@ class ReadWords(wiring.Component):
         m.submodules.queue = queue = ShortQueue(self._word_bits, self._depth)
         level = Signal(range(self._depth + 1))
         out = Signal()
-        m.d.comb += out.eq(queue.o_stream.valid & queue.o_stream.ready)
+        m.d["sync" if self._far else "comb"] += out.eq(queue.o_stream.valid & queue.o_stream.ready)
         with m.If(last & ~out):
             m.d.sync += level.eq(level + 1)
         with m.Elif(out & ~last):
