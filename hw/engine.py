@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -471,7 +471,7 @@ class Engine(wiring.Component):
             part = sums[32 * k : 32 * min(k + 4, self._config.multipliers)]
             m.d.sync += four.eq(part.word_select(place[:2], 32))
             fours.append(four)
-        m.d.sync += sum_late.eq(Cat(fours).word_select(place[2:], 32))
+        m.d.sync += sum_late.eq(Array(fours)[place[2:]] if len(fours) > 1 else fours[0])
         inputs, hosts = b.input_encoder, b.write_back.hosts
         one_hot = b.loader.input.mode[1]
         value = Signal(32, name="state_value")

@@ -399,12 +399,11 @@ class AccumulatorReader(wiring.Component):
             output.payload.eq(Cat(*words)),
             output.valid.eq(stage_valid),
         ]
+        far = s.group[s.near.bit_length() - 1 :]
         with m.If(s.advance):
-            m.d.sync += [
-                stage_valid.eq(s.some),
-                s.stage_far.eq(s.group[s.near.bit_length() - 1 :]),
-                s.stage_far_inverse.eq(~s.group[s.near.bit_length() - 1 :]),
-            ]
+            m.d.sync += stage_valid.eq(s.some)
+            if len(far):
+                m.d.sync += [s.stage_far.eq(far), s.stage_far_inverse.eq(~far)]
 
     def _next_group(self, m: Module, s: _Signals) -> None:
         """Whether the group is the last of its block, and whether the block goes with it.
