@@ -209,6 +209,9 @@ class Engine(wiring.Component):
             column_slice.i_stream.payload.eq(column),
             column_slice.i_stream.valid.eq(valid),
             scheduler.rows_done.eq(fetcher.rows_done),
+        ]
+        # On a full chip the lanes are far from the fetcher, which may learn it a cycle late.
+        m.d["sync" if self._config.hot_words else "comb"] += [
             fetcher.word_taken.eq(lanes.taken),
             fetcher.column_done.eq(lanes.column_done),
         ]

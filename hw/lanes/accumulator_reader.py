@@ -63,7 +63,9 @@ class _Signals:
         self.read_short = Signal(range(config.multipliers + 1))
         # -- a word that arrives at the buffer
         # By gate, from registers, because each reaches all memories of its gate.
+        # Half of the memories take the inverse.
         self.arrived = [Signal(name=f"arrived{g}") for g in range(shapes.gates)]
+        self.absent = [Signal(name=f"absent{g}", init=1) for g in range(shapes.gates)]
         self.put = Signal()  # the last gate of a block
         self.arrived_short = Signal(range(config.multipliers + 1))  # units of the block
         # -- blocks of the buffer
@@ -282,6 +284,7 @@ class AccumulatorReader(wiring.Component):
         m.d.comb += Cat(s.put, s.arrived_short).eq(pipe)
         word, gate = before[1 + len(s.read_short)], before[2 + len(s.read_short) :]
         m.d.sync += [here.eq(word & (gate == g)) for g, here in enumerate(s.arrived)]
+        m.d.sync += [absent.eq(~(word & (gate == g))) for g, absent in enumerate(s.absent)]
 
     def _count_blocks(self, m: Module, s: _Signals) -> None:
         """Blocks of the buffer that are free, and those that are there."""
@@ -361,7 +364,7 @@ class AccumulatorReader(wiring.Component):
         m.d.comb += [
             writer.addr.eq(write_at),
             writer.data.eq(Cat(self.sums.data[k:][:bits] for k in starts)),
-            writer.en.eq(s.arrived[g]),
+            writer.en.eq(~s.absent[g] if q // 2 else s.arrived[g]),
             reader.addr.eq(read_at),
         ]
         part, near, far = width * bits, s.near, count // width // s.near

@@ -2,9 +2,9 @@
 
 ::
 
-    port (sync) --> reads  -> [eight places]       -> memory (its own domain)
-                <-- words  <- [asynchronous queue] <-
-                --> writes -> [one place]          ->
+    port (sync) --> reads  -> [eight places]   -> memory (its own domain)
+                <-- words  <- [sixteen places] <-
+                --> writes -> [one place]      ->
                 <-- write done, errors, by synchronisers
 
 Nothing else passes between the domains. Neither side of any is ever reset: a queue whose pointers
@@ -16,22 +16,90 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import DomainRenamer, Module, Signal, unsigned
-from amaranth.lib import wiring
+from amaranth.hdl import Module, Signal, Value, unsigned
+from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
-from amaranth.lib.fifo import AsyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
-
-from stillnet.hw.parts.register_slice import RegisterSlice
 
 from .port import MemoryPortSignature
 
 __all__ = ["PortCrossing"]
 
-READS, WORDS = 8, 17
+READS, WORDS = 8, 16
 """Places. One that was taken is seen free four cycles of both clocks later, so that sixteen words
 pass without a pause."""
+
+
+class Places(wiring.Component):
+    """A stream from one clock to another, through a few places of a memory.
+
+    Each place has a flag that changes when it is filled, and one that changes when it is empty
+    again. They pass one by one, so nothing but flags is compared, on either side.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Of the payload.
+    depth : int
+        Places.
+    source, target : str
+        Clocks.
+
+    Members
+    -------
+    i_stream : In(stream), in ``source``
+    o_stream : Out(stream), in ``target``
+    """
+
+    def __init__(self, shape: Any, depth: int, source: str, target: str) -> None:
+        self._shape, self._depth, self._domains = shape, depth, (source, target)
+        super().__init__(
+            {"i_stream": In(stream.Signature(shape)), "o_stream": Out(stream.Signature(shape))}
+        )
+
+    @property
+    def depth(self) -> int:
+        """Places."""
+        return self._depth
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        source, target = self._domains
+        m.submodules.storage = storage = Memory(
+            shape=unsigned(len(Value.cast(self.i_stream.payload))), depth=self._depth, init=[]
+        )
+        writer = storage.write_port(domain=source)
+        reader = storage.read_port(domain=target)
+        filled, emptied = Signal(self._depth), Signal(self._depth)
+        filled_there, emptied_here = Signal(self._depth), Signal(self._depth)
+        m.submodules.filled = FFSynchronizer(filled, filled_there, o_domain=target)
+        m.submodules.emptied = FFSynchronizer(emptied, emptied_here, o_domain=source)
+        # The place that is next: its number for the memory, its bit for the flags.
+        at, here = (Signal(self._depth, init=1, name=f"place{k}") for k in range(2))
+        m.d.comb += [
+            self.i_stream.ready.eq(((filled ^ ~emptied_here) & at).any()),
+            writer.en.eq(self.i_stream.valid & self.i_stream.ready),
+            writer.data.eq(self.i_stream.payload),
+        ]
+        with m.If(writer.en):
+            m.d[source] += [
+                filled.eq(filled ^ at),
+                at.eq(at.rotate_left(1)),
+                writer.addr.eq(writer.addr + 1),
+            ]
+        out = self.o_stream
+        there = ((filled_there ^ emptied) & here).any()
+        m.d.comb += [reader.en.eq(~out.valid | out.ready), out.payload.eq(reader.data)]
+        with m.If(reader.en):
+            m.d[target] += out.valid.eq(there)
+            with m.If(there):
+                m.d[target] += [
+                    emptied.eq(emptied ^ here),
+                    here.eq(here.rotate_left(1)),
+                    reader.addr.eq(reader.addr + 1),
+                ]
+        return m
 
 
 class PortCrossing(wiring.Component):
@@ -78,82 +146,37 @@ class PortCrossing(wiring.Component):
         self._restart(m, open_, some_left, all_written)
         return m
 
-    def _queue(self, m: Module, name: str, width: int, depth: int, inward: bool) -> Any:
-        domains = ("sync", self._domain) if inward else (self._domain, "sync")
-        queue = AsyncFIFOBuffered(
-            width=width, depth=depth, w_domain=domains[0], r_domain=domains[1]
-        )
-        m.submodules[name] = queue
-        return queue
-
-    def _slice(self, m: Module, name: str, shape: Any) -> RegisterSlice:
-        """Registers in both directions, at the memory's clock: whether a queue is empty or full
-        is known late."""
-        register_slice = RegisterSlice(shape)
-        m.submodules[f"{name}_slice"] = DomainRenamer(self._domain)(register_slice)
-        return register_slice
-
     def _reads(self, m: Module, open_: Signal) -> None:
-        """Requests, a few at a time: each place has a signal that changes when it is filled, and
-        one that changes when it is free again. Nothing is compared but these."""
-        source, sink, local = self.port.read, self.memory.read, self._domain
-        m.submodules.reads = places = Memory(
-            shape=unsigned(len(source.payload.as_value())), depth=READS, init=[]
-        )
-        writer, reader = places.write_port(), places.read_port(domain=local)
-        filled, emptied = Signal(READS), Signal(READS)
-        filled_there, emptied_here = Signal(READS), Signal(READS)
-        m.submodules.filled = FFSynchronizer(filled, filled_there, o_domain=local)
-        m.submodules.emptied = FFSynchronizer(emptied, emptied_here)
-        free = filled.bit_select(writer.addr, 1) == emptied_here.bit_select(writer.addr, 1)
+        source, sink = self.port.read, self.memory.read
+        m.submodules.reads = places = Places(source.payload.shape(), READS, "sync", self._domain)
         m.d.comb += [
-            source.ready.eq(free & open_),
-            writer.en.eq(source.valid & source.ready),
-            writer.data.eq(source.payload),
+            source.ready.eq(places.i_stream.ready & open_),
+            places.i_stream.valid.eq(source.valid & open_),
+            places.i_stream.payload.eq(source.payload),
         ]
-        with m.If(writer.en):
-            m.d.sync += [
-                filled.bit_select(writer.addr, 1).eq(~filled.bit_select(writer.addr, 1)),
-                writer.addr.eq(writer.addr + 1),
-            ]
-        there = filled_there.bit_select(reader.addr, 1) != emptied.bit_select(reader.addr, 1)
-        m.d.comb += [reader.en.eq(~sink.valid | sink.ready), sink.payload.eq(reader.data)]
-        with m.If(reader.en):
-            m.d[local] += sink.valid.eq(there)
-            with m.If(there):
-                m.d[local] += [
-                    emptied.bit_select(reader.addr, 1).eq(~emptied.bit_select(reader.addr, 1)),
-                    reader.addr.eq(reader.addr + 1),
-                ]
+        connect(m, places.o_stream, flipped(sink))
 
     def _words(self, m: Module, open_: Signal) -> Signal:
         """Words; whether any are still to come."""
         source, sink = self.memory.data, self.port.data
-        queue = self._queue(m, "words", len(source.payload), WORDS, False)
-        left = Signal(24)
-        some_left = Signal()
-        asked = Signal.like(self.port.read.p.length)
-        came = Signal()
-        into = self._slice(m, "words", source.payload.shape())
-        connect(m, flipped(source), into.i_stream)
-        # Two cycles, and one less than the queue takes: it is there before the word.
+        m.submodules.words = places = Places(source.payload.shape(), WORDS, self._domain, "sync")
+        # Two cycles, and one less than a place takes: it is there before the word.
         m.submodules.failed = FFSynchronizer(self.memory.error, self.port.error)
+        connect(m, flipped(source), places.i_stream)
         m.d.comb += [
-            queue.w_en.eq(into.o_stream.valid),
-            queue.w_data.eq(into.o_stream.payload),
-            into.o_stream.ready.eq(queue.w_rdy),
-            sink.payload.eq(queue.r_data),
-            sink.valid.eq(queue.r_rdy & open_),
-            queue.r_en.eq(sink.ready | ~open_),
+            sink.payload.eq(places.o_stream.payload),
+            sink.valid.eq(places.o_stream.valid & open_),
+            places.o_stream.ready.eq(sink.ready | ~open_),
         ]
-        accepted = self.port.read.valid & self.port.read.ready
+        left, some_left = Signal(24), Signal()
+        asked, came = Signal.like(self.port.read.p.length), Signal()
         m.d.sync += [
             asked.eq(0),
-            came.eq(queue.r_rdy & queue.r_en),
+            came.eq(places.o_stream.valid & places.o_stream.ready),
             left.eq(left + asked - came),
             some_left.eq((left != 0) | (asked != 0)),
         ]
-        with m.If(accepted):
+        with m.If(self.port.read.valid & self.port.read.ready):
             m.d.sync += asked.eq(self.port.read.p.length)
         return some_left
 

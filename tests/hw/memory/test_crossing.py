@@ -197,8 +197,8 @@ MUTATIONS = {
         "with m.Elif(all_written):",
     ),
     "words that were under way are delivered": (
-        "sink.valid.eq(queue.r_rdy & open_)",
-        "sink.valid.eq(queue.r_rdy)",
+        "sink.valid.eq(places.o_stream.valid & open_)",
+        "sink.valid.eq(places.o_stream.valid)",
     ),
     "an error comes later than its word": (
         "FFSynchronizer(self.memory.error, self.port.error)",
