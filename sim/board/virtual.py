@@ -32,6 +32,9 @@ STARTUP_US = 2
 YES = (True, "true", "1", "yes")
 TIMINGS = 16
 """Numbers of the model's ``SdramTiming``."""
+FLASH_HALF_NS = 13
+"""Least time that the flash's clock is high, or low: reads at 33 MHz."""
+
 FLASH_WAKE_US = 30
 """What the flash needs to wake up, the longest of the common parts (see ``flash_model.h``)."""
 
@@ -196,6 +199,7 @@ def _library(target: Board, serial: bool, config: EngineConfig) -> ctypes.CDLL:
     )
     text = to_verilog(system, "system")
     header = "" if serial else "#define STILLNET_BYTES 1\n"
+    header += f"#define STILLNET_FLASH_HALF {-(-FLASH_HALF_NS * target.clock_hz // 10**9)}\n"
     header += "" if target.sdram else "#define STILLNET_NO_SDRAM 1\n"
     header += "#define STILLNET_MEMORY_CLOCK 1\n" if target.memory_hz else ""
     header += "#define STILLNET_NO_FLASH 1\n" if target.image_offset is None else ""

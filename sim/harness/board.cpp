@@ -31,8 +31,8 @@ namespace {
 
 // Cycles that data of the flash are late: 20 ns of pads and flash at 100 MHz.
 constexpr int FLASH_DELAY = 2;
-// Half a period of its clock, at most 33 MHz for READ (50 MHz for some parts).
-constexpr int FLASH_HALF = 2;
+// Least half of a period of its clock, from sim/board/virtual.py.
+constexpr int FLASH_HALF = STILLNET_FLASH_HALF;
 constexpr uint8_t FLAG = 0x7E;  // begins and ends frames; only used to stop early
 
 // The host's end of a serial line: 8N1, at its own rate, which is no whole number of cycles.

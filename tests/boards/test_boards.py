@@ -64,7 +64,7 @@ def test_pll_makes_the_clock_exactly(input_hz: int, output_hz: int, phase: int) 
 )
 def test_pll_makes_a_clock_for_the_memory_too(output_hz: int) -> None:
     memory_hz = memory_clock(output_hz)
-    assert 0.9 * MEMORY_HZ < memory_hz <= MEMORY_HZ
+    assert 0.85 * MEMORY_HZ < memory_hz <= MEMORY_HZ
     s = pll_settings(25_000_000, output_hz, 144, memory_hz=memory_hz)
     assert s.vco_hz == output_hz * s.output_divider and VCO_HZ[0] <= s.vco_hz <= VCO_HZ[1]
     p = s.parameters()
@@ -103,7 +103,7 @@ def test_another_clock() -> None:
     with pytest.raises(StillnetError, match="^a clock of 60 MHz is outside of 75 to 133 MHz"):
         board("ulx3s-25f").clocked(60)
     slow = board("ulx3s-85f").tiered().clocked(90)
-    assert (slow.clock_hz, slow.memory_hz) == (90_000_000, 126_000_000)
+    assert (slow.clock_hz, slow.memory_hz) == (90_000_000, 120_000_000)
     with pytest.raises(StillnetError, match="^the clock of board 'upduino' is 24 MHz and cannot "):
         board("upduino").clocked(25)
 
@@ -477,7 +477,7 @@ def test_a_board_with_tiers_has_the_block_ram_that_is_left() -> None:
     config = target.config()
     assert config.lanes == 8 and config.hot_words > 20_000
     assert 0.75 * target.block_rams < block_rams(config) <= 0.8 * target.block_rams
-    assert (target.clock_hz, target.memory_hz) == (80_000_000, MEMORY_HZ)
+    assert (target.clock_hz, target.memory_hz) == (75_000_000, MEMORY_HZ)
     assert config.bus_clock == pytest.approx(5 / 3, rel=1e-6)
     with pytest.raises(StillnetError, match="^board 'ulx3s-12f' has 56 blocks of RAM, too few"):
         board("ulx3s-12f").tiered()
