@@ -452,7 +452,9 @@ def _solve_layer(
         if len(vectors) < len(rows.sources):
             result = _solve_with_tokens(job, settings, rows, z, target, seen[INPUT], chosen)
         else:
-            result = _solve(job, settings, rows, _evidence(job, settings, z, target), chosen)
+            result = _solve(
+                job, settings, rows, _evidence(job, settings, z, target, rows.key in chosen), chosen
+            )
         results[index, place] = result
     _set_biases(job, settings, index, results)
     return results
@@ -500,7 +502,8 @@ def _solve_with_tokens(
         integers = np.where(rows.kept, integers, 0).astype(np.int8)
     of_tokens = grid.values(integers)[:, part]
     others = rows.without_tokens(part, steps)
-    left = _evidence(job, settings, z, target - _of(of_tokens.T, tokens))
+    others_target = target - _of(of_tokens.T, tokens)
+    left = _evidence(job, settings, z, others_target, rows.key in chosen)
     lost = np.mean(_of((rows.weight[:, part] - of_tokens).T, tokens), axis=0)
     result = _solve(job, settings, others, left, chosen, lost)
     integers[:, dense] = result.integers
@@ -599,10 +602,14 @@ def _second_planes(job: Job, rows: _Rows, values: np.ndarray, grid: Grid) -> Non
         values[:, second] = round_to_nearest(left, grid)[:, second]
 
 
-def _evidence(job: Job, settings: Settings, z: np.ndarray, target: np.ndarray) -> Evidence:
+def _evidence(
+    job: Job, settings: Settings, z: np.ndarray, target: np.ndarray, known: bool
+) -> Evidence:
+    """``known``: whether the damping is, so that nothing is to be held out."""
     centred = settings.correct_bias
     whole = gather(z, target, centred=centred)
-    if job.held is None or not settings.dampings or settings.method == "nearest":
+    compared = settings.dampings and settings.method != "nearest" and not known
+    if job.held is None or not compared:
         return Evidence(whole)
     fit = gather(z[~job.held], target[~job.held], centred=centred)
     return Evidence(whole, fit, gather(z[job.held], target[job.held], centred=centred, about=fit))
