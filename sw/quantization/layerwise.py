@@ -50,6 +50,8 @@ class Settings:
         How often a recurrent layer is run and solved.
     sweeps : int
         Of the coordinate descent.
+    early_sweeps : int
+        The same in all passes but the last: they are there for the states that the layer visits.
     correct_bias : bool
         Biases take what rounded weights lose of the mean.
     dampings : tuple of float
@@ -64,6 +66,7 @@ class Settings:
     damping: float = 0.1
     passes: int = 2
     sweeps: int = 6
+    early_sweeps: int = 6
     correct_bias: bool = True
     dampings: tuple[float, ...] = ()
 
@@ -198,11 +201,14 @@ def compress_layers(
     for group in layer_groups(job.model.layers):
         recurrent = any(m.source >= i for i in group for m in model.layers[i].matrices)
         fresh = any((i, 0) not in work for i in group)
-        for _ in range((settings.passes if recurrent else 1) if fresh else 0):
+        passes = (settings.passes if recurrent else 1) if fresh else 0
+        early = replace(settings, sweeps=settings.early_sweeps)
+        for k in range(passes):
+            now = settings if k == passes - 1 else early
             inner = _run_group(job, model, group, seen)
             for i in group:
                 vectors = {**seen, **inner[0]}
-                results = _solve_layer(job, settings, i, vectors, inner[1], chosen)
+                results = _solve_layer(job, now, i, vectors, inner[1], chosen)
                 work.update(results)
                 model = replace_layer(model, i, results)
         if not fresh:

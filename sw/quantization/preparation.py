@@ -39,7 +39,7 @@ from .simulate import Encoders
 from .solvers.hessian import bundles
 from .thresholds import plain_sources, set_modes
 
-__all__ = ["Base", "Judged", "Plan", "better_plan", "make_plan", "prepare", "score"]
+__all__ = ["Base", "Judged", "Plan", "better_plan", "loss", "make_plan", "prepare", "score"]
 
 _PIECE = 100
 """Steps of a recording that weights are solved on in one piece, begun in the float model's state:
@@ -415,14 +415,24 @@ def better_plan(base: Base, wish: Wish, settings: Settings, rows: bool | None) -
     return by_row if with_rows > without + _WORTH_DB else common
 
 
+def loss(network: Network, judged: Judged) -> np.ndarray:
+    """Mean square error of each output as a part of its power; zero where it does not move."""
+    power, error = _power_and_error(network, judged)
+    return error / np.where(power > 0, power, np.inf)
+
+
 def score(network: Network, judged: Judged) -> float:
     """Mean over the outputs of their SNR in dB."""
-    result = run_quantized(network, judged.layout, judged.x)
-    y = network.dequantize_output(result.vectors[len(network.layers) - 1])
-    power = np.var(judged.wanted, axis=0)
-    error = np.mean((y - judged.wanted) ** 2, axis=0)
+    power, error = _power_and_error(network, judged)
     alive = power > 0
     if not np.any(alive):
         return 0.0
     floor = 1e-12 * power[alive]
     return float(np.mean(10 * np.log10(power[alive] / np.maximum(error[alive], floor))))
+
+
+def _power_and_error(network: Network, judged: Judged) -> tuple[np.ndarray, np.ndarray]:
+    """Variance of each output of the float model, and mean square error of the integers."""
+    result = run_quantized(network, judged.layout, judged.x)
+    y = network.dequantize_output(result.vectors[len(network.layers) - 1])
+    return np.var(judged.wanted, axis=0), np.mean((y - judged.wanted) ** 2, axis=0)

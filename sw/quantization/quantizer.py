@@ -89,7 +89,7 @@ def quantize(
     -------
     Network
         ``notes["report"]`` holds the errors against the float model output by output and layer by
-        layer, the activity over the calibration recordings, and the doubts.
+        layer, the activity over the calibration recordings, the doubts, and advice.
 
     Raises
     ------
@@ -109,7 +109,9 @@ def quantize(
     rows = row_steps is not False
     base = prepare(model, recordings, nonzero=names, rows=rows, planes=copies, progress=progress)
     wish = Wish(8, margin, correct_bias, keep_silence)
-    settings = Settings(8, method=method, dampings=DAMPINGS, correct_bias=correct_bias)
+    settings = Settings(
+        8, method=method, early_sweeps=1, dampings=DAMPINGS, correct_bias=correct_bias
+    )
     plan = better_plan(base, wish, settings, row_steps)
     rounded = best_rounding(plan, settings, progress)
     network = plan.network(rounded.work, name)
@@ -130,7 +132,11 @@ def quantize(
     }
     progress("quantized network", 0, 1)
     network.notes["report"] = quantization_report(
-        model, network, base.whole, listed_recordings(model, calibration)
+        model,
+        network,
+        base.whole,
+        listed_recordings(model, calibration),
+        None if doubled else rounded.worst,
     )
     progress("quantized network", 1, 1)
     return network

@@ -2,19 +2,21 @@
 
 How far a layer should make good for the layers before it depends on the network and on how much its
 recordings show. So it is tried: the integers of each way run over the recordings that were held
-out, and the way whose outputs are nearest to the float model is kept. Rounding to nearest is one of
-them.
+out, and the way whose outputs are nearest to the float model is kept: the one of least noise, as a
+part of each output's power, so that poor outputs count most. Rounding to nearest is one of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from stillnet.sw.model.model import Model
 from stillnet.sw.util.progress import Progress
 
 from .layerwise import LayerWork, Settings, compress_layers
-from .preparation import Plan, score
+from .preparation import Plan, loss
 
 __all__ = ["DAMPINGS", "Rounded", "best_rounding"]
 
@@ -40,14 +42,17 @@ class Rounded:
     settings : Settings
         Of the way that was kept.
     scores : dict of str to float
-        By way, the mean over the outputs of their SNR in dB on what was held out; empty where
+        By way, the SNR in dB on what was held out, from the mean of the outputs' noise; empty where
         calibration is too short to hold out any.
+    worst : (output, SNR in dB) or None
+        Of the way that was kept, on what was held out.
     """
 
     model: Model
     work: LayerWork
     settings: Settings
     scores: dict[str, float]
+    worst: tuple[int, float] | None = None
 
 
 def best_rounding(plan: Plan, settings: Settings, progress: Progress) -> Rounded:
@@ -65,6 +70,13 @@ def best_rounding(plan: Plan, settings: Settings, progress: Progress) -> Rounded
     for name, way in ways.items():
         known = plan.nearest if way.method == "nearest" else None
         model, work = known or compress_layers(plan.job, way, progress=progress)
-        scores[name] = score(plan.network(work), proof)
-        found[name] = Rounded(model, work, way, scores)
+        noise = loss(plan.network(work), proof)
+        scores[name] = _db(float(noise.mean()))
+        worst = int(np.argmax(noise))
+        found[name] = Rounded(model, work, way, scores, (worst, _db(float(noise[worst]))))
     return found[max(scores, key=lambda name: scores[name])]
+
+
+def _db(noise: float) -> float:
+    """SNR of noise that is a part of the power."""
+    return float(-10 * np.log10(max(noise, 1e-12)))
