@@ -16,7 +16,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.util.progress import Progress, silent
 
-from .checks import check_model, check_recordings, listed_recordings
+from .checking.checks import check_model, check_recordings, listed_recordings
 from .layerwise import Settings
 from .limits import Budget, LimitSearch, settle
 from .planes import two_planes
