@@ -58,10 +58,13 @@ MAY_IMPORT = {
     "sw.importers": "sw.importers.keras sw.importers.onnx sw.model sw.partition sw.util",
     "sw.network": "sw.partition sw.util",
     "sw.quantization.solvers": "sw.model",
-    "sw.quantization": "sw.model sw.network sw.partition sw.quantization.solvers sw.util",
+    "sw.quantization.checking": "sw.model sw.network",
+    "sw.quantization": "sw.model sw.network sw.partition sw.quantization.checking"
+    " sw.quantization.solvers sw.util",
     "sw.packing": "sw.network sw.util",
     "sw.cost": "sw.network",
-    "sw.compression": "sw.cost sw.model sw.network sw.quantization sw.quantization.solvers sw.util",
+    "sw.compression": "sw.cost sw.model sw.network sw.quantization sw.quantization.checking"
+    " sw.quantization.solvers sw.util",
     "sw.host": "sw.network sw.packing sw.partition sw.util",
     "sw.cli": "sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing"
     " sw.partition sw.quantization sw.quantization.solvers sw.util",

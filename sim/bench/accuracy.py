@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from stillnet.sw.model.model import Model
-from stillnet.sw.quantization.quantizer import quantize
 from stillnet.sw.util.benches import Bench, table
 
 from .accuracy_models import model_rows
-from .judging import judge
+from .judging import PLANES, judge, quantized
 
 __all__ = ["BENCH", "KINDS", "accuracy", "random_model"]
 
@@ -75,8 +74,8 @@ def _random_rows(progress: Progress) -> Iterator[dict[str, Any]]:
         progress("random networks", done, len(cases))
         model, x = random_model(kind, np.random.default_rng([seed, int(scale)]), scale)
         half = len(x) // 2
-        for method in ("second-order", "nearest"):
-            network = quantize(model, x[:half], method=method)
+        for method in ("second-order", "nearest", PLANES):
+            network = quantized(model, [x[:half]], method)
             name = f"{kind}, scales 1:{scale:g}, seed {seed}"
             yield judge(name, model, network, [x[half:]])
     progress("random networks", len(cases), len(cases))

@@ -16,9 +16,8 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.importers.load import load_model
 from stillnet.sw.model.model import Model
 from stillnet.sw.partition.options import CutOptions
-from stillnet.sw.quantization.quantizer import quantize
 
-from .judging import Extra, judge
+from .judging import PLANES, Extra, judge, quantized
 from .models import LSTM_OF_DETECTOR
 
 __all__ = ["CASES", "Case", "cosines", "decisions", "model_rows", "motion", "motion_model"]
@@ -44,7 +43,7 @@ class Case:
     load : function
         Gives :data:`Data`.
     methods : tuple of str
-        Of rounding.
+        Of rounding, or ``PLANES``.
     extra : function, optional
         See ``judge``.
     """
@@ -168,7 +167,7 @@ def _motion() -> Data:
 BOTH = ("second-order", "nearest")
 
 CASES = (
-    Case("IMU, GRU of 16", _motion, BOTH),
+    Case("IMU, GRU of 16", _motion, (*BOTH, PLANES)),
     Case("NSNet2, 16 kHz", _nsnet2, BOTH),
     Case("NSNet2, 48 kHz", _nsnet2_wide),
     Case("Resemblyzer, three LSTMs", _speaker, extra=cosines),
@@ -176,6 +175,7 @@ CASES = (
     Case(
         "silero-vad, LSTM and head",
         lambda: _detector(LSTM_OF_DETECTOR),
+        ("second-order", PLANES),
         extra=decisions,
     ),
 )
@@ -198,7 +198,7 @@ def model_rows(progress: Progress, cases: tuple[Case, ...] = CASES) -> Iterator[
             continue
         for method in case.methods:
             begin = time.perf_counter()
-            network = quantize(model, heard, method=method)
+            network = quantized(model, heard, method)
             seconds = time.perf_counter() - begin
             row = judge(case.name, model, network, clips, extra=case.extra)
             yield row | {"seconds": seconds}

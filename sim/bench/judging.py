@@ -15,9 +15,31 @@ import numpy as np
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, run_float
+from stillnet.sw.quantization.quantizer import quantize
 from stillnet.sw.quantization.report import run_quantized, signal_to_noise
 
-__all__ = ["Extra", "Run", "float_run", "integer_run", "judge", "outputs", "rounded_rows"]
+__all__ = [
+    "PLANES",
+    "Extra",
+    "Run",
+    "float_run",
+    "integer_run",
+    "judge",
+    "outputs",
+    "quantized",
+    "rounded_rows",
+]
+
+PLANES = "two planes"
+"""A way beside the methods of ``quantize``: second-order rounding, two planes in every layer."""
+
+
+def quantized(model: Model, heard: list[np.ndarray], way: str) -> Network:
+    """The integers of a model, by a method of ``quantize`` or with two planes."""
+    if way != PLANES:
+        return quantize(model, heard, method=way)
+    fed = [layer.name for layer in model.layers if layer.matrices]
+    return quantize(model, heard, planes=fed)
 
 
 def rounded_rows(model: Model) -> Model:
@@ -80,10 +102,11 @@ def judge(
 ) -> dict[str, Any]:
     """A row: the integers, and the peer (``peer_...``), against the float model."""
     wanted = outputs(model, float_run(model), clips)
+    options = network.notes["options"]
     row = {
         "name": name,
-        "bits": 8,
-        "method": network.notes["options"]["method"],
+        "bits": 16 if options["planes"] else 8,
+        "method": PLANES if options["planes"] else options["method"],
         "row_steps": network.row_scale,
     }
     runs = {"": integer_run(network), "peer_": float_run(rounded_rows(model))}

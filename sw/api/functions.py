@@ -65,6 +65,7 @@ def quantize(
     row_steps: bool | None = None,
     name: str | None = None,
     nonzero: Iterable[str] = (),
+    planes: Iterable[str] = (),
     margin: float = 1.25,
     correct_bias: bool = True,
     keep_silence: bool = True,
@@ -106,6 +107,9 @@ def quantize(
         Name of the network; the model's where absent.
     nonzero : iterable of str
         ReLU layers (or ``"input"``) that send their nonzero elements in each step, not differences.
+    planes : iterable of str
+        Layers whose weights have two planes of eight bits, where eight bits are not enough. They
+        fetch twice the words, and a copy of what they read.
     margin : float
         Headroom of vectors without a proven bound, as a factor on the largest value seen.
     correct_bias : bool
@@ -139,6 +143,7 @@ def quantize(
         row_steps=row_steps,
         name=name,
         nonzero=nonzero,
+        planes=planes,
         margin=margin,
         correct_bias=correct_bias,
         keep_silence=keep_silence,

@@ -44,6 +44,13 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "of its spread",
     )
     add("--nonzero", type=_names, default=[], metavar="NAMES", help="ReLU layers without deltas")
+    add(
+        "--planes",
+        type=_names,
+        default=[],
+        metavar="NAMES",
+        help="layers whose weights have two planes of eight bits, where eight bits are not enough",
+    )
     options.add_method(parser, "nearest: round each weight by itself, which is quick")
     options.add_steps(parser)
     options.add_strict(parser)
@@ -80,6 +87,7 @@ def _run(args: argparse.Namespace) -> QuantizeResult:
             row_steps=args.weight_steps,
             name=args.name,
             nonzero=args.nonzero,
+            planes=args.planes,
             correct_bias=args.correct_bias != "none",
             keep_silence=args.correct_bias != "all",
             progress=progress,
@@ -109,6 +117,8 @@ examples:
       changes below 16/256 are kept back until they add up
   stillnet quantize nsnet2.onnx --data speech/ --max-error 0.02 -o net.safetensors
       the largest thresholds that keep the mean error of each output within 0.02
+  stillnet quantize motion.onnx --data x.npy --planes gru,out -o net.safetensors
+      sixteen bits for the weights of two layers; see docs/numbers.md
 
 Use recordings of what the device will hear; some thousand steps are enough. They fix the range of
 each vector, and the error report that 'stillnet info net.safetensors' repeats.""",

@@ -159,6 +159,8 @@ def _show_report(report: QuantizeReport) -> None:
             str(m.clipped),
         )
     print_tables(vectors, matrices)
+    for advice in report.advice:
+        print(f"Advice: {advice}.")
 
 
 def _outputs(report: QuantizeReport) -> str:

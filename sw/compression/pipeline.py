@@ -19,7 +19,7 @@ from stillnet.sw.cost.cost import predict, step_words
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Trace
-from stillnet.sw.quantization.checks import listed_recordings
+from stillnet.sw.quantization.checking.checks import listed_recordings
 from stillnet.sw.quantization.integers import set_limits
 from stillnet.sw.quantization.layerwise import LayerWork
 from stillnet.sw.quantization.limits import Limits, integer_error, settle

@@ -19,7 +19,7 @@ from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.cost import memory_words, words_within
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
-from stillnet.sw.quantization.checks import check_model, check_recordings
+from stillnet.sw.quantization.checking.checks import check_model, check_recordings
 from stillnet.sw.quantization.layerwise import Job, LayerWork, Settings, compress_layers
 from stillnet.sw.quantization.limits import Limits, LimitSearch
 from stillnet.sw.quantization.preparation import (

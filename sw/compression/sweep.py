@@ -21,7 +21,7 @@ from stillnet.sw.cost.cost import predict, step_words
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, run_float, run_integers
-from stillnet.sw.quantization.checks import check_recordings
+from stillnet.sw.quantization.checking.checks import check_recordings
 from stillnet.sw.quantization.integers import set_limits
 from stillnet.sw.quantization.limits import Limits
 from stillnet.sw.util.progress import Progress, silent

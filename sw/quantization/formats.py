@@ -33,6 +33,7 @@ from stillnet.sw.network.checks import label_exponent
 from stillnet.sw.network.sequence import Trace
 from stillnet.sw.util.progress import Progress
 
+from .planes import NOISE, PLANE_BITS, Planes
 from .scales import choose_scales
 from .sensitivity import Sensitivity, accumulators_of
 from .solvers.hessian import bundles
@@ -47,7 +48,11 @@ _THIN = 4
 """Every so many rows stand for all of them where formats are chosen for rows with steps."""
 
 _FREE = 1.001
-"""Noise that headroom may cost."""
+"""Noise that headroom may cost, as a factor on all of it."""
+
+_FREE_PART = 1.1
+"""The same on the part of each matrix. A quiet matrix beside a loud one would else lose its bits to
+headroom of the other, and what is loud is what rounding makes good for."""
 
 _SLACK = 0.98
 """Part of the accumulator's range that the choice of exponents uses; the corrected biases, known
@@ -98,12 +103,14 @@ class FormatChoice:
         bits: int = 8,
         scaled: frozenset[int] = frozenset(),
         input_peak: float = 0.0,
+        planes: Planes | None = None,
     ) -> None:
         self.model = model
         self.trace = trace
         self.margin = margin
         self.correct_bias = correct_bias
         self.bits, self.scaled, self.input_peak = bits, scaled, input_peak
+        self.planes = planes or Planes()
         self.cells = [CELLS[layer.cell] for layer in model.layers]
         self.statistics = {s: self._measure(s) for s in range(INPUT, len(model.layers))}
         self.gain = [
@@ -122,10 +129,12 @@ class FormatChoice:
                     self.consumers[m.source].append(i)
         self.scales = choose_scales(model, self.state_peak, self.accumulator_peak, margin)
         self.fraction = {s: self.candidates(s)[0] for s in self.statistics}
+        for s in self.statistics:
+            self._move(s, self.fraction[s])
         self.exponent = [0] * len(model.layers)
         self._noise: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
         self._best: dict[tuple[int, ...], tuple[float, int]] = {}
-        self._row_noise: dict[tuple[int, ...], float] = {}
+        self._row_noise: dict[tuple[int, ...], np.ndarray] = {}
 
     # -- measurements
 
@@ -167,6 +176,12 @@ class FormatChoice:
                 finest = max(finest, nominal - 15)
                 return list(range(finest, max(finest - 8, nominal - 15) - 1, -1))
         return list(range(finest, finest - (_COARSER if self.scaled else 9), -1))
+
+    def _move(self, source: int, fraction: int) -> None:
+        """Sets the fraction of a vector, and of its coarser copy."""
+        self.fraction[source] = fraction
+        for copy in self.planes.of(source):
+            self.fraction[copy] = fraction - PLANE_BITS
 
     def _window(self, index: int, fraction: int) -> tuple[int, int]:
         """Exponents from lowest to highest that the rescale shift of a layer reaches."""
@@ -241,29 +256,36 @@ class FormatChoice:
 
     def row_cost(self, index: int) -> float:
         """The same with a step for each row: clipped rounding at its best, of some of the rows."""
+        return float(np.sum(self.row_parts(index)))
+
+    def row_parts(self, index: int) -> np.ndarray:
+        """What it is made of, by bundle and source."""
         layer, order = self.model.layers[index], self.cells[index].accumulators
         key = (index, *(self.fraction[m.source] for m in layer.matrices))
         if key not in self._row_noise:
-            total = 0.0
+            parts: list[float] = []
             for bundle in bundles(self.model, index):
                 weight = bundle.weight(layer)[::_THIN]
                 sources = [layer.matrices[j].source for j, _ in bundle.parts]
+                paired = {k for k, _ in self.planes.pairs(sources)}
                 ratio, power, fine = [], [], []
-                for s in sources:
+                for k, s in enumerate(sources):
                     size, tokens = self.model.source_size(s), s == INPUT and self.model.one_hot
                     ratio.append(
                         np.full(size, 2.0 ** (self.fraction[s] - self.fraction[sources[0]]))
                     )
-                    power.append(np.asarray(self.statistics[s].power, float))
+                    left = NOISE if k in paired else 1.0
+                    power.append(np.asarray(self.statistics[s].power, float) * left)
                     fine.append(np.full(size, 0.0 if tokens else 4.0 ** -self.fraction[s] / 12))
                 c, p = np.concatenate(ratio), np.concatenate(power)
-                step = best_steps(weight, p, self.bits, c)[:, None] * c
+                step = best_steps(weight, p, self.bits, c, clip=not paired)[:, None] * c
                 limit = 1 << (self.bits - 1)
                 rounded = np.clip(np.rint(weight / step), -limit, limit - 1) * step
-                noise = (rounded - weight) ** 2 @ p + weight**2 @ np.concatenate(fine)
+                noise = (rounded - weight) ** 2 * p + weight**2 * np.concatenate(fine)
                 gain = np.concatenate([self.gain[index][order.index(g)] for g in bundle.gates])
-                total += float(np.sum(gain[::_THIN] * noise)) * _THIN
-            self._row_noise[key] = total
+                of_columns = gain[::_THIN] @ noise * _THIN
+                parts += [float(np.sum(of_columns[part])) for part in bundle.columns(self.model)]
+            self._row_noise[key] = np.array(parts)
         return self._row_noise[key]
 
     def best(self, index: int) -> tuple[float, int]:
@@ -323,18 +345,27 @@ class FormatChoice:
         for _ in range(16):
             changed = False
             for source in self.statistics:
-                layers = set(self.consumers[source]) | ({source} - {INPUT})
+                if source in self.planes.copies:
+                    continue
+                moved = [source, *self.planes.of(source)]
+                layers = {i for s in moved for i in self.consumers[s]} | (set(moved) - {INPUT})
                 kept = self.fraction[source]
                 ranking = []
                 for fraction in self.candidates(source):
-                    self.fraction[source] = fraction
+                    self._move(source, fraction)
                     missing, total = self._total(sorted(layers))
-                    ranking.append((missing, total + self._own(source), fraction))
-                missing, lowest, _ = min(ranking, key=lambda r: r[:2])
-                good = [f for n, c, f in ranking if n == missing and c <= _FREE * lowest]
+                    parts = [self.row_parts(i) for i in sorted(layers & self.scaled)]
+                    each = np.concatenate(parts) if parts else np.zeros(0)
+                    ranking.append((missing, total + self._own(source), fraction, each))
+                missing, lowest, _, least = min(ranking, key=lambda r: r[:2])
+                good = [
+                    f
+                    for n, c, f, each in ranking
+                    if n == missing and c <= _FREE * lowest and np.all(each <= _FREE_PART * least)
+                ]
                 # As good ones: a proven range needs no room for what calibration did not show.
                 fraction = max(good) if self._proven(source) else min(good)
-                self.fraction[source] = fraction
+                self._move(source, fraction)
                 changed |= fraction != kept
             if not changed:
                 break

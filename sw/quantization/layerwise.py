@@ -19,10 +19,11 @@ from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Layer, Matrix, Model
 from stillnet.sw.network.sequence import Layout, Start, Trace, layer_groups
 
+from .planes import Planes
 from .sensitivity import Sensitivity, accumulators_of
 from .silence import correct
 from .simulate import Encoders, before, simulate
-from .solvers.hessian import Bundle, Statistics, bundles, gather
+from .solvers.hessian import Bundle, Statistics, bundles, damped, gather
 from .solvers.masks import Pattern, keep_blocks, keep_largest
 from .solvers.rounding import Grid, best_steps, round_to_nearest, snapped
 from .solvers.second_order import Choose, descend, objective, refit_steps, sweep
@@ -49,8 +50,13 @@ class Settings:
         How often a recurrent layer is run and solved.
     sweeps : int
         Of the coordinate descent.
+    early_sweeps : int
+        The same in all passes but the last: they are there for the states that the layer visits.
     correct_bias : bool
         Biases take what rounded weights lose of the mean.
+    dampings : tuple of float
+        Where given, each bundle takes the one of these, or rounding to nearest, that errs least on
+        the steps that are held out; ``damping`` where calibration is too short to hold out any.
     """
 
     bits: int = 4
@@ -60,7 +66,9 @@ class Settings:
     damping: float = 0.1
     passes: int = 2
     sweeps: int = 6
+    early_sweeps: int = 6
     correct_bias: bool = True
+    dampings: tuple[float, ...] = ()
 
     @property
     def follow_bias(self) -> float:
@@ -132,6 +140,10 @@ class Job:
         Bundles that keep all of their weights.
     quiet : set of layers
         Corrected biases must not make an event where a unit was silent.
+    held : bool array, shape (rows,), or None
+        Steps on which ways of rounding are compared, and not solved while they are. Then all are.
+    planes : Planes
+        Layers that are copies, for second planes of weights.
     """
 
     model: Model
@@ -149,6 +161,8 @@ class Job:
     units: dict[tuple[int, int], float] = field(default_factory=dict)
     whole: frozenset[tuple[int, int]] = frozenset()
     quiet: frozenset[int] = frozenset()
+    held: np.ndarray | None = None
+    planes: Planes = field(default_factory=Planes)
 
 
 LayerWork = dict[tuple[int, int], Compressed]
@@ -180,16 +194,21 @@ def compress_layers(
         The model with the compressed weights and biases, and the results.
     """
     model, work = job.model, dict(finished or {})
+    chosen: Chosen = {}
     seen: dict[int, np.ndarray] = {}
     count = len(job.model.layers)
     seen[INPUT] = _input_seen(job)
     for group in layer_groups(job.model.layers):
         recurrent = any(m.source >= i for i in group for m in model.layers[i].matrices)
         fresh = any((i, 0) not in work for i in group)
-        for _ in range((settings.passes if recurrent else 1) if fresh else 0):
+        passes = (settings.passes if recurrent else 1) if fresh else 0
+        early = replace(settings, sweeps=settings.early_sweeps)
+        for k in range(passes):
+            now = settings if k == passes - 1 else early
             inner = _run_group(job, model, group, seen)
             for i in group:
-                results = _solve_layer(job, settings, model, i, {**seen, **inner[0]}, inner[1])
+                vectors = {**seen, **inner[0]}
+                results = _solve_layer(job, now, i, vectors, inner[1], chosen)
                 work.update(results)
                 model = replace_layer(model, i, results)
         if not fresh:
@@ -316,6 +335,25 @@ def _of(columns: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 # -- one layer ------------------------------------------------------------------------------------
 
+Chosen = dict[tuple[int, int], float | None]
+"""By (layer, place of the bundle): the damping that was chosen, None for rounding to nearest."""
+
+_COMPARED = 256
+"""Rows of a bundle on which dampings are compared; of more, some stand for all of them."""
+
+_SHORT = 2
+"""Sweeps of the descent while dampings are compared."""
+
+
+@dataclass
+class Evidence:
+    """Moments of a bundle: of all steps, of those that are solved and of those that are held out
+    while dampings are compared, about the mean of the former. None where nothing is held out."""
+
+    whole: Statistics
+    fit: Statistics | None = None
+    held: Statistics | None = None
+
 
 @dataclass
 class _Rows:
@@ -403,10 +441,10 @@ def _rows(job: Job, bundle: Bundle, place: int) -> _Rows:
 def _solve_layer(
     job: Job,
     settings: Settings,
-    model: Model,
     index: int,
     seen: dict[int, np.ndarray],
     first: dict[int, np.ndarray],
+    chosen: Chosen,
 ) -> LayerWork:
     """All bundles of a layer for given vectors."""
     wanted = accumulators_of(job.model, job.trace, index)
@@ -418,9 +456,11 @@ def _solve_layer(
         vectors = [late.get(s, seen[s]) for s in rows.sources if not _of_tokens(job.model, s)]
         z = np.concatenate(vectors, axis=1) if vectors else np.zeros((job.layout.rows, 0))
         if len(vectors) < len(rows.sources):
-            result = _solve_with_tokens(job, settings, rows, z, target, seen[INPUT])
+            result = _solve_with_tokens(job, settings, rows, z, target, seen[INPUT], chosen)
         else:
-            result = _solve(job, settings, rows, gather(z, target, centred=settings.correct_bias))
+            result = _solve(
+                job, settings, rows, _evidence(job, settings, z, target, rows.key in chosen), chosen
+            )
         results[index, place] = result
     _set_biases(job, settings, index, results)
     return results
@@ -451,6 +491,7 @@ def _solve_with_tokens(
     z: np.ndarray,
     target: np.ndarray,
     tokens: np.ndarray,
+    chosen: Chosen,
 ) -> Compressed:
     """Columns of tokens are rounded to nearest, each by itself, because only one of them counts in
     a step; the others then make good for it."""
@@ -467,9 +508,10 @@ def _solve_with_tokens(
         integers = np.where(rows.kept, integers, 0).astype(np.int8)
     of_tokens = grid.values(integers)[:, part]
     others = rows.without_tokens(part, steps)
-    left = gather(z, target - _of(of_tokens.T, tokens), centred=settings.correct_bias)
+    others_target = target - _of(of_tokens.T, tokens)
+    left = _evidence(job, settings, z, others_target, rows.key in chosen)
     lost = np.mean(_of((rows.weight[:, part] - of_tokens).T, tokens), axis=0)
-    result = _solve(job, settings, others, left, lost)
+    result = _solve(job, settings, others, left, chosen, lost)
     integers[:, dense] = result.integers
     kept = np.ones(integers.shape, bool) if rows.kept is None else rows.kept.copy()
     kept[:, dense] = result.kept
@@ -499,7 +541,8 @@ def _steps(
     if rows.steps is not None:
         return rows.steps
     bounds = job.bounds.get(rows.key)
-    steps = best_steps(weight, power, settings.bits, rows.ratio, kept, bounds)
+    clip = not job.planes.pairs(rows.sources)
+    steps = best_steps(weight, power, settings.bits, rows.ratio, kept, bounds, clip=clip)
     return snapped(steps, job.units.get(rows.key), bounds)
 
 
@@ -507,10 +550,12 @@ def _solve(
     job: Job,
     settings: Settings,
     rows: _Rows,
-    statistics: Statistics,
+    evidence: Evidence,
+    chosen: Chosen,
     lost: np.ndarray | float = 0.0,
 ) -> Compressed:
     """Rows of a bundle. ``lost``: mean of the accumulators that columns of tokens took away."""
+    statistics = evidence.whole
     weight, importance, ratio = rows.weight, rows.importance, rows.ratio
     if not weight.shape[1]:
         none = np.zeros(weight.shape)
@@ -519,21 +564,25 @@ def _solve(
             none.astype(np.int8), steps, ratio, statistics.target_mean, none.astype(bool), 0.0, 0.0
         )
     power = np.diag(statistics.hessian)
-    extra = settings.damping * power.mean() if power.mean() > 0 else 1.0
-    hessian = statistics.hessian + extra * np.eye(len(power))
-    follow = settings.follow
-    right = follow * (statistics.cross + extra * weight) + (1 - follow) * weight @ hessian
-    ideal = np.linalg.solve(hessian, right.T).T
-
     pattern = _pattern(job, settings, rows)
     plain_kept = _magnitude(job, pattern, rows) if rows.kept is None else rows.kept
     # The noise of a rounded weight is as strong as what it is multiplied by.
     felt = power + 0.01 * power.mean() if power.mean() > 0 else np.ones(len(power))
     plain_grid = Grid(settings.bits, _steps(job, settings, rows, weight, felt, plain_kept), ratio)
     plain = round_to_nearest(weight, plain_grid, plain_kept)
+    _second_planes(job, rows, plain, plain_grid)
+    damping: float | None = settings.damping
     if settings.method == "nearest":
+        damping = None
+    elif settings.dampings and pattern.dense and rows.kept is None:
+        if rows.key not in chosen:
+            chosen[rows.key] = _best_damping(job, settings, rows, evidence, plain)
+        damping = chosen[rows.key]
+    if damping is None:
+        ideal, hessian = damped(statistics, weight, settings.damping, settings.follow)
         values, grid, kept = plain, plain_grid, plain_kept
     else:
+        ideal, hessian = damped(statistics, weight, damping, settings.follow)
         values, grid, kept = _second_order(job, settings, rows, ideal, hessian)
     followed = statistics.target_mean - values @ statistics.mean
     kept_up = rows.own_bias(job.model) + lost + (weight - values) @ statistics.mean
@@ -548,6 +597,67 @@ def _solve(
         error=objective(values, ideal, hessian, importance) / total,
         nearest_error=objective(plain, ideal, hessian, importance) / total,
     )
+
+
+def _second_planes(job: Job, rows: _Rows, values: np.ndarray, grid: Grid) -> None:
+    """Rounds to nearest, in second planes, what the first ones leave; in place."""
+    for high, low in job.planes.pairs(rows.sources):
+        first, second = rows.parts[high], rows.parts[low]
+        left = np.zeros(values.shape)
+        left[:, second] = rows.weight[:, first] - values[:, first]
+        values[:, second] = round_to_nearest(left, grid)[:, second]
+
+
+def _evidence(
+    job: Job, settings: Settings, z: np.ndarray, target: np.ndarray, known: bool
+) -> Evidence:
+    """``known``: whether the damping is, so that nothing is to be held out."""
+    centred = settings.correct_bias
+    whole = gather(z, target, centred=centred)
+    compared = settings.dampings and settings.method != "nearest" and not known
+    if job.held is None or not compared:
+        return Evidence(whole)
+    fit = gather(z[~job.held], target[~job.held], centred=centred)
+    return Evidence(whole, fit, gather(z[job.held], target[job.held], centred=centred, about=fit))
+
+
+def _best_damping(
+    job: Job, settings: Settings, rows: _Rows, evidence: Evidence, plain: np.ndarray
+) -> float | None:
+    """The damping whose rounding, of some rows and in short, errs least on the steps held out; None
+    where rounding to nearest (``plain``) does."""
+    fit, held = evidence.fit, evidence.held
+    if fit is None or held is None:
+        return settings.damping
+    some = slice(None, None, -(-len(rows.weight) // _COMPARED))
+    weight, importance = rows.weight[some], rows.importance[some]
+    choose = _fixed(np.ones(weight.shape, bool))
+    wanted = settings.follow * held.cross[some]
+    wanted = wanted + (1 - settings.follow) * weight @ held.hessian
+
+    def error(values: np.ndarray) -> float:
+        of_rows = np.einsum("rc,rc->r", values @ held.hessian - 2 * wanted, values)
+        return float(importance @ of_rows)
+
+    bounds = job.bounds.get(rows.key)
+    bounds = None if bounds is None else (bounds[0][some], bounds[1])
+    clip = not job.planes.pairs(rows.sources)
+    few = replace(fit, cross=fit.cross[some])
+    best, least = None, error(plain[some])
+    for damping in settings.dampings:
+        ideal, hessian = damped(few, weight, damping, settings.follow)
+        step = None if rows.steps is None else rows.steps[some]
+        if step is None:
+            power = np.diag(hessian)
+            step = best_steps(ideal, power, settings.bits, rows.ratio, None, bounds, clip=clip)
+            step = snapped(step, job.units.get(rows.key), bounds)
+        grid = Grid(settings.bits, step, rows.ratio)
+        values = sweep(ideal, hessian, grid, choose, importance)
+        values = descend(values, ideal, hessian, grid, choose, importance, _SHORT)
+        found = error(values)
+        if found < least:
+            best, least = damping, found
+    return best
 
 
 def _second_order(

@@ -31,6 +31,7 @@ from stillnet.sw.util.progress import Progress, silent
 from .formats import FormatChoice
 from .integers import build_network
 from .layerwise import Job, LayerWork, Settings, compress_layers
+from .planes import Planes
 from .report import run_quantized
 from .row_steps import choose_exponents, layers_with_steps
 from .sensitivity import Sensitivity, accumulators_of, sensitivity
@@ -38,7 +39,7 @@ from .simulate import Encoders
 from .solvers.hessian import bundles
 from .thresholds import plain_sources, set_modes
 
-__all__ = ["Base", "Judged", "Plan", "better_plan", "make_plan", "prepare"]
+__all__ = ["Base", "Judged", "Plan", "better_plan", "loss", "make_plan", "prepare", "score"]
 
 _PIECE = 100
 """Steps of a recording that weights are solved on in one piece, begun in the float model's state:
@@ -52,6 +53,13 @@ _ROWS = 8_000
 
 _JUDGED = 4_000
 """Steps on which networks are judged while something is chosen."""
+
+_HELD_OUT = 0.2
+"""Part of the pieces that is held out: the last ones. With several recordings these are whole ones,
+with one it is its end, because neighbouring steps are too much alike to judge each other."""
+
+_FEWEST = 3
+"""Pieces of which one can be held out."""
 
 _PROBED = 3_000
 """Steps over which sensitivities are averaged."""
@@ -98,8 +106,14 @@ class Base:
         Of ``model`` over all of the recordings: what formats must hold.
     felt : Sensitivity
     judged : Judged
+    held : bool array, or None
+        Steps of ``trace`` that are held out while ways of rounding are compared; None where
+        calibration is too short for it.
+    proof : Judged or None
+        The same part of the recordings, from the network's own initial state.
     nonzero : list of str
         Layers, or ``"input"``, that are to send plain events.
+    planes : Planes
     """
 
     original: Model
@@ -110,7 +124,10 @@ class Base:
     trace: Trace
     felt: Sensitivity
     judged: Judged
+    held: np.ndarray | None
+    proof: Judged | None
     nonzero: list[str]
+    planes: Planes = field(default_factory=Planes)
 
     @property
     def plain(self) -> set[int]:
@@ -143,12 +160,15 @@ class Plan:
     exponents : list of int
         Fraction bits of the accumulators of each layer.
     job : Job
+    nearest : (Model, LayerWork), optional
+        Weights rounded to nearest, where they are known already.
     """
 
     base: Base
     choice: FormatChoice
     exponents: list[int]
     job: Job
+    nearest: tuple[Model, LayerWork] | None = None
 
     def network(self, work: LayerWork, name: str | None = None) -> Network:
         """The integers of solved weights, with the modes of events; thresholds are zero."""
@@ -175,6 +195,7 @@ def prepare(
     nonzero: Sequence[str] = (),
     scale: bool = True,
     rows: bool = True,
+    planes: Planes | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Base:
@@ -194,10 +215,13 @@ def prepare(
     peak = None if model.one_hot else np.max(np.abs(x), axis=0)
     rows = rows and bool(layers_with_steps(model.layers))
     elements = element_exponents(model, whole.vectors, peak, rows=rows) if scale else {}
+    planes = planes or Planes()
+    planes.follow(elements)
     elements |= gain_exponents(model, lambda i: accumulators_of(model, whole, i), whole.vectors)
     scaled = scaled_model(model, elements)
     formats = run_float(scaled, layout, scaled_input(x, elements)) if elements else whole
     pieces = _spread(_pieces(recordings, _PIECE), _ROWS)
+    held, proof = _held_out(pieces, recordings)
     trace = _run_pieces(scaled, formats, pieces)
     progress("float model", 2, 3)
     felt = sensitivity(scaled, _run_pieces(scaled, formats, _spread(pieces, _PROBED)), seed=seed)
@@ -211,8 +235,27 @@ def prepare(
         trace=trace,
         felt=felt,
         judged=_judged(model, recordings, elements),
+        held=held,
+        proof=None if held is None else _judged(model, proof, elements),
         nonzero=list(nonzero),
+        planes=planes,
     )
+
+
+def _held_out(
+    pieces: list[_Piece], recordings: Sequence[np.ndarray]
+) -> tuple[np.ndarray | None, list[np.ndarray]]:
+    """(the rows of the last pieces, what the recordings hold from the first of them on)."""
+    if len(pieces) < _FEWEST:
+        return None, []
+    first = len(pieces) - max(1, round(_HELD_OUT * len(pieces)))
+    layout = Layout([p.steps for p in pieces])
+    held = np.zeros(layout.rows, bool)
+    for k in range(first, len(pieces)):
+        held[layout.index(k)] = True
+    cut = pieces[first]
+    later = list(recordings[cut.recording + 1 :])
+    return held, [recordings[cut.recording][cut.first :], *later]
 
 
 def _judged(model: Model, recordings: Sequence[np.ndarray], elements: Exponents) -> Judged:
@@ -320,6 +363,7 @@ def make_plan(base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None)
         correct_bias=wish.correct_bias,
         bits=wish.bits,
         scaled=scaled,
+        planes=base.planes,
     )
     choice.search(silent)
     plain = frozenset(base.plain)
@@ -332,9 +376,13 @@ def make_plan(base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None)
         base.felt,
         Encoders({}, choice.fraction, plain),
         quiet=plain if wish.keep_silence else frozenset(),
+        held=base.held,
+        planes=base.planes,
     )
     if fixed is not None:
         job.kept, job.steps = dict(fixed.kept), dict(fixed.steps)
+    for copy in base.planes.copies:
+        job.kept[copy, 0] = np.eye(base.model.layers[copy].units, dtype=bool)
     exponents = list(choice.exponent)
     found, job.bounds = choose_exponents(job, choice, wish.bits)
     for i, exponent in found.items():
@@ -360,20 +408,31 @@ def better_plan(base: Base, wish: Wish, settings: Settings, rows: bool | None) -
     quick = replace(settings, method="nearest", passes=1)
     scores = []
     for plan in (make_plan(base, wish, rows=r) for r in (False, True)):
-        _, work = compress_layers(plan.job, quick)
-        scores.append((_score(plan.network(work), base.judged), plan))
+        model, work = compress_layers(plan.job, quick)
+        plan.nearest = (model, work)
+        scores.append((score(plan.network(work), base.judged), plan))
     (without, common), (with_rows, by_row) = scores
     return by_row if with_rows > without + _WORTH_DB else common
 
 
-def _score(network: Network, judged: Judged) -> float:
+def loss(network: Network, judged: Judged) -> np.ndarray:
+    """Mean square error of each output as a part of its power; zero where it does not move."""
+    power, error = _power_and_error(network, judged)
+    return error / np.where(power > 0, power, np.inf)
+
+
+def score(network: Network, judged: Judged) -> float:
     """Mean over the outputs of their SNR in dB."""
-    result = run_quantized(network, judged.layout, judged.x)
-    y = network.dequantize_output(result.vectors[len(network.layers) - 1])
-    power = np.var(judged.wanted, axis=0)
-    error = np.mean((y - judged.wanted) ** 2, axis=0)
+    power, error = _power_and_error(network, judged)
     alive = power > 0
     if not np.any(alive):
         return 0.0
     floor = 1e-12 * power[alive]
     return float(np.mean(10 * np.log10(power[alive] / np.maximum(error[alive], floor))))
+
+
+def _power_and_error(network: Network, judged: Judged) -> tuple[np.ndarray, np.ndarray]:
+    """Variance of each output of the float model, and mean square error of the integers."""
+    result = run_quantized(network, judged.layout, judged.x)
+    y = network.dequantize_output(result.vectors[len(network.layers) - 1])
+    return np.var(judged.wanted, axis=0), np.mean((y - judged.wanted) ** 2, axis=0)

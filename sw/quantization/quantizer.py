@@ -16,12 +16,14 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.util.progress import Progress, silent
 
-from .checks import check_model, check_recordings, listed_recordings
-from .layerwise import Settings, compress_layers
+from .checking.checks import check_model, check_recordings, listed_recordings
+from .layerwise import Settings
 from .limits import Budget, LimitSearch, settle
+from .planes import two_planes
 from .preparation import Plan, Wish, better_plan, prepare
 from .report import quantization_report
 from .thresholds import Thresholds, set_thresholds
+from .ways import DAMPINGS, best_rounding
 
 __all__ = ["METHODS", "quantize"]
 
@@ -39,6 +41,7 @@ def quantize(
     row_steps: bool | None = None,
     name: str | None = None,
     nonzero: Iterable[str] = (),
+    planes: Iterable[str] = (),
     margin: float = 1.25,
     correct_bias: bool = True,
     keep_silence: bool = True,
@@ -71,6 +74,8 @@ def quantize(
     nonzero : iterable of str
         ReLU layers (or ``"input"``) that send their nonzero elements each step, not differences;
         what they feed starts each step from its bias.
+    planes : iterable of str
+        Layers whose weights have two planes of eight bits, for networks that eight bits harm.
     margin : float
         Headroom of vectors without a proven bound, as a factor on the largest value seen.
     correct_bias : bool
@@ -84,7 +89,7 @@ def quantize(
     -------
     Network
         ``notes["report"]`` holds the errors against the float model output by output and layer by
-        layer, the activity over the calibration recordings, and the doubts.
+        layer, the activity over the calibration recordings, the doubts, and advice.
 
     Raises
     ------
@@ -97,31 +102,41 @@ def quantize(
     budget = Budget(max_error) if isinstance(max_error, (int, float)) else max_error
     _check_options(method, margin, budget, thresholds, threshold_recurrent)
     names = [nonzero] if isinstance(nonzero, str) else list(nonzero)
+    doubled = [planes] if isinstance(planes, str) else list(planes)
     check_model(model)
+    model, copies = two_planes(model, doubled)
     recordings = check_recordings(model, calibration)
     rows = row_steps is not False
-    base = prepare(model, recordings, nonzero=names, rows=rows, progress=progress)
+    base = prepare(model, recordings, nonzero=names, rows=rows, planes=copies, progress=progress)
     wish = Wish(8, margin, correct_bias, keep_silence)
-    settings = Settings(8, method=method, correct_bias=correct_bias)
+    settings = Settings(
+        8, method=method, early_sweeps=1, dampings=DAMPINGS, correct_bias=correct_bias
+    )
     plan = better_plan(base, wish, settings, row_steps)
-    rounded, work = compress_layers(plan.job, settings, progress=progress)
-    network = plan.network(work, name)
+    rounded = best_rounding(plan, settings, progress)
+    network = plan.network(rounded.work, name)
     network.validate()
     set_thresholds(network, thresholds, threshold_recurrent)
     if budget is not None:
-        _search(plan, rounded, network, budget, progress)
+        _search(plan, rounded.model, network, budget, progress)
     network.notes["options"] = {
         "method": method,
+        "held_out_db": rounded.scores,
         "row_steps": network.row_scale,
         "margin": margin,
         "correct_bias": correct_bias,
         "keep_silence": keep_silence,
         "max_error": None if budget is None else str(budget),
         "nonzero": names,
+        "planes": doubled,
     }
     progress("quantized network", 0, 1)
     network.notes["report"] = quantization_report(
-        model, network, base.whole, listed_recordings(model, calibration)
+        model,
+        network,
+        base.whole,
+        listed_recordings(model, calibration),
+        None if doubled else rounded.worst,
     )
     progress("quantized network", 1, 1)
     return network

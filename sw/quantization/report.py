@@ -19,7 +19,8 @@ from stillnet.sw.network.network import Network, QuantizedMatrix
 from stillnet.sw.network.sequence import Layout, Trace, run_integers
 from stillnet.sw.partition.parts import HostParts
 
-from .doubts import doubts_of_calibration, doubts_of_network, doubts_of_outputs
+from .advice import advice_of_planes
+from .checking.doubts import doubts_of_calibration, doubts_of_network, doubts_of_outputs
 
 __all__ = ["output_error", "quantization_report", "run_quantized", "signal_to_noise"]
 
@@ -49,7 +50,11 @@ def signal_to_noise(wanted: np.ndarray, got: np.ndarray) -> list[float | None]:
 
 
 def quantization_report(
-    model: Model, network: Network, trace: Trace, recordings: Sequence[np.ndarray]
+    model: Model,
+    network: Network,
+    trace: Trace,
+    recordings: Sequence[np.ndarray],
+    worst: tuple[int, float] | None = None,
 ) -> dict[str, Any]:
     """Errors against the float model, and activity, over the calibration recordings.
 
@@ -64,6 +69,8 @@ def quantization_report(
         The run of the float model.
     recordings : sequence of arrays
         As the model takes them.
+    worst : (output, SNR in dB), optional
+        On recordings that were held out, where second planes of weights may be advised.
     """
     last = len(network.layers) - 1
     x = trace.vectors[INPUT]
@@ -100,6 +107,7 @@ def quantization_report(
             for j in range(len(layer.matrices))
         ],
         "doubts": doubts,
+        "advice": advice_of_planes(model, network, result, worst),
     }
 
 

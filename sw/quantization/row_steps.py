@@ -28,6 +28,7 @@ from stillnet.sw.model.model import Layer, Model
 
 from .formats import FormatChoice
 from .layerwise import Job
+from .planes import NOISE
 from .sensitivity import accumulators_of
 from .solvers.hessian import bundles
 from .solvers.rounding import Grid, best_steps
@@ -104,6 +105,7 @@ class _Part:
     lost: np.ndarray
     low: np.ndarray
     given: np.ndarray | None
+    clip: bool
 
     @property
     def thin(self) -> int:
@@ -115,7 +117,7 @@ class _Part:
         """Steps that the rows would have without bounds."""
         if self.given is not None:
             return self.given
-        return best_steps(self.weight, self.power, self.bits, self.ratio)
+        return best_steps(self.weight, self.power, self.bits, self.ratio, clip=self.clip)
 
     @cached_property
     def noise(self) -> np.ndarray:
@@ -208,11 +210,13 @@ def _parts(job: Job, choice: FormatChoice, index: int, bits: int) -> list[_Part]
         ]
         sources = [layer.matrices[j].source for j, _ in bundle.parts]
         first = choice.fraction[sources[0]]
+        paired = {k for k, _ in job.planes.pairs(sources)}
         ratio, power, bound = [], [], []
-        for s in sources:
+        for k, s in enumerate(sources):
             size = job.model.source_size(s)
             ratio.append(np.full(size, 2.0 ** (choice.fraction[s] - first)))
-            power.append(np.asarray(choice.statistics[s].power, float))
+            left = NOISE if k in paired else 1.0
+            power.append(np.asarray(choice.statistics[s].power, float) * left)
             bound.append(np.full(size, choice.bound(s, choice.fraction[s])))
         parts.append(
             _Part(
@@ -230,6 +234,7 @@ def _parts(job: Job, choice: FormatChoice, index: int, bits: int) -> list[_Part]
                     job.model, layer, bundle.bias(layer), weight, sources, ratio, bound, first
                 ),
                 job.steps.get((index, place)),
+                not paired,
             )
         )
     return parts

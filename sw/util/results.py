@@ -332,6 +332,8 @@ class QuantizeReport(Result):
         Mean absolute error over all outputs against the float model.
     doubts : list of str
         What one should know before the network is trusted.
+    advice : list of str
+        What would make it better, and what that costs.
     """
 
     steps: int
@@ -341,6 +343,7 @@ class QuantizeReport(Result):
     vectors: list[VectorError]
     matrices: list[WeightError]
     doubts: list[str]
+    advice: list[str] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizeReport:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stillnet.sim.bench.accuracy import random_model
+from stillnet.sim.engine.model import Behaviour
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.image import FORMATS, HEADER, find_field
 from stillnet.sw.packing.packer import pack
+from stillnet.sw.quantization.quantizer import quantize
 from tests.support.networks.formats import format_case, format_cases, short_case
 from tests.support.networks.images import patched
-from tests.support.networks.random import Bench, engine_config
+from tests.support.networks.random import Bench, Case, engine_config
 
 FEW = {"lanes": 8, "cells": ("gru", "linear", "relu")}
 CONFIGS: dict[str, EngineConfig] = {
@@ -68,6 +72,21 @@ def test_more_hot_words_than_the_store_has_are_refused(benches: dict[str, Bench]
             bench.model.load(patched(image.data, record, "hot_at", hot_at))
     bench.model.load(patched(image.data, record, "hot_at", words - 70))
     bench.check(case)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.02])
+@pytest.mark.parametrize("kind", ["gru", "dense"])
+def test_two_planes_of_weights(benches: dict[str, Bench], kind: str, threshold: float) -> None:
+    model, x = random_model(kind, np.random.default_rng(7), 100, steps=200)
+    names = [layer.name for layer in model.layers]
+    network = quantize(
+        model, x, method="nearest", row_steps=True, planes=names, thresholds=threshold
+    )
+    assert network.row_scale and len(network.layers) == 4, "two copies beside the layers"
+    inputs = network.quantize_input(x[:80])
+    none = inputs[:0]
+    run = benches["int4"].check(Case(network, inputs, none, Behaviour(), streaming=True))
+    assert run.events["input.low"] > 0, "second planes take part"
 
 
 @pytest.mark.slow

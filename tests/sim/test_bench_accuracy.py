@@ -14,7 +14,7 @@ from stillnet.sim.bench.accuracy_models import (
     motion,
     motion_model,
 )
-from stillnet.sim.bench.judging import float_run, judge, outputs
+from stillnet.sim.bench.judging import PLANES, float_run, judge, outputs, quantized
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 from stillnet.sw.quantization.quantizer import quantize
@@ -33,6 +33,12 @@ def test_a_row_judges_integers_and_peer_by_each_output():
     assert row["mean_snr_db"] >= row["snr_db"] > 30
     assert row["peer_mean_snr_db"] >= row["peer_snr_db"] > 30
     assert 0 < row["mean_error"] < 0.05 and row["decisions"] == row["peer_decisions"] == 240
+
+
+def test_a_row_of_two_planes_says_so():
+    model, x = small()
+    row = judge("small", model, quantized(model, [x], PLANES), [x])
+    assert row["bits"] == 16 and row["method"] == "two planes" and row["snr_db"] > 60
 
 
 def test_outputs_come_recording_by_recording():

@@ -13,7 +13,7 @@ import numpy as np
 
 from stillnet.sw.model.model import Layer, Model
 
-__all__ = ["Bundle", "Statistics", "bundles", "gather"]
+__all__ = ["Bundle", "Statistics", "bundles", "damped", "gather"]
 
 _CHUNK = 4096
 
@@ -94,7 +94,12 @@ class Statistics:
 
 
 def gather(
-    z: np.ndarray, wanted: np.ndarray, weight: np.ndarray | None = None, *, centred: bool = True
+    z: np.ndarray,
+    wanted: np.ndarray,
+    weight: np.ndarray | None = None,
+    *,
+    centred: bool = True,
+    about: Statistics | None = None,
 ) -> Statistics:
     """Moments of Z, shape (steps, columns), and accumulators, (steps, rows).
 
@@ -104,11 +109,14 @@ def gather(
         How much each step counts.
     centred : bool
         The moments are those about the mean, whose error a corrected bias takes away.
+    about : Statistics, optional
+        About the mean of these instead: biases were corrected on other steps.
     """
     steps = len(z)
     w = np.full(steps, 1.0 / steps) if weight is None else weight / weight.sum()
     mean, target_mean = w @ z, w @ wanted
-    centre, target_centre = (mean, target_mean) if centred else (0.0, 0.0)
+    middle = (mean, target_mean) if about is None else (about.mean, about.target_mean)
+    centre, target_centre = middle if centred else (0.0, 0.0)
     hessian = np.zeros((z.shape[1], z.shape[1]))
     cross = np.zeros((wanted.shape[1], z.shape[1]))
     for first in range(0, steps, _CHUNK):
@@ -118,3 +126,24 @@ def gather(
         hessian += weighted.T @ moved
         cross += (wanted[part] - target_centre).T @ weighted
     return Statistics(mean, target_mean, hessian, cross)
+
+
+def damped(
+    statistics: Statistics, weight: np.ndarray, damping: float, follow: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(weights that would be best in floating point, Hessian) of rows.
+
+    Parameters
+    ----------
+    weight : array, shape (rows, columns)
+    damping : float
+        Added to the Hessian's diagonal, as a part of its mean: how little the directions that
+        calibration shows are trusted beyond it.
+    follow : float
+        See ``layerwise.Settings``.
+    """
+    mean = float(np.trace(statistics.hessian)) / len(statistics.hessian)
+    extra = damping * mean if mean > 0 else 1.0
+    hessian = statistics.hessian + extra * np.eye(len(statistics.hessian))
+    right = follow * (statistics.cross + extra * weight) + (1 - follow) * weight @ hessian
+    return np.linalg.solve(hessian, right.T).T, hessian

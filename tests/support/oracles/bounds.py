@@ -11,7 +11,11 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.checks import state_format
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
-from stillnet.sw.quantization.error_bound import accumulator_bound, cell_bound, layer_exponents
+from stillnet.sw.quantization.checking.error_bound import (
+    accumulator_bound,
+    cell_bound,
+    layer_exponents,
+)
 
 ROOM = 1e-9
 """Rounding of float64."""

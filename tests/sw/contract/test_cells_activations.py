@@ -17,7 +17,7 @@ from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_float, run_integers
 from stillnet.sw.packing.engine_fit import fit, missing
 from stillnet.sw.packing.packer import pack
-from stillnet.sw.quantization.checks import check_recordings
+from stillnet.sw.quantization.checking.checks import check_recordings
 from stillnet.sw.quantization.preparation import prepare
 from tests.support.networks.quick import quantize
 from tests.support.oracles.bounds import check

@@ -1,0 +1,1 @@
+"""What is checked: models and recordings as they come, networks, and a bound on their errors."""
