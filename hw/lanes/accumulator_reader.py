@@ -81,8 +81,9 @@ class _Signals:
         self.group_last_next = Signal()
         self.take = Signal()  # it is the last one of its block, and goes
         # Hundreds of registers depend on these, so they are registers themselves: what the output
-        # will do is known a cycle before.
-        self.advance, self.advance_next = Signal(init=1), Signal()
+        # will do is known a cycle before. One of the two is inverted, or synthesis would merge
+        # them.
+        self.advance, self.hold, self.advance_next = Signal(init=1), Signal(), Signal()
         # A group is chosen in two steps: four groups of a block become one, then one of those.
         self.near = min(groups, 4)
         far = range(max(2, groups // self.near))
@@ -375,7 +376,7 @@ class AccumulatorReader(wiring.Component):
             choices = [reader.data[(f * near + k) * part :][:part] for k in places]
             parts.append(Array(choices)[turned])
         stage = Data(far * part, name=f"stage{g}_{q}")
-        with m.If(s.advance):
+        with m.If(~s.hold if down else s.advance):
             m.d.sync += stage.eq(Cat(*parts))
         if far == 1:
             return stage
@@ -396,7 +397,7 @@ class AccumulatorReader(wiring.Component):
         m.d.comb += units_slice.o_ready_next.eq(self.units_ready_next)
         output = units_slice.i_stream
         stage_valid = Signal()
-        m.d.sync += s.advance.eq(s.advance_next)
+        m.d.sync += [s.advance.eq(s.advance_next), s.hold.eq(~s.advance_next)]
         m.d.comb += [
             s.advance_next.eq((s.advance & ~s.some) | units_slice.ready_next),
             output.payload.eq(Cat(*words)),

@@ -2,9 +2,9 @@
 
 ::
 
-    port (sync) --> reads  -> [eight places]   -> memory (its own domain)
-                <-- words  <- [sixteen places] <-
-                --> writes -> [one place]      ->
+    port (sync) --> reads  -> [eight places] -> memory (its own domain)
+                <-- words  <- [eight places] <-
+                --> writes -> [one place]    ->
                 <-- write done, errors, by synchronisers
 
 Nothing else passes between the domains. Neither side of any is ever reset: a queue whose pointers
@@ -26,9 +26,9 @@ from .port import MemoryPortSignature
 
 __all__ = ["PortCrossing"]
 
-READS, WORDS = 8, 16
-"""Places. One that was taken is seen free four cycles of both clocks later, so that sixteen words
-pass without a pause."""
+READS, WORDS = 8, 8
+"""Places. One that was taken is seen free some four cycles of both clocks later, in which an SDRAM
+fills four words of 64 bits, or seven with 32 bits of data."""
 
 
 class Places(wiring.Component):
