@@ -73,7 +73,7 @@ class RegisterSlice(wiring.Component):
         m.d.sync += spare_valid.eq(spare_valid_next)
         with m.If(moves):
             m.d.sync += o_stream.valid.eq(spare_valid | i_stream.valid)
-        values = [Value.cast(v) for v in (i_stream.payload, spare, payload)]
+        into, kept, out = (Value.cast(v) for v in (i_stream.payload, spare, payload))
         if self._early:
             # Half of the bits take the inverse of what decides, or synthesis would merge the two.
             valid_next = Mux(moves, spare_valid | i_stream.valid, o_stream.valid)
@@ -84,12 +84,12 @@ class RegisterSlice(wiring.Component):
                 keeps.eq(~moves_next),
                 spare_free.eq(~spare_valid_next),
             ]
-            half = len(values[0]) // 2
-            self._move(m, *(v[half:] for v in values), ~keeps, ~spare_free)
-            values = [v[:half] for v in values]
+            half = len(into) // 2
+            self._move(m, into[half:], kept[half:], out[half:], ~keeps, ~spare_free)
+            into, kept, out = into[:half], kept[:half], out[:half]
         else:
             m.d.comb += moves.eq(~o_stream.valid | o_stream.ready)
-        self._move(m, *values, moves, spare_valid)
+        self._move(m, into, kept, out, moves, spare_valid)
         self.probes = SimpleNamespace(spare=spare, spare_valid=spare_valid)
         return m
 
