@@ -248,7 +248,9 @@ class _AnyOrder(wiring.Component):
 class _AnyRoom(wiring.Component):
     """Stands for the buffer of words: it has room, or not."""
 
-    def __init__(self, word_bits: int, data_bits: int, latency: int, depth: int | None):
+    def __init__(
+        self, word_bits: int, data_bits: int, latency: int, depth: int | None, *, far: bool
+    ):
         self.depth = 16
         super().__init__(
             {
