@@ -183,9 +183,21 @@ def _keras(rng: np.random.Generator, suffix: str) -> bytes:
                     "model.weights.h5": buffer.getvalue()})  # fmt: skip
 
 
+def _keras_weights(rng: np.random.Generator, weights: dict[str, list[tuple[int, ...]]]) -> bytes:
+    """The file of weights inside of a ``.keras`` file; shapes by layer."""
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, shapes in weights.items():
+            place = file.create_group(f"layers/{name}/vars")
+            for i, shape in enumerate(shapes):
+                place.create_dataset(str(i), data=rng.normal(size=shape).astype(np.float32))
+    return buffer.getvalue()
+
+
 def _keras_whole(rng: np.random.Generator) -> bytes:
     """An archive with layers for the host, and a graph of layers with numbers and states."""
-    import h5py
 
     def tensor(name: str, index: int = 0) -> dict[str, object]:
         return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, index]}}
@@ -218,24 +230,17 @@ def _keras_whole(rng: np.random.Generator) -> bytes:
         "lstm": [(6, 16), (4, 16), (16,)],
         "dense": [(10, 2)],
     }
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for name, shapes in weights.items():
-            place = file.create_group(f"layers/{name}/vars")
-            for i, shape in enumerate(shapes):
-                place.create_dataset(str(i), data=rng.normal(size=shape).astype(np.float32))
     return zipped(
         {
             "metadata.json": b'{"keras_version": "3.1.0"}',
             "config.json": json.dumps(config).encode(),
-            "model.weights.h5": buffer.getvalue(),
+            "model.weights.h5": _keras_weights(rng, weights),
         }
     )
 
 
 def _keras_nested(rng: np.random.Generator) -> bytes:
     """Models inside a model, one at every step, and a layer that is called twice."""
-    import h5py
 
     def tensor(name: str, call: int = 0) -> dict[str, object]:
         return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, call, 0]}}
@@ -268,15 +273,9 @@ def _keras_nested(rng: np.random.Generator) -> bytes:
         "functional/layers/gru/cell": [(4, 12), (4, 12), (2, 12)],
         "dense": [(4, 4), (4,)],
     }
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for name, shapes in weights.items():
-            place = file.create_group(f"layers/{name}/vars")
-            for i, shape in enumerate(shapes):
-                place.create_dataset(str(i), data=rng.normal(size=shape).astype(np.float32))
     members = {
         "metadata.json": b'{"keras_version": "3.1.0"}',
-        "model.weights.h5": buffer.getvalue(),
+        "model.weights.h5": _keras_weights(rng, weights),
     }
     return zipped({**members, "config.json": json.dumps(config).encode()})
 
