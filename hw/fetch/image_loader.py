@@ -85,7 +85,7 @@ class _Signals:
         self.tables_at = Data(config.address_bits)
         self.error = Signal(Error)
         # Reads.
-        self.request = Data(read_request_layout(config.address_bits, 16))
+        self.request = Data(read_request_layout(config.address_bits))
         self.words_left = Signal.like(self.words_total)
         self.none_left = Data()  # late, but it is used long after ``words_left`` has changed
         self.chunk_left = Signal(range(CHUNK_WORDS + 1))
@@ -143,7 +143,7 @@ class ImageLoader(wiring.Component):
         super().__init__(
             {
                 "control": In(LoadControlSignature(config)),
-                "reads": Out(stream.Signature(read_request_layout(config.address_bits, 16))),
+                "reads": Out(stream.Signature(read_request_layout(config.address_bits))),
                 "words": In(stream.Signature(unsigned(config.word_bits))),
                 "memory_error": In(1),
                 "descriptors": Out(DescriptorWriteSignature()),
@@ -331,6 +331,9 @@ class ImageLoader(wiring.Component):
                 x.listed_left.eq(x.listed_left - 1),
                 number.eq(entries.index + 1),
             ]
+        # Whatever the words are: those of a table are the latest when they count.
+        with m.Elif(x.take):
+            m.d.sync += x.listed.eq(Cat(x.listed[self._config.word_bits :], self.words.payload))
 
     # -- the steps of a load ----------------------------------------------------------------------
 
@@ -467,11 +470,7 @@ class ImageLoader(wiring.Component):
         with m.State("TABLE_WORDS"):
             m.d.comb += x.want.eq((x.listed_left <= 1) & (x.chunk_left != 0))
             with m.If(x.take):
-                m.d.sync += [
-                    x.listed.eq(Cat(x.listed[self._config.word_bits :], self.words.payload)),
-                    x.piece.eq(x.piece + 1),
-                    x.chunk_left.eq(x.chunk_left - 1),
-                ]
+                m.d.sync += [x.piece.eq(x.piece + 1), x.chunk_left.eq(x.chunk_left - 1)]
                 with m.If(x.piece == x.pieces - 1):
                     m.d.sync += [x.listed_left.eq(x.entries), x.piece.eq(0)]
             with m.If((x.chunk_left == 0) & (x.listed_left == 0)):

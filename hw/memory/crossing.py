@@ -22,7 +22,7 @@ from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from .port import MemoryPortSignature
+from .port import LENGTH_BITS, MemoryPortSignature
 
 __all__ = ["PortCrossing"]
 
@@ -124,7 +124,12 @@ class PortCrossing(wiring.Component):
     """
 
     def __init__(
-        self, address_bits: int, word_bits: int, *, length_bits: int = 16, domain: str = "memory"
+        self,
+        address_bits: int,
+        word_bits: int,
+        *,
+        length_bits: int = LENGTH_BITS,
+        domain: str = "memory",
     ) -> None:
         self._domain = domain
         signature = MemoryPortSignature(address_bits, word_bits, length_bits)
