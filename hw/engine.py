@@ -368,7 +368,7 @@ class Engine(wiring.Component):
                     m.d.sync += [r.loaded.eq(0), s.started.eq(0), r.load_wanted.eq(0), start.eq(1)]
                     m.next = "LOAD"
                 with m.Elif(r.clear_wanted & r.loaded & s.may_stop):
-                    m.d.sync += [r.clear_wanted.eq(0), r.clearing.eq(1), s.sweep.eq(0)]
+                    m.d.sync += [r.clear_wanted.eq(0), r.clearing.eq(1)]
                     m.next = "CLEAR"
                 with m.Elif(r.clear_wanted & ~r.loaded):
                     m.d.sync += r.clear_wanted.eq(0)
@@ -376,7 +376,7 @@ class Engine(wiring.Component):
                 m.d.sync += [r.error.eq(load.error), r.input_threshold.eq(b.loader.threshold)]
                 m.next = "RUN"
                 with m.If(load.error == Error.NONE):
-                    m.d.sync += [r.clearing.eq(1), s.sweep.eq(0)]
+                    m.d.sync += r.clearing.eq(1)
                     m.next = "CLEAR"
             with m.State("CLEAR"):
                 m.d.sync += s.sweep.eq(s.sweep + 1)
@@ -387,6 +387,8 @@ class Engine(wiring.Component):
                 m.d.sync += [r.clearing.eq(0), r.loaded.eq(1), s.started.eq(1)]
                 m.next = "RUN"
         m.d.comb += s.sweeping.eq(control.ongoing("CLEAR"))
+        with m.If(~s.sweeping):
+            m.d.sync += s.sweep.eq(0)
 
     def _end_restore(self, m: Module, b: _Blocks, r: Registers, s: _Signals) -> None:
         """A restore ends when all cells of its step are encoded."""

@@ -27,7 +27,7 @@ from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
-from stillnet.sw.contract.stages import COMMIT_CYCLES, READ_LATENCY, SPARSE_READ_LATENCY
+from stillnet.sw.contract.stages import COMMIT_CYCLES
 
 __all__ = ["AccumulatorReader"]
 
@@ -79,7 +79,8 @@ class _Signals:
         self.group = Signal(range(max(2, groups)))
         self.group_last = Signal()
         self.group_last_next = Signal()
-        self.take = Signal()  # it is the last one of its block, and goes
+        # It is the last one of its block, and goes; the inverse for half of the pointers.
+        self.take, self.keep = Signal(), Signal(init=1)
         # Hundreds of registers depend on these, so they are registers themselves: what the output
         # will do is known a cycle before. One of the two is inverted, or synthesis would merge
         # them.
@@ -279,7 +280,7 @@ class AccumulatorReader(wiring.Component):
     def _arrive(self, m: Module, s: _Signals) -> None:
         """What is known of a read, until its word arrives."""
         pipe = before = Cat(s.granted & s.read_gate_last, s.read_short, s.granted, s.read_gate)
-        for i in range(SPARSE_READ_LATENCY if self._config.sums_once else READ_LATENCY):
+        for i in range(self._config.read_latency):
             before, pipe = pipe, Signal(len(pipe), name=f"read{i}")
             m.d.sync += pipe.eq(before)
         m.d.comb += Cat(s.put, s.arrived_short).eq(pipe)
@@ -354,7 +355,7 @@ class AccumulatorReader(wiring.Component):
         read_at = Signal(range(depth), init=start, name=f"read_row{g}_{q}")
         with m.If(s.put):
             m.d.sync += write_at.eq(write_at + 1)
-        with m.If(s.take):
+        with m.If(~s.keep if q // 2 else s.take):
             m.d.sync += read_at.eq(read_at + 1)
         memory = Memory(
             shape=unsigned(count * bits), depth=depth, init=[], attrs={"ram_style": "distributed"}
@@ -424,9 +425,11 @@ class AccumulatorReader(wiring.Component):
             m.d.sync += end.eq(s.next_end)
         with m.Elif(s.advance):
             m.d.comb += s.group_last_next.eq(s.group + 1 == end)
+        take_next = s.advance_next & s.some_next & s.group_last_next
         m.d.sync += [
             s.group_last.eq(s.group_last_next),
-            s.take.eq(s.advance_next & s.some_next & s.group_last_next),
+            s.take.eq(take_next),
+            s.keep.eq(~take_next),
         ]
         with m.If(s.advance), m.If(s.some):
             m.d.sync += s.group.eq(Mux(s.group_last, 0, s.group + 1))

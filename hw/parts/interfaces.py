@@ -332,8 +332,7 @@ class SumReadSignature(wiring.Signature):
     inverse : Out
         ``~address``, from registers of its own.
     data : In(multipliers * 32)
-        ``READ_LATENCY`` cycles after the grant; ``SPARSE_READ_LATENCY`` in engines with
-        ``EngineConfig.sums_once``.
+        ``EngineConfig.read_latency`` cycles after the grant.
     """
 
     def __init__(self, config: EngineConfig) -> None:

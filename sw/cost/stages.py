@@ -13,10 +13,8 @@ from stillnet.sw.contract.stages import (
     ENCODE_CYCLES,
     LIST_READ_LATENCY,
     LOOKUP_CYCLES,
-    READ_LATENCY,
     RESCALE_LATENCY,
     ROW_SCALE_LATENCY,
-    SPARSE_READ_LATENCY,
 )
 
 # -- events ---------------------------------------------------------------------------------------
@@ -127,12 +125,10 @@ NEXT_READ = 2
 NEXT_WAITS = 2
 """``engine.py``: a cell that the reader begins, until another may wait for it."""
 
-TO_CELL = READ_LATENCY + 4
-"""``accumulator_reader.py``: the last sums of a block asked for, until its first unit may enter the
-cell unit: the memory, the buffer and three registers."""
-
-SPARSE_TO_CELL = SPARSE_READ_LATENCY + 4
-"""The same in engines with ``EngineConfig.sums_once``, behind the words in the decoder."""
+TO_CELL = 4
+"""``accumulator_reader.py``: the last sums of a block have come, which is
+``EngineConfig.read_latency`` behind their read, until its first unit may enter the cell unit: the
+buffer and three registers."""
 
 RELEASE = 3
 """``lanes.py``: the last sums of a block asked for, until a word of the next step may enter."""

@@ -50,7 +50,6 @@ from .stages import (
     READ,
     RELEASE,
     SAMPLE,
-    SPARSE_TO_CELL,
     STALL,
     SUMS,
     TO_CELL,
@@ -410,7 +409,7 @@ class Walk:
             ask = max(ask, ready - (shape.blocks - 1 - b) * chase)
             last = ask + shape.stride - 1
             for _ in range(-(-min(left, lanes) // width)):
-                unit = max(unit, last + (SPARSE_TO_CELL if config.sums_once else TO_CELL))
+                unit = max(unit, last + config.read_latency + TO_CELL)
                 if sharing > 1:
                     unit = math.ceil(unit / sharing) * sharing
                 units.append(unit)
