@@ -169,11 +169,11 @@ class AccumulatorReader(wiring.Component):
     def _follow_columns(self, m: Module, s: _Signals) -> None:
         """Whether a block and the one after it may be read, from what was known a cycle ago."""
         sequence, progress = self.progress.sequence, self.progress.block
-        for i in range(COMMIT_CYCLES - 1):
+        for i in range(COMMIT_CYCLES - 2):
             later_block = Signal.like(progress, name=f"block{i}", reset_less=True)
             m.d.sync += later_block.eq(progress)
             progress = later_block
-            if i < COMMIT_CYCLES - 2:
+            if i < COMMIT_CYCLES - 3:
                 later = Signal.like(sequence, name=f"sequence{i}", reset_less=True)
                 m.d.sync += later.eq(sequence)
                 sequence = later

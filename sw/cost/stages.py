@@ -100,7 +100,7 @@ LOOKED_UP = 2
 ADD = COMMIT_CYCLES
 """``lanes.py``: the last word taken, until its sum is written."""
 
-SUMS = COMMIT_CYCLES + 1
+SUMS = COMMIT_CYCLES
 """``accumulator_reader.py``: the last word of a block taken, until the reader asks for the sums."""
 
 DECODE = DECODE_CYCLES
