@@ -59,7 +59,7 @@ run is issued: decision, choice, preparation, run, and the list."""
 EMIT_BIAS = EMIT - LIST_READ_LATENCY
 """The same of a bias run, which no list holds."""
 
-AFTER_RUN = 5
+AFTER_RUN = 2
 """``column_fetcher.py``: the last column issued, until the next pass begins."""
 
 FIND_BIAS = 3
