@@ -479,16 +479,20 @@ class Engine(wiring.Component):
         m.d.sync += sum_late.eq(Array(fours)[place[2:]] if len(fours) > 1 else fours[0])
         inputs, hosts = b.input_encoder, b.write_back.hosts
         one_hot = b.loader.input.mode[1]
+        # So has what comes out of the encoders' memories.
+        late = [Data(signed(ACTIVATION_BITS), name=f"reference_late{k}") for k in range(3)]
+        memories = (inputs.host, hosts[0], hosts[-1])
+        m.d.sync += [value.eq(host.read) for value, host in zip(late, memories)]
         value = Signal(32, name="state_value")
         with m.Switch(r.state_region):
             with m.Case(Region.ACCUMULATOR):
                 m.d.comb += value.eq(sum_late)
             with m.Case(Region.REFERENCE):
-                m.d.comb += value.eq(hosts[0].read.as_signed())
+                m.d.comb += value.eq(late[1])
             with m.Case(Region.REFERENCE_SECOND):
-                m.d.comb += value.eq(hosts[-1].read.as_signed())
+                m.d.comb += value.eq(late[2])
             with m.Case(Region.INPUT):
-                m.d.comb += value.eq(Mux(one_hot, inputs.token.token, inputs.host.read.as_signed()))
+                m.d.comb += value.eq(Mux(one_hot, inputs.token.token, late[0]))
             with m.Default():
                 m.d.comb += value.eq(b.cells.host.read.as_signed())
         return value

@@ -59,7 +59,7 @@ run is issued: decision, choice, preparation, run, and the list."""
 EMIT_BIAS = EMIT - LIST_READ_LATENCY
 """The same of a bias run, which no list holds."""
 
-AFTER_RUN = 5
+AFTER_RUN = 2
 """``column_fetcher.py``: the last column issued, until the next pass begins."""
 
 FIND_BIAS = 3
@@ -100,7 +100,7 @@ LOOKED_UP = 2
 ADD = COMMIT_CYCLES
 """``lanes.py``: the last word taken, until its sum is written."""
 
-SUMS = COMMIT_CYCLES + 1
+SUMS = COMMIT_CYCLES
 """``accumulator_reader.py``: the last word of a block taken, until the reader asks for the sums."""
 
 DECODE = DECODE_CYCLES
