@@ -21,7 +21,14 @@ from amaranth.lib.memory import Memory
 
 from stillnet.boards import flash as flash_module
 from stillnet.boards.bench import boards as bench_boards
-from stillnet.boards.board import CLOCKS_MHZ, MEMORY_HZ, VCO_HZ, block_rams, memory_clock
+from stillnet.boards.board import (
+    CLOCKS_MHZ,
+    MEMORY_HZ,
+    TIER_CLOCK_HZ,
+    VCO_HZ,
+    block_rams,
+    memory_clock,
+)
 from stillnet.boards.build import build as build_module
 from stillnet.boards.catalogue import BOARDS, board
 from stillnet.boards.top.pll import PFD_HZ, pll_settings
@@ -477,8 +484,8 @@ def test_a_board_with_tiers_has_the_block_ram_that_is_left() -> None:
     config = target.config()
     assert config.lanes == 8 and config.hot_words > 20_000
     assert 0.75 * target.block_rams < block_rams(config) <= 0.8 * target.block_rams
-    assert (target.clock_hz, target.memory_hz) == (62_500_000, MEMORY_HZ)
-    assert config.bus_clock == pytest.approx(2, rel=1e-6)
+    assert (target.clock_hz, target.memory_hz) == (TIER_CLOCK_HZ, MEMORY_HZ)
+    assert config.bus_clock == pytest.approx(MEMORY_HZ / TIER_CLOCK_HZ, rel=1e-6)
     with pytest.raises(StillnetError, match="^board 'ulx3s-12f' has 56 blocks of RAM, too few"):
         board("ulx3s-12f").tiered()
     with pytest.raises(StillnetError, match="^board 'upduino' has all weights in the FPGA"):
