@@ -15,7 +15,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.data_register import Data, copies
 from stillnet.hw.parts.interfaces import (
     HoldSignature,
     PeekSignature,
@@ -89,10 +89,11 @@ class _Signals:
         self.group_last_next = Signal()
         # It is the last one of its block, and goes; the inverse for half of the pointers.
         self.take, self.keep = Signal(), Signal(init=1)
-        # Hundreds of registers depend on these, so they are registers themselves: what the output
-        # will do is known a cycle before. One of the two is inverted, or synthesis would merge
-        # them.
-        self.advance, self.hold, self.advance_next = Signal(init=1), Signal(), Signal()
+        # Hundreds of registers depend on whether it moves on, so that is in registers itself, one
+        # for each quarter of the sums: what the output will do is known a cycle before.
+        self.advance_next = Signal()
+        self.moves: list[Any] = []
+        self.advance: Any = 0  # the first of them
         # A group is chosen in two steps: four groups of a block become one, then one of those.
         self.near = min(groups, 4)
         far = range(max(2, groups // self.near))
@@ -147,6 +148,8 @@ class AccumulatorReader(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         s = _Signals(self._config)
+        s.moves = copies(m, s.advance_next, "move", init=1)
+        s.advance = s.moves[0]
         self._follow_columns(m, s)
         self._begin_block(m, s)
         self._next_block(m, s)
@@ -373,7 +376,7 @@ class AccumulatorReader(wiring.Component):
             start = g % s.near
             count = Signal(range(max(2, s.near)), init=start, name=f"group{g}_{down}")
             following = (count - 1 if down else count + 1) & (s.near - 1)
-            with m.If(s.advance & s.some):
+            with m.If(s.moves[1 + down] & s.some):
                 m.d.sync += count.eq(Mux(s.group_last, start, following))
             turned.append(count)
         quarters = [self._quarter(m, s, g, q, turned[q // 2]) for q in range(QUARTERS)]
@@ -411,7 +414,7 @@ class AccumulatorReader(wiring.Component):
             choices = [reader.data[(f * near + k) * part :][:part] for k in places]
             parts.append(Array(choices)[turned])
         stage = Data(far * part, name=f"stage{g}_{q}")
-        with m.If(~s.hold if down else s.advance):
+        with m.If(s.moves[q]):
             m.d.sync += stage.eq(Cat(*parts))
         if far == 1:
             return stage
@@ -432,7 +435,6 @@ class AccumulatorReader(wiring.Component):
         m.d.comb += units_slice.o_ready_next.eq(self.units_ready_next)
         output = units_slice.i_stream
         stage_valid = Signal()
-        m.d.sync += [s.advance.eq(s.advance_next), s.hold.eq(~s.advance_next)]
         m.d.comb += [
             s.advance_next.eq((s.advance & ~s.some) | units_slice.ready_next),
             output.payload.eq(Cat(*words)),

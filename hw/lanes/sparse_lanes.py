@@ -13,7 +13,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.data_register import Data, copies
 from stillnet.hw.parts.interfaces import ProgressSignature
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
@@ -153,13 +153,9 @@ class SparseLanes(wiring.Component):
         quiet, read = Signal(), Signal()
         m.d.comb += [self.granted.eq(decoder.free), read.eq(decoder.free & (self.read | quiet))]
         m.d.sync += quiet.eq(~Cat(lane.busy for lane in lanes).any())
-        # Four registers that synthesis cannot merge: lanes are all over the chip.
-        reads = [Signal(name="read0"), Signal(init=1, name="read1")]
-        reads += [Data(name="read2"), Data(init=1, name="read3")]
-        m.d.sync += [register.eq(~read if k % 2 else read) for k, register in enumerate(reads)]
+        reads = copies(m, read, "read")
         for i, lane in enumerate(lanes):
-            k = i % len(reads)
-            m.d.comb += lane.read.eq(~reads[k] if k % 2 else reads[k])
+            m.d.comb += lane.read.eq(reads[i % len(reads)])
 
     def _follow(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
         """Progress of the sums: that of the words, once every queue was empty after them."""
