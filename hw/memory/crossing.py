@@ -14,6 +14,7 @@ dropped instead.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Module, Signal, Value, unsigned
@@ -46,6 +47,11 @@ class Places(wiring.Component):
     source, target : str
         Clocks.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     i_stream : In(stream), in ``source``
@@ -54,6 +60,7 @@ class Places(wiring.Component):
 
     def __init__(self, shape: Any, depth: int, source: str, target: str) -> None:
         self._shape, self._depth, self._domains = shape, depth, (source, target)
+        self.probes = SimpleNamespace()
         super().__init__(
             {"i_stream": In(stream.Signature(shape)), "o_stream": Out(stream.Signature(shape))}
         )
@@ -99,6 +106,9 @@ class Places(wiring.Component):
                     here.eq(here.rotate_left(1)),
                     reader.addr.eq(reader.addr + 1),
                 ]
+        self.probes = SimpleNamespace(
+            storage=storage, writer=writer, reader=reader, at=at, here=here, there=there
+        )
         return m
 
 
