@@ -127,7 +127,7 @@ class ColumnFetcher(wiring.Component):
                     if config.second_threshold
                     else {}
                 ),
-                "reads": Out(stream.Signature(read_request_layout(config.tier_bits, 16))),
+                "reads": Out(stream.Signature(read_request_layout(config.tier_bits))),
                 "columns": Out(stream.Signature(column_layout(config))),
                 "word_taken": In(1),
                 "column_done": In(1),

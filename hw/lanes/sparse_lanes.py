@@ -153,13 +153,15 @@ class SparseLanes(wiring.Component):
             return
         # While nothing moves, the row is read in every cycle: the host looks at it.
         quiet, read = Signal(), Signal()
-        m.d.comb += self.granted.eq(decoder.free)
-        m.d.sync += [
-            quiet.eq(~Cat(lane.busy for lane in lanes).any()),
-            read.eq(decoder.free & (self.read | quiet)),
-        ]
-        for lane in lanes:
-            m.d.comb += lane.read.eq(read)
+        m.d.comb += [self.granted.eq(decoder.free), read.eq(decoder.free & (self.read | quiet))]
+        m.d.sync += quiet.eq(~Cat(lane.busy for lane in lanes).any())
+        # Four registers that synthesis cannot merge: lanes are all over the chip.
+        reads = [Signal(name="read0"), Signal(init=1, name="read1")]
+        reads += [Data(name="read2"), Data(init=1, name="read3")]
+        m.d.sync += [register.eq(~read if k % 2 else read) for k, register in enumerate(reads)]
+        for i, lane in enumerate(lanes):
+            k = i % len(reads)
+            m.d.comb += lane.read.eq(~reads[k] if k % 2 else reads[k])
 
     def _follow(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
         """Progress of the sums: that of the words, once every queue was empty after them."""

@@ -17,18 +17,18 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Module, Signal, Value, unsigned
+from amaranth.hdl import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from .port import MemoryPortSignature
+from .port import LENGTH_BITS, MemoryPortSignature
 
 __all__ = ["PortCrossing"]
 
 READS, WORDS = 8, 8
-"""Places. One that was taken is seen free some four cycles of both clocks later, in which an SDRAM
+"""Places. One that was taken is seen free some five cycles of both clocks later, in which an SDRAM
 fills four words of 64 bits, or seven with 32 bits of data."""
 
 
@@ -85,10 +85,12 @@ class Places(wiring.Component):
         # The place that is next: its number for the memory, its bit for the flags.
         at, here = (Signal(self._depth, init=1, name=f"place{k}") for k in range(2))
         m.d.comb += [
-            self.i_stream.ready.eq(((filled ^ ~emptied_here) & at).any()),
             writer.en.eq(self.i_stream.valid & self.i_stream.ready),
             writer.data.eq(self.i_stream.payload),
         ]
+        # Whether the next place is free, in a register.
+        free, following = filled ^ ~emptied_here, at.rotate_left(1)
+        m.d[source] += self.i_stream.ready.eq((free & Mux(writer.en, following, at)).any())
         with m.If(writer.en):
             m.d[source] += [
                 filled.eq(filled ^ at),
@@ -134,7 +136,12 @@ class PortCrossing(wiring.Component):
     """
 
     def __init__(
-        self, address_bits: int, word_bits: int, *, length_bits: int = 16, domain: str = "memory"
+        self,
+        address_bits: int,
+        word_bits: int,
+        *,
+        length_bits: int = LENGTH_BITS,
+        domain: str = "memory",
     ) -> None:
         self._domain = domain
         signature = MemoryPortSignature(address_bits, word_bits, length_bits)
