@@ -124,6 +124,11 @@ class PortCrossing(wiring.Component):
     domain : str
         Clock of the memory.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     port : In(MemoryPortSignature(...)), in ``sync``
@@ -144,6 +149,7 @@ class PortCrossing(wiring.Component):
         domain: str = "memory",
     ) -> None:
         self._domain = domain
+        self.probes = SimpleNamespace()
         signature = MemoryPortSignature(address_bits, word_bits, length_bits)
         super().__init__(
             {"port": In(signature), "memory": Out(signature), "restart": In(1), "clear": Out(1)}
@@ -229,6 +235,7 @@ class PortCrossing(wiring.Component):
             m.d[local] += sink.valid.eq(0)
         with m.If(self.memory.write_idle & ~sink.valid & (done != taken)):
             m.d[local] += done.eq(taken)
+        self.probes = SimpleNamespace(storage=place, reader=reader, taken=taken)
         return idle
 
     def _restart(self, m: Module, open_: Signal, some_left: Signal, all_written: Signal) -> None:
