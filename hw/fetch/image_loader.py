@@ -305,9 +305,12 @@ class ImageLoader(wiring.Component):
             crc.valid.eq(x.digits_left != 0),
             crc.data.eq(Mux(x.in_record, 0, x.word_digits[:sum_bits])),
         ]
+        # Whatever the words are while no more than a digit is left: the latest counts.
+        m.d.sync += x.word_digits.eq(
+            Mux(x.few_digits, self.words.payload, x.word_digits >> sum_bits)
+        )
         with m.If(x.digits_left != 0):
             m.d.sync += [
-                x.word_digits.eq(x.word_digits >> sum_bits),
                 x.digits_left.eq(x.digits_left - 1),
                 x.few_digits.eq(x.digits_left <= 2),
             ]
@@ -319,11 +322,7 @@ class ImageLoader(wiring.Component):
                 m.d.sync += x.in_record.eq(0)
         with m.If(x.take & x.summing):
             digits = self._config.word_bytes * x.digits
-            m.d.sync += [
-                x.word_digits.eq(self.words.payload),
-                x.digits_left.eq(digits),
-                x.few_digits.eq(digits <= 1),
-            ]
+            m.d.sync += [x.digits_left.eq(digits), x.few_digits.eq(digits <= 1)]
 
     # -- tables -----------------------------------------------------------------------------------
 

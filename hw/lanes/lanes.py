@@ -387,8 +387,8 @@ class Lanes(wiring.Component):
             sparse.hold_active.eq(self.hold.active),
             sparse.hold_sequence.eq(self.hold.sequence),
             w.stall.eq(sparse.stall),
-            sparse.read_row.eq(Cat(self.sums.bank, self.sums.address)),
-            sparse.read_row_inverse.eq(Cat(~self.sums.bank, self.sums.inverse)),
+            sparse.read_row.eq(self.sums.rows[0]),
+            sparse.read_row_inverse.eq(self.sums.inverses[0]),
             self.sums.data.eq(sparse.read_data),
             sparse.read.eq(self.sums.valid),
             self.sums.ready.eq(sparse.granted),
@@ -446,7 +446,7 @@ class Lanes(wiring.Component):
     def _cell_read(self, m: Module, w: _Walk, s: _Sums) -> None:
         """The cell reads the bank that the column leaves free."""
         read_bank1 = Signal()
-        m.d.comb += self.sums.ready.eq(~(s.valid0 & (s.bank0 == self.sums.bank)))
+        m.d.comb += self.sums.ready.eq(Cat(~(s.valid0 & (s.bank0 == k)) for k in range(2)))
         m.d.sync += [read_bank1.eq(self.sums.bank), s.read_bank2.eq(read_bank1)]
 
     def _busy(self, m: Module, w: _Walk, s: _Sums) -> None:
@@ -528,9 +528,9 @@ class Lanes(wiring.Component):
         # Not the block RAM's own register: this one stands near what adds.
         read = Data(ACCUMULATOR_BITS, name=f"read{k}", attrs={IN_FABRIC: 1})
         if i % 2 == 0:
-            address = Mux(s.column_reads[k], s.row0, self.sums.address)
+            address = Mux(s.column_reads[k], s.row0, self.sums.rows[k])
         else:
-            address = ~Mux(s.cell_reads[k], self.sums.inverse, s.row_inverse)
+            address = ~Mux(s.cell_reads[k], self.sums.inverses[k], s.row_inverse)
         lane.d.comb += [
             reader.addr.eq(address),
             writer.addr.eq(s.row3),

@@ -49,7 +49,7 @@ class SparseLanes(wiring.Component):
     read, granted : In(1), Out(1)
         The cell wants to read; it does, in a cycle with both.
     read_row, read_row_inverse, read_data : In, In, Out
-        All accumulators of a row, data after ``SPARSE_READ_LATENCY`` cycles. Every second lane
+        All accumulators of a row, data after ``config.read_latency`` cycles. Every second lane
         takes the inverse of the row, so that neither reaches too many.
     busy : Out(1)
         A weight or a sum is on its way.
@@ -131,11 +131,9 @@ class SparseLanes(wiring.Component):
             lane.bias.eq(decoder.bias),
             lane.bias_value.eq(Cat(words[start:][:8] for start in starts)),
         ]
-        read_data: Any = lane.read_data
-        if config.sums_once:
-            # A cycle for the way to the reader: lanes are all over the chip.
-            read_data = Data(ACCUMULATOR_BITS, name=f"on_way{i}")
-            m.d.sync += read_data.eq(lane.read_data)
+        # A cycle for the way to the reader: lanes are all over the chip.
+        read_data = Data(ACCUMULATOR_BITS, name=f"on_way{i}")
+        m.d.sync += read_data.eq(lane.read_data)
         m.d.comb += self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(read_data)
         return lane
 

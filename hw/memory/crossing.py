@@ -88,9 +88,12 @@ class Places(wiring.Component):
             writer.en.eq(self.i_stream.valid & self.i_stream.ready),
             writer.data.eq(self.i_stream.payload),
         ]
-        # Whether the next place is free, in a register.
-        free, following = filled ^ ~emptied_here, at.rotate_left(1)
-        m.d[source] += self.i_stream.ready.eq((free & Mux(writer.en, following, at)).any())
+        # Whether the next place is free, in a register. What comes late only chooses; Yosys must
+        # not draw it into the two sums.
+        free = filled ^ ~emptied_here
+        same, following = (Signal(name=name, attrs={"keep": 1}) for name in ("same", "following"))
+        m.d.comb += [same.eq((free & at).any()), following.eq((free & at.rotate_left(1)).any())]
+        m.d[source] += self.i_stream.ready.eq(Mux(writer.en, following, same))
         with m.If(writer.en):
             m.d[source] += [
                 filled.eq(filled ^ at),

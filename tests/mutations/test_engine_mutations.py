@@ -94,7 +94,7 @@ MUTATIONS: dict[str, Mutation] = {
     "the cell reads one row off": Mutation(
         "lanes.accumulator_reader",
         "AccumulatorReader",
-        (("sums.address.eq(s.place[1:])", "sums.address.eq(s.place[1:] + 1)"),),
+        (("row.eq(begin),", "row.eq(begin + 1),"),),
     ),
     "no word waits for the cell being read": Mutation(
         "lanes.lanes",
