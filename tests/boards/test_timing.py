@@ -313,7 +313,7 @@ def test_a_clock_that_is_missed_is_explained(tmp_path: Path, monkeypatch, capsys
     said = capsys.readouterr()
     assert list(json.loads(said.out)) == ["error"]
     lines = said.err.splitlines()
-    assert lines[0] == "clock engine: 2.66 ns, where 10.00 ns are asked for; 6 ends"
+    assert "clock engine: 2.66 ns, where 10.00 ns are asked for; 6 ends" in lines
     assert "'ulx3s-25f' does not meet timing: 93.0 MHz" in lines[-1]
     # Of the best seed, which is not the last one.
     assert ":1402)" in (tmp_path / "out/top.sdf").read_text()
@@ -337,14 +337,14 @@ class Routed(Elaboratable):
         m.d.comb += falling.clk.eq(self.fast.clk)
         shift, total, product = Signal(36), Signal(24), Signal(36)
         m.d.fast += [
-            shift.eq(shift << 1 | self.given),
+            shift.eq(shift << 1 | (self.given ^ self.result)),
             total.eq(total + shift[:24]),
             product.eq(shift[:18] * shift[18:]),
         ]
         late, back = Signal(), Signal()
         m.d.falling += late.eq(total[5] ^ product[30])
         m.d.fast += back.eq(late ^ shift[0])
-        words = []
+        words, mixed = [], Signal(18)
         for depth, name in ((16, "few"), (1024, "many")):
             memory = Memory(shape=18, depth=depth, init=[])
             m.submodules[name] = memory
@@ -353,7 +353,6 @@ class Routed(Elaboratable):
             m.d.comb += [writer.addr.eq(total), reader.en.eq(Const(1))]
             m.d.slow += reader.addr.eq(reader.addr + 7)
             words.append(reader.data)
-        mixed = Signal(18)
         m.d.slow += [mixed.eq(words[0] + words[1]), self.result.eq(mixed.xor() ^ back)]
         return m
 
@@ -383,10 +382,10 @@ def test_the_slowest_path_is_that_of_nextpnr(tmp_path: Path) -> None:
     ours = {clock["clock"]: round(1000 * clock["worst_ns"]) for clock in paths["clocks"]}
     theirs = {net: round(1e6 / f["achieved"]) for net, f in found["fmax"].items()}
     assert ours == theirs
+    crossings = {(c["from"], c["to"]): round(1000 * c["ns"]) for c in paths["crossings"]}
+    theirs = {}
     for path in found["critical_paths"]:
-        ends = {path[side].split()[1] for side in ("from", "to")}
-        if "<async>" in ends or len(ends) < 2:
-            continue
-        crossing = [c for c in paths["crossings"] if {c["from"], c["to"]} == ends]
-        delay = sum(piece["delay"] for piece in path["path"])
-        assert round(delay * 1000) in [round(1000 * c["ns"]) for c in crossing]
+        start, end = (path[side].split(" ")[-1] for side in ("from", "to"))
+        if "<async>" not in (start, end) and start != end:
+            theirs[start, end] = round(1000 * sum(piece["delay"] for piece in path["path"]))
+    assert crossings == theirs and len(crossings) == 2

@@ -397,7 +397,7 @@ MUTATIONS = {
     "full places are filled": Mutation(
         "places",
         "memory.crossing",
-        "(free & Mux(writer.en, following, at)).any()",
+        "Mux(writer.en, following, same)",
         "1",
         "in order",
         run=18,
@@ -406,8 +406,8 @@ MUTATIONS = {
     "a place counts as free while it is filled": Mutation(
         "places",
         "memory.crossing",
-        "Mux(writer.en, following, at)",
-        "at",
+        "Mux(writer.en, following, same)",
+        "same",
         "in order",
         run=20,
     ),
