@@ -14,6 +14,7 @@ dropped instead.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value, unsigned
@@ -46,6 +47,11 @@ class Places(wiring.Component):
     source, target : str
         Clocks.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     i_stream : In(stream), in ``source``
@@ -54,6 +60,7 @@ class Places(wiring.Component):
 
     def __init__(self, shape: Any, depth: int, source: str, target: str) -> None:
         self._shape, self._depth, self._domains = shape, depth, (source, target)
+        self.probes = SimpleNamespace()
         super().__init__(
             {"i_stream": In(stream.Signature(shape)), "o_stream": Out(stream.Signature(shape))}
         )
@@ -104,6 +111,9 @@ class Places(wiring.Component):
                     here.eq(here.rotate_left(1)),
                     reader.addr.eq(reader.addr + 1),
                 ]
+        self.probes = SimpleNamespace(
+            storage=storage, writer=writer, reader=reader, at=at, here=here, there=there
+        )
         return m
 
 
@@ -116,6 +126,11 @@ class PortCrossing(wiring.Component):
         Of the port.
     domain : str
         Clock of the memory.
+
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
 
     Members
     -------
@@ -137,6 +152,7 @@ class PortCrossing(wiring.Component):
         domain: str = "memory",
     ) -> None:
         self._domain = domain
+        self.probes = SimpleNamespace()
         signature = MemoryPortSignature(address_bits, word_bits, length_bits)
         super().__init__(
             {"port": In(signature), "memory": Out(signature), "restart": In(1), "clear": Out(1)}
@@ -222,6 +238,7 @@ class PortCrossing(wiring.Component):
             m.d[local] += sink.valid.eq(0)
         with m.If(self.memory.write_idle & ~sink.valid & (done != taken)):
             m.d[local] += done.eq(taken)
+        self.probes = SimpleNamespace(storage=place, reader=reader, taken=taken)
         return idle
 
     def _restart(self, m: Module, open_: Signal, some_left: Signal, all_written: Signal) -> None:

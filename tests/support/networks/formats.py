@@ -17,7 +17,7 @@ from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from tests.support.networks.random import Case, Choices, Drawn, Seeded, random_case
 from tests.sw.packing.test_weight_formats import PATTERNS, pattern
 
-__all__ = ["format_case", "format_cases", "prune", "short_case"]
+__all__ = ["format_case", "format_cases", "full_lane_case", "prune", "short_case"]
 
 
 def prune(choices: Choices, network: Network, config: EngineConfig) -> None:
@@ -108,6 +108,32 @@ def short_case(seed: int, config: EngineConfig) -> Case:
     inputs = rng.choice([-32768, 32767], (6, size))
     none = np.zeros((0, size), np.int64)
     return Case(Network(size, 11, [layer]), inputs, none, Behaviour(latency=1), bool(seed % 4))
+
+
+def full_lane_case(seed: int, config: EngineConfig) -> Case:
+    """Columns whose weights are all in one lane, all fired, from a memory that never pauses.
+
+    Of such a column a lane gets weights in its own place and in that of the lane before at once,
+    more than it can add while the column lasts.
+    """
+    rng = np.random.default_rng(seed)
+    units, size, bits = config.units, config.inputs, 4 if config.int4 else 8
+    limit = 1 << (bits - 1)
+    weight = np.zeros((1, units, size), np.int8)
+    weight[:, seed % config.multipliers :: config.multipliers] = limit - 1
+    layer = QuantizedLayer(
+        "full",
+        "linear",
+        units,
+        [QuantizedMatrix(INPUT, ("y",), weight, 7, bits, "step")],
+        {"y": rng.integers(-1000, 1000, units)},
+        shift=15,
+        write_shift=0,
+        fraction=11,
+    )
+    inputs = rng.choice([-32768, 32767], (6, size))
+    none = np.zeros((0, size), np.int64)
+    return Case(Network(size, 11, [layer]), inputs, none, Behaviour(latency=1), bool(seed % 2))
 
 
 @st.composite
