@@ -39,8 +39,8 @@ class _Signals:
         Word within its slot; slot of the header or of the descriptors; their number.
     take, want, captured
         A word is taken; wanted; a record is in ``value``.
-    in_tables, summing
-        Slots are those of descriptors; words are entries of tables, or are only summed up.
+    in_tables, recording, summing
+        Slots are those of descriptors; words are parts of records; they are summed up.
     request, words_left, none_left, chunk_left
         The read that is made; words still to be asked for; there are none; words of this read.
     word_digits, digits, digits_left
@@ -66,7 +66,7 @@ class _Signals:
         self.take = Signal()
         self.want = Signal()
         self.in_tables = Signal()
-        self.summing = Signal()
+        self.recording, self.summing = Signal(), Signal()
         self.layer_slots = Signal(10)
         self.is_layer = Data()
         # From the header.
@@ -211,7 +211,7 @@ class ImageLoader(wiring.Component):
         m.d.sync += x.captured.eq(0)
         with m.If(x.take):
             m.d.sync += x.chunk_left.eq(x.chunk_left - 1)
-        with m.If(x.take & ~x.summing):
+        with m.If(x.take & x.recording):
             m.d.sync += x.word.eq(Mux(x.word == x.slot_words - 1, 0, x.word + 1))
             for k in range(x.record_words):
                 with m.If(x.word == k):
@@ -352,6 +352,7 @@ class ImageLoader(wiring.Component):
             with m.If(self.control.start):
                 m.d.sync += [
                     self.control.busy.eq(1),
+                    x.recording.eq(1),
                     x.summing.eq(0),
                     x.request.address.eq(self.control.base),
                     x.request.length.eq(header_slots * x.slot_words),
@@ -428,7 +429,7 @@ class ImageLoader(wiring.Component):
             x.words_left.eq(x.table_slots * x.slot_words),
             x.none_left.eq(x.table_slots == 0),
             x.request.address.eq(x.tables_at + x.tables * x.slot_words),
-            x.summing.eq(1),
+            x.recording.eq(0),
         ]
         m.next = "TABLE"
 
@@ -439,6 +440,7 @@ class ImageLoader(wiring.Component):
                 x.request.address.eq(self.control.base),
                 x.place_in_image.eq(0),
                 x.in_record.eq(0),
+                x.recording.eq(0),
                 x.summing.eq(1),
             ]
             m.next = "SUM_START"
