@@ -12,6 +12,7 @@ many there were, the slowest, and each kind of traceback once.
 from __future__ import annotations
 
 import argparse
+import functools
 import contextlib
 import io
 import json
@@ -337,6 +338,7 @@ def _whole(rng: np.random.Generator) -> bytes:
     return _saved(network.save, ".safetensors")
 
 
+@functools.cache
 def valid_files() -> dict[str, tuple[str, bytes]]:
     """A small file of each kind: its extension and its content."""
     rng = np.random.default_rng(0)
