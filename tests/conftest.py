@@ -11,8 +11,8 @@ from hypothesis import settings
 MustUse._MustUse__silence = True  # type: ignore[attr-defined]
 
 # Elaboration makes many objects that live until its end: a fifth of its time went into looking for
-# cycles among them.
-gc.set_threshold(100_000, 50, 50)
+# cycles among them. The last number bounds how much of what is done waits to be collected.
+gc.set_threshold(50_000, 10, 10)
 
 LONGEST_FIRST = (
     "hw/test_engine_cells",

@@ -12,7 +12,6 @@ many there were, the slowest, and each kind of traceback once.
 from __future__ import annotations
 
 import argparse
-import functools
 import contextlib
 import io
 import json
@@ -319,7 +318,6 @@ def _egru(rng: np.random.Generator) -> bytes:
     return save_tensors({f"rnns.0.{k}": rng.random(shape) for k, shape in shapes.items()})
 
 
-@cache
 def _whole(rng: np.random.Generator) -> bytes:
     """A network with parts for the host in front of the chip and behind it."""
     from tests.support.networks.graphs import GraphBuilder
@@ -338,7 +336,7 @@ def _whole(rng: np.random.Generator) -> bytes:
     return _saved(network.save, ".safetensors")
 
 
-@functools.cache
+@cache
 def valid_files() -> dict[str, tuple[str, bytes]]:
     """A small file of each kind: its extension and its content."""
     rng = np.random.default_rng(0)

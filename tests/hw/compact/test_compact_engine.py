@@ -104,7 +104,13 @@ MUTANTS: dict[str, tuple[str, str, tuple[str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+QUICK = ("odd",)
+"""The others compile for as long and run with ``slow``."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MUTANTS]
+)
 def test_mutants_are_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs above see what they are there to see."""
     module, component, change = MUTANTS[name]
