@@ -104,13 +104,7 @@ MUTANTS: dict[str, tuple[str, str, tuple[str, str]]] = {
 }
 
 
-QUICK = ("odd",)
-"""The others compile for as long and run with ``slow``."""
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MUTANTS]
-)
+@pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_are_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs above see what they are there to see."""
     module, component, change = MUTANTS[name]
