@@ -126,7 +126,7 @@ def some(names: Iterable[str], *chosen: str) -> list:
 @pytest.mark.parametrize("name", some(SDRAM_BOARDS, "ulx3s-85f", "colorlight-i9"))
 def test_every_board_elaborates_with_all_its_pins(name: str) -> None:
     target = board(name)
-    files, digest = build_module.design(target)
+    files, _ = build_module.design(target)
     pins = files["top.lpf"].decode()
     located = re.findall(r'LOCATE COMP "(\w+?_\d)__(?:(\w+?)__)?io(?:\[\d+\])?" SITE "(\w+)"', pins)
     count = Counter((resource, member) for resource, member, _ in located)
@@ -143,7 +143,11 @@ def test_every_board_elaborates_with_all_its_pins(name: str) -> None:
     assert rtlil.count("cell \\OFS1P3DX") >= 2 * part.data_bits + part.address_pins
     assert rtlil.count("cell \\ODDRX1F") == 1
     assert rtlil.count("cell \\EHXPLLL") == 1
-    assert build_module.design(target)[1] == digest, "the same design has another digest"
+
+
+def test_the_same_design_has_the_same_digest() -> None:
+    small = dataclasses.replace(board("ulx3s-25f"), cells=("linear",))
+    assert build_module.design(small)[1] == build_module.design(small)[1]
 
 
 @pytest.mark.parametrize("name", SDRAM_BOARDS)
@@ -179,6 +183,8 @@ open("top.bit", "wb").write(b"bits")
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Tools that answer at once, with speeds by seed."""
+    for name in SDRAM_BOARDS:  # an engine of one small cell, as these tools look into no design
+        monkeypatch.setitem(BOARDS, name, dataclasses.replace(BOARDS[name], cells=("linear",)))
     return fake_tools(tmp_path, monkeypatch, TOOLS)
 
 

@@ -318,7 +318,6 @@ def _egru(rng: np.random.Generator) -> bytes:
     return save_tensors({f"rnns.0.{k}": rng.random(shape) for k, shape in shapes.items()})
 
 
-@cache
 def _whole(rng: np.random.Generator) -> bytes:
     """A network with parts for the host in front of the chip and behind it."""
     from tests.support.networks.graphs import GraphBuilder
@@ -337,6 +336,7 @@ def _whole(rng: np.random.Generator) -> bytes:
     return _saved(network.save, ".safetensors")
 
 
+@cache
 def valid_files() -> dict[str, tuple[str, bytes]]:
     """A small file of each kind: its extension and its content."""
     rng = np.random.default_rng(0)
