@@ -336,7 +336,8 @@ def _check_equal(uncut: Callable[..., np.ndarray], whole: Whole, model: Model) -
     """The parts together give what onnxruntime gives for the whole model, over several steps."""
     parts = model.host
     assert parts is not None
-    x = np.random.default_rng(3).normal(size=(12, parts.inputs))
+    large = sum(m.weight.size for layer in model.layers for m in layer.matrices) > 1 << 20
+    x = np.random.default_rng(3).normal(size=(5 if large else 12, parts.inputs))
     if np.issubdtype(whole.values[whole.data].dtype, np.integer):
         x = np.abs(whole.values[whole.data]).reshape(-1, parts.inputs)
     if not parts.stepwise:  # the length of the probe, with which the graph is known to run

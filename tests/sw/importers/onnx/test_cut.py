@@ -122,7 +122,7 @@ def test_a_recurrence_that_is_refused_is_the_hosts(tmp_path: Path) -> None:
 
 def keyword_spotter(head: bool) -> GraphBuilder:
     """Convolutions over a window of 49 frames of 10 features, depthwise and separable."""
-    g, units = GraphBuilder(6), 32
+    g, units = GraphBuilder(6), 64
     x = g.input("x", 1, 1, 49, 10)
     y = g.node(
         "Conv", x, g.const(g.random(units, 1, 10, 4, scale=0.2)), strides=[2, 2], name="first"
@@ -139,10 +139,10 @@ def keyword_spotter(head: bool) -> GraphBuilder:
 
 
 def test_convolutions_over_a_window_stay_on_the_host(tmp_path: Path) -> None:
-    """Unrolled they would be 35 million weights, and take minutes."""
+    """Unrolled they would be hundreds of millions of weights, and take minutes."""
     g = keyword_spotter(head=True)
     model = load(g.model(), tmp_path)
-    assert [layer.matrices[0].weight.size for layer in model.layers] == [160]
+    assert [layer.matrices[0].weight.size for layer in model.layers] == [320]
     x = recording(490, 6)
     feeds = [{"x": r.reshape(1, 1, 49, 10).astype(np.float32)} for r in x]
     wanted = np.concatenate([r["y"] for r in run_onnx(g.model(), feeds)])
@@ -152,15 +152,15 @@ def test_convolutions_over_a_window_stay_on_the_host(tmp_path: Path) -> None:
     assert all(n["why"].startswith("unrolled over the step, its ") for n in convolutions)
     (doubt,) = host(model).doubts()
     assert doubt.startswith(
-        "the chip does 0 % of the multiplications only; on the host is 'first' (Conv): unrolled "
+        "the chip does 0 % of the multiplications only; on the host is 'Conv4' (Conv): unrolled "
     )
 
 
 def test_a_model_of_which_nothing_pays_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         StillnetError,
-        match=r"no part of the model that has weights pays on the chip; node 'first' \(Conv\): "
-        r"unrolled over the step, its 1,280 weights become [\d,]+, .* feed one frame a step",
+        match=r"no part of the model that has weights pays on the chip; node 'Conv4' \(Conv\): "
+        r"unrolled over the step, its 4,096 weights become [\d,]+, .* feed one frame a step",
     ):
         load(keyword_spotter(head=False).model(), tmp_path)
 
