@@ -239,6 +239,8 @@ def _multiplications(
     weight = values[1] if len(values) > 1 else None
     if node.op_type == "Conv" and isinstance(weight, Const):
         return results * math.prod(weight.value.shape[1:])
+    if node.op_type == "ConvTranspose" and isinstance(weight, Const):
+        return size * math.prod(weight.value.shape[1:])
     if node.op_type in ("MatMul", "Einsum") and isinstance(weight, Const):
         shape = weight.value.shape
         return results * (shape[-2] if len(shape) > 1 else shape[-1])
@@ -413,7 +415,15 @@ def in_step(walk: Walk, flow: Flow, axes: Sequence[int]) -> bool:
     return all(holds_features(walk, flow, i) for i in axes)
 
 
-@handles("AveragePool", "Einsum", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize")
+@handles(
+    "AveragePool",
+    "ConvTranspose",
+    "Einsum",
+    "GlobalAveragePool",
+    "ReduceMean",
+    "ReduceSum",
+    "Resize",
+)
 def linear(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     """Operators that are linear in the features of a step."""
     unroll(walk, node, walk.flow(node, values), values)
