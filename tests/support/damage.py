@@ -241,7 +241,7 @@ def _keras_whole(rng: np.random.Generator) -> bytes:
 
 
 def _keras_nested(rng: np.random.Generator) -> bytes:
-    """Models inside a model, one at every step, and a layer that is called twice."""
+    """Models inside a model, one at every step, a layer that is called twice, and an index."""
 
     def tensor(name: str, call: int = 0) -> dict[str, object]:
         return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, call, 0]}}
@@ -256,6 +256,8 @@ def _keras_nested(rng: np.random.Generator) -> bytes:
         layer("GRU", "g", tensor("i"), units=4, return_sequences=True, reset_after=True),
     ]
     ends = {"input_layers": [["i", 0, 0]], "output_layers": [["g", 0, 0]]}
+    span = {"start": 0, "stop": None, "step": 1}
+    part_of = {"class_name": "__slice__", "config": span}
     each = {
         "class_name": "Sequential",
         "config": {"name": "each", "layers": [layer("Dense", "n", units=4, activation="relu")]},
@@ -263,7 +265,10 @@ def _keras_nested(rng: np.random.Generator) -> bytes:
     body = [
         layer("InputLayer", "x", batch_shape=[None, None, 4]),
         layer("TimeDistributed", "td", tensor("x"), layer=each),
-        layer("Functional", "f", tensor("td"), layers=part, **ends),
+        layer("GetItem", "i", [tensor("td"), [{"class_name": "__ellipsis__"}, part_of]]),
+        layer("ExpandDims", "up", tensor("i"), axis=-1),
+        layer("Squeeze", "down", tensor("up"), axis=3),
+        layer("Functional", "f", tensor("down"), layers=part, **ends),
         layer("Dense", "d", tensor("f"), tensor("d"), units=4, activation="tanh"),
         layer("Add", "s", [[tensor("d"), tensor("d", 1)]]),
     ]
