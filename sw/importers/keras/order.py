@@ -96,7 +96,8 @@ def _wiring(model: Mapping[str, Any]) -> Wiring:
             f"the model is a {kind}, whose layers the file does not describe; save a Sequential "
             "or functional model"
         )
-    assert isinstance(config, Mapping)
+    if not isinstance(config, Mapping):
+        raise StillnetError(f"the {kind} model has no description of its layers: save it again")
     by_name = {layer_name(layer): layer for layer in config["layers"]}
     inputs = [s.layer for s in _histories(config.get("input_layers", []))]
     stored: dict[str, str] = {}
