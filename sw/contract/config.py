@@ -166,7 +166,8 @@ class EngineConfig:
                 )
             if field in powers and value & (value - 1):
                 raise StillnetError(f"engine config: {field} must be a power of two, not {value}")
-        if isinstance(self.bus_clock, bool) or not 0 <= float(self.bus_clock) <= 16:
+        number = isinstance(self.bus_clock, int | float) and not isinstance(self.bus_clock, bool)
+        if not number or not 0 <= self.bus_clock <= 16:
             raise StillnetError(
                 f"engine config: bus_clock must be a number from 0 to 16, not {self.bus_clock!r}"
             )
