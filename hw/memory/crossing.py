@@ -3,7 +3,7 @@
 ::
 
     port (sync) --> reads  -> [eight places] -> memory (its own domain)
-                <-- words  <- [eight places] <-
+                <-- words  <- [eight places] <- slice <-
                 --> writes -> [one place]    ->
                 <-- write done, errors, by synchronisers
 
@@ -17,11 +17,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import DomainRenamer, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
+
+from stillnet.hw.parts.register_slice import RegisterSlice
 
 from .port import LENGTH_BITS, MemoryPortSignature
 
@@ -188,7 +190,12 @@ class PortCrossing(wiring.Component):
         m.submodules.words = places = Places(source.payload.shape(), WORDS, self._domain, "sync")
         # Two cycles, and one less than a place takes: it is there before the word.
         m.submodules.failed = FFSynchronizer(self.memory.error, self.port.error)
-        connect(m, flipped(source), places.i_stream)
+        # A memory's words wait far from here: the way is between two registers.
+        m.submodules.arriving = arriving = DomainRenamer(self._domain)(
+            RegisterSlice(source.payload.shape())
+        )
+        connect(m, flipped(source), arriving.i_stream)
+        connect(m, arriving.o_stream, places.i_stream)
         m.d.comb += [
             sink.payload.eq(places.o_stream.payload),
             sink.valid.eq(places.o_stream.valid & open_),

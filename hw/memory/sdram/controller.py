@@ -361,9 +361,7 @@ class SdramController(wiring.Component):
             steps.eq(Mux(segment.p.write, last - first, last[low:] - first[low:])),
             # For each bank by itself: ``chosen`` has one bit, and banks stand by their pins.
             *(
-                x.dispatched[b].eq(
-                    x.looked & runs.i_stream.ready & x.chosen[b] & (x.same[b] | x.unused[b])
-                )
+                x.dispatched[b].eq(x.looked & x.chosen[b] & (x.same[b] | x.unused[b]))
                 for b in range(part.banks)
             ),
             x.dispatch.eq(x.dispatched.any()),
@@ -372,7 +370,8 @@ class SdramController(wiring.Component):
             runs.i_stream.valid.eq(x.dispatch),
         ]
         m.d.sync += [
-            x.looked.eq(segment.valid & ~x.dispatch),
+            # With none sent in this cycle, a place that is free now is free in the next.
+            x.looked.eq(segment.valid & ~x.dispatch & runs.i_stream.ready),
             x.chosen.eq(bank),
             x.run.write.eq(segment.p.write),
             x.run.bank.eq(bank),
