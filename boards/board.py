@@ -9,6 +9,8 @@ from typing import Any
 
 from stillnet.hw.compact.cells import check_cell
 from stillnet.hw.memory.sdram.parts import SdramPart, sdram_part
+from stillnet.sw.contract.cells import CELLS as KNOWN_CELLS
+from stillnet.sw.contract.cells.schedule import schedule
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.image import HOT_COLUMN, MOST_HOT_WORDS
@@ -32,9 +34,12 @@ HOT_STEP, HOT_COLUMNS = 1024, 4096
 MAX_UNITS = 4096
 """Of an engine on a board."""
 
-FILLED, FITTED_FILLED, STORE_FILLED = 80, 90, 95
-"""Percent of the block RAM that a board's own engine may take, one that is made to measure, and one
-with its hot store."""
+FILLED, STORE_FILLED = 90, 99
+"""Percent of the block RAM that a board's own engine may take, and one made to measure with its hot
+store."""
+
+_LINK_BLOCKS, _COLUMN_BLOCKS = 7, 4
+"""Blocks of RAM of the link, and of the queue of columns on their way from two tiers."""
 
 CLOCKS_MHZ = (75.0, 133.0)
 """For which there is a phase of the SDRAM's clock (:func:`sdram_phase`)."""
@@ -308,7 +313,6 @@ class Board:
         if self.lanes is not None:
             wanted = replace(wanted, hot_words=HOT_STEP)
         needed = capacities(network, wanted)
-        room = self.block_rams * FITTED_FILLED // 100
         # Memories of a power of two need no multiplexer behind their blocks, a slow path.
         powers = {k: 1 << (needed[k] - 1).bit_length() for k in ("units", "accumulators")}
         large = replace(
@@ -321,15 +325,15 @@ class Board:
             units=-(-needed["units"] // 1024) * 1024,
             accumulators=-(-needed["accumulators"] // 512) * 512,
         )
-        wanted = large if block_rams(large) <= room and self.lanes is None else small
+        wanted = large if block_rams(large) <= self.block_rams and self.lanes is None else small
         if self.lanes is not None:
             inputs = 1 << (needed["inputs"] - 1).bit_length()
             wanted = replace(wanted, inputs=max(64, min(wanted.inputs, inputs)))
-        if (blocks := block_rams(wanted)) > room:
+        if (blocks := block_rams(wanted)) > self.block_rams:
             raise StillnetError(
                 f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
-                f"'{self.name}' has {self.block_rams}, of which {room} can be used; take a larger "
-                "FPGA, or compress without sparsity: pruned columns need twice the accumulators"
+                f"'{self.name}' has {self.block_rams}; take a larger FPGA, or compress without "
+                "sparsity: pruned columns need twice the accumulators"
             )
         if self.lanes is not None:
             wanted = self._with_store(wanted, STORE_FILLED)
@@ -396,11 +400,13 @@ class Board:
 def block_rams(config: EngineConfig) -> int:
     """DP16KD that the memories of an engine take: accumulators, states, references, lists.
 
-    A block has 512 x 36, 1024 x 18, 2048 x 9 or 4096 x 4 bits. Tables of functions and the link
-    take six more.
+    A block has 512 x 36, 1024 x 18, 2048 x 9 or 4096 x 4 bits. Each function of a cell takes one
+    for its table, the link seven.
     """
 
     def blocks(depth: int, width: int) -> int:
+        if depth * width <= 256:
+            return 0  # in LUTs
         shapes = ((512, 36), (1024, 18), (2048, 9), (4096, 4))
         return min(-(-width // w) * -(-depth // d) for d, w in shapes)
 
@@ -410,7 +416,7 @@ def block_rams(config: EngineConfig) -> int:
     total = (1 if config.sums_once else 2) * config.multipliers * blocks(depth, 32)
     total += blocks(config.columns, 16) if config.unequal else 0
     if config.hot_words:
-        total += blocks(config.columns, HOT_COLUMN.width)
+        total += blocks(config.columns, HOT_COLUMN.width) + _COLUMN_BLOCKS
         banks, rest = divmod(config.hot_words, BANK_WORDS)
         total += banks * blocks(BANK_WORDS, config.word_bits) + blocks(rest, config.word_bits)
         total += blocks(config.fetch_words, config.word_bits)
@@ -421,4 +427,10 @@ def block_rams(config: EngineConfig) -> int:
     total += config.cell_width * sum(blocks(rows, bits) for bits in state)
     total += blocks(rows, 17 * config.cell_width + 16)
     total += blocks(config.inputs, 16) + blocks(2 * config.inputs, 33)
-    return total + 6
+    for name in config.cells:
+        plan = schedule(KNOWN_CELLS[name], config.cell_sharing)
+        tables = sum(
+            operation.kind in ("tanh", "sigmoid", "table") for operation in plan.operations
+        )
+        total += config.cell_width * tables
+    return total + _LINK_BLOCKS
