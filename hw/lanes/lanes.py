@@ -18,7 +18,7 @@ from typing import Any
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.parts.data_register import IN_FABRIC, Data
 from stillnet.hw.parts.interfaces import (
@@ -375,23 +375,18 @@ class Lanes(wiring.Component):
         """A stage of its own follows the walk; every lane has an address of its own."""
         m.submodules.sparse = sparse = SparseLanes(self._config)
         self._count(m, w, sparse.progress.sequence, sparse.progress.block)
-        head, place = sparse.head, w.next
+        head, place = sparse.word.head, w.next
+        connect(m, flipped(self.hold), sparse.hold)
+        connect(m, flipped(self.sums), sparse.sums)
         names = ("value", "kept", "width", "base", "lane_rows", "hole_at", "hole")
         m.d.comb += [
-            sparse.taken.eq(w.take),
-            sparse.word.eq(self.words.payload),
+            sparse.word.taken.eq(w.take),
+            sparse.word.payload.eq(self.words.payload),
             head.kind.eq(Mux(place.bias, Kind.BIAS, place.kind)),
             *(head[name].eq(place[name]) for name in (*names, "first", "place", "write")),
             self.progress.sequence.eq(sparse.done.sequence),
             self.progress.block.eq(sparse.done.block),
-            sparse.hold_active.eq(self.hold.active),
-            sparse.hold_sequence.eq(self.hold.sequence),
             w.stall.eq(sparse.stall),
-            sparse.read_row.eq(self.sums.rows[0]),
-            sparse.read_row_inverse.eq(self.sums.inverses[0]),
-            self.sums.data.eq(sparse.read_data),
-            sparse.read.eq(self.sums.valid),
-            self.sums.ready.eq(sparse.granted),
             self.busy.eq(w.valid | w.next_valid | sparse.busy | self.columns.valid),
         ]
         if self._config.int4:

@@ -11,10 +11,10 @@ from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.parts.data_register import Data, copies
-from stillnet.hw.parts.interfaces import ProgressSignature
+from stillnet.hw.parts.interfaces import HoldSignature, ProgressSignature, SumReadSignature
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
@@ -22,7 +22,7 @@ from stillnet.sw.contract.image import BIAS_WORDS
 from stillnet.sw.contract.stages import DECODE_CYCLES
 
 from .sparse_lane import QUEUE_LIMIT, SparseLane
-from .weight_decoder import WeightDecoder, head_layout
+from .weight_decoder import DecodedWordSignature, WeightDecoder
 
 __all__ = ["SparseLanes"]
 
@@ -36,43 +36,33 @@ class SparseLanes(wiring.Component):
 
     Members
     -------
-    taken, word, head : In
+    word : In(DecodedWordSignature)
         A word, with what the walk knows of it.
     progress : In(ProgressSignature)
-        Words that were taken; it changes in the cycle after ``taken``.
+        Words that were taken; it changes in the cycle after ``word.taken``.
     done : Out(ProgressSignature)
         Sums that are complete, as the cell needs it.
-    hold_active, hold_sequence : In
-        The cell that is being read needs this column, and those before.
+    hold : In(HoldSignature)
+        The cell that is being read needs column ``hold.sequence``, and those before.
     stall : Out(1)
         Take no word.
-    read, granted : In(1), Out(1)
-        The cell wants to read; it does, in a cycle with both.
-    read_row, read_row_inverse, read_data : In, In, Out
-        All accumulators of a row, data after ``config.read_latency`` cycles. Every second lane
-        takes the inverse of the row, so that neither reaches too many.
+    sums : In(SumReadSignature)
+        The cell reads all accumulators of a row. Every second lane takes the inverse of the row, so
+        that neither reaches too many.
     busy : Out(1)
         A weight or a sum is on its way.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        s = Shapes(config)
         super().__init__(
             {
-                "taken": In(1),
-                "word": In(config.word_bits),
-                "head": In(head_layout(config)),
+                "word": In(DecodedWordSignature(config)),
                 "progress": In(ProgressSignature(config)),
                 "done": Out(ProgressSignature(config)),
-                "hold_active": In(1),
-                "hold_sequence": In(s.sequence),
+                "hold": In(HoldSignature(config)),
                 "stall": Out(1),
-                "read": In(1),
-                "granted": Out(1),
-                "read_row": In(s.accumulator_address),
-                "read_row_inverse": In(s.accumulator_address),
-                "read_data": Out(config.multipliers * ACCUMULATOR_BITS),
+                "sums": In(SumReadSignature(config)),
                 "busy": Out(1),
             }
         )
@@ -85,11 +75,7 @@ class SparseLanes(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.decoder = decoder = WeightDecoder(self._config)
-        m.d.comb += [
-            decoder.taken.eq(self.taken),
-            decoder.word.eq(self.word),
-            decoder.head.eq(self.head),
-        ]
+        connect(m, flipped(self.word), decoder.word)
         words = self._bias_words(m, decoder)
         lanes = [self._lane(m, decoder, words, i) for i in range(self._config.multipliers)]
         self._read(m, decoder, lanes)
@@ -134,24 +120,27 @@ class SparseLanes(wiring.Component):
         # A cycle for the way to the reader: lanes are all over the chip.
         read_data = Data(ACCUMULATOR_BITS, name=f"on_way{i}")
         m.d.sync += read_data.eq(lane.read_data)
-        m.d.comb += self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(read_data)
+        m.d.comb += self.sums.data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(read_data)
         return lane
 
     def _read(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
         """The cell reads its copy, or where no word is in the way; for that words wait
         (:meth:`_stall`)."""
-        row, inverse = self.read_row, self.read_row_inverse
+        row, inverse = self.sums.rows[0], self.sums.inverses[0]
         if self._config.sums_once:
             row, inverse = Data(len(row)), Data(len(row))
-            m.d.sync += [row.eq(self.read_row), inverse.eq(self.read_row_inverse)]
+            m.d.sync += [row.eq(self.sums.rows[0]), inverse.eq(self.sums.inverses[0])]
         for i, lane in enumerate(lanes):
             m.d.comb += lane.read_row.eq(~inverse if i % 2 else row)
         if not self._config.sums_once:
-            m.d.comb += self.granted.eq(1)
+            m.d.comb += self.sums.ready.eq(1)
             return
         # While nothing moves, the row is read in every cycle: the host looks at it.
         quiet, read = Signal(), Signal()
-        m.d.comb += [self.granted.eq(decoder.free), read.eq(decoder.free & (self.read | quiet))]
+        m.d.comb += [
+            self.sums.ready.eq(decoder.free),
+            read.eq(decoder.free & (self.sums.valid | quiet)),
+        ]
         m.d.sync += quiet.eq(~Cat(lane.busy for lane in lanes).any())
         reads = copies(m, read, "read")
         for i, lane in enumerate(lanes):
@@ -173,18 +162,18 @@ class SparseLanes(wiring.Component):
     def _stall(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
         """Words wait while the cell waits for the queues, or while one is nearly full. While it
         reads, they wait every other cycle, and the decoder passes on a free one."""
-        bits = len(self.hold_sequence)
+        bits = len(self.hold.sequence)
         taken, done = Signal(bits), Signal(bits)
         drain, full = Signal(), Signal()
         make_free = Signal()
         if self._config.sums_once:
-            m.d.sync += make_free.eq(self.read & ~make_free)
+            m.d.sync += make_free.eq(self.sums.valid & ~make_free)
         m.d.comb += [
-            taken.eq(self.progress.sequence - self.hold_sequence),
-            done.eq(self.done.sequence - self.hold_sequence),
+            taken.eq(self.progress.sequence - self.hold.sequence),
+            done.eq(self.done.sequence - self.hold.sequence),
         ]
         m.d.sync += [
-            drain.eq(self.hold_active & ~taken[-1] & done[-1]),
+            drain.eq(self.hold.active & ~taken[-1] & done[-1]),
             full.eq(Cat(lane.waiting > QUEUE_LIMIT for lane in lanes).any()),
         ]
         m.d.comb += [

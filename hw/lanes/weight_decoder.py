@@ -20,7 +20,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import EVENT_BITS
 from stillnet.sw.contract.image import Kind
 
-__all__ = ["WeightDecoder", "head_layout"]
+__all__ = ["DecodedWordSignature", "WeightDecoder", "head_layout"]
 
 WEIGHT_BITS = 8
 
@@ -45,6 +45,22 @@ def head_layout(config: EngineConfig) -> data.StructLayout:
             "half": 1,
         }
     )
+
+
+class DecodedWordSignature(wiring.Signature):
+    """A word that was taken, on its way to the decoder.
+
+    Members
+    -------
+    taken : Out(1)
+    payload : Out(config.word_bits)
+    head : Out(head_layout(config))
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(
+            {"taken": Out(1), "payload": Out(config.word_bits), "head": Out(head_layout(config))}
+        )
 
 
 class _Signals:
@@ -117,8 +133,8 @@ class WeightDecoder(wiring.Component):
 
     Members
     -------
-    taken, word, head : In
-        A word; ``place``, ``write`` and ``half`` are for dense columns and biases.
+    word : In(DecodedWordSignature)
+        Its ``place``, ``write`` and ``half`` are for dense columns and biases.
     own, other : Out(multipliers)
         Lanes that get a weight in their own place; places whose weight is the next lane's.
     rows, weights : Out
@@ -140,9 +156,7 @@ class WeightDecoder(wiring.Component):
         count = config.multipliers
         super().__init__(
             {
-                "taken": In(1),
-                "word": In(config.word_bits),
-                "head": In(head_layout(config)),
+                "word": In(DecodedWordSignature(config)),
                 "own": Out(count),
                 "other": Out(count),
                 "rows": Out(data.ArrayLayout(unsigned(s.accumulator_address), count)),
@@ -164,11 +178,11 @@ class WeightDecoder(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         x = _Signals(self._config)
-        kind = self.head.kind
+        kind = self.word.head.kind
         m.d.sync += [
-            x.valid0.eq(self.taken),
-            x.word0.eq(self.word),
-            x.head0.eq(self.head),
+            x.valid0.eq(self.word.taken),
+            x.word0.eq(self.word.payload),
+            x.head0.eq(self.word.head),
             x.plain.eq((kind == Kind.DENSE) | (kind == Kind.BIAS)),
             x.step_kind.eq(kind == Kind.STEP),
         ]

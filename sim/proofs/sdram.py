@@ -472,9 +472,9 @@ def _open_invariants(
     # Open, as decided: the pins follow two cycles later, the rules a cycle after that.
     decided = Signal(name=f"decided{b}")
     later = [Signal(name=f"decided{b}_{k}") for k in range(3)]
-    with m.If(bank.activate):
+    with m.If(bank.issued.activate):
         m.d.sync += decided.eq(1)
-    with m.If(bank.precharge | bank.close):
+    with m.If(bank.issued.precharge | bank.issued.close):
         m.d.sync += decided.eq(0)
     m.d.sync += [y.eq(x) for x, y in zip([decided, *later], later, strict=False)]
     claim("open as decided", rules.open[b] == later[1])
@@ -486,7 +486,7 @@ def _open_invariants(
         + (burst.bank[b] & burst.end)
         + (c.issued_end & c.issued_bank[b]),
     )
-    claim("unused", bank.unused == (own.uses == 0))
+    claim("unused", bank.needed.unused == (own.uses == 0))
     chosen = (c.activating | c.precharging) & c.target[b]
     claim("opened", hold | chosen | (own.opened == decided))
     claim("opening", ~(c.activating & c.target[b]) | (own.opened & ~decided & ~own.stale))
@@ -516,10 +516,10 @@ def _row_invariants(proof: Proof, dut: Any, rules: DatasheetRules, b: int, decid
         ~(c.dispatch & (segment.p.bank == b)) | (own.uses == 0) | (asked == segment.p.row),
     )
     claim("row", ~own.assigned | (bank.row == asked))
-    claim("in use", bank.unused | own.assigned)
+    claim("in use", bank.needed.unused | own.assigned)
     claim(
         "same",
-        ~c.looked | (bank.same == (own.assigned & (bank.row == segment.p.row))),
+        ~c.looked | (bank.needed.same == (own.assigned & (bank.row == segment.p.row))),
     )
     asked_later = [Signal(part.row_bits, name=f"asked_row{b}_{k}") for k in range(2)]
     m.d.sync += [asked_later[0].eq(asked), asked_later[1].eq(asked_later[0])]
@@ -533,7 +533,7 @@ def _row_invariants(proof: Proof, dut: Any, rules: DatasheetRules, b: int, decid
     m.d.sync += opened_row[1].eq(opened_row[0])
     claim("row as decided", ~rules.open[b] | (rules.row[b] == opened_row[1]))
     activated = Signal(name=f"activated{b}")
-    m.d.sync += activated.eq(bank.activate)
+    m.d.sync += activated.eq(bank.issued.activate)
     claim(
         "row of a bank that is open",
         ~(decided & own.opened & ~own.stale & ~activated) | (opened_row[0] == bank.row),

@@ -195,17 +195,17 @@ MUTATIONS = {
     "the old row stays open": Mutation(
         "memory.sdram.bank",
         "SdramBank",
-        "other_row, stays = self.dispatch & ~self.same",
-        "other_row, stays = self.dispatch & ~self.dispatch",
+        "other_row, stays = needed.dispatch & ~needed.same",
+        "other_row, stays = needed.dispatch & ~needed.dispatch",
         slow=False,
     ),
     "a bank counts as open after a refresh": Mutation(
         "memory.sdram.bank",
         "SdramBank",
-        "self.choose_precharge | self.close",
-        "self.choose_precharge",
+        "choose.precharge | issued.close",
+        "choose.precharge",
     ),
-    "precharge cuts a burst": Mutation("memory.sdram.bank", "SdramBank", "| (self.read >> 2)", ""),
+    "precharge cuts a burst": Mutation("memory.sdram.bank", "SdramBank", "| (issued.read >> 2)", ""),
     "data goes on in a refresh": Mutation(
         "memory.sdram.controller",
         "SdramController",

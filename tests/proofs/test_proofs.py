@@ -236,8 +236,8 @@ MUTATIONS = {
     "a bank counts as open after a refresh": Mutation(
         "sdram",
         "memory.sdram.bank",
-        "self.choose_precharge | self.close",
-        "self.choose_precharge",
+        "choose.precharge | issued.close",
+        "choose.precharge",
         "",
     ),
     "refresh with open rows": Mutation(

@@ -175,16 +175,16 @@ class UartTransmitter(wiring.Component):
         over = phase[-1]
         shift = Signal(9)
         left = Signal(range(11))
-        m.d.comb += self.bytes.ready.eq((left == 0) | ((left == 1) & over))
+        # A byte waits here, so that its sender need not know where the one before has come to.
+        held, waiting = Signal(8), Signal()
+        m.d.comb += self.bytes.ready.eq(~waiting)
+        with m.If(self.bytes.valid & self.bytes.ready):
+            m.d.sync += [held.eq(self.bytes.payload), waiting.eq(1)]
         m.d.sync += phase.eq(phase[:-1] + self._increment)
-        with m.If(self.bytes.ready):
+        with m.If((left == 0) | ((left == 1) & over)):
             m.d.sync += left.eq(0)
-            with m.If(self.bytes.valid):
-                m.d.sync += [
-                    self.tx.eq(0),
-                    shift.eq(Cat(self.bytes.payload, 1)),
-                    left.eq(10),
-                ]
+            with m.If(waiting):
+                m.d.sync += [self.tx.eq(0), shift.eq(Cat(held, 1)), left.eq(10), waiting.eq(0)]
                 with m.If(left == 0):
                     m.d.sync += phase.eq(self._increment)
         with m.Elif(over):

@@ -4,18 +4,57 @@ from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .parts import SdramPart, SdramTimings
 from .pins import BURST
 
-__all__ = ["SdramBank", "ones"]
+__all__ = ["ISSUED", "ROW_COMMANDS", "RowSignature", "SdramBank", "ones"]
 
 
 def ones(count: int) -> int:
     """A number of ``count`` ones: a timer of ``count`` cycles, in unary."""
     return (1 << max(0, count)) - 1
+
+
+class RowSignature(wiring.Signature):
+    """Which row segments need of a bank, as the bank sees it.
+
+    Members
+    -------
+    next : In(part.row_bits)
+        Row of the segment that waits for dispatch.
+    same : Out(1)
+        The bank has ``next`` of the previous cycle, or will have.
+    unused : Out(1)
+        No segment needs the bank.
+    dispatch : In(1)
+        A segment now needs row ``next``.
+    finish : In(1)
+        A segment has had its last command.
+    """
+
+    def __init__(self, part: SdramPart) -> None:
+        super().__init__(
+            {
+                "next": In(part.row_bits),
+                "same": Out(1),
+                "unused": Out(1, init=1),
+                "dispatch": In(1),
+                "finish": In(1),
+            }
+        )
+
+
+ROW_COMMANDS = data.StructLayout({"activate": 1, "precharge": 1})
+"""What a bank wants, and what of it is chosen."""
+
+ISSUED = data.StructLayout(
+    {"activate": 1, "precharge": 1, "close": 1, "read": BURST - 1, "write": 1}
+)
+"""To a bank: ACTIVATE, PRECHARGE, and PRECHARGE of all banks in this cycle; READ in the previous
+one, its columns after the first one in unary; WRITE in the previous one."""
 
 
 class SdramBank(wiring.Component):
@@ -44,31 +83,17 @@ class SdramBank(wiring.Component):
 
     Members
     -------
-    next_row : :py:`In(part.row_bits)`
-        Row of the segment that waits for dispatch.
-    same : :py:`Out(1)`
-        The bank has ``next_row`` of the previous cycle, or will have.
-    unused : :py:`Out(1)`
-        No segment needs the bank.
-    dispatch : :py:`In(1)`
-        A segment now needs row ``next_row``.
-    finish : :py:`In(1)`
-        A segment has had its last command.
-    choose_activate, choose_precharge : :py:`In(1)`
-        What the bank wants will be issued, or all banks closed instead.
-    activate, precharge, close : :py:`In(1)`
-        Issued in this cycle: ACTIVATE, PRECHARGE, PRECHARGE of all banks.
-    read : :py:`In(BURST - 1)`
-        A READ was issued in the previous cycle: its columns after the first one, in unary.
-    write : :py:`In(1)`
-        A WRITE was issued in the previous cycle.
-    row : :py:`Out(part.row_bits)`
-        Row to activate.
-    ready : :py:`Out(1)`
-        READ and WRITE may be issued.
-    want_activate, want_precharge : :py:`Out(1)`
+    needed : Out(RowSignature(part))
+    want : Out(ROW_COMMANDS)
         May be chosen in this cycle and issued from the next on.
-    busy : :py:`Out(1)`
+    choose : In(ROW_COMMANDS)
+        Will be issued, or all banks closed instead.
+    issued : In(ISSUED)
+    row : Out(part.row_bits)
+        Row to activate.
+    ready : Out(1)
+        READ and WRITE may be issued.
+    busy : Out(1)
         Must not be precharged in the next cycle.
     """
 
@@ -79,40 +104,30 @@ class SdramBank(wiring.Component):
         self.probes = SimpleNamespace()
         super().__init__(
             {
-                "next_row": In(part.row_bits),
-                "same": Out(1),
-                "unused": Out(1, init=1),
-                "dispatch": In(1),
-                "finish": In(1),
-                "choose_activate": In(1),
-                "choose_precharge": In(1),
-                "activate": In(1),
-                "precharge": In(1),
-                "close": In(1),
-                "read": In(BURST - 1),
-                "write": In(1),
+                "needed": Out(RowSignature(part)),
+                "want": Out(ROW_COMMANDS),
+                "choose": In(ROW_COMMANDS),
+                "issued": In(ISSUED),
                 "row": Out(part.row_bits),
                 "ready": Out(1),
-                "want_activate": Out(1),
-                "want_precharge": Out(1),
                 "busy": Out(1),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        t = self._timings
+        t, needed, choose, issued = self._timings, self.needed, self.choose, self.issued
 
         # What segments need.
         uses = Signal(range(self._segments + 1))
         assigned = Signal()
-        m.d.sync += self.same.eq(assigned & (self.row == self.next_row))
-        with m.If(self.dispatch):
-            m.d.sync += [self.row.eq(self.next_row), assigned.eq(1)]
-        with m.If(self.dispatch & ~self.finish):
-            m.d.sync += [uses.eq(uses + 1), self.unused.eq(0)]
-        with m.Elif(self.finish & ~self.dispatch):
-            m.d.sync += [uses.eq(uses - 1), self.unused.eq(uses == 1)]
+        m.d.sync += needed.same.eq(assigned & (self.row == needed.next))
+        with m.If(needed.dispatch):
+            m.d.sync += [self.row.eq(needed.next), assigned.eq(1)]
+        with m.If(needed.dispatch & ~needed.finish):
+            m.d.sync += [uses.eq(uses + 1), needed.unused.eq(0)]
+        with m.Elif(needed.finish & ~needed.dispatch):
+            m.d.sync += [uses.eq(uses - 1), needed.unused.eq(uses == 1)]
 
         # What the bank is: open with `row`, open with an older row, or closed. It counts as open or
         # closed as soon as the command is chosen, so that nothing waits for the cycle in which it
@@ -120,19 +135,19 @@ class SdramBank(wiring.Component):
         opened = Signal()
         stale = Signal()
         delay = Signal(max(1, t.trcd - 1))
-        usable = self.activate
+        usable = issued.activate
         if t.trcd > 1:
-            m.d.sync += delay.eq(Cat(self.activate, delay))
+            m.d.sync += delay.eq(Cat(issued.activate, delay))
             usable = delay[t.trcd - 2]
         with m.If(usable):
             m.d.sync += self.ready.eq(1)
-        other_row, stays = self.dispatch & ~self.same, ~(self.choose_precharge | self.close)
+        other_row, stays = needed.dispatch & ~needed.same, ~(choose.precharge | issued.close)
         # Written as gates: the pin of a synchronous reset is late.
         m.d.sync += [
-            opened.eq((opened | self.choose_activate) & stays),
+            opened.eq((opened | choose.activate) & stays),
             stale.eq(((other_row & opened) | (~other_row & stale)) & stays),
         ]
-        with m.If(other_row | self.close):
+        with m.If(other_row | issued.close):
             m.d.sync += self.ready.eq(0)
 
         before_activate = Signal(max(t.trp, t.trc))
@@ -140,20 +155,20 @@ class SdramBank(wiring.Component):
         m.d.sync += [
             before_activate.eq(
                 (before_activate >> 1)
-                | Mux(self.precharge, ones(t.trp - 2), 0)
-                | Mux(self.activate, ones(t.trc - 2), 0)
+                | Mux(issued.precharge, ones(t.trp - 2), 0)
+                | Mux(issued.activate, ones(t.trc - 2), 0)
             ),
             # READ and WRITE are reported a cycle late, so one bit less.
             before_precharge.eq(
                 (before_precharge >> 1)
-                | Mux(self.activate, ones(t.tras - 2), 0)
-                | Mux(self.write, ones(t.twr - 3), 0)
-                | (self.read >> 2)
+                | Mux(issued.activate, ones(t.tras - 2), 0)
+                | Mux(issued.write, ones(t.twr - 3), 0)
+                | (issued.read >> 2)
             ),
         ]
         m.d.comb += [
-            self.want_activate.eq(~self.unused & ~opened & ~before_activate[0]),
-            self.want_precharge.eq(stale & ~before_precharge[0]),
+            self.want.activate.eq(~needed.unused & ~opened & ~before_activate[0]),
+            self.want.precharge.eq(stale & ~before_precharge[0]),
             self.busy.eq(before_precharge[0]),
         ]
         self.probes = SimpleNamespace(

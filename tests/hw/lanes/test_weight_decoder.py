@@ -88,13 +88,13 @@ def decode(dut: WeightDecoder, words: list[Word], stalls: float) -> tuple[Found,
     async def feed(ctx):
         for word, head in words:
             while rng.random() < stalls:
-                ctx.set(dut.taken, 0)
+                ctx.set(dut.word.taken, 0)
                 await ctx.tick()
-            ctx.set(dut.taken, 1)
-            ctx.set(dut.word, word)
-            ctx.set(dut.head, head)
+            ctx.set(dut.word.taken, 1)
+            ctx.set(dut.word.payload, word)
+            ctx.set(dut.word.head, head)
             await ctx.tick()
-        ctx.set(dut.taken, 0)
+        ctx.set(dut.word.taken, 0)
         await ctx.tick().repeat(5)
         assert not ctx.get(dut.busy)
 
