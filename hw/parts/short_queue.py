@@ -1,5 +1,6 @@
 """A short queue in distributed RAM with its output in a register."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Module, Signal
@@ -25,9 +26,15 @@ class ShortQueue(wiring.Component):
     depth : :class:`int`
         A power of two.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     i_stream : :py:`In(stream.Signature(shape))`
+        Once ready, it stays so until something goes in.
     o_stream : :py:`Out(stream.Signature(shape))`
     """
 
@@ -35,6 +42,7 @@ class ShortQueue(wiring.Component):
         self._shape = shape
         self._depth = depth
         self._bits = exact_log2(depth)
+        self.probes = SimpleNamespace()
         super().__init__(
             {"i_stream": In(stream.Signature(shape)), "o_stream": Out(stream.Signature(shape))}
         )
@@ -84,4 +92,5 @@ class ShortQueue(wiring.Component):
         m.d.comb += self.o_stream.payload.eq(payload)
         with m.If(~self.o_stream.valid | self.o_stream.ready):
             m.d.sync += [payload.eq(read_port.data), self.o_stream.valid.eq(~empty)]
+        self.probes = SimpleNamespace(level=level, empty=empty)
         return m

@@ -348,6 +348,11 @@ def _bag(proof: Proof, queue: Any, part: SdramPart) -> list[Signal]:
             count + (put & queue.i_stream.p.bank[b]) - (get & queue.o_stream.p.bank[b])
         )
         proof.assume(~queue.o_stream.valid | ~queue.o_stream.p.bank[b] | (count != 0))
+    # What the queue says of its room holds until something goes in (``queue_proof``).
+    promised = Signal()
+    m.d.sync += promised.eq(queue.i_stream.ready & ~put)
+    proof.assume(~promised | queue.i_stream.ready)
+    proof.claim("nothing goes in where there is no room", ~queue.i_stream.valid | put)
     total = sum(counts[1:], counts[0])
     proof.assume(~queue.i_stream.ready | (total < most))
     proof.claim("the queue is not overrun", total <= most)

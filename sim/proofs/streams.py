@@ -1,4 +1,4 @@
-"""What is proven of the register slice and of the AXI4 master's bursts."""
+"""What is proven of the register slice, of short queues and of the AXI4 master's bursts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from amaranth.utils import exact_log2
 
 from stillnet.hw.memory.axi4 import Axi4ReadMaster, BurstSplitter
 from stillnet.hw.parts.register_slice import RegisterSlice
+from stillnet.hw.parts.short_queue import ShortQueue
 
 from .proof import Proof
 
-__all__ = ["axi4_proof", "slice_proof", "splitter_proof"]
+__all__ = ["axi4_proof", "queue_proof", "slice_proof", "splitter_proof"]
 
 _BORDER = 4096
 
@@ -67,6 +68,37 @@ def slice_proof(
     claim("two places", level <= 2)
     claim("spare", (level != 2) | (c.spare == places[1]))
     proof.reach("full and emptied", (level == 2) & get)
+    return proof
+
+
+def queue_proof(*, depth: int = 4, queue: type = ShortQueue) -> Proof:
+    """A short queue keeps its word, for all time: room that it has is there until it is taken, and
+    what it offers stays.
+
+    Parameters
+    ----------
+    depth : int
+    queue : class, optional
+        Another one than :class:`ShortQueue`.
+    """
+    proof = Proof(depth)
+    m, claim = proof.m, proof.claim
+    dut = queue(2, 4)
+    proof.add("queue", dut)
+    into, out = dut.i_stream, dut.o_stream
+    proof.free(into.payload, into.valid, out.ready)
+    put, get = into.valid & into.ready, out.valid & out.ready
+    promised = Signal()
+    m.d.sync += promised.eq(into.ready & ~put)
+    claim("room stays", ~promised | into.ready)
+    level = Signal(range(dut.depth + 2))
+    m.d.sync += level.eq(level + put - get)
+    claim("full", into.ready == (dut.probes.level != dut.depth))
+    claim("empty", dut.probes.empty == (dut.probes.level == 0))
+    claim("places", dut.probes.level <= dut.depth)
+    claim("what went in comes out", level == dut.probes.level + out.valid)
+    proof.held("stream", out)
+    proof.reach("full and emptied", (level == dut.depth + 1) & get)
     return proof
 
 

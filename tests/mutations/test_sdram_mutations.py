@@ -205,7 +205,9 @@ MUTATIONS = {
         "choose.precharge | issued.close",
         "choose.precharge",
     ),
-    "precharge cuts a burst": Mutation("memory.sdram.bank", "SdramBank", "| (issued.read >> 2)", ""),
+    "precharge cuts a burst": Mutation(
+        "memory.sdram.bank", "SdramBank", "| (issued.read >> 2)", ""
+    ),
     "data goes on in a refresh": Mutation(
         "memory.sdram.controller",
         "SdramController",

@@ -19,7 +19,7 @@ from stillnet.sim.proofs.clocks import places_proof, writes_proof
 from stillnet.sim.proofs.link import receiver_proof, ring_proof, transmitter_proof
 from stillnet.sim.proofs.proof import Proof
 from stillnet.sim.proofs.sdram import TIGHT, refresh_proof, sdram_proof
-from stillnet.sim.proofs.streams import axi4_proof, slice_proof, splitter_proof
+from stillnet.sim.proofs.streams import axi4_proof, queue_proof, slice_proof, splitter_proof
 from tests.support.mutations import changed
 
 PROOFS: dict[str, Callable[[], Proof]] = {
@@ -30,6 +30,7 @@ PROOFS: dict[str, Callable[[], Proof]] = {
     "transmitter": transmitter_proof,
     "slice": slice_proof,
     "early slice": partial(slice_proof, early=True),
+    "queue": queue_proof,
     "places": places_proof,
     "writes": writes_proof,
     "splitter": splitter_proof,
@@ -48,6 +49,7 @@ def test_proof(name):
     [
         ("slice", 8),
         ("early slice", 8),
+        ("queue", 12),
         ("splitter", 8),
         ("ring", 8),
         ("places", 12),
@@ -190,6 +192,8 @@ class Mutation:
                 return slice_proof(register_slice=module.RegisterSlice)
             case "early slice":
                 return slice_proof(early=True, register_slice=module.RegisterSlice)
+            case "queue":
+                return queue_proof(queue=module.ShortQueue)
             case "places":
                 return places_proof(places=module.Places)
             case "writes":
@@ -201,6 +205,16 @@ class Mutation:
 
 
 MUTATIONS = {
+    "a segment does not wait for room": Mutation(
+        "sdram",
+        "memory.sdram.controller",
+        "segment.valid & ~x.dispatch & runs.i_stream.ready",
+        "segment.valid & ~x.dispatch",
+        "nothing goes in where there is no room",
+    ),
+    "room is withdrawn": Mutation(
+        "queue", "parts.short_queue", "full.eq(0)", "full.eq(level == self.depth)", ""
+    ),
     "another bank": Mutation("sdram", "memory.sdram.controller", "if b >> i & 1", "if b >> i", ""),
     "a row that is in use is given up": Mutation(
         "sdram",
@@ -231,7 +245,11 @@ MUTATIONS = {
         "",
     ),
     "the old row stays open": Mutation(
-        "sdram", "memory.sdram.bank", "[stale.eq(opened), self.ready.eq(0)]", "[]", ""
+        "sdram",
+        "memory.sdram.bank",
+        "(other_row & opened) | (~other_row & stale)",
+        "stale",
+        "",
     ),
     "a bank counts as open after a refresh": Mutation(
         "sdram",
@@ -295,7 +313,7 @@ MUTATIONS = {
         "host.link.receiver",
         "(kind != Command.HELLO) & (ahead != 0)",
         "0",
-        "only a frame that is right is delivered",
+        "what is decided with",
     ),
     "it stops at a flag": Mutation(
         "receiver",
