@@ -32,7 +32,7 @@ from stillnet.hw.memory.spram import SpramPort
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.sw.contract.config import EngineConfig
 
-from .restart import restarted
+from .restart import RESTART_CYCLES, restarted
 
 __all__ = ["Lamps", "System"]
 
@@ -190,9 +190,14 @@ class System(wiring.Component):
         )
         m.submodules.lamps = lamps = Lamps(self.clock_hz)
         engine: Any = (CompactEngine if self.compact else Engine)(config)
-        restart = Signal()
-        m.d.sync += restart.eq(link.engine_reset)
-        m.submodules.engine = restarted(m, engine, link.engine_reset, platform)
+        # All are held for some cycles. A memory that was free again before the engine is held would
+        # take a read, and answer it to an engine that has not asked.
+        restart, held = Signal(), Signal(RESTART_CYCLES - 1)
+        m.d.sync += [
+            held.eq(Cat(link.engine_reset, held)),
+            restart.eq(link.engine_reset | held.any()),
+        ]
+        m.submodules.engine = restarted(m, engine, restart, platform)
 
         # -- bytes --------------------------------------------------------------------------------
 
