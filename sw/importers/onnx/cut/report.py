@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..dense import FIRST_NODE
 from ..graph import read_names
 from ..tensors import label
 from .island import Island
@@ -58,6 +59,8 @@ def cut_report(whole: Whole, island: Island, steps: int) -> dict[str, Any]:
 def _reason(whole: Whole, island: Island, node: onnx.NodeProto) -> str:
     """Why a node is on the host; nothing where it only follows another one and has no weights."""
     reason = island.reasons.get(id(node), "")
+    if FIRST_NODE in reason and not _weights(whole, node):
+        return ""  # only what began the walk, where the host does the nodes before it
     if not reason.startswith("it reads '"):
         return reason
     if not _weights(whole, node):
