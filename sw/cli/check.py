@@ -146,7 +146,8 @@ def _show_last_step(result: CheckResult) -> None:
         print(
             "The file gives one answer for a recording, at its last step. Here it is a stream: "
             "every step has an answer, for the recording so far. The last row that "
-            "'stillnet run' writes is that of the file; clear the states before the next recording."
+            "'stillnet run' writes is that of the file. Clear the states before the next "
+            "recording, as 'stillnet run' does."
         )
 
 

@@ -30,8 +30,10 @@ from .order import inner_model
 
 __all__ = ["KerasFile", "read_keras"]
 
-_INNER = ("forward_layer", "backward_layer")
-_INNER += ("query_dense", "key_dense", "value_dense", "output_dense")
+_INNER = (
+    *("forward_layer", "backward_layer"),
+    *("query_dense", "key_dense", "value_dense", "output_dense"),
+)
 """Layers inside a layer, in the order in which Keras lists their weights."""
 
 _LARGEST_CONFIG = 1 << 26
