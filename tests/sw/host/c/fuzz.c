@@ -397,6 +397,8 @@ static int right_steps(stillnet *d, const board *b, uint32_t *done, uint32_t cou
     count = 1 + count % 6;
     for (uint32_t k = 0; k < count * INPUTS; k++) x[k] = (int16_t)(k * 771 + *done);
     error = noted(stillnet_run(d, x, y, count));
+    if (error == STILLNET_GONE || error == STILLNET_LOST || error == STILLNET_STUCK)
+        require(!d->image || d->unknown || !d->connected, "steps were lost and nobody says so");
     if (error || b->mode != WIRE) return error;
     for (uint32_t s = 0; s < count; s++)
         for (uint32_t k = 0; k < OUTPUTS; k++)

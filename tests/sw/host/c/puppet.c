@@ -255,7 +255,7 @@ static void call(stillnet *d, char what)
     case 'f':
         error = stillnet_finish(d);
         result(error, y[done % STILLNET_WINDOW], error ? 0 : 2 * d->outputs);
-        done++;
+        if (!error) done++;
         break;
     case 'c': result(stillnet_clear(d), NULL, 0); break;
     case 'G': move_state(d, 0); break;
