@@ -47,7 +47,7 @@ from tests.support.link_bench import CONFIGS, FaultyWire, board, connect, inputs
 from tests.support.networks.cells import random_cell_case
 from tests.support.networks.images import patched
 from tests.support.networks.quick import quantize
-from tests.support.networks.random import engine_config
+from tests.support.networks.random import Seeded, engine_config, random_inputs, random_network
 
 WIDE = CONFIGS["wide"]
 
@@ -154,18 +154,24 @@ def test_link_equals_the_reference(name: str) -> None:
     model.end()
 
 
-@pytest.mark.parametrize("lanes", [2, 8])
-def test_bus_equals_the_reference(lanes: int) -> None:
+ENGINES = {
+    "8x2": engine_config(lanes=8, cell_width=2, second_threshold=True),
+    "2x1": engine_config(lanes=2),
+}
+"""Of tests/hw/test_engine.py, so that each is compiled once."""
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_bus_equals_the_reference(name: str) -> None:
     """Registers and streams of an engine; the streams take a random part of what is offered."""
-    config = engine_config(lanes=lanes, cells=("gru", "egru", "linear"), second_threshold=lanes > 2)
-    for seed in range(6):
-        case = random_cell_case(seed, config)
+    config = ENGINES[name]
+    for seed in range(4):
+        net = random_network(Seeded(seed), config, max_units=24)
         with EngineModel(config) as model:
             model.place_image(bytes(1 << 16))
-            puppet = Puppet(config, BusHost(model, case.network, seed))
+            puppet = Puppet(config, BusHost(model, net, seed))
             puppet.open_bus()
-            rows = np.resize(case.inputs, (8, case.inputs.shape[1]))
-            exercise(puppet, case.network, config, rows)
+            exercise(puppet, net, config, random_inputs(Seeded(seed), net, 8))
             puppet.end()
 
 
@@ -798,4 +804,4 @@ def test_fuzz() -> None:
     assert int(figures["opened"]) > FUZZ_CASES // 10
     assert int(figures["steps"]) > FUZZ_CASES // 10
     assert int(figures["repeated"]) > FUZZ_CASES // 100
-    assert int(figures["errors"]) == len(set(re.findall(r"error (\d+)", done.stdout))) > 12
+    assert int(figures["errors"]) == len(set(re.findall(r"error (\d+)", done.stdout))) >= 10
