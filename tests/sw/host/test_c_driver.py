@@ -6,7 +6,9 @@ behaviour; its callbacks are answered from here, in simulated time.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +21,9 @@ from stillnet.boards.catalogue import board as board_named
 from stillnet.sim.board.link import LinkModel
 from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sim.engine.model import EngineModel
+from stillnet.sim.testbenches import TESTBENCHES
+from stillnet.sim.testbenches.core import design as core_design
+from stillnet.sim.testbenches.runner import run_bench
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract import image as layout
 from stillnet.sw.contract import link
@@ -31,10 +36,10 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
+from tests import ROOT
 from tests.support.c_driver import (
     ERRORS,
     FLAGS,
-    PROGRAMS,
     BusHost,
     CError,
     LinkHost,
@@ -43,13 +48,22 @@ from tests.support.c_driver import (
     compile_c,
     driver_folder,
 )
-from tests.support.link_bench import CONFIGS, FaultyWire, board, connect, inputs, network
+from tests.support.link_bench import (
+    CONFIGS,
+    FaultyWire,
+    board,
+    connect,
+    inputs,
+    network,
+    pumped,
+)
 from tests.support.networks.cells import random_cell_case
 from tests.support.networks.images import patched
 from tests.support.networks.quick import quantize
 from tests.support.networks.random import Seeded, engine_config, random_inputs, random_network
 
 WIDE = CONFIGS["wide"]
+EXAMPLES = ROOT / "examples/c"
 
 
 @pytest.fixture
@@ -96,7 +110,7 @@ def equal(found: np.ndarray, rows: np.ndarray, reference: Reference) -> None:
 
 def refused(puppet: Puppet, name: str, sentence: str, what: str, *values: int | bytes) -> None:
     """A call fails with an error, and with a sentence for it."""
-    with pytest.raises(CError, match=sentence) as failed:
+    with pytest.raises(CError, match=sentence or ".") as failed:
         puppet.call(what, *values)
     assert failed.value.name == name
 
@@ -173,6 +187,23 @@ def test_bus_equals_the_reference(name: str) -> None:
             puppet.open_bus()
             exercise(puppet, net, config, random_inputs(Seeded(seed), net, 8))
             puppet.end()
+
+
+def test_generated_core() -> None:
+    """A core as ``stillnet generate`` writes it, at other people's models of its buses."""
+    bench = TESTBENCHES["core"]
+    verilog = core_design(MEMORY="axi4")
+    result = run_bench(
+        verilog,
+        "tests.sw.host.c_core_bench",
+        top=bench.top,
+        optimise=bench.optimise,
+        env={"MEMORY": "axi4"},
+        seed=1,
+    )
+    assert result.compared == (
+        "11 vectors, state and counters of the C driver are those of the reference",
+    )
 
 
 def test_virtual_board() -> None:
@@ -550,8 +581,8 @@ def test_images_that_are_refused(driver: Puppet, model: LinkModel) -> None:
         (data[:700], 0, "IMAGE_CUT", "^the image is cut off: 700 bytes, "),
         (image.hardware[:-1], 0, "IMAGE_CUT", f"bytes, {len(image.hardware)} are needed; copy it"),
         (patched(data, 1, "version", 2), 0, "IMAGE_VERSION", "^the image has version 2, this dri"),
-        (patched(data, 1, "layers", 0), 0, "NOT_AN_IMAGE", ""),
-        (patched(data, 1, "layers", 255), 0, "IMAGE_CUT", ""),
+        (patched(data, 1, "layers", 0), 0, "NOT_AN_IMAGE", "no stillnet image"),
+        (patched(data, 1, "layers", 255), 0, "IMAGE_CUT", "is cut off"),
         (other, 0, "IMAGE_ENGINE", f"has {WIDE.fingerprint:x}; pack the network for this engine$"),
         (data, 7, "IMAGE_BASE", r"^base 7 is not a multiple of 8 words \(64 bytes\); choose ano"),
         (data, room - 8, "IMAGE_SIZE", f"^the image of {words} words does not fit the memory of "),
@@ -585,12 +616,11 @@ def test_engine_refuses_an_image(driver: Puppet) -> None:
     wrong = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
     with pytest.raises(CError, match="^the engine refused the image: its checksum is wrong, so t"):
         driver.load(wrong)
-    refused(driver, "NOT_LOADED", "", "u", b"")
+    refused(driver, "NOT_LOADED", "", "u", bytes(18))
     driver.load(data)
-    driver.write(Register.CONTROL, Control.LOAD)  # a memory that holds nothing there
-    driver.write(Register.IMAGE_BASE, 8 * 500)
-    with pytest.raises(CError, match="^the engine refused the image: it is not a stillnet image"):
-        driver.load(data, 8 * 500, how="s")
+    with pytest.raises(CError, match="^the engine refused the image: it is not a stilln"):
+        driver.load(data, 4000, how="s")
+    driver.load(data, how="s")
 
 
 # -- registers ------------------------------------------------------------------------------------
@@ -680,7 +710,7 @@ def test_every_error_has_a_sentence(driver: Puppet) -> None:
 
 def test_the_page_lists_every_error() -> None:
     """docs/how-to/c-driver.md has a row for each error, and for no other."""
-    page = (PROGRAMS.parents[3] / "docs/how-to/c-driver.md").read_text()
+    page = (ROOT / "docs/how-to/c-driver.md").read_text()
     listed = re.findall(r"^\| `STILLNET_(\w+)` \|", page, re.MULTILINE)
     assert listed == ERRORS[1:]
 
@@ -780,6 +810,54 @@ def test_constants_are_those_of_the_contract() -> None:
     assert int(found["IMAGE_MAGIC"].rstrip("u"), 16) == layout.MAGIC
     slot, bits = layout.find_field(layout.LAYER, "unit_base")
     assert found["LAYER_UNIT_BASE"] == f"{slot}, {bits.start}, {bits.stop - bits.start}"
+
+
+# -- the examples ---------------------------------------------------------------------------------
+
+
+def test_example_for_a_serial_line(model: LinkModel, tmp_path: Path) -> None:
+    """examples/c/serial.c over a socket, in real time."""
+    net, rows = lively(), inputs(2, lively(), 20)
+    image = tmp_path / "net.img"
+    image.write_bytes(pack(net, WIDE).data)
+    assert main(["c-driver", str(image), "-o", str(tmp_path)]) == 0
+    rows.astype("<i2").tofile(tmp_path / "x.bin")
+    program = tmp_path / "step"
+    sources = [EXAMPLES / "serial.c", tmp_path / "stillnet.c"]
+    command = ["gcc", *FLAGS, f"-I{tmp_path}", *map(str, sources), "-o", str(program)]
+    subprocess.run(command, check=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        files = [str(image), str(tmp_path / "x.bin"), str(tmp_path / "y.bin")]
+        process = subprocess.Popen([program, address, *files], stdout=subprocess.PIPE, text=True)
+        line, _ = listener.accept()
+        with line:
+            line.setblocking(False)
+
+            def pull() -> bytes:
+                with contextlib.suppress(BlockingIOError):
+                    return line.recv(1 << 16)
+                return b""
+
+            stop = pumped(model, line.sendall, pull)
+            said, _ = process.communicate(timeout=60)
+            stop()
+    assert process.returncode == 0
+    assert re.match(r"20 steps, \d+ cycles\n", said)
+    found = np.fromfile(tmp_path / "y.bin", "<i2").reshape(20, -1)
+    equal(found, rows, fresh(net, WIDE))
+    done = subprocess.run([program, "localhost:1", *files], capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot be opened; check the port" in done.stderr
+
+
+def test_example_for_a_core(tmp_path: Path) -> None:
+    """examples/c/core.c compiles without a C library."""
+    image = tmp_path / "net.img"
+    image.write_bytes(pack(lively(), WIDE).data)
+    assert main(["c-driver", str(image), "-o", str(tmp_path)]) == 0
+    command = ["gcc", *FLAGS, "-ffreestanding", "-DSTILLNET_LINK=0", f"-I{tmp_path}", "-c"]
+    target = str(tmp_path / "core.o")
+    subprocess.run([*command, str(EXAMPLES / "core.c"), "-o", target], check=True)
 
 
 # -- bytes from nowhere ---------------------------------------------------------------------------
