@@ -40,6 +40,7 @@ _OWN = {
     "compress": "stillnet.sw.cli.compress:COMPRESS",
     "sweep": "stillnet.sw.cli.sweep:SWEEP",
     "check": "stillnet.sw.cli.check:CHECK",
+    "c-driver": "stillnet.sw.cli.c_driver:C_DRIVER",
 }
 _GROUP = "stillnet.commands"
 
