@@ -1,25 +1,52 @@
-"""What would make a network better, and what it would cost: sentences that ``quantize`` prints."""
+"""What would make a network better, and what it would cost: second planes of weights.
+
+``quantize`` gives weights second planes by itself where this is free: while a board's serial link
+carries the vectors of a step, its memory has time for more words than small networks need. Where it
+is not free, a sentence says what it would cost.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from stillnet.sw.contract.cells import CELLS
+from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.fixed import round_shift
+from stillnet.sw.contract.link import steps_per_second
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Trace
 
 from .planes import PLANE_BITS, two_planes
 
-__all__ = ["GOOD_DB", "advice_of_planes", "words_of_planes"]
+__all__ = [
+    "BAUD",
+    "FREE_DB",
+    "GOOD_DB",
+    "advice_of_planes",
+    "free_planes",
+    "free_words",
+    "words_of_planes",
+]
 
 GOOD_DB = 38.0
 """SNR of the worst output above which nothing is advised: what rounding of weights to eight bits
 leaves of most networks."""
 
+FREE_DB = 46.0
+"""The same where second planes are free: an error of half a percent of an output's spread."""
+
+BAUD = 3_000_000
+"""Of the boards' serial link."""
+
 _LANES = 8
 """Of the engine for which words are counted."""
+
+_WORD_SECONDS = 40e-9
+"""A word of eight weights from the slowest memory that boards have: 16 bits at 100 MHz."""
 
 
 def advice_of_planes(
@@ -35,21 +62,95 @@ def advice_of_planes(
     result : Trace
         Its run over calibration.
     worst : (output, SNR in dB) or None
-        On recordings that were held out.
+        Of the way in which weights were rounded.
     """
     if worst is None or worst[1] >= GOOD_DB:
         return []
-    fed = [layer.name for layer in model.layers if layer.matrices]
-    names = [name for name in fed if _possible(model, name)]
+    names = _possible_names(model)
     if not names:
         return []
     now, then = words_of_planes(network, result, names)
     output, ratio = worst
     return [
-        f"output {output} of {network.outputs} has {ratio:.1f} dB on the part of calibration that "
-        f"was held out; --planes {','.join(names)} gives weights 16 bits, for about {then:,.0f} "
-        f"instead of {now:,.0f} words of weights per step ({_LANES} lanes)"
+        f"output {output} of {network.outputs} has {ratio:.1f} dB on the end of calibration; "
+        f"--planes {','.join(names)} gives weights 16 bits, for about {then:,.0f} instead of "
+        f"{now:,.0f} words of weights per step ({_LANES} lanes)"
     ]
+
+
+def free_words(network: Network) -> float:
+    """Words of weights that a board fetches while its link carries the vectors of a step."""
+    inputs = 1 if network.input_mode.one_hot else network.inputs
+    return 1 / steps_per_second(inputs, network.outputs, BAUD) / _WORD_SECONDS
+
+
+def free_planes(
+    model: Model, network: Network, result: Trace, noise: Sequence[float], enough: float
+) -> list[str]:
+    """Layers to which second planes are given, because they cost nothing that is noticed.
+
+    Layers are taken by their noise per word that their second planes add, until what is left of
+    the noise is ``enough``; but none with which a step would fetch more than :func:`free_words`, or
+    for which a preset would be too small that is large enough for the network as it is.
+
+    Parameters
+    ----------
+    model : Model
+        In floating point, without second planes.
+    network : Network
+        Its integers.
+    result : Trace
+        A run of these.
+    noise : sequence of float
+        What each layer adds to the noise of the outputs.
+    enough : float
+        Part of the noise.
+    """
+    left = {layer.name: n for layer, n in zip(model.layers, noise)}
+    total, limit = sum(left.values()), free_words(network)
+    chosen: list[str] = []
+    waiting = set(_possible_names(model))
+    while waiting and sum(left.values()) > enough * total:
+        now = words_of_planes(network, result, chosen)[1]
+        extra = {n: words_of_planes(network, result, [*chosen, n])[1] - now for n in waiting}
+        affordable = [
+            n
+            for n in sorted(waiting)
+            if now + extra[n] <= limit and _presets_hold(model, [*chosen, n])
+        ]
+        if not affordable:
+            break
+        best = max(affordable, key=lambda n: left[n] / max(extra[n], 1e-9))
+        chosen.append(best)
+        waiting.remove(best)
+        left[best] = 0.0
+    return [layer.name for layer in model.layers if layer.name in chosen]
+
+
+def _presets_hold(model: Model, names: list[str]) -> bool:
+    """Whether all presets that are large enough for a model are so with second planes."""
+    doubled, _ = two_planes(model, names)
+    return all(_holds(c, doubled) for c in PRESETS.values() if _holds(c, model))
+
+
+def _holds(config: EngineConfig, model: Model) -> bool:
+    layers = model.layers
+    rows = [len(CELLS[la.cell].accumulators) * -(-la.units // config.lanes) for la in layers]
+    units = [-(-la.units // config.cell_width) * config.cell_width for la in layers]
+    matrices = sum(1 + len(la.matrices) for la in layers)
+    return (
+        len(layers) <= config.layers
+        and matrices <= config.matrices
+        and sum(units) <= config.units
+        and sum(rows) <= config.accumulators
+        and {la.cell for la in layers} <= set(config.cells)
+    )
+
+
+def _possible_names(model: Model) -> list[str]:
+    """Layers that may have second planes."""
+    fed = [layer.name for layer in model.layers if layer.matrices]
+    return [name for name in fed if _possible(model, name)]
 
 
 def words_of_planes(network: Network, result: Trace, names: list[str]) -> tuple[float, float]:

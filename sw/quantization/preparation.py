@@ -160,15 +160,12 @@ class Plan:
     exponents : list of int
         Fraction bits of the accumulators of each layer.
     job : Job
-    nearest : (Model, LayerWork), optional
-        Weights rounded to nearest, where they are known already.
     """
 
     base: Base
     choice: FormatChoice
     exponents: list[int]
     job: Job
-    nearest: tuple[Model, LayerWork] | None = None
 
     def network(self, work: LayerWork, name: str | None = None) -> Network:
         """The integers of solved weights, with the modes of events; thresholds are zero."""
@@ -214,10 +211,14 @@ def prepare(
     progress("float model", 1, 3)
     peak = None if model.one_hot else np.max(np.abs(x), axis=0)
     rows = rows and bool(layers_with_steps(model.layers))
-    elements = element_exponents(model, whole.vectors, peak, rows=rows) if scale else {}
+
+    def sums(index: int) -> dict[str, np.ndarray]:
+        return accumulators_of(model, whole, index)
+
+    elements = element_exponents(model, whole.vectors, peak, sums, rows=rows) if scale else {}
     planes = planes or Planes()
     planes.follow(elements)
-    elements |= gain_exponents(model, lambda i: accumulators_of(model, whole, i), whole.vectors)
+    elements |= gain_exponents(model, sums, whole.vectors)
     scaled = scaled_model(model, elements)
     formats = run_float(scaled, layout, scaled_input(x, elements)) if elements else whole
     pieces = _spread(_pieces(recordings, _PIECE), _ROWS)
@@ -408,8 +409,7 @@ def better_plan(base: Base, wish: Wish, settings: Settings, rows: bool | None) -
     quick = replace(settings, method="nearest", passes=1)
     scores = []
     for plan in (make_plan(base, wish, rows=r) for r in (False, True)):
-        model, work = compress_layers(plan.job, quick)
-        plan.nearest = (model, work)
+        _, work = compress_layers(plan.job, quick)
         scores.append((score(plan.network(work), base.judged), plan))
     (without, common), (with_rows, by_row) = scores
     return by_row if with_rows > without + _WORTH_DB else common

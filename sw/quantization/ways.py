@@ -1,9 +1,10 @@
 """Ways of rounding a network, compared on the part of calibration that is held out.
 
 How far a layer should make good for the layers before it depends on the network and on how much its
-recordings show. So it is tried: the integers of each way run over the recordings that were held
-out, and the way whose outputs are nearest to the float model is kept: the one of least noise, as a
-part of each output's power, so that poor outputs count most. Rounding to nearest is one of them.
+recordings show. So it is tried: each way rounds the weights without the recordings that are held
+out, and its integers run over these. The way of least noise, as a part of each output's power so
+that poor outputs count most, then rounds the weights once more, on all recordings. Rounding to
+nearest is one of the ways.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.util.progress import Progress
 
 from .layerwise import LayerWork, Settings, compress_layers
-from .preparation import Plan, loss
+from .preparation import Judged, Plan, loss
 
 __all__ = ["DAMPINGS", "Rounded", "best_rounding"]
 
@@ -27,7 +28,8 @@ _FOLLOWS = (0.25, 0.0)
 """Tried for the whole network, see ``layerwise.Settings``."""
 
 _SMALL = 300_000
-"""Weights up to which all of them are: each takes as long as the rounding itself."""
+"""Weights of the largest network for which ways are compared: that takes as long again as the
+rounding for each of them, and the more weights there are, the less they differ."""
 
 
 @dataclass
@@ -43,9 +45,10 @@ class Rounded:
         Of the way that was kept.
     scores : dict of str to float
         By way, the SNR in dB on what was held out, from the mean of the outputs' noise; empty where
-        calibration is too short to hold out any.
+        ways were not compared.
     worst : (output, SNR in dB) or None
-        Of the way that was kept, on what was held out.
+        Of the way that was kept, on what it had not seen while ways were compared; on calibration
+        where they were not; None for rounding to nearest.
     """
 
     model: Model
@@ -56,25 +59,33 @@ class Rounded:
 
 
 def best_rounding(plan: Plan, settings: Settings, progress: Progress) -> Rounded:
-    """The way of least error on the recordings held out; ``settings`` as they are where there are
-    none, or where rounding to nearest is asked for."""
-    proof = plan.base.proof
-    if proof is None or settings.method == "nearest":
+    """The way of least error on the recordings held out. ``settings`` as they are where nothing is
+    held out, for large networks, and where rounding to nearest is asked for."""
+    if settings.method == "nearest":
         return Rounded(*compress_layers(plan.job, settings, progress=progress), settings, {})
     size = sum(m.weight.size for layer in plan.base.model.layers for m in layer.matrices)
-    follows = _FOLLOWS if size <= _SMALL else _FOLLOWS[:1]
-    ways = {f"follow {f:g}": replace(settings, follow=f) for f in follows}
+    proof = plan.base.proof
+    if proof is None or size > _SMALL:
+        model, work = compress_layers(plan.job, settings, progress=progress)
+        return Rounded(model, work, settings, {}, _worst(plan, work, plan.base.judged)[1])
+    ways = {f"follow {f:g}": replace(settings, follow=f) for f in _FOLLOWS}
     ways["nearest"] = replace(settings, method="nearest", passes=1)
-    scores: dict[str, float] = {}
-    found: dict[str, Rounded] = {}
+    blind = replace(plan.job, blind=True)
+    found = {}
     for name, way in ways.items():
-        known = plan.nearest if way.method == "nearest" else None
-        model, work = known or compress_layers(plan.job, way, progress=progress)
-        noise = loss(plan.network(work), proof)
-        scores[name] = _db(float(noise.mean()))
-        worst = int(np.argmax(noise))
-        found[name] = Rounded(model, work, way, scores, (worst, _db(float(noise[worst]))))
-    return found[max(scores, key=lambda name: scores[name])]
+        _, work = compress_layers(blind, way, progress=progress)
+        found[name] = _worst(plan, work, proof)
+    scores = {name: mean for name, (mean, _) in found.items()}
+    best = max(scores, key=lambda name: scores[name])
+    model, work = compress_layers(plan.job, ways[best], progress=progress)
+    return Rounded(model, work, ways[best], scores, found[best][1])
+
+
+def _worst(plan: Plan, work: LayerWork, judged: Judged) -> tuple[float, tuple[int, float]]:
+    """(SNR in dB from the mean of the outputs' noise, (worst output, its SNR))."""
+    noise = loss(plan.network(work), judged)
+    worst = int(np.argmax(noise))
+    return _db(float(noise.mean())), (worst, _db(float(noise[worst])))
 
 
 def _db(noise: float) -> float:

@@ -18,8 +18,11 @@ from stillnet.sw.model.equalize import element_exponents, scaled_input, scaled_m
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.network.sequence import Layout, run_float
 from stillnet.sw.quantization.limits import Budget
+from stillnet.sw.quantization.preparation import Wish, make_plan, prepare
 from stillnet.sw.quantization.quantizer import quantize
+from stillnet.sw.quantization.sensitivity import accumulators_of
 from tests.support.oracles.bounds import check
 
 
@@ -60,10 +63,44 @@ def test_elements_are_scaled_exactly(kind: str) -> None:
     vectors: dict[int, list[np.ndarray]] = {}
     wanted = model.run(x, trace=vectors)
     traces = {s: np.array(v) for s, v in vectors.items()}
-    elements = element_exponents(model, traces, np.abs(x).max(axis=0))
+    whole = run_float(model, Layout([len(x)]), x)
+    elements = element_exponents(
+        model, traces, np.abs(x).max(axis=0), lambda i: accumulators_of(model, whole, i)
+    )
     assert INPUT in elements and 1 in elements and (kind == "gru") == (0 not in elements)
     got = scaled_model(model, elements).run(scaled_input(x, elements))
     np.testing.assert_array_equal(got / 2.0 ** elements[1], wanted)
+
+
+def test_a_silent_unit_may_be_heard_later() -> None:
+    """A ReLU unit that hardly rises above zero in calibration, and has been far below, keeps room
+    for as far above."""
+    x = np.stack([np.sin(np.arange(400) / 9), np.cos(np.arange(400) / 7)], axis=1)
+    model = Model(2).dense(np.array([[1.0, 0.0], [-4.0, 0.0]]), np.array([0.5, -3.95]), "relu")
+    model.dense(np.array([[0.5, 0.5]]), np.zeros(1))
+    assert 0 < np.maximum(-4 * x[:, 0] - 3.95, 0).max() < 0.06
+    network = quantize(model, x)
+    other = x * [1.8, 1.0]  # the unit rises to 3.25
+    error = np.abs(Reference(network).run(other) - model.run(other))
+    assert error.max() < 0.03, "and not 1.6, which clipping at .06 would cost"
+
+
+def test_range_that_one_part_of_calibration_leaves_is_left_again() -> None:
+    """An input whose loudest fifth is four times the others may be four times as loud once more."""
+    model = Model(1).dense(np.ones((1, 1)), np.zeros(1), "relu").dense(np.ones((1, 1)), np.zeros(1))
+    steady = np.sin(np.arange(500) * np.pi / 10)[:, None]
+
+    def finest(x: np.ndarray) -> int:
+        return make_plan(prepare(model, [x]), Wish(), rows=True).choice.candidates(INPUT)[0]
+
+    louder = steady.copy()
+    louder[200:300] *= 4
+    much_louder = steady.copy()
+    much_louder[200:300] *= 100
+    assert finest(steady * 4) == np.floor(np.log2(32767 / 4 / 1.25)), "the margin alone"
+    assert finest(louder) == np.floor(np.log2(32767 / 16))
+    assert finest(much_louder) == np.floor(np.log2(32767 / 800)), "three bits at most"
+    assert finest(louder[:90]) == np.floor(np.log2(32767 / 1.25)), "too short to tell"
 
 
 def test_small_inputs_without_larger_weights_are_hardly_scaled() -> None:

@@ -6,12 +6,27 @@ import numpy as np
 import pytest
 
 from stillnet.sim.bench.accuracy import KINDS, random_model
+from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.link import steps_per_second
 from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.host.transport import DEFAULT_BAUD
 from stillnet.sw.model.model import Model
+from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.network.sequence import Layout, Trace
+from stillnet.sw.packing.engine_fit import missing
+from stillnet.sw.quantization.advice import (
+    BAUD,
+    FREE_DB,
+    advice_of_planes,
+    free_planes,
+    free_words,
+    words_of_planes,
+)
 from stillnet.sw.quantization.planes import PLANE_BITS, two_planes
-from stillnet.sw.quantization.quantizer import quantize
+from stillnet.sw.quantization.quantizer import AUTO, quantize
+from stillnet.sw.quantization.report import run_quantized
 
 
 def names(model: Model) -> list[str]:
@@ -79,3 +94,87 @@ def test_what_has_no_second_plane_is_refused() -> None:
     alone = Model(4).gru(np.zeros((9, 4)), np.zeros((9, 3)), np.zeros(9))
     with pytest.raises(StillnetError, match="reads itself and is the output"):
         two_planes(alone, names(alone))
+
+
+def poor(kind: str = "gru", layers: int = 2) -> tuple[Model, np.ndarray]:
+    """A small network that eight bits harm, and a recording."""
+    model, x = random_model(kind, np.random.default_rng(2), 10, steps=400)
+    rng = np.random.default_rng(layers)
+    for _ in range(layers - 2):
+        model.dense(rng.normal(0, 0.5, (5, 5)), rng.normal(0, 0.1, 5))
+    return model, x
+
+
+def run_of(network: Network, x: np.ndarray) -> Trace:
+    return run_quantized(network, Layout([len(x)]), x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_planes_are_given_where_they_are_free(kind: str) -> None:
+    model, x = random_model(kind, np.random.default_rng(8), 10, steps=600)
+    heard, unheard = x[:400], x[400:]
+    wanted = model.run(x)[400:]
+    one, two = quantize(model, heard), quantize(model, heard, planes=AUTO)
+    found = {n: snr_db(wanted, Reference(n).run(x)[400:]).min() for n in (one, two)}
+    assert found[two] >= FREE_DB > found[one], f"on {len(unheard)} steps that it did not see"
+    assert two.notes["options"]["planes"] == names(model)
+    now, then = words_of_planes(one, run_of(one, heard), names(model))
+    assert now < then <= free_words(one)
+    (said,) = two.notes["report"]["advice"]
+    assert said.startswith(f"weights of {', '.join(names(model))} have 16 bits, as two planes")
+    assert said.endswith(f"{free_words(one):,.0f}; --planes never leaves them out")
+    assert two.row_scale == one.row_scale
+    for preset in PRESETS.values():
+        if not missing(one, preset):
+            assert not missing(two, preset), preset.name
+
+
+def test_a_large_network_keeps_its_words() -> None:
+    """A step of 15,000 words, and a link that takes as long as 1,000 of them."""
+    rng = np.random.default_rng(9)
+    model = Model(2, name="large").gru(
+        rng.normal(0, 0.4, (600, 2)), rng.normal(0, 0.05, (600, 200)), np.zeros(600)
+    )
+    model.dense(rng.normal(0, 0.1, (1, 200)), np.zeros(1))
+    x = np.cumsum(rng.normal(0, 0.1, (60, 2)), axis=0)
+    network = quantize(model, x, method="nearest")
+    result = run_of(network, x)
+    assert words_of_planes(network, result, [])[0] > free_words(network)
+    assert free_planes(model, network, result, [1.0, 1.0], 0.0) == []
+    assert "--planes gru0,dense1" in advice_of_planes(model, network, result, (0, 30.0))[0]
+
+
+def test_layers_are_taken_by_their_noise_per_word() -> None:
+    model, x = poor()
+    network = quantize(model, x, method="nearest")
+    result = run_of(network, x)
+    assert free_planes(model, network, result, [1.0, 99.0], 0.02) == ["dense1"]
+    assert free_planes(model, network, result, [99.0, 1.0], 0.02) == ["gru0"]
+    assert free_planes(model, network, result, [99.0, 1.0], 0.0) == ["gru0", "dense1"]
+    assert free_planes(model, network, result, [99.0, 1.0], 1.0) == []
+
+
+def test_no_preset_becomes_too_small() -> None:
+    """The smallest has four layers, and a copy of the input and one of the GRU would make five."""
+    model, x = poor(layers=3)
+    network = quantize(model, x, method="nearest")
+    assert not missing(network, PRESETS["tiny"])
+    names = free_planes(model, network, run_of(network, x), [1.0, 1.0, 1.0], 0.0)
+    assert len(names) == 1
+    doubled = quantize(model, x, method="nearest", planes=names)
+    assert not missing(doubled, PRESETS["tiny"])
+
+
+def test_no_planes_with_thresholds_or_where_they_are_left_out() -> None:
+    model, x = poor()
+    for given in ({"thresholds": 1 / 64}, {"method": "nearest"}, {"max_error": 0.5}):
+        assert quantize(model, x, planes=AUTO, **given).notes["options"]["planes"] == []
+    assert quantize(model, x).notes["options"]["planes"] == []
+
+
+def test_what_is_free_is_counted_for_the_link_of_boards() -> None:
+    assert BAUD == DEFAULT_BAUD
+    model, x = poor()
+    network = quantize(model, x, method="nearest")
+    seconds = 1 / steps_per_second(10, 5, DEFAULT_BAUD)
+    assert free_words(network) == pytest.approx(seconds * 200e6 / 8)
