@@ -33,7 +33,7 @@ from stillnet.sw.network.checks import label_exponent
 from stillnet.sw.network.sequence import Layout, Trace
 from stillnet.sw.util.progress import Progress
 
-from .planes import NOISE, PLANE_BITS, Planes
+from .planes import PLANE_BITS, Planes
 from .scales import choose_scales
 from .sensitivity import Sensitivity, accumulators_of
 from .solvers.hessian import bundles
@@ -95,6 +95,9 @@ class _Statistics:
 class FormatChoice:
     """The choice of fractions and exponents for one model.
 
+    With ``room`` vectors hold what is expected of other recordings, not only what calibration
+    showed and a margin.
+
     Attributes
     ----------
     fraction : dict of source to int
@@ -116,10 +119,12 @@ class FormatChoice:
         bits: int = 8,
         scaled: frozenset[int] = frozenset(),
         planes: Planes | None = None,
+        room: bool = False,
     ) -> None:
         self.model = model
         self.trace = trace
         self.margin = margin
+        self.room = room
         self.correct_bias = correct_bias
         self.bits, self.scaled = bits, scaled
         self.planes = planes or Planes()
@@ -174,7 +179,7 @@ class FormatChoice:
         if source == INPUT and self.model.one_hot:
             return list(range(15, -1, -1))
         found = self.statistics[source]
-        peak = max(found.peak * self.margin, found.expected)
+        peak = max(found.peak * self.margin, found.expected if self.room else 0.0)
         limit = (1 << (ACTIVATION_BITS - 1)) - 1
         finest = 11 if peak == 0 else math.floor(math.log2(limit / peak))
         finest = max(-40, min(60, finest))
@@ -280,15 +285,14 @@ class FormatChoice:
             for bundle in bundles(self.model, index):
                 weight = bundle.weight(layer)[::_THIN]
                 sources = [layer.matrices[j].source for j, _ in bundle.parts]
-                paired = {k for k, _ in self.planes.pairs(sources)}
+                paired = self.planes.pairs(sources)
                 ratio, power, fine = [], [], []
-                for k, s in enumerate(sources):
+                for s in sources:
                     size, tokens = self.model.source_size(s), s == INPUT and self.model.one_hot
                     ratio.append(
                         np.full(size, 2.0 ** (self.fraction[s] - self.fraction[sources[0]]))
                     )
-                    left = NOISE if k in paired else 1.0
-                    power.append(np.asarray(self.statistics[s].power, float) * left)
+                    power.append(np.asarray(self.statistics[s].power, float))
                     fine.append(np.full(size, 0.0 if tokens else 4.0 ** -self.fraction[s] / 12))
                 c, p = np.concatenate(ratio), np.concatenate(power)
                 step = best_steps(weight, p, self.bits, c, clip=not paired)[:, None] * c

@@ -30,9 +30,9 @@ PLANE_BITS = 7
 """By so many bits a copy is coarser: a low weight of 7 bits and a sign is then half a step of the
 high one at most."""
 
-NOISE = 4.0**-3
-"""Noise of weights with second planes beside those with one, as formats are chosen. It is less by
-far; what is left goes to headroom, for recordings that leave the calibrated range."""
+NOISE = 4.0**-PLANE_BITS
+"""Noise of weights with second planes beside those with one: their step is finer by as many bits.
+Vectors have the formats that they have beside one plane, with as much room."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ _JUDGED = 4_000
 
 _HELD_OUT = 0.2
 """Part of the pieces that is held out: the last ones. With several recordings these are whole ones,
-with one it is its end, because neighbouring steps are too much alike to judge each other."""
+with one it is its end, because neighbouring steps are too much alike to judge each other. One of
+five parts, as is usual: a half would leave too little to solve on, a tenth too little to judge."""
 
 _FEWEST = 3
 """Pieces of which one can be held out."""
@@ -65,7 +66,11 @@ _PROBED = 3_000
 """Steps over which sensitivities are averaged."""
 
 _WORTH_DB = 0.5
-"""A step for each row must win so much of the outputs' SNR to be asked for."""
+"""A step for each row must win so much of the outputs' SNR to be asked for, and room for other
+recordings may cost as much."""
+
+_PLENTY_DB = 46.0
+"""SNR of outputs above which room may cost more: two planes have some to give."""
 
 
 @dataclass
@@ -344,7 +349,9 @@ class Fixed:
     steps: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
 
-def make_plan(base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None) -> Plan:
+def make_plan(
+    base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None, room: bool = False
+) -> Plan:
     """Formats, exponents and bounds of steps.
 
     Parameters
@@ -354,6 +361,8 @@ def make_plan(base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None)
     rows : bool
         A step for each row, in layers whose cells allow it; else one for each layer.
     fixed : Fixed, optional
+    room : bool
+        See ``FormatChoice``.
     """
     scaled = layers_with_steps(base.model.layers) if rows else frozenset()
     choice = FormatChoice(
@@ -365,6 +374,7 @@ def make_plan(base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None)
         bits=wish.bits,
         scaled=scaled,
         planes=base.planes,
+        room=room,
     )
     choice.search(silent)
     plain = frozenset(base.plain)
@@ -400,19 +410,32 @@ def make_plan(base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None)
 
 
 def better_plan(base: Base, wish: Wish, settings: Settings, rows: bool | None) -> Plan:
-    """The plan with a step for each row, where it is worth its multipliers; or the one asked for.
+    """The plan with a step for each row, where it is worth its multipliers, or the one asked for;
+    with room in vectors for what is expected of other recordings, where that costs little.
 
-    Both are tried with the quick rounding, and their integers judged by the outputs' SNR.
+    Plans are tried with the quick rounding, and their integers judged by the outputs' SNR. Where
+    rounding to nearest is asked for, that is quick itself and takes no room.
     """
-    if rows is not None or not layers_with_steps(base.model.layers):
-        return make_plan(base, wish, rows=bool(rows))
     quick = replace(settings, method="nearest", passes=1)
-    scores = []
-    for plan in (make_plan(base, wish, rows=r) for r in (False, True)):
-        _, work = compress_layers(plan.job, quick)
-        scores.append((score(plan.network(work), base.judged), plan))
-    (without, common), (with_rows, by_row) = scores
-    return by_row if with_rows > without + _WORTH_DB else common
+
+    def judged(plan: Plan) -> float:
+        return score(plan.network(compress_layers(plan.job, quick)[1]), base.judged)
+
+    least = None
+    if rows is None and layers_with_steps(base.model.layers):
+        common, by_row = (make_plan(base, wish, rows=r) for r in (False, True))
+        without, with_rows = judged(common), judged(by_row)
+        rows = with_rows > without + _WORTH_DB
+        plain, least = (by_row, with_rows) if rows else (common, without)
+    else:
+        plain = make_plan(base, wish, rows=bool(rows))
+    if settings.method == "nearest":
+        return plain
+    wide = make_plan(base, wish, rows=bool(rows), room=True)
+    if wide.choice.fraction == plain.choice.fraction:
+        return plain
+    least = judged(plain) if least is None else least
+    return wide if judged(wide) >= min(least, _PLENTY_DB) - _WORTH_DB else plain
 
 
 def loss(network: Network, judged: Judged) -> np.ndarray:

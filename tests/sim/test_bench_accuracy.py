@@ -14,7 +14,7 @@ from stillnet.sim.bench.accuracy_models import (
     motion,
     motion_model,
 )
-from stillnet.sim.bench.judging import PLANES, float_run, judge, outputs, quantized
+from stillnet.sim.bench.judging import AUTO, PLANES, float_run, judge, outputs, quantized
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 from stillnet.sw.quantization.quantizer import quantize
@@ -28,17 +28,19 @@ def small() -> tuple[Model, np.ndarray]:
 
 def test_a_row_judges_integers_and_peer_by_each_output():
     model, x = small()
-    row = judge("small", model, quantize(model, x), [x[:50], x[50:]], extra=decisions)
-    assert row["name"] == "small" and row["bits"] == 8 and row["method"] == "second-order"
+    clips = [x[:50], x[50:]]
+    row = judge("small", model, quantize(model, x), clips, way="nearest", extra=decisions)
+    assert row["name"] == "small" and row["bits"] == 8 and row["method"] == "nearest"
     assert row["mean_snr_db"] >= row["snr_db"] > 30
     assert row["peer_mean_snr_db"] >= row["peer_snr_db"] > 30
     assert 0 < row["mean_error"] < 0.05 and row["decisions"] == row["peer_decisions"] == 240
 
 
-def test_a_row_of_two_planes_says_so():
+@pytest.mark.parametrize("way", [PLANES, AUTO])
+def test_a_row_of_two_planes_says_so(way):
     model, x = small()
-    row = judge("small", model, quantized(model, [x], PLANES), [x])
-    assert row["bits"] == 16 and row["method"] == "two planes" and row["snr_db"] > 60
+    row = judge("small", model, quantized(model, [x], way), [x], way=way)
+    assert row["bits"] == 16 and row["method"] == way and row["snr_db"] > 60
 
 
 def test_outputs_come_recording_by_recording():

@@ -109,14 +109,16 @@ def run_of(network: Network, x: np.ndarray) -> Trace:
     return run_quantized(network, Layout([len(x)]), x)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_planes_are_given_where_they_are_free(kind: str) -> None:
-    model, x = random_model(kind, np.random.default_rng(8), 10, steps=600)
-    heard, unheard = x[:400], x[400:]
+@pytest.mark.parametrize(
+    ("kind", "seed", "scale"), [("gru", 2, 10), ("lstm", 3, 1), ("dense", 1, 100), ("conv", 1, 100)]
+)
+def test_planes_are_given_where_they_are_free(kind: str, seed: int, scale: float) -> None:
+    model, x = random_model(kind, np.random.default_rng(seed), scale, steps=600)
+    heard = x[:400]
     wanted = model.run(x)[400:]
     one, two = quantize(model, heard), quantize(model, heard, planes=AUTO)
     found = {n: snr_db(wanted, Reference(n).run(x)[400:]).min() for n in (one, two)}
-    assert found[two] >= FREE_DB > found[one], f"on {len(unheard)} steps that it did not see"
+    assert found[two] >= FREE_DB + 10 > FREE_DB > found[one], "on steps that they did not see"
     assert two.notes["options"]["planes"] == names(model)
     now, then = words_of_planes(one, run_of(one, heard), names(model))
     assert now < then <= free_words(one)
