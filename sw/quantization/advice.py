@@ -15,6 +15,7 @@ from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.fixed import round_shift
+from stillnet.sw.contract.image import bias_runs, block_rows
 from stillnet.sw.contract.link import steps_per_second
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
@@ -128,22 +129,28 @@ def free_planes(
 
 
 def _presets_hold(model: Model, names: list[str]) -> bool:
-    """Whether all presets that are large enough for a model are so with second planes."""
+    """Whether all presets that are large enough for a model are so with second planes; those with
+    the weights in on-chip memory aside, which are made for one small network."""
     doubled, _ = two_planes(model, names)
-    return all(_holds(c, doubled) for c in PRESETS.values() if _holds(c, model))
+    presets = [c for c in PRESETS.values() if c.memory != "ram"]
+    return all(_holds(c, doubled) for c in presets if _holds(c, model))
 
 
 def _holds(config: EngineConfig, model: Model) -> bool:
-    layers = model.layers
-    rows = [len(CELLS[la.cell].accumulators) * -(-la.units // config.lanes) for la in layers]
-    units = [-(-la.units // config.cell_width) * config.cell_width for la in layers]
-    matrices = sum(1 + len(la.matrices) for la in layers)
+    """Whether the units, accumulators and tables of an engine are large enough, as for ``pack``."""
+    units = accumulators = matrices = 0
+    for layer in model.layers:
+        cell = CELLS[layer.cell]
+        units += -(-layer.units // config.cell_width) * config.cell_width
+        blocks = -(-layer.units // config.multipliers)
+        accumulators += blocks * block_rows(cell, config.row_scale)
+        accumulators += accumulators % 2
+        matrices += len(bias_runs(cell, config.row_scale)) + len(layer.matrices)
     return (
-        len(layers) <= config.layers
+        len(model.layers) <= config.layers
+        and units <= config.units
+        and accumulators <= config.accumulators
         and matrices <= config.matrices
-        and sum(units) <= config.units
-        and sum(rows) <= config.accumulators
-        and {la.cell for la in layers} <= set(config.cells)
     )
 
 
