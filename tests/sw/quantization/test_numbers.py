@@ -6,6 +6,7 @@ the same model and recordings.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,14 +83,15 @@ def test_a_silent_unit_may_be_heard_later() -> None:
     x = np.stack([np.sin(t / 9), np.cos(t / 7)], axis=1)
     model = Model(2).dense(np.array([[0.0, 3.9], [-4.1, 0.0]]), np.array([2.1, -4.05]), "relu")
     model.dense(np.array([[0.051, 2.9]]), np.zeros(1))
-    heard = np.maximum(-4.1 * x[:, 0] - 4.05, 0)
-    assert 0 < heard.max() < 0.06
-    network = quantize(model, x)
-    other = x * [1.8, 1.0]
-    rises = np.maximum(-4.1 * other[:, 0] - 4.05, 0)
-    assert rises.max() > 3
-    error = np.abs(Reference(network).run(other) - model.run(other))
-    assert error.max() < 0.1, "of an output of 9"
+    whole = run_float(model, Layout([len(x)]), x)
+    assert 0 < whole.vectors[0][:, 1].max() < 0.06
+
+    def grown(sums: Callable[[int], dict[str, np.ndarray]]) -> np.ndarray:
+        found = element_exponents(model, whole.vectors, np.abs(x).max(axis=0), sums)
+        return found.get(0, np.zeros(2))
+
+    assert grown(lambda i: {"m": whole.vectors[i]})[1] >= 4, "as large as it was heard"
+    assert grown(lambda i: accumulators_of(model, whole, i))[1] == 0
 
 
 def test_range_that_one_part_of_calibration_leaves_is_left_again() -> None:
@@ -117,28 +119,27 @@ def test_range_that_one_part_of_calibration_leaves_is_left_again() -> None:
     assert finest(louder[:90]) == holds(peak * 1.25), "too short to tell"
 
 
-def test_room_is_taken_where_it_costs_little() -> None:
-    """Not where quiet values of an input of decades have no bits to give."""
+@pytest.mark.parametrize(
+    ("plain", "wide", "taken"),
+    [(40.0, 39.6, True), (40.0, 39.4, False), (60.0, 45.6, True), (60.0, 45.4, False)],
+)
+def test_room_is_taken_where_it_costs_little(
+    monkeypatch: pytest.MonkeyPatch, plain: float, wide: float, taken: bool
+) -> None:
+    """Half a decibel, or what outputs with more than 46 dB have to give."""
     rng = np.random.default_rng(2)
-    settings = Settings(8, dampings=DAMPINGS)
-    model = Model(3).dense(rng.normal(0, 1, (9, 3)), np.zeros(9), "tanh")
-    model.dense(rng.normal(0, 1, (2, 9)), np.zeros(2))
+    model = Model(3).dense(rng.choice([-1.0, 1.0], (9, 3)), np.zeros(9), "tanh")
+    model.dense(rng.choice([-1.0, 1.0], (2, 9)), np.zeros(2))
     x = np.sin(np.arange(500)[:, None] * [0.31, 0.45, 0.62])
-    x[200:300] *= 4
-    assert better_plan(prepare(model, [x]), Wish(), settings, True).choice.room
-    assert not better_plan(
-        prepare(model, [x]), Wish(), replace(settings, method="nearest"), True
-    ).choice.room
-    model.layers[0] = replace(
-        model.layers[0], matrices=(replace(model.layers[0].matrices[0], weight=1e4 * first(model)),)
-    )
-    x[:200] *= 1e-4
-    x[300:] *= 1e-4
-    assert not better_plan(prepare(model, [x]), Wish(), settings, True).choice.room
-
-
-def first(model: Model) -> np.ndarray:
-    return model.layers[0].matrices[0].weight
+    x[200:300] *= 8
+    base, settings = prepare(model, [x]), Settings(8, dampings=DAMPINGS)
+    plans = [make_plan(base, Wish(), rows=True, room=r) for r in (False, True)]
+    assert plans[0].choice.fraction != plans[1].choice.fraction
+    scores = iter([plain, wide])
+    monkeypatch.setattr("stillnet.sw.quantization.preparation.score", lambda *_: next(scores))
+    assert better_plan(base, Wish(), settings, True).choice.room == taken
+    nearest = replace(settings, method="nearest")
+    assert not better_plan(base, Wish(), nearest, True).choice.room
 
 
 def test_small_inputs_without_larger_weights_are_hardly_scaled() -> None:

@@ -113,8 +113,8 @@ def test_planes_are_given_where_they_are_free(kind: str, seed: int, scale: float
     heard = x[:400]
     wanted = model.run(x)[400:]
     one, two = quantize(model, heard), quantize(model, heard, planes=AUTO)
-    found = {n: snr_db(wanted, Reference(n).run(x)[400:]).min() for n in (one, two)}
-    assert found[two] >= FREE_DB + 10 > FREE_DB > found[one], "on steps that they did not see"
+    before, after = (snr_db(wanted, Reference(n).run(x)[400:]).min() for n in (one, two))
+    assert after >= FREE_DB + 10 > FREE_DB > before, "on steps that they did not see"
     assert two.notes["options"]["planes"] == names(model)
     now, then = words_of_planes(one, run_of(one, heard), names(model))
     assert now < then <= free_words(one)
