@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -125,26 +126,15 @@ def quantize(
         progress,
     )
     solved = _solve(task, doubled, row_steps)
-    said: list[str] = []
     if auto:
-        solved, said = _with_free_planes(task, solved)
+        solved = _with_free_planes(task, solved)
     plan, rounded, base = solved.plan, solved.rounded, solved.plan.base
     network = plan.network(rounded.work, name)
     network.validate()
     set_thresholds(network, thresholds, threshold_recurrent)
     if budget is not None:
         _search(plan, rounded.model, network, budget, progress)
-    network.notes["options"] = {
-        "method": method,
-        "held_out_db": rounded.scores,
-        "row_steps": network.row_scale,
-        "margin": margin,
-        "correct_bias": correct_bias,
-        "keep_silence": keep_silence,
-        "max_error": None if budget is None else str(budget),
-        "nonzero": names,
-        "planes": solved.planes,
-    }
+    network.notes["options"] = _options(task, solved, network, budget)
     progress("quantized network", 0, 1)
     network.notes["report"] = quantization_report(
         base.original,
@@ -153,7 +143,7 @@ def quantize(
         listed_recordings(model, calibration),
         None if solved.planes else rounded.worst,
     )
-    network.notes["report"]["advice"] += said
+    network.notes["report"]["advice"] += solved.said
     progress("quantized network", 1, 1)
     return network
 
@@ -172,11 +162,18 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Solved:
-    """A network with second planes in some layers."""
+    """A network with second planes in some layers.
+
+    Attributes
+    ----------
+    said : list of str
+        What was done without being asked for, in words.
+    """
 
     planes: list[str]
     plan: Plan
     rounded: Rounded
+    said: list[str] = field(default_factory=list)
 
     @property
     def worst_db(self) -> float:
@@ -198,10 +195,27 @@ def _solve(task: _Task, planes: list[str], row_steps: bool | None) -> _Solved:
     return _Solved(planes, plan, best_rounding(plan, task.settings, task.progress))
 
 
-def _with_free_planes(task: _Task, first: _Solved) -> tuple[_Solved, list[str]]:
-    """(the same with second planes where they are free and an output needs them, what was done)."""
+def _options(
+    task: _Task, solved: _Solved, network: Network, budget: Budget | None
+) -> dict[str, Any]:
+    """What was asked for and what was chosen, for the network's notes."""
+    return {
+        "method": task.settings.method,
+        "held_out_db": solved.rounded.scores,
+        "row_steps": network.row_scale,
+        "margin": task.wish.margin,
+        "correct_bias": task.wish.correct_bias,
+        "keep_silence": task.wish.keep_silence,
+        "max_error": None if budget is None else str(budget),
+        "nonzero": task.nonzero,
+        "planes": solved.planes,
+    }
+
+
+def _with_free_planes(task: _Task, first: _Solved) -> _Solved:
+    """The same with second planes where they are free and an output needs them."""
     if first.worst_db >= FREE_DB:
-        return first, []
+        return first
     plan, layers = first.plan, range(len(task.model.layers))
     network = plan.network(first.rounded.work)
     judged = plan.base.judged
@@ -220,15 +234,16 @@ def _with_free_planes(task: _Task, first: _Solved) -> tuple[_Solved, list[str]]:
         if best.worst_db >= FREE_DB:
             break
     if best is first:
-        return first, []
+        return first
     now, then = words_of_planes(network, result, best.planes)
-    return best, [
+    said = (
         f"weights of {', '.join(best.planes)} have 16 bits, as two planes of eight: the worst "
         f"output has {best.worst_db:.1f} dB on the end of calibration, and {first.worst_db:.1f} "
         f"with eight bits; a step fetches about {then:,.0f} instead of {now:,.0f} words of "
         "weights, and a serial link carries its vectors in the time of "
         f"{free_words(network):,.0f}; --planes never leaves them out"
-    ]
+    )
+    return replace(best, said=[said])
 
 
 def _search(
