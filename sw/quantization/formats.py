@@ -33,7 +33,7 @@ from stillnet.sw.network.checks import label_exponent
 from stillnet.sw.network.sequence import Layout, Trace
 from stillnet.sw.util.progress import Progress
 
-from .planes import NOISE, PLANE_BITS, Planes
+from .planes import PLANE_BITS, Planes
 from .scales import choose_scales
 from .sensitivity import Sensitivity, accumulators_of
 from .solvers.hessian import bundles
@@ -285,15 +285,14 @@ class FormatChoice:
             for bundle in bundles(self.model, index):
                 weight = bundle.weight(layer)[::_THIN]
                 sources = [layer.matrices[j].source for j, _ in bundle.parts]
-                paired = {k for k, _ in self.planes.pairs(sources)}
+                paired = self.planes.pairs(sources)
                 ratio, power, fine = [], [], []
-                for k, s in enumerate(sources):
+                for s in sources:
                     size, tokens = self.model.source_size(s), s == INPUT and self.model.one_hot
                     ratio.append(
                         np.full(size, 2.0 ** (self.fraction[s] - self.fraction[sources[0]]))
                     )
-                    left = NOISE if k in paired else 1.0
-                    power.append(np.asarray(self.statistics[s].power, float) * left)
+                    power.append(np.asarray(self.statistics[s].power, float))
                     fine.append(np.full(size, 0.0 if tokens else 4.0 ** -self.fraction[s] / 12))
                 c, p = np.concatenate(ratio), np.concatenate(power)
                 step = best_steps(weight, p, self.bits, c, clip=not paired)[:, None] * c

@@ -31,7 +31,8 @@ PLANE_BITS = 7
 high one at most."""
 
 NOISE = 4.0**-PLANE_BITS
-"""Noise of weights with second planes beside those with one: their step is that much finer."""
+"""Noise of weights with second planes beside those with one: their step is finer by as many bits.
+Vectors have the formats that they have beside one plane, with as much room."""
 
 
 @dataclass(frozen=True)
