@@ -60,8 +60,9 @@ icarus:
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y iverilog >/dev/null; } || \
 		{ echo "iverilog is missing; install Icarus Verilog with your system's packages"; exit 2; }
 
-# A file of tests stays in one process, which generates each engine once.
-PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+# A file of tests stays in one process, which generates each engine once. tests/conftest.py has the
+# order of the files; without the option they would begin with the file of most tests.
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # What needs no compiled simulation.
 QUICK := tests/test_house.py tests/sw/contract tests/sw/network tests/sw/packing/test_pack.py \

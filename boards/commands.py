@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stillnet.boards.build.timing import describe
 from stillnet.boards.build.toolchain import TOOLCHAINS
 from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
@@ -46,12 +48,15 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="hot columns in the block RAM that is left, and the SDRAM at a clock of its own",
     )
+    parser.add_argument(
+        "--paths", action="store_true", help="show the slowest paths, by the blocks at their ends"
+    )
 
 
 def _run_build(args: argparse.Namespace) -> dict[str, Any]:
     if args.list:
         return {"boards": {name: _describe(name) for name in BOARDS}}
-    from stillnet.boards.build.build import build
+    from stillnet.boards.build.build import TimingNotMet, build
 
     target = board(args.board)
     if args.engine_cells:
@@ -67,13 +72,20 @@ def _run_build(args: argparse.Namespace) -> dict[str, Any]:
         target = target.fitted(network) if args.fit else target
         pack(network, target.config())  # refuses a network that does not fit
     with console_progress() as progress:
-        return build(
-            target,
-            args.output or Path("build") / target.name,
-            seeds=args.seeds,
-            force=args.force,
-            progress=progress,
-        )
+        try:
+            return build(
+                target,
+                args.output or Path("build") / target.name,
+                seeds=args.seeds,
+                force=args.force,
+                paths=args.paths,
+                progress=progress,
+            )
+        except TimingNotMet as error:
+            missed, paths = error, error.paths
+    if paths is not None:
+        print(*describe(paths), sep="\n", file=sys.stderr)
+    raise missed
 
 
 def _describe(name: str) -> dict[str, Any]:
@@ -121,6 +133,8 @@ def _show_build(result: dict[str, Any]) -> None:
     extras = [name for name in ("int4", "row_scale", "element_thresholds") if config[name]]
     if extras or len(config["formats"]) > 1:
         print("with " + ", ".join([*extras, "columns " + " or ".join(config["formats"])]))
+    if "paths" in result:
+        print(*describe(result["paths"]), sep="\n")
     print(f"bitstream: {result['bitstream']}" + (" (unchanged)" if result["cached"] else ""))
 
 
@@ -134,6 +148,8 @@ BUILD = Command(
   stillnet build --list
   stillnet build --board ulx3s-85f          build/ulx3s-85f/top.bit and build.json
   stillnet build --board ulx3s-85f --seeds 12
+  stillnet build --board ulx3s-85f --paths
+      what holds its clocks back; all of it in build/ulx3s-85f/paths.json
   stillnet build net.safetensors --board ulx3s-85f --fit -o build/speech
       an engine for a compressed network, no larger than it needs
   stillnet --cells my.py build --board ulx3s-85f --engine-cells my,linear -o build/my

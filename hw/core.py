@@ -11,6 +11,7 @@ from amaranth.lib.wiring import Flow, In, Member, Out, connect
 
 from stillnet.hw.host.axi_lite import AxiLiteRegisters, axi_lite_slave_members
 from stillnet.hw.memory.axi4 import Axi4ReadMaster, axi4_master_members
+from stillnet.hw.memory.port import LENGTH_BITS
 from stillnet.hw.memory.ram import RamPort
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
@@ -20,7 +21,6 @@ from .engine import Engine
 
 __all__ = ["Core", "Port", "axi_address_bits", "core_ports"]
 
-LENGTH_BITS = 16
 OUTSTANDING = 32
 """Read bursts that an AXI core may have outstanding. Short columns are short bursts, so it takes
 many of them to hide the latency of the memory. The limit costs a counter and no storage."""

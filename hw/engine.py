@@ -368,7 +368,7 @@ class Engine(wiring.Component):
                     m.d.sync += [r.loaded.eq(0), s.started.eq(0), r.load_wanted.eq(0), start.eq(1)]
                     m.next = "LOAD"
                 with m.Elif(r.clear_wanted & r.loaded & s.may_stop):
-                    m.d.sync += [r.clear_wanted.eq(0), r.clearing.eq(1), s.sweep.eq(0)]
+                    m.d.sync += [r.clear_wanted.eq(0), r.clearing.eq(1)]
                     m.next = "CLEAR"
                 with m.Elif(r.clear_wanted & ~r.loaded):
                     m.d.sync += r.clear_wanted.eq(0)
@@ -376,7 +376,7 @@ class Engine(wiring.Component):
                 m.d.sync += [r.error.eq(load.error), r.input_threshold.eq(b.loader.threshold)]
                 m.next = "RUN"
                 with m.If(load.error == Error.NONE):
-                    m.d.sync += [r.clearing.eq(1), s.sweep.eq(0)]
+                    m.d.sync += r.clearing.eq(1)
                     m.next = "CLEAR"
             with m.State("CLEAR"):
                 m.d.sync += s.sweep.eq(s.sweep + 1)
@@ -387,6 +387,8 @@ class Engine(wiring.Component):
                 m.d.sync += [r.clearing.eq(0), r.loaded.eq(1), s.started.eq(1)]
                 m.next = "RUN"
         m.d.comb += s.sweeping.eq(control.ongoing("CLEAR"))
+        with m.If(~s.sweeping):
+            m.d.sync += s.sweep.eq(0)
 
     def _end_restore(self, m: Module, b: _Blocks, r: Registers, s: _Signals) -> None:
         """A restore ends when all cells of its step are encoded."""
@@ -477,16 +479,20 @@ class Engine(wiring.Component):
         m.d.sync += sum_late.eq(Array(fours)[place[2:]] if len(fours) > 1 else fours[0])
         inputs, hosts = b.input_encoder, b.write_back.hosts
         one_hot = b.loader.input.mode[1]
+        # So has what comes out of the encoders' memories.
+        late = [Data(signed(ACTIVATION_BITS), name=f"reference_late{k}") for k in range(3)]
+        memories = (inputs.host, hosts[0], hosts[-1])
+        m.d.sync += [value.eq(host.read) for value, host in zip(late, memories)]
         value = Signal(32, name="state_value")
         with m.Switch(r.state_region):
             with m.Case(Region.ACCUMULATOR):
                 m.d.comb += value.eq(sum_late)
             with m.Case(Region.REFERENCE):
-                m.d.comb += value.eq(hosts[0].read.as_signed())
+                m.d.comb += value.eq(late[1])
             with m.Case(Region.REFERENCE_SECOND):
-                m.d.comb += value.eq(hosts[-1].read.as_signed())
+                m.d.comb += value.eq(late[2])
             with m.Case(Region.INPUT):
-                m.d.comb += value.eq(Mux(one_hot, inputs.token.token, inputs.host.read.as_signed()))
+                m.d.comb += value.eq(Mux(one_hot, inputs.token.token, late[0]))
             with m.Default():
                 m.d.comb += value.eq(b.cells.host.read.as_signed())
         return value

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST_FIRST
+
 ROOT = Path(__file__).parents[1]
 TOPS = ("hw", "sw", "sim", "boards")
 
@@ -300,3 +302,9 @@ def private_uses(path: Path) -> Iterator[str]:
 def test_private_names_stay_in_their_module(top: str) -> None:
     wrong = [use for path in sources(top).values() for use in private_uses(path)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_long_files_are_there() -> None:
+    """``tests/conftest.py`` names those that begin first."""
+    gone = [name for name in LONGEST_FIRST if not (ROOT / "tests" / f"{name}.py").is_file()]
+    assert not gone and len(set(LONGEST_FIRST)) == len(LONGEST_FIRST)

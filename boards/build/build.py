@@ -21,9 +21,10 @@ from stillnet.sw.util.files import write_atomically
 
 from .block_ram import absorb_output_registers
 from .floorplan import place_store
+from .timing import path_table, read_sdf
 from .toolchain import ECP5, TOOLCHAINS, Toolchain
 
-__all__ = ["build", "design", "place_and_route", "tool"]
+__all__ = ["TimingNotMet", "build", "design", "place_and_route", "tool"]
 
 SEEDS = 6
 NETLIST_VERSION = 1
@@ -31,7 +32,24 @@ NETLIST_VERSION = 1
 ROUTER_TIMEOUT = 1800
 """Seconds after which a seed counts as not routable: router2 may never end."""
 
+PATHS, DELAYS = "paths.json", "top.sdf"
+"""Of a build that was asked for its slow paths: these, and nextpnr's delays."""
+
 Progress = Callable[[str, int, int], None]
+
+
+class TimingNotMet(StillnetError):
+    """No seed reaches the clock.
+
+    Attributes
+    ----------
+    paths : dict or None
+        Those that are too slow, as :func:`.path_table` gives them; None where not asked for.
+    """
+
+    def __init__(self, message: str, paths: dict[str, Any] | None) -> None:
+        super().__init__(message)
+        self.paths = paths
 
 
 def tool(name: str) -> str:
@@ -238,20 +256,28 @@ def place_and_route(
 
 
 def _best_seed(
-    board: Board, output: Path, device: Any, seeds: int, progress: Progress
+    board: Board, output: Path, device: Any, seeds: int, paths: bool, progress: Progress
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Places and routes with one seed after the other until the timing is met.
 
-    Gives the best of them (margin, seed, report), and what each of them reached.
+    Gives the best of them (margin, seed, report), and what each of them reached. With ``paths`` its
+    delays are left in the folder.
     """
     chain = TOOLCHAINS[board.family]
     clock_mhz = board.clock_hz / 1e6
     best: dict[str, Any] | None = None
     tried = []
+    delays = output / f"{DELAYS}.part"
     for seed in range(1, seeds + 1):
         try:
             report = place_and_route(
-                output, device, target_mhz=clock_mhz, seed=seed, progress=progress, chain=chain
+                output,
+                device,
+                target_mhz=clock_mhz,
+                seed=seed,
+                progress=progress,
+                options=("--sdf", delays.name) if paths else (),
+                chain=chain,
             )
         except TimeoutError:
             tried.append({"seed": seed, "fmax_mhz": None})
@@ -261,8 +287,11 @@ def _best_seed(
         tried.append({"seed": seed, "fmax_mhz": slowest["fmax_mhz"]})
         if best is None or margin > best["margin"]:
             best = {"margin": margin, "seed": seed, "report": report}
+            if paths:
+                delays.replace(output / DELAYS)
         if margin >= 1:
             break
+    delays.unlink(missing_ok=True)
     if best is None:
         raise StillnetError(
             f"board '{board.name}': the router did not end with any of {seeds} seeds; try more "
@@ -277,6 +306,7 @@ def build(
     *,
     seeds: int = SEEDS,
     force: bool = False,
+    paths: bool = False,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Builds a board's bitstream, or finds that the one in ``output`` is of the same design.
@@ -293,17 +323,19 @@ def build(
         How many to try.
     force : bool
         Build even where nothing has changed.
+    paths : bool
+        Find the slowest paths; also writes ``paths.json``, and ``top.sdf`` with all delays.
 
     Returns
     -------
     dict
         The content of ``build.json``: board, device, timing_met, clocks {name: {fmax_mhz,
         target_mhz}}, comb, ff, dsp, ram, seeds, digest, fingerprint, image_version,
-        bitstream, config.
+        bitstream, config. With ``paths`` also those, as :func:`.path_table` gives them.
 
     Raises
     ------
-    StillnetError
+    TimingNotMet
         If no seed meets the timing, by how much, and what to try.
     """
     if seeds < 1:
@@ -314,22 +346,21 @@ def build(
     progress("design", 1, 1)
     record = output / "build.json"
     bitstream = output / chain.bitstream
+    slow_paths = output / PATHS
     if not force and record.is_file() and bitstream.is_file():
-        try:
-            result = json.loads(record.read_text())
-        except json.JSONDecodeError:
-            result = {}
-        if result.get("digest") == digest and result.get("timing_met"):
-            return {**result, "cached": True}
+        result, found = _read_json(record), _read_json(slow_paths) if paths else {}
+        known = result.get("digest") == digest and result.get("timing_met")
+        if known and (found or not paths):
+            return {**result, **({"paths": found} if paths else {}), "cached": True}
     output.mkdir(parents=True, exist_ok=True)
-    for stale in (record, bitstream):
+    for stale in (record, bitstream, slow_paths, output / DELAYS):
         stale.unlink(missing_ok=True)
     device = json.loads(files.pop("device"))
     for name, content in files.items():
         (output / name).write_bytes(content)
     _synthesize(output, device, progress, chain)
 
-    best, tried = _best_seed(board, output, device, seeds, progress)
+    best, tried = _best_seed(board, output, device, seeds, paths, progress)
     used = chain.used(best["report"], output / f"nextpnr.{best['seed']}.log")
     config = board.config()
     met = best["margin"] >= 1
@@ -358,16 +389,29 @@ def build(
             pass
         progress("bitstream", 1, 1)
     write_atomically(record, (json.dumps(result, indent=2) + "\n").encode())
+    table = None
+    if paths:
+        table = path_table(read_sdf(output / DELAYS), best["report"], chain.clock_name)
+        write_atomically(slow_paths, (json.dumps(table, indent=2) + "\n").encode())
     for leftover in output.glob(chain.placed.format("*")):
         leftover.unlink()
     if not met:
         worst = min(result["clocks"].values(), key=lambda c: c["fmax_mhz"] / c["target_mhz"])
-        raise StillnetError(
+        raise TimingNotMet(
             f"board '{board.name}' does not meet timing: {worst['fmax_mhz']:.1f} MHz of "
             f"{worst['target_mhz']:.1f} MHz wanted, the best of {len(tried)} seeds; try more with "
-            f"--seeds {2 * seeds}, or a slower clock with --clock (report: {record})"
+            f"--seeds {2 * seeds}, or a slower clock with --clock (report: {record})",
+            table,
         )
-    return {**result, "cached": False}
+    return {**result, **({"paths": table} if paths else {}), "cached": False}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a build wrote, or nothing where it is not whole."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def _synthesize(folder: Path, device: list[str], progress: Progress, chain: Toolchain) -> None:

@@ -39,7 +39,7 @@ class _Signals:
         width = config.cell_width
         # -- the run
         self.active = Signal()  # a run is in progress
-        self.over = Signal()  # nothing more is issued; the address pipeline empties
+        self.over = Signal()  # the run has just ended
         self.bias = Signal()  # the run is a bias: a row that no list holds
         self.rows_left = Data(16)  # rows not completely issued
         self.rows_done = Signal(16)
@@ -92,7 +92,7 @@ class ColumnFetcher(wiring.Component):
     Members
     -------
     runs : In(stream of ``run_layout``)
-        Taken when the run is over.
+        Taken when the run is over. The payload then stays for three cycles.
     rows_done : Out
         Rows of the run that were fetched, valid as it is taken.
     list_input, list_hidden, list_second : Out(ListReadSignature)
@@ -127,7 +127,7 @@ class ColumnFetcher(wiring.Component):
                     if config.second_threshold
                     else {}
                 ),
-                "reads": Out(stream.Signature(read_request_layout(config.tier_bits, 16))),
+                "reads": Out(stream.Signature(read_request_layout(config.tier_bits))),
                 "columns": Out(stream.Signature(column_layout(config))),
                 "word_taken": In(1),
                 "column_done": In(1),
@@ -281,16 +281,15 @@ class ColumnFetcher(wiring.Component):
                 m.d.sync += [s.active.eq(0), s.over.eq(1), s.stages.eq(0)]
 
     def _begin_run(self, m: Module, s: _Signals) -> None:
-        """The next run begins, and is taken from the stream three cycles after its end."""
+        """The next run begins. It is taken from the stream as it ends, though its columns need what
+        it says for some cycles more: the scheduler changes nothing so soon."""
         run = self.runs.payload
         begin = Signal()
         begin_words = Mux(run.words >= YIELD_WORDS, YIELD_WORDS, run.words[: len(s.run_words)])
-        drain = Signal(3)
-        empty = Signal()  # the third cycle of ``drain``
         m.d.comb += [
             begin.eq(self.runs.valid & ~s.active & ~s.over),
             self.rows_done.eq(s.rows_done),
-            self.runs.ready.eq(empty),
+            self.runs.ready.eq(s.over),
         ]
         with m.If(begin):
             m.d.sync += [
@@ -304,7 +303,6 @@ class ColumnFetcher(wiring.Component):
                 s.bias.eq(run.bias),
                 s.stages.eq(Mux(run.bias, 1 << (LIST_READ_LATENCY - 1), 0)),
                 s.spent.eq(0),
-                drain.eq(0),
             ]
         with m.If(~s.active):
             m.d.sync += [
@@ -312,10 +310,7 @@ class ColumnFetcher(wiring.Component):
                 s.unread.eq(run.rows),
                 s.some_unread.eq(~run.bias & (run.rows != 0)),
             ]
-        m.d.sync += empty.eq(s.over & drain[1] & ~drain[2])
         with m.If(s.over):
-            m.d.sync += drain.eq(Cat(1, drain))
-        with m.If(self.runs.ready):
             m.d.sync += s.over.eq(0)
 
     # -- address: base + index * words, in three stages -------------------------------------------

@@ -39,8 +39,8 @@ class _Signals:
         Word within its slot; slot of the header or of the descriptors; their number.
     take, want, captured
         A word is taken; wanted; a record is in ``value``.
-    in_tables, summing
-        Slots are those of descriptors; words are entries of tables, or are only summed up.
+    in_tables, recording, summing
+        Slots are those of descriptors; words are parts of records; they are summed up.
     request, words_left, none_left, chunk_left
         The read that is made; words still to be asked for; there are none; words of this read.
     word_digits, digits, digits_left
@@ -66,7 +66,7 @@ class _Signals:
         self.take = Signal()
         self.want = Signal()
         self.in_tables = Signal()
-        self.summing = Signal()
+        self.recording, self.summing = Signal(), Signal()
         self.layer_slots = Signal(10)
         self.is_layer = Data()
         # From the header.
@@ -85,7 +85,7 @@ class _Signals:
         self.tables_at = Data(config.address_bits)
         self.error = Signal(Error)
         # Reads.
-        self.request = Data(read_request_layout(config.address_bits, 16))
+        self.request = Data(read_request_layout(config.address_bits))
         self.words_left = Signal.like(self.words_total)
         self.none_left = Data()  # late, but it is used long after ``words_left`` has changed
         self.chunk_left = Signal(range(CHUNK_WORDS + 1))
@@ -143,7 +143,7 @@ class ImageLoader(wiring.Component):
         super().__init__(
             {
                 "control": In(LoadControlSignature(config)),
-                "reads": Out(stream.Signature(read_request_layout(config.address_bits, 16))),
+                "reads": Out(stream.Signature(read_request_layout(config.address_bits))),
                 "words": In(stream.Signature(unsigned(config.word_bits))),
                 "memory_error": In(1),
                 "descriptors": Out(DescriptorWriteSignature()),
@@ -186,6 +186,7 @@ class ImageLoader(wiring.Component):
             self._entries(m, x)
         if self._config.hot_words:
             # Steady long before they are used: the tables are read in between.
+            m.d.comb += self.fill.data.eq(self.words.payload)
             m.d.sync += [
                 x.hot_left.eq(x.words_total - x.hot_at),
                 x.hot_too_much.eq(x.hot_left > self._config.hot_words),
@@ -208,7 +209,9 @@ class ImageLoader(wiring.Component):
         """The first words of a slot are a record; the others are padding."""
         part = min(32, self._config.word_bits)
         m.d.sync += x.captured.eq(0)
-        with m.If(x.take & ~x.summing):
+        with m.If(x.take):
+            m.d.sync += x.chunk_left.eq(x.chunk_left - 1)
+        with m.If(x.take & x.recording):
             m.d.sync += x.word.eq(Mux(x.word == x.slot_words - 1, 0, x.word + 1))
             for k in range(x.record_words):
                 with m.If(x.word == k):
@@ -302,9 +305,12 @@ class ImageLoader(wiring.Component):
             crc.valid.eq(x.digits_left != 0),
             crc.data.eq(Mux(x.in_record, 0, x.word_digits[:sum_bits])),
         ]
+        # Whatever the words are while no more than a digit is left: the latest counts.
+        m.d.sync += x.word_digits.eq(
+            Mux(x.few_digits, self.words.payload, x.word_digits >> sum_bits)
+        )
         with m.If(x.digits_left != 0):
             m.d.sync += [
-                x.word_digits.eq(x.word_digits >> sum_bits),
                 x.digits_left.eq(x.digits_left - 1),
                 x.few_digits.eq(x.digits_left <= 2),
             ]
@@ -314,6 +320,9 @@ class ImageLoader(wiring.Component):
                 m.d.sync += x.in_record.eq(1)
             with m.If(place == crc_end - 1):
                 m.d.sync += x.in_record.eq(0)
+        with m.If(x.take & x.summing):
+            digits = self._config.word_bytes * x.digits
+            m.d.sync += [x.digits_left.eq(digits), x.few_digits.eq(digits <= 1)]
 
     # -- tables -----------------------------------------------------------------------------------
 
@@ -331,6 +340,9 @@ class ImageLoader(wiring.Component):
                 x.listed_left.eq(x.listed_left - 1),
                 number.eq(entries.index + 1),
             ]
+        # Whatever the words are: those of a table are the latest when they count.
+        with m.Elif(x.take):
+            m.d.sync += x.listed.eq(Cat(x.listed[self._config.word_bits :], self.words.payload))
 
     # -- the steps of a load ----------------------------------------------------------------------
 
@@ -340,6 +352,7 @@ class ImageLoader(wiring.Component):
             with m.If(self.control.start):
                 m.d.sync += [
                     self.control.busy.eq(1),
+                    x.recording.eq(1),
                     x.summing.eq(0),
                     x.request.address.eq(self.control.base),
                     x.request.length.eq(header_slots * x.slot_words),
@@ -416,7 +429,7 @@ class ImageLoader(wiring.Component):
             x.words_left.eq(x.table_slots * x.slot_words),
             x.none_left.eq(x.table_slots == 0),
             x.request.address.eq(x.tables_at + x.tables * x.slot_words),
-            x.summing.eq(1),
+            x.recording.eq(0),
         ]
         m.next = "TABLE"
 
@@ -427,6 +440,7 @@ class ImageLoader(wiring.Component):
                 x.request.address.eq(self.control.base),
                 x.place_in_image.eq(0),
                 x.in_record.eq(0),
+                x.recording.eq(0),
                 x.summing.eq(1),
             ]
             m.next = "SUM_START"
@@ -467,11 +481,7 @@ class ImageLoader(wiring.Component):
         with m.State("TABLE_WORDS"):
             m.d.comb += x.want.eq((x.listed_left <= 1) & (x.chunk_left != 0))
             with m.If(x.take):
-                m.d.sync += [
-                    x.listed.eq(Cat(x.listed[self._config.word_bits :], self.words.payload)),
-                    x.piece.eq(x.piece + 1),
-                    x.chunk_left.eq(x.chunk_left - 1),
-                ]
+                m.d.sync += x.piece.eq(x.piece + 1)
                 with m.If(x.piece == x.pieces - 1):
                     m.d.sync += [x.listed_left.eq(x.entries), x.piece.eq(0)]
             with m.If((x.chunk_left == 0) & (x.listed_left == 0)):
@@ -481,16 +491,9 @@ class ImageLoader(wiring.Component):
         """Copies the last words of the image to the hot store."""
         self._chunk(m, x, "HOT", "HOT_WORDS")
         with m.State("HOT_WORDS"):
-            m.d.comb += [
-                x.want.eq(x.chunk_left != 0),
-                self.fill.write.eq(x.take),
-                self.fill.data.eq(self.words.payload),
-            ]
+            m.d.comb += [x.want.eq(x.chunk_left != 0), self.fill.write.eq(x.take)]
             with m.If(x.take):
-                m.d.sync += [
-                    x.chunk_left.eq(x.chunk_left - 1),
-                    self.fill.address.eq(self.fill.address + 1),
-                ]
+                m.d.sync += self.fill.address.eq(self.fill.address + 1)
             with m.If(x.chunk_left == 0):
                 m.next = "HOT"
 
@@ -501,13 +504,6 @@ class ImageLoader(wiring.Component):
         self._chunk(m, x, "SUM", "SUM_WORDS")
         with m.State("SUM_WORDS"):
             m.d.comb += x.want.eq(x.few_digits & (x.chunk_left != 0))
-            with m.If(x.take):
-                m.d.sync += [
-                    x.word_digits.eq(self.words.payload),
-                    x.digits_left.eq(self._config.word_bytes * x.digits),
-                    x.few_digits.eq(self._config.word_bytes * x.digits <= 1),
-                    x.chunk_left.eq(x.chunk_left - 1),
-                ]
             with m.If((x.chunk_left == 0) & (x.digits_left == 0)):
                 m.next = "SUM"
                 with m.If(x.none_left):

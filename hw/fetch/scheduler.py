@@ -116,6 +116,7 @@ class _Signals:
         self.scanning = Signal()
         self.at_end = Signal()  # ``scan`` is the last matrix
         self.scan_end = Data()  # a cycle later
+        self.setting = Signal()  # ``matrix`` gets its first state
         # -- only where cells read each other
         self.every = Signal(init=1)  # ``scan`` goes through the matrices
         self.probing = Signal()  # ``scan`` is the matrix of the run before
@@ -253,6 +254,7 @@ class Scheduler(wiring.Component):
         self._movement(m, s)
         self._pass_end(m, s)
         m.d.comb += [self.runs.payload.eq(s.run), self.runs.valid.eq(s.run_valid)]
+        self._set_matrix(m, s)
         with m.FSM():
             self._setup_states(m, s)
             self._scan_states(m, s)
@@ -606,6 +608,17 @@ class Scheduler(wiring.Component):
 
     # -- states -----------------------------------------------------------------------------------
 
+    def _set_matrix(self, m: Module, s: _Signals) -> None:
+        """The first state of the matrix at ``scan``."""
+        m.d.sync += s.setting.eq(0)
+        with m.If(s.setting):
+            self._write_position(m, s, s.scan, 0)
+            # A recurrence finds the empty vector of "step -1"; other matrices find nothing.
+            m.d.sync += [
+                s.seen.bit_select(s.scan, 1).eq(s.matrix.recurrent),
+                s.finished.bit_select(s.scan, 1).eq(1),
+            ]
+
     def _setup_states(self, m: Module, s: _Signals) -> None:
         """After a reset: the state of every matrix, then that of every layer."""
         with m.State("STOPPED"):
@@ -616,16 +629,11 @@ class Scheduler(wiring.Component):
                     m.d.sync += [s.short.eq(0), s.first.eq(0)]
                 m.next = "SETUP"
         with m.State("SETUP"):
+            # Two cycles per matrix, so that a register can look at ``scan``.
+            m.d.sync += s.setting.eq(1)
             m.next = "SETUP_WRITE"
         with m.State("SETUP_WRITE"):
-            # Two cycles per matrix, so that a register can look at ``scan``.
-            self._write_position(m, s, s.scan, 0)
-            # A recurrence finds the empty vector of "step -1"; other matrices find nothing.
-            m.d.sync += [
-                s.seen.bit_select(s.scan, 1).eq(s.matrix.recurrent),
-                s.finished.bit_select(s.scan, 1).eq(1),
-                s.scan.eq(s.scan + 1),
-            ]
+            m.d.sync += s.scan.eq(s.scan + 1)
             if self._chains:
                 m.d.comb += s.biases.write.eq(s.is_bias & ~s.matrix.recurrent)
                 with m.If(s.is_bias):

@@ -217,15 +217,20 @@ class FlashBoot(wiring.Component):
         foreign, oversize = Signal(), Signal()
         words = Signal(range(limit + 1))
 
-        m.d.comb += [reader.address.eq(self._offset), bus.write_data.eq(window[-8 * unit :])]
+        start = Signal()  # from a register, as the flash's pins are far
+        m.d.comb += [
+            reader.address.eq(self._offset),
+            reader.start.eq(start),
+            bus.write_data.eq(window[-8 * unit :]),
+        ]
         m.d.sync += [
+            start.eq(0),
             whole.eq(place[: unit.bit_length() - 1] == 0),
             complete.eq(count == total),
         ]
         with m.FSM():
             with m.State("WAKE"), m.If(reader.awake & self.ready):
-                m.d.comb += reader.start.eq(1)
-                m.d.sync += bus.address.eq(Register.MEMORY_ADDRESS)
+                m.d.sync += [start.eq(1), bus.address.eq(Register.MEMORY_ADDRESS)]
                 m.next = "BASE"
 
             # The image goes to word 0, and the engine reads it there.

@@ -181,8 +181,9 @@ class SpiFlashReader(wiring.Component):
                 m.d.comb += bits_next.eq(8)
                 m.next = "READ"
             with m.State("READ"):
-                # While the clock stays high, the flash holds the last bit.
-                m.d.comb += stall.eq(final & self.bytes.valid & ~self.stop)
+                # While the clock stays high, the flash holds the last bit. From a register: that
+                # bit has two cycles or more, and no byte comes within them.
+                m.d.sync += stall.eq(final & self.bytes.valid & ~self.stop)
                 with m.If(last):
                     m.d.comb += bits_next.eq(8)
                     m.d.sync += [

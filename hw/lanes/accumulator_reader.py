@@ -15,7 +15,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.data_register import Data, copies
 from stillnet.hw.parts.interfaces import (
     HoldSignature,
     PeekSignature,
@@ -27,12 +27,23 @@ from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
-from stillnet.sw.contract.stages import COMMIT_CYCLES, READ_LATENCY, SPARSE_READ_LATENCY
+from stillnet.sw.contract.stages import COMMIT_CYCLES
 
 __all__ = ["AccumulatorReader"]
 
 QUARTERS = 4
 """Parts of an accumulator that have buffers of their own, so that no pointer reaches far."""
+
+
+class _Side:
+    """Words of the block that lie in one half bank: every second, or all where there is one."""
+
+    def __init__(self, config: EngineConfig, number: int) -> None:
+        gates = range(max(2, Shapes(config).gates))
+        self.wanted = Signal(name=f"wanted{number}")  # there is one that was not taken
+        self.more = Signal(name=f"more{number}")  # and another one
+        self.gate = Signal(gates, name=f"side_gate{number}")  # of the next one
+        self.taken = Signal(name=f"taken{number}")
 
 
 class _Signals:
@@ -41,25 +52,22 @@ class _Signals:
     def __init__(self, config: EngineConfig) -> None:
         shapes, depth = Shapes(config), config.prefetch_blocks
         groups = config.multipliers // config.cell_width
-        # -- the command, and the word that is read next
+        # -- the command, and the block that is read next
         self.command = Data(read_command_layout(config))
         self.accept = Signal()  # a command is taken
         self.active = Signal()
-        self.asking = Signal()  # the command has reads that are not on their way yet
+        self.asking = Signal()  # the command has blocks that were not begun
         self.open, self.open_next = Signal(), Signal()  # the block, the next block may be read
         self.block = Data(shapes.block)
-        self.gate = Signal(range(max(2, shapes.gates)))
-        self.gate_last, self.block_last = Signal(), Signal()
-        self.base = Data(shapes.accumulator_address)
-        self.place = Signal(shapes.accumulator_address)
+        self.block_last = Signal()
+        self.base = Data(shapes.accumulator_address)  # place of the block's first word
         self.left = Data(shapes.unit)  # units of this block and the later ones
-        self.may_ask = Signal()
-        self.asked_block = Signal()  # the last word of a block is asked for
-        # -- the read on its way; it starts from registers, because its address reaches the
-        # memories of all lanes
-        self.granted = Signal()
-        self.read_gate = Signal(range(max(2, shapes.gates)))
-        self.read_gate_last, self.read_last = Signal(), Signal()
+        self.begin = Signal()  # of the block
+        # -- the block that is being read; its reads start from registers, because their rows reach
+        # the memories of all lanes
+        self.sides = [_Side(config, k) for k in range(shapes.banks)]
+        self.block_done = Signal()  # its last word is taken
+        self.read_last = Signal()  # it is the command's last block
         self.read_short = Signal(range(config.multipliers + 1))
         # -- a word that arrives at the buffer
         # By gate, from registers, because each reaches all memories of its gate.
@@ -79,11 +87,13 @@ class _Signals:
         self.group = Signal(range(max(2, groups)))
         self.group_last = Signal()
         self.group_last_next = Signal()
-        self.take = Signal()  # it is the last one of its block, and goes
-        # Hundreds of registers depend on these, so they are registers themselves: what the output
-        # will do is known a cycle before. One of the two is inverted, or synthesis would merge
-        # them.
-        self.advance, self.hold, self.advance_next = Signal(init=1), Signal(), Signal()
+        # It is the last one of its block, and goes; the inverse for half of the pointers.
+        self.take, self.keep = Signal(), Signal(init=1)
+        # Hundreds of registers depend on whether it moves on, so that is in registers itself, one
+        # for each quarter of the sums: what the output will do is known a cycle before.
+        self.advance_next = Signal()
+        self.moves: list[Any] = []
+        self.advance: Any = 0  # the first of them
         # A group is chosen in two steps: four groups of a block become one, then one of those.
         self.near = min(groups, 4)
         far = range(max(2, groups // self.near))
@@ -138,10 +148,14 @@ class AccumulatorReader(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         s = _Signals(self._config)
+        s.moves = copies(m, s.advance_next, "move", init=1)
+        s.advance = s.moves[0]
         self._follow_columns(m, s)
-        self._next_word(m, s)
-        self._ask(m, s)
-        self._advance_word(m, s)
+        self._begin_block(m, s)
+        self._next_block(m, s)
+        for k in range(len(s.sides)):
+            self._side(m, s, k)
+        self._choose(m, s)
         self._commands(m, s)
         self._arrive(m, s)
         self._count_blocks(m, s)
@@ -153,16 +167,16 @@ class AccumulatorReader(wiring.Component):
         self._next_group(m, s)
         return m
 
-    # -- fetch side: one accumulator word after the other -----------------------------------------
+    # -- fetch side: one block after the other ----------------------------------------------------
 
     def _follow_columns(self, m: Module, s: _Signals) -> None:
         """Whether a block and the one after it may be read, from what was known a cycle ago."""
         sequence, progress = self.progress.sequence, self.progress.block
-        for i in range(COMMIT_CYCLES - 1):
+        for i in range(COMMIT_CYCLES - 2):
             later_block = Signal.like(progress, name=f"block{i}", reset_less=True)
             m.d.sync += later_block.eq(progress)
             progress = later_block
-            if i < COMMIT_CYCLES - 2:
+            if i < COMMIT_CYCLES - 3:
                 later = Signal.like(sequence, name=f"sequence{i}", reset_less=True)
                 m.d.sync += later.eq(sequence)
                 sequence = later
@@ -180,83 +194,105 @@ class AccumulatorReader(wiring.Component):
             s.open_next.eq(through | (at_last & (s.block + 1 < progress))),
         ]
 
-    def _next_word(self, m: Module, s: _Signals) -> None:
-        """Where the next word stands."""
-        command = s.command
-        gate_base = Signal(len(s.base))  # where gates lie one after the other
-        if self._config.sparse:
-            with m.If(s.may_ask):
-                m.d.sync += gate_base.eq(Mux(s.gate_last, s.base + 1, gate_base + command.blocks))
-            with m.If(s.accept):
-                m.d.sync += gate_base.eq(self.commands.payload.base)
-        m.d.comb += [
-            s.gate_last.eq(s.gate == command.stride - 1),
-            s.block_last.eq(s.block == command.blocks - 1),
-            s.place.eq(gate_base if self._config.sparse else s.base + s.gate),
-        ]
-
-    def _ask(self, m: Module, s: _Signals) -> None:
-        """A read is asked for once its block is open and has a place in the buffer."""
+    def _begin_block(self, m: Module, s: _Signals) -> None:
+        """A block's reads are asked for once it is open and has a place in the buffer."""
         fresh = Signal()  # what may be read is still that of the previous command
         moved = Signal()  # what may be read is still that of the block before
-        may_read = Mux(moved, s.open_next, s.open)
+        free = ~self.sums.valid.any() | s.block_done
         m.d.comb += [
-            s.may_ask.eq(s.asking & may_read & s.some_free & (~self.sums.valid | s.granted)),
-            s.granted.eq(self.sums.valid & self.sums.ready),
-            s.asked_block.eq(s.may_ask & s.gate_last),
+            s.begin.eq(s.asking & Mux(moved, s.open_next, s.open) & s.some_free & free),
+            s.block_last.eq(s.block == s.command.blocks - 1),
             self.hold.layer.eq(s.command.layer),
             self.hold.step.eq(s.command.step),
             self.hold.active.eq(s.active),
             self.hold.sequence.eq(s.command.sequence),
         ]
-        m.d.sync += [fresh.eq(0), moved.eq(s.asked_block)]
-        with m.If(s.granted):
-            m.d.sync += self.sums.valid.eq(0)
-            with m.If(s.read_gate_last):
-                m.d.sync += self.hold.block.eq(self.hold.block + 1)
-        with m.If(s.may_ask & s.gate_last & s.block_last):
+        m.d.sync += [fresh.eq(0), moved.eq(s.begin)]
+        with m.If(s.block_done):
+            m.d.sync += self.hold.block.eq(self.hold.block + 1)
+        with m.If(s.begin & s.block_last):
             m.d.sync += s.asking.eq(0)
         with m.Elif(fresh):
             m.d.sync += s.asking.eq(~s.command.skip)
         with m.If(s.accept):
             m.d.sync += fresh.eq(1)
 
-    def _advance_word(self, m: Module, s: _Signals) -> None:
-        """The read goes into its registers, and the next word is looked at."""
-        config, command, sums = self._config, s.command, self.sums
-        block_units = config.multipliers
-        bank = s.place[0] if config.sparse else s.place[0] ^ (s.block[0] & ~command.stride[0])
-        with m.If(s.may_ask):
+    def _next_block(self, m: Module, s: _Signals) -> None:
+        """The next block is looked at."""
+        units = self._config.multipliers
+        with m.If(s.begin):
             m.d.sync += [
-                sums.valid.eq(1),
-                sums.address.eq(s.place[1:]),
-                sums.inverse.eq(~s.place[1:]),
-                sums.bank.eq(bank),
-                s.read_gate.eq(s.gate),
-                s.read_gate_last.eq(s.gate_last),
-                s.read_last.eq(s.gate_last & s.block_last),
-                s.read_short.eq(Mux(s.left > block_units, block_units, s.left)),
-                s.gate.eq(s.gate + 1),
+                s.read_last.eq(s.block_last),
+                s.read_short.eq(Mux(s.left > units, units, s.left)),
+                s.block.eq(s.block + 1),
+                s.base.eq(s.base + (1 if self._config.sparse else s.command.stride)),
+                s.left.eq(s.left - units),
             ]
-            with m.If(s.gate_last):
-                m.d.sync += [
-                    s.gate.eq(0),
-                    s.block.eq(s.block + 1),
-                    s.base.eq(s.base + (1 if config.sparse else command.stride)),
-                    s.left.eq(s.left - block_units),
-                ]
+
+    def _side(self, m: Module, s: _Signals, k: int) -> None:
+        """The words of a half bank, one after the other."""
+        command, side, sums = s.command, s.sides[k], self.sums
+        banks = len(s.sides)
+        # Two gates that follow each other lie in different banks; even strides are turned over in
+        # odd blocks. Where there is one bank, gates lie one behind the other.
+        first: Any = 0
+        step: Any = command.blocks
+        if banks == 2:
+            first, step = Signal(name=f"first{k}"), 1
+            turned = s.block[0] & ~command.stride[0]
+            m.d.comb += first.eq(s.base[0] ^ turned ^ k)
+        row, following = Data(len(sums.rows[k]), name=f"row{k}"), Signal(len(sums.rows[k]))
+        inverse = Data(len(row), name=f"inverse{k}")
+        m.d.comb += [
+            following.eq(row + step),
+            side.taken.eq(sums.taken & (sums.bank == k)),
+            sums.valid[k].eq(side.wanted),
+            sums.rows[k].eq(row),
+            sums.inverses[k].eq(inverse),
+        ]
+        with m.If(side.taken):
+            m.d.sync += [
+                row.eq(following),
+                inverse.eq(~following),
+                side.wanted.eq(side.more),
+                side.gate.eq(side.gate + banks),
+                side.more.eq(side.gate + 2 * banks < command.stride),
+            ]
+        begin = Signal(len(row), name=f"begin{k}")
+        m.d.comb += begin.eq(s.base if banks == 1 else s.base[1:] + (s.base[0] & first))
+        with m.If(s.begin):
+            m.d.sync += [
+                row.eq(begin),
+                inverse.eq(~begin),
+                side.wanted.eq(command.stride > first),
+                side.gate.eq(first),
+                side.more.eq(command.stride > first + banks),
+            ]
         with m.If(self.peek.valid):
-            m.d.sync += [
-                sums.address.eq(self.peek.address[1:]),
-                sums.inverse.eq(~self.peek.address[1:]),
-                sums.bank.eq(self.peek.address[0]),
-            ]
+            host = self.peek.address[banks - 1 :]
+            m.d.sync += [row.eq(host), inverse.eq(~host)]
+
+    def _choose(self, m: Module, s: _Signals) -> None:
+        """One read a cycle, of a bank that the columns leave free; the banks take turns."""
+        sums, sides = self.sums, s.sides
+        able = Signal(len(sides))
+        m.d.comb += [able.eq(sums.valid & sums.ready), sums.taken.eq(able.any())]
+        left: Any = sides[0].wanted & sides[0].more
+        if len(sides) == 2:
+            turn, peeked = Signal(), Signal()
+            m.d.comb += sums.bank.eq(Mux(sums.valid.any(), Mux(turn, able[1], ~able[0]), peeked))
+            with m.If(sums.taken):
+                m.d.sync += turn.eq(~sums.bank)
+            with m.If(self.peek.valid):
+                m.d.sync += peeked.eq(self.peek.address[0])
+            left = Mux(sums.bank, sides[1].more | sides[0].wanted, sides[0].more | sides[1].wanted)
+        m.d.comb += s.block_done.eq(sums.taken & ~left)
 
     def _commands(self, m: Module, s: _Signals) -> None:
         """The next command is taken as the last word of the one before is granted."""
         finished = Signal()
         m.d.comb += [
-            finished.eq((s.active & s.command.skip) | (s.granted & s.read_last)),
+            finished.eq((s.active & s.command.skip) | (s.block_done & s.read_last)),
             self.commands.ready.eq(~s.active | finished),
             s.accept.eq(self.commands.ready & self.commands.valid),
         ]
@@ -269,7 +305,6 @@ class AccumulatorReader(wiring.Component):
                 s.command.eq(entry),
                 s.block.eq(0),
                 self.hold.block.eq(0),
-                s.gate.eq(0),
                 s.base.eq(entry.base),
                 s.left.eq(entry.units),
             ]
@@ -278,8 +313,11 @@ class AccumulatorReader(wiring.Component):
 
     def _arrive(self, m: Module, s: _Signals) -> None:
         """What is known of a read, until its word arrives."""
-        pipe = before = Cat(s.granted & s.read_gate_last, s.read_short, s.granted, s.read_gate)
-        for i in range(SPARSE_READ_LATENCY if self._config.sums_once else READ_LATENCY):
+        gate: Any = s.sides[0].gate
+        if len(s.sides) == 2:
+            gate = Mux(self.sums.bank, s.sides[1].gate, gate)
+        pipe = before = Cat(s.block_done, s.read_short, self.sums.taken, gate)
+        for i in range(self._config.read_latency):
             before, pipe = pipe, Signal(len(pipe), name=f"read{i}")
             m.d.sync += pipe.eq(before)
         m.d.comb += Cat(s.put, s.arrived_short).eq(pipe)
@@ -291,9 +329,9 @@ class AccumulatorReader(wiring.Component):
         """Blocks of the buffer that are free, and those that are there."""
         filled = Signal.like(s.level)
         # The late signals choose between sums that are ready.
-        with m.If(s.take & ~s.asked_block):
+        with m.If(s.take & ~s.begin):
             m.d.sync += [s.free.eq(s.free + 1), s.some_free.eq(1)]
-        with m.Elif(s.asked_block & ~s.take):
+        with m.Elif(s.begin & ~s.take):
             m.d.sync += [s.free.eq(s.free - 1), s.some_free.eq(s.free > 1)]
         m.d.comb += [
             filled.eq(s.level + s.put),
@@ -338,7 +376,7 @@ class AccumulatorReader(wiring.Component):
             start = g % s.near
             count = Signal(range(max(2, s.near)), init=start, name=f"group{g}_{down}")
             following = (count - 1 if down else count + 1) & (s.near - 1)
-            with m.If(s.advance & s.some):
+            with m.If(s.moves[1 + down] & s.some):
                 m.d.sync += count.eq(Mux(s.group_last, start, following))
             turned.append(count)
         quarters = [self._quarter(m, s, g, q, turned[q // 2]) for q in range(QUARTERS)]
@@ -354,7 +392,7 @@ class AccumulatorReader(wiring.Component):
         read_at = Signal(range(depth), init=start, name=f"read_row{g}_{q}")
         with m.If(s.put):
             m.d.sync += write_at.eq(write_at + 1)
-        with m.If(s.take):
+        with m.If(~s.keep if q // 2 else s.take):
             m.d.sync += read_at.eq(read_at + 1)
         memory = Memory(
             shape=unsigned(count * bits), depth=depth, init=[], attrs={"ram_style": "distributed"}
@@ -376,7 +414,7 @@ class AccumulatorReader(wiring.Component):
             choices = [reader.data[(f * near + k) * part :][:part] for k in places]
             parts.append(Array(choices)[turned])
         stage = Data(far * part, name=f"stage{g}_{q}")
-        with m.If(~s.hold if down else s.advance):
+        with m.If(s.moves[q]):
             m.d.sync += stage.eq(Cat(*parts))
         if far == 1:
             return stage
@@ -397,7 +435,6 @@ class AccumulatorReader(wiring.Component):
         m.d.comb += units_slice.o_ready_next.eq(self.units_ready_next)
         output = units_slice.i_stream
         stage_valid = Signal()
-        m.d.sync += [s.advance.eq(s.advance_next), s.hold.eq(~s.advance_next)]
         m.d.comb += [
             s.advance_next.eq((s.advance & ~s.some) | units_slice.ready_next),
             output.payload.eq(Cat(*words)),
@@ -424,9 +461,11 @@ class AccumulatorReader(wiring.Component):
             m.d.sync += end.eq(s.next_end)
         with m.Elif(s.advance):
             m.d.comb += s.group_last_next.eq(s.group + 1 == end)
+        take_next = s.advance_next & s.some_next & s.group_last_next
         m.d.sync += [
             s.group_last.eq(s.group_last_next),
-            s.take.eq(s.advance_next & s.some_next & s.group_last_next),
+            s.take.eq(take_next),
+            s.keep.eq(~take_next),
         ]
         with m.If(s.advance), m.If(s.some):
             m.d.sync += s.group.eq(Mux(s.group_last, 0, s.group + 1))

@@ -78,6 +78,7 @@ class _Walk:
         self.block_base = Data(shapes.accumulator_address)
         self.rest = Data(shapes.gates)  # gates of this block still to come, this one included
         self.others = Signal(shapes.gates)  # rest without its lowest gate
+        self.none_other = Data()  # others == 0
         self.gate = Data(range(max(2, shapes.gates)))  # the lowest of rest
         # Words of a bias, or of one weight for each multiplier.
         self.byte = Signal(range(BIAS_WORDS * config.multipliers // config.lanes))
@@ -216,6 +217,14 @@ class Lanes(wiring.Component):
             found = Mux(gates[g], g, found)
         return found
 
+    def _gates(self, m: Module, w: _Walk, gates: Any) -> None:
+        """Gates of the block that are still to come."""
+        m.d.sync += [
+            w.rest.eq(gates),
+            w.gate.eq(self._lowest(gates)),
+            w.none_other.eq(gates & (gates - 1) == 0),
+        ]
+
     def _place(self, m: Module, w: _Walk) -> None:
         """Where the word at the walk goes."""
         config, column = self._config, w.column
@@ -246,7 +255,7 @@ class Lanes(wiring.Component):
             walk.bias.eq(column.bias),
             walk.write.eq(w.byte_last),
             walk.last.eq(w.last),
-            walk.block_end.eq(w.byte_last & (w.others == 0)),
+            walk.block_end.eq(w.byte_last & w.none_other),
             walk.value.eq(column.value),
             walk.layer.eq(column.layer),
             walk.step.eq(column.step),
@@ -323,11 +332,10 @@ class Lanes(wiring.Component):
             if self._config.sparse:
                 m.d.sync += w.first.eq(0)
             with m.If(w.byte_last):
-                m.d.sync += [w.rest.eq(w.others), w.gate.eq(self._lowest(w.others))]
-                with m.If(w.others == 0):
+                self._gates(m, w, w.others)
+                with m.If(w.none_other):
+                    self._gates(m, w, column.gates)
                     m.d.sync += [
-                        w.rest.eq(column.gates),
-                        w.gate.eq(self._lowest(column.gates)),
                         w.block.eq(w.block + 1),
                         w.block_base.eq(
                             w.block_base + (1 if self._config.sparse else column.stride)
@@ -347,10 +355,9 @@ class Lanes(wiring.Component):
                 w.last.eq(entry.words == 1),
                 w.block.eq(0),
                 w.block_base.eq(entry.base),
-                w.rest.eq(entry.gates),
-                w.gate.eq(self._lowest(entry.gates)),
                 w.byte.eq(0),
             ]
+            self._gates(m, w, entry.gates)
             if self._config.sparse:
                 m.d.sync += [o.eq(g * entry.blocks) for g, o in enumerate(w.offsets)]
                 m.d.sync += w.first.eq(1)
@@ -380,8 +387,8 @@ class Lanes(wiring.Component):
             sparse.hold_active.eq(self.hold.active),
             sparse.hold_sequence.eq(self.hold.sequence),
             w.stall.eq(sparse.stall),
-            sparse.read_row.eq(Cat(self.sums.bank, self.sums.address)),
-            sparse.read_row_inverse.eq(Cat(~self.sums.bank, self.sums.inverse)),
+            sparse.read_row.eq(self.sums.rows[0]),
+            sparse.read_row_inverse.eq(self.sums.inverses[0]),
             self.sums.data.eq(sparse.read_data),
             sparse.read.eq(self.sums.valid),
             self.sums.ready.eq(sparse.granted),
@@ -439,7 +446,7 @@ class Lanes(wiring.Component):
     def _cell_read(self, m: Module, w: _Walk, s: _Sums) -> None:
         """The cell reads the bank that the column leaves free."""
         read_bank1 = Signal()
-        m.d.comb += self.sums.ready.eq(~(s.valid0 & (s.bank0 == self.sums.bank)))
+        m.d.comb += self.sums.ready.eq(Cat(~(s.valid0 & (s.bank0 == k)) for k in range(2)))
         m.d.sync += [read_bank1.eq(self.sums.bank), s.read_bank2.eq(read_bank1)]
 
     def _busy(self, m: Module, w: _Walk, s: _Sums) -> None:
@@ -521,9 +528,9 @@ class Lanes(wiring.Component):
         # Not the block RAM's own register: this one stands near what adds.
         read = Data(ACCUMULATOR_BITS, name=f"read{k}", attrs={IN_FABRIC: 1})
         if i % 2 == 0:
-            address = Mux(s.column_reads[k], s.row0, self.sums.address)
+            address = Mux(s.column_reads[k], s.row0, self.sums.rows[k])
         else:
-            address = ~Mux(s.cell_reads[k], self.sums.inverse, s.row_inverse)
+            address = ~Mux(s.cell_reads[k], self.sums.inverses[k], s.row_inverse)
         lane.d.comb += [
             reader.addr.eq(address),
             writer.addr.eq(s.row3),

@@ -13,7 +13,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.data_register import Data, copies
 from stillnet.hw.parts.interfaces import ProgressSignature
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.config import EngineConfig
@@ -49,7 +49,7 @@ class SparseLanes(wiring.Component):
     read, granted : In(1), Out(1)
         The cell wants to read; it does, in a cycle with both.
     read_row, read_row_inverse, read_data : In, In, Out
-        All accumulators of a row, data after ``SPARSE_READ_LATENCY`` cycles. Every second lane
+        All accumulators of a row, data after ``config.read_latency`` cycles. Every second lane
         takes the inverse of the row, so that neither reaches too many.
     busy : Out(1)
         A weight or a sum is on its way.
@@ -131,11 +131,9 @@ class SparseLanes(wiring.Component):
             lane.bias.eq(decoder.bias),
             lane.bias_value.eq(Cat(words[start:][:8] for start in starts)),
         ]
-        read_data: Any = lane.read_data
-        if config.sums_once:
-            # A cycle for the way to the reader: lanes are all over the chip.
-            read_data = Data(ACCUMULATOR_BITS, name=f"on_way{i}")
-            m.d.sync += read_data.eq(lane.read_data)
+        # A cycle for the way to the reader: lanes are all over the chip.
+        read_data = Data(ACCUMULATOR_BITS, name=f"on_way{i}")
+        m.d.sync += read_data.eq(lane.read_data)
         m.d.comb += self.read_data[ACCUMULATOR_BITS * i :][:ACCUMULATOR_BITS].eq(read_data)
         return lane
 
@@ -153,13 +151,11 @@ class SparseLanes(wiring.Component):
             return
         # While nothing moves, the row is read in every cycle: the host looks at it.
         quiet, read = Signal(), Signal()
-        m.d.comb += self.granted.eq(decoder.free)
-        m.d.sync += [
-            quiet.eq(~Cat(lane.busy for lane in lanes).any()),
-            read.eq(decoder.free & (self.read | quiet)),
-        ]
-        for lane in lanes:
-            m.d.comb += lane.read.eq(read)
+        m.d.comb += [self.granted.eq(decoder.free), read.eq(decoder.free & (self.read | quiet))]
+        m.d.sync += quiet.eq(~Cat(lane.busy for lane in lanes).any())
+        reads = copies(m, read, "read")
+        for i, lane in enumerate(lanes):
+            m.d.comb += lane.read.eq(reads[i % len(reads)])
 
     def _follow(self, m: Module, decoder: WeightDecoder, lanes: list[SparseLane]) -> None:
         """Progress of the sums: that of the words, once every queue was empty after them."""

@@ -10,7 +10,7 @@ from amaranth.utils import exact_log2
 
 from stillnet.hw.parts.register_slice import RegisterSlice
 
-from .port import MemoryPortSignature, check_width, read_request_layout
+from .port import LENGTH_BITS, MemoryPortSignature, check_width, read_request_layout
 
 __all__ = ["Axi4ReadMaster", "BurstSplitter", "axi4_master_members"]
 
@@ -340,7 +340,7 @@ class Axi4ReadMaster(wiring.Component):
         axi_address_bits: int = 32,
         id_bits: int = 1,
         outstanding: int = 8,
-        length_bits: int = 16,
+        length_bits: int = LENGTH_BITS,
     ):
         _check_word_bits(word_bits)
         if not isinstance(axi_address_bits, int) or axi_address_bits not in range(32, 65):

@@ -3,7 +3,7 @@
 ::
 
     port (sync) --> reads  -> [eight places] -> memory (its own domain)
-                <-- words  <- [eight places] <-
+                <-- words  <- [eight places] <- slice <-
                 --> writes -> [one place]    ->
                 <-- write done, errors, by synchronisers
 
@@ -14,20 +14,23 @@ dropped instead.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Module, Signal, Value, unsigned
+from amaranth.hdl import DomainRenamer, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from .port import MemoryPortSignature
+from stillnet.hw.parts.register_slice import RegisterSlice
+
+from .port import LENGTH_BITS, MemoryPortSignature
 
 __all__ = ["PortCrossing"]
 
 READS, WORDS = 8, 8
-"""Places. One that was taken is seen free some four cycles of both clocks later, in which an SDRAM
+"""Places. One that was taken is seen free some five cycles of both clocks later, in which an SDRAM
 fills four words of 64 bits, or seven with 32 bits of data."""
 
 
@@ -46,6 +49,11 @@ class Places(wiring.Component):
     source, target : str
         Clocks.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     i_stream : In(stream), in ``source``
@@ -54,6 +62,7 @@ class Places(wiring.Component):
 
     def __init__(self, shape: Any, depth: int, source: str, target: str) -> None:
         self._shape, self._depth, self._domains = shape, depth, (source, target)
+        self.probes = SimpleNamespace()
         super().__init__(
             {"i_stream": In(stream.Signature(shape)), "o_stream": Out(stream.Signature(shape))}
         )
@@ -78,10 +87,15 @@ class Places(wiring.Component):
         # The place that is next: its number for the memory, its bit for the flags.
         at, here = (Signal(self._depth, init=1, name=f"place{k}") for k in range(2))
         m.d.comb += [
-            self.i_stream.ready.eq(((filled ^ ~emptied_here) & at).any()),
             writer.en.eq(self.i_stream.valid & self.i_stream.ready),
             writer.data.eq(self.i_stream.payload),
         ]
+        # Whether the next place is free, in a register. What comes late only chooses; Yosys must
+        # not draw it into the two sums.
+        free = filled ^ ~emptied_here
+        same, following = (Signal(name=name, attrs={"keep": 1}) for name in ("same", "following"))
+        m.d.comb += [same.eq((free & at).any()), following.eq((free & at.rotate_left(1)).any())]
+        m.d[source] += self.i_stream.ready.eq(Mux(writer.en, following, same))
         with m.If(writer.en):
             m.d[source] += [
                 filled.eq(filled ^ at),
@@ -99,6 +113,9 @@ class Places(wiring.Component):
                     here.eq(here.rotate_left(1)),
                     reader.addr.eq(reader.addr + 1),
                 ]
+        self.probes = SimpleNamespace(
+            storage=storage, writer=writer, reader=reader, at=at, here=here, there=there
+        )
         return m
 
 
@@ -112,6 +129,11 @@ class PortCrossing(wiring.Component):
     domain : str
         Clock of the memory.
 
+    Attributes
+    ----------
+    probes : SimpleNamespace
+        Registers that proofs speak of, once elaborated.
+
     Members
     -------
     port : In(MemoryPortSignature(...)), in ``sync``
@@ -124,9 +146,15 @@ class PortCrossing(wiring.Component):
     """
 
     def __init__(
-        self, address_bits: int, word_bits: int, *, length_bits: int = 16, domain: str = "memory"
+        self,
+        address_bits: int,
+        word_bits: int,
+        *,
+        length_bits: int = LENGTH_BITS,
+        domain: str = "memory",
     ) -> None:
         self._domain = domain
+        self.probes = SimpleNamespace()
         signature = MemoryPortSignature(address_bits, word_bits, length_bits)
         super().__init__(
             {"port": In(signature), "memory": Out(signature), "restart": In(1), "clear": Out(1)}
@@ -162,7 +190,12 @@ class PortCrossing(wiring.Component):
         m.submodules.words = places = Places(source.payload.shape(), WORDS, self._domain, "sync")
         # Two cycles, and one less than a place takes: it is there before the word.
         m.submodules.failed = FFSynchronizer(self.memory.error, self.port.error)
-        connect(m, flipped(source), places.i_stream)
+        # A memory's words wait far from here: the way is between two registers.
+        m.submodules.arriving = arriving = DomainRenamer(self._domain)(
+            RegisterSlice(source.payload.shape())
+        )
+        connect(m, flipped(source), arriving.i_stream)
+        connect(m, arriving.o_stream, places.i_stream)
         m.d.comb += [
             sink.payload.eq(places.o_stream.payload),
             sink.valid.eq(places.o_stream.valid & open_),
@@ -212,6 +245,7 @@ class PortCrossing(wiring.Component):
             m.d[local] += sink.valid.eq(0)
         with m.If(self.memory.write_idle & ~sink.valid & (done != taken)):
             m.d[local] += done.eq(taken)
+        self.probes = SimpleNamespace(storage=place, reader=reader, taken=taken)
         return idle
 
     def _restart(self, m: Module, open_: Signal, some_left: Signal, all_written: Signal) -> None:

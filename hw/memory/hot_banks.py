@@ -28,7 +28,7 @@ from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.stages import BANK_WORDS, CHOICE, store_slices, store_stages
 
-from .port import read_request_layout
+from .port import LENGTH_BITS, read_request_layout
 
 __all__ = ["HotBanks"]
 
@@ -58,7 +58,7 @@ class HotBanks(wiring.Component):
     """
 
     def __init__(
-        self, config: EngineConfig, *, length_bits: int = 16, bank_words: int = BANK_WORDS
+        self, config: EngineConfig, *, length_bits: int = LENGTH_BITS, bank_words: int = BANK_WORDS
     ) -> None:
         self._config, self._length_bits = config, length_bits
         self._bank_words = bank_words

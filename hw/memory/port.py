@@ -5,7 +5,16 @@ from typing import Any
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["MemoryPortSignature", "check_width", "read_request_layout", "write_request_layout"]
+__all__ = [
+    "LENGTH_BITS",
+    "MemoryPortSignature",
+    "check_width",
+    "read_request_layout",
+    "write_request_layout",
+]
+
+LENGTH_BITS = 16
+"""Of a read's length, in every engine: a column has fewer words."""
 
 
 def check_width(what: str, value: Any) -> int:
@@ -21,7 +30,7 @@ def check_width(what: str, value: Any) -> int:
     return value
 
 
-def read_request_layout(address_bits: int, length_bits: int) -> data.StructLayout:
+def read_request_layout(address_bits: int, length_bits: int = LENGTH_BITS) -> data.StructLayout:
     """The payload of :attr:`MemoryPortSignature.read`: first word, and how many words."""
     return data.StructLayout({"address": address_bits, "length": length_bits})
 
@@ -73,7 +82,7 @@ class MemoryPortSignature(wiring.Signature):
         high until reset. It rises no later than the word that it spoils is offered.
     """
 
-    def __init__(self, address_bits: int, word_bits: int, length_bits: int = 16):
+    def __init__(self, address_bits: int, word_bits: int, length_bits: int = LENGTH_BITS):
         self._address_bits = check_width("Memory port address width", address_bits)
         self._word_bits = check_width("Memory port word width", word_bits)
         self._length_bits = check_width("Memory port length width", length_bits)

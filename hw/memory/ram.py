@@ -7,7 +7,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
-from .port import MemoryPortSignature, check_width
+from .port import LENGTH_BITS, MemoryPortSignature, check_width
 
 __all__ = ["RamPort"]
 
@@ -52,7 +52,7 @@ class RamPort(wiring.Component):
         word_bits: int,
         depth: int,
         *,
-        length_bits: int = 16,
+        length_bits: int = LENGTH_BITS,
         init: Iterable[int] = (),
     ):
         signature = MemoryPortSignature(address_bits, word_bits, length_bits)

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 from amaranth.vendor import SiliconBluePlatform
 
-from .port import MemoryPortSignature, check_width
+from .port import LENGTH_BITS, MemoryPortSignature, check_width
 
 __all__ = ["BLOCK_BITS", "BLOCK_WORDS", "SpramPort"]
 
@@ -67,7 +67,7 @@ class SpramPort(wiring.Component):
         word_bits: int,
         depth: int,
         *,
-        length_bits: int = 16,
+        length_bits: int = LENGTH_BITS,
         primitives: bool | None = None,
     ) -> None:
         signature = MemoryPortSignature(address_bits, word_bits, length_bits)

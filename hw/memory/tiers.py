@@ -27,12 +27,10 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.stages import BANK_WORDS
 
 from .hot_banks import HotBanks
-from .port import read_request_layout
+from .port import LENGTH_BITS, read_request_layout
 from .ram import RamPort
 
 __all__ = ["Tiers"]
-
-LENGTH_BITS = 16
 
 
 class Tiers(wiring.Component):
@@ -67,11 +65,9 @@ class Tiers(wiring.Component):
         word = unsigned(config.word_bits)
         super().__init__(
             {
-                "reads": In(stream.Signature(read_request_layout(config.tier_bits, LENGTH_BITS))),
+                "reads": In(stream.Signature(read_request_layout(config.tier_bits))),
                 "words": Out(stream.Signature(word)),
-                "memory_reads": Out(
-                    stream.Signature(read_request_layout(config.address_bits, LENGTH_BITS))
-                ),
+                "memory_reads": Out(stream.Signature(read_request_layout(config.address_bits))),
                 "memory_words": In(stream.Signature(word)),
                 "fill": In(HotFillSignature(config)),
                 "hot_word": Out(1),
@@ -87,7 +83,7 @@ class Tiers(wiring.Component):
         m = Module()
         config = self._config
         depth = max(16, config.fetch_columns)
-        request = read_request_layout(config.address_bits, LENGTH_BITS)
+        request = read_request_layout(config.address_bits)
         m.submodules.hot_queue = hot = ShortQueue(request, depth)
         m.submodules.cold_queue = cold = ShortQueue(request, depth)
         m.submodules.order = order = ShortQueue(

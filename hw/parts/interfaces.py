@@ -323,28 +323,31 @@ class WaitingSignature(wiring.Signature):
 class SumReadSignature(wiring.Signature):
     """Read port of the accumulators, a word of all multipliers at once.
 
+    There may be a read of each bank, of which one is taken in a cycle.
+
     Members
     -------
-    valid, ready : Out(1), In(1)
-        A read is granted in a cycle with both.
-    address, bank : Out
-        Row of the accumulators, and which of the two half banks.
-    inverse : Out
-        ``~address``, from registers of its own.
+    valid, ready : Out(banks), In(banks)
+        By bank: a read is wanted; it may be taken.
+    taken, bank : Out(1), Out(1)
+        One of those with both is taken in this cycle, and which.
+    rows, inverses : Out(array of rows)
+        By bank, and ``~rows`` from registers of its own.
     data : In(multipliers * 32)
-        ``READ_LATENCY`` cycles after the grant; ``SPARSE_READ_LATENCY`` in engines with
-        ``EngineConfig.sums_once``.
+        ``EngineConfig.read_latency`` cycles after the read was taken.
     """
 
     def __init__(self, config: EngineConfig) -> None:
-        bits = Shapes(config).accumulator_address - 1
+        s = Shapes(config)
+        rows = data.ArrayLayout(s.bank_row, s.banks)
         super().__init__(
             {
-                "valid": Out(1),
-                "ready": In(1),
-                "address": Out(bits),
-                "inverse": Out(bits),
+                "valid": Out(s.banks),
+                "ready": In(s.banks),
+                "taken": Out(1),
                 "bank": Out(1),
+                "rows": Out(rows),
+                "inverses": Out(rows),
                 "data": In(config.multipliers * ACCUMULATOR_BITS),
             }
         )

@@ -25,6 +25,9 @@ class Shapes:
         Mask over the accumulators and parameters of a block.
     accumulator_address : int
         Address of an accumulator word: one accumulator of every multiplier.
+    banks, bank_row : int
+        Half banks of the accumulators between which a cell's reads choose, and a row of one. Sums
+        of pruned columns lie in one.
     block : int
         Number of blocks of a layer; a block is as many units as there are multipliers.
     peers : int
@@ -46,6 +49,8 @@ class Shapes:
         self.matrix = max(1, bits_for(config.matrices - 1))
         self.gates = config.max_accumulators
         self.accumulator_address = max(2, bits_for(config.accumulators + config.accumulators % 2))
+        self.banks = 1 if config.sparse else 2
+        self.bank_row = self.accumulator_address - (self.banks - 1)
         self.peers = config.max_peers
         self.state = max([ACTIVATION_BITS, *map(config.state_bits, config.state_names)])
         self.block = bits_for(-(-config.units // config.multipliers))

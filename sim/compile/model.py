@@ -31,7 +31,7 @@ SIMULATORS = ("icarus", "verilator")
 """What :func:`build_simulator` builds for."""
 
 _HEADERS = ("verilated.h", "deque", "memory", "string", "unordered_map", "vector")
-_SPLIT = ("--output-split-cfuncs", "1000")  # or g++ takes minutes for one function
+_SPLIT = ("--output-split-cfuncs", "500")  # g++ takes much longer for one large function
 _PUBLIC = ("--public-depth", "1")  # benches use the top module; more takes time at every edge
 _DUMP = "stillnet_waves"
 _MEMORY = re.compile(r"^  initial begin\n(?:    [^\n]*;\n)+  end\n", re.M)
@@ -69,7 +69,8 @@ def build_library(
         Files that it includes; their folders are searched.
     optimise : str, optional
         Option for the C++ compiler; ``STILLNET_OPTIMISE`` or ``-O1`` where absent. ``-O0`` builds
-        in a third of the time and runs at a third of the speed: for runs below a million cycles.
+        a little faster and runs at a third of the speed: for runs of few thousand cycles. What runs
+        once, such as initial values, is never optimised.
     prologue : str
         C++ before the file, such as definitions.
     trace : bool
@@ -81,15 +82,16 @@ def build_library(
 
     def build(built: Path) -> None:
         cxx = _Compiler(optimise, trace)
-        verilated = _verilate(built.parent, verilog, top, f"V{top}", trace)
+        verilated = _verilate(built.parent, verilog, top, f"V{top}", trace, _SPLIT)
         cxx.link(
-            [*verilated, harness],
+            verilated,
+            harness,
             built,
             [*(f"-I{f.parent}" for f in (harness, *headers)), "-shared", "-Wl,-Bsymbolic"],
             prologue=prologue,
         )
 
-    return _kept(f"{top}.so", [verilog, top, *texts, _verilator_key()], build)
+    return _kept(f"{top}.so", [verilog, top, *texts, *_SPLIT, _verilator_key()], build)
 
 
 def build_simulator(
@@ -140,7 +142,7 @@ def build_simulator(
         options = ("--vpi", *_PUBLIC, "--timescale", "1ns/1ps", *_SPLIT)
         verilated = _verilate(built.parent, verilog, top, "Vtop", waves, options)
         libraries = f"-L{config.libs_dir}", "-lcocotbvpi_verilator"
-        cxx.link([*verilated, main], built, [f"-Wl,-rpath,{config.libs_dir}", *libraries])
+        cxx.link(verilated, main, built, [f"-Wl,-rpath,{config.libs_dir}", *libraries])
 
     key = [
         verilog,
@@ -180,22 +182,30 @@ def _build_icarus(verilog: str, top: str, waves: bool) -> Path:
 
 
 def _kept(name: str, key: list[str], build: Callable[[Path], None]) -> Path:
-    """The file of this key, built in a folder of its own if it is not there yet.
+    """The file of this key, built if it is not there yet."""
+    folder = cache_folder() / "models" / f"{Path(name).stem}-{_digest(name, *key)}"
+    kept = folder / name
+
+    def build_and_place() -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            build(Path(scratch) / name)
+            _place(Path(scratch) / name, kept)
+
+    _once(kept, build_and_place)
+    return kept
+
+
+def _once(kept: Path, build: Callable[[], None]) -> None:
+    """Builds a file of the cache, which has a folder of its own, unless it is there.
 
     Processes that want the same wait for the one that builds it.
     """
-    digest = hashlib.sha256("\0".join([name, *key]).encode()).hexdigest()[:24]
-    folder = cache_folder() / "models" / f"{Path(name).stem}-{digest}"
-    kept = folder / name
     if kept.exists():
-        return kept
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+        return
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(kept.parent / ".lock"):
         if not kept.exists():
-            with tempfile.TemporaryDirectory() as scratch:
-                build(Path(scratch) / name)
-                _place(Path(scratch) / name, kept)
-    return kept
+            build()
 
 
 def _place(built: Path, kept: Path) -> None:
@@ -273,19 +283,33 @@ class _Compiler:
         runtime += ["verilated_vcd_c.cpp"] if trace else []
         runtime += ["verilated_vpi.cpp", "verilated_dpi.cpp"] if vpi else []
         self.runtime = [self.include / name for name in runtime]
-        self.command = ["g++", "-std=gnu++17", "-fPIC", "-fno-gnu-unique", "-DVM_COVERAGE=0"]
-        self.command += [f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}"]
-        self.command += ["-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0", "-DVM_SC=0"]
-        self.command += [f"-I{self.include}", f"-I{self.include / 'vltstd'}"]
-        version = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
-        self._key = f"{' '.join(self.command)} {version}"
+        common = ["g++", "-std=gnu++17", "-fPIC", "-fno-gnu-unique", "-DVM_COVERAGE=0"]
+        common += ["-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0", "-DVM_SC=0"]
+        common += [f"-I{self.include}", f"-I{self.include / 'vltstd'}"]
+        self.command = [*common, f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}"]
+        # The runtime does not ask whether there are waveforms, and little time goes into it.
+        self._for_runtime = [*common, "-DVM_TRACE=0", "-DVM_TRACE_VCD=0", "-O1"]
+        self._version = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
 
     def link(
-        self, sources: list[Path], built: Path, options: list[str], *, prologue: str = ""
+        self,
+        verilated: list[Path],
+        own: Path,
+        built: Path,
+        options: list[str],
+        *,
+        prologue: str = "",
     ) -> None:
-        """Compiles the sources as one file, as most of the time goes into the headers."""
+        """Compiles Verilator's files and ours as one, as most of the time goes into the headers."""
+        # Files of what runs once, at the start, have this name; they are a third of the text.
+        once = [s for s in verilated if s.stem.endswith("__Slow")]
+        often = [s for s in verilated if s not in once]
+        parts = [prologue, *(f'#include "{s}"\n' for s in often)]
+        parts += ['#pragma GCC push_options\n#pragma GCC optimize("O0")\n']
+        parts += [f'#include "{s}"\n' for s in once]
+        parts += [f'#pragma GCC pop_options\n#include "{own}"\n']
         everything = built.with_name("everything.cpp")
-        everything.write_text(prologue + "".join(f'#include "{s}"\n' for s in sources))
+        everything.write_text("".join(parts))
         command = [*self.command, self.optimise, "-include", str(self._headers())]
         # Libraries stand after what needs them.
         libraries = [o for o in options if re.match("-[lL]", o)]
@@ -296,32 +320,35 @@ class _Compiler:
     def _headers(self) -> Path:
         """Headers that every model includes, compiled once."""
         text = "".join(f"#include <{name}>\n" for name in _HEADERS)
-        stamp = (self.include / "verilated.h").stat().st_mtime_ns
-        digest = _digest(self._key, self.optimise, text, str(stamp))
+        command = [*self.command, self.optimise]
+        digest = self._digest(command, self.include / "verilated.h", text)
         folder = cache_folder() / "runtime" / f"headers-{digest}"
-        header = folder / "headers.h"
-        if not (folder / "headers.h.gch").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            # Processes that do this at the same time write the same.
-            with tempfile.TemporaryDirectory(dir=folder) as name:
-                fresh = Path(name)
-                (fresh / "headers.h").write_text(text)
-                source, built = str(fresh / "headers.h"), str(fresh / "h.gch")
-                _run([*self.command, self.optimise, "-x", "c++-header", source, "-o", built])
-                os.replace(fresh / "headers.h", header)
-                os.replace(fresh / "h.gch", folder / "headers.h.gch")
+        header, compiled = folder / "headers.h", folder / "headers.h.gch"
+
+        def build() -> None:
+            header.write_text(text)
+            _run([*command, "-x", "c++-header", str(header), "-o", str(folder / "fresh")])
+            os.replace(folder / "fresh", compiled)
+
+        _once(compiled, build)
         return header
 
     def _object(self, source: Path) -> Path:
         """Verilator's own runtime is the same for every model: compiled once."""
-        digest = _digest(self._key, str(source), str(source.stat().st_mtime_ns), os.uname().machine)
-        kept = cache_folder() / "runtime" / f"{source.stem}-{digest}.o"
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            fresh = kept.with_suffix(f".{os.getpid()}")
-            _run([*self.command, "-O2", "-c", str(source), "-o", str(fresh)])
+        digest = self._digest(self._for_runtime, source, os.uname().machine)
+        kept = cache_folder() / "runtime" / f"{source.stem}-{digest}" / f"{source.stem}.o"
+
+        def build() -> None:
+            fresh = kept.with_suffix(".fresh")
+            _run([*self._for_runtime, "-c", str(source), "-o", str(fresh)])
             os.replace(fresh, kept)
+
+        _once(kept, build)
         return kept
+
+    def _digest(self, command: list[str], source: Path, *parts: str) -> str:
+        stamp = str(source.stat().st_mtime_ns)
+        return _digest(*command, self._version, str(source), stamp, *parts)
 
 
 def _digest(*parts: str) -> str:

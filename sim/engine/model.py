@@ -44,10 +44,8 @@ def build_model(config: EngineConfig, *, trace: bool = False, verilog: str | Non
         The shared library.
     """
     text = engine_verilog(config) if verilog is None else verilog
-    # Texts of one's own are changed engines, which run for some steps until they differ.
-    optimise = None if verilog is None else "-O0"
     prologue = "#define STILLNET_TRACE 1\n" if trace else ""
-    return build_library(text, "engine", HARNESS, optimise=optimise, prologue=prologue, trace=trace)
+    return build_library(text, "engine", HARNESS, prologue=prologue, trace=trace)
 
 
 @dataclass(frozen=True)

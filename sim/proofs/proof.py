@@ -110,12 +110,13 @@ class Proof:
 
     # -- building it ------------------------------------------------------------------------------
 
-    def add(self, name: str, component: Any) -> None:
+    def add(self, name: str, component: Any, platform: Any = None) -> None:
         """Adds a design, and elaborates it, so that its ``probes`` are there.
 
         Properties speak of registers that are no ports; a component shows them as ``probes``.
+        ``platform`` stands for the one that chooses primitives.
         """
-        self.m.submodules[name] = _Ready(Fragment.get(component, None))
+        self.m.submodules[name] = _Ready(Fragment.get(component, platform))
 
     def free(self, *signals: Any) -> None:
         """Inputs that may have any value in any cycle."""

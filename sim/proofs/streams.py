@@ -18,22 +18,31 @@ __all__ = ["axi4_proof", "slice_proof", "splitter_proof"]
 _BORDER = 4096
 
 
-def slice_proof(*, depth: int = 4, register_slice: type = RegisterSlice) -> Proof:
+def slice_proof(
+    *, depth: int = 4, early: bool = False, register_slice: type = RegisterSlice
+) -> Proof:
     """A register slice is a queue of two places with a transfer a cycle, for all time.
 
     Parameters
     ----------
     depth : int
+    early : bool
+        Its taker says a cycle before whether it takes, at any time.
     register_slice : class, optional
         Another one than :class:`RegisterSlice`.
     """
     proof = Proof(depth)
     m, claim = proof.m, proof.claim
-    dut = register_slice(8)
+    dut = register_slice(8, **({"early": True} if early else {}))
     proof.add("slice", dut)
     c = dut.probes
     into, out = dut.i_stream, dut.o_stream
-    proof.free(into.payload, into.valid, out.ready)
+    proof.free(into.payload, into.valid)
+    if early:
+        proof.free(dut.o_ready_next)
+        m.d.sync += out.ready.eq(dut.o_ready_next)
+    else:
+        proof.free(out.ready)
     put, get = into.valid & into.ready, out.valid & out.ready
 
     # A queue of two, written as plainly as it can be.
@@ -50,6 +59,9 @@ def slice_proof(*, depth: int = 4, register_slice: type = RegisterSlice) -> Proo
     claim("what is in it is offered", out.valid == (level != 0))
     claim("in order", ~out.valid | (out.payload == places[0]))
     claim("there is room for two", into.ready == (level < 2))
+    next_ready = Signal(init=1)
+    m.d.sync += next_ready.eq(dut.ready_next)
+    claim("it says before whether it takes", into.ready == next_ready)
     proof.held("stream", out)
     # Invariants.
     claim("two places", level <= 2)

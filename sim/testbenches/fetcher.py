@@ -151,12 +151,12 @@ class Bench:
     async def read(self, place: int) -> np.ndarray:
         """One word of accumulators, as a cell reads it: granted, then ``READ_LATENCY`` cycles."""
         dut = self.dut
-        mask = (1 << self.shapes.accumulator_address - 1) - 1
-        dut.sums__valid.value = 1
-        dut.sums__bank.value, dut.sums__address.value = place & 1, place >> 1
-        dut.sums__inverse.value = ~(place >> 1) & mask
+        bits, bank, row = self.shapes.bank_row, place & 1, place >> 1
+        dut.sums__valid.value, dut.sums__bank.value = 1 << bank, bank
+        dut.sums__rows.value = row << bank * bits
+        dut.sums__inverses.value = (~row & (1 << bits) - 1) << bank * bits
         await RisingEdge(dut.clk)
-        while not int(dut.sums__ready.value):
+        while not int(dut.sums__ready.value) >> bank & 1:
             await RisingEdge(dut.clk)
         dut.sums__valid.value = 0
         await ClockCycles(dut.clk, READ_LATENCY)

@@ -20,7 +20,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", metavar="NAME", help="which one, or 'all'; without it, lists them", nargs="?"
     )
-    options.add_output(parser, "PAGE.md", "also write a markdown page here")
+    options.add_output(parser, "PAGE.md", "also write a markdown page, or its section")
 
 
 def _run(args: argparse.Namespace) -> BenchResult | dict[str, Any]:
@@ -31,7 +31,10 @@ def _run(args: argparse.Namespace) -> BenchResult | dict[str, Any]:
     with console_progress() as progress:
         results = [bench(name, progress=progress) for name in names]
     if args.output:
-        write_atomically(args.output, document(results))
+        # Of one measurement, the page's other sections stay.
+        old = args.name != "all" and args.output.is_file()
+        page = args.output.read_text(errors="replace") if old else ""
+        write_atomically(args.output, document(results, page))
     return {r.bench: r.rows for r in results} if args.name == "all" else results[0]
 
 
@@ -57,5 +60,6 @@ examples:
   stillnet bench                      what can be measured
   stillnet bench edgedrnn --json      the shapes at which EdgeDRNN was measured, one row each
   stillnet bench all --output docs/benchmarks.md
+  stillnet bench sdram --output docs/benchmarks.md    one section of it
 """,
 )

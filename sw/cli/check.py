@@ -75,6 +75,7 @@ def describe_model(model: Model) -> CheckResult:
         leave=[leave.name for leave in host.leave],
         states={s.input: s.output for s in host.states},
         streams=host.stepwise or host.pointwise,
+        every_step=host.every_step,
         chip_weights=report["chip"]["weights"],
         chip_multiplications=report["chip"]["multiplications"],
         layers=layers,
@@ -130,6 +131,11 @@ def show_model(result: CheckResult) -> None:
     if result.states:
         pairs = ", ".join(f"{i} from {o}" for i, o in result.states.items())
         print(f"States that the host carries: {pairs}.")
+    if result.every_step:
+        print(
+            "The file gives the answer of a recording at its last step; here every step has one, "
+            "for the recording so far."
+        )
     if not result.streams:
         print(
             "The host's part looks over several steps of a recording: recordings run, a stream "

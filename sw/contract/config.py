@@ -14,6 +14,7 @@ from typing import Any
 from .cells import CELLS, Cell
 from .errors import StillnetError
 from .image import FORMATS, MOST_HOT_WORDS, MOST_ROWS, UNEQUAL_FORMATS, VERSION, block_rows
+from .stages import COPY_READ_LATENCY, READ_LATENCY, SPARSE_READ_LATENCY
 
 __all__ = ["MEMORIES", "PRESETS", "EngineConfig"]
 
@@ -165,7 +166,8 @@ class EngineConfig:
                 )
             if field in powers and value & (value - 1):
                 raise StillnetError(f"engine config: {field} must be a power of two, not {value}")
-        if isinstance(self.bus_clock, bool) or not 0 <= float(self.bus_clock) <= 16:
+        number = isinstance(self.bus_clock, int | float) and not isinstance(self.bus_clock, bool)
+        if not number or not 0 <= self.bus_clock <= 16:
             raise StillnetError(
                 f"engine config: bus_clock must be a number from 0 to 16, not {self.bus_clock!r}"
             )
@@ -289,6 +291,13 @@ class EngineConfig:
         an engine without is up to a fifth faster with it, where layers are small.
         """
         return self.sparse and self.hot_words > 0
+
+    @property
+    def read_latency(self) -> int:
+        """Cycles from a granted read of an accumulator word to its data."""
+        if self.sums_once:
+            return SPARSE_READ_LATENCY
+        return COPY_READ_LATENCY if self.sparse else READ_LATENCY
 
     @property
     def tables(self) -> bool:

@@ -12,6 +12,7 @@ __all__ = [
     "BANK_WORDS",
     "CHOICE",
     "COMMIT_CYCLES",
+    "COPY_READ_LATENCY",
     "DECODE_CYCLES",
     "ENCODE_CYCLES",
     "LIST_READ_LATENCY",
@@ -74,12 +75,10 @@ DECODE_CYCLES = 4
 COMMIT_CYCLES = 4
 """``hw/lanes/lanes.py``: from a word taken until a read of its row gets the new sum."""
 
-READ_LATENCY = 2
-"""``hw/lanes/lanes.py``: from a granted read of an accumulator word to its data."""
-
-SPARSE_READ_LATENCY = 5
-"""``hw/lanes/sparse_lanes.py``: the same in engines that keep sums of pruned columns
-once (``EngineConfig.sums_once``)."""
+READ_LATENCY, COPY_READ_LATENCY, SPARSE_READ_LATENCY = 2, 3, 5
+"""``hw/lanes/lanes.py``, ``sparse_lanes.py``: from a granted read of an accumulator word to its
+data, in engines with dense columns only, with pruned ones whose sums have a copy, and with those
+whose sums are kept once (``EngineConfig.read_latency``)."""
 
 RESCALE_LATENCY = 4
 """``hw/cell/rescale.py``: from an accumulator to a pre-activation."""

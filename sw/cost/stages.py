@@ -13,10 +13,8 @@ from stillnet.sw.contract.stages import (
     ENCODE_CYCLES,
     LIST_READ_LATENCY,
     LOOKUP_CYCLES,
-    READ_LATENCY,
     RESCALE_LATENCY,
     ROW_SCALE_LATENCY,
-    SPARSE_READ_LATENCY,
 )
 
 # -- events ---------------------------------------------------------------------------------------
@@ -61,7 +59,7 @@ run is issued: decision, choice, preparation, run, and the list."""
 EMIT_BIAS = EMIT - LIST_READ_LATENCY
 """The same of a bias run, which no list holds."""
 
-AFTER_RUN = 5
+AFTER_RUN = 2
 """``column_fetcher.py``: the last column issued, until the next pass begins."""
 
 FIND_BIAS = 3
@@ -102,7 +100,7 @@ LOOKED_UP = 2
 ADD = COMMIT_CYCLES
 """``lanes.py``: the last word taken, until its sum is written."""
 
-SUMS = COMMIT_CYCLES + 1
+SUMS = COMMIT_CYCLES
 """``accumulator_reader.py``: the last word of a block taken, until the reader asks for the sums."""
 
 DECODE = DECODE_CYCLES
@@ -127,12 +125,10 @@ NEXT_READ = 2
 NEXT_WAITS = 2
 """``engine.py``: a cell that the reader begins, until another may wait for it."""
 
-TO_CELL = READ_LATENCY + 4
-"""``accumulator_reader.py``: the last sums of a block asked for, until its first unit may enter the
-cell unit: the memory, the buffer and three registers."""
-
-SPARSE_TO_CELL = SPARSE_READ_LATENCY + 4
-"""The same in engines with ``EngineConfig.sums_once``, behind the words in the decoder."""
+TO_CELL = 4
+"""``accumulator_reader.py``: the last sums of a block have come, which is
+``EngineConfig.read_latency`` behind their read, until its first unit may enter the cell unit: the
+buffer and three registers."""
 
 RELEASE = 3
 """``lanes.py``: the last sums of a block asked for, until a word of the next step may enter."""

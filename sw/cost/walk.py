@@ -50,7 +50,6 @@ from .stages import (
     READ,
     RELEASE,
     SAMPLE,
-    SPARSE_TO_CELL,
     STALL,
     SUMS,
     TO_CELL,
@@ -410,7 +409,7 @@ class Walk:
             ask = max(ask, ready - (shape.blocks - 1 - b) * chase)
             last = ask + shape.stride - 1
             for _ in range(-(-min(left, lanes) // width)):
-                unit = max(unit, last + (SPARSE_TO_CELL if config.sums_once else TO_CELL))
+                unit = max(unit, last + config.read_latency + TO_CELL)
                 if sharing > 1:
                     unit = math.ceil(unit / sharing) * sharing
                 units.append(unit)
@@ -492,7 +491,8 @@ def _bank_pace(stride: int, column_stride: int, writes: tuple[int, ...]) -> floa
     """Cycles per block of a reader beside a dense column that takes a word per cycle.
 
     Sums lie in two half banks, a word in that of its place, turned over in odd blocks where the
-    number of rows is even; the reader waits while the column uses the bank that it needs.
+    number of rows is even. The reader takes the words of a block in any order, from the bank that
+    the column leaves free; it waits where only words of the other one are left.
     """
 
     def bank(rows: int, block: int, gate: int) -> int:
@@ -502,9 +502,17 @@ def _bank_pace(stride: int, column_stride: int, writes: tuple[int, ...]) -> floa
     column = [
         bank(column_stride, b, g) if g >= 0 else -1 for b in range(8 * blocks) for g in writes
     ]
+    turn = 0
     for b in range(blocks):
+        left = [0, 0]
         for g in range(stride):
-            while column[time % len(column)] == bank(stride, b, g):
-                time += 1
+            left[bank(stride, b, g)] += 1
+        while any(left):
+            used = column[time % len(column)]
+            able = [k for k in range(2) if left[k] and k != used]
+            if able:
+                k = turn if turn in able else able[0]
+                left[k] -= 1
+                turn = 1 - k
             time += 1
     return time / blocks

@@ -265,11 +265,16 @@ def _some(keys: Sequence[str]) -> str:
 
 
 def _refuse_unknown(key: str, shape: tuple[int, ...]) -> NoReturn:
-    more = ""
+    more = ", or export the model as ONNX, which has all of it"
     if len(shape) == 3:
         more = (
             f" (a convolution of {shape[2]} taps: only its source tells its padding, so export "
             "the model as ONNX)"
+        )
+    elif len(shape) == 4:
+        more = (
+            " (a convolution over two axes: only its source tells its strides and padding, so "
+            "export the model as ONNX)"
         )
     refuse_tensor(
         key,
@@ -389,11 +394,20 @@ class _Builder:
             raise StillnetError(
                 f"layer '{label}': it takes {weight.shape[1]} inputs, the layer before it gives "
                 f"{self._model.outputs}; list the modules in their order, or, if it reads other "
-                "vectors too (a skip connection), export the model as ONNX"
+                f"vectors too (a skip connection), export the model as ONNX{self._embedded(weight)}"
             )
         if self._model is None:
             self._model = Model(weight.shape[1], name=self._name, one_hot=table is not None)
         return self._model, weight
+
+    def _embedded(self, weight: np.ndarray) -> str:
+        """What to list where a first matrix that does not fit may be the table of an embedding."""
+        assert self._model is not None
+        first = self._model.layers[0]
+        alone = len(self._model.layers) == 1 and first.cell in ("linear", "relu")
+        if not alone or self._model.inputs != weight.shape[1] or np.any(list(first.bias.values())):
+            return ""
+        return f"; if '{first.name}' is an nn.Embedding, list it as embedding:{first.name}"
 
     def dense(self, kind: str, prefix: str, used: Sequence[str]) -> None:
         """Adds an nn.Linear."""

@@ -176,6 +176,13 @@ class HostParts:
         sizes = (math.prod(n for i, n in enumerate(o.shape) if i != o.time) for o in self.outputs)
         return sum(sizes)
 
+    @property
+    def every_step(self) -> bool:
+        """The file gives what follows from the last step; here each step has such an answer."""
+        alone = not self.stepwise and not self.crossing and not any(s.behind for s in self.states)
+        alone = alone and all(o.time is None for o in self.outputs)
+        return alone and bool(self.leave) and all(leave.last for leave in self.leave)
+
     def doubts(self) -> list[str]:
         """What one should know before the chip is used for this model."""
         share = self.report["chip"]["multiplications"]
@@ -210,6 +217,8 @@ class HostParts:
     def leave_outputs(self, vectors: np.ndarray, kept: list[Kept]) -> np.ndarray:
         """The outputs of a recording, from the vectors that came from the chip.
 
+        Where the file gives the last step only, there is one row for each vector (``every_step``).
+
         Parameters
         ----------
         vectors : array of float, shape (vectors, outputs of the chip)
@@ -227,7 +236,8 @@ class HostParts:
             first += k.steps
             if len(part) < k.steps:
                 break
-            rows.append(self._behind(part, k, states))
+            for vector in part[:, None] if self.every_step else (part,):
+                rows.append(self._behind(vector, k, states))
         if not rows:
             return np.zeros((0, self.output_size))
         return np.concatenate(rows)
@@ -336,6 +346,8 @@ class HostParts:
     def _restored(self, vectors: np.ndarray, shape: tuple[int, ...], leave: Leave) -> np.ndarray:
         """A tensor from the vectors of the chip."""
         steps = [i for i in range(len(shape)) if i not in self.feature_axes]
+        if self.every_step:  # of one step, which is the last so far
+            shape = tuple(1 if i in steps else n for i, n in enumerate(shape))
         part = vectors[:, leave.first : leave.first + leave.size]
         part = part.reshape(*(shape[i] for i in steps), *leave.sizes)
         axes = [*steps, *(FEATURE - k for k in range(len(leave.sizes)))]

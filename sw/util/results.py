@@ -465,6 +465,8 @@ class CheckResult(Result):
         States that the host carries: inputs and outputs.
     streams : bool
         The model runs step by step, not only on whole recordings.
+    every_step : bool
+        The file gives what follows from the last step of a recording; here each step gives that.
     chip_weights, chip_multiplications : float
         Shares of the chip.
     """
@@ -477,6 +479,7 @@ class CheckResult(Result):
     leave: list[str] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
     streams: bool = True
+    every_step: bool = False
     chip_weights: float = 1.0
     chip_multiplications: float = 1.0
     layers: list[CheckedLayer]

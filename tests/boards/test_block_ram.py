@@ -150,7 +150,7 @@ def cells_of(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
         ("plain", 36, 9, 36),
         ("plain", 18, 10, 18),
         ("plain", 8, 12, 8),
-        ("plain", 1, 14, 1),
+        pytest.param("plain", 1, 14, 1, marks=pytest.mark.slow),
         ("enabled", 4, 12, 4),
         ("same enable", 36, 9, 36),
         ("marked", 8, 12, 0),

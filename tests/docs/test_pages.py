@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,6 +23,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from stillnet.hw.verilog import generate as generate_module
 from stillnet.sw.cli.main import main
 
 from .pages import DOCS, PAGES, ROOT, Block, anchors, blocks, commands, links
@@ -66,18 +69,32 @@ def save_model(path: Path, inputs: int = 8, units: int = 16, outputs: int = 4) -
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(path))
 
 
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    """A folder with everything that pages speak of; the working directory of the test."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    """A folder with everything that pages speak of."""
+    folder = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(5)
-    save_model(Path("model.onnx"))
-    for name, steps in {"x": 300, "test": 40, "clips/0": 200, "clips/1": 200}.items():
-        Path(f"{name}.npy").parent.mkdir(exist_ok=True)
-        np.save(f"{name}.npy", np.cumsum(rng.normal(0, 0.1, (steps, 8)), axis=0))
-    quantize = "quantize model.onnx --data x.npy --threshold 16/256 -o net.safetensors"
-    assert main(quantize.split()) == 0
-    Path("examples").symlink_to(ROOT / "examples")
+    with contextlib.chdir(folder):
+        save_model(Path("model.onnx"))
+        for name, steps in {"x": 300, "test": 40, "clips/0": 200, "clips/1": 200}.items():
+            Path(f"{name}.npy").parent.mkdir(exist_ok=True)
+            np.save(f"{name}.npy", np.cumsum(rng.normal(0, 0.1, (steps, 8)), axis=0))
+        quantize = "quantize model.onnx --data x.npy --threshold 16/256 -o net.safetensors"
+        assert main(quantize.split()) == 0
+        Path("examples").symlink_to(ROOT / "examples")
+    return folder
+
+
+VERILOG = functools.cache(generate_module.core_verilog)
+"""Pages generate the same few cores."""
+
+
+@pytest.fixture
+def world(made_once, tmp_path, monkeypatch):
+    """A copy of that folder; the working directory of the test."""
+    shutil.copytree(made_once, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(generate_module, "core_verilog", VERILOG)
     return tmp_path
 
 

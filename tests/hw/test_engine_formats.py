@@ -16,7 +16,12 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.image import FORMATS, HEADER, find_field
 from stillnet.sw.packing.packer import pack
 from stillnet.sw.quantization.quantizer import quantize
-from tests.support.networks.formats import format_case, format_cases, short_case
+from tests.support.networks.formats import (
+    format_case,
+    format_cases,
+    full_lane_case,
+    short_case,
+)
 from tests.support.networks.images import patched
 from tests.support.networks.random import Bench, Case, engine_config
 
@@ -58,6 +63,13 @@ def test_short_columns_at_one_row(benches: dict[str, Bench], name: str) -> None:
     bench = benches[name]
     for seed in range(36):
         bench.check(short_case(seed, bench.config))
+
+
+@pytest.mark.parametrize("name", ["sparse", "both"])
+def test_columns_of_one_lane(benches: dict[str, Bench], name: str) -> None:
+    bench = benches[name]
+    for seed in range(4):
+        bench.check(full_lane_case(seed, bench.config))
 
 
 def test_more_hot_words_than_the_store_has_are_refused(benches: dict[str, Bench]) -> None:

@@ -18,12 +18,12 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.network.network import QuantizedLayer
 from stillnet.sw.packing import packer as pack_module
 from tests.hw.test_components import check_pipeline
-from tests.hw.test_engine_cells import CONFIGS
+from tests.hw.test_engine_cells import CONFIGS, SEEDS
 from tests.support.mutations import built, changed, noticed, put_in_place
 from tests.support.networks.cells import random_cell_case
 from tests.support.networks.random import Bench
 
-EXAMPLES = 60
+EXAMPLES = SEEDS
 """Networks within which a mutation must be noticed."""
 
 

@@ -19,6 +19,7 @@ from stillnet.sim.engine.model import Behaviour
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.packing import packer as pack_module
+from tests.hw.test_engine import SEEDS
 from tests.support.garbage_memory import garbage_reads
 from tests.support.mutations import noticed, put_in_place
 from tests.support.networks.random import Bench, Case, engine_config, random_case
@@ -26,7 +27,7 @@ from tests.support.networks.random import Bench, Case, engine_config, random_cas
 CONFIG = engine_config(lanes=8)
 """Also one of ``test_engine``, so that it is compiled once."""
 
-EXAMPLES = 60
+EXAMPLES = SEEDS
 """Networks within which a mutation must be noticed."""
 
 
@@ -94,7 +95,7 @@ MUTATIONS: dict[str, Mutation] = {
     "the cell reads one row off": Mutation(
         "lanes.accumulator_reader",
         "AccumulatorReader",
-        (("sums.address.eq(s.place[1:])", "sums.address.eq(s.place[1:] + 1)"),),
+        (("row.eq(begin),", "row.eq(begin + 1),"),),
     ),
     "no word waits for the cell being read": Mutation(
         "lanes.lanes",

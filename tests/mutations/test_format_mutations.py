@@ -13,7 +13,7 @@ from stillnet.sw.contract.image import FORMATS
 from tests.hw.test_engine_formats import CONFIGS
 from tests.support.garbage_memory import garbage_reads
 from tests.support.mutations import noticed, put_in_place
-from tests.support.networks.formats import format_case, short_case
+from tests.support.networks.formats import format_case, full_lane_case, short_case
 from tests.support.networks.random import Bench, Case, engine_config
 
 CONFIG = CONFIGS["both"]
@@ -115,6 +115,10 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     ),
 }
 
+CONFIG_OF = {"full queues do not stop the words": CONFIGS["sparse"]}
+"""Engines that a mutation needs. With two multipliers in a lane and the units of these engines,
+every queue empties as fast as it fills."""
+
 QUICK = ("surplus goes to the lane itself",)
 """The others compile for as long and run with ``slow``."""
 
@@ -123,6 +127,7 @@ def examples(config: EngineConfig) -> Iterator[Case]:
     """What a mutation meets."""
     for seed in range(EXAMPLES):
         yield short_case(seed, config)
+        yield full_lane_case(seed, config)
         yield format_case(seed, config)
 
 
@@ -132,8 +137,9 @@ def examples(config: EngineConfig) -> Iterator[Case]:
 def test_broken_hardware_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     where, component, *change = MUTATIONS[name]
     put_in_place(monkeypatch, where, component, tuple(change))
-    bench = Bench(CONFIG, to_verilog(Engine(CONFIG), "engine"))
-    assert noticed(bench, examples(CONFIG)), f"{name}: {2 * EXAMPLES} networks passed"
+    config = CONFIG_OF.get(name, CONFIG)
+    bench = Bench(config, to_verilog(Engine(config), "engine"))
+    assert noticed(bench, examples(config)), f"{name}: {3 * EXAMPLES} networks passed"
 
 
 def test_no_memory_of_pruned_columns_needs_its_old_value_while_it_is_written() -> None:

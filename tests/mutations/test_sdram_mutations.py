@@ -193,7 +193,11 @@ MUTATIONS = {
         "x.chosen[b]",
     ),
     "the old row stays open": Mutation(
-        "memory.sdram.bank", "SdramBank", "[stale.eq(opened), self.ready.eq(0)]", "[]", slow=False
+        "memory.sdram.bank",
+        "SdramBank",
+        "other_row, stays = self.dispatch & ~self.same",
+        "other_row, stays = self.dispatch & ~self.dispatch",
+        slow=False,
     ),
     "a bank counts as open after a refresh": Mutation(
         "memory.sdram.bank",

@@ -1,4 +1,4 @@
-"""Formal proofs of the SDRAM controller, the host link's framing, and the streams.
+"""Formal proofs of the SDRAM controller, the host link's framing, streams, and crossings of clocks.
 
 Each proof is a search by a solver over all inputs; ``docs/proofs.md`` says what is claimed. Each is
 also given hardware that is wrong on purpose, and must name the rule that this breaks.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
 from amaranth.hdl import Signal
 
 from stillnet.hw.memory.sdram.parts import PARTS
+from stillnet.sim.proofs.clocks import places_proof, writes_proof
 from stillnet.sim.proofs.link import receiver_proof, ring_proof, transmitter_proof
 from stillnet.sim.proofs.proof import Proof
 from stillnet.sim.proofs.sdram import TIGHT, refresh_proof, sdram_proof
@@ -27,6 +29,9 @@ PROOFS: dict[str, Callable[[], Proof]] = {
     "ring": ring_proof,
     "transmitter": transmitter_proof,
     "slice": slice_proof,
+    "early slice": partial(slice_proof, early=True),
+    "places": places_proof,
+    "writes": writes_proof,
     "splitter": splitter_proof,
     "axi4": axi4_proof,
 }
@@ -38,10 +43,20 @@ def test_proof(name):
     assert outcome.proven, outcome.failed or outcome.log
 
 
-@pytest.mark.parametrize("name", ["slice", "splitter", "ring"])
-def test_what_is_spoken_of_happens(name):
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [
+        ("slice", 8),
+        ("early slice", 8),
+        ("splitter", 8),
+        ("ring", 8),
+        ("places", 12),
+        ("writes", 16),
+    ],
+)
+def test_what_is_spoken_of_happens(name, depth):
     proof = PROOFS[name]()
-    proof.depth = 8
+    proof.depth = depth
     assert proof.cover()
 
 
@@ -65,6 +80,13 @@ def test_sdram_proof_of_a_part(name):
 @pytest.mark.parametrize("postponed", [1, 2, 4])
 def test_refresh_proof_of_fewer_that_wait(postponed):
     outcome = refresh_proof(postponed=postponed).check()
+    assert outcome.proven, outcome.failed or outcome.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4, 16])
+def test_places_of_other_sizes(size):
+    outcome = places_proof(size=size).check()
     assert outcome.proven, outcome.failed or outcome.log
 
 
@@ -166,6 +188,12 @@ class Mutation:
                 return transmitter_proof(transmitter=module.FrameTransmitter)
             case "slice":
                 return slice_proof(register_slice=module.RegisterSlice)
+            case "early slice":
+                return slice_proof(early=True, register_slice=module.RegisterSlice)
+            case "places":
+                return places_proof(places=module.Places)
+            case "writes":
+                return writes_proof(crossing=module.PortCrossing)
             case "splitter":
                 return splitter_proof(splitter=module.BurstSplitter)
             case _:
@@ -345,6 +373,87 @@ MUTATIONS = {
         "spare_valid_next.eq(spare_valid | (~moves & i_stream.valid))",
         "what is in it is offered",
         run=8,
+    ),
+    "one half of a payload does not come from the spare place": Mutation(
+        "early slice",
+        "parts.register_slice",
+        "out[half:], ~keeps, ~spare_free)",
+        "out[half:], ~keeps, Signal())",
+        "in order",
+        run=8,
+        slow=False,
+    ),
+    "both halves move at different times": Mutation(
+        "early slice", "parts.register_slice", "keeps.eq(~moves_next)", "keeps.eq(~moves)", ""
+    ),
+    "what the taker said is not heeded": Mutation(
+        "early slice",
+        "parts.register_slice",
+        "moves_next.eq(~valid_next | self.o_ready_next)",
+        "moves_next.eq(1)",
+        "what is in it is offered",
+        run=6,
+    ),
+    "full places are filled": Mutation(
+        "places",
+        "memory.crossing",
+        "Mux(writer.en, following, same)",
+        "1",
+        "in order",
+        run=18,
+        slow=False,
+    ),
+    "a place counts as free while it is filled": Mutation(
+        "places",
+        "memory.crossing",
+        "Mux(writer.en, following, same)",
+        "same",
+        "in order",
+        run=20,
+    ),
+    "the flag of any place counts for the next one": Mutation(
+        "places",
+        "memory.crossing",
+        "((filled_there ^ emptied) & here).any()",
+        "(filled_there ^ emptied).any()",
+        "what is offered went in",
+        run=10,
+    ),
+    "an emptied place stays there": Mutation(
+        "places",
+        "memory.crossing",
+        "emptied.eq(emptied ^ here)",
+        "emptied.eq(emptied)",
+        "what is offered went in",
+        run=18,
+    ),
+    "the taker is not waited for": Mutation(
+        "places",
+        "memory.crossing",
+        "reader.en.eq(~out.valid | out.ready)",
+        "reader.en.eq(1)",
+        "stream",
+        run=8,
+    ),
+    "a write is done once the memory has it": Mutation(
+        "writes",
+        "memory.crossing",
+        "self.memory.write_idle & ~sink.valid",
+        "~sink.valid",
+        "done means done",
+        run=14,
+        slow=False,
+    ),
+    "a write is offered again": Mutation(
+        "writes",
+        "memory.crossing",
+        "m.d[local] += sink.valid.eq(0)",
+        "pass",
+        "each once",
+        run=14,
+    ),
+    "a write does not wait for the one before": Mutation(
+        "writes", "memory.crossing", "idle & open_", "open_", "one at a time", run=6
     ),
     "a burst crosses a border": Mutation(
         "splitter",

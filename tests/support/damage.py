@@ -6,7 +6,8 @@ takes must be usable, so each one uses it: runs it, saves it, describes it.
     python -m tests.support.damage --seconds 600
 
 damages files until the time is over, in a process of its own for each kind of file, and prints how
-many there were, the slowest, and each kind of traceback once.
+many there were, the slowest, and each kind of traceback once. With ``--files`` each kind ends at
+that number of files.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ def _keras_whole(rng: np.random.Generator) -> bytes:
 
 
 def _keras_nested(rng: np.random.Generator) -> bytes:
-    """Models inside a model, one at every step, and a layer that is called twice."""
+    """Models inside a model, one at every step, a layer that is called twice, and an index."""
 
     def tensor(name: str, call: int = 0) -> dict[str, object]:
         return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, call, 0]}}
@@ -255,6 +256,8 @@ def _keras_nested(rng: np.random.Generator) -> bytes:
         layer("GRU", "g", tensor("i"), units=4, return_sequences=True, reset_after=True),
     ]
     ends = {"input_layers": [["i", 0, 0]], "output_layers": [["g", 0, 0]]}
+    span = {"start": 0, "stop": None, "step": 1}
+    part_of = {"class_name": "__slice__", "config": span}
     each = {
         "class_name": "Sequential",
         "config": {"name": "each", "layers": [layer("Dense", "n", units=4, activation="relu")]},
@@ -262,7 +265,10 @@ def _keras_nested(rng: np.random.Generator) -> bytes:
     body = [
         layer("InputLayer", "x", batch_shape=[None, None, 4]),
         layer("TimeDistributed", "td", tensor("x"), layer=each),
-        layer("Functional", "f", tensor("td"), layers=part, **ends),
+        layer("GetItem", "i", [tensor("td"), [{"class_name": "__ellipsis__"}, part_of]]),
+        layer("ExpandDims", "up", tensor("i"), axis=-1),
+        layer("Squeeze", "down", tensor("up"), axis=3),
+        layer("Functional", "f", tensor("down"), layers=part, **ends),
         layer("Dense", "d", tensor("f"), tensor("d"), units=4, activation="tanh"),
         layer("Add", "s", [[tensor("d"), tensor("d", 1)]]),
     ]
@@ -318,7 +324,6 @@ def _egru(rng: np.random.Generator) -> bytes:
     return save_tensors({f"rnns.0.{k}": rng.random(shape) for k, shape in shapes.items()})
 
 
-@cache
 def _whole(rng: np.random.Generator) -> bytes:
     """A network with parts for the host in front of the chip and behind it."""
     from tests.support.networks.graphs import GraphBuilder
@@ -337,6 +342,7 @@ def _whole(rng: np.random.Generator) -> bytes:
     return _saved(network.save, ".safetensors")
 
 
+@cache
 def valid_files() -> dict[str, tuple[str, bytes]]:
     """A small file of each kind: its extension and its content."""
     rng = np.random.default_rng(0)
@@ -554,13 +560,13 @@ class Report:
         self.examples.setdefault(key, (seed, text))
 
 
-def _work(kind: str, end: float, first: int, send: Any) -> None:
+def _work(kind: str, end: float, first: int, last: int, send: Any) -> None:
     """Damages files of one kind until the time is over; tells each seed, then the report."""
     suffix, data = valid_files()[kind]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     report, seed = Report(), first
     with tempfile.TemporaryDirectory() as folder:
-        while time.monotonic() < end:
+        while time.monotonic() < end and seed < last:
             send.send(seed)
             start = time.monotonic()
             try:
@@ -576,12 +582,17 @@ def _work(kind: str, end: float, first: int, send: Any) -> None:
     send.send(report)
 
 
-def _supervised(kind: str, seconds: float, seed: int) -> Report:
-    """The work in a process that may hang or die: then another one goes on after that file."""
-    end, total = time.monotonic() + seconds, Report()
-    while time.monotonic() < end:
-        receive, send = multiprocessing.Pipe(duplex=False)
-        process = multiprocessing.Process(target=_work, args=(kind, end, seed, send))
+def _supervised(kind: str, seconds: float, seed: int, files: int) -> Report:
+    """The work in a process that may hang or die: then another one goes on after that file.
+
+    The process is a new one, not a fork: libraries that have started threads may wait for ever in a
+    fork.
+    """
+    fresh = multiprocessing.get_context("spawn")
+    end, last, total = time.monotonic() + seconds, seed + files, Report()
+    while time.monotonic() < end and seed < last:
+        receive, send = fresh.Pipe(duplex=False)
+        process = fresh.Process(target=_work, args=(kind, end, seed, last, send))
         process.start()
         send.close()
         first, report = seed, None
@@ -593,6 +604,7 @@ def _supervised(kind: str, seconds: float, seed: int) -> Report:
             total.files += report.files
             total.taken += report.taken
             total.slowest = max(total.slowest, report.slowest)
+            seed = first + report.files
             for key, (at, text) in report.examples.items():
                 total.note(key, at, text)
                 total.found[key] += report.found[key] - 1
@@ -610,13 +622,14 @@ def _supervised(kind: str, seconds: float, seed: int) -> Report:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60, help="for all kinds together")
+    parser.add_argument("--files", type=int, default=1 << 30, help="of each kind at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=list(valid_files()), action="append")
     args = parser.parse_args()
     kinds = args.kind or list(valid_files())
     files = failures = 0
     for kind in kinds:
-        report = _supervised(kind, args.seconds / len(kinds), args.seed)
+        report = _supervised(kind, args.seconds / len(kinds), args.seed, args.files)
         files, failures = files + report.files, failures + report.found.total()
         print(
             f"{kind:<18}{report.files:>8} files, {report.taken:>6} taken, slowest "

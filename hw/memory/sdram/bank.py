@@ -126,13 +126,13 @@ class SdramBank(wiring.Component):
             usable = delay[t.trcd - 2]
         with m.If(usable):
             m.d.sync += self.ready.eq(1)
-        with m.If(self.choose_activate):
-            m.d.sync += opened.eq(1)
-        with m.If(self.dispatch & ~self.same):
-            m.d.sync += [stale.eq(opened), self.ready.eq(0)]
-        with m.If(self.choose_precharge | self.close):
-            m.d.sync += [opened.eq(0), stale.eq(0)]
-        with m.If(self.close):
+        other_row, stays = self.dispatch & ~self.same, ~(self.choose_precharge | self.close)
+        # Written as gates: the pin of a synchronous reset is late.
+        m.d.sync += [
+            opened.eq((opened | self.choose_activate) & stays),
+            stale.eq(((other_row & opened) | (~other_row & stale)) & stays),
+        ]
+        with m.If(other_row | self.close):
             m.d.sync += self.ready.eq(0)
 
         before_activate = Signal(max(t.trp, t.trc))

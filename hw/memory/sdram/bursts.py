@@ -132,7 +132,8 @@ class BurstGenerator(wiring.Component):
             m.d.sync += [
                 waiting.eq(valid),
                 self.burst.write.eq(run.write),
-                self.burst.bank.eq(Mux(valid, run.bank, 0)),
+                # Not by a synchronous reset, whose pin is late.
+                self.burst.bank.eq(run.bank & valid.replicate(self._part.banks)),
                 self.burst.column.eq(run.first),
                 self.burst.extra.eq(Mux(run.write, 0, extra)),
                 self.burst.end.eq(run.single),

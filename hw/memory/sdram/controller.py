@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from stillnet.hw.memory.port import MemoryPortSignature, check_width
+from stillnet.hw.memory.port import LENGTH_BITS, MemoryPortSignature, check_width
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.errors import StillnetError
@@ -49,7 +49,7 @@ class _Signals:
         What was chosen in an earlier cycle, for which bank.
     activate, precharge
         It is issued in this cycle.
-    want_activate, want_precharge, choose_activate, choose_precharge, lowest
+    want_activate, want_precharge, choose_activate, choose_precharge
         By bank, what it asks for; something is chosen; the bank for which.
     issued_...
         What was issued in the cycle before: for timers that can wait, and for the pins.
@@ -90,9 +90,8 @@ class _Signals:
         self.target = Signal(banks)
         self.activate = Signal()
         self.precharge = Signal()
-        self.choose_activate = Signal()
-        self.choose_precharge = Signal()
-        self.lowest = Signal(banks)
+        self.choose_activate = Signal(banks)
+        self.choose_precharge = Signal(banks)
         # Issued in the cycle before.
         self.issued_read = Signal()
         self.issued_write = Signal()
@@ -197,7 +196,7 @@ class SdramController(wiring.Component):
         address_bits: int,
         word_bits: int,
         *,
-        length_bits: int = 16,
+        length_bits: int = LENGTH_BITS,
         cas_latency: int | None = None,
         input_delay: int = 0,
         far: bool = False,
@@ -362,9 +361,7 @@ class SdramController(wiring.Component):
             steps.eq(Mux(segment.p.write, last - first, last[low:] - first[low:])),
             # For each bank by itself: ``chosen`` has one bit, and banks stand by their pins.
             *(
-                x.dispatched[b].eq(
-                    x.looked & runs.i_stream.ready & x.chosen[b] & (x.same[b] | x.unused[b])
-                )
+                x.dispatched[b].eq(x.looked & x.chosen[b] & (x.same[b] | x.unused[b]))
                 for b in range(part.banks)
             ),
             x.dispatch.eq(x.dispatched.any()),
@@ -373,14 +370,18 @@ class SdramController(wiring.Component):
             runs.i_stream.valid.eq(x.dispatch),
         ]
         m.d.sync += [
-            x.looked.eq(segment.valid & ~x.dispatch),
+            # With none sent in this cycle, a place that is free now is free in the next.
+            x.looked.eq(segment.valid & ~x.dispatch & runs.i_stream.ready),
             x.chosen.eq(bank),
             x.run.write.eq(segment.p.write),
             x.run.bank.eq(bank),
             x.run.first.eq(first),
             x.run.last.eq(last),
             x.run.steps.eq(steps),
-            x.run.single.eq(steps == 0),
+            # Not from the difference, which takes longer.
+            x.run.single.eq(
+                (first[low:] == last[low:]) & (~segment.p.write | (first[:low] == last[:low]))
+            ),
         ]
         wiring.connect(m, runs.o_stream, x.bursts.i_stream)
 
@@ -424,24 +425,28 @@ class SdramController(wiring.Component):
         t, part, refresh = self._timings, self._part, x.refresh
         before_activate = Signal(max(1, t.trrd - 1))
         issue, choose = Signal(), Signal()
-        may_activate, may_precharge = Signal(part.banks), Signal(part.banks)
+        may_activate = Signal(part.banks)
         m.d.comb += [
             issue.eq(~x.data & ~x.held),
             x.activate.eq(x.activating & issue),
             x.precharge.eq(x.precharging & issue),
             may_activate.eq(Mux(before_activate[0], 0, x.want_activate)),
-            may_precharge.eq(Mux(may_activate.any(), 0, x.want_precharge)),
             choose.eq(~x.activating & ~x.precharging & ~refresh.hold),
-            x.choose_activate.eq(choose & may_activate.any()),
-            x.choose_precharge.eq(choose & may_precharge.any()),
         ]
-        candidates = may_activate | may_precharge
-        m.d.comb += x.lowest.eq(candidates & ~(candidates - 1))
+        # The first bank of each kind, side by side. Not by a subtraction, which takes longer.
+        some = may_activate.any()
+        for b in range(part.banks):
+            row, close = (kind[b] & ~kind[:b].any() for kind in (may_activate, x.want_precharge))
+            m.d.comb += [
+                x.choose_activate[b].eq(choose & row),
+                x.choose_precharge[b].eq(choose & close & ~some),
+            ]
+            with m.If(choose):
+                m.d.sync += x.target[b].eq(row | (close & ~some))
         with m.If(choose):
             m.d.sync += [
-                x.activating.eq(x.choose_activate),
-                x.precharging.eq(x.choose_precharge),
-                x.target.eq(x.lowest),
+                x.activating.eq(some),
+                x.precharging.eq(x.want_precharge.any() & ~some),
             ]
         with m.Elif(refresh.hold | issue):
             m.d.sync += [x.activating.eq(0), x.precharging.eq(0)]
@@ -477,8 +482,8 @@ class SdramController(wiring.Component):
                 x.unused[b].eq(bank.unused),
                 bank.dispatch.eq(x.dispatched[b]),
                 bank.finish.eq(x.issued_end & x.issued_bank[b]),
-                bank.choose_activate.eq(x.choose_activate & x.lowest[b]),
-                bank.choose_precharge.eq(x.choose_precharge & x.lowest[b]),
+                bank.choose_activate.eq(x.choose_activate[b]),
+                bank.choose_precharge.eq(x.choose_precharge[b]),
                 bank.activate.eq(x.activate & x.target[b]),
                 bank.precharge.eq(x.precharge & x.target[b]),
                 bank.close.eq(x.refresh.precharge),

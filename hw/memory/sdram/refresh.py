@@ -102,41 +102,47 @@ class RefreshControl(wiring.Component):
         timer = Signal(range(settled + t.tmrd + 1), init=settled)
         powered = Signal(reset_less=True)
         forced = Signal(init=1)
-        with m.If(timer != 0):
+        # What the states ask of the timer, in registers: it is 0, and 2 or less.
+        over, nearly = Signal(init=settled == 0), Signal(init=settled <= 2)
+        m.d.sync += [over.eq(timer <= 1), nearly.eq(timer <= 3)]
+        with m.If(~over):
             m.d.sync += timer.eq(timer - 1)
+
+        def wait(cycles: int) -> list[Any]:
+            return [timer.eq(cycles), over.eq(cycles == 0), nearly.eq(cycles <= 2)]
 
         with m.FSM() as machine:
             with m.State("POWER-UP"):
                 m.d.sync += startup.eq(startup - 1)
-                with m.If((startup == 1) | (powered & (timer == 0))):
+                with m.If((startup == 1) | (powered & over)):
                     m.next = "PRECHARGE"
             with m.State("RUN"):
                 with m.If(many | (some & calm_long)):
                     # Commands on their way to the timers of the banks arrive first.
-                    m.d.sync += [self.hold.eq(1), forced.eq(many), timer.eq(3)]
+                    m.d.sync += [self.hold.eq(1), forced.eq(many), *wait(3)]
                     m.next = "SETTLE"
             with m.State("SETTLE"):
-                with m.If((timer == 0) & ~self.busy):
+                with m.If(over & ~self.busy):
                     m.next = "PRECHARGE"
             with m.State("PRECHARGE"):
                 m.d.comb += self.precharge.eq(1)
-                m.d.sync += timer.eq(close - 1)
+                m.d.sync += wait(close - 1)
                 m.next = "REFRESH"
             with m.State("REFRESH"):
-                with m.If(timer == 0):
+                with m.If(over):
                     m.d.comb += self.refresh.eq(1)
                     # `more` needs a cycle to see this one.
-                    m.d.sync += timer.eq(max(t.trfc, 2) - 1)
+                    m.d.sync += wait(max(t.trfc, 2) - 1)
                     with m.If(~more | ~(forced | self.idle)):
                         m.next = "LAST"
             with m.State("LAST"):
                 with m.If(~self.started):
-                    with m.If(timer == 0):
+                    with m.If(over):
                         m.d.comb += self.load_mode.eq(1)
-                        m.d.sync += [timer.eq(t.tmrd + 1), self.started.eq(1)]
+                        m.d.sync += [*wait(t.tmrd + 1), self.started.eq(1)]
                         m.d.sync += powered.eq(1)
                 # The banks choose in the cycle after this one and issue after the next.
-                with m.Elif(timer <= 2):
+                with m.Elif(nearly):
                     m.d.sync += self.hold.eq(0)
                     m.next = "RUN"
         self.probes = SimpleNamespace(
@@ -146,6 +152,8 @@ class RefreshControl(wiring.Component):
             due=due,
             startup=startup,
             timer=timer,
+            over=over,
+            nearly=nearly,
             powered=powered,
             forced=forced,
         )

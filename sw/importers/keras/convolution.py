@@ -102,6 +102,48 @@ def _conv(layer: Layer, x: Tensor) -> Tensor:
     return activate(layer, out, layer.config.get("activation"))
 
 
+def _transposed(layer: Layer, x: Tensor) -> Tensor:
+    """The kernel is (sizes, outputs, inputs)."""
+    use_bias = bool(layer.config.get("use_bias", True))
+    kernel, *bias = layer.weights(1 + use_bias)
+    axes = kernel.ndim - 2
+    layer.rank(x, axes + 1)
+    layer.channels_last()
+    padding = str(layer.config.get("padding", "valid"))
+    if padding not in ("valid", "same") or layer.config.get("output_padding") is not None:
+        layer.refuse(f"padding is {padding}, or output_padding is set; use valid or same alone")
+    if x.shape[-1] not in (None, kernel.shape[-1]):
+        layer.refuse(
+            f"its weights take {kernel.shape[-1]} channels, but the layer before gives "
+            f"{x.shape[-1]}; save the model again"
+        )
+    strides, dilations = layer.numbers("strides", axes), layer.numbers("dilation_rate", axes)
+    sizes = [(k - 1) * d + 1 for k, d in zip(kernel.shape, dilations)]
+    if min(*sizes, *strides) < 1:
+        layer.refuse(f"its windows are {sizes}, its strides {strides}; save the model again")
+    # Of each position come as many as the stride; "valid" keeps what the kernel reaches besides.
+    over = [max(k - s, 0) for k, s in zip(sizes, strides)]
+    cut = over if padding == "same" else [0] * axes
+    out = layer.node(
+        "ConvTranspose",
+        _first(layer, x),
+        kernel.transpose(axes + 1, axes, *range(axes)),
+        *bias,
+        main=True,
+        kernel_shape=list(kernel.shape[:-2]),
+        strides=strides,
+        dilations=dilations,
+        pads=[*(n // 2 for n in cut), *(n - n // 2 for n in cut)],
+        output_padding=[max(s - k, 0) for k, s in zip(sizes, strides)],
+    )
+    lengths = [
+        None if n is None else n * s + more - less
+        for n, s, more, less in zip(x.shape, strides, over, cut)
+    ]
+    result = _last(layer, out, (*lengths, kernel.shape[-2]))
+    return activate(layer, result, layer.config.get("activation"))
+
+
 def _depthwise(layer: Layer, x: Tensor) -> Tensor:
     use_bias = bool(layer.config.get("use_bias", True))
     kernel, *bias = layer.weights(1 + use_bias)
@@ -209,18 +251,19 @@ def _upsampling(layer: Layer, x: Tensor) -> Tensor:
 
 
 CONVOLUTIONS: dict[str, Callable[[Layer, Tensor], Tensor]] = {
-    f"{name}{axes}D": function
+    name.replace("*", f"{axes}D"): function
     for axes in (1, 2)
     for name, function in (
-        ("AveragePooling", _pool),
-        ("Conv", _conv),
-        ("Cropping", _cropping),
-        ("DepthwiseConv", _depthwise),
-        ("GlobalAveragePooling", _global_pool),
-        ("GlobalMaxPooling", _global_pool),
-        ("MaxPooling", _pool),
-        ("SeparableConv", _separable),
-        ("UpSampling", _upsampling),
-        ("ZeroPadding", _padding),
+        ("AveragePooling*", _pool),
+        ("Conv*", _conv),
+        ("Conv*Transpose", _transposed),
+        ("Cropping*", _cropping),
+        ("DepthwiseConv*", _depthwise),
+        ("GlobalAveragePooling*", _global_pool),
+        ("GlobalMaxPooling*", _global_pool),
+        ("MaxPooling*", _pool),
+        ("SeparableConv*", _separable),
+        ("UpSampling*", _upsampling),
+        ("ZeroPadding*", _padding),
     )
 }

@@ -14,7 +14,7 @@ from .convolution import CONVOLUTIONS
 from .functions import FUNCTIONS, activate
 from .writer import Layer, Tensor
 
-__all__ = ["LAYERS", "NOTHING", "merged"]
+__all__ = ["LAYERS", "NOTHING", "merged", "reshaped"]
 
 NOTHING = frozenset(
     ("ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise")
@@ -135,7 +135,7 @@ def _rescaling(layer: Layer, x: Tensor) -> Tensor:
 # -- shapes ---------------------------------------------------------------------------------------
 
 
-def _reshaped(layer: Layer, x: Tensor, shape: Sequence[int]) -> Tensor:
+def reshaped(layer: Layer, x: Tensor, shape: Sequence[int]) -> Tensor:
     """To sizes of which one may be -1; the batch stays.
 
     A size that is the number of steps of the training follows the length of a recording.
@@ -160,11 +160,11 @@ def _reshaped(layer: Layer, x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _reshape(layer: Layer, x: Tensor) -> Tensor:
-    return _reshaped(layer, x, [int(n) for n in layer.config["target_shape"]])
+    return reshaped(layer, x, [int(n) for n in layer.config["target_shape"]])
 
 
 def _flatten(layer: Layer, x: Tensor) -> Tensor:
-    return _reshaped(layer, x, [layer.length(x)])
+    return reshaped(layer, x, [layer.length(x)])
 
 
 def _permute(layer: Layer, x: Tensor) -> Tensor:

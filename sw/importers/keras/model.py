@@ -23,6 +23,7 @@ from stillnet.sw.contract.errors import StillnetError
 
 from .file import KerasFile, read_keras
 from .layers import LAYERS, MERGES, NOTHING, merged
+from .operations import OPERATIONS, operation
 from .order import Source, Wiring, layer_name, ordered, refuse_layer
 from .recurrent import RECURRENT
 from .writer import Layer, NeedsLength, Tensor, Writer
@@ -34,16 +35,22 @@ __all__ = ["keras_graphs"]
 
 _T = TypeVar("_T")
 
+_ATTENTION = (
+    "it looks at all steps of a recording, which a stream does not have yet; train the model with "
+    "a recurrent layer in its place, or, if whole recordings are enough, export it to ONNX, where "
+    "it runs on the host"
+)
 _HINTS = {
-    "Bidirectional": "a stream has no end to start from, so train a forward layer",
-    "RepeatVector": "it repeats one vector over new steps, which a stream has no time for; save "
-    "the layers before it and those after it as models of their own",
+    "Bidirectional": "its backward layer begins at the end of a recording, which a stream does not "
+    "have; take the forward layer alone (bidirectional.forward_layer), train the layers behind it "
+    "for some epochs, and save that model",
     "Lambda": "it holds Python code, which the file does not have in a form to be read; write it "
     "with layers of Keras, or save the model without it",
     "TFOpLambda": "it is an operation of TensorFlow; write it with layers of Keras, or save the "
     "model without it",
-    "GetItem": "it takes some elements by index; write it as Cropping1D, or save the model without "
-    "it",
+    **dict.fromkeys(
+        ("AdditiveAttention", "Attention", "GroupQueryAttention", "MultiHeadAttention"), _ATTENTION
+    ),
 }
 _INPUT = "input"
 
@@ -189,7 +196,7 @@ class _Reader:
             results = [merged(layer, tensors, [s.number for s in sources])]
         elif kind in RECURRENT:
             results = RECURRENT[kind](layer, tensors[0], tensors[1:])
-        elif kind not in NOTHING and kind not in LAYERS:
+        elif kind not in NOTHING and kind not in LAYERS and kind not in OPERATIONS:
             layer.refuse(
                 _HINTS.get(
                     kind,
@@ -203,7 +210,10 @@ class _Reader:
                 f"and {', '.join(sorted(MERGES))} may"
             )
         else:
-            results = [LAYERS[kind](layer, tensors[0]) if kind in LAYERS else tensors[0]]
+            done = operation(layer, tensors[0])
+            if done is None:
+                done = LAYERS[kind](layer, tensors[0]) if kind in LAYERS else tensors[0]
+            results = [done]
         return [layer.finished(results[0]), *results[1:]]
 
     def _output(self, tensor: Tensor, source: Source) -> Tensor:
@@ -226,6 +236,7 @@ class _Reader:
             shape = (None,) if tokens else (None, self._features(wiring, name))
         several = len(wiring.inputs) > 1
         if shape and (len(shape) > 1 or tokens) and not (self._fixed or several):
+            self._writer.window = None if shape[0] is None else (name, shape[0])
             shape = (None, *shape[1:])
         if len(shape) > 1 and shape[-1] is None:
             shape = (*shape[:-1], self._features(wiring, name))

@@ -96,7 +96,8 @@ def _wiring(model: Mapping[str, Any]) -> Wiring:
             f"the model is a {kind}, whose layers the file does not describe; save a Sequential "
             "or functional model"
         )
-    assert isinstance(config, Mapping)
+    if not isinstance(config, Mapping):
+        raise StillnetError(f"the {kind} model has no description of its layers: save it again")
     by_name = {layer_name(layer): layer for layer in config["layers"]}
     inputs = [s.layer for s in _histories(config.get("input_layers", []))]
     stored: dict[str, str] = {}
@@ -111,9 +112,9 @@ def _wiring(model: Mapping[str, Any]) -> Wiring:
             if name in above:
                 kind = str(layer["class_name"])
                 refuse_layer(name, kind, "it feeds itself; save the model again")
+            layer, reads = _indexed(layer, calls[call : call + 1])
             sources = [
-                s if s.number is not None else visit(s, (*above, name))
-                for s in _sources(calls[call : call + 1])
+                s if s.number is not None else visit(s, (*above, name)) for s in _sources(reads)
             ]
             done[source.layer, call] = name
             stored[name] = source.layer
@@ -122,6 +123,21 @@ def _wiring(model: Mapping[str, Any]) -> Wiring:
 
     outputs = [visit(s, ()) for s in _histories(config.get("output_layers", []))]
     return Wiring(found, inputs, outputs, stored)
+
+
+def _indexed(layer: Mapping[str, Any], calls: Any) -> tuple[Mapping[str, Any], Any]:
+    """The index of ``x[...]`` as a setting ``key`` of the layer, and the call without it."""
+    key = None
+    if layer["class_name"] == "GetItem" and calls:
+        given, keyed = list(calls[0].get("args") or ()), dict(calls[0].get("kwargs") or {})
+        key = given.pop() if len(given) > 1 else keyed.pop("key", None)
+        calls = [{"args": given, "kwargs": keyed}]
+    elif layer["class_name"] == "SlicingOpLambda" and calls:
+        key = calls[0][0][3].get("slice_spec")  # Keras 2
+        calls = [[calls[0][0][:3]]]
+    else:
+        return layer, calls
+    return {**layer, "config": {**(layer.get("config") or {}), "key": key}}, calls
 
 
 def inner_model(layer: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -42,11 +42,15 @@ class Tensor:
 
 @dataclass
 class Writer:
-    """The nodes and constants so far."""
+    """The nodes and constants so far.
+
+    ``window`` has the name of the input whose steps are left open, and their number in training.
+    """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    window: tuple[str, int] | None = None
 
     def input(self, name: str, shape: Sequence[int | None], tokens: bool) -> Tensor:
         """An input of the graph."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .recurrent import roles
-from .tensors import Const, Flow, Value, refuse, shown_shape
+from .tensors import Const, Flow, Value, dim_size, refuse, shown_shape
 from .walk import Walk, handles
-from .within_step import in_step, pick_features, unroll
+from .within_step import as_tensor, in_step, pick_features, unroll
 
 if TYPE_CHECKING:
     import onnx
@@ -87,7 +89,7 @@ def conv(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
                 "it mixes vectors that go through the chip one after the other, of "
                 f"{shown_shape(flow)}; make them one step, with a Reshape or Flatten before it",
             )
-        unroll(walk, node, flow, values)
+        unroll(walk, node, flow, values, _matrix)
         return
     weight = _full_weight(walk, node, attrs, values[1])
     units, size, taps = weight.shape
@@ -112,6 +114,35 @@ def conv(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     feature = walk.features(name, units)
     dims = (batch, feature, time)
     walk.write(node, Flow(vector, dims, feature, reduced=flow.reduced, excess=excess))
+
+
+def _matrix(
+    walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value | None]
+) -> np.ndarray:
+    """The matrix of a convolution inside a step.
+
+    Run on the numbers of the elements, with kernels of a single one each, it tells which element
+    each place of the kernel meets at each position.
+    """
+    feature = walk.feature_of(flow)
+    assert feature is not None
+    weight = walk.const(node, values[1], "W")
+    size, groups = dim_size(feature), int(walk.attributes(node).get("group", 1))
+    units, taps = len(weight) // groups, math.prod(weight.shape[1:])
+    (numbers,) = as_tensor(flow, feature, 1.0 + np.arange(size)[None])
+    kernels = np.tile(
+        np.eye(taps).reshape(taps, *weight.shape[1:]), (groups, *[1] * (weight.ndim - 1))
+    )
+    feeds = [numbers, kernels, np.zeros(len(kernels))][: sum(v is not None for v in values)]
+    met = walk.evaluate(node, feeds)[0]
+    met = met.reshape(len(numbers), groups, taps, -1).astype(int)
+    rows = weight.reshape(groups, units, taps)
+    matrix = np.zeros((len(met), groups, units, met.shape[-1] * size))
+    for batch, group in np.ndindex(met.shape[:2]):
+        tap, position = np.nonzero(met[batch, group])
+        places = position * size + met[batch, group, tap, position] - 1
+        matrix[batch, group][:, places] = rows[group][:, tap]
+    return matrix.reshape(-1, size)
 
 
 def _within_step(

@@ -179,17 +179,22 @@ def _check_attributes(node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
     kind = node.op_type
     direction = attrs.get("direction", b"forward").decode()
     if direction != "forward":
-        refuse(
-            node,
-            f"direction is '{direction}'; a stream has no end to start from, so use a forward "
-            f"{kind}",
-        )
+        refuse(node, backwards(node, direction))
     if "clip" in attrs:
         refuse(
             node,
             f"clip is {attrs['clip']:g}; clipping inside {_article(kind)} is not supported, "
             "export without clip",
         )
+
+
+def backwards(node: onnx.NodeProto, direction: str) -> str:
+    """Why a layer cannot run on a stream, and what to do."""
+    return (
+        f"direction is '{direction}'; a stream has no end to start from, so use a forward "
+        f"{node.op_type}: export that direction alone, and train the layers behind it for some "
+        "epochs"
+    )
 
 
 def _article(kind: str) -> str:

@@ -116,6 +116,7 @@ class Walk:
     high: float = math.inf
     stepwise: bool = False  # the graph is one step, so that no axis of it is time
     sparse_words: int = 0  # that a step reads of layers which are mostly empty
+    sparse_places: int = 0  # of the matrices of such layers
 
     def __post_init__(self) -> None:
         self.env = {**self.graph.constants, self.graph.data: self.start}

@@ -6,22 +6,24 @@ operator on the columns of the identity. Weights that are zero there cost nothin
 columns with gaps, and in blocks of zeros.
 
 A convolution uses each of its weights at many positions, an engine reads a weight for each of its
-multiplications: what is unrolled must pay (:func:`_check_cost`).
+multiplications: what is unrolled must pay (:class:`_Cost`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from stillnet.sw.contract.columns import choose
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.image import FORMATS
 from stillnet.sw.model.layer_graph import Vector
 
-from .tensors import Axis, Const, Dim, Flow, Value, dim_size, refuse, shown_shape
+from .tensors import Axis, Const, Dim, Flow, Value, dim_size, label, refuse, shown_shape
 from .walk import Walk, handles
 
 if TYPE_CHECKING:
@@ -29,15 +31,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNROLLED",
+    "as_tensor",
     "feature_values",
     "holds_features",
     "in_order",
     "in_step",
     "join_features",
     "pick_features",
+    "results_of",
     "split_features",
     "spread",
     "unroll",
+    "widened",
 ]
 
 _LARGEST = 1 << 24
@@ -54,6 +59,18 @@ _MOST_PICKED = 1 << 22
 
 _SMALL = 1 << 13
 """Words of a step that mostly hold zeros and yet need no reason: .08 ms at 100 MHz."""
+
+_MOST_EMPTY = 1 << 21
+"""Places of all matrices that mostly hold zeros: 2.6 ms at 100 MHz for an engine that reads all."""
+
+_SPARSE = EngineConfig().reading(FORMATS)
+"""An engine that leaves out zeros, as ``--fit`` makes it."""
+
+_COUNTED = 128
+"""Columns of a matrix, evenly spread, whose words are counted."""
+
+Finder = Callable[["Walk", Any, Flow, Sequence[Value | None]], np.ndarray]
+"""Gives the matrix (results, elements of a step) of a node."""
 
 
 def spread(walk: Walk, flow: Flow) -> bool:
@@ -113,7 +130,7 @@ def _inner(node: onnx.NodeProto, flow: Flow, feature: Dim) -> list[bool]:
     return inner
 
 
-def _as_tensor(flow: Flow, feature: Dim, vectors: np.ndarray) -> np.ndarray:
+def as_tensor(flow: Flow, feature: Dim, vectors: np.ndarray) -> np.ndarray:
     """Vectors (count, size) as the tensor of the flow, with an axis of vectors in front."""
     shaped = vectors.reshape(len(vectors), *(a.size for a in feature))
     order = [1 + feature.index(a) for d in flow.dims for a in d if a in feature]
@@ -121,51 +138,98 @@ def _as_tensor(flow: Flow, feature: Dim, vectors: np.ndarray) -> np.ndarray:
     return shaped.transpose(0, *order).reshape(len(vectors), *sizes)
 
 
-def unroll(walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value | None]) -> None:
-    """A node that is linear in one step, as a dense layer."""
+def unroll(
+    walk: Walk,
+    node: onnx.NodeProto,
+    flow: Flow,
+    values: Sequence[Value | None],
+    find: Finder | None = None,
+) -> None:
+    """A node that is linear in one step, as a dense layer.
+
+    ``find`` gives its matrix where there is a quicker way than the columns of the identity.
+    """
     feature = _known_feature(walk, node, flow)
     inner = _inner(node, flow, feature)
     size = dim_size(feature)
     probe = np.random.default_rng(0).normal(size=size)
-    _check_cost(walk, node, size, values, _results(walk, node, flow, values, probe[None]).size)
-    found = _results(walk, node, flow, values, np.vstack([np.eye(size), np.zeros(size), probe]))
-    shape = found.shape[1:]
-    dims, axes = _result_dims(walk, node, flow, inner, shape)
-    flat = found.reshape(len(found), -1)
-    bias = flat[size]
-    weight = (flat[:size] - bias).T
-    if not np.allclose(weight @ probe + bias, flat[-1], rtol=1e-9, atol=1e-9):
+    once = results_of(walk, node, flow, values, np.vstack([np.zeros(size), probe]))
+    dims, axes = _result_dims(walk, node, flow, inner, once.shape[1:])
+    bias, wanted = once.reshape(2, -1)
+    cost = _Cost(walk, node, size, values, len(bias))
+    cost.check_size(identity=find is None)
+    if find is None:
+        columns = results_of(walk, node, flow, values, np.eye(size)).reshape(size, -1)
+        weight = (columns - bias).T
+    else:
+        weight = find(walk, node, flow, values)
+    if not np.allclose(weight @ probe + bias, wanted, rtol=1e-9, atol=1e-9):
         refuse(node, f"{node.op_type} is not linear; compute it on the host")
+    cost.check_words(weight)
     _check_apart(walk, node, flow, values, probe)
     name = walk.fresh_name(node)
     vector = walk.net.dense(flow.vector, name, weight, bias, "linear")
     walk.write(node, Flow(vector, dims, axes, reduced=flow.reduced))
 
 
-def _check_cost(
-    walk: Walk, node: onnx.NodeProto, size: int, values: Sequence[Value | None], results: int
-) -> None:
-    """Refuses an operator that an engine would have to read too many words for.
+class _Cost:
+    """What an unrolled operator asks of an engine, and whether that pays.
 
     A plain engine reads every weight of the matrix in a step, zeros too. If these words are fewer
     than the operator's own multiplications, all lanes together are faster than one multiplier would
-    be: that pays. Operators that leave more of the matrix empty may together read as many words as
-    the rest of the model, or :data:`_SMALL`.
+    be: that pays. So it does where an engine that leaves out zeros (``--fit``) reads so few words.
+    Operators that take more may together read as many words as the rest of the model, or
+    :data:`_SMALL`.
     """
-    weights, own = size * results, _multiplications(walk, node, size, values, results)
-    words = -(-weights // _LANES)
-    pays = words <= own
-    most = max(_SMALL, walk.graph.stored // _LANES)
-    if weights <= _LARGEST and (pays or walk.sparse_words + words <= most):
-        walk.sparse_words += 0 if pays else words
-        return
-    stored = sum(v.value.size for v in values[1:2] if isinstance(v, Const))
-    refuse(
-        node,
-        f"{UNROLLED}, its {stored:,} weights become {weights:,}, which the chip would "
-        f"read in every step for {own:,} multiplications; feed one frame a step, with "
-        "causal convolutions over the steps or a recurrent layer, or make these axes shorter",
-    )
+
+    def __init__(
+        self,
+        walk: Walk,
+        node: onnx.NodeProto,
+        size: int,
+        values: Sequence[Value | None],
+        results: int,
+    ) -> None:
+        self.walk, self.node, self.size = walk, node, size
+        self.stored = sum(v.value.size for v in values[1:2] if isinstance(v, Const))
+        self.weights = size * results
+        self.own = _multiplications(walk, node, size, values, results)
+        self.dense = -(-self.weights // _LANES)
+
+    def check_size(self, identity: bool) -> None:
+        """Refuses a matrix that is too large to be found."""
+        places = self.walk.sparse_places + self.weights
+        pays = self.dense <= self.own or places <= max(_MOST_EMPTY, self.walk.graph.stored)
+        if self.weights > _LARGEST or identity and self.size**2 > 4 * _LARGEST or not pays:
+            self._refuse()
+
+    def check_words(self, weight: np.ndarray) -> None:
+        """Refuses a matrix of which an engine reads too many words."""
+        if self.dense <= self.own:
+            return
+        most = max(_SMALL, self.walk.graph.stored // _LANES)
+        some = (weight[:, :: -(-self.size // _COUNTED)] != 0).astype(np.int8)
+        stored = choose(some[None], 8, _SPARSE).words * self.size // some.shape[1]
+        pays = stored <= self.own
+        if not pays and self.walk.sparse_words + stored > most:
+            self._refuse()
+        self.walk.sparse_words += 0 if pays else stored
+        self.walk.sparse_places += self.weights
+        if self.dense > most:
+            self.walk.notes.append(
+                f"node '{label(self.node)}' ({self.node.op_type}): {UNROLLED}, its matrix holds "
+                f"zeros in {100 * np.mean(weight == 0):.0f} % of its places; give --fit to "
+                "generate, build and run, for an engine that does not read them"
+            )
+
+    def _refuse(self) -> NoReturn:
+        refuse(
+            self.node,
+            f"{UNROLLED}, its {self.stored:,} weights become {self.weights:,}, which the chip "
+            f"would read in every step for {self.own:,} multiplications; feed one frame a step, "
+            "with causal convolutions over the steps or a recurrent layer, or make these axes "
+            "shorter",
+        )
 
 
 def _multiplications(
@@ -175,6 +239,8 @@ def _multiplications(
     weight = values[1] if len(values) > 1 else None
     if node.op_type == "Conv" and isinstance(weight, Const):
         return results * math.prod(weight.value.shape[1:])
+    if node.op_type == "ConvTranspose" and isinstance(weight, Const):
+        return size * math.prod(weight.value.shape[1:])
     if node.op_type in ("MatMul", "Einsum") and isinstance(weight, Const):
         shape = weight.value.shape
         return results * (shape[-2] if len(shape) > 1 else shape[-1])
@@ -193,8 +259,8 @@ def pick_features(
     feature = _known_feature(walk, node, flow)
     inner = _inner(node, flow, feature)
     size = dim_size(feature)
-    (numbers,) = _as_tensor(flow, feature, 1 + np.arange(size)[None])
-    feeds = [numbers if v is flow else _widened(v) for v in values if isinstance(v, Flow | Const)]
+    (numbers,) = as_tensor(flow, feature, 1 + np.arange(size)[None])
+    feeds = [numbers if v is flow else widened(v) for v in values if isinstance(v, Flow | Const)]
     found = [np.asarray(a) for a in walk.evaluate(node, feeds)]
     _check_apart(walk, node, flow, values, np.random.default_rng(0).normal(size=size))
     results: list[Value] = []
@@ -232,7 +298,7 @@ def join_features(walk: Walk, node: onnx.NodeProto, flows: Sequence[Flow], axis:
     tensors, first = [], 0
     for flow, feature in zip(flows, features):
         count = dim_size(feature)
-        tensors += list(_as_tensor(flow, feature, first + np.arange(count)[None]))
+        tensors += list(as_tensor(flow, feature, first + np.arange(count)[None]))
         first += count
     outer = [
         tuple(None if any(a in f for a in d) else d for i, d in enumerate(flow.dims) if i != axis)
@@ -268,10 +334,10 @@ def _check_apart(
     """Refuses a node that mixes steps: three of them must give what each gives alone."""
     feature = walk.feature_of(flow)
     assert feature is not None
-    tensors = _as_tensor(flow, feature, np.stack([probe, 2 * probe, -probe]))
+    tensors = as_tensor(flow, feature, np.stack([probe, 2 * probe, -probe]))
 
     def run(x: np.ndarray) -> np.ndarray:
-        feeds = [x if v is flow else _widened(v) for v in values if isinstance(v, Flow | Const)]
+        feeds = [x if v is flow else widened(v) for v in values if isinstance(v, Flow | Const)]
         return np.asarray(walk.evaluate(node, feeds)[0], float)
 
     for i, d in enumerate(flow.dims):
@@ -282,17 +348,17 @@ def _check_apart(
                 refuse(node, "it mixes several steps; a stream has one at a time")
 
 
-def _results(
+def results_of(
     walk: Walk, node: onnx.NodeProto, flow: Flow, values: Sequence[Value | None], rows: np.ndarray
 ) -> np.ndarray:
     """The node's result for each vector of features, all other axes of size 1."""
     feature = walk.feature_of(flow)
     assert feature is not None
-    tensors = _as_tensor(flow, feature, rows)
+    tensors = as_tensor(flow, feature, rows)
     outer = next((i for i, d in enumerate(flow.dims) if not any(a in feature for a in d)), None)
 
     def run(x: np.ndarray) -> np.ndarray:
-        feeds = [x if v is flow else _widened(v) for v in values if isinstance(v, Flow | Const)]
+        feeds = [x if v is flow else widened(v) for v in values if isinstance(v, Flow | Const)]
         return np.asarray(walk.evaluate(node, feeds)[0], float)
 
     if outer is not None and outer == 0:  # all at once, along an axis that is not touched
@@ -302,7 +368,7 @@ def _results(
     return np.stack([run(x) for x in tensors])
 
 
-def _widened(value: Value) -> np.ndarray:
+def widened(value: Value) -> np.ndarray:
     """A constant, floats in float64."""
     assert isinstance(value, Const)
     return value.value.astype(np.float64) if value.value.dtype.kind == "f" else value.value
@@ -349,7 +415,15 @@ def in_step(walk: Walk, flow: Flow, axes: Sequence[int]) -> bool:
     return all(holds_features(walk, flow, i) for i in axes)
 
 
-@handles("AveragePool", "Einsum", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize")
+@handles(
+    "AveragePool",
+    "ConvTranspose",
+    "Einsum",
+    "GlobalAveragePool",
+    "ReduceMean",
+    "ReduceSum",
+    "Resize",
+)
 def linear(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     """Operators that are linear in the features of a step."""
     unroll(walk, node, walk.flow(node, values), values)

@@ -95,6 +95,7 @@ class Bench:
         self.config, self.rng = config, np.random.default_rng(seed)
         self.dut = ColumnFetcher(config)
         self.runs = runs(self.rng, config.columns > 0)
+        self.held = 0  # cycles in which what a run said has to stay
         self.input = [event_list(self.rng, 1, 32) for _ in range(2)]
         self.hidden = event_list(self.rng, config.cell_width, 32)
         self.length = [int(self.rng.choice([1, 2, 3, 8])) for _ in range(128)]
@@ -134,6 +135,7 @@ class Bench:
             await ctx.tick()
             self.move_lists(ctx, advance)
             if done:
+                self.held = 3
                 run = waiting.pop(0)
                 part = self.expected(run, rows)
                 self.check_end(run, rows, [column for _, column in part])
@@ -162,8 +164,12 @@ class Bench:
         ctx.set(self.dut.lengths.write, 0)
 
     def offer(self, ctx: Any, waiting: list[Run]) -> None:
-        """A run, once offered, stays until it is over."""
+        """A run, once offered, stays until it is over, and what it says for three cycles more."""
         port = self.dut.runs
+        if self.held:
+            self.held -= 1
+            ctx.set(port.valid, 0)
+            return
         valid = bool(waiting) and bool(ctx.get(port.valid) or self.rng.random() < 0.5)
         ctx.set(port.valid, valid)
         if valid:
@@ -175,6 +181,9 @@ class Bench:
             if self.config.columns:
                 ctx.set(port.payload.columns, run.columns)
                 ctx.set(port.payload.unequal, run.unequal)
+        else:
+            for name in ("address", "words", "row"):
+                ctx.set(port.payload[name], int(self.rng.integers(0, 100)))
 
     def over(self, ctx: Any) -> bool:
         return bool(ctx.get(self.dut.runs.valid) and ctx.get(self.dut.runs.ready))

@@ -32,9 +32,14 @@ from stillnet.sw.packing.packer import pack
 from tests import ROOT
 
 
-@pytest.fixture(scope="module", params=PRESETS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name == "axi512" else ()) for name in PRESETS
+    ],
+)
 def generated(request, tmp_path_factory):
-    """A preset's files."""
+    """A preset's files. The widest one is as axi64, and takes a minute: it is slow."""
     folder = tmp_path_factory.mktemp(request.param)
     return PRESETS[request.param], folder, generate(request.param, folder / "core.v")
 
@@ -71,10 +76,9 @@ def test_icarus_takes_it(generated):
     assert not re.search(r"error|sensitivities", output)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "axi64"])
-def test_yosys_reads_it(tmp_path, preset):
-    generate(preset, tmp_path / "core.v")
-    yosys("read_verilog core.v core_example.v; hierarchy -check -top core_example", tmp_path)
+def test_yosys_reads_it(generated):
+    _, folder, _ = generated
+    yosys("read_verilog core.v core_example.v; hierarchy -check -top core_example", folder)
 
 
 def test_yosys_checks_it(tmp_path):

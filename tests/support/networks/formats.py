@@ -17,7 +17,7 @@ from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from tests.support.networks.random import Case, Choices, Drawn, Seeded, random_case
 from tests.sw.packing.test_weight_formats import PATTERNS, pattern
 
-__all__ = ["format_case", "format_cases", "prune", "short_case"]
+__all__ = ["format_case", "format_cases", "full_lane_case", "prune", "short_case"]
 
 
 def prune(choices: Choices, network: Network, config: EngineConfig) -> None:
@@ -83,6 +83,24 @@ def format_case(seed: int, config: EngineConfig, **limits: Any) -> Case:
     return _pruned(Seeded(seed + 1), random_case(seed, config, **limits), config)
 
 
+def _one_layer(
+    name: str, weight: np.ndarray, bits: int, kind: str, rng: np.random.Generator
+) -> Network:
+    """A linear layer of such weights, shape (1, units, inputs), with random biases."""
+    _, units, size = weight.shape
+    layer = QuantizedLayer(
+        name,
+        "linear",
+        units,
+        [QuantizedMatrix(INPUT, ("y",), weight, 7, bits, kind)],
+        {"y": rng.integers(-1000, 1000, units)},
+        shift=15,
+        write_shift=0,
+        fraction=11,
+    )
+    return Network(size, 11, [layer])
+
+
 def short_case(seed: int, config: EngineConfig) -> Case:
     """Columns of one to five words, all fired, all with one row, from a memory that never pauses.
 
@@ -95,19 +113,27 @@ def short_case(seed: int, config: EngineConfig) -> Case:
     weight = rng.choice([-limit, limit - 1], (1, units, size)).astype(np.int8)
     weight *= rng.random((1, units, size)) < (0.05, 0.3, 1.0)[seed // 2 % 3]
     weight[0, seed % units] = limit - 1  # one row is in every column
-    layer = QuantizedLayer(
-        "short",
-        "linear",
-        units,
-        [QuantizedMatrix(INPUT, ("y",), weight, 7, bits, FORMATS[seed // 6 % len(FORMATS)])],
-        {"y": rng.integers(-1000, 1000, units)},
-        shift=15,
-        write_shift=0,
-        fraction=11,
-    )
+    network = _one_layer("short", weight, bits, FORMATS[seed // 6 % len(FORMATS)], rng)
     inputs = rng.choice([-32768, 32767], (6, size))
     none = np.zeros((0, size), np.int64)
-    return Case(Network(size, 11, [layer]), inputs, none, Behaviour(latency=1), bool(seed % 4))
+    return Case(network, inputs, none, Behaviour(latency=1), bool(seed % 4))
+
+
+def full_lane_case(seed: int, config: EngineConfig) -> Case:
+    """Columns whose weights are all in one lane, all fired, from a memory that never pauses.
+
+    Of such a column a lane gets weights in its own place and in that of the lane before at once,
+    more than it can add while the column lasts.
+    """
+    rng = np.random.default_rng(seed)
+    units, size, bits = config.units, config.inputs, 4 if config.int4 else 8
+    limit = 1 << (bits - 1)
+    weight = np.zeros((1, units, size), np.int8)
+    weight[:, seed % config.multipliers :: config.multipliers] = limit - 1
+    network = _one_layer("full", weight, bits, "step", rng)
+    inputs = rng.choice([-32768, 32767], (6, size))
+    none = np.zeros((0, size), np.int64)
+    return Case(network, inputs, none, Behaviour(latency=1), bool(seed % 2))
 
 
 @st.composite

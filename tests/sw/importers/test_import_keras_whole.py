@@ -174,7 +174,7 @@ def test_a_keyword_spotter_of_convolutions_and_a_gru(tmp_path):
     found = check(model, tmp_path, x)
     assert found.host is not None and cells(found) == ["gru", "gru", "linear"]
     assert found.inputs == 8 and not found.host.stepwise
-    assert found.run_whole(np.tile(x, (3, 1))).shape == (1, 6)
+    assert found.run_whole(np.tile(x, (3, 1))).shape == (45, 6)  # strides of 2
 
 
 def test_windows_where_a_layer_needs_the_length(tmp_path):
@@ -415,6 +415,126 @@ def test_models_inside_models(tmp_path, case, form):
     make, expected = MODELS[case]
     found = check(randomise(make(), np.random.default_rng(2)), tmp_path, form=form)
     assert sorted(cells(found)) == sorted(expected)
+
+
+INDICES = {
+    "some features": lambda x: x[..., 2:5],
+    "every other": lambda x: x[:, :, ::2],
+    "backwards": lambda x: x[:, :, ::-1],
+    "one feature": lambda x: x[:, :, 3, None],
+    "a new axis": lambda x: x[:, :, None, 1:][:, :, 0],
+    "from the end": lambda x: x[:, :, -3:-1],
+}
+
+
+@pytest.mark.parametrize("case", INDICES)
+@pytest.mark.parametrize("form", [".keras", ".h5"])
+def test_indices(tmp_path, case, form):
+    x = layers.Input((None, FEATURES))
+    y = layers.GRU(4, **rec())(INDICES[case](x))
+    found = check(randomise(keras.Model(x, y), np.random.default_rng(2)), tmp_path, form=form)
+    assert cells(found) == ["gru"] and found.host is None
+
+
+def test_an_index_of_keras_2(tmp_path):
+    """As it writes it: numbers and slices in a tuple."""
+    x = layers.Input((None, FEATURES))
+    model = randomise(keras.Model(x, layers.GRU(4)(x[..., 1:5])), np.random.default_rng(2))
+    model.save(tmp_path / "net.keras")
+    with zipfile.ZipFile(tmp_path / "net.keras") as archive:
+        members = {n: archive.read(n) for n in archive.namelist()}
+    config = json.loads(members["config.json"])
+    (layer,) = [y for y in config["config"]["layers"] if y["class_name"] == "GetItem"]
+    source = layer["inbound_nodes"][0]["args"][0]["config"]["keras_history"]
+    spec = [{"class_name": "__ellipsis__"}, {"start": 1, "stop": 5, "step": None}]
+    index = {"slice_spec": {"class_name": "__tuple__", "items": spec}}
+    layer |= {"class_name": "SlicingOpLambda", "inbound_nodes": [[[*source, index]]]}
+    members["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(tmp_path / "old.keras", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    x = np.random.default_rng(3).normal(size=(5, FEATURES)).astype(np.float32)
+    found = load_model(tmp_path / "old.keras")
+    np.testing.assert_allclose(found.run(x)[-1], predict(model, x), atol=3e-5)
+
+
+OPERATIONS = {
+    "expand": lambda x, k: k.squeeze(k.expand_dims(x, -1), axis=3),
+    "transpose": lambda x, k: k.transpose(k.transpose(x, (0, 2, 1)), (0, 2, 1)),
+    "reshape": lambda x, k: k.reshape(x, (-1, STEPS, FEATURES)),
+    "mean": lambda x, k: k.mean(x, axis=-1, keepdims=True),
+    "sum": lambda x, k: k.sum(x, axis=2, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("case", OPERATIONS)
+def test_operations_that_are_layers(tmp_path, case):
+    x = layers.Input((STEPS, FEATURES))
+    y = layers.GRU(4, **rec())(OPERATIONS[case](x, keras.ops))
+    found = check(randomise(keras.Model(x, y), np.random.default_rng(2)), tmp_path)
+    assert cells(found)[-1] == "gru" and found.host is None
+
+
+def test_the_mean_over_the_steps_is_the_hosts(tmp_path):
+    x = layers.Input((None, FEATURES))
+    y = keras.ops.mean(layers.GRU(4, **rec())(x), axis=1)
+    found = check(randomise(keras.Model(x, layers.Dense(3)(y)), np.random.default_rng(2)), tmp_path)
+    assert cells(found) == ["gru"] and not found.host.pointwise and not found.host.every_step
+
+
+LAST = {
+    "two layers": lambda: [layers.LSTM(6, **rec()), layers.Dropout(0.5), layers.LSTM(5)],
+    "normalised": lambda: [layers.GRU(6), layers.BatchNormalization(), layers.Dense(4, "relu")],
+    "normalised on the host": lambda: [layers.LSTM(5), layers.LayerNormalization()],
+}
+
+
+@pytest.mark.parametrize("length", [None, STEPS])
+@pytest.mark.parametrize("case", LAST)
+def test_a_classifier_of_windows_answers_at_every_step(tmp_path, case, length):
+    """Activity from an IMU: the last step of an LSTM, a dense layer, a softmax."""
+    model = sequence(*LAST[case](), layers.Dense(3, "softmax"), shape=(length, FEATURES))
+    found = check(model, tmp_path)
+    assert found.host.every_step and found.host.pointwise
+    x = np.random.default_rng(5).normal(size=(STEPS, FEATURES))
+    rows = found.run_whole(x)
+    assert rows.shape == (STEPS, 3)
+    if length is None:
+        for steps in (1, 7):
+            wanted = predict(model, x[:steps].astype(np.float32))
+            np.testing.assert_allclose(rows[steps - 1], wanted, atol=3e-5)
+
+
+def test_an_autoencoder_of_windows_runs_recordings(tmp_path):
+    """The decoder reads the last state of the encoder at every step: as many as in training."""
+    inner = [layers.LSTM(5), layers.RepeatVector(STEPS), layers.LSTM(6, **rec())]
+    model = sequence(
+        *inner, layers.TimeDistributed(layers.Dense(FEATURES)), shape=(STEPS, FEATURES)
+    )
+    found = check(model, tmp_path)
+    assert cells(found) == ["lstm", "linear"] and not found.host.pointwise
+    assert found.run_whole(np.zeros((9, FEATURES))).shape == (9, FEATURES)
+    with pytest.raises(StillnetError, match="look over several steps of a recording"):
+        found.host.check_streams()
+
+
+@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 2), st.sampled_from(["same", "valid"]))
+def test_transposed_convolutions_inside_a_step(tmp_path, taps, stride, dilation, padding):
+    if stride > 1:
+        dilation = 1  # Keras takes one of them
+    inner = layers.Conv1DTranspose(2, taps, stride, padding, dilation_rate=dilation)
+    model = sequence(
+        layers.Dense(6, "tanh"), layers.Reshape((-1, 3, 2)), layers.TimeDistributed(inner)
+    )
+    found = check(model, tmp_path)
+    assert found.host is None and cells(found)[0] == "tanh"
+
+
+def test_a_transposed_convolution_over_the_steps_is_the_hosts(tmp_path):
+    model = sequence(layers.GRU(6, **rec()), layers.Conv1DTranspose(3, 4, strides=2))
+    found = check(model, tmp_path)
+    assert cells(found) == ["gru"] and not found.host.pointwise
 
 
 def test_a_decoder_stays_on_the_host(tmp_path):

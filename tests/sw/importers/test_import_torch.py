@@ -272,7 +272,13 @@ REFUSALS = {
     ),
     "norm": (
         {"norm.weight": np.ones(4), "norm.bias": np.ones(4)},
-        r"tensor 'norm.weight': of shape \(4,\), it belongs to no nn.GRU, .*with layers",
+        r"tensor 'norm.weight': of shape \(4,\), it belongs to no nn.GRU, .*with layers, or "
+        r"export the model as ONNX, which has all of it",
+    ),
+    "conv of two axes": (
+        {"conv.weight": np.ones((4, 3, 3, 1))},
+        r"tensor 'conv.weight': of shape \(4, 3, 3, 1\), it belongs to no .* \(a convolution "
+        r"over two axes: only its source tells its strides and padding, so export .* as ONNX\)",
     ),
     "conv": (
         {"conv.bias": np.ones(4), "conv.weight": np.ones((4, 3, 3))},
@@ -281,7 +287,8 @@ REFUSALS = {
     ),
     "buffer": (
         {"bn.num_batches_tracked": np.array(3)},
-        r"tensor 'bn.num_batches_tracked': of shape \(\), it belongs to no nn.GRU, .*with layers",
+        r"tensor 'bn.num_batches_tracked': of shape \(\), it belongs to no nn.GRU, .*with layers, "
+        r"or export .*",
     ),
     "bias alone": (
         {"fc.bias": np.ones(4)},
@@ -319,6 +326,13 @@ def test_layers_that_do_not_fit_each_other_refused():
         r"order, or, if it reads other vectors too \(a skip connection\), export .* as ONNX"
     )
     refused(state, message, [("relu", "a"), ("linear", "b")])
+
+
+def test_a_table_that_was_taken_for_a_linear_layer_is_named():
+    rng = np.random.default_rng(0)
+    state = {"e.weight": rng.normal(size=(9, 4)), **linear_state(rng, 4, 2, "o")}
+    with pytest.warns(UserWarning, match="the order of the modules is guessed: e, o"):
+        refused(state, r".* if 'e' is an nn.Embedding, list it as embedding:e")
 
 
 LIST_REFUSALS = [

@@ -19,9 +19,10 @@ from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.image import FORMATS
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.host.engines import run
 from stillnet.sw.model.model import Model
-from stillnet.sw.network.network import Network
+from stillnet.sw.network.network import Network, QuantizedLayer, QuantizedMatrix
 from stillnet.sw.packing.engine_fit import changed, fit, missing
 from stillnet.sw.packing.packer import costs, load_image, pack
 from tests.support.networks.formats import format_case
@@ -212,13 +213,34 @@ def test_a_board_keeps_its_engine_where_that_will_do() -> None:
     assert board("ulx3s-85f").fitted(dense(3)) is board("ulx3s-85f")
 
 
-def test_a_network_too_large_for_a_board_is_refused(compressed) -> None:
+def large_gru(units: int) -> Network:
+    """Quantizing as many weights would take long. Columns of steps, whose lengths need a table."""
     rng = np.random.default_rng(0)
-    model = Model(8).gru(*[rng.normal(0, 0.01, s) for s in ((6000, 8), (6000, 2000), 6000, 6000)])
-    network = quantize(model, rng.uniform(-1, 1, (4, 8)))
-    network.layers[0].matrices[0] = dataclasses.replace(
-        network.layers[0].matrices[0], format="step"
+
+    def matrix(source: int, gates: tuple[str, ...], size: int) -> QuantizedMatrix:
+        weight = rng.integers(-60, 61, (3, units, size)).astype(np.int8)
+        return QuantizedMatrix(source, gates, weight, 8)
+
+    layer = QuantizedLayer(
+        name="gru",
+        cell="gru",
+        units=units,
+        matrices=[
+            dataclasses.replace(matrix(INPUT, ("r", "u", "cx"), 8), format="step"),
+            matrix(0, ("r", "u", "ch"), units),
+        ],
+        bias={gate: np.zeros(units, np.int64) for gate in ("r", "cx", "u", "ch")},
+        shift=14,
+        write_shift=3,
+        fraction=11,
     )
+    network = Network(8, 11, [layer])
+    network.validate()
+    return network
+
+
+def test_a_network_too_large_for_a_board_is_refused(compressed) -> None:
+    network = large_gru(2000)
     message = (
         r"an engine for network '.*' takes \d+ blocks of RAM, board 'ulx3s-25f' has 56, of which "
         r"50 can be used; take a larger FPGA, or compress without sparsity"

@@ -221,3 +221,22 @@ def test_commands_take_the_whole_model(
     np.save(tmp_path / "x.npy", recording[:, :5])
     assert main(["quantize", model, "--data", data, "-o", net]) == 2
     assert "takes 16 elements in a call" in capsys.readouterr().err
+
+
+def test_the_answers_of_a_classifier_are_the_same_in_a_stream(tmp_path: Path) -> None:
+    """The file gives the last step's softmax; the network gives one at each step, saved or not."""
+    g = GraphBuilder(5)
+    h, _ = g.recurrent("GRU", g.input("x", "t", 1, 6), 6, 10)
+    end = g.node("Gather", h, g.const(np.array(-1)), axis=0)
+    g.output(g.node("Softmax", g.dense(end, 10, 3), axis=-1))
+    onnx.save(g.model(), tmp_path / "m.onnx")
+    x = np.sin(np.cumsum(np.random.default_rng(2).normal(size=(40, 6)) * 0.3, axis=0))
+    model = load_model(tmp_path / "m.onnx")
+    quantize(model, x).save(tmp_path / "m.net")
+    network = Network.load(tmp_path / "m.net")
+    whole = Reference(network).run(x)
+    assert whole.shape == (40, 3)
+    reference = Reference(network)
+    np.testing.assert_allclose([reference.step(row) for row in x], whole, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(whole, model.run_whole(x), rtol=0, atol=0.05)
+    assert np.ptp(whole, axis=0).min() > 0.01

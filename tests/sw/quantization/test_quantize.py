@@ -514,7 +514,7 @@ def test_nonzero_layers(deep) -> None:
 # -- max_error ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [50, 600])
+@pytest.mark.parametrize("steps", [50, pytest.param(600, marks=pytest.mark.slow)])
 def test_max_error_is_kept_and_used(steps: int) -> None:
     model, x = deep_model(), slow_signal(np.random.default_rng(3), steps, 8)
     still = full(model, x)

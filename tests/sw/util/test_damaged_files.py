@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.importers.keras import child
 from stillnet.sw.importers.keras.file import read_keras
@@ -141,6 +144,25 @@ def test_pickles_that_are_traps(tmp_path, data) -> None:
         path.write_bytes(archive)
         load_model(path)
     assert isinstance(read_objects(tmp_path / "net.pt", head), dict)
+
+
+@pytest.mark.parametrize("value", ["[0.0, 1]", '"fast"', "true", "nan", "17", "{}"])
+def test_a_clock_that_is_no_number_in_a_configuration(tmp_path, value) -> None:
+    path = tmp_path / "engine.toml"
+    path.write_text(f"bus_clock = {value}\n")
+    with pytest.raises(StillnetError, match="bus_clock must be a number from 0 to 16, not"):
+        EngineConfig.load(path)
+
+
+@pytest.mark.parametrize("config", ["null", "[]", "3", '"x"'])
+def test_a_keras_model_without_its_layers(tmp_path, config) -> None:
+    text = f'{{"class_name": "Functional", "config": {config}}}'
+    with zipfile.ZipFile(io.BytesIO(valid_files()["whole keras"][1])) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    path = tmp_path / "x.keras"
+    path.write_bytes(damage.zipped({**members, "config.json": text.encode()}))
+    with pytest.raises(StillnetError, match="the Functional model has no description of its lay"):
+        load_model(path)
 
 
 def test_notes_of_an_image_are_complete() -> None:

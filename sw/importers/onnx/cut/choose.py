@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,14 +18,15 @@ from stillnet.sw.partition.parts import HostParts, output_rows
 from stillnet.sw.partition.session import HostFailed, session
 
 from ..graph import read_names
+from ..recurrent import backwards
 from ..tensors import FLOATS, INTEGERS, MOVES, PICKS, RECURRENT, label
 from ..within_step import UNROLLED
 from .divided import divide_states
 from .graphs import host_parts
 from .island import Island, Unusable, explore
 from .report import cut_report, multiplications
-from .states import Port, Roles, Unclear, assign_roles, ports
-from .whole import PROBES, Whole, flatten
+from .states import Backwards, Port, Roles, Unclear, assign_roles, ports
+from .whole import PROBES, Whole, any_length, flatten
 
 if TYPE_CHECKING:
     import onnx
@@ -39,11 +41,15 @@ _TIMES = ("time", "step", "seq", "len", "frame")
 
 @dataclass(frozen=True)
 class _Call:
-    """How a model is called: once for each step, or once for a recording."""
+    """How a model is called: once for each step, or once for a recording.
+
+    ``guessed`` says that the file has another size along the axis of time.
+    """
 
     stepwise: bool
     time: int | None
     shape: tuple[int, ...]
+    guessed: bool = False
 
     def with_steps(self, steps: int) -> tuple[int, ...]:
         return tuple(steps if i == self.time else n for i, n in enumerate(self.shape))
@@ -72,18 +78,53 @@ def cut_model(proto: onnx.ModelProto, name: str, onnx: Any, options: CutOptions)
     """
     graph, roles = _begin(proto, onnx, options)
     problem: StillnetError | None = None
-    for call in _calls(graph["inputs"][roles.data], bool(roles.states), options):
+    guess: StillnetError | None = None
+    recurrent = not roles.states and any(n.op_type in RECURRENT for n in proto.graph.node)
+    for call in _calls(graph["inputs"][roles.data], recurrent, options):
         try:
-            whole = _whole(proto, graph, roles, call, options, onnx)
+            called = proto if call.time is None else any_length(proto, roles.data, call.time)
+            whole = _whole(called, graph, roles, call, options, onnx)
+            _check_directions(whole, onnx)
             model = _cut(whole, call, name, onnx, options)
-            _check_equal(_uncut(proto, whole, onnx), whole, model)
+            _check_equal(_uncut(called, whole, onnx), whole, model)
             return model
         except StillnetError as error:
-            problem = problem or error
+            if isinstance(error, Backwards) and not call.guessed:
+                raise
+            if call.guessed:
+                guess = guess or error
+            else:
+                problem = problem or (error if call.time is None else _frozen(error, roles.data))
+    problem = problem or guess
     raise problem or Unclear(
         f"the shape of '{roles.data}' is not known: give that of one call with "
         f"--shape {roles.data}=1,512, or a recording with --data"
     )
+
+
+def _frozen(error: StillnetError, data: str) -> StillnetError:
+    """Says why a graph does not run at another length than that of its export, where that is it."""
+    found = re.search(r"(?:Node \(|Name:')([^)']*)[)'].*Reshape", str(error))
+    if found is None:
+        return error
+    return Unclear(
+        f"node '{found[1]}' (Reshape): it holds the length of the recording that the model was "
+        f"exported with, so that '{data}' takes no other: write -1 for the steps in the view or "
+        "reshape of the model and export it again, or export one step with its states as inputs "
+        "and outputs"
+    )
+
+
+def _check_directions(whole: Whole, onnx: Any) -> None:
+    """Refuses layers that run over the steps from their end; inside a step the host has them."""
+    for node in whole.nodes:
+        if node.op_type in RECURRENT:
+            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            direction = attributes.get("direction", b"forward").decode()
+            steps = 1 if attributes.get("layout", 0) else 0
+            if direction != "forward" and steps in whole.moving.get(node.input[0], ()):
+                text = backwards(node, direction)
+                raise Backwards(f"node '{label(node)}' ({node.op_type}): {text}")
 
 
 def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -> Model:
@@ -258,8 +299,12 @@ def _idle_numbers(graph: onnx.GraphProto, inputs: dict[str, Port], onnx: Any) ->
     return found
 
 
-def _calls(data: Port, states: bool, options: CutOptions) -> Iterator[_Call]:
-    """Ways to call the model that fit its input, the likeliest first."""
+def _calls(data: Port, recurrent: bool, options: CutOptions) -> Iterator[_Call]:
+    """Ways to call the model that fit its input, the likeliest first.
+
+    Where recurrent layers carry a state through a call, the axis of their steps may be fixed by the
+    file only because somebody exported one length.
+    """
     given = options.shapes.get(data.name)
     if given is not None:
         if len(given) != len(data.shape):
@@ -274,6 +319,10 @@ def _calls(data: Port, states: bool, options: CutOptions) -> Iterator[_Call]:
     batch = [i for i in dynamic if "batch" in str(data.shape[i]).lower()]
     ranked = dict.fromkeys([*named, *(i for i in dynamic if i not in batch), *batch])
     ones = tuple(n if isinstance(n, int) else 1 for n in data.shape)
+    if recurrent and not dynamic:
+        for axis in sorted(range(len(ones)), key=lambda i: (i == len(ones) - 1, i)):
+            if ones[axis] > 1 and options.elements in (None, rest // ones[axis]):
+                yield _Call(False, axis, ones, True)
     if fits and (rest > 1 or options.elements == 1 or len(dynamic) == 1):
         for axis in ranked:
             yield _Call(False, axis, ones)
@@ -283,7 +332,7 @@ def _calls(data: Port, states: bool, options: CutOptions) -> Iterator[_Call]:
         for axis in [i for i in ranked if i not in batch] or list(ranked):
             size = options.elements // rest
             yield _Call(True, None, tuple(size if i == axis else n for i, n in enumerate(ones)))
-    elif not dynamic:
+    elif not dynamic and not (recurrent and options.elements in [rest // n for n in ones]):
         raise Unclear(
             f"input '{data.name}' takes {rest} elements in a call, shape {data.shape}; the "
             f"recording has {options.elements}"
@@ -336,13 +385,15 @@ def _check_equal(uncut: Callable[..., np.ndarray], whole: Whole, model: Model) -
     """The parts together give what onnxruntime gives for the whole model, over several steps."""
     parts = model.host
     assert parts is not None
-    x = np.random.default_rng(3).normal(size=(12, parts.inputs))
+    large = sum(m.weight.size for layer in model.layers for m in layer.matrices) > 1 << 20
+    x = np.random.default_rng(3).normal(size=(5 if large else 12, parts.inputs))
     if np.issubdtype(whole.values[whole.data].dtype, np.integer):
         x = np.abs(whole.values[whole.data]).reshape(-1, parts.inputs)
     if not parts.stepwise:  # the length of the probe, with which the graph is known to run
         x = np.resize(x, (PROBES[0], parts.inputs))
     vectors, kept = parts.enter_vectors(x)
     got, wanted = parts.leave_outputs(model.run(vectors), kept), uncut(parts, x)
+    got = got[-1:] if parts.every_step else got
     spread = np.abs(wanted).max() + 1e-6
     if got.shape != wanted.shape or np.abs(got - wanted).max() > 2e-3 * spread:
         raise StillnetError(
@@ -386,6 +437,8 @@ def _pointwise(parts: HostParts, model: Model) -> bool:
             return False
         out = rng.normal(size=(len(vectors), model.outputs))
         together = parts.leave_outputs(out, kept)
+        if len(together) != len(x):
+            return False
         front, behind = parts.initial_states(behind=False), parts.initial_states(behind=True)
         for t, row in enumerate(x):
             vector, k = parts.step_front(row, front)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stillnet.sw.partition.parts import HostParts, Port, State
 
 from ..graph import read_names
+from ..tensors import RECURRENT, label
 from .island import Island, Unusable
 from .whole import Whole
 
@@ -35,6 +38,9 @@ def host_parts(whole: Whole, island: Island, time: int | None, stepwise: bool) -
     """
     host = [n for n in whole.nodes if id(n) in island.host]
     states = {i: o for i, o in whole.states.items() if i not in island.states}
+    if not stepwise:
+        host, own = _with_states(whole, host)
+        states |= own
     leaving = [leave.name for leave in island.leave]
     behind, back = _behind(host, states, leaving)
     names = {o for n in behind for o in n.output if o}
@@ -72,6 +78,58 @@ def host_parts(whole: Whole, island: Island, time: int | None, stepwise: bool) -
         stepwise=stepwise,
         pointwise=stepwise,
     )
+
+
+def _with_states(
+    whole: Whole, nodes: list[onnx.NodeProto]
+) -> tuple[list[onnx.NodeProto], dict[str, str]]:
+    """Recurrent layers of the host that go on where the call before ended, as a stream needs it.
+
+    Returns
+    -------
+    list of NodeProto
+        Those layers replaced by ones with their states as inputs and outputs.
+    dict of str to str
+        The states.
+    """
+    found, states = [], {}
+    for node in nodes:
+        if node.op_type not in RECURRENT or not _runs_over_steps(whole, node):
+            found.append(node)
+            continue
+        changed = type(node)()
+        changed.CopyFrom(node)
+        first = next((a.i for a in node.attribute if a.name == "layout"), 0)
+        batch, units = (
+            whole.shape(node.input[0])[1 - first],
+            whole.constants[node.input[2]].shape[-1],
+        )
+        shape = (batch, 1, units) if first else (1, batch, units)
+        kinds = "hc" if node.op_type == "LSTM" else "h"
+        changed.input.extend([""] * (5 + len(kinds) - len(node.input)))
+        changed.output.extend([""] * (1 + len(kinds) - len(node.output)))
+        for k, kind in enumerate(kinds):
+            name = f"{label(node)}/{kind}"
+            changed.input[5 + k] = name
+            changed.output[1 + k] = changed.output[1 + k] or f"{name}N"
+            states[name] = changed.output[1 + k]
+            zeros = np.zeros(shape, whole.values[node.input[0]].dtype)
+            whole.values |= {name: zeros, changed.output[1 + k]: zeros}
+        found.append(changed)
+    return found, states
+
+
+def _runs_over_steps(whole: Whole, node: onnx.NodeProto) -> bool:
+    """Whether a recurrent layer runs forward over the steps of a recording, from zero on."""
+    attributes = {a.name: a for a in node.attribute}
+    if "direction" in attributes and attributes["direction"].s != b"forward":
+        return False
+    steps = 1 if "layout" in attributes and attributes["layout"].i else 0
+    known_values = {**whole.values, **whole.constants}  # exporters compute zeros of a shape
+    starts = [known_values.get(i) for i in node.input[5:7] if i]
+    known = all(value is not None and not np.any(value) for value in starts)
+    known = known and node.input[2] in whole.constants
+    return known and whole.moving.get(node.input[0], ()) == (steps,)
 
 
 def _behind(

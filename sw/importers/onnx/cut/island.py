@@ -172,6 +172,8 @@ class _Search:
         """In a graph of one step, a state must come from outside, or it would not live on."""
         if not self.stepwise or node.op_type not in _RECURRENT:
             return
+        if any(a.name == "direction" and a.s != b"forward" for a in node.attribute):
+            return  # refused for that
         for slot in _RECURRENT[node.op_type]:
             name = node.input[slot] if slot < len(node.input) else ""
             if not (name and self.graph.roots(name) & self.whole.states.keys()):

@@ -13,7 +13,7 @@ from stillnet.sw.contract.errors import StillnetError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Port", "Roles", "Unclear", "assign_roles", "ports"]
+__all__ = ["Backwards", "Port", "Roles", "Unclear", "assign_roles", "ports"]
 
 _DECORATION = re.compile(r"(_?(in|out|input|output|new|next|prev|previous|cur|t|n|0|1|i|o))+$")
 
@@ -23,6 +23,10 @@ _STATE = re.compile(r"(^|[^a-z])[hc]([^a-z]|$)|hid|state|cell|cache|mem|c(on)?te
 
 class Unclear(StillnetError):
     """The model does not say something that its user can say with an option."""
+
+
+class Backwards(Unclear):
+    """A layer that reads a recording from its end, whatever else the model is."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from .written_out import gather_cells
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Whole", "flatten"]
+__all__ = ["Whole", "any_length", "flatten"]
 
 PROBES = (48, 96)
 """Steps of the two recordings that a graph of dynamic length is probed with."""
@@ -123,6 +123,28 @@ class Whole:
         return helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(value.dtype), shape
         )
+
+
+def any_length(proto: onnx.ModelProto, name: str, axis: int) -> onnx.ModelProto:
+    """A model whose input may have any size along an axis, as far as its shapes are only declared.
+
+    Parameters
+    ----------
+    proto : onnx.ModelProto
+        Stays as it is; itself where the size is open already.
+    """
+    data = next(i for i in proto.graph.input if i.name == name)
+    if not data.type.tensor_type.shape.dim[axis].dim_value:
+        return proto
+    changed = type(proto)()
+    changed.CopyFrom(proto)
+    graph = changed.graph
+    data = next(i for i in graph.input if i.name == name)
+    data.type.tensor_type.shape.dim[axis].dim_param = "steps"
+    del graph.value_info[:]
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return changed
 
 
 def flatten(whole: Whole, probes: Mapping[int, Mapping[str, np.ndarray]], static: bool) -> None:

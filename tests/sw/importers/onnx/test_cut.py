@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from stillnet.sw.importers.load import load_model
 from stillnet.sw.model.model import Model
 from stillnet.sw.partition.options import CutOptions
 from stillnet.sw.partition.parts import HostParts
+from stillnet.sw.partition.stream import HostStream
 from tests.support.networks.graphs import GraphBuilder, run_onnx
 
 STEPS = 20
@@ -37,6 +39,19 @@ def check_sequence(proto: onnx.ModelProto, model: Model, x: np.ndarray) -> None:
     wanted = run_onnx(proto, [{"x": x[:, None].astype(np.float32)}])[0]["y"]
     spread = np.abs(wanted).max()  # a normalisation makes float32's rounding larger
     np.testing.assert_allclose(model.run_whole(x), wanted.reshape(len(x), -1), atol=3e-4 * spread)
+
+
+def check_stream(model: Model, x: np.ndarray) -> None:
+    """Step by step, the same as on the recording."""
+    parts, state = host(model), {}
+    assert parts.pointwise
+
+    def chip(vectors: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
+        for vector in vectors:
+            yield model.run(vector[None], state)[0]
+
+    rows = np.stack(list(HostStream(parts).run(x, chip)))
+    np.testing.assert_allclose(rows, model.run_whole(x), rtol=0, atol=1e-5)
 
 
 def sequence(seed: int = 0) -> tuple[GraphBuilder, str]:
@@ -96,7 +111,7 @@ def test_the_heavier_of_two_islands_goes_to_the_chip(tmp_path: Path) -> None:
     assert [layer.units for layer in model.layers] == [30, 4]
     reasons = [n["why"] for n in host(model).report["nodes"] if n["operator"] == "GRU"]
     assert "most weights" in reasons[0] and reasons[1] == ""
-    assert not host(model).pointwise  # a GRU on the host starts anew with each call
+    check_stream(model, recording())
     other = load(g.model(), tmp_path, leave=small)
     assert [layer.units for layer in other.layers] == [6] and host(other).leave[0].name == small
     check_sequence(g.model(), other, recording())
@@ -104,6 +119,98 @@ def test_the_heavier_of_two_islands_goes_to_the_chip(tmp_path: Path) -> None:
         load(g.model(), tmp_path, enter="nope")
     with pytest.raises(StillnetError, match="no part of the model from .* on that has weights"):
         load(g.model(), tmp_path, enter="y", leave=small)
+
+
+def test_a_recurrent_layer_of_the_host_is_carried_in_a_stream(tmp_path: Path) -> None:
+    """A normalisation between two LSTMs; the smaller one, on the host, has zeros as its start."""
+    g, x = sequence()
+    large, _ = g.recurrent("LSTM", x, 8, 12)
+    norm = g.node("LayerNormalization", large, g.const(g.random(12)), axis=-1)
+    zeros = g.node("Expand", g.const(np.zeros((1, 1, 1), np.float32)), g.const([1, 1, 5]))
+    shapes = ((1, 20, 12), (1, 20, 5), (1, 40))
+    given = [g.const(g.random(*shape, scale=0.4)) for shape in shapes]
+    y = g.node("LSTM", norm, *given, "", zeros, zeros, outputs=3, hidden_size=5)[0]
+    g.output(g.node("Squeeze", y, g.const([1])))
+    model = load(g.model(), tmp_path)
+    check_sequence(g.model(), model, recording())
+    assert [layer.units for layer in model.layers] == [12]
+    assert sorted(s.input.split("/")[1] for s in host(model).states) == ["c", "h"]
+    check_stream(model, recording())
+
+
+@pytest.mark.parametrize("length", ["t", STEPS])
+@pytest.mark.parametrize("last", ["gather", "slice", "state"])
+def test_the_answer_at_the_last_step_is_given_at_every_step(
+    tmp_path: Path, last: str, length: str | int
+) -> None:
+    """As activity from an IMU is classified, with batches first and windows of one length."""
+    g = GraphBuilder(3)
+    x = g.input("x", 1, length, 8)
+    h, outs = g.recurrent("GRU", g.node("Transpose", x, perm=[1, 0, 2]), 8, 12)
+    if last == "gather":
+        end = g.node("Gather", h, g.const(np.array(-1)), axis=0)
+    elif last == "slice":
+        far = np.iinfo(np.int64).max
+        end = g.node("Slice", h, *(g.const([n]) for n in (-1, far, 0)))
+        end = g.node("Squeeze", end, g.const([0]))
+    else:
+        end = g.node("Squeeze", outs[1], g.const([0]))
+    g.output(g.node("Softmax", g.dense(end, 12, 3), axis=-1))
+    model, x = load(g.model(), tmp_path), recording().astype(np.float32)
+    assert host(model).every_step and [layer.cell for layer in model.layers] == ["gru", "linear"]
+    rows = model.run_whole(x)
+    for steps in (1, 7, STEPS) if length == "t" else (STEPS,):
+        wanted = run_onnx(g.model(), [{"x": x[None, :steps]}])[0]["y"]
+        np.testing.assert_allclose(rows[steps - 1], wanted[0], atol=1e-5)
+    check_stream(model, x)
+
+
+def test_a_layer_that_reads_from_the_end_is_refused_over_the_steps(tmp_path: Path) -> None:
+    for direction, count in (("reverse", 1), ("bidirectional", 2)):
+        g, x = sequence()
+        shapes = ((count, 18, 8), (count, 18, 6))
+        given = [g.const(g.random(*shape)) for shape in shapes]
+        y = g.node("GRU", x, *given, outputs=2, hidden_size=6, direction=direction)[0]
+        y = g.node("Reshape", g.node("Transpose", y, perm=[0, 2, 1, 3]), g.const([0, 0, -1]))
+        g.output(g.node("Softmax", g.dense(y, 6 * count, 40), axis=-1))
+        message = f"direction is '{direction}'; a stream has no end to start from, so use a forward"
+        with pytest.raises(StillnetError, match=message):
+            load(g.model(), tmp_path)
+
+
+def test_a_layer_that_reads_from_the_end_of_an_axis_inside_a_step_is_the_hosts(
+    tmp_path: Path,
+) -> None:
+    """Over the bands of a frame, as in dual-path enhancers; over the frames runs a GRU."""
+    g = GraphBuilder(4)
+    x, h = g.input("x", 1, 6, 4), g.input("h", 1, 1, 16)
+    bands = g.node("Transpose", x, perm=[1, 0, 2])
+    given = [g.const(g.random(*shape)) for shape in ((2, 9, 4), (2, 9, 3))]
+    y = g.node("GRU", bands, *given, outputs=2, hidden_size=3, direction="bidirectional")[0]
+    flat = g.node("Reshape", y, g.const([1, 1, -1]))
+    z, outs = g.recurrent("GRU", flat, 36, 16, h)
+    g.output(g.dense(z, 16, 5))
+    g.output(outs[1], "hN")
+    model, x = load(g.model(), tmp_path), recording(24)
+    assert [layer.cell for layer in model.layers] == ["gru", "linear"]
+    feeds = [{"x": row.reshape(1, 6, 4).astype(np.float32)} for row in x]
+    feeds[0]["h"] = np.zeros((1, 1, 16), np.float32)
+    wanted = [r["y"].reshape(-1) for r in run_onnx(g.model(), feeds, {"h": "hN"})]
+    np.testing.assert_allclose(model.run_whole(x), wanted, atol=1e-5)
+    reasons = [n["why"] for n in host(model).report["nodes"] if n["operator"] == "GRU"]
+    assert any("direction is 'bidirectional'" in why for why in reasons)
+
+
+def test_a_length_that_an_export_froze_is_named(tmp_path: Path) -> None:
+    """x.view(20, 8) under an axis that is open."""
+    g, x = sequence()
+    h, _ = g.recurrent("GRU", x, 8, 12)
+    flat = g.node("Reshape", h, g.const([20, 12]), name="/view")
+    g.output(g.node("Softmax", g.dense(flat, 12, 3), axis=-1))
+    with pytest.raises(
+        StillnetError, match=r"node '/view' \(Reshape\): it holds the length of the"
+    ):
+        load(g.model(), tmp_path)
 
 
 def test_a_recurrence_that_is_refused_is_the_hosts(tmp_path: Path) -> None:
@@ -122,7 +229,7 @@ def test_a_recurrence_that_is_refused_is_the_hosts(tmp_path: Path) -> None:
 
 def keyword_spotter(head: bool) -> GraphBuilder:
     """Convolutions over a window of 49 frames of 10 features, depthwise and separable."""
-    g, units = GraphBuilder(6), 32
+    g, units = GraphBuilder(6), 64
     x = g.input("x", 1, 1, 49, 10)
     y = g.node(
         "Conv", x, g.const(g.random(units, 1, 10, 4, scale=0.2)), strides=[2, 2], name="first"
@@ -139,10 +246,10 @@ def keyword_spotter(head: bool) -> GraphBuilder:
 
 
 def test_convolutions_over_a_window_stay_on_the_host(tmp_path: Path) -> None:
-    """Unrolled they would be 35 million weights, and take minutes."""
+    """Unrolled they would be hundreds of millions of weights, and take minutes."""
     g = keyword_spotter(head=True)
     model = load(g.model(), tmp_path)
-    assert [layer.matrices[0].weight.size for layer in model.layers] == [160]
+    assert [layer.matrices[0].weight.size for layer in model.layers] == [320]
     x = recording(490, 6)
     feeds = [{"x": r.reshape(1, 1, 49, 10).astype(np.float32)} for r in x]
     wanted = np.concatenate([r["y"] for r in run_onnx(g.model(), feeds)])
@@ -152,15 +259,15 @@ def test_convolutions_over_a_window_stay_on_the_host(tmp_path: Path) -> None:
     assert all(n["why"].startswith("unrolled over the step, its ") for n in convolutions)
     (doubt,) = host(model).doubts()
     assert doubt.startswith(
-        "the chip does 0 % of the multiplications only; on the host is 'first' (Conv): unrolled "
+        "the chip does 0 % of the multiplications only; on the host is 'Conv4' (Conv): unrolled "
     )
 
 
 def test_a_model_of_which_nothing_pays_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         StillnetError,
-        match=r"no part of the model that has weights pays on the chip; node 'first' \(Conv\): "
-        r"unrolled over the step, its 1,280 weights become [\d,]+, .* feed one frame a step",
+        match=r"no part of the model that has weights pays on the chip; node 'Conv4' \(Conv\): "
+        r"unrolled over the step, its 4,096 weights become [\d,]+, .* feed one frame a step",
     ):
         load(keyword_spotter(head=False).model(), tmp_path)
 

@@ -196,8 +196,14 @@ def test_the_comparison_sees_a_wrong_gru(broken):
 # -- refusals -------------------------------------------------------------------------------------
 
 LSTM_REFUSALS = [
-    ({"direction": "reverse"}, r"direction is 'reverse'; .* use a forward LSTM"),
-    ({"direction": "bidirectional"}, r"direction is 'bidirectional'; .* use a forward LSTM"),
+    (
+        {"direction": "reverse"},
+        r"direction is 'reverse'; .* use a forward LSTM: export that direction .*",
+    ),
+    (
+        {"direction": "bidirectional"},
+        r"direction is 'bidirectional'; .* use a forward LSTM: export that direction .*",
+    ),
     ({"clip": 3.0}, r"clip is 3; clipping inside an LSTM is not supported, export without clip"),
     (
         {"input_forget": 1},
