@@ -72,7 +72,6 @@ def element_exponents(
     model: Model,
     vectors: Mapping[int, np.ndarray],
     input_peak: np.ndarray | None,
-    sums: Callable[[int], Mapping[str, np.ndarray]],
     *,
     rows: bool = True,
 ) -> Exponents:
@@ -90,9 +89,6 @@ def element_exponents(
         What the float model does on calibration.
     input_peak : array, shape (inputs,), or None
         Largest magnitudes of the inputs; None for tokens, which have one value.
-    sums : function of layer
-        Accumulators on calibration, by name, shape (steps, units). A ReLU unit that was nearly
-        silent has been far below zero, and other recordings may bring it as far above.
     rows : bool
         Whether rows of weights may have steps of their own. With one step for a layer a unit grows
         only as far as its weights are smaller than the layer's largest.
@@ -110,8 +106,6 @@ def element_exponents(
             if source in read or not commutes(CELLS[layer.cell]):
                 continue
             peak = np.max(np.abs(vectors[source]), axis=0, initial=0.0)
-            if CELLS[layer.cell].homogeneous:
-                peak = np.maximum(peak, _largest(sums(source)))
         room = _room(peak)
         if source != INPUT and not rows:
             room = np.minimum(room, _room(_row_peaks(model.layers[source])))
@@ -172,11 +166,6 @@ def _fitting(values: np.ndarray, reach: float, each: bool) -> np.ndarray:
         peak = np.full(len(peak), np.max(peak, initial=0.0))
     ratio = reach / (_HEADROOM * np.where(peak > 0, peak, reach))
     return np.clip(np.floor(np.log2(ratio)), -_MOST, _MOST).astype(np.int64)
-
-
-def _largest(sums: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Largest magnitude of each unit's accumulators."""
-    return np.max([np.max(np.abs(m), axis=0, initial=0.0) for m in sums.values()], axis=0)
 
 
 def _room(peak: np.ndarray) -> np.ndarray:

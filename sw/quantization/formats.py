@@ -30,9 +30,10 @@ from stillnet.sw.contract.fixed import (
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.checks import label_exponent
-from stillnet.sw.network.sequence import Layout, Trace
+from stillnet.sw.network.sequence import Trace
 from stillnet.sw.util.progress import Progress
 
+from .checking.clipping import Clipping
 from .planes import PLANE_BITS, Planes
 from .scales import choose_scales
 from .sensitivity import Sensitivity, accumulators_of
@@ -54,16 +55,6 @@ _FREE_PART = 1.1
 """The same on the part of each matrix. A quiet matrix beside a loud one would else lose its bits to
 headroom of the other, and what is loud is what rounding makes good for."""
 
-_FOLDS = 5
-"""Parts of calibration, one after the other, whose peaks are compared."""
-
-_SHORTEST = 20
-"""Steps of a part below which its peaks say too little."""
-
-_BEYOND = 8.0
-"""Most that an element is expected to leave the range of calibration, as a factor: three of the
-sixteen bits of a vector."""
-
 _SLACK = 0.98
 """Part of the accumulator's range that the choice of exponents uses; the corrected biases, known
 only afterwards, take the rest."""
@@ -76,9 +67,7 @@ class _Statistics:
     Attributes
     ----------
     peak : float
-        Largest magnitude that calibration shows.
-    expected : float
-        Largest magnitude that other recordings may have, see :func:`_expected`.
+        Largest magnitude.
     mean, power : arrays, shape (size,)
         Of each element; ``power`` is what weight rounding noise is multiplied by.
     total : float
@@ -86,7 +75,6 @@ class _Statistics:
     """
 
     peak: float
-    expected: float
     mean: np.ndarray
     power: np.ndarray
     total: float
@@ -95,8 +83,8 @@ class _Statistics:
 class FormatChoice:
     """The choice of fractions and exponents for one model.
 
-    With ``room`` vectors hold what is expected of other recordings, not only what calibration
-    showed and a margin.
+    Vectors hold what calibration showed and a margin. With ``clipping``, what other recordings may
+    lose at the range of a vector counts as noise beside that of rounding.
 
     Attributes
     ----------
@@ -119,17 +107,16 @@ class FormatChoice:
         bits: int = 8,
         scaled: frozenset[int] = frozenset(),
         planes: Planes | None = None,
-        room: bool = False,
+        clipping: Clipping | None = None,
     ) -> None:
         self.model = model
         self.trace = trace
         self.margin = margin
-        self.room = room
+        self.clipping = clipping
         self.correct_bias = correct_bias
         self.bits, self.scaled = bits, scaled
         self.planes = planes or Planes()
         self.cells = [CELLS[layer.cell] for layer in model.layers]
-        self.folds = _folds(trace.layout)
         self.statistics = {s: self._measure(s) for s in range(INPUT, len(model.layers))}
         self.gain = [
             np.stack([felt.accumulators[i, g].mean(axis=0) for g in cell.accumulators])
@@ -160,7 +147,7 @@ class FormatChoice:
         if source == INPUT and self.model.one_hot:
             # Every token counts the same: calibration may not have met them all.
             size = self.model.inputs
-            return _Statistics(1.0, 1.0, np.zeros(size), np.full(size, 1.0 / size), 1.0 / size)
+            return _Statistics(1.0, np.zeros(size), np.full(size, 1.0 / size), 1.0 / size)
         v = self.trace.vectors[source]
         power = np.mean(v**2, axis=0)
         total = float(np.mean(power)) if power.size else 0.0
@@ -169,8 +156,7 @@ class FormatChoice:
         # counts a little, so that weights of it are not clipped without need.
         noisy = np.maximum(power - mean**2, 0.0) if self.correct_bias else power
         peak = float(np.max(np.abs(v))) if v.size else 0.0
-        expected = _expected(v, self.folds)
-        return _Statistics(peak, expected, mean, noisy + 0.01 * total, total)
+        return _Statistics(peak, mean, noisy + 0.01 * total, total)
 
     # -- candidates
 
@@ -178,8 +164,7 @@ class FormatChoice:
         """Fractions that a vector may have, finest first."""
         if source == INPUT and self.model.one_hot:
             return list(range(15, -1, -1))
-        found = self.statistics[source]
-        peak = max(found.peak * self.margin, found.expected if self.room else 0.0)
+        peak = self.statistics[source].peak * self.margin
         limit = (1 << (ACTIVATION_BITS - 1)) - 1
         finest = 11 if peak == 0 else math.floor(math.log2(limit / peak))
         finest = max(-40, min(60, finest))
@@ -352,6 +337,13 @@ class FormatChoice:
             return 0.0
         return self.model.outputs * 4.0 ** -self.fraction[source] / 12
 
+    def _clipped(self, source: int, fraction: int) -> float:
+        """Noise that clipping at the range of a vector would bring in other recordings."""
+        peak = self.statistics[source].peak
+        if self.clipping is None or self._proven(source) or peak == 0:
+            return 0.0
+        return self.clipping.noise(source, 2.0 ** (ACTIVATION_BITS - 1 - fraction) / peak)
+
     def search(self, progress: Progress) -> None:
         """Coordinate descent over the fractions; each layer has its best exponent throughout."""
         count = len(self.model.layers)
@@ -373,7 +365,8 @@ class FormatChoice:
                     missing, total = self._total(sorted(layers))
                     parts = [self.row_parts(i) for i in sorted(layers & self.scaled)]
                     each = np.concatenate(parts) if parts else np.zeros(0)
-                    ranking.append((missing, total + self._own(source), fraction, each))
+                    total += self._own(source) + self._clipped(source, fraction)
+                    ranking.append((missing, total, fraction, each))
                 missing, lowest, _, least = min(ranking, key=lambda r: r[:2])
                 good = [
                     f
@@ -405,24 +398,6 @@ class FormatChoice:
             f"layer '{name}': its weights and inputs are too large for 32-bit accumulators; "
             "rescale the model"
         )
-
-
-def _folds(layout: Layout) -> list[np.ndarray]:
-    """Rows of the parts of calibration, one after the other; none where it is too short."""
-    if layout.rows < _FOLDS * _SHORTEST:
-        return []
-    order = np.concatenate([layout.index(k) for k in range(layout.recordings)])
-    return np.array_split(order, _FOLDS)
-
-
-def _expected(vectors: np.ndarray, folds: list[np.ndarray]) -> float:
-    """Largest magnitude that other recordings may have: each element is expected to leave its range
-    once more by as much as the part of calibration with its peak leaves the range of the others."""
-    if not folds or not vectors.size:
-        return 0.0
-    peaks = np.sort([np.max(np.abs(vectors[rows]), axis=0) for rows in folds], axis=0)
-    second, first = peaks[-2:]
-    return float(np.max(np.minimum(first**2 / np.maximum(second, 1e-300), _BEYOND * first)))
 
 
 def to_format(value: np.ndarray, to: Format) -> np.ndarray:

@@ -28,6 +28,7 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Start, Trace, run_float
 from stillnet.sw.util.progress import Progress, silent
 
+from .checking.clipping import Clipping
 from .formats import FormatChoice
 from .integers import build_network
 from .layerwise import Job, LayerWork, Settings, compress_layers
@@ -66,11 +67,7 @@ _PROBED = 3_000
 """Steps over which sensitivities are averaged."""
 
 _WORTH_DB = 0.5
-"""A step for each row must win so much of the outputs' SNR to be asked for, and room for other
-recordings may cost as much."""
-
-_PLENTY_DB = 46.0
-"""SNR of outputs above which room may cost more: two planes have some to give."""
+"""A step for each row must win so much of the outputs' SNR to be asked for."""
 
 
 @dataclass
@@ -118,6 +115,8 @@ class Base:
         The same part of the recordings, from the network's own initial state.
     nonzero : list of str
         Layers, or ``"input"``, that are to send plain events.
+    clipping : Clipping
+        On ``trace``.
     planes : Planes
     """
 
@@ -132,6 +131,7 @@ class Base:
     held: np.ndarray | None
     proof: Judged | None
     nonzero: list[str]
+    clipping: Clipping
     planes: Planes = field(default_factory=Planes)
 
     @property
@@ -216,14 +216,10 @@ def prepare(
     progress("float model", 1, 3)
     peak = None if model.one_hot else np.max(np.abs(x), axis=0)
     rows = rows and bool(layers_with_steps(model.layers))
-
-    def sums(index: int) -> dict[str, np.ndarray]:
-        return accumulators_of(model, whole, index)
-
-    elements = element_exponents(model, whole.vectors, peak, sums, rows=rows) if scale else {}
+    elements = element_exponents(model, whole.vectors, peak, rows=rows) if scale else {}
     planes = planes or Planes()
     planes.follow(elements)
-    elements |= gain_exponents(model, sums, whole.vectors)
+    elements |= gain_exponents(model, lambda i: accumulators_of(model, whole, i), whole.vectors)
     scaled = scaled_model(model, elements)
     formats = run_float(scaled, layout, scaled_input(x, elements)) if elements else whole
     pieces = _spread(_pieces(recordings, _PIECE), _ROWS)
@@ -244,6 +240,7 @@ def prepare(
         held=held,
         proof=None if held is None else _judged(model, proof, elements),
         nonzero=list(nonzero),
+        clipping=Clipping(scaled, trace, elements),
         planes=planes,
     )
 
@@ -350,7 +347,7 @@ class Fixed:
 
 
 def make_plan(
-    base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None, room: bool = False
+    base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None, unseen: bool = False
 ) -> Plan:
     """Formats, exponents and bounds of steps.
 
@@ -361,8 +358,8 @@ def make_plan(
     rows : bool
         A step for each row, in layers whose cells allow it; else one for each layer.
     fixed : Fixed, optional
-    room : bool
-        See ``FormatChoice``.
+    unseen : bool
+        Whether formats weigh what recordings that calibration does not have would lose by clipping.
     """
     scaled = layers_with_steps(base.model.layers) if rows else frozenset()
     choice = FormatChoice(
@@ -374,7 +371,7 @@ def make_plan(
         bits=wish.bits,
         scaled=scaled,
         planes=base.planes,
-        room=room,
+        clipping=base.clipping if unseen else None,
     )
     choice.search(silent)
     plain = frozenset(base.plain)
@@ -410,32 +407,21 @@ def make_plan(
 
 
 def better_plan(base: Base, wish: Wish, settings: Settings, rows: bool | None) -> Plan:
-    """The plan with a step for each row, where it is worth its multipliers, or the one asked for;
-    with room in vectors for what is expected of other recordings, where that costs little.
+    """The plan with a step for each row, where it is worth its multipliers; or the one asked for.
 
-    Plans are tried with the quick rounding, and their integers judged by the outputs' SNR. Where
-    rounding to nearest is asked for, that is quick itself and takes no room.
+    Both are tried with the quick rounding, and their integers judged by the outputs' SNR. Where
+    rounding to nearest is asked for, that is quick itself and does not weigh what clipping costs.
     """
+    unseen = settings.method != "nearest"
+    if rows is not None or not layers_with_steps(base.model.layers):
+        return make_plan(base, wish, rows=bool(rows), unseen=unseen)
     quick = replace(settings, method="nearest", passes=1)
-
-    def judged(plan: Plan) -> float:
-        return score(plan.network(compress_layers(plan.job, quick)[1]), base.judged)
-
-    least = None
-    if rows is None and layers_with_steps(base.model.layers):
-        common, by_row = (make_plan(base, wish, rows=r) for r in (False, True))
-        without, with_rows = judged(common), judged(by_row)
-        rows = with_rows > without + _WORTH_DB
-        plain, least = (by_row, with_rows) if rows else (common, without)
-    else:
-        plain = make_plan(base, wish, rows=bool(rows))
-    if settings.method == "nearest":
-        return plain
-    wide = make_plan(base, wish, rows=bool(rows), room=True)
-    if wide.choice.fraction == plain.choice.fraction:
-        return plain
-    least = judged(plain) if least is None else least
-    return wide if judged(wide) >= min(least, _PLENTY_DB) - _WORTH_DB else plain
+    common, by_row = (make_plan(base, wish, rows=r, unseen=unseen) for r in (False, True))
+    without, with_rows = (
+        score(plan.network(compress_layers(plan.job, quick)[1]), base.judged)
+        for plan in (common, by_row)
+    )
+    return by_row if with_rows > without + _WORTH_DB else common
 
 
 def loss(network: Network, judged: Judged) -> np.ndarray:

@@ -18,7 +18,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.util.progress import Progress, silent
 
-from .advice import FREE_DB, free_planes, free_words, words_of_planes
+from .checking.advice import FREE_DB, free_planes, free_words, words_of_planes
 from .checking.checks import check_model, check_recordings, listed_recordings
 from .layerwise import Settings
 from .limits import Budget, LimitSearch, settle

@@ -16,7 +16,7 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, Trace
 from stillnet.sw.packing.engine_fit import lacking, missing
-from stillnet.sw.quantization.advice import (
+from stillnet.sw.quantization.checking.advice import (
     BAUD,
     FREE_DB,
     advice_of_planes,

@@ -11,7 +11,7 @@ import pytest
 from stillnet.sim.bench.accuracy import random_model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, run_float
-from stillnet.sw.quantization.advice import GOOD_DB, advice_of_planes, words_of_planes
+from stillnet.sw.quantization.checking.advice import GOOD_DB, advice_of_planes, words_of_planes
 from stillnet.sw.quantization.layerwise import Settings, compress_layers
 from stillnet.sw.quantization.preparation import Wish, loss, make_plan, prepare
 from stillnet.sw.quantization.quantizer import quantize

@@ -20,8 +20,7 @@ from stillnet.sw.contract.link import steps_per_second
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Trace
-
-from .planes import PLANE_BITS, two_planes
+from stillnet.sw.quantization.planes import PLANE_BITS, two_planes
 
 __all__ = [
     "BAUD",
