@@ -18,7 +18,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.util.progress import Progress, silent
 
-from .checking.advice import FREE_DB, free_planes, free_words, words_of_planes
+from .checking.advice import FREE_DB, free_planes, free_words, lost_presets, words_of_planes
 from .checking.checks import check_model, check_recordings, listed_recordings
 from .layerwise import Settings
 from .limits import Budget, LimitSearch, settle
@@ -113,8 +113,7 @@ def quantize(
     budget = Budget(max_error) if isinstance(max_error, (int, float)) else max_error
     _check_options(method, margin, budget, thresholds, threshold_recurrent)
     names = [nonzero] if isinstance(nonzero, str) else list(nonzero)
-    auto = planes == AUTO and method != "nearest" and not names
-    auto = auto and thresholds is None and threshold_recurrent is None and budget is None
+    exact = thresholds is None and threshold_recurrent is None and budget is None and not names
     doubled = [] if planes == AUTO else [planes] if isinstance(planes, str) else list(planes)
     check_model(model)
     task = _Task(
@@ -126,7 +125,7 @@ def quantize(
         progress,
     )
     solved = _solve(task, doubled, row_steps)
-    if auto:
+    if planes == AUTO and method != "nearest" and exact:
         solved = _with_free_planes(task, solved)
     plan, rounded, base = solved.plan, solved.rounded, solved.plan.base
     network = plan.network(rounded.work, name)
@@ -141,7 +140,7 @@ def quantize(
         network,
         base.whole,
         listed_recordings(model, calibration),
-        None if solved.planes else rounded.worst,
+        rounded.worst if exact and not solved.planes else None,
     )
     network.notes["report"]["advice"] += solved.said
     progress("quantized network", 1, 1)
@@ -243,6 +242,9 @@ def _with_free_planes(task: _Task, first: _Solved) -> _Solved:
         "weights, and a serial link carries its vectors in the time of "
         f"{free_words(network):,.0f}; --planes never leaves them out"
     )
+    lost = lost_presets(task.model, best.planes)
+    if lost:
+        said += f", and then preset {' or '.join(lost)} is large enough"
     return replace(best, said=[said])
 
 

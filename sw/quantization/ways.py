@@ -1,10 +1,13 @@
 """Ways of rounding a network, compared on the part of calibration that is held out.
 
 How far a layer should make good for the layers before it depends on the network and on how much its
-recordings show. So it is tried: each way rounds the weights without the recordings that are held
-out, and its integers run over these. The way of least noise, as a part of each output's power so
-that poor outputs count most, then rounds the weights once more, on all recordings. Rounding to
-nearest is one of the ways.
+recordings show. So it is tried: the integers of each way run over the recordings that were held
+out while dampings were compared, and the way of least noise is kept, as a part of each output's
+power so that poor outputs count most. Rounding to nearest is one of the ways.
+
+What is told of the way that is kept is measured on a second solution of it, which has not seen
+these recordings in any weight or bias. Ways are not chosen by such solutions: with a part of the
+recordings less, those that learn from them would look worse than they are.
 """
 
 from __future__ import annotations
@@ -44,11 +47,11 @@ class Rounded:
     settings : Settings
         Of the way that was kept.
     scores : dict of str to float
-        By way, the SNR in dB on what was held out, from the mean of the outputs' noise; empty where
-        ways were not compared.
+        By way, the SNR in dB on what was held out, from the mean of the outputs' noise; and of the
+        one that was kept, ``"unseen"``. Empty where ways were not compared.
     worst : (output, SNR in dB) or None
-        Of the way that was kept, on what it had not seen while ways were compared; on calibration
-        where they were not; None for rounding to nearest.
+        Of the way that was kept, solved without what was held out and judged on it; on calibration
+        where ways were not compared; None where rounding to nearest was asked for.
     """
 
     model: Model
@@ -70,15 +73,12 @@ def best_rounding(plan: Plan, settings: Settings, progress: Progress) -> Rounded
         return Rounded(model, work, settings, {}, _worst(plan, work, plan.base.judged)[1])
     ways = {f"follow {f:g}": replace(settings, follow=f) for f in _FOLLOWS}
     ways["nearest"] = replace(settings, method="nearest", passes=1)
-    blind = replace(plan.job, blind=True)
-    found = {}
-    for name, way in ways.items():
-        _, work = compress_layers(blind, way, progress=progress)
-        found[name] = _worst(plan, work, proof)
-    scores = {name: mean for name, (mean, _) in found.items()}
+    solved = {name: compress_layers(plan.job, w, progress=progress) for name, w in ways.items()}
+    scores = {name: _worst(plan, work, proof)[0] for name, (_, work) in solved.items()}
     best = max(scores, key=lambda name: scores[name])
-    model, work = compress_layers(plan.job, ways[best], progress=progress)
-    return Rounded(model, work, ways[best], scores, found[best][1])
+    _, work = compress_layers(replace(plan.job, blind=True), ways[best], progress=progress)
+    scores["unseen"], worst = _worst(plan, work, proof)
+    return Rounded(*solved[best], ways[best], scores, worst)
 
 
 def _worst(plan: Plan, work: LayerWork, judged: Judged) -> tuple[float, tuple[int, float]]:

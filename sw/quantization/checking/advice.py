@@ -25,19 +25,16 @@ from stillnet.sw.quantization.planes import PLANE_BITS, two_planes
 __all__ = [
     "BAUD",
     "FREE_DB",
-    "GOOD_DB",
     "advice_of_planes",
     "free_planes",
     "free_words",
+    "lost_presets",
     "words_of_planes",
 ]
 
-GOOD_DB = 38.0
-"""SNR of the worst output above which nothing is advised: what rounding of weights to eight bits
-leaves of most networks."""
-
 FREE_DB = 46.0
-"""The same where second planes are free: an error of half a percent of an output's spread."""
+"""SNR of the worst output from which on eight bits are enough: an error of half a percent of its
+spread. Below, second planes are given where they are free, and named where they are not."""
 
 BAUD = 3_000_000
 """Of the boards' serial link."""
@@ -52,7 +49,7 @@ _WORD_SECONDS = 40e-9
 def advice_of_planes(
     model: Model, network: Network, result: Trace, worst: tuple[int, float] | None
 ) -> list[str]:
-    """Which layers could have second planes, where an output is below ``GOOD_DB``.
+    """Which layers could have second planes, where an output is below ``FREE_DB``.
 
     Parameters
     ----------
@@ -64,7 +61,7 @@ def advice_of_planes(
     worst : (output, SNR in dB) or None
         Of the way in which weights were rounded.
     """
-    if worst is None or worst[1] >= GOOD_DB:
+    if worst is None or worst[1] >= FREE_DB:
         return []
     names = _possible_names(model)
     if not names:
@@ -130,14 +127,19 @@ def free_planes(
 def _presets_hold(model: Model, names: list[str]) -> bool:
     """Whether all presets that are large enough for a model are so with second planes; those with
     the weights in on-chip memory aside, which are made for one small network."""
+    return all(PRESETS[name].memory == "ram" for name in lost_presets(model, names))
+
+
+def lost_presets(model: Model, names: list[str]) -> list[str]:
+    """Presets that hold a model, and no longer do with second planes in some layers."""
     doubled, _ = two_planes(model, names)
-    presets = [c for c in PRESETS.values() if c.memory != "ram"]
-    return all(_holds(c, doubled) for c in presets if _holds(c, model))
+    return [n for n, c in PRESETS.items() if _holds(c, model) and not _holds(c, doubled)]
 
 
 def _holds(config: EngineConfig, model: Model) -> bool:
-    """Whether the units, accumulators and tables of an engine are large enough, as for ``pack``."""
-    units = accumulators = matrices = 0
+    """Whether units, accumulators, tables and on-chip memory of an engine are large enough, as for
+    ``pack``."""
+    units = accumulators = matrices = words = 0
     for layer in model.layers:
         cell = CELLS[layer.cell]
         units += -(-layer.units // config.cell_width) * config.cell_width
@@ -145,11 +147,13 @@ def _holds(config: EngineConfig, model: Model) -> bool:
         accumulators += blocks * block_rows(cell, config.row_scale)
         accumulators += accumulators % 2
         matrices += len(bias_runs(cell, config.row_scale)) + len(layer.matrices)
+        words += blocks * sum(len(m.gates) * m.weight.shape[2] for m in layer.matrices)
     return (
         len(model.layers) <= config.layers
         and units <= config.units
         and accumulators <= config.accumulators
         and matrices <= config.matrices
+        and (config.memory != "ram" or words <= config.ram_words)
     )
 
 

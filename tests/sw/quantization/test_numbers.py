@@ -6,8 +6,6 @@ the same model and recordings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +18,9 @@ from stillnet.sw.model.equalize import element_exponents, scaled_input, scaled_m
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
-from stillnet.sw.network.sequence import Layout, run_float
-from stillnet.sw.quantization.layerwise import Settings
 from stillnet.sw.quantization.limits import Budget
-from stillnet.sw.quantization.preparation import Wish, better_plan, make_plan, prepare
+from stillnet.sw.quantization.preparation import Wish, make_plan, prepare
 from stillnet.sw.quantization.quantizer import quantize
-from stillnet.sw.quantization.sensitivity import accumulators_of
-from stillnet.sw.quantization.ways import DAMPINGS
 from tests.support.oracles.bounds import check
 
 
@@ -67,79 +61,83 @@ def test_elements_are_scaled_exactly(kind: str) -> None:
     vectors: dict[int, list[np.ndarray]] = {}
     wanted = model.run(x, trace=vectors)
     traces = {s: np.array(v) for s, v in vectors.items()}
-    whole = run_float(model, Layout([len(x)]), x)
-    elements = element_exponents(
-        model, traces, np.abs(x).max(axis=0), lambda i: accumulators_of(model, whole, i)
-    )
+    elements = element_exponents(model, traces, np.abs(x).max(axis=0))
     assert INPUT in elements and 1 in elements and (kind == "gru") == (0 not in elements)
     got = scaled_model(model, elements).run(scaled_input(x, elements))
     np.testing.assert_array_equal(got / 2.0 ** elements[1], wanted)
 
 
-def test_a_silent_unit_may_be_heard_later() -> None:
-    """A ReLU unit that hardly rises above zero in calibration, and has been far below, keeps room
-    for as far above."""
-    t = np.arange(400)
-    x = np.stack([np.sin(t / 9), np.cos(t / 7)], axis=1)
-    model = Model(2).dense(np.array([[0.0, 3.9], [-4.1, 0.0]]), np.array([2.1, -4.05]), "relu")
-    model.dense(np.array([[0.051, 2.9]]), np.zeros(1))
-    whole = run_float(model, Layout([len(x)]), x)
-    assert 0 < whole.vectors[0][:, 1].max() < 0.06
-
-    def grown(sums: Callable[[int], dict[str, np.ndarray]]) -> np.ndarray:
-        found = element_exponents(model, whole.vectors, np.abs(x).max(axis=0), sums)
-        return found.get(0, np.zeros(2))
-
-    assert grown(lambda i: {"m": whole.vectors[i]})[1] >= 4, "as large as it was heard"
-    assert grown(lambda i: accumulators_of(model, whole, i))[1] == 0
+def loud_part(size: int, factor: float, steps: int = 500) -> np.ndarray:
+    """Sines of which the third fifth is louder."""
+    x = np.sin(np.arange(steps)[:, None] * np.pi * (0.1 + 0.05 * np.arange(size)))
+    x[2 * steps // 5 : 3 * steps // 5] *= factor
+    return x
 
 
-def test_range_that_one_part_of_calibration_leaves_is_left_again() -> None:
-    """An input whose loudest fifth is four times the others may be four times as loud once more."""
+def signs(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Weights of which no element stands out, so that none is scaled."""
+    return rng.choice([-1.0, 1.0], shape)
+
+
+@pytest.mark.parametrize("source", [INPUT, 0])
+def test_a_part_that_is_louder_is_clipped_as_the_others_would(source: int) -> None:
+    """What it costs is the error of the float network's outputs."""
     rng = np.random.default_rng(2)
-    model = Model(3).dense(rng.normal(0, 1, (9, 3)), np.zeros(9), "tanh")
-    model.dense(rng.normal(0, 1, (2, 9)), np.zeros(2))
-    steady = np.sin(np.arange(500)[:, None] * [0.1 * np.pi, 0.15 * np.pi, 0.2 * np.pi])
-    peak = np.abs(steady).max()
+    first, second = signs(rng, 9, 3), signs(rng, 2, 9)
+    model = Model(3).dense(first, np.zeros(9), "relu").dense(second, np.zeros(2))
+    x = loud_part(3, 4.0)
+    base = prepare(model, [x])
+    assert base.elements == {}
 
-    def finest(x: np.ndarray, room: bool = True) -> float:
-        plan = make_plan(prepare(model, [x]), Wish(), rows=True, room=room)
-        return plan.choice.candidates(INPUT)[0]
+    def expected(headroom: float) -> float:
+        v = x if source == INPUT else np.maximum(x @ first.T, 0)
+        limit = headroom * np.abs(np.concatenate([v[:200], v[300:]])).max()
+        v = np.concatenate([v[:200], np.clip(v[200:300], -limit, limit), v[300:]])
+        y = (np.maximum(v @ first.T, 0) if source == INPUT else v) @ second.T
+        return float(np.sum(np.mean((y - model.run(x)) ** 2, axis=0)))
 
-    def holds(largest: float) -> float:
-        return np.floor(np.log2(32767 / largest))
-
-    louder, much_louder = steady.copy(), steady.copy()
-    louder[200:300] *= 4
-    much_louder[200:300] *= 100
-    assert finest(steady * 4) == holds(4 * peak * 1.25), "the margin alone"
-    assert finest(louder) == holds(16 * peak)
-    assert finest(louder, room=False) == holds(4 * peak * 1.25)
-    assert finest(much_louder) == holds(800 * peak), "three bits at most"
-    assert finest(louder[:90]) == holds(peak * 1.25), "too short to tell"
+    for headroom in (1.25, 2.5):
+        assert expected(headroom) > 0
+        assert base.clipping.noise(source, headroom) == pytest.approx(expected(headroom))
+    assert base.clipping.noise(source, 4.001) == 0
+    short = prepare(model, [x[180:260]])
+    assert short.clipping.noise(source, 1.25) == 0, "too short to tell"
 
 
-@pytest.mark.parametrize(
-    ("plain", "wide", "taken"),
-    [(40.0, 39.6, True), (40.0, 39.4, False), (60.0, 45.6, True), (60.0, 45.4, False)],
-)
-def test_room_is_taken_where_it_costs_little(
-    monkeypatch: pytest.MonkeyPatch, plain: float, wide: float, taken: bool
-) -> None:
-    """Half a decibel, or what outputs with more than 46 dB have to give."""
+def test_an_element_that_has_grown_is_measured_by_its_own_peak() -> None:
+    """A small input that fills its vector after scaling clips where it alone becomes louder."""
+    rng = np.random.default_rng(3)
+    x = loud_part(4, 1.0) * [1.0, 1.0, 1.0, 0.001]
+    model = Model(4).dense(signs(rng, 6, 4) * [1.0, 1.0, 1.0, 1000.0], np.zeros(6))
+    assert prepare(model, [x]).clipping.noise(INPUT, 1.25) == 0
+    x[200:300, 3] *= 4
+    base = prepare(model, [x])
+    assert base.elements[INPUT][3] > 5
+    assert base.clipping.noise(INPUT, 1.25) > 0 == base.clipping.noise(INPUT, 4.001)
+
+
+def test_what_saturates_forgives_clipping() -> None:
+    def lost(gain: float) -> float:
+        model = Model(3).dense(gain * np.eye(3), np.zeros(3), "tanh")
+        base = prepare(model.dense(np.ones((2, 3)), np.zeros(2)), [loud_part(3, 4.0)])
+        return base.clipping.noise(INPUT, 1.25) / np.sum(np.var(base.judged.wanted, axis=0))
+
+    assert 0 < lost(3.0) < 0.01 * lost(0.1)
+
+
+def test_a_range_is_as_wide_as_clipping_would_cost() -> None:
     rng = np.random.default_rng(2)
-    model = Model(3).dense(rng.choice([-1.0, 1.0], (9, 3)), np.zeros(9), "tanh")
-    model.dense(rng.choice([-1.0, 1.0], (2, 9)), np.zeros(2))
-    x = np.sin(np.arange(500)[:, None] * [0.31, 0.45, 0.62])
-    x[200:300] *= 8
-    base, settings = prepare(model, [x]), Settings(8, dampings=DAMPINGS)
-    plans = [make_plan(base, Wish(), rows=True, room=r) for r in (False, True)]
-    assert plans[0].choice.fraction != plans[1].choice.fraction
-    scores = iter([plain, wide])
-    monkeypatch.setattr("stillnet.sw.quantization.preparation.score", lambda *_: next(scores))
-    assert better_plan(base, Wish(), settings, True).choice.room == taken
-    nearest = replace(settings, method="nearest")
-    assert not better_plan(base, Wish(), nearest, True).choice.room
+    model = Model(3).dense(signs(rng, 9, 3), np.zeros(9), "tanh")
+    model.dense(signs(rng, 2, 9), np.zeros(2))
+
+    def headroom(factor: float, unseen: bool) -> float:
+        x = loud_part(3, factor)
+        plan = make_plan(prepare(model, [x]), Wish(), rows=True, unseen=unseen)
+        return 2.0 ** (15 - plan.choice.fraction[INPUT]) / np.abs(x).max()
+
+    assert headroom(8.0, unseen=True) >= 8
+    assert headroom(8.0, unseen=True) >= 2 * headroom(8.0, unseen=False)
+    assert headroom(1.0, unseen=True) == headroom(1.0, unseen=False)
 
 
 def test_small_inputs_without_larger_weights_are_hardly_scaled() -> None:
