@@ -15,13 +15,15 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, Trace
-from stillnet.sw.packing.engine_fit import lacking, missing
+from stillnet.sw.packing.engine_fit import fit, lacking, missing
+from stillnet.sw.packing.packer import pack
 from stillnet.sw.quantization.checking.advice import (
     BAUD,
     FREE_DB,
     advice_of_planes,
     free_planes,
     free_words,
+    lost_presets,
     words_of_planes,
 )
 from stillnet.sw.quantization.planes import PLANE_BITS, two_planes
@@ -120,9 +122,24 @@ def test_planes_are_given_where_they_are_free(kind: str, seed: int, scale: float
     assert now < then <= free_words(one)
     (said,) = two.notes["report"]["advice"]
     assert said.startswith(f"weights of {', '.join(names(model))} have 16 bits, as two planes")
-    assert said.endswith(f"{free_words(one):,.0f}; --planes never leaves them out")
+    told = f"{free_words(one):,.0f}; --planes never leaves them out"
+    lost = [n for n in PRESETS if not missing(one, PRESETS[n]) and missing(two, PRESETS[n])]
+    assert lost == lost_presets(model, names(model)) and set(lost) <= {"tiny"}
+    assert said.endswith(told + (", and then preset tiny is large enough" if lost else ""))
     assert two.row_scale == one.row_scale
     assert set(lacking(two, PRESETS["axi64"])) == set(lacking(one, PRESETS["axi64"]))
+
+
+def test_a_preset_that_becomes_too_small_says_what_to_do() -> None:
+    model, x = poor()
+    one, two = quantize(model, x), quantize(model, x, planes=AUTO)
+    assert lost_presets(model, names(model)) == ["tiny"]
+    assert pack(one, PRESETS["tiny"]).data
+    with pytest.raises(
+        StillnetError, match=r"'matrices', or with --fit, or quantize with --planes never$"
+    ):
+        pack(two, PRESETS["tiny"])
+    assert pack(two, fit(two, PRESETS["tiny"])).data
 
 
 def test_a_large_network_keeps_its_words() -> None:
