@@ -29,12 +29,12 @@ from stillnet.sw.contract.fixed import (
 )
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Model
+from stillnet.sw.model.planes import PLANE_BITS, Planes
 from stillnet.sw.network.checks import label_exponent
 from stillnet.sw.network.sequence import Trace
 from stillnet.sw.util.progress import Progress
 
 from .checking.clipping import Clipping
-from .planes import PLANE_BITS, Planes
 from .scales import choose_scales
 from .sensitivity import Sensitivity, accumulators_of
 from .solvers.hessian import bundles

@@ -17,9 +17,9 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Layer, Matrix, Model
+from stillnet.sw.model.planes import Planes
 from stillnet.sw.network.sequence import Layout, Start, Trace, layer_groups
 
-from .planes import Planes
 from .sensitivity import Sensitivity, accumulators_of
 from .silence import correct
 from .simulate import Encoders, before, simulate

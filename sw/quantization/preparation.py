@@ -24,6 +24,7 @@ from stillnet.sw.model.equalize import (
     scaled_model,
 )
 from stillnet.sw.model.model import Model
+from stillnet.sw.model.planes import Planes
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Start, Trace, run_float
 from stillnet.sw.util.progress import Progress, silent
@@ -32,7 +33,6 @@ from .checking.clipping import Clipping
 from .formats import FormatChoice
 from .integers import build_network
 from .layerwise import Job, LayerWork, Settings, compress_layers
-from .planes import Planes
 from .report import run_quantized
 from .row_steps import choose_exponents, layers_with_steps
 from .sensitivity import Sensitivity, accumulators_of, sensitivity

@@ -15,6 +15,7 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
+from stillnet.sw.model.planes import two_planes
 from stillnet.sw.network.network import Network
 from stillnet.sw.util.progress import Progress, silent
 
@@ -22,7 +23,6 @@ from .checking.advice import FREE_DB, free_planes, free_words, lost_presets, wor
 from .checking.checks import check_model, check_recordings, listed_recordings
 from .layerwise import Settings
 from .limits import Budget, LimitSearch, settle
-from .planes import two_planes
 from .preparation import Plan, Wish, better_plan, prepare
 from .report import quantization_report, run_quantized
 from .thresholds import Thresholds, set_thresholds

@@ -18,9 +18,9 @@ from stillnet.sw.contract.fixed import round_shift
 from stillnet.sw.contract.image import bias_runs, block_rows
 from stillnet.sw.contract.link import steps_per_second
 from stillnet.sw.model.model import Model
+from stillnet.sw.model.planes import PLANE_BITS, two_planes
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Trace
-from stillnet.sw.quantization.planes import PLANE_BITS, two_planes
 
 __all__ = [
     "BAUD",

@@ -21,8 +21,9 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
-from stillnet.sw.model.equalize import Exponents
-from stillnet.sw.model.model import Layer, Matrix, Model
+
+from .equalize import Exponents
+from .model import Layer, Matrix, Model
 
 __all__ = ["NOISE", "PLANE_BITS", "Planes", "two_planes"]
 
