@@ -409,10 +409,11 @@ def make_plan(
 def better_plan(base: Base, wish: Wish, settings: Settings, rows: bool | None) -> Plan:
     """The plan with a step for each row, where it is worth its multipliers; or the one asked for.
 
-    Both are tried with the quick rounding, and their integers judged by the outputs' SNR. Where
-    rounding to nearest is asked for, that is quick itself and does not weigh what clipping costs.
+    Both are tried with the quick rounding, and their integers judged by the outputs' SNR. What
+    clipping costs is weighed beside two planes of weights only: beside one, a range that is wider
+    makes sure noise for noise that may come.
     """
-    unseen = settings.method != "nearest"
+    unseen = bool(base.planes.copies) and settings.method != "nearest"
     if rows is not None or not layers_with_steps(base.model.layers):
         return make_plan(base, wish, rows=bool(rows), unseen=unseen)
     quick = replace(settings, method="nearest", passes=1)

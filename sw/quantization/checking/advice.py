@@ -127,11 +127,17 @@ def free_planes(
 def _presets_hold(model: Model, names: list[str]) -> bool:
     """Whether all presets that are large enough for a model are so with second planes; those with
     the weights in on-chip memory aside, which are made for one small network."""
-    return all(PRESETS[name].memory == "ram" for name in lost_presets(model, names))
+    return all(PRESETS[name].memory == "ram" for name in _too_small(model, names))
 
 
 def lost_presets(model: Model, names: list[str]) -> list[str]:
-    """Presets that hold a model, and no longer do with second planes in some layers."""
+    """Presets that run a model, and no longer do with second planes in some layers."""
+    cells = {layer.cell for layer in model.layers}
+    return [n for n in _too_small(model, names) if cells <= set(PRESETS[n].cells)]
+
+
+def _too_small(model: Model, names: list[str]) -> list[str]:
+    """Presets that are large enough for a model, and no longer with second planes."""
     doubled, _ = two_planes(model, names)
     return [n for n, c in PRESETS.items() if _holds(c, model) and not _holds(c, doubled)]
 
