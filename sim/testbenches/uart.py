@@ -71,7 +71,7 @@ async def sends(dut) -> None:
     Bench(dut)
     sink = UartSink(dut.tx, baud=BAUD)
     data = random.Random(2).randbytes(COUNT)
-    await Timer(1, "us")
+    await Timer(1001, "ns")  # between two edges of the clock
     start = cocotb.utils.get_sim_time("ns")
     for byte in data:
         dut.sent__payload.value = byte
