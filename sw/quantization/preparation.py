@@ -343,7 +343,14 @@ class Fixed:
     steps: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
 
-def make_plan(base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None) -> Plan:
+def make_plan(
+    base: Base,
+    wish: Wish,
+    *,
+    rows: bool,
+    fixed: Fixed | None = None,
+    choice: FormatChoice | None = None,
+) -> Plan:
     """Formats, exponents and bounds of steps.
 
     Parameters
@@ -353,19 +360,22 @@ def make_plan(base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None)
     rows : bool
         A step for each row, in layers whose cells allow it; else one for each layer.
     fixed : Fixed, optional
+    choice : FormatChoice, optional
+        That of a plan for other bits, where vectors must have the same formats.
     """
     scaled = layers_with_steps(base.model.layers) if rows else frozenset()
-    choice = FormatChoice(
-        base.model,
-        base.formats,
-        base.felt,
-        margin=wish.margin,
-        correct_bias=wish.correct_bias,
-        bits=wish.bits,
-        scaled=scaled,
-        planes=base.planes,
-    )
-    choice.search(silent)
+    if choice is None:
+        choice = FormatChoice(
+            base.model,
+            base.formats,
+            base.felt,
+            margin=wish.margin,
+            correct_bias=wish.correct_bias,
+            bits=wish.bits,
+            scaled=scaled,
+            planes=base.planes,
+        )
+        choice.search(silent)
     plain = frozenset(base.plain)
     job = Job(
         base.model,
