@@ -28,7 +28,15 @@ from .solvers.masks import Pattern, keep_blocks, keep_largest
 from .solvers.rounding import Grid, best_steps, round_to_nearest, snapped
 from .solvers.second_order import Choose, descend, objective, refit_steps, sweep
 
-__all__ = ["Compressed", "Job", "LayerWork", "Settings", "compress_layers", "replace_layer", "solve_layer"]
+__all__ = [
+    "Compressed",
+    "Job",
+    "LayerWork",
+    "Settings",
+    "compress_layers",
+    "replace_layer",
+    "solve_layer",
+]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 ``docs/search.md`` explains the method.
 """
 
-from .options import SearchOptions
+from .options import Offer, SearchOptions
 from .study import Search
 
-__all__ = ["Search", "SearchOptions"]
+__all__ = ["Offer", "Search", "SearchOptions"]

@@ -73,8 +73,7 @@ class Judge:
         count = max(1, layout.recordings * _QUICK // layout.rows)
         first = range(0, layout.recordings, -(-layout.recordings // count))
         x, scaled, wanted = (
-            [layout.unpack(a)[k] for k in first]
-            for a in (judged.x, judged.scaled, judged.wanted)
+            [layout.unpack(a)[k] for k in first] for a in (judged.x, judged.scaled, judged.wanted)
         )
         few = Layout([len(r) for r in x])
         return self._search_on(Judged(few, few.pack(x), few.pack(scaled), few.pack(wanted)))

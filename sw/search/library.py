@@ -147,13 +147,22 @@ class Library:
             if parts:
                 model = replace_layer(model, i, parts)
         plan = replace(self.plan, exponents=exponents)
-        return Assembled(plan, model, plan.network(work))
+        return self.assembled(plan, model, work, choice)
+
+    def assembled(
+        self, plan: Plan, model: Model, work: LayerWork, choice: Choice, name: str | None = None
+    ) -> Assembled:
+        """The integers of solved layers; thresholds are zero."""
+        network = plan.network(work, name)
+        for i, layer in enumerate(network.layers):
+            for m in layer.matrices:
+                m.bits = choice.bits.get(i, m.bits)
+        return Assembled(plan, model, network)
 
     def lost(self, index: int, bits: int, place: int) -> float:
         """Power that the layer's own error adds to the outputs', to first order."""
         return sum(
-            c.error * self._power[index, k]
-            for (_, k), c in self.layer(index, bits, place).items()
+            c.error * self._power[index, k] for (_, k), c in self.layer(index, bits, place).items()
         )
 
     @cached_property

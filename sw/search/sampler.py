@@ -1,10 +1,10 @@
 """Where a search looks next: by what is known of the layers, and near the front.
 
-Half of the proposals are what a sum over layers would call best: for a price of a word, every layer
-takes the bits and the part of its weights with the least ``error + price * words``, where errors are
-those of the layers alone, weighted by the network's sensitivity. Noise on these errors makes the
-proposals differ where the sum says little. The other half changes a point of the front in one place
-or two: a layer keeps more, another one less; a vector takes more of the error.
+Half of the proposals are what a sum over layers would call best: for a price of a word, each layer
+takes the bits and the part of its weights with the least ``error + price * words``. Errors are
+those of the layers alone, weighted by the network's sensitivity; noise on them makes the proposals
+differ where the sum says little. The other half changes a point of the front in one place or two: a
+layer keeps more, another one less; a vector takes more of the error.
 """
 
 from __future__ import annotations

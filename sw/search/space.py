@@ -73,6 +73,18 @@ class Space:
             found[f"share {name}"] = FloatDistribution(*SHARES)
         return found
 
+    def ask(self, trial: Any) -> dict[str, Any]:
+        """All parameters of a trial."""
+        found: dict[str, Any] = {}
+        for name, d in self.distributions().items():
+            if hasattr(d, "choices"):
+                found[name] = trial.suggest_categorical(name, d.choices)
+            elif isinstance(d.low, int):
+                found[name] = trial.suggest_int(name, d.low, d.high)
+            else:
+                found[name] = trial.suggest_float(name, d.low, d.high, log=d.log)
+        return found
+
     def choice(self, values: dict[str, Any]) -> Choice:
         """What parameters of a trial mean."""
         return Choice(

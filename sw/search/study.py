@@ -15,7 +15,6 @@ from stillnet.sw.compression.allocation import densities
 from stillnet.sw.compression.checkpoint import Checkpoint, digest
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
-from stillnet.sw.cost.cost import column_words
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.quantization.checking.checks import (
@@ -110,7 +109,8 @@ class Search:
             import optuna
         except ImportError:
             raise StillnetError(
-                "a search needs optuna, which is not installed: run `pip install 'stillnet[search]'`"
+                "a search needs optuna, which is not installed: run "
+                "`pip install 'stillnet[search]'`"
             ) from None
         from .sampler import make_sampler
 
@@ -123,7 +123,6 @@ class Search:
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
-        study.set_metric_names(["error", "ms a step"])
         return study
 
     def _make_storage(self) -> Any:
@@ -227,11 +226,7 @@ class Search:
     def _trial(self, trial: optuna.Trial) -> tuple[float, float]:
         import optuna
 
-        values = {
-            name: trial._suggest(name, distribution)  # noqa: SLF001
-            for name, distribution in self.space.distributions().items()
-        }
-        choice = self.space.choice(values)
+        choice = self.space.choice(self.space.ask(trial))
         made = self.library.assemble(choice)
         glance = self.judge.glance(made, choice, self.rates)
         trial.set_user_attr("glance", [glance.error, glance.words])
@@ -260,6 +255,20 @@ class Search:
         from optuna.trial import TrialState
 
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def points(self, *, first: bool = False) -> list[tuple[float, float]]:
+        """(error, ms) of trials with figures: all, or those that do what ``compress`` would."""
+        return [
+            (t.values[0], t.values[1])
+            for t in self.completed()
+            if not first or "start" in t.user_attrs
+        ]
+
+    def stopped(self) -> int:
+        """Trials that were given up early."""
+        from optuna.trial import TrialState
+
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
 
     def front(self) -> list[optuna.trial.FrozenTrial]:
         """Trials that no other one beats, the fastest first."""
@@ -350,12 +359,10 @@ class Search:
         pattern = Pattern(options.pattern, 1 - least if least < 1 else 0.0, library.lanes)
         settings = Settings(min(options.bits), pattern, damping=0.01)
         model, work = compress_layers(job, settings, progress=self.progress)
-        return Assembled(made.plan, model, made.plan.network(work, name))
+        return library.assembled(made.plan, model, work, choice, name)
 
 
-def _layer_words(
-    network: Network, index: int, config: Any, rates: dict[int, np.ndarray]
-) -> float:
+def _layer_words(network: Network, index: int, config: Any, rates: dict[int, np.ndarray]) -> float:
     """Words a step of the matrices of one layer."""
     layer = network.layers[index]
     total = 0.0
