@@ -47,8 +47,8 @@ CLOCKS_MHZ = (75.0, 133.0)
 OWN_CLOCKS_MHZ = (50.0, 133.0)
 """Of an engine whose SDRAM has a clock of its own."""
 
-MEMORY_HZ = 133_000_000
-"""Of an SDRAM with a clock of its own, at most: all parts are PC133."""
+MEMORY_HZ = 133_333_333
+"""Of an SDRAM with a clock of its own, at most: all parts are PC133, a period of 7.5 ns."""
 
 VCO_HZ = (400_000_000, 800_000_000)
 """Range of the oscillator of an ECP5's PLL: family data sheet (FPGA-DS-02012), sysCLOCK PLL

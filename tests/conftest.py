@@ -27,6 +27,7 @@ LONGEST_FIRST = (
     "hw/host/test_link_gateware",
     "docs/test_pages",
     "sw/packing/test_engine_fit",
+    "sw/host/test_c_driver",
     "sw/host/test_driver",
     "mutations/test_format_mutations",
     "boards/test_block_ram",

@@ -32,6 +32,8 @@ from stillnet.hw.memory.spram import SpramPort
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.sw.contract.config import EngineConfig
 
+from .restart import RESTART_CYCLES, restarted
+
 __all__ = ["Lamps", "System"]
 
 
@@ -188,13 +190,14 @@ class System(wiring.Component):
         )
         m.submodules.lamps = lamps = Lamps(self.clock_hz)
         engine: Any = (CompactEngine if self.compact else Engine)(config)
-        # From registers, because they reach far.
-        restart = Signal()
-        m.d.sync += restart.eq(link.engine_reset)
-        # The engine a cycle after the rest, from a register that synthesis does not merge with it.
-        engine_restart = Signal()
-        m.d.sync += engine_restart.eq(restart)
-        m.submodules.engine = ResetInserter(engine_restart)(engine)
+        # All are held for some cycles. A memory that was free again before the engine is held would
+        # take a read, and answer it to an engine that has not asked.
+        restart, held = Signal(), Signal(RESTART_CYCLES - 1)
+        m.d.sync += [
+            held.eq(Cat(link.engine_reset, held)),
+            restart.eq(link.engine_reset | held.any()),
+        ]
+        m.submodules.engine = restarted(m, engine, restart, platform)
 
         # -- bytes --------------------------------------------------------------------------------
 

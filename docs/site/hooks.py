@@ -25,7 +25,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 ROLE = re.compile(r":(?:class|func|meth|mod|attr):`~?(?:[\w.]*\.)?(\w+)`")
-LANGUAGES = {".py": "python", ".toml": "toml", ".h": "cpp", ".cpp": "cpp", ".v": "verilog"}
+LANGUAGES = {
+    ".py": "python",
+    ".c": "c",
+    ".toml": "toml",
+    ".h": "cpp",
+    ".cpp": "cpp",
+    ".v": "verilog",
+}
 PACKAGES = ("hw", "sw", "sim", "boards")
 
 

@@ -16,7 +16,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.util.benches import Bench, table
 
 from .accuracy_models import model_rows
-from .judging import PLANES, judge, quantized
+from .judging import AUTO, judge, quantized
 
 __all__ = ["BENCH", "KINDS", "accuracy", "random_model"]
 
@@ -74,10 +74,10 @@ def _random_rows(progress: Progress) -> Iterator[dict[str, Any]]:
         progress("random networks", done, len(cases))
         model, x = random_model(kind, np.random.default_rng([seed, int(scale)]), scale)
         half = len(x) // 2
-        for method in ("second-order", "nearest", PLANES):
-            network = quantized(model, [x[:half]], method)
+        for way in ("second-order", "nearest", AUTO):
+            network = quantized(model, [x[:half]], way)
             name = f"{kind}, scales 1:{scale:g}, seed {seed}"
-            yield judge(name, model, network, [x[half:]])
+            yield judge(name, model, network, [x[half:]], way=way)
     progress("random networks", len(cases), len(cases))
 
 
@@ -99,6 +99,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         {
             "name": name,
             "method": method,
+            "bits": ", ".join(str(b) for b in sorted({r["bits"] for r in some})),
             "rows": f"{sum(r['row_steps'] for r in some)} of {len(some)}",
             "worst": min(r["snr_db"] for r in some),
             "mean": mean(some, "mean_snr_db"),
@@ -113,6 +114,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     columns = {
         "name": ("network", ""),
         "method": ("rounding", ""),
+        "bits": ("bits", ""),
         "rows": ("with steps of rows", ""),
         "worst": ("worst output, dB", ".1f"),
         "mean": ("mean, dB", ".1f"),

@@ -17,7 +17,7 @@ from stillnet.sw.importers.load import load_model
 from stillnet.sw.model.model import Model
 from stillnet.sw.partition.options import CutOptions
 
-from .judging import PLANES, Extra, judge, quantized
+from .judging import AUTO, PLANES, Extra, judge, quantized
 from .models import LSTM_OF_DETECTOR
 
 __all__ = ["CASES", "Case", "cosines", "decisions", "model_rows", "motion", "motion_model"]
@@ -42,15 +42,15 @@ class Case:
     name : str
     load : function
         Gives :data:`Data`.
-    methods : tuple of str
-        Of rounding, or ``PLANES``.
+    ways : tuple of str
+        Methods of rounding, ``AUTO`` or ``PLANES``.
     extra : function, optional
         See ``judge``.
     """
 
     name: str
     load: Callable[[], Data]
-    methods: tuple[str, ...] = ("second-order",)
+    ways: tuple[str, ...] = ("second-order",)
     extra: Extra | None = None
 
 
@@ -167,7 +167,7 @@ def _motion() -> Data:
 BOTH = ("second-order", "nearest")
 
 CASES = (
-    Case("IMU, GRU of 16", _motion, (*BOTH, PLANES)),
+    Case("IMU, GRU of 16", _motion, (*BOTH, AUTO)),
     Case("NSNet2, 16 kHz", _nsnet2, BOTH),
     Case("NSNet2, 48 kHz", _nsnet2_wide),
     Case("Resemblyzer, three LSTMs", _speaker, extra=cosines),
@@ -175,7 +175,7 @@ CASES = (
     Case(
         "silero-vad, LSTM and head",
         lambda: _detector(LSTM_OF_DETECTOR),
-        ("second-order", PLANES),
+        ("second-order", AUTO, PLANES),
         extra=decisions,
     ),
 )
@@ -196,10 +196,10 @@ def model_rows(progress: Progress, cases: tuple[Case, ...] = CASES) -> Iterator[
         except StillnetError as error:
             print(f"{case.name} is left out: {error}", file=sys.stderr)
             continue
-        for method in case.methods:
+        for way in case.ways:
             begin = time.perf_counter()
-            network = quantized(model, heard, method)
+            network = quantized(model, heard, way)
             seconds = time.perf_counter() - begin
-            row = judge(case.name, model, network, clips, extra=case.extra)
+            row = judge(case.name, model, network, clips, way=way, extra=case.extra)
             yield row | {"seconds": seconds}
     progress("networks", len(cases), len(cases))

@@ -15,10 +15,12 @@ import numpy as np
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, run_float
+from stillnet.sw.quantization.quantizer import AUTO as GIVEN
 from stillnet.sw.quantization.quantizer import quantize
 from stillnet.sw.quantization.report import run_quantized, signal_to_noise
 
 __all__ = [
+    "AUTO",
     "PLANES",
     "Extra",
     "Run",
@@ -30,12 +32,17 @@ __all__ = [
     "rounded_rows",
 ]
 
+AUTO = "as by default"
+"""A way beside the methods of ``quantize``: second planes in the layers where they are free."""
+
 PLANES = "two planes"
-"""A way beside the methods of ``quantize``: second-order rounding, two planes in every layer."""
+"""The same in every layer."""
 
 
 def quantized(model: Model, heard: list[np.ndarray], way: str) -> Network:
-    """The integers of a model, by a method of ``quantize`` or with two planes."""
+    """The integers of a model, by a method of ``quantize`` with eight bits, or with planes."""
+    if way == AUTO:
+        return quantize(model, heard, planes=GIVEN)
     if way != PLANES:
         return quantize(model, heard, method=way)
     fed = [layer.name for layer in model.layers if layer.matrices]
@@ -98,15 +105,18 @@ def judge(
     network: Network,
     clips: list[np.ndarray],
     *,
+    way: str,
     extra: Extra | None = None,
 ) -> dict[str, Any]:
-    """A row: the integers, and the peer (``peer_...``), against the float model."""
+    """A row: the integers, made in some way, and the peer (``peer_...``), against the float model.
+
+    ``bits`` are those of the weights of most bits.
+    """
     wanted = outputs(model, float_run(model), clips)
-    options = network.notes["options"]
     row = {
         "name": name,
-        "bits": 16 if options["planes"] else 8,
-        "method": PLANES if options["planes"] else options["method"],
+        "bits": 16 if network.notes["options"]["planes"] else 8,
+        "method": way,
         "row_steps": network.row_scale,
     }
     runs = {"": integer_run(network), "peer_": float_run(rounded_rows(model))}

@@ -65,7 +65,7 @@ def quantize(
     row_steps: bool | None = None,
     name: str | None = None,
     nonzero: Iterable[str] = (),
-    planes: Iterable[str] = (),
+    planes: str | Iterable[str] = "auto",
     margin: float = 1.25,
     correct_bias: bool = True,
     keep_silence: bool = True,
@@ -107,9 +107,10 @@ def quantize(
         Name of the network; the model's where absent.
     nonzero : iterable of str
         ReLU layers (or ``"input"``) that send their nonzero elements in each step, not differences.
-    planes : iterable of str
-        Layers whose weights have two planes of eight bits, where eight bits are not enough. They
-        fetch twice the words, and a copy of what they read.
+    planes : iterable of str, or "auto"
+        Layers whose weights have 16 bits, as two planes of eight. They fetch up to twice the words,
+        and a copy of what they read. ``"auto"``: those where eight bits are not enough and a step
+        takes no longer for it, see ``docs/numbers.md``.
     margin : float
         Headroom of vectors without a proven bound, as a factor on the largest value seen.
     correct_bias : bool

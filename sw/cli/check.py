@@ -63,6 +63,7 @@ def describe_model(model: Model) -> CheckResult:
             inputs=model.inputs,
             outputs=model.outputs,
             vector=model.inputs,
+            every_step=model.last_step,
             layers=layers,
         )
     report = host.report
@@ -99,6 +100,7 @@ def show_model(result: CheckResult) -> None:
     print_tables(table)
     if result.enter is None:
         print("All of it runs on the chip.")
+        _show_last_step(result)
         return
     nodes = columns(
         f"The chip begins at '{result.enter}' and ends at "
@@ -131,15 +133,21 @@ def show_model(result: CheckResult) -> None:
     if result.states:
         pairs = ", ".join(f"{i} from {o}" for i, o in result.states.items())
         print(f"States that the host carries: {pairs}.")
-    if result.every_step:
-        print(
-            "The file gives the answer of a recording at its last step; here every step has one, "
-            "for the recording so far."
-        )
+    _show_last_step(result)
     if not result.streams:
         print(
             "The host's part looks over several steps of a recording: recordings run, a stream "
             "does not. Export the model as one step to stream it."
+        )
+
+
+def _show_last_step(result: CheckResult) -> None:
+    if result.every_step:
+        print(
+            "The file gives one answer for a recording, at its last step. Here it is a stream: "
+            "every step has an answer, for the recording so far. The last row that "
+            "'stillnet run' writes is that of the file. Clear the states before the next "
+            "recording, as 'stillnet run' does."
         )
 
 

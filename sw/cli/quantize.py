@@ -21,6 +21,11 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _planes(text: str) -> str | list[str]:
+    """``"auto"``, ``"never"`` or names of layers."""
+    return text if text == "auto" else [] if text == "never" else _names(text)
+
+
 def _configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.add_model(parser)
@@ -46,10 +51,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     add("--nonzero", type=_names, default=[], metavar="NAMES", help="ReLU layers without deltas")
     add(
         "--planes",
-        type=_names,
-        default=[],
-        metavar="NAMES",
-        help="layers whose weights have two planes of eight bits, where eight bits are not enough",
+        type=_planes,
+        default="auto",
+        metavar="auto|never|NAMES",
+        help="layers whose weights have 16 bits, as two planes of eight; auto: where eight are not "
+        "enough and a step is no longer for it (default)",
     )
     options.add_method(parser, "nearest: round each weight by itself, which is quick")
     options.add_steps(parser)
@@ -118,7 +124,8 @@ examples:
   stillnet quantize nsnet2.onnx --data speech/ --max-error 0.02 -o net.safetensors
       the largest thresholds that keep the mean error of each output within 0.02
   stillnet quantize motion.onnx --data x.npy --planes gru,out -o net.safetensors
-      sixteen bits for the weights of two layers; see docs/numbers.md
+      sixteen bits for the weights of two layers; without --planes, small networks get them where
+      eight bits lose much, see docs/numbers.md
 
 Use recordings of what the device will hear; some thousand steps are enough. They fix the range of
 each vector, and the error report that 'stillnet info net.safetensors' repeats.""",

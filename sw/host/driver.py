@@ -40,7 +40,7 @@ from stillnet.sw.util.progress import Progress, silent
 from .session import ConnectionLost, RefusedCommand, Session
 from .transport import Transport, open_transport
 
-__all__ = ["ConnectionLost", "Engine", "RefusedCommand"]
+__all__ = ["REFUSALS", "ConnectionLost", "Engine", "RefusedCommand"]
 
 BLOCK_BYTES = 1024
 """Bytes of memory that one load command writes."""
@@ -51,7 +51,7 @@ STATE_BYTES = 1024
 OPERATION_BYTES = 32
 """More than what stands in a command besides such data."""
 
-_REFUSALS = {
+REFUSALS = {
     Error.MAGIC: "it is not a stillnet image; load again",
     Error.VERSION: "it has another version than the hardware; build and flash the bitstream again",
     Error.FINGERPRINT: "it was packed for another engine; pack the network for this board",
@@ -60,6 +60,7 @@ _REFUSALS = {
     Error.CRC: "its checksum is wrong, so the board's memory does not hold what was sent; load "
     "again, and suspect the memory (clock phase, wiring, power) if it happens again",
 }
+"""Why an image was refused, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class Engine:
         status = self._wait(Status.LOADED | Status.IDLE)
         error = (status >> 8) & 0xFF
         if not status & Status.LOADED:
-            reason = _REFUSALS.get(error, f"error {error}; load again")  # type: ignore[call-overload]
+            reason = REFUSALS.get(error, f"error {error}; load again")  # type: ignore[call-overload]
             raise StillnetError(f"the board refused the image: {reason}")
         self._loaded = _outline(image)
         self._unknown = False

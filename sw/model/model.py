@@ -41,6 +41,9 @@ class Model(GatedBuilders, S5Builders):
         The input is one token index a step; ``inputs`` is the number of tokens.
     host : HostParts or None
         What the host computes in front of these layers and behind them, where the model was cut.
+    last_step : bool
+        The file that it was read from gives the last step of a recording only; here every step has
+        an output.
     """
 
     inputs: int
@@ -48,6 +51,7 @@ class Model(GatedBuilders, S5Builders):
     name: str = "network"
     one_hot: bool = False
     host: HostParts | None = None
+    last_step: bool = False
 
     @property
     def outputs(self) -> int:

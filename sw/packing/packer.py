@@ -105,9 +105,15 @@ def place(network: Network, config: EngineConfig) -> Placement:
             raise StillnetError(
                 f"network '{network.name}' needs {field} = {needed}, engine '{config.name}' has "
                 f"{getattr(config, field)}; generate an engine with a larger '{field}', or with "
-                "--fit"
+                f"--fit{_without_planes(network)}"
             )
     return _placed(network, config)[0]
+
+
+def _without_planes(network: Network) -> str:
+    """A remedy that networks with second planes of weights have."""
+    options = network.notes.get("options") or {}
+    return ", or quantize with --planes never" if options.get("planes") else ""
 
 
 def _placed(network: Network, config: EngineConfig) -> tuple[Placement, int, int]:
@@ -346,7 +352,7 @@ class _Packer:
             raise StillnetError(
                 f"network '{network.name}' needs {words} words, the on-chip memory of engine "
                 f"'{config.name}' has {config.ram_words}; use a smaller network or raise "
-                "'ram_words'"
+                f"'ram_words'{_without_planes(network)}"
             )
 
     def image(self) -> Image:

@@ -29,11 +29,12 @@ from stillnet.sw.contract.fixed import (
 )
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Model
+from stillnet.sw.model.planes import PLANE_BITS, Planes
 from stillnet.sw.network.checks import label_exponent
 from stillnet.sw.network.sequence import Trace
 from stillnet.sw.util.progress import Progress
 
-from .planes import NOISE, PLANE_BITS, Planes
+from .checking.clipping import Clipping
 from .scales import choose_scales
 from .sensitivity import Sensitivity, accumulators_of
 from .solvers.hessian import bundles
@@ -82,6 +83,9 @@ class _Statistics:
 class FormatChoice:
     """The choice of fractions and exponents for one model.
 
+    Vectors hold what calibration showed and a margin. With ``clipping``, what other recordings may
+    lose at the range of a vector counts as noise beside that of rounding.
+
     Attributes
     ----------
     fraction : dict of source to int
@@ -102,14 +106,15 @@ class FormatChoice:
         correct_bias: bool = True,
         bits: int = 8,
         scaled: frozenset[int] = frozenset(),
-        input_peak: float = 0.0,
         planes: Planes | None = None,
+        clipping: Clipping | None = None,
     ) -> None:
         self.model = model
         self.trace = trace
         self.margin = margin
+        self.clipping = clipping
         self.correct_bias = correct_bias
-        self.bits, self.scaled, self.input_peak = bits, scaled, input_peak
+        self.bits, self.scaled = bits, scaled
         self.planes = planes or Planes()
         self.cells = [CELLS[layer.cell] for layer in model.layers]
         self.statistics = {s: self._measure(s) for s in range(INPUT, len(model.layers))}
@@ -151,8 +156,6 @@ class FormatChoice:
         # counts a little, so that weights of it are not clipped without need.
         noisy = np.maximum(power - mean**2, 0.0) if self.correct_bias else power
         peak = float(np.max(np.abs(v))) if v.size else 0.0
-        if source == INPUT:
-            peak = max(peak, self.input_peak)
         return _Statistics(peak, mean, noisy + 0.01 * total, total)
 
     # -- candidates
@@ -267,15 +270,14 @@ class FormatChoice:
             for bundle in bundles(self.model, index):
                 weight = bundle.weight(layer)[::_THIN]
                 sources = [layer.matrices[j].source for j, _ in bundle.parts]
-                paired = {k for k, _ in self.planes.pairs(sources)}
+                paired = self.planes.pairs(sources)
                 ratio, power, fine = [], [], []
-                for k, s in enumerate(sources):
+                for s in sources:
                     size, tokens = self.model.source_size(s), s == INPUT and self.model.one_hot
                     ratio.append(
                         np.full(size, 2.0 ** (self.fraction[s] - self.fraction[sources[0]]))
                     )
-                    left = NOISE if k in paired else 1.0
-                    power.append(np.asarray(self.statistics[s].power, float) * left)
+                    power.append(np.asarray(self.statistics[s].power, float))
                     fine.append(np.full(size, 0.0 if tokens else 4.0 ** -self.fraction[s] / 12))
                 c, p = np.concatenate(ratio), np.concatenate(power)
                 step = best_steps(weight, p, self.bits, c, clip=not paired)[:, None] * c
@@ -335,6 +337,13 @@ class FormatChoice:
             return 0.0
         return self.model.outputs * 4.0 ** -self.fraction[source] / 12
 
+    def _clipped(self, source: int, fraction: int) -> float:
+        """Noise that clipping at the range of a vector would bring in other recordings."""
+        peak = self.statistics[source].peak
+        if self.clipping is None or self._proven(source) or peak == 0:
+            return 0.0
+        return self.clipping.noise(source, 2.0 ** (ACTIVATION_BITS - 1 - fraction) / peak)
+
     def search(self, progress: Progress) -> None:
         """Coordinate descent over the fractions; each layer has its best exponent throughout."""
         count = len(self.model.layers)
@@ -356,7 +365,8 @@ class FormatChoice:
                     missing, total = self._total(sorted(layers))
                     parts = [self.row_parts(i) for i in sorted(layers & self.scaled)]
                     each = np.concatenate(parts) if parts else np.zeros(0)
-                    ranking.append((missing, total + self._own(source), fraction, each))
+                    total += self._own(source) + self._clipped(source, fraction)
+                    ranking.append((missing, total, fraction, each))
                 missing, lowest, _, least = min(ranking, key=lambda r: r[:2])
                 good = [
                     f

@@ -17,9 +17,9 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Layer, Matrix, Model
+from stillnet.sw.model.planes import Planes
 from stillnet.sw.network.sequence import Layout, Start, Trace, layer_groups
 
-from .planes import Planes
 from .sensitivity import Sensitivity, accumulators_of
 from .silence import correct
 from .simulate import Encoders, before, simulate
@@ -153,7 +153,10 @@ class Job:
     quiet : set of layers
         Corrected biases must not make an event where a unit was silent.
     held : bool array, shape (rows,), or None
-        Steps on which ways of rounding are compared, and not solved while they are. Then all are.
+        Steps on which dampings are compared. What is compared has not seen them; what then rounds
+        the weights has, unless the job is ``blind``.
+    blind : bool
+        No weight or bias is solved on the steps that are held out, so that they can judge a way.
     planes : Planes
         Layers that are copies, for second planes of weights.
     bits : dict of layer to int
@@ -176,6 +179,7 @@ class Job:
     whole: frozenset[tuple[int, int]] = frozenset()
     quiet: frozenset[int] = frozenset()
     held: np.ndarray | None = None
+    blind: bool = False
     planes: Planes = field(default_factory=Planes)
     bits: dict[int, int] = field(default_factory=dict)
 
@@ -525,7 +529,8 @@ def _solve_with_tokens(
     others = rows.without_tokens(part, steps)
     others_target = target - _of(of_tokens.T, tokens)
     left = _evidence(job, settings, z, others_target, rows.key in chosen)
-    lost = np.mean(_of((rows.weight[:, part] - of_tokens).T, tokens), axis=0)
+    solved = ~job.held if job.blind and job.held is not None else slice(None)
+    lost = np.mean(_of((rows.weight[:, part] - of_tokens).T, tokens[solved]), axis=0)
     result = _solve(job, settings, others, left, chosen, lost)
     integers[:, dense] = result.integers
     kept = np.ones(integers.shape, bool) if rows.kept is None else rows.kept.copy()
@@ -628,11 +633,13 @@ def _evidence(
 ) -> Evidence:
     """``known``: whether the damping is, so that nothing is to be held out."""
     centred = settings.correct_bias
-    whole = gather(z, target, centred=centred)
     compared = settings.dampings and settings.method != "nearest" and not known
-    if job.held is None or not compared:
-        return Evidence(whole)
+    if job.held is None or not (compared or job.blind):
+        return Evidence(gather(z, target, centred=centred))
     fit = gather(z[~job.held], target[~job.held], centred=centred)
+    whole = fit if job.blind else gather(z, target, centred=centred)
+    if not compared:
+        return Evidence(whole)
     return Evidence(whole, fit, gather(z[job.held], target[job.held], centred=centred, about=fit))
 
 

@@ -24,14 +24,15 @@ from stillnet.sw.model.equalize import (
     scaled_model,
 )
 from stillnet.sw.model.model import Model
+from stillnet.sw.model.planes import Planes
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Start, Trace, run_float
 from stillnet.sw.util.progress import Progress, silent
 
+from .checking.clipping import Clipping
 from .formats import FormatChoice
 from .integers import build_network
 from .layerwise import Job, LayerWork, Settings, compress_layers
-from .planes import Planes
 from .report import run_quantized
 from .row_steps import choose_exponents, layers_with_steps
 from .sensitivity import Sensitivity, accumulators_of, sensitivity
@@ -56,7 +57,8 @@ _JUDGED = 4_000
 
 _HELD_OUT = 0.2
 """Part of the pieces that is held out: the last ones. With several recordings these are whole ones,
-with one it is its end, because neighbouring steps are too much alike to judge each other."""
+with one it is its end, because neighbouring steps are too much alike to judge each other. One of
+five parts, as is usual: a half would leave too little to solve on, a tenth too little to judge."""
 
 _FEWEST = 3
 """Pieces of which one can be held out."""
@@ -113,6 +115,8 @@ class Base:
         The same part of the recordings, from the network's own initial state.
     nonzero : list of str
         Layers, or ``"input"``, that are to send plain events.
+    clipping : Clipping
+        On ``trace``.
     planes : Planes
     """
 
@@ -127,6 +131,7 @@ class Base:
     held: np.ndarray | None
     proof: Judged | None
     nonzero: list[str]
+    clipping: Clipping
     planes: Planes = field(default_factory=Planes)
 
     @property
@@ -160,15 +165,12 @@ class Plan:
     exponents : list of int
         Fraction bits of the accumulators of each layer.
     job : Job
-    nearest : (Model, LayerWork), optional
-        Weights rounded to nearest, where they are known already.
     """
 
     base: Base
     choice: FormatChoice
     exponents: list[int]
     job: Job
-    nearest: tuple[Model, LayerWork] | None = None
 
     def network(self, work: LayerWork, name: str | None = None) -> Network:
         """The integers of solved weights, with the modes of events; thresholds are zero."""
@@ -238,6 +240,7 @@ def prepare(
         held=held,
         proof=None if held is None else _judged(model, proof, elements),
         nonzero=list(nonzero),
+        clipping=Clipping(scaled, trace, elements),
         planes=planes,
     )
 
@@ -349,6 +352,7 @@ def make_plan(
     *,
     rows: bool,
     fixed: Fixed | None = None,
+    unseen: bool = False,
     choice: FormatChoice | None = None,
 ) -> Plan:
     """Formats, exponents and bounds of steps.
@@ -360,6 +364,8 @@ def make_plan(
     rows : bool
         A step for each row, in layers whose cells allow it; else one for each layer.
     fixed : Fixed, optional
+    unseen : bool
+        Whether formats weigh what recordings that calibration does not have would lose by clipping.
     choice : FormatChoice, optional
         That of a plan for other bits, where vectors must have the same formats.
     """
@@ -374,6 +380,7 @@ def make_plan(
             bits=wish.bits,
             scaled=scaled,
             planes=base.planes,
+            clipping=base.clipping if unseen else None,
         )
         choice.search(silent)
     plain = frozenset(base.plain)
@@ -411,17 +418,19 @@ def make_plan(
 def better_plan(base: Base, wish: Wish, settings: Settings, rows: bool | None) -> Plan:
     """The plan with a step for each row, where it is worth its multipliers; or the one asked for.
 
-    Both are tried with the quick rounding, and their integers judged by the outputs' SNR.
+    Both are tried with the quick rounding, and their integers judged by the outputs' SNR. What
+    clipping costs is weighed beside two planes of weights only: beside one, a range that is wider
+    makes sure noise for noise that may come.
     """
+    unseen = bool(base.planes.copies) and settings.method != "nearest"
     if rows is not None or not layers_with_steps(base.model.layers):
-        return make_plan(base, wish, rows=bool(rows))
+        return make_plan(base, wish, rows=bool(rows), unseen=unseen)
     quick = replace(settings, method="nearest", passes=1)
-    scores = []
-    for plan in (make_plan(base, wish, rows=r) for r in (False, True)):
-        model, work = compress_layers(plan.job, quick)
-        plan.nearest = (model, work)
-        scores.append((score(plan.network(work), base.judged), plan))
-    (without, common), (with_rows, by_row) = scores
+    common, by_row = (make_plan(base, wish, rows=r, unseen=unseen) for r in (False, True))
+    without, with_rows = (
+        score(plan.network(compress_layers(plan.job, quick)[1]), base.judged)
+        for plan in (common, by_row)
+    )
     return by_row if with_rows > without + _WORTH_DB else common
 
 

@@ -8,26 +8,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
+from stillnet.sw.model.planes import two_planes
 from stillnet.sw.network.network import Network
 from stillnet.sw.util.progress import Progress, silent
 
+from .checking.advice import FREE_DB, free_planes, free_words, lost_presets, words_of_planes
 from .checking.checks import check_model, check_recordings, listed_recordings
 from .layerwise import Settings
 from .limits import Budget, LimitSearch, settle
-from .planes import two_planes
 from .preparation import Plan, Wish, better_plan, prepare
-from .report import quantization_report
+from .report import quantization_report, run_quantized
 from .thresholds import Thresholds, set_thresholds
-from .ways import DAMPINGS, best_rounding
+from .ways import DAMPINGS, Rounded, best_rounding
 
-__all__ = ["METHODS", "quantize"]
+__all__ = ["AUTO", "METHODS", "quantize"]
 
 METHODS = ("second-order", "nearest")
+
+AUTO = "auto"
+"""In place of names: layers get second planes where these are free."""
+
+_GAIN_DB = 3.0
+"""Second planes must halve the noise of the worst output to be given: half a bit."""
 
 
 def quantize(
@@ -41,7 +50,7 @@ def quantize(
     row_steps: bool | None = None,
     name: str | None = None,
     nonzero: Iterable[str] = (),
-    planes: Iterable[str] = (),
+    planes: str | Iterable[str] = (),
     margin: float = 1.25,
     correct_bias: bool = True,
     keep_silence: bool = True,
@@ -74,8 +83,10 @@ def quantize(
     nonzero : iterable of str
         ReLU layers (or ``"input"``) that send their nonzero elements each step, not differences;
         what they feed starts each step from its bias.
-    planes : iterable of str
+    planes : iterable of str, or "auto"
         Layers whose weights have two planes of eight bits, for networks that eight bits harm.
+        ``"auto"``: those for which they are free, where an output needs them; see
+        ``docs/numbers.md``. None with thresholds, which lose more than eight bits do.
     margin : float
         Headroom of vectors without a proven bound, as a factor on the largest value seen.
     correct_bias : bool
@@ -102,44 +113,139 @@ def quantize(
     budget = Budget(max_error) if isinstance(max_error, (int, float)) else max_error
     _check_options(method, margin, budget, thresholds, threshold_recurrent)
     names = [nonzero] if isinstance(nonzero, str) else list(nonzero)
-    doubled = [planes] if isinstance(planes, str) else list(planes)
+    exact = thresholds is None and threshold_recurrent is None and budget is None and not names
+    doubled = [] if planes == AUTO else [planes] if isinstance(planes, str) else list(planes)
     check_model(model)
-    model, copies = two_planes(model, doubled)
-    recordings = check_recordings(model, calibration)
-    rows = row_steps is not False
-    base = prepare(model, recordings, nonzero=names, rows=rows, planes=copies, progress=progress)
-    wish = Wish(8, margin, correct_bias, keep_silence)
-    settings = Settings(
-        8, method=method, early_sweeps=1, dampings=DAMPINGS, correct_bias=correct_bias
+    task = _Task(
+        model,
+        check_recordings(model, calibration),
+        Wish(8, margin, correct_bias, keep_silence),
+        Settings(8, method=method, early_sweeps=1, dampings=DAMPINGS, correct_bias=correct_bias),
+        names,
+        progress,
     )
-    plan = better_plan(base, wish, settings, row_steps)
-    rounded = best_rounding(plan, settings, progress)
+    solved = _solve(task, doubled, row_steps)
+    if planes == AUTO and method != "nearest" and exact:
+        solved = _with_free_planes(task, solved)
+    plan, rounded, base = solved.plan, solved.rounded, solved.plan.base
     network = plan.network(rounded.work, name)
     network.validate()
     set_thresholds(network, thresholds, threshold_recurrent)
     if budget is not None:
         _search(plan, rounded.model, network, budget, progress)
-    network.notes["options"] = {
-        "method": method,
-        "held_out_db": rounded.scores,
-        "row_steps": network.row_scale,
-        "margin": margin,
-        "correct_bias": correct_bias,
-        "keep_silence": keep_silence,
-        "max_error": None if budget is None else str(budget),
-        "nonzero": names,
-        "planes": doubled,
-    }
+    network.notes["options"] = _options(task, solved, network, budget)
     progress("quantized network", 0, 1)
     network.notes["report"] = quantization_report(
-        model,
+        base.original,
         network,
         base.whole,
         listed_recordings(model, calibration),
-        None if doubled else rounded.worst,
+        rounded.worst if exact and not solved.planes else None,
     )
+    network.notes["report"]["advice"] += solved.said
     progress("quantized network", 1, 1)
     return network
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What stays the same, whichever layers have second planes."""
+
+    model: Model
+    recordings: list[np.ndarray]
+    wish: Wish
+    settings: Settings
+    nonzero: list[str]
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """A network with second planes in some layers.
+
+    Attributes
+    ----------
+    said : list of str
+        What was done without being asked for, in words.
+    """
+
+    planes: list[str]
+    plan: Plan
+    rounded: Rounded
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def worst_db(self) -> float:
+        """SNR of the worst output."""
+        return math.inf if self.rounded.worst is None else self.rounded.worst[1]
+
+
+def _solve(task: _Task, planes: list[str], row_steps: bool | None) -> _Solved:
+    model, copies = two_planes(task.model, planes)
+    base = prepare(
+        model,
+        task.recordings,
+        nonzero=task.nonzero,
+        rows=row_steps is not False,
+        planes=copies,
+        progress=task.progress,
+    )
+    plan = better_plan(base, task.wish, task.settings, row_steps)
+    return _Solved(planes, plan, best_rounding(plan, task.settings, task.progress))
+
+
+def _options(
+    task: _Task, solved: _Solved, network: Network, budget: Budget | None
+) -> dict[str, Any]:
+    """What was asked for and what was chosen, for the network's notes."""
+    return {
+        "method": task.settings.method,
+        "held_out_db": solved.rounded.scores,
+        "row_steps": network.row_scale,
+        "margin": task.wish.margin,
+        "correct_bias": task.wish.correct_bias,
+        "keep_silence": task.wish.keep_silence,
+        "max_error": None if budget is None else str(budget),
+        "nonzero": task.nonzero,
+        "planes": solved.planes,
+    }
+
+
+def _with_free_planes(task: _Task, first: _Solved) -> _Solved:
+    """The same with second planes where they are free and an output needs them."""
+    if first.worst_db >= FREE_DB:
+        return first
+    plan, layers = first.plan, range(len(task.model.layers))
+    network = plan.network(first.rounded.work)
+    judged = plan.base.judged
+    result = run_quantized(network, judged.layout, judged.x)
+    noise = [plan.choice.best(i)[0] for i in layers]
+    best, tried = first, [list[str]()]
+    for enough in (10 ** ((first.worst_db - FREE_DB) / 10), 0.0):
+        names = free_planes(task.model, network, result, noise, enough)
+        if names in tried:
+            continue
+        tried.append(names)
+        # No engine that the network as it was would do without must have multipliers of rows.
+        found = _solve(task, names, bool(plan.choice.scaled))
+        if found.worst_db >= best.worst_db + _GAIN_DB:
+            best = found
+        if best.worst_db >= FREE_DB:
+            break
+    if best is first:
+        return first
+    now, then = words_of_planes(network, result, best.planes)
+    said = (
+        f"weights of {', '.join(best.planes)} have 16 bits, as two planes of eight: the worst "
+        f"output has {best.worst_db:.1f} dB on the end of calibration, and {first.worst_db:.1f} "
+        f"with eight bits; a step fetches about {then:,.0f} instead of {now:,.0f} words of "
+        "weights, and a serial link carries its vectors in the time of "
+        f"{free_words(network):,.0f}; --planes never leaves them out"
+    )
+    lost = lost_presets(task.model, best.planes)
+    if lost:
+        said += f", and then preset {' or '.join(lost)} is large enough"
+    return replace(best, said=[said])
 
 
 def _search(

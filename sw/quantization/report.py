@@ -19,7 +19,7 @@ from stillnet.sw.network.network import Network, QuantizedMatrix
 from stillnet.sw.network.sequence import Layout, Trace, run_integers
 from stillnet.sw.partition.parts import HostParts
 
-from .advice import advice_of_planes
+from .checking.advice import advice_of_planes
 from .checking.doubts import doubts_of_calibration, doubts_of_network, doubts_of_outputs
 
 __all__ = ["output_error", "quantization_report", "run_quantized", "signal_to_noise"]

@@ -25,10 +25,10 @@ from stillnet.sw.contract.fixed import (
 from stillnet.sw.contract.image import MOST_ROWS, block_rows
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Layer, Model
+from stillnet.sw.model.planes import NOISE
 
 from .formats import FormatChoice
 from .layerwise import Job
-from .planes import NOISE
 from .sensitivity import accumulators_of
 from .solvers.hessian import bundles
 from .solvers.rounding import Grid, best_steps

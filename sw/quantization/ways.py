@@ -2,8 +2,12 @@
 
 How far a layer should make good for the layers before it depends on the network and on how much its
 recordings show. So it is tried: the integers of each way run over the recordings that were held
-out, and the way whose outputs are nearest to the float model is kept: the one of least noise, as a
-part of each output's power, so that poor outputs count most. Rounding to nearest is one of them.
+out while dampings were compared, and the way of least noise is kept, as a part of each output's
+power so that poor outputs count most. Rounding to nearest is one of the ways.
+
+What is told of the way that is kept is measured on a second solution of it, which has not seen
+these recordings in any weight or bias. Ways are not chosen by such solutions: with a part of the
+recordings less, those that learn from them would look worse than they are.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.util.progress import Progress
 
 from .layerwise import LayerWork, Settings, compress_layers
-from .preparation import Plan, loss
+from .preparation import Judged, Plan, loss
 
 __all__ = ["DAMPINGS", "Rounded", "best_rounding"]
 
@@ -27,7 +31,8 @@ _FOLLOWS = (0.25, 0.0)
 """Tried for the whole network, see ``layerwise.Settings``."""
 
 _SMALL = 300_000
-"""Weights up to which all of them are: each takes as long as the rounding itself."""
+"""Weights of the largest network for which ways are compared. Each takes as long as the rounding
+itself: seconds here, and for a network of millions of weights a minute."""
 
 
 @dataclass
@@ -42,10 +47,11 @@ class Rounded:
     settings : Settings
         Of the way that was kept.
     scores : dict of str to float
-        By way, the SNR in dB on what was held out, from the mean of the outputs' noise; empty where
-        calibration is too short to hold out any.
+        By way, the SNR in dB on what was held out, from the mean of the outputs' noise; and of the
+        one that was kept, ``"unseen"``. Empty where ways were not compared.
     worst : (output, SNR in dB) or None
-        Of the way that was kept, on what was held out.
+        Of the way that was kept, solved without what was held out and judged on it; on calibration
+        where ways were not compared; None where rounding to nearest was asked for.
     """
 
     model: Model
@@ -56,25 +62,30 @@ class Rounded:
 
 
 def best_rounding(plan: Plan, settings: Settings, progress: Progress) -> Rounded:
-    """The way of least error on the recordings held out; ``settings`` as they are where there are
-    none, or where rounding to nearest is asked for."""
-    proof = plan.base.proof
-    if proof is None or settings.method == "nearest":
+    """The way of least error on the recordings held out. ``settings`` as they are where nothing is
+    held out, for large networks, and where rounding to nearest is asked for."""
+    if settings.method == "nearest":
         return Rounded(*compress_layers(plan.job, settings, progress=progress), settings, {})
     size = sum(m.weight.size for layer in plan.base.model.layers for m in layer.matrices)
-    follows = _FOLLOWS if size <= _SMALL else _FOLLOWS[:1]
-    ways = {f"follow {f:g}": replace(settings, follow=f) for f in follows}
+    proof = plan.base.proof
+    if proof is None or size > _SMALL:
+        model, work = compress_layers(plan.job, settings, progress=progress)
+        return Rounded(model, work, settings, {}, _worst(plan, work, plan.base.judged)[1])
+    ways = {f"follow {f:g}": replace(settings, follow=f) for f in _FOLLOWS}
     ways["nearest"] = replace(settings, method="nearest", passes=1)
-    scores: dict[str, float] = {}
-    found: dict[str, Rounded] = {}
-    for name, way in ways.items():
-        known = plan.nearest if way.method == "nearest" else None
-        model, work = known or compress_layers(plan.job, way, progress=progress)
-        noise = loss(plan.network(work), proof)
-        scores[name] = _db(float(noise.mean()))
-        worst = int(np.argmax(noise))
-        found[name] = Rounded(model, work, way, scores, (worst, _db(float(noise[worst]))))
-    return found[max(scores, key=lambda name: scores[name])]
+    solved = {name: compress_layers(plan.job, w, progress=progress) for name, w in ways.items()}
+    scores = {name: _worst(plan, work, proof)[0] for name, (_, work) in solved.items()}
+    best = max(scores, key=lambda name: scores[name])
+    _, work = compress_layers(replace(plan.job, blind=True), ways[best], progress=progress)
+    scores["unseen"], worst = _worst(plan, work, proof)
+    return Rounded(*solved[best], ways[best], scores, worst)
+
+
+def _worst(plan: Plan, work: LayerWork, judged: Judged) -> tuple[float, tuple[int, float]]:
+    """(SNR in dB from the mean of the outputs' noise, (worst output, its SNR))."""
+    noise = loss(plan.network(work), judged)
+    worst = int(np.argmax(noise))
+    return _db(float(noise.mean())), (worst, _db(float(noise[worst])))
 
 
 def _db(noise: float) -> float:

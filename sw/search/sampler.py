@@ -1,10 +1,11 @@
 """Where a search looks next: by what is known of the layers, and near the front.
 
-Half of the proposals are what a sum over layers would call best: for a price of a word, each layer
-takes the bits and the part of its weights with the least ``error + price * words``. Errors are
-those of the layers alone, weighted by the network's sensitivity; noise on them makes the proposals
-differ where the sum says little. The other half changes a point of the front in one place or two: a
-layer keeps more, another one less; a vector takes more of the error.
+Some proposals are what a sum over layers would call best: for a price of a word, each layer takes
+the bits and the part of its weights with the least ``error + price * words``. Errors are those of
+the layers alone, weighted by the network's sensitivity; noise on them makes the proposals differ
+where the sum says little. Some change a point of the front in one place or two: a layer keeps more,
+another one less; a vector takes more of the error. The others come from densities that are learnt
+from all trials (optuna's tree-structured Parzen estimator).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ __all__ = ["Gains", "MovesSampler", "make_sampler"]
 
 Gains = Callable[[], dict[int, dict[tuple[int, int], tuple[float, float]]]]
 """For each layer, by (bits, place in ``kept``): (power of the error, words a step)."""
+
+_LEARNT = 12
+"""Trials with figures from which densities can be learnt."""
 
 _NOISE = 0.7
 """Of the logarithm of a layer's error."""
@@ -63,8 +67,13 @@ class MovesSampler(BaseSampler):
         rng = np.random.default_rng([self._seed, trial.number])
         done = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
         best = [done[k] for k in front([(t.values[0], t.values[1]) for t in done])]
+        if len(done) >= _LEARNT and rng.random() < 0.4:
+            learner = TPESampler(
+                seed=int(rng.integers(1 << 31)), multivariate=True, n_startup_trials=0
+            )
+            return learner.sample_relative(study, trial, search_space)
         values = self._parent(rng, best)
-        if not best or rng.random() < 0.5:
+        if not best or rng.random() < 0.4:
             values |= self._by_sum(rng)
         else:
             self._move(rng, values)

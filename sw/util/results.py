@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BenchResult",
     "BoardResult",
+    "CDriverResult",
     "CellResult",
     "CheckResult",
     "CheckedLayer",
@@ -689,6 +690,25 @@ class GenerateResult(Result):
     errors: list[dict[str, Any]]
     state_regions: list[dict[str, Any]]
     files: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CDriverResult(Result):
+    """The host driver in C, as it was written.
+
+    Attributes
+    ----------
+    folder : str
+    engine, fingerprint : str
+        The engine that it is for.
+    files : list of str
+        Names of the files in the folder.
+    """
+
+    folder: str
+    engine: str
+    fingerprint: str
+    files: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)

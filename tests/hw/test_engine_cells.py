@@ -212,6 +212,24 @@ def test_a_quantized_model_equals_the_reference(cell_benches: dict[str, Bench], 
         assert len(np.unique(run.outputs)) > 10
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.02])
+def test_an_lstm_with_two_planes_of_weights(
+    cell_benches: dict[str, Bench], threshold: float
+) -> None:
+    name, model = model_of("lstm")
+    rng = np.random.default_rng(3)
+    x = np.cumsum(rng.normal(0, 0.4, (80, 7)) * (rng.random((80, 7)) < 0.5), 0)
+    names = [layer.name for layer in model.layers]
+    assert names == ["lstm0", "lstm1", "readout"]
+    network = quantize(model, x, planes=names, thresholds=threshold)
+    assert [len(layer.matrices) for layer in network.layers] == [1, 4, 1, 4, 1, 2]
+    rows = network.quantize_input(x)
+    run = cell_benches[name].check(Case(network, rows, rows[:0], Behaviour(), streaming=True))
+    for copy in ("input.low", "lstm0.low", "lstm1.low"):
+        assert run.events[copy] > 0, "second planes take part"
+    assert len(np.unique(run.outputs)) > 10
+
+
 def test_the_cost_model_knows_the_cycles_of_the_cells(cell_benches: dict[str, Bench]) -> None:
     """Words exactly, cycles to a fiftieth, as for the engines of the cost tests."""
     name, model = model_of("activations")

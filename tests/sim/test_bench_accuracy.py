@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stillnet.sim.audio import features
+from stillnet.sim.bench.accuracy import random_model
 from stillnet.sim.bench.accuracy_models import (
     Case,
     cosines,
@@ -14,7 +15,7 @@ from stillnet.sim.bench.accuracy_models import (
     motion,
     motion_model,
 )
-from stillnet.sim.bench.judging import PLANES, float_run, judge, outputs, quantized
+from stillnet.sim.bench.judging import AUTO, PLANES, float_run, judge, outputs, quantized
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 from stillnet.sw.quantization.quantizer import quantize
@@ -28,8 +29,9 @@ def small() -> tuple[Model, np.ndarray]:
 
 def test_a_row_judges_integers_and_peer_by_each_output():
     model, x = small()
-    row = judge("small", model, quantize(model, x), [x[:50], x[50:]], extra=decisions)
-    assert row["name"] == "small" and row["bits"] == 8 and row["method"] == "second-order"
+    clips = [x[:50], x[50:]]
+    row = judge("small", model, quantize(model, x), clips, way="nearest", extra=decisions)
+    assert row["name"] == "small" and row["bits"] == 8 and row["method"] == "nearest"
     assert row["mean_snr_db"] >= row["snr_db"] > 30
     assert row["peer_mean_snr_db"] >= row["peer_snr_db"] > 30
     assert 0 < row["mean_error"] < 0.05 and row["decisions"] == row["peer_decisions"] == 240
@@ -37,8 +39,14 @@ def test_a_row_judges_integers_and_peer_by_each_output():
 
 def test_a_row_of_two_planes_says_so():
     model, x = small()
-    row = judge("small", model, quantized(model, [x], PLANES), [x])
+    row = judge("small", model, quantized(model, [x], PLANES), [x], way=PLANES)
     assert row["bits"] == 16 and row["method"] == "two planes" and row["snr_db"] > 60
+
+
+def test_a_row_as_by_default_has_planes_where_eight_bits_are_poor():
+    model, x = random_model("dense", np.random.default_rng(1), 100, steps=400)
+    row = judge("poor", model, quantized(model, [x], AUTO), [x], way=AUTO)
+    assert row["bits"] == 16 and row["method"] == "as by default" and row["snr_db"] > 56
 
 
 def test_outputs_come_recording_by_recording():

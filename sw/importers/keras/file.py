@@ -30,6 +30,12 @@ from .order import inner_model
 
 __all__ = ["KerasFile", "read_keras"]
 
+_INNER = (
+    *("forward_layer", "backward_layer"),
+    *("query_dense", "key_dense", "value_dense", "output_dense"),
+)
+"""Layers inside a layer, in the order in which Keras lists their weights."""
+
 _LARGEST_CONFIG = 1 << 26
 """Bytes of the largest configuration that is read."""
 
@@ -196,7 +202,7 @@ def _of_level(
     tops: dict[str, list[np.ndarray]] = {}
     names: dict[str, str] = {}
     depth = len(above)
-    for parts, (name, arrays) in sorted(found.items(), key=lambda f: len(f[0])):
+    for parts, (name, arrays) in sorted(found.items(), key=lambda f: _listed(f[0])):
         if len(parts) < depth + 2 or parts[:depth] != above:
             continue
         top = parts[depth + 1]
@@ -224,6 +230,11 @@ def _of_level(
             below = _of_level(inner, found, path)
             result |= {f"{name}/{own}": arrays for own, arrays in below.items()}
     return result
+
+
+def _listed(parts: tuple[str, ...]) -> tuple[int, int]:
+    """The place of variables among those of a layer, by their path."""
+    return len(parts), next((_INNER.index(p) for p in parts if p in _INNER), 0)
 
 
 def _snake(name: str) -> str:

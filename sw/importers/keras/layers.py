@@ -12,6 +12,7 @@ import numpy as np
 
 from .convolution import CONVOLUTIONS
 from .functions import FUNCTIONS, activate
+from .recurrent import RECURRENT
 from .writer import Layer, Tensor
 
 __all__ = ["LAYERS", "NOTHING", "merged", "reshaped"]
@@ -178,13 +179,13 @@ def _permute(layer: Layer, x: Tensor) -> Tensor:
 def _time_distributed(layer: Layer, x: Tensor) -> Tensor:
     inner = layer.config["layer"]
     kind, config = str(inner["class_name"]), inner.get("config") or {}
-    handler = LAYERS.get(kind)
+    handler = _inside.get(kind) or LAYERS.get(kind)
     if kind in NOTHING:
         return x
     if handler is None or kind in ("Embedding", "Masking", "TimeDistributed"):
         layer.refuse(
-            f"it holds a {kind}; only Dense, convolutions and activations are supported inside, "
-            "as every layer of a stream runs at every step"
+            f"it holds a {kind}; only Dense, convolutions, recurrent layers and activations are "
+            "supported inside, as every layer of a stream runs at every step"
         )
     whole = replace(layer, kind=f"{layer.kind} of {kind}", config=config)
     if kind in FUNCTIONS or kind in ("Dense", "Rescaling"):
@@ -196,6 +197,13 @@ def _time_distributed(layer: Layer, x: Tensor) -> Tensor:
     out = handler(whole, Tensor(steps, x.shape[1:]))
     return Tensor(whole.node("Unsqueeze", out, np.array([0])), (x.shape[0], *out.shape))
 
+
+def _each_alone(layer: Layer, x: Tensor) -> Tensor:
+    """A recurrent layer over an axis inside a step: it starts anew in every step."""
+    return RECURRENT[layer.kind.rpartition(" ")[2]](layer, x, [])[0]
+
+
+_inside = dict.fromkeys(RECURRENT, _each_alone)
 
 # -- several tensors ------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stillnet.sw.contract.errors import StillnetError
 
+from .attention import ATTENTION
 from .file import KerasFile, read_keras
 from .layers import LAYERS, MERGES, NOTHING, merged
 from .operations import OPERATIONS, operation
@@ -35,22 +36,16 @@ __all__ = ["keras_graphs"]
 
 _T = TypeVar("_T")
 
-_ATTENTION = (
-    "it looks at all steps of a recording, which a stream does not have yet; train the model with "
-    "a recurrent layer in its place, or, if whole recordings are enough, export it to ONNX, where "
-    "it runs on the host"
-)
 _HINTS = {
-    "Bidirectional": "its backward layer begins at the end of a recording, which a stream does not "
-    "have; take the forward layer alone (bidirectional.forward_layer), train the layers behind it "
-    "for some epochs, and save that model",
+    **dict.fromkeys(
+        ("GroupQueryAttention", "GroupedQueryAttention"),
+        "it is not supported; use MultiHeadAttention, or export the model to ONNX with "
+        "model.export('model.onnx', format='onnx'), where it runs on the host",
+    ),
     "Lambda": "it holds Python code, which the file does not have in a form to be read; write it "
     "with layers of Keras, or save the model without it",
     "TFOpLambda": "it is an operation of TensorFlow; write it with layers of Keras, or save the "
     "model without it",
-    **dict.fromkeys(
-        ("AdditiveAttention", "Attention", "GroupQueryAttention", "MultiHeadAttention"), _ATTENTION
-    ),
 }
 _INPUT = "input"
 
@@ -194,6 +189,8 @@ class _Reader:
         kind = layer.kind
         if kind in MERGES:
             results = [merged(layer, tensors, [s.number for s in sources])]
+        elif kind in ATTENTION:
+            results = [ATTENTION[kind](layer, tensors)]
         elif kind in RECURRENT:
             results = RECURRENT[kind](layer, tensors[0], tensors[1:])
         elif kind not in NOTHING and kind not in LAYERS and kind not in OPERATIONS:

@@ -25,6 +25,8 @@ MODELS = ("Functional", "Model", "Sequential")
 _ANY_AXES = ("Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract")
 """Layers of several tensors that do not care which axis is which."""
 
+ATTENTION = ("AdditiveAttention", "Attention", "MultiHeadAttention")
+
 RECURRENT = ("GRU", "LSTM", "RNN", "SimpleRNN", "CuDNNGRU", "CuDNNLSTM")
 
 
@@ -112,7 +114,7 @@ def _wiring(model: Mapping[str, Any]) -> Wiring:
             if name in above:
                 kind = str(layer["class_name"])
                 refuse_layer(name, kind, "it feeds itself; save the model again")
-            layer, reads = _indexed(layer, calls[call : call + 1])
+            layer, reads = _attending(*_indexed(layer, calls[call : call + 1]))
             sources = [
                 s if s.number is not None else visit(s, (*above, name)) for s in _sources(reads)
             ]
@@ -138,6 +140,25 @@ def _indexed(layer: Mapping[str, Any], calls: Any) -> tuple[Mapping[str, Any], A
     else:
         return layer, calls
     return {**layer, "config": {**(layer.get("config") or {}), "key": key}}, calls
+
+
+def _attending(layer: Mapping[str, Any], calls: Any) -> tuple[Mapping[str, Any], Any]:
+    """Query, value and key of attention in this order; what else it is called with as settings."""
+    if layer["class_name"] not in ATTENTION or not calls:
+        return layer, calls
+    if isinstance(calls[0], Mapping):
+        given, keyed = list(calls[0].get("args") or ()), dict(calls[0].get("kwargs") or {})
+        given = given[0] if len(given) == 1 and isinstance(given[0], list) else given
+    else:  # Keras 2: one list for each tensor, the settings behind the first
+        given = [[*part[:3]] for part in calls[0]]
+        keyed = dict(calls[0][0][3]) if len(calls[0][0]) > 3 else {}
+    named = [keyed.pop(n) for n in ("query", "value", "key") if keyed.get(n) is not None]
+    masks = [n for n, v in keyed.items() if n.endswith("mask") and v is not None]
+    masks = [n for n in masks if not isinstance(keyed[n], bool)]
+    causal = bool(keyed.get("use_causal_mask"))
+    more = {"call masks": masks, "call causal": causal}
+    layer = {**layer, "config": {**(layer.get("config") or {}), **more}}
+    return layer, [{"args": [*given, *named], "kwargs": {}}]
 
 
 def inner_model(layer: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -27,10 +27,15 @@ Recurrent = Callable[[Layer, Tensor, Sequence[Tensor]], list[Tensor]]
 def _check(layer: Layer, x: Tensor) -> None:
     config = layer.config
     layer.rank(x, 2)
-    if config.get("go_backwards"):
+    if config.get("go_backwards") and not _inside_step(layer):
         layer.refuse("go_backwards is set; a stream has no end to start from")
     if config.get("time_major"):
         layer.refuse("time_major is set; save the model with batches first")
+
+
+def _inside_step(layer: Layer) -> bool:
+    """Whether its sequence is an axis inside a step, which has an end."""
+    return layer.kind.startswith("TimeDistributed")
 
 
 def _functions(layer: Layer, gates: int, states: int) -> dict[str, Any]:
@@ -110,14 +115,23 @@ def _write(
     steps = layer.node("Transpose", x, perm=[1, 0, 2])
     inputs = [steps, sorted_gates(w).T[None], sorted_gates(r).T[None], biases[None]]
     inputs += ["", *first] if first else []
-    y, *ends = layer.node(
-        op, *inputs, outputs=1 + states, main=True, hidden_size=units, **attributes
-    )
+    back = bool(layer.config.get("go_backwards"))
+    attributes |= {"hidden_size": units, "direction": "reverse" if back else "forward"}
+    y, *ends = layer.node(op, *inputs, outputs=1 + states, main=True, **attributes)
     final = [Tensor(layer.node("Squeeze", s, np.array([0])), (units,)) for s in ends]
     if not layer.config.get("return_sequences"):
         return [Tensor(layer.node("Squeeze", ends[0], np.array([0])), (units,)), *final]
     y = layer.node("Squeeze", y, np.array([1]))
-    return [Tensor(layer.node("Transpose", y, perm=[1, 0, 2]), (x.shape[0], units)), *final]
+    y = layer.node("Transpose", y, perm=[1, 0, 2])
+    if back:  # Keras gives what was computed first in front
+        y = _turned(layer, y)
+    return [Tensor(y, (x.shape[0], units)), *final]
+
+
+def _turned(layer: Layer, y: str) -> str:
+    """The steps in the opposite order."""
+    last = np.iinfo(np.int64).min + 1
+    return str(layer.node("Slice", y, *(np.array([n]) for n in (-1, last, 1, -1))))
 
 
 def _gru(layer: Layer, x: Tensor, starts: Sequence[Tensor]) -> list[Tensor]:
@@ -177,7 +191,56 @@ def _rnn(layer: Layer, x: Tensor, starts: Sequence[Tensor]) -> list[Tensor]:
     return RECURRENT[_CELLS[inner]](whole, x, starts)
 
 
+_BOTH = {"ave": "Mean", "mul": "Mul", "sum": "Add"}
+"""How the layers of both directions may be joined, other than side by side."""
+
+
+def _bidirectional(layer: Layer, x: Tensor, starts: Sequence[Tensor]) -> list[Tensor]:
+    """Two layers, of which one begins at the end."""
+    if not _inside_step(layer):
+        layer.refuse(
+            "its backward layer begins at the end of a recording, which a stream does not have; "
+            "take the forward layer alone (bidirectional.forward_layer), train the layers behind "
+            "it for some epochs, and save that model"
+        )
+    mode, arrays = layer.config.get("merge_mode", "concat"), layer.arrays or []
+    if starts or (mode != "concat" and mode not in _BOTH):
+        layer.refuse(
+            "it is called with initial states; save the model without them"
+            if starts
+            else f"merge_mode is {mode}; set it to concat, sum, mul or ave, and train again"
+        )
+    forward = layer.config["layer"]
+    backward = layer.config.get("backward_layer") or {
+        **forward,
+        "config": {**forward["config"], "go_backwards": not forward["config"].get("go_backwards")},
+    }
+    results: list[list[Tensor]] = []
+    for k, (name, part) in enumerate((("forward", forward), ("backward", backward))):
+        kind, half = str(part["class_name"]), len(arrays) // 2
+        if kind not in RECURRENT or kind == "Bidirectional":
+            layer.refuse(f"it holds a {kind}; only recurrent layers are supported inside")
+        inner = replace(
+            layer,
+            name=f"{layer.name}/{name}_layer",
+            kind=f"{layer.kind} of {kind}",
+            config=part["config"],
+            arrays=arrays[k * half : (k + 1) * half],
+        )
+        results.append(RECURRENT[kind](inner, x, []))
+    ahead, behind = results[0][0], results[1][0]
+    if forward["config"].get("return_sequences"):
+        behind = Tensor(_turned(layer, behind.name), behind.shape)
+    if mode == "concat":
+        wide = sum(t.shape[-1] or 0 for t in (ahead, behind))
+        both = Tensor(layer.node("Concat", ahead, behind, axis=-1), (*ahead.shape[:-1], wide))
+    else:
+        both = Tensor(layer.node(_BOTH[mode], ahead, behind), ahead.shape)
+    return [both, *results[0][1:], *results[1][1:]]
+
+
 RECURRENT: dict[str, Recurrent] = {
+    "Bidirectional": _bidirectional,
     "CuDNNGRU": _cudnn,
     "CuDNNLSTM": _cudnn,
     "GRU": _gru,

@@ -90,6 +90,9 @@ def gemm(walk: Walk, node: onnx.NodeProto, values: list[Value | None]) -> None:
     walk.write(node, out)
 
 
+FIRST_NODE = "is the first node of the graph"
+"""In the reason why a function cannot begin a network."""
+
 RANGES = {
     "relu": (0.0, math.inf),
     "sigmoid": (0.0, 1.0),
@@ -141,8 +144,8 @@ def _identity(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:
     if feature is None and (not flow.dims or any(a.dynamic for a in flow.dims[-1])):
         refuse(
             node,
-            f"{node.op_type} is the first node of the graph, on vectors of unknown size; export "
-            "it with the number of features fixed",
+            f"{node.op_type} {FIRST_NODE}, on vectors of unknown size; export it with the number "
+            "of features fixed",
         )
     at = len(flow.dims) - 1
     if feature is not None and feature in flow.dims:
@@ -258,7 +261,7 @@ def multiply(walk: Walk, node: onnx.NodeProto, a: Flow, b: Flow) -> Flow:
     """The product of two vectors: an activation in several nodes, a mask, or a product."""
     feature = same_layout(walk, node, a, b)
     curve = curve_joined(a, b, lambda p, q: p * q, product=True)
-    found = known_activation(walk, node, curve)
+    found, dims, reduced = known_activation(walk, node, curve), a.dims, a.reduced
     if found is None:
         name = walk.fresh_name(node)
         if a.gate is not None and b.gate is None:
@@ -267,7 +270,7 @@ def multiply(walk: Walk, node: onnx.NodeProto, a: Flow, b: Flow) -> Flow:
             found = walk.net.product(name, "mask", {"a": a.vector, "b": b.gate})
         else:
             found = walk.net.product(name, "product", {"a": a.vector, "b": b.vector})
-    return Flow(found, a.dims, feature, reduced=a.reduced, curve=curve)
+    return Flow(found, dims, feature, reduced=reduced, curve=curve)
 
 
 def recognized(walk: Walk, node: onnx.NodeProto, flow: Flow) -> Flow:

@@ -64,6 +64,7 @@ def finish(walk: Walk) -> Model:
     check_states(walk)
     data = [(name, in_order(walk, name, value)) for name, value in data]
     model = walk.net.model([(name, value.vector) for name, value in data])
+    model.last_step = data[0][1].reduced and _has_steps(walk)
     if walk.net.dropped:
         walk.notes.append(
             "no data output depends on "
@@ -71,6 +72,12 @@ def finish(walk: Walk) -> Model:
             + ", which is left out"
         )
     return model
+
+
+def _has_steps(walk: Walk) -> bool:
+    """Whether the graph takes more than one step in a call."""
+    feature = walk.feature or ()
+    return any(axis.size > 1 and axis not in feature for axis in walk.graph.axes)
 
 
 def _final(flow: Flow) -> np.ndarray:

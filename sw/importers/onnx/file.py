@@ -27,7 +27,8 @@ from . import (
 from .graph import Graph
 from .layers import same_models
 from .recurrent import settle_reset
-from .tensors import first_line
+from .tensors import first_line, label
+from .walk import HINTS
 
 if TYPE_CHECKING:
     import onnx
@@ -110,7 +111,7 @@ def whole_model(proto: onnx.ModelProto, name: str, cut: CutOptions) -> Model:
     except StillnetError as error:
         if plain is not None:
             return plain
-        raise refusal or error from None
+        raise _quantized(proto) or refusal or error from None
     except Exception as error:  # of a damaged file, anything
         raise refusal or StillnetError(
             f"the model cannot be read ({type(error).__name__}: {first_line(error)}); the file is "
@@ -169,6 +170,14 @@ def walk_twice(model: onnx.ModelProto, onnx: Any, name: str) -> tuple[Model, lis
                 "of its dynamic axes fixed"
             )
     return first
+
+
+def _quantized(proto: onnx.ModelProto) -> StillnetError | None:
+    """The reason that explains all others, where a recurrent layer has quantized weights."""
+    for node in proto.graph.node:
+        if node.op_type == "DynamicQuantizeLSTM":
+            return StillnetError(f"node '{label(node)}' ({node.op_type}): {HINTS[node.op_type]}")
+    return None
 
 
 def _takes_range(model: Model) -> bool:

@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 
     from .graph import Graph
 
+QUANTIZED = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger"),
+    *("ConvInteger", "QLinearMatMul", "QLinearConv", "QLinearAdd", "QLinearSigmoid", "QGemm"),
+    *("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+)
+"""Operators on quantized values."""
+
 HINTS = (
     dict.fromkeys(
         ("Loop", "Scan"),
@@ -43,9 +50,7 @@ HINTS = (
         "the loop of a Keras layer, give the .keras or .h5 file in place of this one",
     )
     | dict.fromkeys(
-        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger")
-        + ("ConvInteger", "QLinearMatMul", "QLinearConv", "QLinearAdd", "QLinearSigmoid", "QGemm")
-        + ("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+        QUANTIZED,
         "it computes with quantized values; give the float model that this one was made from, as "
         "stillnet quantizes from your own recordings",
     )
@@ -114,7 +119,7 @@ class Walk:
     """What the user should be warned of."""
     low: float = -math.inf
     high: float = math.inf
-    stepwise: bool = False  # the graph is one step, so that no axis of it is time
+    stepwise: bool = False  # no axis of a fixed size is time
     sparse_words: int = 0  # that a step reads of layers which are mostly empty
     sparse_places: int = 0  # of the matrices of such layers
 

@@ -108,6 +108,18 @@ def test_quantize(folder: Path, capsys) -> None:
     assert result["options"]["max_error"] == "0.01"
 
 
+@pytest.mark.parametrize(
+    ("given", "planes"), [("never", []), ("gru", ["gru"]), ("gru, out", ["gru", "out"])]
+)
+def test_planes(folder: Path, capsys, given: str, planes: list[str]) -> None:
+    result = stillnet_json(
+        capsys, "quantize", "model.onnx", "--data", "x.npy", "-o", "p.safetensors",
+        "--planes", given, "--method", "nearest",
+    )  # fmt: skip
+    assert result["options"]["planes"] == planes
+    assert ("gru.low" in [layer["name"] for layer in result["layers"]]) == bool(planes)
+
+
 def test_quantize_for_people(folder: Path, capsys) -> None:
     assert main(["quantize", "model.onnx", "--data", "x.npy", "-o", "new.safetensors"]) == 0
     out, err = capsys.readouterr()

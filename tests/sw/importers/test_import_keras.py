@@ -578,10 +578,13 @@ def test_graphs_refused(tmp_path, form):
         dense(layers.Add()([a, b])),
         inputs=[a, b],
     )
-    attention = layers.Attention(name="att")([a, a])
+    heads = layers.MultiHeadAttention(1, 2, name="att")
+    mask = layers.Input((None, 3), name="mask")
     case(
-        r"layer 'att' \(Attention\): it looks at all steps of a recording, .* on the host",
-        attention,
+        r"layer 'att' \(MultiHeadAttention\): it is called with attention_mask, which the graph "
+        r"does not have; call it without a mask, on recordings of full length",
+        heads(a, a, attention_mask=mask),
+        inputs=[a, mask],
     )
     gru = layers.GRU(3, return_sequences=True)
     case(r"layer 'get_item.*' \(GetItem\): its index chooses from the batch, .*", gru(a)[:1, :, :])
@@ -742,9 +745,9 @@ BY_HAND = {
     "inside time distributed": (
         [
             ("GRU", GRU_CONFIG),
-            ("TimeDistributed", {"name": "t", "layer": {"class_name": "GRU", "config": {}}}),
+            ("TimeDistributed", {"name": "t", "layer": {"class_name": "Masking", "config": {}}}),
         ],
-        r"layer 't' \(TimeDistributed\): it holds a GRU; only Dense, convolutions and .*",
+        r"layer 't' \(TimeDistributed\): it holds a Masking; only Dense, convolutions, recurr.*",
     ),
     "channels first": (
         [("GRU", GRU_CONFIG), ("Conv1D", {"name": "c", "data_format": "channels_first"})],

@@ -505,6 +505,88 @@ def test_a_classifier_of_windows_answers_at_every_step(tmp_path, case, length):
             np.testing.assert_allclose(rows[steps - 1], wanted, atol=3e-5)
 
 
+def functional(make):
+    x = layers.Input((None, FEATURES))
+    return randomise(keras.Model(x, layers.Dense(3)(make(x))), np.random.default_rng(2))
+
+
+def _gru(x):
+    return layers.GRU(FEATURES, **rec())(x)
+
+
+ATTENTION = {
+    "heads": lambda x: layers.MultiHeadAttention(2, 5)(_gru(x), x),
+    "causal heads": lambda x: layers.MultiHeadAttention(2, 5)(_gru(x), x, use_causal_mask=True),
+    "key before value": lambda x: layers.MultiHeadAttention(3, 4, value_dim=6, output_shape=7)(
+        x, key=layers.Dense(FEATURES)(x), value=_gru(x)
+    ),
+    "no biases": lambda x: layers.MultiHeadAttention(3, 4, use_bias=False)(_gru(x), x),
+    "dot": lambda x: layers.Attention()([_gru(x), x]),
+    "scaled dot": lambda x: layers.Attention(True)([_gru(x), x, layers.Dense(FEATURES)(x)]),
+    "causal dot": lambda x: layers.Attention()([_gru(x), x], use_causal_mask=True),
+    "concat": lambda x: layers.Attention(True, "concat")([_gru(x), x]),
+    "additive": lambda x: layers.AdditiveAttention()([_gru(x), x]),
+    "additive, no scale": lambda x: layers.AdditiveAttention(use_scale=False)([_gru(x), x]),
+}
+
+
+@pytest.mark.parametrize("case", ATTENTION)
+@pytest.mark.parametrize("form", [".keras", ".h5"])
+def test_attention_over_the_steps_runs_recordings(tmp_path, case, form):
+    found = check(functional(ATTENTION[case]), tmp_path, form=form)
+    assert "gru" in cells(found) and not found.host.pointwise
+
+
+def test_attention_over_two_axes_is_refused(tmp_path):
+    def both(x):
+        y = layers.Reshape((-1, 4, 2))(x)
+        y = layers.MultiHeadAttention(2, 5, name="att")(y, y)
+        return layers.Reshape((-1, FEATURES))(y)
+
+    with pytest.raises(StillnetError, match=r"it attends to the axes \[1, 2\] of .* \(2,\), the"):
+        check(functional(both), tmp_path)
+
+
+def _among_bands(x):
+    y = layers.Reshape((-1, 4, 2))(x)
+    return layers.MultiHeadAttention(2, 5, attention_axes=(2,))(y, y)
+
+
+def _each_step(make):
+    return lambda x: layers.TimeDistributed(make())(layers.Reshape((-1, 4, 2))(x))
+
+
+def _both_ways(layer, **more):
+    return _each_step(lambda: layers.Bidirectional(layer, **more))
+
+
+INSIDE = {
+    "heads": _among_bands,
+    "gru": _each_step(lambda: layers.GRU(5)),
+    "backwards": _each_step(lambda: layers.LSTM(5, **rec(go_backwards=True))),
+    "backwards, last": _each_step(lambda: layers.GRU(5, go_backwards=True)),
+    "both ways": _both_ways(layers.LSTM(5, **rec())),
+    "both ways, last": _both_ways(layers.GRU(5)),
+    "sum": _both_ways(layers.GRU(5, **rec()), merge_mode="sum"),
+    "product": _both_ways(layers.GRU(5), merge_mode="mul"),
+    "mean": _both_ways(layers.SimpleRNN(5), merge_mode="ave"),
+    "two kinds": _both_ways(
+        layers.GRU(5, **rec()), backward_layer=layers.LSTM(5, **rec(go_backwards=True))
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INSIDE)
+@pytest.mark.parametrize("form", [".keras", ".h5"])
+def test_layers_over_an_axis_inside_a_step_run_on_the_host(tmp_path, case, form):
+    def whole(x):
+        y = layers.TimeDistributed(layers.Flatten())(INSIDE[case](x))
+        return layers.GRU(6, **rec())(y)
+
+    found = check(functional(whole), tmp_path, form=form)
+    assert cells(found)[0] == "gru" and found.host.pointwise
+
+
 def test_an_autoencoder_of_windows_runs_recordings(tmp_path):
     """The decoder reads the last state of the encoder at every step: as many as in training."""
     inner = [layers.LSTM(5), layers.RepeatVector(STEPS), layers.LSTM(6, **rec())]

@@ -192,6 +192,26 @@ def test_check_says_where_each_node_runs(
     assert "no picture" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ending", ["logits", "softmax"])
+@pytest.mark.parametrize("shape", [(1, "t", 8), (1, 30, 8), (1, 1, 8)])
+def test_check_says_what_becomes_of_a_classifier_of_recordings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int | str, ...], ending: str
+) -> None:
+    """One step with its states in and out has nothing of the kind."""
+    g = GraphBuilder(3)
+    x = g.node("Transpose", g.input("x", *shape), perm=[1, 0, 2])
+    states = [g.input("h", 1, 1, 12)] if shape[1] == 1 else []
+    h, outs = g.recurrent("GRU", x, 8, 12, *states)
+    y = g.dense(g.node("Gather", h, g.const(np.array(-1)), axis=0), 12, 3)
+    g.output(g.node("Softmax", y, axis=-1) if ending == "softmax" else y)
+    if states:
+        g.output(outs[1], "hn")
+    onnx.save(g.model(), tmp_path / "m.onnx")
+    assert main(["check", str(tmp_path / "m.onnx")]) == 0
+    said = "The file gives one answer for a recording, at its last step. Here it is a stream: "
+    assert (said in capsys.readouterr().out) == (shape[1] != 1)
+
+
 def test_commands_take_the_whole_model(
     proto: onnx.ModelProto,
     recording: np.ndarray,

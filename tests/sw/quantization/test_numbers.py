@@ -19,6 +19,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.quantization.limits import Budget
+from stillnet.sw.quantization.preparation import Wish, make_plan, prepare
 from stillnet.sw.quantization.quantizer import quantize
 from tests.support.oracles.bounds import check
 
@@ -64,6 +65,79 @@ def test_elements_are_scaled_exactly(kind: str) -> None:
     assert INPUT in elements and 1 in elements and (kind == "gru") == (0 not in elements)
     got = scaled_model(model, elements).run(scaled_input(x, elements))
     np.testing.assert_array_equal(got / 2.0 ** elements[1], wanted)
+
+
+def loud_part(size: int, factor: float, steps: int = 500) -> np.ndarray:
+    """Sines of which the third fifth is louder."""
+    x = np.sin(np.arange(steps)[:, None] * np.pi * (0.1 + 0.05 * np.arange(size)))
+    x[2 * steps // 5 : 3 * steps // 5] *= factor
+    return x
+
+
+def signs(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Weights of which no element stands out, so that none is scaled."""
+    return rng.choice([-1.0, 1.0], shape)
+
+
+@pytest.mark.parametrize("source", [INPUT, 0])
+def test_a_part_that_is_louder_is_clipped_as_the_others_would(source: int) -> None:
+    """What it costs is the error of the float network's outputs."""
+    rng = np.random.default_rng(2)
+    first, second = signs(rng, 9, 3), signs(rng, 2, 9)
+    model = Model(3).dense(first, np.zeros(9), "relu").dense(second, np.zeros(2))
+    x = loud_part(3, 4.0)
+    base = prepare(model, [x])
+    assert base.elements == {}
+
+    def expected(headroom: float) -> float:
+        v = x if source == INPUT else np.maximum(x @ first.T, 0)
+        limit = headroom * np.abs(np.concatenate([v[:200], v[300:]])).max()
+        v = np.concatenate([v[:200], np.clip(v[200:300], -limit, limit), v[300:]])
+        y = (np.maximum(v @ first.T, 0) if source == INPUT else v) @ second.T
+        return float(np.sum(np.mean((y - model.run(x)) ** 2, axis=0)))
+
+    for headroom in (1.25, 2.5):
+        assert expected(headroom) > 0
+        assert base.clipping.noise(source, headroom) == pytest.approx(expected(headroom))
+    assert base.clipping.noise(source, 4.001) == 0
+    short = prepare(model, [x[180:260]])
+    assert short.clipping.noise(source, 1.25) == 0, "too short to tell"
+
+
+def test_an_element_that_has_grown_is_measured_by_its_own_peak() -> None:
+    """A small input that fills its vector after scaling clips where it alone becomes louder."""
+    rng = np.random.default_rng(3)
+    x = loud_part(4, 1.0) * [1.0, 1.0, 1.0, 0.001]
+    model = Model(4).dense(signs(rng, 6, 4) * [1.0, 1.0, 1.0, 1000.0], np.zeros(6))
+    assert prepare(model, [x]).clipping.noise(INPUT, 1.25) == 0
+    x[200:300, 3] *= 4
+    base = prepare(model, [x])
+    assert base.elements[INPUT][3] > 5
+    assert base.clipping.noise(INPUT, 1.25) > 0 == base.clipping.noise(INPUT, 4.001)
+
+
+def test_what_saturates_forgives_clipping() -> None:
+    def lost(gain: float) -> float:
+        model = Model(3).dense(gain * np.eye(3), np.zeros(3), "tanh")
+        base = prepare(model.dense(np.ones((2, 3)), np.zeros(2)), [loud_part(3, 4.0)])
+        return base.clipping.noise(INPUT, 1.25) / np.sum(np.var(base.judged.wanted, axis=0))
+
+    assert 0 < lost(3.0) < 0.01 * lost(0.1)
+
+
+def test_a_range_is_as_wide_as_clipping_would_cost() -> None:
+    rng = np.random.default_rng(2)
+    model = Model(3).dense(signs(rng, 9, 3), np.zeros(9), "tanh")
+    model.dense(signs(rng, 2, 9), np.zeros(2))
+
+    def headroom(factor: float, unseen: bool) -> float:
+        x = loud_part(3, factor)
+        plan = make_plan(prepare(model, [x]), Wish(), rows=True, unseen=unseen)
+        return 2.0 ** (15 - plan.choice.fraction[INPUT]) / np.abs(x).max()
+
+    assert headroom(8.0, unseen=True) >= 8
+    assert headroom(8.0, unseen=True) >= 2 * headroom(8.0, unseen=False)
+    assert headroom(1.0, unseen=True) == headroom(1.0, unseen=False)
 
 
 def test_small_inputs_without_larger_weights_are_hardly_scaled() -> None:

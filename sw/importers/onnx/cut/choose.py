@@ -26,7 +26,7 @@ from .graphs import host_parts
 from .island import Island, Unusable, explore
 from .report import cut_report, multiplications
 from .states import Backwards, Port, Roles, Unclear, assign_roles, ports
-from .whole import PROBES, Whole, any_length, flatten
+from .whole import PROBES, NotRun, Whole, any_length, flatten
 
 if TYPE_CHECKING:
     import onnx
@@ -35,6 +35,9 @@ __all__ = ["cut_model"]
 
 _MOST = 400
 """Tensors that are tried."""
+
+_LONGEST = 1 << 22
+"""Elements of the longest recording that a graph is probed with."""
 
 _TIMES = ("time", "step", "seq", "len", "frame")
 
@@ -80,11 +83,15 @@ def cut_model(proto: onnx.ModelProto, name: str, onnx: Any, options: CutOptions)
     problem: StillnetError | None = None
     guess: StillnetError | None = None
     recurrent = not roles.states and any(n.op_type in RECURRENT for n in proto.graph.node)
-    for call in _calls(graph["inputs"][roles.data], recurrent, options):
+    calls = _calls(graph["inputs"][roles.data], recurrent, options)
+    axes = {i for i, n in enumerate(graph["inputs"][roles.data].shape) if not isinstance(n, int)}
+    for call in calls:
         try:
             called = proto if call.time is None else any_length(proto, roles.data, call.time)
-            whole = _whole(called, graph, roles, call, options, onnx)
+            whole = _long_enough(called, graph, roles, call, options, onnx)
             _check_directions(whole, onnx)
+            if call.time is not None and len(axes) > 1:
+                _check_time(whole, call.time)
             model = _cut(whole, call, name, onnx, options)
             _check_equal(_uncut(called, whole, onnx), whole, model)
             return model
@@ -110,9 +117,42 @@ def _frozen(error: StillnetError, data: str) -> StillnetError:
     return Unclear(
         f"node '{found[1]}' (Reshape): it holds the length of the recording that the model was "
         f"exported with, so that '{data}' takes no other: write -1 for the steps in the view or "
-        "reshape of the model and export it again, or export one step with its states as inputs "
-        "and outputs"
+        "reshape of the model and export it again (where the model has none, PyTorch's exporter "
+        "wrote it: give it dynamo=False), or export one step with its states as inputs and outputs"
     )
+
+
+def _long_enough(
+    proto: onnx.ModelProto,
+    graph: dict[str, Any],
+    roles: Roles,
+    call: _Call,
+    options: CutOptions,
+    onnx: Any,
+) -> Whole:
+    """The graph, probed with recordings that are as long as its strides and kernels ask."""
+    problem: StillnetError | None = None
+    for times in (1,) if call.stepwise or call.guessed else (1, 10, 100, 1000):
+        if times > 1 and times * PROBES[1] * math.prod(call.with_steps(1)) > _LONGEST:
+            break
+        try:
+            return _whole(proto, graph, roles, call, options, onnx, times)
+        except NotRun as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
+
+
+def _check_time(whole: Whole, time: int) -> None:
+    """Refuses an axis that all recurrent layers take for that of batches."""
+    found = [whole.moving.get(n.input[0], ()) for n in whole.nodes if n.op_type in RECURRENT]
+    found = [axes for axes in found if axes]
+    layouts = {a.i for n in whole.nodes for a in n.attribute if a.name == "layout"}
+    if found and not any(layouts) and all(0 not in axes for axes in found):
+        raise StillnetError(
+            f"axis {time} of '{whole.data}' is that of batches for all recurrent layers, and along "
+            "no other the model runs: export it for one recording, with a dynamic number of steps"
+        )
 
 
 def _check_directions(whole: Whole, onnx: Any) -> None:
@@ -183,7 +223,8 @@ def _cut(whole: Whole, call: _Call, name: str, onnx: Any, options: CutOptions) -
     model.name, model.host = name, parts
     parts.pointwise = call.stepwise or _pointwise(parts, model)
     island.reasons |= reasons
-    parts.report = cut_report(whole, island, 1 if call.stepwise else PROBES[0])
+    entered = whole.values[island.enter].size // (1 if model.one_hot else model.inputs)
+    parts.report = cut_report(whole, island, 1 if call.stepwise else max(entered, 1))
     return model
 
 
@@ -315,9 +356,10 @@ def _calls(data: Port, recurrent: bool, options: CutOptions) -> Iterator[_Call]:
     rest = math.prod(n for n in data.shape if isinstance(n, int))
     fits = options.elements in (None, rest)
     named = [i for i in dynamic if any(t in str(data.shape[i]).lower() for t in _TIMES)]
-    named += [i for i in dynamic if str(data.shape[i]).lower() in ("t", "n", "l")]
+    named += [i for t in "tln" for i in dynamic if str(data.shape[i]).lower() == t]
     batch = [i for i in dynamic if "batch" in str(data.shape[i]).lower()]
-    ranked = dict.fromkeys([*named, *(i for i in dynamic if i not in batch), *batch])
+    unnamed = sorted((i for i in dynamic if i not in batch), key=lambda i: (i == 0, i))
+    ranked = dict.fromkeys([*named, *unnamed, *batch])  # the first axis is mostly that of batches
     ones = tuple(n if isinstance(n, int) else 1 for n in data.shape)
     if recurrent and not dynamic:
         for axis in sorted(range(len(ones)), key=lambda i: (i == len(ones) - 1, i)):
@@ -346,13 +388,15 @@ def _whole(
     call: _Call,
     options: CutOptions,
     onnx: Any,
+    times: int = 1,
 ) -> Whole:
-    """The graph for one way to call it."""
+    """The graph for one way to call it, probed with recordings so many times longer."""
     rng = np.random.default_rng(1)
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     kinds = {n: onnx.helper.tensor_dtype_to_np_dtype(p.type) for n, p in graph["inputs"].items()}
     probes: dict[int, dict[str, np.ndarray]] = {}
-    for steps in (1,) if call.stepwise else PROBES:
+    lengths = (1,) if call.stepwise else tuple(times * n for n in PROBES)
+    for steps in lengths:
         feed = {}
         for name, port in graph["inputs"].items():
             shape = options.shapes.get(name) or [n if isinstance(n, int) else 1 for n in port.shape]
@@ -371,6 +415,7 @@ def _whole(
         outputs=[o.name for o in proto.graph.output if o.name not in roles.states.values()],
         opset=opset,
         ir_version=min(proto.ir_version, 10) or 8,
+        steps=lengths[0],
     )
     flatten(whole, probes, call.stepwise)
     whole.given = {i: (o, whole.inputs[i]) for i, o in whole.states.items()}
@@ -390,7 +435,7 @@ def _check_equal(uncut: Callable[..., np.ndarray], whole: Whole, model: Model) -
     if np.issubdtype(whole.values[whole.data].dtype, np.integer):
         x = np.abs(whole.values[whole.data]).reshape(-1, parts.inputs)
     if not parts.stepwise:  # the length of the probe, with which the graph is known to run
-        x = np.resize(x, (PROBES[0], parts.inputs))
+        x = np.resize(x, (whole.steps, parts.inputs))
     vectors, kept = parts.enter_vectors(x)
     got, wanted = parts.leave_outputs(model.run(vectors), kept), uncut(parts, x)
     got = got[-1:] if parts.every_step else got

@@ -139,7 +139,8 @@ class _Search:
         self.reasons, self.own_reasons, self.frontier = {}, {}, []
         with np.errstate(all="ignore"):
             walk = self.graph.begin("network", probe, fixed)
-            walk.stepwise = self.stepwise
+            # Axes that do not follow the length of the recording are inside a step.
+            walk.stepwise = self.stepwise or bool(self.whole.moving.get(self.enter))
             for node in self.graph.needed:
                 if self.enter not in node.output:
                     self._visit(walk, node)

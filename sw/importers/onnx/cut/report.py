@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..dense import FIRST_NODE
 from ..graph import read_names
 from ..tensors import label
+from ..walk import QUANTIZED
 from .island import Island
 from .whole import Whole
 
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["cut_report", "multiplications"]
+
+_MULTIPLYING = (
+    *("Conv", "ConvInteger", "ConvTranspose", "Einsum", "Gemm", "MatMul"),
+    *("MatMulInteger", "QLinearConv", "QLinearMatMul"),
+)
 
 
 def cut_report(whole: Whole, island: Island, steps: int) -> dict[str, Any]:
@@ -58,6 +65,8 @@ def cut_report(whole: Whole, island: Island, steps: int) -> dict[str, Any]:
 def _reason(whole: Whole, island: Island, node: onnx.NodeProto) -> str:
     """Why a node is on the host; nothing where it only follows another one and has no weights."""
     reason = island.reasons.get(id(node), "")
+    if FIRST_NODE in reason and not _weights(whole, node):
+        return ""  # only what began the walk, where the host does the nodes before it
     if not reason.startswith("it reads '"):
         return reason
     if not _weights(whole, node):
@@ -67,7 +76,8 @@ def _reason(whole: Whole, island: Island, node: onnx.NodeProto) -> str:
 
 def _weights(whole: Whole, node: onnx.NodeProto) -> int:
     arrays = [whole.constants[i] for i in read_names(node) if i in whole.constants]
-    return sum(a.size for a in arrays if a.dtype.kind == "f" and a.ndim > 1)
+    kinds = "fiu" if node.op_type in QUANTIZED else "f"
+    return sum(a.size for a in arrays if a.dtype.kind in kinds and a.ndim > 1)
 
 
 def multiplications(whole: Whole, node: onnx.NodeProto) -> int:
@@ -75,10 +85,11 @@ def multiplications(whole: Whole, node: onnx.NodeProto) -> int:
     if node.op_type in ("GRU", "LSTM", "RNN"):
         x = whole.shape(node.input[0])
         return _weights(whole, node) * x[0]
-    if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"):
+    if node.op_type not in _MULTIPLYING:
         return 0
     out = next((whole.values[o] for o in node.output if o in whole.values), None)
-    weight = next((whole.constants[i] for i in node.input if i in whole.constants), None)
+    arrays = (whole.constants[i] for i in node.input if i in whole.constants)
+    weight = next((a for a in arrays if a.ndim > 1 or node.op_type not in QUANTIZED), None)
     if out is None or weight is None or weight.ndim < 2:
         return 0
     if node.op_type.startswith("Conv"):

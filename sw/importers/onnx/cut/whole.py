@@ -23,12 +23,17 @@ from .written_out import gather_cells
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Whole", "any_length", "flatten"]
+__all__ = ["NotRun", "Whole", "any_length", "flatten"]
 
 PROBES = (48, 96)
-"""Steps of the two recordings that a graph of dynamic length is probed with."""
+"""Steps of the two recordings that a graph of dynamic length is probed with; times a power of ten
+where these are too short for it."""
 
 _LARGEST_FOLDED = 1 << 22
+
+
+class NotRun(StillnetError):
+    """onnxruntime does not run the graph on an input of this shape."""
 
 
 @dataclass
@@ -55,6 +60,8 @@ class Whole:
     ir_version : int
     given : dict of str to (str, array)
         The states as the file has them: their outputs, and where they begin.
+    steps : int
+        Of the probing call.
     """
 
     nodes: list[onnx.NodeProto]
@@ -68,6 +75,7 @@ class Whole:
     values: dict[str, np.ndarray] = field(default_factory=dict)
     moving: dict[str, tuple[int, ...]] = field(default_factory=dict)
     given: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    steps: int = 1
 
     @property
     def producer(self) -> dict[str, onnx.NodeProto]:
@@ -173,6 +181,7 @@ def flatten(whole: Whole, probes: Mapping[int, Mapping[str, np.ndarray]], static
     feeds = list(probes.values())
     runs = [_run(whole, feed) for feed in feeds]
     whole.values = {**runs[0], **feeds[0]}
+    _fold_starts(whole, runs)
     if static:
         before = len(whole.nodes)
         gather_cells(whole)
@@ -238,6 +247,29 @@ def _fold(whole: Whole, probes: Mapping[int, Mapping[str, np.ndarray]], static: 
     whole.nodes = [n for n in whole.nodes if id(n) not in gone]
 
 
+def _live(whole: Whole) -> set[str]:
+    """Tensors that depend on the elements of an input, not only on its shape."""
+    live = set(whole.inputs)
+    for node in whole.nodes:
+        if node.op_type not in ("Shape", "Size") and not live.isdisjoint(read_names(node)):
+            live.update(o for o in node.output if o)
+    return live
+
+
+def _fold_starts(whole: Whole, runs: list[dict[str, np.ndarray]]) -> None:
+    """Initial states that are zeros of the batch's size, which is read from the input's shape."""
+    live = _live(whole) | {*whole.outputs, *whole.states.values()}
+    first, last = runs[0], runs[-1]
+    for node in whole.nodes:
+        for name in node.output:
+            value = first.get(name)
+            if name in live or value is None or value.dtype.kind != "f" or name not in last:
+                continue
+            if value.size <= _LARGEST_FOLDED and np.array_equal(value, last[name]):
+                whole.constants[name] = value
+    whole.nodes = [n for n in whole.nodes if not all(o in whole.constants for o in n.output if o)]
+
+
 def _decided(
     whole: Whole, found: list[Any], probes: Mapping[int, Mapping[str, np.ndarray]]
 ) -> list[Any]:
@@ -246,12 +278,8 @@ def _decided(
     A condition that depends on the data is not among them: its value comes from operators other
     than Shape and what computes with it.
     """
-    sources: dict[str, bool] = dict.fromkeys(whole.inputs, True)
-    for node in whole.nodes:
-        live = any(sources.get(name, False) for name in read_names(node))
-        for o in node.output:
-            sources[o] = live and node.op_type not in ("Shape", "Size")
-    ready = [n for n in found if not sources.get(n.input[0], False)]
+    live = _live(whole)
+    ready = [n for n in found if n.input[0] not in live]
     if not ready:
         return []
     names = [n.input[0] for n in ready]
@@ -317,7 +345,7 @@ def _run(
         run = session(model.SerializeToString())
         results = run.run(wanted, {k: v for k, v in feed.items() if k in run.inputs})
     except HostFailed as error:
-        raise StillnetError(
+        raise NotRun(
             f"onnxruntime cannot run the graph on an input of shape "
             f"{np.shape(feed[whole.data])} ({error.reason}): give the shape of one call with "
             f"--shape {whole.data}=..., or export the model again"

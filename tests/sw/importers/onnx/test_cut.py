@@ -165,6 +165,108 @@ def test_the_answer_at_the_last_step_is_given_at_every_step(
     check_stream(model, x)
 
 
+def gated(g: GraphBuilder, x: str) -> str:
+    """A highway layer: g * GRU(x) + (1 - g) * x."""
+    gate = g.node("Sigmoid", g.dense(x, 8, 8))
+    y, _ = g.recurrent("GRU", x, 8, 8)
+    kept = g.node("Mul", g.node("Sub", g.const(np.array(1.0)), gate), x)
+    return str(g.node("Add", g.node("Mul", gate, y), kept))
+
+
+def test_highway_layers_are_wholly_on_the_chip(tmp_path: Path) -> None:
+    g = GraphBuilder(4)
+    x = g.input("x", "t", 1, 8)
+    g.output(gated(g, gated(g, x)))
+    model, x = load(g.model(), tmp_path), recording().astype(np.float32)
+    assert model.host is None
+    assert [layer.cell for layer in model.layers if layer.cell == "gru"] == ["gru", "gru"]
+    wanted = run_onnx(g.model(), [{"x": x[:, None]}])[0]["y"]
+    np.testing.assert_allclose(model.run(x), wanted[:, 0], atol=1e-5)
+
+
+def test_of_two_open_axes_the_one_of_the_steps_is_found(tmp_path: Path) -> None:
+    """PyTorch names them s77 and s27; the first is that of batches, in whose size zeros begin."""
+    g = GraphBuilder(5)
+    x = g.input("x", "s77", "s27", 8)
+    steps = g.node("Transpose", g.node("Softmax", x, axis=-1), perm=[1, 0, 2])
+    batch = g.node("Slice", g.node("Shape", x), g.const(np.array([0])), g.const(np.array([1])))
+    shape = g.node("Concat", g.const(np.array([1])), batch, g.const(np.array([6])), axis=0)
+    zeros = g.node("Expand", g.const(np.zeros((1, 1, 1))), shape)
+    y, _ = g.recurrent("GRU", steps, 8, 6, zeros)
+    g.output(g.node("Transpose", g.node("Cos", y), perm=[1, 0, 2]))
+    model, x = load(g.model(), tmp_path), recording().astype(np.float32)
+    assert host(model).data.time == 1 and [layer.cell for layer in model.layers] == ["gru"]
+    wanted = run_onnx(g.model(), [{"x": x[None]}])[0]["y"]
+    np.testing.assert_allclose(model.run_whole(x), wanted[0], atol=1e-5)
+
+
+def test_raw_samples_are_probed_with_recordings_that_are_long_enough(tmp_path: Path) -> None:
+    g = GraphBuilder(6)
+    x = g.node("Unsqueeze", g.input("x", 1, "samples"), g.const(np.array([1])))
+    y = g.node("Conv", x, g.const(g.random(6, 1, 160)), strides=[160], kernel_shape=[160])
+    y, _ = g.recurrent("GRU", g.node("Transpose", g.node("Abs", y), perm=[2, 0, 1]), 6, 12)
+    g.output(g.node("Sigmoid", g.dense(y, 12, 1)))
+    model = load(g.model(), tmp_path)
+    x = np.random.default_rng(1).normal(size=(1600, 1)).astype(np.float32)
+    wanted = run_onnx(g.model(), [{"x": x.T}])[0]["y"]
+    np.testing.assert_allclose(model.run_whole(x), wanted.reshape(10, 1), atol=1e-5)
+    by_name = {n["operator"]: n["multiplications"] for n in host(model).report["nodes"]}
+    assert by_name["GRU"] == 3 * 12 * (6 + 12 + 2)  # of a vector, not of a sample
+
+
+def test_nodes_without_weights_in_front_of_the_chip_need_no_reason(tmp_path: Path) -> None:
+    g, x = sequence()
+    strided = g.node("Transpose", x, perm=[1, 2, 0])
+    strided = g.node("Conv", strided, g.const(g.random(8, 8, 3)), kernel_shape=[3])
+    y = g.node("Transpose", g.node("Tanh", strided), perm=[2, 0, 1])
+    g.output(g.recurrent("GRU", y, 8, 6)[0])
+    nodes = {n["operator"]: n["why"] for n in host(load(g.model(), tmp_path)).report["nodes"]}
+    assert nodes["Tanh"] == "" and "which is not causal" in nodes["Conv"]
+
+
+def test_convolutions_over_a_fixed_axis_are_inside_a_step_of_a_recording(tmp_path: Path) -> None:
+    """As a detector that takes all its frames at once: they lie where batches do."""
+    g = GraphBuilder(7)
+    x = g.node("Softmax", g.input("x", "t", 6, 5), axis=1)
+    y = g.node("Relu", g.node("Conv", x, g.const(g.random(4, 6, 3)), pads=[1, 1]))
+    y = g.node("Conv", y, g.const(g.random(3, 4, 3)), strides=[2])
+    y = g.node("Reshape", y, g.const(np.array([-1, 1, 6])))
+    g.output(g.recurrent("GRU", y, 6, 5)[0])
+    model, x = load(g.model(), tmp_path), recording(30).astype(np.float32)
+    assert [layer.cell for layer in model.layers] == ["relu", "linear", "gru"]
+    wanted = run_onnx(g.model(), [{"x": x.reshape(-1, 6, 5)}])[0]["y"]
+    np.testing.assert_allclose(model.run_whole(x), wanted[:, 0], atol=1e-5)
+    check_stream(model, x)
+
+
+def test_layers_of_whole_numbers_count_as_the_hosts(tmp_path: Path) -> None:
+    """onnxruntime's dynamic quantization: dense layers in 8 bits, the GRU in float."""
+    g, x = sequence()
+    y, _ = g.recurrent("GRU", x, 8, 6)
+    small, scale, zero = g.node("DynamicQuantizeLinear", y, outputs=3)
+    weight = g.const(g.rng.integers(-90, 90, (6, 40)).astype(np.int8))
+    y = g.node("Cast", g.node("MatMulInteger", small, weight, zero), to=1)
+    g.output(g.node("Mul", y, scale))
+    nodes = {n["operator"]: n for n in host(load(g.model(), tmp_path)).report["nodes"]}
+    found = nodes["MatMulInteger"]
+    assert (found["where"], found["weights"], found["multiplications"]) == ("host", 240, 240)
+
+
+def test_a_quantized_lstm_is_named_whatever_else_is_unclear(tmp_path: Path) -> None:
+    g, x = sequence()
+    states = g.input("states", 2, 1, 1, 6)
+    h, c = g.node("Split", states, outputs=2, num_outputs=2)
+    h, c = (g.node("Squeeze", s, g.const(np.array([0]))) for s in (h, c))
+    names = [g.const(np.zeros((1, 8, 24), np.int8)), g.const(np.zeros((1, 6, 24), np.int8))]
+    more = [*names, "", "", h, c, "", *(g.const(np.ones(1)) for _ in range(4))]
+    y = g.node("DynamicQuantizeLSTM", x, *more, outputs=3, domain="com.microsoft", hidden_size=6)
+    g.output(y[0])
+    g.output(g.node("Concat", *y[1:], axis=0), "statesN")
+    wanted = r"\(DynamicQuantizeLSTM\): it computes with quantized values; give the float model"
+    with pytest.raises(StillnetError, match=wanted):
+        load(g.model(18), tmp_path)
+
+
 def test_a_layer_that_reads_from_the_end_is_refused_over_the_steps(tmp_path: Path) -> None:
     for direction, count in (("reverse", 1), ("bidirectional", 2)):
         g, x = sequence()

@@ -21,8 +21,9 @@ import numpy as np
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
-from stillnet.sw.model.equalize import Exponents
-from stillnet.sw.model.model import Layer, Matrix, Model
+
+from .equalize import Exponents
+from .model import Layer, Matrix, Model
 
 __all__ = ["NOISE", "PLANE_BITS", "Planes", "two_planes"]
 
@@ -30,9 +31,9 @@ PLANE_BITS = 7
 """By so many bits a copy is coarser: a low weight of 7 bits and a sign is then half a step of the
 high one at most."""
 
-NOISE = 4.0**-3
-"""Noise of weights with second planes beside those with one, as formats are chosen. It is less by
-far; what is left goes to headroom, for recordings that leave the calibrated range."""
+NOISE = 4.0**-PLANE_BITS
+"""Noise of weights with second planes beside those with one: their step is finer by as many bits.
+Vectors have the formats that they have beside one plane, with as much room."""
 
 
 @dataclass(frozen=True)
