@@ -20,8 +20,6 @@ from .rendering import columns, print_tables
 
 __all__ = ["SEARCH", "parse_engines"]
 
-SAMPLERS = ("moves", "tpe", "nsga2", "random")
-
 
 def parse_engines(text: str, clock_mhz: float) -> dict[str, tuple[EngineConfig, float]]:
     """``"sdram16,ulx3s-85f-tiers@75"``: engines by name, each with its clock in MHz."""
@@ -44,6 +42,8 @@ def parse_engines(text: str, clock_mhz: float) -> dict[str, tuple[EngineConfig, 
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
+    from stillnet.sw.search.options import SAMPLERS  # only this command needs the package
+
     add = parser.add_argument
     options.add_model(parser)
     options.add_import(parser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -168,13 +169,14 @@ class Search:
         )
 
     def starts(self) -> list[Choice]:
-        """The first trials."""
+        """The first trials: with the fewest bits for three errors, with others for one."""
         low, high = self.options.errors
         middle = float(np.sqrt(low * high))
+        least = min(self.options.bits)
         return [
             self.start(bits, kept, error)
-            for error in (high, middle, low)
-            for bits in self.options.bits
+            for bits in sorted(self.options.bits)
+            for error in ((high, middle, low) if bits == least else (middle,))
             for kept in _STARTS
         ]
 
@@ -311,9 +313,12 @@ class Search:
         )
         solved = self._solved_in_order(made, choice, encoders, name)
         limits = self.judge.limits(solved, choice, self.rates)
-        network, budget = solved.network, replace(self.judge.budget, error=choice.error)
+        network = solved.network
         set_limits(network, replace(encoders, thresholds=limits.thresholds))
-        settle(solved.plan, network, limits, budget)
+        # Without thresholds it may err more than was asked; then it stays without.
+        with suppress(StillnetError):
+            budget = replace(self.judge.budget, error=max(choice.error, limits.error))
+            settle(solved.plan, network, limits, budget)
         network.validate()
         network.notes["search"] = {
             "trial": number,
