@@ -1,6 +1,6 @@
 """Search for small networks: what ``compress`` fixes is chosen by trying, for one board.
 
-``docs/search.md`` explains the method.
+``docs/explanation/search.md`` explains the method.
 """
 
 from .options import Offer, SearchOptions
