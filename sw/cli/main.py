@@ -39,6 +39,7 @@ _OWN = {
     "info": "stillnet.sw.cli.info:INFO",
     "compress": "stillnet.sw.cli.compress:COMPRESS",
     "sweep": "stillnet.sw.cli.sweep:SWEEP",
+    "search": "stillnet.sw.cli.search:SEARCH",
     "check": "stillnet.sw.cli.check:CHECK",
     "c-driver": "stillnet.sw.cli.c_driver:C_DRIVER",
 }

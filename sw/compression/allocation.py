@@ -15,7 +15,7 @@ from stillnet.sw.quantization.layerwise import Job, Settings
 from stillnet.sw.quantization.simulate import before
 from stillnet.sw.quantization.solvers.hessian import bundles
 
-__all__ = ["allocate"]
+__all__ = ["allocate", "densities", "figures"]
 
 _LEAST, _MOST = 0.1, 1.0
 """Least and most of a bundle's weights that may stay."""
@@ -30,11 +30,11 @@ def _seen(trace: Trace, source: int, late: bool, rows: np.ndarray) -> np.ndarray
     return z[rows]
 
 
-def allocate(job: Job, settings: Settings) -> dict[tuple[int, int], float]:
-    """Density of each bundle, by (layer, place of the bundle)."""
+def figures(job: Job, settings: Settings) -> dict[tuple[int, int], np.ndarray]:
+    """What each weight is worth, by (layer, place of the bundle): shape (rows, columns)."""
     count = job.trace.layout.rows
     rows = np.unique(np.linspace(0, count - 1, min(_ROWS, count)).astype(np.int64))
-    figures: dict[tuple[int, int], np.ndarray] = {}
+    found: dict[tuple[int, int], np.ndarray] = {}
     for i, layer in enumerate(job.model.layers):
         for place, bundle in enumerate(bundles(job.model, i)):
             sources = [layer.matrices[j].source for j, _ in bundle.parts]
@@ -57,22 +57,33 @@ def allocate(job: Job, settings: Settings) -> dict[tuple[int, int], float]:
             cost = np.concatenate(
                 [job.cost.get(s, np.ones(job.model.source_size(s))) for s in sources]
             )
-            figures[i, place] = weight**2 / inverse * importance[:, None] / cost
-    total = sum(f.size for f in figures.values())
-    wanted = total * (1 - settings.pattern.sparsity)
+            found[i, place] = weight**2 / inverse * importance[:, None] / cost
+    return found
+
+
+def densities(
+    figures: dict[tuple[int, int], np.ndarray], kept: float
+) -> dict[tuple[int, int], float]:
+    """What part of each bundle stays where ``kept`` of all their weights does."""
+    wanted = kept * sum(f.size for f in figures.values())
     everything = np.sort(np.concatenate([f.ravel() for f in figures.values()]))[::-1]
 
-    def densities(price: float) -> dict[tuple[int, int], float]:
+    def at(price: float) -> dict[tuple[int, int], float]:
         return {
             key: float(np.clip(np.mean(f > price), _LEAST, _MOST)) for key, f in figures.items()
         }
 
-    low, high = 0, total - 1  # the bounds of a bundle move the price a little
+    low, high = 0, len(everything) - 1  # the bounds of a bundle move the price a little
     while low < high:
         middle = (low + high) // 2
-        found = densities(float(everything[middle]))
+        found = at(float(everything[middle]))
         if sum(found[k] * figures[k].size for k in found) < wanted:
             low = middle + 1
         else:
             high = middle
-    return densities(float(everything[low]))
+    return at(float(everything[low]))
+
+
+def allocate(job: Job, settings: Settings) -> dict[tuple[int, int], float]:
+    """Density of each bundle, by (layer, place of the bundle)."""
+    return densities(figures(job, settings), 1 - settings.pattern.sparsity)

@@ -115,22 +115,31 @@ class Checkpoint:
             facts[str(place)] = [c.error, c.nearest_error]
         self.save(f"{stage}-layer{index:02d}", arrays, facts)
 
+    def load_layer(self, stage: str, index: int) -> LayerWork | None:
+        """What :meth:`save_layer` kept, or None."""
+        found = self.load(f"{stage}-layer{index:02d}")
+        if found is None:
+            return None
+        arrays, facts = found
+        return {
+            (index, int(place)): Compressed(
+                arrays[f"{place}-integers"],
+                arrays[f"{place}-step"],
+                arrays[f"{place}-ratio"],
+                arrays[f"{place}-bias"],
+                arrays[f"{place}-kept"],
+                error,
+                nearest,
+            )
+            for place, (error, nearest) in facts.items()
+        }
+
     def load_layers(self, stage: str, count: int) -> LayerWork:
         """All compressed layers of a stage up to the first one that is missing."""
         work: LayerWork = {}
         for index in range(count):
-            found = self.load(f"{stage}-layer{index:02d}")
+            found = self.load_layer(stage, index)
             if found is None:
                 break
-            arrays, facts = found
-            for place, (error, nearest) in facts.items():
-                work[index, int(place)] = Compressed(
-                    arrays[f"{place}-integers"],
-                    arrays[f"{place}-step"],
-                    arrays[f"{place}-ratio"],
-                    arrays[f"{place}-bias"],
-                    arrays[f"{place}-kept"],
-                    error,
-                    nearest,
-                )
+            work.update(found)
         return work

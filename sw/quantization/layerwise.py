@@ -28,7 +28,15 @@ from .solvers.masks import Pattern, keep_blocks, keep_largest
 from .solvers.rounding import Grid, best_steps, round_to_nearest, snapped
 from .solvers.second_order import Choose, descend, objective, refit_steps, sweep
 
-__all__ = ["Compressed", "Job", "LayerWork", "Settings", "compress_layers", "replace_layer"]
+__all__ = [
+    "Compressed",
+    "Job",
+    "LayerWork",
+    "Settings",
+    "compress_layers",
+    "replace_layer",
+    "solve_layer",
+]
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,10 @@ class Settings:
     early_sweeps: int = 6
     correct_bias: bool = True
     dampings: tuple[float, ...] = ()
+
+    def of(self, job: Job, index: int) -> Settings:
+        """For one layer."""
+        return replace(self, bits=job.bits.get(index, self.bits))
 
     @property
     def follow_bias(self) -> float:
@@ -147,6 +159,8 @@ class Job:
         No weight or bias is solved on the steps that are held out, so that they can judge a way.
     planes : Planes
         Layers that are copies, for second planes of weights.
+    bits : dict of layer to int
+        Bits of layers that differ from the settings'.
     """
 
     model: Model
@@ -167,6 +181,7 @@ class Job:
     held: np.ndarray | None = None
     blind: bool = False
     planes: Planes = field(default_factory=Planes)
+    bits: dict[int, int] = field(default_factory=dict)
 
 
 LayerWork = dict[tuple[int, int], Compressed]
@@ -212,7 +227,7 @@ def compress_layers(
             inner = _run_group(job, model, group, seen)
             for i in group:
                 vectors = {**seen, **inner[0]}
-                results = _solve_layer(job, now, i, vectors, inner[1], chosen)
+                results = solve_layer(job, now.of(job, i), i, vectors, inner[1], chosen)
                 work.update(results)
                 model = replace_layer(model, i, results)
         if not fresh:
@@ -442,7 +457,7 @@ def _rows(job: Job, bundle: Bundle, place: int) -> _Rows:
     )
 
 
-def _solve_layer(
+def solve_layer(
     job: Job,
     settings: Settings,
     index: int,

@@ -347,7 +347,13 @@ class Fixed:
 
 
 def make_plan(
-    base: Base, wish: Wish, *, rows: bool, fixed: Fixed | None = None, unseen: bool = False
+    base: Base,
+    wish: Wish,
+    *,
+    rows: bool,
+    fixed: Fixed | None = None,
+    unseen: bool = False,
+    choice: FormatChoice | None = None,
 ) -> Plan:
     """Formats, exponents and bounds of steps.
 
@@ -360,20 +366,23 @@ def make_plan(
     fixed : Fixed, optional
     unseen : bool
         Whether formats weigh what recordings that calibration does not have would lose by clipping.
+    choice : FormatChoice, optional
+        That of a plan for other bits, where vectors must have the same formats.
     """
     scaled = layers_with_steps(base.model.layers) if rows else frozenset()
-    choice = FormatChoice(
-        base.model,
-        base.formats,
-        base.felt,
-        margin=wish.margin,
-        correct_bias=wish.correct_bias,
-        bits=wish.bits,
-        scaled=scaled,
-        planes=base.planes,
-        clipping=base.clipping if unseen else None,
-    )
-    choice.search(silent)
+    if choice is None:
+        choice = FormatChoice(
+            base.model,
+            base.formats,
+            base.felt,
+            margin=wish.margin,
+            correct_bias=wish.correct_bias,
+            bits=wish.bits,
+            scaled=scaled,
+            planes=base.planes,
+            clipping=base.clipping if unseen else None,
+        )
+        choice.search(silent)
     plain = frozenset(base.plain)
     job = Job(
         base.model,

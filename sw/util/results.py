@@ -41,6 +41,7 @@ __all__ = [
     "Result",
     "RtlResult",
     "RunResult",
+    "SearchResult",
     "SweepResult",
     "TestbenchResult",
     "VectorError",
@@ -598,6 +599,31 @@ class SweepResult(Result):
 
     model: str
     rows: list[dict[str, Any]]
+    plot: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(Result):
+    """What ``stillnet search`` prints.
+
+    Attributes
+    ----------
+    trials, stopped : int
+        All that ended, and those of them that were given up early.
+    layers : list of str
+        Whose ``bits`` and ``kept`` the rows have.
+    rows : list of dict
+        The front, the fastest first.
+    networks : list of dict
+        Those that were written: ``trial``, ``output``, figures of the integers.
+    """
+
+    model: str
+    trials: int
+    stopped: int
+    layers: list[str]
+    rows: list[dict[str, Any]]
+    networks: list[dict[str, Any]]
     plot: str | None = None
 
 
