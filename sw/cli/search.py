@@ -228,6 +228,7 @@ examples:
   stillnet search nsnet2.onnx --data clips/ --preset ulx3s-85f@100,ulx3s-85f-tiers@75 -o found/
       with or without a hot store, each at the clock that closes
 The same line again goes on where it was, with more --trials if you like; two at once, in two
-terminals, share the work. optuna-dashboard shows found/trials.journal. docs/explanation/search.md explains it.
+terminals, share the work. optuna-dashboard shows found/trials.journal. How it works:
+docs/explanation/search.md
 """,
 )
