@@ -203,7 +203,9 @@ def test_project_runs_with_verilator(tmp_path: Path) -> None:
     assert "4 vectors: every output equals the golden one" in done.stdout
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize(
+    "memory", [pytest.param(m, marks=[pytest.mark.slow] * (m != "axi4")) for m in MEMORIES]
+)
 def test_project_runs_without_stillnet(tmp_path: Path, memory: str) -> None:
     network = started_once(initial=memory == "ram")
     config = small_config(**MEMORIES[memory])

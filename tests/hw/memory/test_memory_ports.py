@@ -430,7 +430,9 @@ def run_axi4(word_bits: int, seed: int, **parameters) -> dict[str, float]:
     return run_testbench("axi4", seed=seed, **values | parameters).figures
 
 
-@pytest.mark.parametrize("word_bits", [pytest.param(32, marks=pytest.mark.slow), 64, 512])
+@pytest.mark.parametrize(
+    "word_bits", [64, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (32, 512))]
+)
 def test_axi4_bench(word_bits):
     figures = run_axi4(word_bits, seed=word_bits)
     assert figures["single_words"] == figures["short_columns"] == 1.0
