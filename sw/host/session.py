@@ -344,6 +344,8 @@ class Session:
         oldest = self._unanswered[0]
         if frame.sequence != oldest.sequence or frame.kind != oldest.kind | REPLY:
             return  # repeated, or of another session
+        if not frame.payload:
+            return  # no outcome: not of this protocol
         self._unanswered.popleft()
         self._receive_bytes -= oldest.receive_bytes
         self._reply_bytes -= oldest.reply_bytes

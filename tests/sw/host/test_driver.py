@@ -776,6 +776,30 @@ def test_command_line(model: LinkModel, monkeypatch, tmp_path: Path, capsys) -> 
         assert message in capsys.readouterr().err
 
 
+def test_a_reply_without_an_outcome_is_no_reply(model: LinkModel) -> None:
+    """A frame that is whole but says nothing, in front of the answer."""
+
+    class Early(FaultyWire):
+        asked: list[link.Frame] = []
+
+        def write(self, data: bytes) -> None:
+            self.asked += [f for f in sent.feed(data) if f.kind != Command.HELLO]
+            super().write(data)
+
+        def read(self, timeout: float) -> bytes:
+            empty = [
+                link.encode(link.Frame(a.kind | link.REPLY, a.sequence, b"")) for a in self.asked
+            ]
+            return b"".join(empty[-4:]) + super().read(timeout)
+
+    sent = link.FrameDecoder()
+    engine = connect(Early(model, 0, 0))
+    net = delta_network()
+    engine.load(net)
+    row = inputs(1, net, 1)[0]
+    np.testing.assert_array_equal(engine.step_integers(row), fresh(net).step_integers(row))
+
+
 def test_unanswered_register(engine: Engine) -> None:
     """The lowest layer of the driver: replies of another length than expected end the session."""
     with pytest.raises(ConnectionLost, match="^the board answered with 4 bytes where 8 were expe"):
