@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from stillnet.boards.board import Board
+from stillnet.boards.board import TIER_CLOCK_HZ, Board, memory_clock
 from stillnet.boards.catalogue import board
 from stillnet.sim.audio import recordings, signals
 from stillnet.sim.board.virtual import VirtualBoard
@@ -277,9 +277,8 @@ def _rows(cases: tuple[Case, ...], folder: Path, progress: Progress | None) -> l
         if case.board:
             target = board(case.board).tiered().fitted(network)
             config = target.config()
-        found = {
-            n: measure(model, network, [x], config, clock_mhz=CLOCK_MHZ) for n, x in tests.items()
-        }
+        clock = CLOCK_MHZ if target is None else target.clock_hz / 1e6
+        found = {n: measure(model, network, [x], config, clock_mhz=clock) for n, x in tests.items()}
         row = {
             "case": label,
             "bits": case.options.bits,
@@ -296,7 +295,7 @@ def _rows(cases: tuple[Case, ...], folder: Path, progress: Progress | None) -> l
             "frame_ms_from": "cost model",
             "predicted_ms": float(np.mean([f["frame_ms"] for f in found.values()])),
             "board": case.board,
-            "clock_mhz": CLOCK_MHZ if target is None else target.clock_hz / 1e6,
+            "clock_mhz": clock,
             "memory_mhz": None if target is None else (target.memory_hz or target.clock_hz) / 1e6,
             "hot_kb": config.hot_words * config.word_bytes / 1000,
         }
@@ -363,7 +362,8 @@ BENCH = Bench(
         "noise and with a kind of noise that calibration has never heard, 5 dB each; networks are "
         "made from calibration speech alone, their methods were developed with the test in sight. "
         "Kilobytes that a frame of 10 ms reads, and its time on a 16-bit SDRAM at 100 MHz, or on a "
-        "board as 'build --fit --tiers' makes it (engine 100 MHz, SDRAM 133 MHz), each frame "
+        f"board as 'build --fit --tiers' makes it (engine {TIER_CLOCK_HZ / 1e6:g} MHz, SDRAM "
+        f"{memory_clock(TIER_CLOCK_HZ) / 1e6:g}), each frame "
         "offered to an idle engine. 'RTL': counters of the generated hardware, everything inside "
         "the pins, every output compared with the reference."
     ),

@@ -16,7 +16,10 @@ from .errors import StillnetError
 from .image import FORMATS, MOST_HOT_WORDS, MOST_ROWS, UNEQUAL_FORMATS, VERSION, block_rows
 from .stages import COPY_READ_LATENCY, READ_LATENCY, SPARSE_READ_LATENCY
 
-__all__ = ["MEMORIES", "PRESETS", "EngineConfig"]
+__all__ = ["MEMORIES", "MOST", "PRESETS", "EngineConfig"]
+
+MOST = {"units": 1 << 15, "accumulators": 1 << 15, "layers": 31, "matrices": 64}
+"""Largest capacities of any engine."""
 
 MAX_STATE_NAMES = 8
 """State variables that the host can select (``registers.Region``)."""
@@ -143,12 +146,12 @@ class EngineConfig:
             "prefetch_blocks": (2, 64),
         }
         ranges = {
-            "units": (self.cell_width, 1 << 15),
+            "units": (self.cell_width, MOST["units"]),
             "inputs": (1, 1 << 15),
             "cell_sharing": (1, 16),
-            "accumulators": (2, 1 << 15),
-            "layers": (1, 31),
-            "matrices": (1, 64),
+            "accumulators": (2, MOST["accumulators"]),
+            "layers": (1, MOST["layers"]),
+            "matrices": (1, MOST["matrices"]),
             "address_bits": (8, 32),
             "fetch_words": (8, 4096),
             "ram_words": (0, 1 << 24),

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_VERSION", "HEADER", "LAYER", "METADATA", "model_of", "save_model"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA = "stillnet_model"
 """Key of the metadata that tells a model from other ``.safetensors`` files."""
 
 _LARGEST = float(np.finfo(np.float64).max)
 
-HEADER = ("version", "name", "inputs", "one_hot", "layers", "host")
+HEADER = ("version", "name", "inputs", "one_hot", "last_step", "layers", "host")
 LAYER = (
     *("name", "cell", "units", "matrices", "bias", "initial", "parameters", "peers"),
     "plain",
@@ -80,6 +80,7 @@ def save_model(model: Model, path: str | Path) -> None:
         "name": model.name,
         "inputs": model.inputs,
         "one_hot": model.one_hot,
+        "last_step": model.last_step,
         "layers": layers,
         "host": None if model.host is None else model.host.header(),
     }
@@ -168,6 +169,7 @@ def _build(header: Any, tensors: Mapping[str, np.ndarray], where: str) -> Model:
     return Model(
         *(_whole(header["inputs"]), layers, str(header["name"]), bool(header["one_hot"])),
         None if host is None else HostParts.read(host, *(tensors[g].tobytes() for g in graphs)),
+        last_step=bool(header["last_step"]),
     )
 
 

@@ -8,11 +8,12 @@ is not free, a sentence says what it would cost.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.contract.config import PRESETS, EngineConfig
+from stillnet.sw.contract.config import MOST, PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.fixed import round_shift
 from stillnet.sw.contract.image import bias_runs, block_rows
@@ -87,8 +88,9 @@ def free_planes(
     """Layers to which second planes are given, because they cost nothing that is noticed.
 
     Layers are taken by their noise per word that their second planes add, until what is left of
-    the noise is ``enough``; but none with which a step would fetch more than :func:`free_words`, or
-    for which a preset would be too small that is large enough for the network as it is.
+    the noise is ``enough``; but none with which a step would fetch more than :func:`free_words`,
+    with which a preset would be too small that is large enough for the network as it is, or every
+    engine.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ def free_planes(
         affordable = [
             n
             for n in sorted(waiting)
-            if now + extra[n] <= limit and _presets_hold(model, [*chosen, n])
+            if now + extra[n] <= limit and _engines_hold(model, [*chosen, n])
         ]
         if not affordable:
             break
@@ -124,10 +126,13 @@ def free_planes(
     return [layer.name for layer in model.layers if layer.name in chosen]
 
 
-def _presets_hold(model: Model, names: list[str]) -> bool:
-    """Whether all presets that are large enough for a model are so with second planes; those with
-    the weights in on-chip memory aside, which are made for one small network."""
-    return all(PRESETS[name].memory == "ram" for name in _too_small(model, names))
+def _engines_hold(model: Model, names: list[str]) -> bool:
+    """Whether presets that are large enough for a model are so with second planes, and some engine
+    can be at all. Presets with the weights in on-chip memory are made for one small network."""
+    lost = _too_small(model, names)
+    largest = replace(PRESETS["axi64"], **MOST)
+    doubled, _ = two_planes(model, names)
+    return all(PRESETS[name].memory == "ram" for name in lost) and _holds(largest, doubled)
 
 
 def lost_presets(model: Model, names: list[str]) -> list[str]:

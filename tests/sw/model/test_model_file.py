@@ -122,7 +122,7 @@ def tensor(key, value=None):
 
 
 WRONG = {
-    "version": (put("version", value=2), r".*has model format 2, this stillnet reads 1; save .*"),
+    "version": (put("version", value=1), r".*has model format 1, this stillnet reads 2; save .*"),
     "key": (put("more", value=1), r".*has an unknown key 'more': made by another version .*save.*"),
     "missing": (lambda h, t: h.pop("one_hot"), r".*has no key 'one_hot': .*"),
     "key of a layer": (put("layers", 0, "x", value=1), r"layer 0 of .*unknown key 'x': .*"),
