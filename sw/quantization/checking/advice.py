@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -130,7 +131,8 @@ def _engines_hold(model: Model, names: list[str]) -> bool:
     """Whether presets that are large enough for a model are so with second planes, and some engine
     can be at all. Presets with the weights in on-chip memory are made for one small network."""
     lost = _too_small(model, names)
-    largest = replace(PRESETS["axi64"], **MOST)
+    sizes: dict[str, Any] = dict(MOST)
+    largest = replace(PRESETS["axi64"], **sizes)
     doubled, _ = two_planes(model, names)
     return all(PRESETS[name].memory == "ram" for name in lost) and _holds(largest, doubled)
 
