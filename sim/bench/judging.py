@@ -32,7 +32,7 @@ __all__ = [
     "rounded_rows",
 ]
 
-AUTO = "as by default"
+AUTO = "planes where free"
 """A way beside the methods of ``quantize``: second planes in the layers where they are free."""
 
 PLANES = "two planes"
