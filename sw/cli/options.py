@@ -45,6 +45,7 @@ __all__ = [
     "add_sparsity",
     "add_steps",
     "add_strict",
+    "add_test",
     "add_weights",
     "insist",
     "load_given",
@@ -440,6 +441,11 @@ def add_one_threshold(parser: Parser) -> None:
 def add_seed(parser: Parser) -> None:
     """Seed of what is random."""
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: 0)")
+
+
+def add_test(parser: Parser, help: str) -> None:
+    """Recordings apart from those of ``--data``."""
+    parser.add_argument("--test", nargs="+", type=Path, metavar="PLACE", help=help)
 
 
 def add_resume(parser: Parser, note: str = "") -> None:

@@ -48,13 +48,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_import(parser)
     options.add_data(parser)
-    add(
-        "--test",
-        nargs="+",
-        type=Path,
-        metavar="PLACE",
-        help="recordings that nothing is chosen on: written networks are measured on them",
-    )
+    options.add_test(parser, "recordings that nothing is chosen on, to measure networks written")
     options.add_weights(parser, "4bit", "bits that a layer may have, one or more")
     options.add_pattern(parser)
     add(
@@ -227,8 +221,7 @@ examples:
       layers of eight or four bits; networks that are written are measured on recordings unheard
   stillnet search nsnet2.onnx --data clips/ --preset ulx3s-85f@100,ulx3s-85f-tiers@75 -o found/
       with or without a hot store, each at the clock that closes
-The same line again goes on where it was, with more --trials if you like; two at once, in two
-terminals, share the work. optuna-dashboard shows found/trials.journal. How it works:
+The same line again goes on where it was, with more --trials if you like. How it works:
 docs/explanation/search.md
 """,
 )

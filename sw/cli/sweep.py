@@ -23,13 +23,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_import(parser)
     options.add_data(parser)
-    add(
-        "--test",
-        nargs="+",
-        type=Path,
-        metavar="PLACE",
-        help="recordings that nothing is chosen on, as for --data",
-    )
+    options.add_test(parser, "recordings that nothing is chosen on, as for --data")
     options.add_weights(parser, "8bit,4bit", "bits of a weight, one or more")
     options.add_sparsity(parser, "0,0.5", "parts of the weights that are removed, one or more")
     add(
