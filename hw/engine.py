@@ -230,8 +230,10 @@ class Engine(wiring.Component):
         ]
         with m.If(reader.commands.ready):
             m.d.sync += s.waiting_valid.eq(0)
+        with m.If(~s.waiting_valid):  # whatever it is, until one is dispatched
+            m.d.sync += s.waiting.eq(dispatch.read.payload)
         with m.If(dispatch.read.valid & dispatch.read.ready):
-            m.d.sync += [s.waiting.eq(dispatch.read.payload), s.waiting_valid.eq(1)]
+            m.d.sync += s.waiting_valid.eq(1)
         for name, source, sink in (
             ("cell_commands", dispatch.cell, b.cells.commands),
             ("write_commands", dispatch.write, b.write_back.commands),

@@ -88,6 +88,8 @@ class _Signals:
         self.request = Data(read_request_layout(config.address_bits))
         self.words_left = Signal.like(self.words_total)
         self.none_left = Data()  # late, but it is used long after ``words_left`` has changed
+        self.behind = Data(config.address_bits)  # where the next read begins, a cycle late
+        self.left_behind = Signal.like(self.words_total)  # words behind this read, a cycle late
         self.chunk_left = Signal(range(CHUNK_WORDS + 1))
         # The sum.
         self.crc: Any = CRC32_ISO_HDLC(sum_bits).create()
@@ -177,7 +179,11 @@ class ImageLoader(wiring.Component):
             x.take.eq(self.words.ready & self.words.valid),
         ]
         # A word every other cycle, so that nothing waits for what the loader makes of it.
-        m.d.sync += self.words.ready.eq(x.want & ~x.take)
+        m.d.sync += [
+            self.words.ready.eq(x.want & ~x.take),
+            x.behind.eq(x.request.address + x.request.length),
+            x.left_behind.eq(x.words_left - x.request.length),
+        ]
         self._capture(m, x)
         self._place(m, x)
         self._record(m, x)
@@ -470,11 +476,10 @@ class ImageLoader(wiring.Component):
         with m.State(f"{state}_REQUEST"):
             m.d.comb += self.reads.valid.eq(1)
             with m.If(self.reads.ready):
-                m.d.sync += [
-                    x.words_left.eq(x.words_left - x.request.length),
-                    x.request.address.eq(x.request.address + x.request.length),
-                ]
-                m.next = following
+                m.next = f"{state}_ASKED"
+        with m.State(f"{state}_ASKED"):
+            m.d.sync += [x.words_left.eq(x.left_behind), x.request.address.eq(x.behind)]
+            m.next = following
 
     def _read_tables(self, m: Module, x: _Signals) -> None:
         self._chunk(m, x, "TABLE", "TABLE_WORDS")

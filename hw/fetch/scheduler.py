@@ -94,17 +94,20 @@ class _Signals:
         self.pending = Signal(layers)  # columns were issued since the latest dispatch
         # Matrices that have not given all their columns yet.
         self.remaining = [Data(8, name=f"remaining{i}") for i in range(layers)]
+        self.given = Signal(layers)  # none of them is left
         # Parity of the latest step for which the matrix gave all its columns.
         self.finished = Data(matrices)
         self.seen = Data(matrices)  # generation of the vector that it took them from
 
     def _dispatch(self, config: EngineConfig) -> None:
         self.current = Signal(Shapes(config).layer)  # layer whose cell is next
+        self.turn = Signal(config.layers, init=1)  # the same, a bit for each layer
         self.settled = Signal(2)  # the tables show the current layer
         self.last_layer = Data()
         self.rows = Signal(16)  # groups of the layer's units
         self.single = Signal()  # one group
         self.layer_matrices = Data(len(self.layer.matrices))
+        self.layer_empty = Data()  # it has no matrices
         self.running = Signal()
         self.ready = Signal()  # once ready, a cell stays so until it is dispatched
         self.dispatch = Signal()
@@ -323,8 +326,7 @@ class Scheduler(wiring.Component):
                 s.running
                 & self.control.enable
                 & s.settled.all()
-                & (Array(s.remaining)[s.current] == 0)
-                & s.loaded.bit_select(s.current, 1)
+                & (s.given & s.loaded & s.turn).any()
                 & ~s.dispatch
             ),
             s.dispatch.eq(s.ready & room),
@@ -346,6 +348,7 @@ class Scheduler(wiring.Component):
         width = self._config.cell_width
         m.d.sync += [
             s.layer_matrices.eq(s.layer.matrices),
+            s.layer_empty.eq(s.layer.matrices == 0),
             s.rows.eq((s.layer.units + (width - 1)) >> (width.bit_length() - 1)),
             s.single.eq(s.layer.units <= width),
             s.last_layer.eq(s.current == s.layer_end),
@@ -398,19 +401,36 @@ class Scheduler(wiring.Component):
 
     def _dispatched(self, m: Module, s: _Signals) -> None:
         """The layer's next step begins, and the next layer is current."""
-        parity, above = (x.bit_select(s.current, 1) for x in (s.parity, s.above))
         m.d.comb += self.control.step_dispatched.eq(s.dispatch & s.last_layer)
         with m.If(s.dispatch):
             m.d.sync += [
-                s.settled.eq(0),
-                s.current.eq(Mux(s.last_layer, 0, s.current + 1)),
-                parity.eq(~parity),
-                above.eq(above ^ parity),
-                s.pending.bit_select(s.current, 1).eq(0),
-                Array(s.remaining)[s.current].eq(s.layer_matrices),
+                s.parity.eq(s.parity ^ s.turn),
+                s.above.eq(s.above ^ (s.parity & s.turn)),
             ]
+            self._collect(m, s)
+            self._turn(m, s, s.last_layer)
             with m.If(s.layer.reload):
-                m.d.sync += s.loaded.bit_select(s.current, 1).eq(0)
+                m.d.sync += s.loaded.eq(s.loaded & ~s.turn)
+
+    @staticmethod
+    def _collect(m: Module, s: _Signals) -> None:
+        """All matrices of the current layer have columns to give, and none was issued."""
+        for i, count in enumerate(s.remaining):
+            with m.If(s.turn[i]):
+                m.d.sync += [
+                    count.eq(s.layer_matrices),
+                    s.given[i].eq(s.layer_empty),
+                    s.pending[i].eq(0),
+                ]
+
+    @staticmethod
+    def _turn(m: Module, s: _Signals, last: Any) -> None:
+        """The next layer is current, or after the last one the first."""
+        m.d.sync += [
+            s.settled.eq(0),
+            s.current.eq(Mux(last, 0, s.current + 1)),
+            s.turn.eq(Mux(last, 1, s.turn << 1)),
+        ]
 
     @staticmethod
     def _step(s: _Signals, layer: Signal) -> Any:
@@ -565,7 +585,7 @@ class Scheduler(wiring.Component):
             with m.Switch(s.target3):
                 for i, count in enumerate(s.remaining):
                     with m.Case(i):
-                        m.d.sync += count.eq(count - 1)
+                        m.d.sync += [count.eq(count - 1), s.given[i].eq(count == 1)]
             self._write_position(m, s, s.index3, 0)
             m.d.comb += [self.input.finished.eq(s.input3), self.input.half.eq(s.half3)]
 
@@ -640,17 +660,13 @@ class Scheduler(wiring.Component):
                     m.d.sync += s.first.eq(s.scan + 1)
             m.next = "SETUP"
             with m.If(s.scan_end):
-                m.d.sync += [s.current.eq(0), s.settled.eq(0)]
+                self._turn(m, s, 1)
                 m.next = "SETUP_LAYERS"
         with m.State("SETUP_LAYERS"), m.If(s.settled.all()):
-            m.d.sync += [
-                Array(s.remaining)[s.current].eq(s.layer_matrices),
-                s.settled.eq(0),
-                s.current.eq(s.current + 1),
-            ]
+            self._collect(m, s)
+            self._turn(m, s, s.last_layer)
             with m.If(s.last_layer):
                 m.d.sync += [
-                    s.current.eq(0),
                     s.parity.eq(0),
                     s.loaded.eq(0),
                     s.pending.eq(0),

@@ -183,8 +183,13 @@ class AccumulatorReader(wiring.Component):
         behind = Data(len(sequence))  # columns taken beyond the last one of this cell
         through = Signal()  # all columns of the cell are added
         at_last = Signal()  # all but the last one
-        last_column = Mux(s.accept, self.commands.payload.sequence, s.command.sequence)
-        m.d.sync += behind.eq(sequence - last_column)
+        # Both differences are formed at once, because it is known late whether a command is taken.
+        of_next, of_this = Signal.like(behind), Signal.like(behind)
+        m.d.comb += [
+            of_next.eq(sequence - self.commands.payload.sequence),
+            of_this.eq(sequence - s.command.sequence),
+        ]
+        m.d.sync += behind.eq(Mux(s.accept, of_next, of_this))
         m.d.comb += [
             through.eq(~s.command.pending | ~behind[-1]),
             at_last.eq(behind.all()),
