@@ -170,7 +170,7 @@ CASES = (
     Case("IMU, GRU of 16", _motion, (*BOTH, AUTO)),
     Case("NSNet2, 16 kHz", _nsnet2, BOTH),
     Case("NSNet2, 48 kHz", _nsnet2_wide),
-    Case("Resemblyzer, three LSTMs", _speaker, extra=cosines),
+    Case("Resemblyzer, three LSTMs", _speaker, ("second-order", PLANES), extra=cosines),
     Case("silero-vad, whole", _detector, extra=decisions),
     Case(
         "silero-vad, LSTM and head",

@@ -32,7 +32,7 @@ __all__ = [
     "rounded_rows",
 ]
 
-AUTO = "planes where free"
+AUTO = "as by default"
 """A way beside the methods of ``quantize``: second planes in the layers where they are free."""
 
 PLANES = "two planes"

@@ -65,7 +65,7 @@ def quantize(
     row_steps: bool | None = None,
     name: str | None = None,
     nonzero: Iterable[str] = (),
-    planes: str | Iterable[str] = (),
+    planes: str | Iterable[str] = "auto",
     margin: float = 1.25,
     correct_bias: bool = True,
     keep_silence: bool = True,

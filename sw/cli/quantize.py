@@ -52,10 +52,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--planes",
         type=_planes,
-        default=[],
+        default="auto",
         metavar="auto|never|NAMES",
         help="layers whose weights have 16 bits, as two planes of eight; auto: where eight are not "
-        "enough and a step is no longer for it; never (default)",
+        "enough and a step is no longer for it (default)",
     )
     options.add_method(parser, "nearest: round each weight by itself, which is quick")
     options.add_steps(parser)
@@ -124,8 +124,8 @@ examples:
   stillnet quantize nsnet2.onnx --data speech/ --max-error 0.02 -o net.safetensors
       the largest thresholds that keep the mean error of each output within 0.02
   stillnet quantize motion.onnx --data x.npy --planes gru,out -o net.safetensors
-      sixteen bits for the weights of two layers; auto: where eight bits lose much and they are
-      free, see docs/numbers.md
+      sixteen bits for the weights of two layers; without --planes, small networks get them where
+      eight bits lose much, see docs/numbers.md
 
 Use recordings of what the device will hear; some thousand steps are enough. They fix the range of
 each vector, and the error report that 'stillnet info net.safetensors' repeats.""",

@@ -18,7 +18,7 @@ states of GRU and LSTM keep their proven ranges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -74,6 +74,7 @@ def element_exponents(
     input_peak: np.ndarray | None,
     *,
     rows: bool = True,
+    copies: Collection[int] = (),
 ) -> Exponents:
     """Powers of two for the elements of every vector that may have them.
 
@@ -92,6 +93,8 @@ def element_exponents(
     rows : bool
         Whether rows of weights may have steps of their own. With one step for a layer a unit grows
         only as far as its weights are smaller than the layer's largest.
+    copies : collection of int
+        Layers that copy a vector for second planes of weights: elements are what they are without.
     """
     read = {p for layer in model.layers for p in layer.peers.values()}
     last = len(model.layers) - 1
@@ -112,7 +115,9 @@ def element_exponents(
         exponents = room
         if source != last:
             power = np.mean(vectors[source] ** 2, axis=0)
-            exponents = _chosen(_rows_of(model, source), room, power, float(peak.max(initial=0.0)))
+            exponents = _chosen(
+                _rows_of(model, source, copies), room, power, float(peak.max(initial=0.0))
+            )
         elif room.max(initial=0) < _LEAST:
             continue
         if np.any(exponents):
@@ -183,13 +188,13 @@ def _row_peaks(layer: Layer) -> np.ndarray:
     return np.max(peaks, axis=0) if peaks else np.zeros(layer.units)
 
 
-def _rows_of(model: Model, source: int) -> np.ndarray:
-    """All rows that a source feeds, shape (rows, size)."""
+def _rows_of(model: Model, source: int, copies: Collection[int]) -> np.ndarray:
+    """All rows that a source feeds, but those of copies, shape (rows, size)."""
     rows = [
         m.weight.reshape(-1, m.weight.shape[2])
-        for layer in model.layers
+        for i, layer in enumerate(model.layers)
         for m in layer.matrices
-        if m.source == source
+        if m.source == source and i not in copies
     ]
     weight = np.concatenate(rows) if rows else np.zeros((0, model.source_size(source)))
     return weight[np.any(weight != 0, axis=1)]

@@ -29,7 +29,7 @@ from stillnet.sw.contract.fixed import (
 )
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Model
-from stillnet.sw.model.planes import PLANE_BITS, Planes
+from stillnet.sw.model.planes import NOISE, PLANE_BITS, Planes
 from stillnet.sw.network.checks import label_exponent
 from stillnet.sw.network.sequence import Trace
 from stillnet.sw.util.progress import Progress
@@ -54,6 +54,14 @@ _FREE = 1.001
 _FREE_PART = 1.1
 """The same on the part of each matrix. A quiet matrix beside a loud one would else lose its bits to
 headroom of the other, and what is loud is what rounding makes good for."""
+
+_CUT = 0.5
+"""Part of the noise that may be left where a range is so narrow that it clips what calibration
+shows."""
+
+_RARE = 4.0
+"""Such a range is still so many times what 99 of 100 values reach. Without a long tail a peak says
+where the next recording's may lie."""
 
 _SLACK = 0.98
 """Part of the accumulator's range that the choice of exponents uses; the corrected biases, known
@@ -80,11 +88,17 @@ class _Statistics:
     total: float
 
 
+_Ranked = tuple[int, float, int, np.ndarray]
+"""(layers that cannot be had, noise, fraction, noise by bundle and source)."""
+
+
 class FormatChoice:
     """The choice of fractions and exponents for one model.
 
-    Vectors hold what calibration showed and a margin. With ``clipping``, what other recordings may
-    lose at the range of a vector counts as noise beside that of rounding.
+    Vectors hold what calibration showed and a margin, but for an input whose loudest values say
+    nothing and cost its quiet ones their bits: gates that saturate forgive clipping. With
+    ``unseen``, what other recordings may lose at the range of a vector counts as noise beside that
+    of rounding.
 
     Attributes
     ----------
@@ -108,11 +122,12 @@ class FormatChoice:
         scaled: frozenset[int] = frozenset(),
         planes: Planes | None = None,
         clipping: Clipping | None = None,
+        unseen: bool = False,
     ) -> None:
         self.model = model
         self.trace = trace
         self.margin = margin
-        self.clipping = clipping
+        self.clipping, self.unseen = clipping, unseen
         self.correct_bias = correct_bias
         self.bits, self.scaled = bits, scaled
         self.planes = planes or Planes()
@@ -140,6 +155,7 @@ class FormatChoice:
         self._noise: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
         self._best: dict[tuple[int, ...], tuple[float, int]] = {}
         self._row_noise: dict[tuple[int, ...], np.ndarray] = {}
+        self._paired_noise = 1.0
 
     # -- measurements
 
@@ -283,7 +299,8 @@ class FormatChoice:
                 step = best_steps(weight, p, self.bits, c, clip=not paired)[:, None] * c
                 limit = 1 << (self.bits - 1)
                 rounded = np.clip(np.rint(weight / step), -limit, limit - 1) * step
-                noise = (rounded - weight) ** 2 * p + weight**2 * np.concatenate(fine)
+                left = self._paired_noise if paired else 1.0
+                noise = left * (rounded - weight) ** 2 * p + weight**2 * np.concatenate(fine)
                 gain = np.concatenate([self.gain[index][order.index(g)] for g in bundle.gates])
                 of_columns = gain[::_THIN] @ noise * _THIN
                 parts += [float(np.sum(of_columns[part])) for part in bundle.columns(self.model)]
@@ -340,8 +357,10 @@ class FormatChoice:
     def _clipped(self, source: int, fraction: int) -> float:
         """Noise that clipping at the range of a vector would bring in other recordings."""
         peak = self.statistics[source].peak
-        if self.clipping is None or self._proven(source) or peak == 0:
+        if not self.unseen or self.clipping is None or self._proven(source) or peak == 0:
             return 0.0
+        if fraction > self.candidates(source)[0]:
+            return 0.0  # see :meth:`_narrower`
         return self.clipping.noise(source, 2.0 ** (ACTIVATION_BITS - 1 - fraction) / peak)
 
     def search(self, progress: Progress) -> None:
@@ -351,22 +370,29 @@ class FormatChoice:
             progress("number formats", i, count)
             self.best(i)
         progress("number formats", count, count)
+        vectors = [s for s in self.statistics if s not in self.planes.copies]
+        self._descend(vectors)
+        # Second planes let vectors be finer. Without a proven range they need as much room as
+        # without planes, unless what is cut off says nothing.
+        self._paired_noise = NOISE
+        self._row_noise.clear()
+        self._descend([s for s in vectors if self.planes.of(s)], room=True)
+        for i, layer in enumerate(self.model.layers):
+            cost, self.exponent[i] = self.best(i)
+            if math.isinf(cost):
+                self._refuse(i, layer.name)
+
+    def _descend(self, vectors: list[int], *, room: bool = False) -> None:
+        """Coordinate descent over the fractions of some vectors. ``room``: those without a proven
+        range keep the room that they have."""
         for _ in range(16):
             changed = False
-            for source in self.statistics:
-                if source in self.planes.copies:
-                    continue
-                moved = [source, *self.planes.of(source)]
-                layers = {i for s in moved for i in self.consumers[s]} | (set(moved) - {INPUT})
+            for source in vectors:
                 kept = self.fraction[source]
-                ranking = []
-                for fraction in self.candidates(source):
-                    self._move(source, fraction)
-                    missing, total = self._total(sorted(layers))
-                    parts = [self.row_parts(i) for i in sorted(layers & self.scaled)]
-                    each = np.concatenate(parts) if parts else np.zeros(0)
-                    total += self._own(source) + self._clipped(source, fraction)
-                    ranking.append((missing, total, fraction, each))
+                keeps = room and not self._proven(source)
+                tried = [kept] if keeps else self.candidates(source)
+                ranking = [self._ranked(source, f) for f in tried]
+                ranking = self._narrower(source, ranking)
                 missing, lowest, _, least = min(ranking, key=lambda r: r[:2])
                 good = [
                     f
@@ -379,10 +405,36 @@ class FormatChoice:
                 changed |= fraction != kept
             if not changed:
                 break
-        for i, layer in enumerate(self.model.layers):
-            cost, self.exponent[i] = self.best(i)
-            if math.isinf(cost):
-                self._refuse(i, layer.name)
+
+    def _ranked(self, source: int, fraction: int) -> _Ranked:
+        """What a fraction of a vector costs, with the others as they are."""
+        moved = [source, *self.planes.of(source)]
+        layers = {i for s in moved for i in self.consumers[s]} | (set(moved) - {INPUT})
+        self._move(source, fraction)
+        missing, total = self._total(sorted(layers))
+        parts = [self.row_parts(i) for i in sorted(layers & self.scaled)]
+        each = np.concatenate(parts) if parts else np.zeros(0)
+        total += self._own(source) + self._clipped(source, fraction)
+        return missing, total, fraction, each
+
+    def _narrower(self, source: int, ranking: list[_Ranked]) -> list[_Ranked]:
+        """The same, or only a range of the input that clips, where it is worth that."""
+        if source != INPUT or self.model.one_hot or self.clipping is None:
+            return ranking
+        missing, lowest, *_ = min(ranking, key=lambda r: r[:2])
+        usual = _RARE * float(np.quantile(np.abs(self.trace.vectors[source]), 0.99))
+        finest, best = self.candidates(source)[0], None
+        narrowest = finest if usual == 0 else ACTIVATION_BITS - 1 - math.ceil(math.log2(usual))
+        for fraction in range(finest + 1, narrowest + 1):
+            allowed = lowest * (_CUT if best is None else 1)
+            out, noise, _, each = self._ranked(source, fraction)
+            if out > missing or noise >= allowed:
+                break
+            noise += self.clipping.seen(source, 2.0 ** (ACTIVATION_BITS - 1 - fraction))
+            if noise >= allowed:
+                break
+            best, lowest = (out, noise, fraction, each), noise
+        return ranking if best is None else [best]
 
     def _refuse(self, index: int, name: str) -> None:
         """Says what of a layer does not fit 32 bits at the lowest exponent."""

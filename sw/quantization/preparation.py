@@ -216,8 +216,10 @@ def prepare(
     progress("float model", 1, 3)
     peak = None if model.one_hot else np.max(np.abs(x), axis=0)
     rows = rows and bool(layers_with_steps(model.layers))
-    elements = element_exponents(model, whole.vectors, peak, rows=rows) if scale else {}
     planes = planes or Planes()
+    elements: Exponents = {}
+    if scale:
+        elements = element_exponents(model, whole.vectors, peak, rows=rows, copies=planes.copies)
     planes.follow(elements)
     elements |= gain_exponents(model, lambda i: accumulators_of(model, whole, i), whole.vectors)
     scaled = scaled_model(model, elements)
@@ -380,7 +382,8 @@ def make_plan(
             bits=wish.bits,
             scaled=scaled,
             planes=base.planes,
-            clipping=base.clipping if unseen else None,
+            clipping=base.clipping,
+            unseen=unseen,
         )
         choice.search(silent)
     plain = frozenset(base.plain)

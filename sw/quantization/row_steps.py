@@ -25,7 +25,7 @@ from stillnet.sw.contract.fixed import (
 from stillnet.sw.contract.image import MOST_ROWS, block_rows
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.model.model import Layer, Model
-from stillnet.sw.model.planes import NOISE
+from stillnet.sw.model.planes import NOISE, PLANE_BITS
 
 from .formats import FormatChoice
 from .layerwise import Job
@@ -38,6 +38,9 @@ __all__ = ["choose_exponents", "layers_with_steps"]
 _HEADROOMS = (2.0, 1.5, 1.1)
 """Room for accumulators larger than calibration showed, as a factor: the largest that costs next to
 nothing, else the last one."""
+
+_HEADROOMS_OF_PLANES = (4.0, *_HEADROOMS)
+"""The same where rows have second planes, beside which a coarser step costs nothing."""
 
 _COST = 1.01
 """What headroom may cost, as a factor on the noise of rounded weights."""
@@ -309,15 +312,18 @@ def _best_exponent(layer: Layer, parts: list[_Part], base: int) -> tuple[int, fl
     exponents = [
         e for e in range(middle + 3, middle - 8, -1) if 0 <= e - base + RESCALE_GUARD_BITS <= 31
     ]
+    paired = not all(p.clip for p in parts)
+    headrooms = _HEADROOMS_OF_PLANES if paired else _HEADROOMS
     best = {
         h: min(((sum(p.trial(e, h) for p in parts), -e) for e in exponents), default=(math.inf, 0))
-        for h in _HEADROOMS
+        for h in headrooms
     }
-    least = best[_HEADROOMS[-1]][0]
+    least = best[headrooms[-1]][0]
     if math.isinf(least):
         raise StillnetError(
             f"layer '{layer.name}': its weights are out of the reach of the rescale shift; rescale "
             "the model"
         )
-    headroom = next(h for h in _HEADROOMS if best[h][0] <= _COST * least)
+    allowed = 4.0**PLANE_BITS if paired else _COST
+    headroom = next(h for h in headrooms if best[h][0] <= allowed * least)
     return -best[headroom][1], headroom

@@ -46,7 +46,7 @@ def test_a_row_of_two_planes_says_so():
 def test_a_row_as_by_default_has_planes_where_eight_bits_are_poor():
     model, x = random_model("dense", np.random.default_rng(1), 100, steps=400)
     row = judge("poor", model, quantized(model, [x], AUTO), [x], way=AUTO)
-    assert row["bits"] == 16 and row["method"] == "planes where free" and row["snr_db"] > 56
+    assert row["bits"] == 16 and row["method"] == "as by default" and row["snr_db"] > 56
 
 
 def test_outputs_come_recording_by_recording():

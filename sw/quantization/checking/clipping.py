@@ -42,7 +42,15 @@ class Clipping:
         self.model, self.trace, self.elements = model, trace, elements
         self.wanted = trace.vectors[len(model.layers) - 1]
         self.parts = _parts(trace.layout)
-        self._noise: dict[tuple[int, float], float] = {}
+        self._noise: dict[tuple[int, float], float] = {}  # limits themselves are negative
+
+    def seen(self, source: int, limit: float) -> float:
+        """Noise power of the outputs on calibration itself, where a range is narrower than it."""
+        key = (source, -limit)
+        if key not in self._noise:
+            rows = len(self.trace.vectors[source])
+            self._noise[key] = self._run(source, np.full((rows, 1), limit))
+        return self._noise[key]
 
     def noise(self, source: int, headroom: float) -> float:
         """Noise power of the outputs, summed over them, for one vector.

@@ -196,3 +196,19 @@ def test_what_is_free_is_counted_for_the_link_of_boards() -> None:
     network = quantize(model, x, method="nearest")
     seconds = 1 / steps_per_second(10, 5, DEFAULT_BAUD)
     assert free_words(network) == pytest.approx(seconds * 200e6 / 8)
+
+
+@pytest.mark.parametrize(("kind", "scale", "seed"), [("dense", 10, 1), ("conv", 10, 0)])
+def test_recordings_outside_calibration_lose_nothing_to_planes(
+    kind: str, scale: float, seed: int
+) -> None:
+    """Units of these reach three times what calibration shows, and no format may be the finer for
+    its second plane."""
+    model, x = random_model(kind, np.random.default_rng([seed, scale]), scale)
+    heard, unheard = np.split(x, 2)
+    wanted = model.run(unheard)
+    one, two = (
+        snr_db(wanted, Reference(quantize(model, heard, planes=p)).run(unheard)).min()
+        for p in ((), AUTO)
+    )
+    assert one > 34 and two > one + 20
