@@ -30,6 +30,7 @@ from .allocation import allocate
 from .options import CompressOptions, engine_for
 from .pruned import Given
 from .stages import Setup, column_costs, find_limits, prepare_setup, solve_weights
+from .unheard import Unheard, left_out, tightened
 
 __all__ = ["compress"]
 
@@ -45,6 +46,7 @@ def compress(
     config: EngineConfig | None = None,
     given: Given | None = None,
     thresholds: dict[int, float | np.ndarray] | None = None,
+    leave_out: int | None = None,
     name: str | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
@@ -63,6 +65,10 @@ def compress(
         Masks and steps of a network that was pruned or trained quantized elsewhere.
     thresholds : dict of source to float or array, optional
         Thresholds in real units that are given instead of searched.
+    leave_out : int, optional
+        Leaves each of so many scenes of the recordings out once, to learn how much larger the error
+        is on what calibration does not have (``unheard``); a budget for an error is tightened by
+        that. Takes so many times longer.
     name : str, optional
     folder : path, optional
         Where finished stages are kept; a run that was stopped goes on from there.
@@ -82,9 +88,18 @@ def compress(
     """
     options = options or CompressOptions()
     config = config or engine_for(options)
-    setup = prepare_setup(
-        model, calibration, options, config, given, folder, progress or silent, thresholds
-    )
+    progress = progress or silent
+    unheard: Unheard | None = None
+    if leave_out is not None:
+        asked = options
+
+        def make(some: list[np.ndarray], where: Path | None) -> Network:
+            fixed: dict[str, Any] = {"given": given, "thresholds": thresholds}
+            return compress(model, some, asked, config=config, folder=where, **fixed)
+
+        unheard = left_out(model, calibration, make, leave_out, folder, progress)
+        options = tightened(options, unheard)
+    setup = prepare_setup(model, calibration, options, config, given, folder, progress, thresholds)
     job = setup.job
     compressed, work = solve_weights(setup, "weights-0")
     limits: Limits | None = None
@@ -110,6 +125,9 @@ def compress(
     )
     network.notes["report"]["doubts"] += _idle_options(setup, network)
     network.notes["compression"] = _report(setup, network, work)
+    if unheard is not None:
+        report = network.notes["compression"]
+        report["unheard"] = unheard.describe(report["output_error"])
     return network
 
 

@@ -396,6 +396,9 @@ class CompressReport(Result):
         Mean absolute error of the output against the float model.
     words_a_step, bytes_a_step, frame_ms : float
         Cost of a step by the cost model.
+    unheard : dict or None
+        Where scenes were left out: ``ratios``, the error on each over that on the others; the error
+        ``expected`` on one more scene, ``low`` and ``high`` end of its interval of 90 %.
     """
 
     options: dict[str, Any]
@@ -408,6 +411,7 @@ class CompressReport(Result):
     frame_ms: float
     saturations: int
     layers: list[CompressedLayer]
+    unheard: dict[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CompressReport:
