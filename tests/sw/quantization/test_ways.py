@@ -117,4 +117,5 @@ def test_words_of_planes_are_those_that_they_fetch() -> None:
 
     _, told = words(quantize(model, x, method="nearest"), names)
     found, _ = words(quantize(model, x, method="nearest", planes=names), [])
-    assert abs(told - found) < 0.05 * found
+    # Beside planes the hidden vector is finer and moves more often; that is not foretold.
+    assert 0.88 * found < told <= found
