@@ -212,7 +212,7 @@ def _timing(part: SdramPart, clock_hz: int) -> tuple[int, ...]:
     latencies = [latency for latency, highest in part.cas if clock_hz <= highest]
     return (
         *(t.trcd, t.trp, t.tras, 100 * clock_hz // 10**6, t.trc, t.trfc, t.trrd, t.twr, t.tmrd),
-        *(8, clock_hz * 64 // 1000, part.refreshes, t.startup, 8, max(latencies), min(latencies)),
+        *(8, part.window(clock_hz), part.refreshes, t.startup, 8, max(latencies), min(latencies)),
     )
 
 

@@ -23,7 +23,7 @@ struct SdramGeometry {
     int row_bits, column_bits, bank_bits, data_bits;
 };
 
-// In cycles. Datasheet names; `window` is 64 ms, in which `refreshes` commands are required.
+// In cycles. Datasheet names; `window` is 64 ms (or 32), in which `refreshes` commands are required.
 struct SdramTiming {
     int trcd, trp, tras, tras_max, trc, trfc, trrd, twr, tmrd;
     int postponed;            // refreshes that may be late
@@ -246,7 +246,7 @@ class SdramModel {
         if (late > -t.postponed) late--;
         // Every row comes round once in `refreshes` commands.
         int64_t& before = refresh_times[refresh_position];
-        if (before != NEVER && now - before > t.window) fail("a row was not refreshed within 64 ms");
+        if (before != NEVER && now - before > t.window) fail("a row was not refreshed within its window");
         before = now;
         refresh_position = (refresh_position + 1) % refresh_times.size();
     }

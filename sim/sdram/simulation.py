@@ -119,7 +119,7 @@ class SdramSimulation:
         values = [
             *(part.row_bits, part.column_bits, part.bank_bits, part.data_bits),
             *(t.trcd, t.trp, t.tras, _TRAS_MAX_US * clock // 10**6, t.trc, t.trfc, t.trrd),
-            *(t.twr, t.tmrd, 8, clock * 64 // 1000, part.refreshes),
+            *(t.twr, t.tmrd, 8, part.window(clock), part.refreshes),
             *((timings or controller.timings).startup, 8, max(latencies), min(latencies)),
             *(controller.address_bits, controller.length_bits, controller.word_bits),
             controller.input_delay,

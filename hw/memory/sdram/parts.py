@@ -77,7 +77,7 @@ class SdramPart:
     trrd_cycles, twr_cycles, tmrd_cycles : int
         Least numbers of cycles, whatever the clock.
     refreshes : int
-        REFRESH commands in 64 ms.
+        REFRESH commands in ``window_ms``, within which each row must have had one.
     startup_us : int
         Pause after power-up.
     cas : tuple of (int, int)
@@ -105,6 +105,7 @@ class SdramPart:
     twr_cycles: int = 2
     tmrd_cycles: int = 2
     startup_us: int = 200
+    window_ms: int = 64
 
     @property
     def banks(self) -> int:
@@ -123,6 +124,10 @@ class SdramPart:
     @property
     def size_bytes(self) -> int:
         return (1 << self.address_bits) * self.data_bits // 8
+
+    def window(self, clock_hz: int) -> int:
+        """Cycles in which every row must be refreshed."""
+        return clock_hz * self.window_ms // 1000
 
     def cas_latency(self, clock_hz: int) -> int:
         """The least CAS latency at a clock.
@@ -158,7 +163,7 @@ class SdramPart:
             The least one that the clock allows, where not given.
         postponed : int
             How many refreshes may wait. The interval is shortened by so much that every row is
-            refreshed within 64 ms all the same.
+            refreshed within the part's window all the same.
         startup_us : int, optional
             Another pause after power-up than the datasheet's, for simulation.
 
@@ -181,13 +186,12 @@ class SdramPart:
                 f"SDRAM {self.name} has no CAS latency {cas_latency} at {clock_hz / 1e6:g} MHz; "
                 f"use {least}"
             )
-        window = clock_hz * 64 // 1000
-        interval = window // (self.refreshes + postponed + 1)
+        interval = self.window(clock_hz) // (self.refreshes + postponed + 1)
         trfc = _cycles(self.trfc, clock_hz)
         if interval < 8 * trfc:
             raise StillnetError(
                 f"SDRAM {self.name} cannot be refreshed at {clock_hz / 1e6:g} MHz; use at least "
-                f"{(8 * (self.refreshes + postponed + 2) * 1000 // 64) / 1e6:.0f} MHz"
+                f"{8 * (self.refreshes + postponed + 2) / self.window_ms / 1e3:.0f} MHz"
             )
         return SdramTimings(
             cas_latency=cas_latency,
@@ -329,7 +333,8 @@ PARTS: dict[str, SdramPart] = {
             trfc=70_000,
             trrd=15_000,
             twr=15_000,
-            refreshes=4096,
+            refreshes=2048,
+            window_ms=32,
             startup_us=200,
             cas=((2, 100_000_000), (3, 143_000_000)),
             source="ESMT M12L16161A-7, AC parameters; two parts side by side; also covers -5",

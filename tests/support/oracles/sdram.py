@@ -51,7 +51,7 @@ def checker_timings(part: SdramPart, clock_hz: int) -> dict[str, Any]:
         "tRFC": (0, part.trfc),
         "tRAS": (0, part.tras),
         "tRRD": (part.trrd_cycles, part.trrd),
-        "tREFI": (0, 64 * 10**9 // part.refreshes),
+        "tREFI": (0, part.window_ms * 10**9 // part.refreshes),
     }
     timings: dict[str, Any] = {name: (c, ps / 1000) for name, (c, ps) in ours.items()}
     timings |= {"tCCD": (1, 0), "tWTR": (2, 0), "tFAW": None, "tZQCS": None}
