@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,11 @@ def _configure_flash(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--persist", action="store_true", help="into the flash, to be there after power-up"
     )
+    parser.add_argument(
+        "--loader",
+        metavar="ARGS",
+        help="openFPGALoader's arguments in place of the board's, for another cable: '-c ft2232'",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the commands and stop")
 
 
@@ -184,6 +190,9 @@ def _run_flash(args: argparse.Namespace) -> dict[str, Any]:
     from .flash import flash
 
     target = board(args.board)
+    if args.loader is not None:
+        loader = tuple(shlex.split(args.loader))
+        target = replace(target, loader=loader, cmsis_dap="cmsisdap" in loader)
     built = args.bitstream or Path("build") / target.name / TOOLCHAINS[target.family].bitstream
     return flash(
         target,
@@ -217,5 +226,7 @@ FLASH = Command(
       the board then loads the network by itself at power-up
   stillnet flash --board ulx3s-85f --dry-run               the commands, without a board
   stillnet flash --board icebreaker                        always into the flash
+  stillnet flash --board colorlight-5a-75b --loader '-c digilent_hs2'
+      through another JTAG cable, as openFPGALoader names it
 """,
 )

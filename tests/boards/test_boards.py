@@ -315,6 +315,13 @@ def test_unknown_board_is_refused(capsys) -> None:
 # -- flash ----------------------------------------------------------------------------------------
 
 
+def test_another_cable(tmp_path: Path, capsys) -> None:
+    bits = tmp_path / "top.bit"
+    bits.write_bytes(bytes(1000))
+    arguments = ["--board", "colorlight-5a-75b", str(bits), "--loader", "-c digilent_hs2"]
+    assert flash_lines(capsys, *arguments) == [["-c", "digilent_hs2", "-m", str(bits)]]
+
+
 def test_a_loader_without_the_boards_cable_is_replaced_or_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
