@@ -14,7 +14,9 @@ The same program works on a virtual board: ``Engine.open("sim:ulx3s-85f")``.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +32,17 @@ from stillnet.sw.contract.fixed import ACTIVATION, ACTIVATION_BITS, EVENT_BITS, 
 from stillnet.sw.contract.image import VERSION as IMAGE_VERSION
 from stillnet.sw.contract.link import Command, Identity
 from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Register, Status
-from stillnet.sw.contract.sources import INPUT, encoder_select
+from stillnet.sw.contract.sources import INPUT, SECOND, encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer
 from stillnet.sw.packing.packer import Image, load_image, pack
 from stillnet.sw.partition.parts import HostParts
 from stillnet.sw.partition.stream import HostStream, chip_state
 from stillnet.sw.util.progress import Progress, silent
 
+from .serving import DEFAULT_PORT, Server
 from .session import ConnectionLost, RefusedCommand, Session
 from .transport import Transport, open_transport
+from .watch import Facts, Watch
 
 __all__ = ["REFUSALS", "ConnectionLost", "Engine", "RefusedCommand"]
 
@@ -97,6 +101,8 @@ class Engine:
         self._session = Session(transport, retry=retry, timeout=timeout)
         self._loaded: _Loaded | None = None
         self._unknown = False  # steps may have been done of which nothing is known
+        self._watch: Watch | None = None
+        self._server: Server | None = None
         try:
             self._identify()
         except BaseException:
@@ -122,6 +128,8 @@ class Engine:
 
     def close(self) -> None:
         """Ends the connection; the board keeps image and state."""
+        if self._server is not None:
+            self._server.close()
         self.transport.close()
 
     def __enter__(self) -> Engine:
@@ -263,6 +271,7 @@ class Engine:
             raise StillnetError(f"the board refused the image: {reason}")
         self._loaded = _outline(image)
         self._unknown = False
+        self._watch_begins()
 
     def attach(self, source: Image | Network | bytes | str | Path) -> None:
         """Joins a board that runs a network already, and leaves image and state as they are.
@@ -288,6 +297,7 @@ class Engine:
             )
         self._loaded = _outline(image)
         self._unknown = False
+        self._watch_begins()
 
     def _image(self, source: Image | Network | bytes | str | Path) -> Image:
         if isinstance(source, (str, Path)) and Path(source).suffix == ".safetensors":
@@ -391,32 +401,72 @@ class Engine:
         session, reply = self._session, 2 * network.outputs
         most = window or self.identity.window
         size = 1 if network.input_mode.one_hot else network.inputs
+        order: deque[bool] = deque()  # of what is unanswered: a step, or the counters
+        count = 0
         finished = False
         try:
-            source = iter(vectors)
-            while True:
-                while session.unanswered and (
-                    session.unanswered >= most or not session.room(2 * size, reply)
-                ):
-                    yield self._output(session.receive(), network)
-                try:
-                    x = next(source)
-                except StopIteration:
-                    break
-                session.send(Command.STEP, self._elements(x, size), reply)
-            while session.unanswered:
-                yield self._output(session.receive(), network)
+            for x in vectors:
+                data = self._elements(x, size)
+                if self._watch is not None:
+                    if self._watch.wanted() is not None:
+                        yield from self._answers(order, 0)
+                        self._give_state()
+                    self._watch.sent(np.asarray(x), session.errors)
+                session.send(Command.STEP, data, reply)
+                order.append(True)
+                count += 1
+                while order.count(True) >= most or (order and not session.room(2 * size, reply)):
+                    yield from self._answer(order)
+            yield from self._answers(order, 0)
+            if self._watch is not None and count > 1:
+                self._watch_now()
             finished = True
-        except ConnectionLost:
+        except ConnectionLost as error:
             self._unknown = True
             finished = True
+            self._fail(error)
+            raise
+        except StillnetError as error:
+            self._fail(error)
             raise
         finally:
             if not finished and session.connected:
                 try:
+                    while order:
+                        with suppress(RefusedCommand):
+                            next(self._answer(order), None)
                     session.drain()
                 except StillnetError:
                     self._unknown = True
+
+    def _answers(self, order: deque[bool], left: int) -> Iterator[np.ndarray]:
+        """Takes replies until ``left`` are to come; gives the outputs among them."""
+        while len(order) > left:
+            yield from self._answer(order)
+
+    def _answer(self, order: deque[bool]) -> Iterator[np.ndarray]:
+        """Takes the next reply: an output, or counters, which the watch gets."""
+        session, watch = self._session, self._watch
+        step = order.popleft()
+        data = session.receive()
+        if not step:
+            if watch is not None:
+                watch.counters(self._counter_values(data), session.errors)
+            return
+        y = self._output(data, self.network)
+        if watch is not None:
+            watch.answered(y, session.errors)
+            if watch.due():
+                self._ask_counters(order)
+        yield y
+
+    def _ask_counters(self, order: deque[bool]) -> None:
+        """Asks for the counters between two steps, where the board has room for it."""
+        payload, size = self._counter_request()
+        if self._watch is not None and self._session.room(len(payload), size):
+            self._watch.asked()
+            self._session.send(Command.ACCESS, payload, size)
+            order.append(False)
 
     def _elements(self, x: np.ndarray, size: int) -> bytes:
         x = np.asarray(x)
@@ -460,6 +510,9 @@ class Engine:
         self._session.call(Command.ACCESS, link.clear())
         self._wait(Status.LOADED | Status.IDLE)
         self._unknown = False
+        if self._watch is not None:
+            self._watch.pause()
+            self._watch.recovered()
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything that decides the future, as ``Reference.get_state`` gives it."""
@@ -671,29 +724,151 @@ class Engine:
                 selects.append(encoder_select(source, second=True))
         for select in selects:
             self._session.call(Command.ACCESS, link.set_threshold(select, units))
+        if self._watch is not None:
+            second = SECOND if recurrent else 0
+            self._watch.threshold(network.event_names().get(source + second, str(where)), units)
 
     def counters(self) -> dict[str, Any]:
         """The hardware's counters by name, in lower case, and ``events`` by source."""
-        names = {"input": encoder_select(INPUT)}
-        if self._loaded is not None:
-            names = {name: encoder_select(k) for k, name in self.network.event_names().items()}
-        payload = b"".join(link.read(r) for r in COUNTERS)
-        for select in names.values():
-            payload += link.write(Register.EVENTS_SELECT, [select]) + link.read(Register.EVENTS)
+        payload, size = self._counter_request()
         self._ready()
         if self._loaded is not None:
             self._idle()
-        count = len(COUNTERS) + len(names)
-        data = self._session.call(Command.ACCESS, payload, 4 * count)
+        values = self._counter_values(self._session.call(Command.ACCESS, payload, size))
+        if self._watch is not None:
+            self._watch.counters(values, self._session.errors)
+        return values
+
+    def _event_selects(self) -> dict[str, int]:
+        if self._loaded is None:
+            return {"input": encoder_select(INPUT)}
+        return {name: encoder_select(k) for k, name in self.network.event_names().items()}
+
+    def _counter_request(self) -> tuple[bytes, int]:
+        """Operations that read all counters, and bytes of the reply."""
+        selects = self._event_selects().values()
+        payload = b"".join(link.read(r) for r in COUNTERS)
+        for select in selects:
+            payload += link.write(Register.EVENTS_SELECT, [select]) + link.read(Register.EVENTS)
+        return payload, 4 * (len(COUNTERS) + len(selects))
+
+    def _counter_values(self, data: bytes) -> dict[str, Any]:
         values = [int(v) for v in np.frombuffer(data, "<u4")]
         result: dict[str, Any] = {r.name.lower(): v for r, v in zip(COUNTERS, values)}
-        result["events"] = dict(zip(names, values[len(COUNTERS) :]))
+        result["events"] = dict(zip(self._event_selects(), values[len(COUNTERS) :]))
         return result
 
     def reset_counters(self) -> None:
         """Sets all counters to zero."""
         self._ready()
         self._session.call(Command.ACCESS, link.clear_counters())
+        if self._watch is not None:
+            self._watch.rebase(self._zero_counters())
+
+    def _zero_counters(self) -> dict[str, Any]:
+        return self._counter_values(bytes(self._counter_request()[1]))
+
+    # -- who looks on -----------------------------------------------------------------------------
+
+    @property
+    def watch(self) -> Watch | None:
+        """Statistics of the stream, after :meth:`serve`."""
+        return self._watch
+
+    def serve(
+        self,
+        port: int = DEFAULT_PORT,
+        *,
+        host: str = "127.0.0.1",
+        deadline: float | None = None,
+        period: float | None = None,
+        interval: float = 0.5,
+        every: int = 0,
+    ) -> str:
+        """Lets others look on, as ``stillnet monitor`` does, while this program streams.
+
+        A thread answers them with what the driver knows; the driver reads the board's counters
+        between two steps, about every ``interval``. The board has one owner, this one.
+
+        Parameters
+        ----------
+        port : int
+            On this computer; 0 for any free one.
+        host : str
+            Address to listen on. There is no password.
+        deadline : float, optional
+            Seconds that a step may take, from its vector to its output.
+        period : float, optional
+            Seconds from one step to the next; the deadline where absent.
+        interval : float
+            Seconds between two readings of the counters.
+        every : int
+            Read them at least every N steps as well; 1 tells the cycles of every step.
+
+        Returns
+        -------
+        str
+            The address for ``stillnet monitor --attach``.
+        """
+        if self._server is not None:
+            self._server.close()
+        clock = self.transport.now
+        watch = Watch(
+            deadline=deadline, period=period, interval=interval, every=every, clock=clock
+        )
+        self._server = Server(watch, port, host)
+        self._watch = watch
+        if self._loaded is not None:
+            self._watch_begins()
+        return self._server.address
+
+    def _watch_begins(self) -> None:
+        """A network was loaded."""
+        if self._watch is None:
+            return
+        outline = self.network
+        sizes = {
+            name: outline.source_size(k % SECOND if k >= 0 else k)
+            for k, name in outline.event_names().items()
+        }
+        facts = Facts(
+            network=outline.name,
+            board=self.identity.board,
+            engine=self.config.name,
+            port=self.transport.name,
+            fingerprint=f"{self.identity.fingerprint:08x}",
+            clock_hz=self.identity.clock_hz,
+            vectors=sizes,
+            inputs=outline.inputs,
+            outputs=outline.outputs,
+            tokens=outline.input_mode.one_hot,
+        )
+        watch, self._watch = self._watch, None
+        try:
+            watch.begin(facts, self.counters())
+        finally:
+            self._watch = watch
+        watch.recovered()
+
+    def _watch_now(self) -> None:
+        """The counters as they are after the last of some steps."""
+        self.counters()
+        if self._watch is not None:
+            self._watch.flush()
+
+    def _give_state(self) -> None:
+        """Reads the state for the one who asked for it; no step is in flight."""
+        watch = self._watch
+        wanted = None if watch is None else watch.wanted()
+        if watch is None or wanted is None:
+            return
+        begin = self.transport.now()
+        state = chip_state(self.get_state())
+        watch.follow(wanted, state, self.transport.now() - begin)
+
+    def _fail(self, error: StillnetError) -> None:
+        if self._watch is not None:
+            self._watch.failed(error, self._session.errors)
 
     def status(self) -> int:
         """The STATUS register: :class:`~stillnet.sw.contract.registers.Status` and an error."""
