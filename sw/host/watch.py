@@ -36,7 +36,7 @@ WORST = 8
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 5.0)
 """Upper bounds of the histogram of times, in deadlines."""
 
-SERIES = tuple(m * 10.0**e for e in range(-5, 1) for m in (1, 2, 5))
+SERIES = tuple(float(f"{m}e{e}") for e in range(-5, 1) for m in (1, 2, 5))
 """The same in seconds, where there is no deadline."""
 
 GAUGES = ("latency", "budgets")
@@ -165,10 +165,13 @@ class Watch:
                 raise StillnetError(f"{name} must be a positive number of seconds, not {value!r}")
         if every < 0:
             raise StillnetError(f"every must be a number of steps from 0, not {every!r}")
-        self.deadline, self.period = deadline, period or deadline
+        self.deadline = None if deadline is None else float(f"{deadline:.9g}")
+        self.period = period or self.deadline
         self.interval, self.every = interval, every
         self._clock = clock
-        self.bounds = SERIES if deadline is None else tuple(s * deadline for s in SHARES)
+        self.bounds = SERIES
+        if deadline is not None:
+            self.bounds = tuple(float(f"{share * deadline:.9g}") for share in SHARES)
         self._lock = threading.Lock()
         self._facts: Facts | None = None
         self._begin = time.time()

@@ -48,6 +48,8 @@ class Monitor:
         The recent past, the latest last.
     verdicts : list of Verdict
         The latest checks.
+    calibration : Calibration or None
+        What the network file says.
     doubts : list of str
         What this monitor cannot do, and why.
     """
@@ -73,16 +75,17 @@ class Monitor:
         self.lock = threading.RLock()
         self._begin: float | None = None
         self._next_check = 0
+        self.calibration: Calibration | None = None
         self._drift: Drift | None = None
         if network is not None:
-            calibration = Calibration.of_notes(network)
-            if calibration is None:
+            self.calibration = Calibration.of_notes(network)
+            if self.calibration is None:
                 self.doubts.append(
                     f"network '{network.name}' does not say what calibration saw, so drift is not "
                     "watched; quantize it again"
                 )
             else:
-                self._drift = Drift(network, calibration, self.alarms)
+                self._drift = Drift(network, self.calibration, self.alarms)
         self._stop = threading.Event()
 
     @property
@@ -197,7 +200,7 @@ class Monitor:
             self.verdicts.append(verdict)
             self.checked += verdict.steps
             if verdict.difference is None:
-                self.alarms.over("canary", "check")
+                self.alarms.over("canary")
             else:
                 self.different += 1
                 text = f"the board computes something else than the reference: {verdict.difference}"
