@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.host.serving import DEFAULT_PORT as DRIVER_PORT
 from stillnet.sw.monitor.canary import Canary
 from stillnet.sw.monitor.client import Client
-from stillnet.sw.monitor.figures import ago, count, milliseconds, quantile, recent, status
+from stillnet.sw.monitor.figures import ago, quantile, recent, status
 from stillnet.sw.monitor.monitor import Monitor
 from stillnet.sw.monitor.server import DEFAULT_PORT, serve_page
 from stillnet.sw.network.network import Network
+from stillnet.sw.util.shown import shown_count, shown_time
 
 from . import options
 from .main import Command
@@ -72,8 +72,11 @@ def _run(args: argparse.Namespace) -> dict[str, Any] | None:
 
     def say(address: str) -> None:
         place = sys.stderr if args.json else sys.stdout
-        print(f"watching {monitor.client.name}: {address}, for Prometheus {address}/metrics",
-              file=place, flush=True)
+        print(
+            f"watching {monitor.client.name}: {address}, for Prometheus {address}/metrics",
+            file=place,
+            flush=True,
+        )
 
     monitor.start()
     try:
@@ -97,18 +100,20 @@ def _show(summary: dict[str, Any]) -> None:
     for name, total in summary["counters"]["events"].items():
         rate = now.get("events", {}).get(name)
         budget = summary["budgets"].get(name)
-        shown = ["-" if v is None else count(v) for v in (rate, budget)]
+        shown = ["-" if v is None else shown_count(v) for v in (rate, budget)]
         table.add_row(name, f"{total:,}", *shown)
     print_tables(table)
     if now:
-        print(f"words per step: {count(now['words'])}, steps per second: "
-              f"{now['steps_per_second']:.3g}")
+        print(
+            f"words per step: {shown_count(now['words'])}, steps per second: "
+            f"{now['steps_per_second']:.3g}"
+        )
     if summary["steps"]:
         limit = summary["deadline"]
         print(
-            f"time per step: 99 % within {milliseconds(quantile(times, 0.99))}, worst "
-            f"{milliseconds(times['worst'])}"
-            + ("" if limit is None else f", {summary['misses']} over {milliseconds(limit)}")
+            f"time per step: 99 % within {shown_time(quantile(times, 0.99))}, worst "
+            f"{shown_time(times['worst'])}"
+            + ("" if limit is None else f", {summary['misses']} over {shown_time(limit)}")
         )
     print(f"saturations: {summary['counters']['saturations']:,}")
     print(f"link errors: {sum(summary['link'].values()):,}, all repaired")

@@ -813,9 +813,7 @@ class Engine:
         if self._server is not None:
             self._server.close()
         clock = self.transport.now
-        watch = Watch(
-            deadline=deadline, period=period, interval=interval, every=every, clock=clock
-        )
+        watch = Watch(deadline=deadline, period=period, interval=interval, every=every, clock=clock)
         self._server = Server(watch, port, host)
         self._watch = watch
         if self._loaded is not None:

@@ -54,9 +54,10 @@ class _Handler(BaseHTTPRequestHandler):
             reason = wanted.reason or "no steps are running"
             return self._send(503, "text/plain", reason.encode())
         buffer = io.BytesIO()
-        state = {f"state/{k}": v for k, v in wanted.state.items()}
-        facts = np.array([wanted.first, wanted.seconds])
-        np.savez(buffer, facts=facts, x=np.stack(wanted.x), y=np.stack(wanted.y), **state)
+        arrays: dict[str, Any] = {f"state/{k}": v for k, v in wanted.state.items()}
+        arrays["facts"] = np.array([wanted.first, wanted.seconds])
+        arrays |= {"x": np.stack(wanted.x), "y": np.stack(wanted.y)}
+        np.savez(buffer, **arrays)
         return self._send(200, "application/octet-stream", buffer.getvalue())
 
     def _send(self, status: int, kind: str, data: bytes) -> None:

@@ -183,7 +183,7 @@ class Watch:
         self._faults = 0
         self._thresholds: dict[str, int] = {}
         self._counts = [0] * (len(self.bounds) + 1)
-        self._time_sum = self._time_worst = 0.0
+        self._time_sum = self._time_worst = self._block_worst = 0.0
         self._misses = self._host_late = 0
         self._worst: list[dict[str, Any]] = []
         self._fresh: list[dict[str, Any]] = []  # entries of _worst whose counters are not known
@@ -209,7 +209,10 @@ class Watch:
         """A network is on the board; its counters stand where they stand."""
         with self._lock:
             self._facts = facts
-            if not self._totals or self._totals.get("events", {}).keys() != counters["events"].keys():
+            if (
+                not self._totals
+                or self._totals.get("events", {}).keys() != counters["events"].keys()
+            ):
                 self._totals = _copy(counters)
             self._raw = _copy(counters)
             size = 0 if facts.tokens else facts.inputs
@@ -284,6 +287,7 @@ class Watch:
             self._counts[bisect_left(self.bounds, seconds)] += 1
             self._time_sum += seconds
             self._time_worst = max(self._time_worst, seconds)
+            self._block_worst = max(self._block_worst, seconds)
             missed = self.deadline is not None and seconds > self.deadline
             self._misses += missed
             self._link = link
@@ -409,8 +413,10 @@ class Watch:
             "input": self._input.take(),
             "still": self._still.tolist(),
             "output": self._output.take(),
+            "worst": self._block_worst,
         }
         self._blocks.append(block)
+        self._block_worst = 0.0
         self._block_at, self._block_first, self._block_base = now, self.steps, sums
 
     # -- for readers ------------------------------------------------------------------------------

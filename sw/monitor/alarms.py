@@ -60,9 +60,7 @@ class Alarms:
         """Those that go on, the newest first."""
         return sorted(self._active.values(), key=lambda a: -a.since)
 
-    def seen(
-        self, kind: str, where: str, text: str, step: int, when: float | None = None
-    ) -> None:
+    def seen(self, kind: str, where: str, text: str, step: int, when: float | None = None) -> None:
         """A cause is there, in the words of now; ``when`` it was first there."""
         now = time.time()
         when = now if when is None else when

@@ -124,7 +124,7 @@ class Canary:
         """Of the float model from the same state."""
         network, state = self.network, {}
         for i, layer in enumerate(network.layers):
-            scale = 1.0 if layer.unit_exponents is None else 2.0 ** -layer.unit_exponents
+            scale = 1.0 if layer.unit_exponents is None else 2.0**-layer.unit_exponents
             for s in CELLS[layer.cell].state:
                 unit = 2.0 ** -state_format(layer, s).fraction
                 state[i, s] = steps.state[f"{i}/{s}"] * unit * scale

@@ -1,4 +1,4 @@
-"""Whether a stream still looks like calibration: rates of events, ranges, saturations, still inputs.
+"""Whether a stream still looks like calibration: rates, ranges, saturations, stuck inputs.
 
 Every rule compares like with like: rates are taken over windows of at least as many steps as those
 of calibration, ranges and still runs element by element.
@@ -7,7 +7,6 @@ of calibration, ranges and still runs element by element.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,16 +69,13 @@ class Drift:
         self._ranges(block)
         self._stuck(block)
 
-    def _per_step(self, count: Callable[[dict[str, Any]], int]) -> float:
-        return sum(count(b) for b in self._window) / self._steps
-
     def _say(self, kind: str, where: str, text: str, block: dict[str, Any]) -> None:
         begin = block["time"] - block["seconds"]
         self.alarms.seen(kind, where, text, block["first"], begin)
 
     def _rates(self) -> None:
         for name, (low, _, high) in self.calibration.events.items():
-            rate = self._per_step(lambda b, name=name: b["counters"]["events"].get(name, 0))
+            rate = sum(b["counters"]["events"].get(name, 0) for b in self._window) / self._steps
             most = high * RATE_MARGIN + RATE_FLOOR
             least = low / RATE_MARGIN - RATE_FLOOR
             if least <= rate <= most:
@@ -94,7 +90,7 @@ class Drift:
             )
 
     def _saturations(self) -> None:
-        rate = self._per_step(lambda b: b["counters"]["saturations"])
+        rate = sum(b["counters"]["saturations"] for b in self._window) / self._steps
         known = self.calibration.saturations
         if rate > SATURATION_FACTOR * known + SATURATION_FLOOR:
             self._say(

@@ -1,4 +1,4 @@
-"""Figures that page, terminal and alarms share: rates over the recent past, times, words to show."""
+"""Figures that page and terminal share: rates over the recent past, times, how it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["RECENT", "ago", "count", "milliseconds", "quantile", "recent", "status"]
+__all__ = ["RECENT", "ago", "quantile", "recent", "status"]
 
 RECENT = 5.0
 """Seconds over which a rate of now is taken."""
@@ -32,9 +32,7 @@ def recent(blocks: Iterable[dict[str, Any]]) -> dict[str, Any]:
     names = taken[0]["counters"]["events"]
     return {
         "steps_per_second": steps / max(sum(b["seconds"] for b in taken), 1e-9),
-        "events": {
-            n: sum(b["counters"]["events"].get(n, 0) for b in taken) / steps for n in names
-        },
+        "events": {n: sum(b["counters"]["events"].get(n, 0) for b in taken) / steps for n in names},
         **{
             key: sum(b["counters"][key] for b in taken) / steps
             for key in ("words", "cycles", "saturations")
@@ -64,22 +62,6 @@ def status(document: dict[str, Any] | None, reachable: bool) -> tuple[str, str]:
     if last is None or time.time() - last > max(3.0, 3 * (document["period"] or 0)):
         return "no steps", "idle"
     return "running", "good"
-
-
-def count(value: float) -> str:
-    """A number, short and readable."""
-    if isinstance(value, int) or value >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def milliseconds(seconds: float | None) -> str:
-    """A time, in a unit that suits it."""
-    if seconds is None:
-        return "–"
-    if seconds < 1e-3:
-        return f"{1e6 * seconds:.3g} µs"
-    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def ago(when: float) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.calibration import Calibration
 from stillnet.sw.network.network import Network
+from stillnet.sw.util.shown import shown_time
 
 from .alarms import Alarms
 from .canary import Canary, Verdict
@@ -158,13 +159,13 @@ class Monitor:
         document, begin = self.document, block["time"] - block["seconds"]
         assert document is not None
         if block["misses"]:
-            limit = 1000 * document["deadline"]
-            text = f"{block['misses']} of {block['steps']} steps took longer than {limit:.4g} ms"
+            limit = shown_time(document["deadline"])
+            text = f"{block['misses']} of {block['steps']} steps took longer than {limit}"
             self.alarms.seen("deadline", "steps", text, block["first"], begin)
         if block["host_late"]:
             text = (
                 f"{block['host_late']} of {block['steps']} steps began too late: the program, or "
-                f"its computer, is slower than one step every {1000 * document['period']:.4g} ms"
+                f"its computer, is slower than one step every {shown_time(document['period'])}"
             )
             self.alarms.seen("host", "program", text, block["first"], begin)
         repairs = {k: v for k, v in block["link"].items() if v}

@@ -6,7 +6,9 @@ import time
 from html import escape
 from typing import Any
 
-from .figures import ago, count, milliseconds, quantile, recent, status
+from stillnet.sw.util.shown import shown_count, shown_time
+
+from .figures import ago, quantile, recent, status
 from .monitor import Monitor
 
 __all__ = ["build_page"]
@@ -74,14 +76,16 @@ class _Page:
     """One page in one browser."""
 
     def __init__(self, monitor: Monitor, document: Any) -> None:
+        from bokeh import models
         from bokeh.core.templates import get_env
-        from bokeh.models import Div
 
+        # Its stubs know neither all models nor that properties convert what they are given.
+        self.models: Any = models
         self.monitor, self.document = monitor, document
         names = list((monitor.document or {}).get("counters", {}).get("events", {}))
         self.vectors = names
         self.divs = {
-            name: Div(name=name, sizing_mode="stretch_width", stylesheets=[STYLE])
+            name: self.models.Div(name=name, sizing_mode="stretch_width", stylesheets=[STYLE])
             for name in ("head", "alarms", "tiles", "tables")
         }
         self._charts()
@@ -95,10 +99,9 @@ class _Page:
     # -- charts -----------------------------------------------------------------------------------
 
     def _charts(self) -> None:
-        from bokeh.models import ColumnDataSource, Range1d, Span
-
-        self.past = ColumnDataSource({"time": [], **{k: [] for k in self._columns()}})
-        self.bars = ColumnDataSource({"left": [], "right": [], "top": [], "colour": []})
+        models = self.models
+        self.past = models.ColumnDataSource({"time": [], **{k: [] for k in self._columns()}})
+        self.bars = models.ColumnDataSource({"left": [], "right": [], "top": [], "colour": []})
         events = self._chart("events", "Events per step, by vector")
         if self.vectors:
             colours = [COLOURS[k % len(COLOURS)] for k in range(len(self.vectors))]
@@ -113,10 +116,11 @@ class _Page:
             )
         words = self._chart("words", "Words per step")
         words.line("time", "words", source=self.past, color=COLOURS[0], line_width=2)
-        times = self._chart("times", "Time per step (ms): mean of each half second")
+        times = self._chart("times", "Time per step (ms): mean, and the worst of each interval")
         times.line("time", "mean", source=self.past, color=COLOURS[0], line_width=2)
+        times.scatter("time", "worst", source=self.past, color=COLOURS[1], size=4)
         self.histogram = self._chart("histogram", "Time per step: steps by time (ms)", time=False)
-        self.histogram.x_range = Range1d(0, 1)
+        self.histogram.x_range = models.Range1d(0, 1)
         self.histogram.quad(
             left="left",
             right="right",
@@ -127,7 +131,7 @@ class _Page:
             source=self.bars,
         )
         self.lines = [
-            Span(location=-1, dimension=d, line_color=BAD, line_dash="dashed", line_width=2)
+            models.Span(location=-1, dimension=d, line_color=BAD, line_dash="dashed", line_width=2)
             for d in ("width", "height")
         ]
         times.add_layout(self.lines[0])
@@ -143,19 +147,18 @@ class _Page:
             self.document.add_root(chart)
 
     def _columns(self) -> list[str]:
-        return ["words", "mean", *(f"e{k}" for k in range(len(self.vectors)))]
+        return ["words", "mean", "worst", *(f"e{k}" for k in range(len(self.vectors)))]
 
     def _chart(self, name: str, title: str, *, time: bool = True) -> Any:
-        from bokeh.models import DataRange1d, NumeralTickFormatter
         from bokeh.plotting import figure
 
-        chart = figure(
+        chart: Any = figure(
             name=name,
             title=title,
             height=HEIGHT + (40 if name == "events" else 0),
             sizing_mode="stretch_width",
             x_axis_type="datetime" if time else "linear",
-            y_range=DataRange1d(start=0),
+            y_range=self.models.DataRange1d(start=0),
             toolbar_location=None,
             tools="",
         )
@@ -167,7 +170,7 @@ class _Page:
             axis.axis_line_color = axis.major_tick_line_color = FAINT
             axis.minor_tick_line_color = None
             axis.major_label_text_color = INK
-        chart.yaxis.formatter = NumeralTickFormatter(format="0,0.[000]")
+        chart.yaxis.formatter = self.models.NumeralTickFormatter(format="0,0.[000]")
         return chart
 
     # -- news -------------------------------------------------------------------------------------
@@ -190,6 +193,7 @@ class _Page:
         data = {
             "time": [1000 * (b["time"] + zone) for b in blocks],
             "words": [b["counters"]["words"] / b["steps"] for b in blocks],
+            "worst": [1000 * b["worst"] for b in blocks],
             "mean": [1000 * b["times"]["sum"] / max(b["times"]["count"], 1) for b in blocks],
         }
         for k, name in enumerate(self.vectors):
@@ -234,7 +238,7 @@ class _Page:
             return f"{text}<p class='faint'>waiting for {escape(self.monitor.client.name)}</p>"
         limit = "no deadline is set"
         if document["deadline"] is not None:
-            limit = f"deadline {milliseconds(document['deadline'])}"
+            limit = f"deadline {shown_time(document['deadline'])}"
         return (
             f"{text}<p class='faint'>on {escape(facts['board'])}, engine "
             f"{escape(facts['engine'])} at {facts['clock_hz'] / 1e6:g} MHz, over "
@@ -264,30 +268,44 @@ class _Page:
         per_step = sum(now.get("events", {}).values())
         budget = sum(self.monitor.budgets.values())
         tiles = [
-            ("steps", count(document["steps"]), f"{now.get('steps_per_second', 0):.3g} per second"),
+            (
+                "steps",
+                shown_count(document["steps"]),
+                f"{now.get('steps_per_second', 0):.3g} per second",
+            ),
             (
                 "events",
-                count(sum(counters["events"].values())),
-                f"{count(per_step)} per step" + (f", budget {count(budget)}" if budget else ""),
+                shown_count(sum(counters["events"].values())),
+                f"{shown_count(per_step)} per step"
+                + (f", budget {shown_count(budget)}" if budget else ""),
             ),
-            ("words", count(counters["words"]), f"{count(now.get('words', 0.0))} per step"),
+            (
+                "words",
+                shown_count(counters["words"]),
+                f"{shown_count(now.get('words', 0.0))} per step",
+            ),
             (
                 "worst step",
-                milliseconds(times["worst"]) if document["steps"] else "–",
-                f"99 % within {milliseconds(quantile(times, 0.99))}",
+                shown_time(times["worst"]) if document["steps"] else "–",
+                f"99 % within {shown_time(quantile(times, 0.99))}",
                 late,
             ),
-            ("misses", count(document["misses"]), "steps over the deadline", document["misses"]),
-            ("slow host", count(document["host_late"]), "steps begun too late"),
+            (
+                "misses",
+                shown_count(document["misses"]),
+                "steps over the deadline",
+                document["misses"],
+            ),
+            ("slow host", shown_count(document["host_late"]), "steps begun too late"),
             (
                 "saturations",
-                count(counters["saturations"]),
+                shown_count(counters["saturations"]),
                 f"{now.get('saturations', 0.0):.3g} per step",
             ),
-            ("link errors", count(link), "all repaired"),
+            ("link errors", shown_count(link), "all repaired"),
         ]
         if counters.get("late"):
-            tiles.append(("late events", count(sum(counters["late"].values())), "by budgets"))
+            tiles.append(("late events", shown_count(sum(counters["late"].values())), "by budgets"))
         if self.monitor.canary is not None:
             tiles.append(self._canary())
         return '<div class="tiles">' + "".join(_tile(*t) for t in tiles) + "</div>"
@@ -318,7 +336,7 @@ class _Page:
                 known = drift.events.get(name)
                 row.append("–" if known is None else f"{known[0]:.3g} to {known[2]:.3g}")
             if budgets:
-                row.append(count(budgets[name]) if name in budgets else "–")
+                row.append(shown_count(budgets[name]) if name in budgets else "–")
             rows.append(row)
         return _table("Vectors, the latest seconds", head, rows)
 
@@ -327,7 +345,7 @@ class _Page:
         for entry in document["worst"][:WORST_SHOWN]:
             why = reason(entry, document)
             rows.append(
-                [f"{entry['step']:,}", ago(entry["time"]), milliseconds(entry["seconds"]), why]
+                [f"{entry['step']:,}", ago(entry["time"]), shown_time(entry["seconds"]), why]
             )
         return "<br>" + _table("Slowest steps", ["step", "at", "time", "why"], rows, right=(0, 2))
 
@@ -342,7 +360,7 @@ def reason(entry: dict[str, Any], document: dict[str, Any]) -> str:
         return "not looked at"
     engine = cycles / document["facts"]["clock_hz"]
     who = "engine" if engine > 0.5 * entry["seconds"] else "link and host"
-    text = f"{who}: {cycles:,} cycles, {milliseconds(engine)} in the engine"
+    text = f"{who}: {cycles:,} cycles, {shown_time(engine)} in the engine"
     if "counters" in entry:
         text += f", {entry['counters']['words']:,} words"
     return text
@@ -361,7 +379,7 @@ def _table(
 ) -> str:
     def cells(tag: str, row: list[str]) -> str:
         return "".join(
-            f'<{tag}{" class=n" if k in right else ""}>{cell}</{tag}>' for k, cell in enumerate(row)
+            f"<{tag}{' class=n' if k in right else ''}>{cell}</{tag}>" for k, cell in enumerate(row)
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)

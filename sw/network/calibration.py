@@ -114,9 +114,7 @@ class Calibration:
 
 def _rates(counts: list[np.ndarray], window: int) -> tuple[float, float, float]:
     """Least, mean and most events per step, the first and the last over windows."""
-    sums = [
-        np.convolve(c, np.ones(window, np.int64), "valid") for c in counts if len(c) >= window
-    ]
+    sums = [np.convolve(c, np.ones(window, np.int64), "valid") for c in counts if len(c) >= window]
     rates = np.concatenate(sums) / window
     mean = float(np.mean(np.concatenate(counts)))
     return round(float(rates.min()), 4), round(mean, 4), round(float(rates.max()), 4)
