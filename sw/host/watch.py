@@ -149,6 +149,8 @@ class Watch:
         every step are known.
     clock : function
         The board's time in seconds: a virtual board has its own.
+    host_clock : function
+        The time of this program.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class Watch:
         interval: float = 0.5,
         every: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        host_clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         for name, value in (("deadline", deadline), ("period", period), ("interval", interval)):
             if value is not None and not value > 0:
@@ -168,7 +171,7 @@ class Watch:
         self.deadline = None if deadline is None else float(f"{deadline:.9g}")
         self.period = period or self.deadline
         self.interval, self.every = interval, every
-        self._clock = clock
+        self._clock, self._host_clock = clock, host_clock
         self.bounds = SERIES
         if deadline is not None:
             self.bounds = tuple(float(f"{share * deadline:.9g}") for share in SHARES)
@@ -257,7 +260,7 @@ class Watch:
         link : dict of str to int
             Counts of the session's repairs.
         """
-        now = time.perf_counter()
+        now = self._host_clock()
         with self._lock:
             host = now - self._answered_at if self._answered_at and not self._sent else 0.0
             if self.period is not None and host:
@@ -282,7 +285,7 @@ class Watch:
                 return
             begin, host, before = self._sent.popleft()
             seconds = now - begin
-            self._answered_at, self._answer = time.perf_counter(), seconds
+            self._answered_at, self._answer = self._host_clock(), seconds
             self._last_step = time.time()
             self._counts[bisect_left(self.bounds, seconds)] += 1
             self._time_sum += seconds

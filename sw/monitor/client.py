@@ -59,10 +59,10 @@ class Client:
     """
 
     def __init__(self, address: str, *, timeout: float = 3.0) -> None:
-        host, _, port = address.rpartition(":")
-        if not port.isdigit():
+        host, colon, port = address.rpartition(":")
+        if not colon and not port.isdigit():
             host, port = address, str(DEFAULT_PORT)
-        if not port.isdigit() or int(port) > 65535 or "/" in host:
+        if not port.isdigit() or int(port) > 65535 or "/" in host or not address:
             raise StillnetError(f"'{address}' is not HOST:PORT, as in 127.0.0.1:{DEFAULT_PORT}")
         self.host, self.port, self.timeout = host or "127.0.0.1", int(port), timeout
         self.name = f"{self.host}:{self.port}"

@@ -1,0 +1,247 @@
+"""What is shown: Prometheus' own parser and a browser read the numbers of the driver."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stillnet.sw.cli.main import main
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.monitor.canary import Canary
+from stillnet.sw.monitor.client import Client, NoDriver
+from stillnet.sw.monitor.metrics import prometheus_text
+from stillnet.sw.monitor.monitor import Monitor
+from stillnet.sw.monitor.server import serve_page
+from tests.support.streams import Stream, model, network, recording
+
+
+@contextmanager
+def page(monitor: Monitor) -> Iterator[str]:
+    """The page's address, while it is served in a thread."""
+    stop, there = threading.Event(), threading.Event()
+    addresses: list[str] = []
+
+    def say(address: str) -> None:
+        addresses.append(address)
+        there.set()
+
+    work = threading.Thread(target=serve_page, args=(monitor, 0), kwargs={"say": say, "stop": stop})
+    work.start()
+    assert there.wait(30)
+    try:
+        yield addresses[0]
+    finally:
+        stop.set()
+        work.join(20)
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return answer.read().decode()
+
+
+def samples(text: str) -> dict[tuple, float]:
+    """Every number, by name and labels."""
+    return {
+        (s.name, *sorted(s.labels.values())): s.value
+        for family in text_string_to_metric_families(text)
+        for s in family.samples
+    }
+
+
+def test_prometheus_reads_the_numbers() -> None:
+    with Stream(deadline=0.5, monitor={"canary": Canary(network(), model())}) as stream:
+        stream.run(recording(1))
+        stream.board.lose = 1
+        stream.run(recording(2, 50))
+        counters = stream.engine.counters()
+        stream.monitor.poll()
+        with page(stream.monitor) as address:
+            found = samples(get(f"{address}/metrics"))
+            assert "stillnet monitor" in get(f"{address}/")
+        document = stream.monitor.document
+        assert found["stillnet_up",] == 1
+        assert found["stillnet_steps_total",] == 450
+        for key in ("words", "cycles", "saturations"):
+            assert found[f"stillnet_{key}_total",] == counters[key]
+        for name, count in counters["events"].items():
+            assert found["stillnet_events_total", name] == count > 0
+        assert found["stillnet_step_seconds_count",] == 450
+        assert found["stillnet_step_seconds_sum",] == document["times"]["sum"]
+        bounds = [(float(k[1]), v) for k, v in found.items() if k[0].endswith("seconds_bucket")]
+        times = np.array([v for _, v in sorted(bounds)])
+        assert (np.diff(times, prepend=0) == document["times"]["counts"]).all()
+        assert found["stillnet_deadline_seconds",] == 0.5
+        assert found["stillnet_deadline_misses_total", "board"] == document["misses"]
+        repeated = found["stillnet_link_errors_total", "repeated"]
+        assert repeated == document["link"]["repeated"] > 0
+        assert found["stillnet_alarm", "line", "link"] == 1
+        assert found["stillnet_canary_mismatches_total",] == 0
+
+
+def test_late_events_and_budgets_where_the_counters_have_them() -> None:
+    """Both come with boards that have budgets; without, nothing is said of them."""
+    with Stream() as stream:
+        stream.run(recording(1))
+        monitor = stream.monitor
+        text = prometheus_text(monitor)[0].decode()
+        assert "stillnet_late" not in text and "budget" not in text
+        counters = monitor.document["counters"]
+        counters["late"] = {"gru0": 7, "input": 0}
+        counters["budgets"] = {"gru0": 5}
+        found = samples(prometheus_text(monitor)[0].decode())
+        assert found["stillnet_late_total", "gru0"] == 7
+        assert found["stillnet_budget_events", "gru0"] == 5
+        block = {**monitor.blocks[-1]}
+        block["counters"] = {**block["counters"], "late": {"gru0": 3}}
+        monitor._faults(block)
+        assert "3 events in" in stream.alarm("late").text
+
+
+def test_metrics_without_a_driver() -> None:
+    monitor = Monitor(Client("127.0.0.1:1"))
+    assert not monitor.poll()
+    found = samples(prometheus_text(monitor)[0].decode())
+    assert found == {
+        ("stillnet_up",): 0,
+        ("stillnet_alarm", "127.0.0.1:1", "driver"): 1,
+    }
+
+
+# -- the driver's side ----------------------------------------------------------------------------
+
+
+def test_what_the_driver_answers() -> None:
+    with Stream() as stream:
+        base = f"http://{stream.address}"
+        assert json.loads(get(f"{base}/state"))["version"] == 1
+        for path, status in (("/", 404), ("/state?after=x", 400)):
+            with pytest.raises(urllib.error.HTTPError) as error:
+                get(base + path)
+            assert error.value.code == status
+
+
+def test_addresses() -> None:
+    assert Client("4001").name == "127.0.0.1:4001"
+    assert Client("pi.local").name == "pi.local:4001"
+    assert Client("pi.local:5").name == "pi.local:5"
+    for wrong in ("", "http://pi", "a:99999"):
+        with pytest.raises(StillnetError, match="is not HOST:PORT, as in 127.0.0.1:4001$"):
+            Client(wrong)
+    with pytest.raises(NoDriver, match=r"^no driver answers at 127.0.0.1:1 \(.*\); start the pro"):
+        Client("127.0.0.1:1").state()
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def test_command_line(tmp_path, capsys) -> None:
+    net = str(tmp_path / "net.safetensors")
+    network().save(net)
+    model().save(tmp_path / "model.safetensors")
+    with Stream(seconds=0.002, deadline=0.5) as stream:
+        stream.run(recording(1))
+        assert main(["monitor", net, "--attach", stream.address, "--once", "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert shown["steps"] == 400 and shown["alarms"] == []
+        assert shown["counters"]["events"] == stream.engine.counters()["events"]
+        work = threading.Thread(
+            target=lambda: list(stream.engine.stream(recording(2, 1000), window=1))
+        )
+        work.start()
+        options = ["--canary", "5", "--float", str(tmp_path / "model.safetensors")]
+        assert main(["monitor", net, "--attach", stream.address, "--once", *options]) == 0
+        work.join()
+        text = capsys.readouterr().out
+        assert "network 'network' on puppet: running" in text
+        assert "canary: 1 steps computed again, all equal" in text
+        assert "error against the float model: 0.0" in text
+    for arguments, message in (
+        (["--attach", "127.0.0.1:1", "--once"], "no driver answers at 127.0.0.1:1"),
+        (["--canary", "5"], "--canary needs the network: stillnet monitor NET --canary N"),
+        ([net, "--float", "model.safetensors"], "--float needs --canary N, which says how often"),
+        (["--port", "99999"], "--port must be 0 to 65535, not 99999"),
+        (["--attach", "x:y"], "'x:y' is not HOST:PORT, as in 127.0.0.1:4001"),
+    ):
+        assert main(["monitor", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+def test_a_float_model_of_another_network() -> None:
+    other = model()
+    other.layers = other.layers[:1]
+    try:
+        with pytest.raises(StillnetError, match="has other layers than network"):
+            Canary(network(), other)
+    finally:
+        model.cache_clear()
+
+
+# -- a browser ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_browser_sees_live_numbers() -> None:
+    """They change while the stream runs, and are those of the counters when it has stopped."""
+    from tests.support.browser import Browser
+
+    options = {"canary": Canary(network(), model()), "every": 100}
+    with Stream(seconds=0.002, deadline=0.5, monitor=options) as stream:
+        browser = Browser()
+        stream.monitor.start(0.1)
+        stop = threading.Event()
+
+        def work() -> None:
+            k = 0
+            while not stop.is_set():
+                list(stream.engine.stream(recording(k % 4, 100), window=1))
+                k += 1
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            with page(stream.monitor) as address:
+                browser.open(address)
+                seen = [browser.wait_for("steps")]
+                while len(seen) < 6:
+                    time.sleep(1)
+                    seen.append(browser.texts())
+                steps = [int(s["steps"].replace(",", "")) for s in seen]
+                assert steps == sorted(steps) and len(set(steps)) >= 4
+                assert seen[-1]["status"] == "running"
+                stop.set()
+                thread.join(30)
+                counters = stream.engine.counters()
+                time.sleep(2)
+                shown = browser.texts()
+                for name, value in (
+                    ("steps", counters["steps"]),
+                    ("words", counters["words"]),
+                    ("events", sum(counters["events"].values())),
+                    ("saturations", counters["saturations"]),
+                    ("link errors", 0),
+                ):
+                    assert shown[name] == f"{value:,}", name
+                assert int(shown["canary"].split()[0]) >= 1
+                # No other computer is asked for anything.
+                foreign = [r for r in browser.requests if not r.startswith((address, "data:"))]
+                assert not foreign
+                for width in (1280, 390):
+                    browser.open(address, width)
+                    browser.wait_for("steps")
+                    assert browser.evaluate("document.documentElement.scrollWidth") == width
+        finally:
+            stop.set()
+            thread.join(30)
+            stream.monitor.stop()
+            browser.close()
