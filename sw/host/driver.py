@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,48 @@ REFUSALS = {
 """Why an image was refused, and what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Loaded:
     """The network on the board as far as an image's notes tell: names, sizes, formats."""
 
     outline: Network
     unit_base: tuple[int, ...]
     host: HostStream | None
+
+    @cached_property
+    def counters(self) -> _CounterRead:
+        """How its counters are read."""
+        return _CounterRead(
+            {name: encoder_select(k) for k, name in self.outline.event_names().items()}
+        )
+
+
+class _CounterRead:
+    """All counters in one command, those of events by their sources.
+
+    Parameters
+    ----------
+    selects : dict of str to int
+        What EVENTS_SELECT is for each vector.
+    """
+
+    def __init__(self, selects: dict[str, int]) -> None:
+        self.selects = selects
+        self.payload = b"".join(link.read(r) for r in COUNTERS)
+        for select in selects.values():
+            self.payload += link.write(Register.EVENTS_SELECT, [select])
+            self.payload += link.read(Register.EVENTS)
+        self.reply_bytes = 4 * (len(COUNTERS) + len(selects))
+
+    def values(self, data: bytes) -> dict[str, Any]:
+        """The counters by name, in lower case, and ``events`` by source."""
+        values = np.frombuffer(data, "<u4").tolist()
+        result: dict[str, Any] = dict(zip(_COUNTER_NAMES, values))
+        result["events"] = dict(zip(self.selects, values[len(COUNTERS) :]))
+        return result
+
+
+_COUNTER_NAMES = tuple(r.name.lower() for r in COUNTERS)
 
 
 class Engine:
@@ -451,7 +487,7 @@ class Engine:
         data = session.receive()
         if not step:
             if watch is not None:
-                watch.counters(self._counter_values(data), session.errors)
+                watch.counters(self._counter_read().values(data), session.errors)
             return
         y = self._output(data, self.network)
         if watch is not None:
@@ -462,10 +498,10 @@ class Engine:
 
     def _ask_counters(self, order: deque[bool]) -> None:
         """Asks for the counters between two steps, where the board has room for it."""
-        payload, size = self._counter_request()
-        if self._watch is not None and self._session.room(len(payload), size):
+        read = self._counter_read()
+        if self._watch is not None and self._session.room(len(read.payload), read.reply_bytes):
             self._watch.asked()
-            self._session.send(Command.ACCESS, payload, size)
+            self._session.send(Command.ACCESS, read.payload, read.reply_bytes)
             order.append(False)
 
     def _elements(self, x: np.ndarray, size: int) -> bytes:
@@ -730,43 +766,29 @@ class Engine:
 
     def counters(self) -> dict[str, Any]:
         """The hardware's counters by name, in lower case, and ``events`` by source."""
-        payload, size = self._counter_request()
+        read = self._counter_read()
         self._ready()
         if self._loaded is not None:
             self._idle()
-        values = self._counter_values(self._session.call(Command.ACCESS, payload, size))
+        values = read.values(self._session.call(Command.ACCESS, read.payload, read.reply_bytes))
         if self._watch is not None:
             self._watch.counters(values, self._session.errors)
         return values
 
-    def _event_selects(self) -> dict[str, int]:
-        if self._loaded is None:
-            return {"input": encoder_select(INPUT)}
-        return {name: encoder_select(k) for k, name in self.network.event_names().items()}
-
-    def _counter_request(self) -> tuple[bytes, int]:
-        """Operations that read all counters, and bytes of the reply."""
-        selects = self._event_selects().values()
-        payload = b"".join(link.read(r) for r in COUNTERS)
-        for select in selects:
-            payload += link.write(Register.EVENTS_SELECT, [select]) + link.read(Register.EVENTS)
-        return payload, 4 * (len(COUNTERS) + len(selects))
-
-    def _counter_values(self, data: bytes) -> dict[str, Any]:
-        values = [int(v) for v in np.frombuffer(data, "<u4")]
-        result: dict[str, Any] = {r.name.lower(): v for r, v in zip(COUNTERS, values)}
-        result["events"] = dict(zip(self._event_selects(), values[len(COUNTERS) :]))
-        return result
+    def _counter_read(self) -> _CounterRead:
+        return (
+            _CounterRead({"input": encoder_select(INPUT)})
+            if self._loaded is None
+            else self._loaded.counters
+        )
 
     def reset_counters(self) -> None:
         """Sets all counters to zero."""
         self._ready()
         self._session.call(Command.ACCESS, link.clear_counters())
         if self._watch is not None:
-            self._watch.rebase(self._zero_counters())
-
-    def _zero_counters(self) -> dict[str, Any]:
-        return self._counter_values(bytes(self._counter_request()[1]))
+            read = self._counter_read()
+            self._watch.rebase(read.values(bytes(read.reply_bytes)))
 
     # -- who looks on -----------------------------------------------------------------------------
 

@@ -272,7 +272,7 @@ class Watch:
                 self._input.add(x)
                 if self._latest.size:
                     self._still += 1
-                    self._still[x != self._latest] = 0
+                    self._still *= x == self._latest
                 self._latest = np.array(x)
             if self._following is not None and len(self._following.x) < self._following.steps:
                 self._following.x.append(np.array(x))

@@ -83,8 +83,9 @@ def test_the_numbers_are_those_of_the_hardware(hardware: LinkModel, window, ever
             assert sum(b["counters"][key] for b in blocks) == shown[key]
         assert [b["number"] for b in blocks] == list(range(1, len(blocks) + 1))
         assert sum(b["steps"] for b in blocks) == sum(document["times"]["counts"]) == len(rows)
-        assert (np.min([b["input"]["low"] for b in blocks], axis=0) == rows.min(axis=0)).all()
-        assert (np.max([b["input"]["high"] for b in blocks], axis=0) == rows.max(axis=0)).all()
+        seen = [b["input"] for b in blocks if b["input"]]  # vectors go ahead of their steps
+        assert (np.min([i["low"] for i in seen], axis=0) == rows.min(axis=0)).all()
+        assert (np.max([i["high"] for i in seen], axis=0) == rows.max(axis=0)).all()
 
 
 def test_the_canary_computes_steps_of_the_hardware_again(hardware: LinkModel) -> None:
