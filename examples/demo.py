@@ -55,6 +55,9 @@ COMPRESSED_CLOCK_MHZ = 85
 COMPRESSION = CompressOptions(bits=4, sparsity=0.5, method="nearest", refits=0)
 """The quick one, seconds instead of minutes: no layer is solved, weights are only rounded."""
 
+PAGE_FRAMES = 400
+"""That the page shows."""
+
 CALIBRATION_SECONDS = 10.0
 """Of speech that the quick compression hears."""
 
@@ -245,17 +248,18 @@ def stage(console: Console, what: str) -> Iterator[None]:
 def write_page(
     path: Path, network: Network, model: Model, target: Board, heard: Heard, result: Result
 ) -> None:
-    """The page about the whole clip: which elements fired when, slowest frames, error."""
+    """A page about the first seconds: which elements fired when, slowest frames, error."""
+    features = heard.features[:PAGE_FRAMES]
     run = RunResult(
-        engine=target.name,
-        steps=len(heard.features),
+        engine=f"the reference, as {target.name}",
+        steps=len(features),
         events={name: int(counts.sum()) for name, counts in result.events.items()},
-        words=round(result.words * len(heard.features)),
+        words=round(result.words * len(features)),
         cycles=0,
         outputs=result.gains,
         config=target.config(),
     )
-    write_report(path, network, [heard.features], run, clock_hz=target.clock_hz, model=model)
+    write_report(path, network, [features], run, clock_hz=target.clock_hz, model=model)
 
 
 def listen(noise: str, model: Model) -> Heard:

@@ -12,6 +12,7 @@ import numpy as np
 
 from stillnet.sw.cost.cost import column_words
 from stillnet.sw.network.network import Network
+from stillnet.sw.util.shown import shown_count
 
 from .collect import Collected
 
@@ -54,11 +55,11 @@ def _figure(width: float, height: float, found: dict[str, str], name: str, text:
 
 
 def _thin(image: np.ndarray) -> np.ndarray:
-    """At most :data:`MOST_ROWS` rows, each the mean of neighbours."""
-    if len(image) <= MOST_ROWS:
-        return image
-    parts = np.array_split(image, MOST_ROWS)
-    return np.stack([p.mean(axis=0) for p in parts])
+    """At most :data:`MOST_ROWS` rows, each the mean of as many neighbours."""
+    size = -(-len(image) // MOST_ROWS)
+    starts = np.arange(0, len(image), size)
+    counts = np.diff(np.append(starts, len(image)))
+    return np.add.reduceat(image, starts, axis=0) / counts[:, None]
 
 
 def maps_picture(found: Collected, pictures: dict[str, str]) -> None:
@@ -71,14 +72,13 @@ def maps_picture(found: Collected, pictures: dict[str, str]) -> None:
             :, 0
         ]
         for ax, (_, image) in zip(axes, top):
-            shown = _thin(image)
-            _image(ax, shown, found, "viridis", *np.quantile(shown, (0.01, 0.99)))
+            _image(ax, image, found, "viridis", *np.quantile(_thin(image), (0.01, 0.99)))
             ax.set_title(f"The input, {len(image)} elements")
         for ax, (name, image) in zip(axes[len(top) :], maps.items()):
             mean = found.events[name].mean()
-            _image(ax, _thin(image), found, "magma", 0, max(float(image.max()), 1e-9))
+            _image(ax, image, found, "magma", 0, max(float(image.max()), 1e-9))
             ax.set_title(
-                f"Events of {name}: {mean:,.4g} of {len(image):,} elements fire in a step"
+                f"Events of {name}: {shown_count(mean)} of {len(image):,} elements fire in a step"
                 + ("" if name in found.read else "; nothing reads them, so they cost nothing")
             )
         for ax in axes:
@@ -90,7 +90,7 @@ def _image(
     ax: Any, image: np.ndarray, found: Collected, colours: str, low: float, high: float
 ) -> None:
     shown = ax.imshow(
-        image,
+        _thin(image),
         aspect="auto",
         interpolation="nearest",
         origin="lower",
@@ -114,7 +114,7 @@ def steps_picture(found: Collected, clock_hz: float, pictures: dict[str, str]) -
         upper.axhline(found.words.mean(), color="#8a8a8a", linestyle="--", linewidth=1)
         ratio = found.words.max() / max(found.words.mean(), 1e-9)
         upper.set_title(
-            f"Words per step: mean {found.words.mean():,.4g}, worst {found.words.max():,} "
+            f"Words per step: mean {shown_count(found.words.mean())}, worst {found.words.max():,} "
             f"({ratio:.2g} times the mean)"
         )
         scale = 1e3 / clock_hz
@@ -127,7 +127,7 @@ def steps_picture(found: Collected, clock_hz: float, pictures: dict[str, str]) -
         for ax in (upper, lower):
             ax.set_ylim(0)
             ax.set_xlim(0, found.steps)
-            ax.yaxis.set_major_formatter(lambda v, _: f"{v:,.4g}")
+            ax.yaxis.set_major_formatter(lambda v, _: shown_count(v))
             for start in found.starts[1:]:
                 ax.axvline(start, color="#8a8a8a", linewidth=0.6, linestyle=":")
 

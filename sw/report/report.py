@@ -19,7 +19,7 @@ from stillnet.sw.packing.describe import describe_network
 from stillnet.sw.util.files import check_place, write_atomically
 from stillnet.sw.util.progress import Progress
 from stillnet.sw.util.results import HardwareResult, RunResult
-from stillnet.sw.util.shown import shown_time
+from stillnet.sw.util.shown import shown_count, shown_time
 
 from . import pictures as draw
 from .collect import Collected, collect
@@ -165,8 +165,12 @@ def _figures(result: RunResult, found: Collected, clock_hz: float) -> list[tuple
     events = sum(v.mean() for v in found.events.values())
     figures = [
         ("steps", f"{found.steps:,}", _plural(len(found.starts), "recording")),
-        ("events per step", f"{events:,.4g}", f"{events / max(elements, 1):.1%} of all elements"),
-        ("words per step", f"{words.mean():,.4g}", f"{kilobytes:,.3g} kB"),
+        (
+            "events per step",
+            shown_count(events),
+            f"{events / max(elements, 1):.1%} of all elements",
+        ),
+        ("words per step", shown_count(words.mean()), f"{shown_count(kilobytes)} kB"),
         ("time per step", shown_time(cycles / clock_hz), f"{cycles:,.0f} cycles, {how}"),
         ("slowest step", shown_time(worst / clock_hz), "by the cost model"),
         ("saturations", f"{result.saturations:,}", "values clipped to 16 bits"),

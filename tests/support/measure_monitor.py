@@ -1,8 +1,8 @@
 """What looking on costs a stream: ``python -m tests.support.measure_monitor``.
 
-A program streams 161 elements in and out 100 times per second, as NSNet2 does, through a board that
-answers at once: so what is measured is the host's work. Phases with and without a monitor alternate.
-It prints the figures of docs/how-to/watching-a-board.md.
+A program streams 161 elements in and out 100 times per second, as NSNet2 does, through a board
+that answers at once: what is measured is the host's work. Phases with and without a monitor
+alternate. It prints the figures of docs/how-to/watching-a-board.md.
 """
 
 from __future__ import annotations
