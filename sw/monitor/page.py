@@ -267,7 +267,7 @@ class _Page:
         link = sum(document["link"].values())
         per_step = sum(now.get("events", {}).values())
         budget = sum(self.monitor.budgets.values())
-        tiles = [
+        tiles: list[tuple[Any, ...]] = [
             (
                 "steps",
                 shown_count(document["steps"]),
