@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.host.board_engine import board_engine, run_on_board
 from stillnet.sw.monitor.canary import Canary
 from stillnet.sw.monitor.client import Client, NoDriver
 from stillnet.sw.monitor.metrics import prometheus_text
@@ -175,6 +176,34 @@ def test_command_line(tmp_path, capsys) -> None:
         assert main(["monitor", *arguments]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_run_lets_others_look_on() -> None:
+    """``stillnet run --option serve=PORT``: a recording at its pace, with a deadline."""
+    with Stream() as stream:
+        stream.engine.close()
+        x, seen = recording(1, 60), []
+
+        def look(what: str, done: int, total: int) -> None:
+            if what == "board" and done == 40:
+                seen.append(stream.engine.watch.document())
+
+        begin = time.monotonic()
+        options = {"serve": 0, "rate": 100, "deadline": 0.5, "progress": look}
+        result = run_on_board(network(), x, stream.engine, **options)
+        assert result.mismatches == 0 and time.monotonic() - begin > 0.58
+        assert seen[0]["steps"] == 41 and seen[0]["deadline"] == 0.5 and seen[0]["period"] == 0.01
+        assert stream.engine.watch.document()["counters"]["events"] == result.events
+
+
+def test_options_of_run_that_cannot_be() -> None:
+    for option, value, message in (
+        ("serve", 70000, "option 'serve' must be a port, 0 to 65535, not 70000"),
+        ("rate", 0, "option 'rate' must be a positive number, not 0"),
+        ("deadline", "fast", "option 'deadline' must be a positive number, not 'fast'"),
+    ):
+        with pytest.raises(StillnetError, match=f"^{message}$"):
+            board_engine(network(), recording(1, 5), address="/dev/none", **{option: value})
 
 
 def test_a_float_model_of_another_network() -> None:
