@@ -170,8 +170,8 @@ class Monitor:
             self.alarms.seen("host", "program", text, block["first"], begin)
         repairs = {k: v for k, v in block["link"].items() if v}
         if repairs:
-            words = ", ".join(f"{v} {_LINK[k]}" for k, v in repairs.items() if k in _LINK)
-            text = f"the line to the board loses bytes: {words}; no step was lost or done twice"
+            words = ", ".join(f"{_LINK[k]}: {v}" for k, v in repairs.items() if k in _LINK)
+            text = f"the line to the board loses bytes, no step was lost or done twice ({words})"
             self.alarms.seen("link", "line", text, block["first"], begin)
         late = sum(block["counters"].get("late", {}).values())
         if late:

@@ -102,21 +102,11 @@ class _Page:
         models = self.models
         self.past = models.ColumnDataSource({"time": [], **{k: [] for k in self._columns()}})
         self.bars = models.ColumnDataSource({"left": [], "right": [], "top": [], "colour": []})
-        events = self._chart("events", "Events per step, by vector")
-        if self.vectors:
-            colours = [COLOURS[k % len(COLOURS)] for k in range(len(self.vectors))]
-            names = [f"e{k}" for k in range(len(self.vectors))]
-            events.varea_stack(
-                names,
-                x="time",
-                color=colours,
-                alpha=0.85,
-                source=self.past,
-                legend_label=self.vectors,
-            )
+        self.events = events = self._chart("events", "Events per step, by vector")
+        self._draw_vectors()
         words = self._chart("words", "Words per step")
         words.line("time", "words", source=self.past, color=COLOURS[0], line_width=2)
-        times = self._chart("times", "Time per step (ms): mean, and the worst of each interval")
+        times = self._chart("times", "Time per step (ms): mean and worst")
         times.line("time", "mean", source=self.past, color=COLOURS[0], line_width=2)
         times.scatter("time", "worst", source=self.past, color=COLOURS[1], size=4)
         self.histogram = self._chart("histogram", "Time per step: steps by time (ms)", time=False)
@@ -137,14 +127,31 @@ class _Page:
         times.add_layout(self.lines[0])
         self.histogram.add_layout(self.lines[1])
         for chart in (events, words, times, self.histogram):
-            for legend in chart.legend:
-                legend.location, legend.orientation = "top_left", "horizontal"
-                legend.label_text_font_size, legend.padding, legend.spacing = "11px", 2, 6
-                legend.background_fill_alpha = 0.6
-                legend.border_line_color = None
-                legend.ncols = 3
-                chart.add_layout(legend, "below")
             self.document.add_root(chart)
+
+    def _draw_vectors(self) -> None:
+        """The areas of the vectors of the network that is on the board now."""
+        chart = self.events
+        chart.renderers = []
+        for legend in chart.legend:
+            legend.items = []
+        if not self.vectors:
+            return
+        chart.varea_stack(
+            [f"e{k}" for k in range(len(self.vectors))],
+            x="time",
+            color=[COLOURS[k % len(COLOURS)] for k in range(len(self.vectors))],
+            alpha=0.85,
+            source=self.past,
+            legend_label=self.vectors,
+        )
+        if chart.below and any(legend in chart.below for legend in chart.legend):
+            return
+        for legend in chart.legend:
+            legend.location, legend.orientation, legend.ncols = "top_left", "horizontal", 3
+            legend.label_text_font_size, legend.padding, legend.spacing = "11px", 2, 6
+            legend.background_fill_alpha, legend.border_line_color = 0.6, None
+            chart.add_layout(legend, "below")
 
     def _columns(self) -> list[str]:
         return ["words", "mean", "worst", *(f"e{k}" for k in range(len(self.vectors)))]
@@ -181,13 +188,18 @@ class _Page:
             document = self.monitor.document
             self.divs["head"].text = self._head(document)
             self.divs["alarms"].text = self._alarms()
-            if document is None:
+            if document is None or document["facts"] is None:
                 return
             self.divs["tiles"].text = self._tiles(document)
             self.divs["tables"].text = self._vectors() + self._worst(document)
             self._draw(document)
 
     def _draw(self, document: dict[str, Any]) -> None:
+        names = list(document["counters"].get("events", {}))
+        if names != self.vectors:  # another network
+            self.vectors = names
+            self.past.data = {"time": [], **{k: [] for k in self._columns()}}
+            self._draw_vectors()
         blocks = [b for b in self.monitor.blocks if b["steps"]]
         zone = -time.altzone if time.localtime().tm_isdst else -time.timezone
         data = {
@@ -209,6 +221,7 @@ class _Page:
         bounds = [0.0, *times["bounds"]]
         used = [k for k, n in enumerate(times["counts"]) if n] or [0]
         first, last = used[0], used[-1] + 1
+        edge = first
         if deadline is not None:
             edge = bounds.index(deadline)
             first, last = min(first, edge - 1), max(last, edge + 1)
@@ -226,7 +239,8 @@ class _Page:
         edges = [k for k in range(first, last + 1) if k < len(bounds)]
         self.histogram.x_range.start, self.histogram.x_range.end = first, last
         axis = self.histogram.xaxis[0]
-        axis.ticker = edges[:: 1 + len(edges) // 12]
+        step = 1 + len(edges) // 12
+        axis.ticker = edges[(edge - first) % step :: step]
         axis.major_label_overrides = {k: f"{1000 * bounds[k]:.3g}" for k in edges}
 
     def _head(self, document: dict[str, Any] | None) -> str:

@@ -55,7 +55,10 @@ def serve_page(
     except ImportError:
         raise StillnetError('the live page needs bokeh; pip install "stillnet[monitor]"') from None
     import asyncio
+    import logging
 
+    # It warns of each browser that leaves, and of a chart that has no data yet.
+    logging.getLogger("bokeh").setLevel(logging.ERROR)
     port = _free(host, port)
     names = ["*"] if host not in ("127.0.0.1", "localhost") else [f"127.0.0.1:{port}"]
     asyncio.set_event_loop(asyncio.new_event_loop())
