@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -71,6 +72,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Says nothing: the program has a terminal of its own."""
 
 
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of one who left before the answer came."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Server:
     """Serves a watch in threads of its own.
 
@@ -90,13 +100,12 @@ class Server:
     def __init__(self, watch: Watch, port: int = DEFAULT_PORT, host: str = "127.0.0.1") -> None:
         handler = type("Handler", (_Handler,), {"watch": watch})
         try:
-            self._server = ThreadingHTTPServer((host, port), handler)
+            self._server = _Listener((host, port), handler)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StillnetError(
                 f"cannot serve on {host}:{port}: {reason}; choose another port"
             ) from error
-        self._server.daemon_threads = True
         self.address = f"{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
