@@ -59,7 +59,7 @@ def status(document: dict[str, Any] | None, reachable: bool) -> tuple[str, str]:
     if document["fault"] is not None:
         return "connection lost", "bad"
     last = document["last_step"]
-    if last is None or time.time() - last > max(3.0, 3 * (document["period"] or 0)):
+    if last is None or document["now"] - last > max(3.0, 3 * (document["period"] or 0)):
         return "no steps", "idle"
     return "running", "good"
 
