@@ -137,6 +137,7 @@ class Engine:
         self._session = Session(transport, retry=retry, timeout=timeout)
         self._loaded: _Loaded | None = None
         self._unknown = False  # steps may have been done of which nothing is known
+        self._order = deque[bool]()  # of what a stream waits for: a step, or the counters
         self._watch: Watch | None = None
         self._server: Server | None = None
         try:
@@ -437,7 +438,7 @@ class Engine:
         session, reply = self._session, 2 * network.outputs
         most = window or self.identity.window
         size = 1 if network.input_mode.one_hot else network.inputs
-        order: deque[bool] = deque()  # of what is unanswered: a step, or the counters
+        self._order = order = deque[bool]()
         count = 0
         finished = False
         try:
@@ -927,7 +928,17 @@ class Engine:
                 "loaded something); load the network again"
             )
 
+    def _settle(self) -> None:
+        """Takes counters that are on their way between two steps of a stream."""
+        try:
+            while self._order and not self._order[0]:
+                with suppress(RefusedCommand):
+                    next(self._answer(self._order), None)
+        except StillnetError:
+            self._unknown = True
+
     def _drain(self) -> None:
+        self._order.clear()
         if self._session.connected:
             try:
                 self._session.drain()
@@ -943,6 +954,7 @@ class Engine:
             What follows does not depend on the state of the sequence.
         """
         if self._session.connected and self._session.unanswered:
+            self._settle()
             self._drain()
         if not self._session.connected:
             self._identify()

@@ -160,6 +160,25 @@ def test_steps_one_by_one_and_a_stream_that_is_left() -> None:
         assert engine.counters()["steps"] == stream.board.counters[Register.STEPS]
 
 
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_program_that_does_other_things_between_steps(every: int) -> None:
+    """A threshold that is changed, counters, a state: while a reading is on its way."""
+    with Stream(every=every, interval=0.001) as stream:
+        engine, reference = stream.engine, Reference(stream.network)
+        for k, (row, y) in enumerate(
+            zip(recording(3, 60), engine.stream(recording(3, 60), window=1))
+        ):
+            np.testing.assert_array_equal(y, reference.step(row))
+            if k % 3 == 0:
+                engine.set_threshold("input", stream.network.input_threshold, integer=True)
+            elif k % 3 == 1:
+                assert engine.counters()["steps"] == k + 1
+            else:
+                state, expected = engine.get_state(), reference.get_state()
+                assert all(np.array_equal(state[key], expected[key]) for key in expected)
+        assert stream.monitor.client.state()["counters"]["events"] == engine.counters()["events"]
+
+
 def test_times_and_deadlines() -> None:
     """A board that is slow now and then: counted, and kept with what the engine did meanwhile."""
     with Stream(deadline=0.2, interval=0.01) as stream:
