@@ -38,6 +38,8 @@ from stillnet.sw.compression import CompressOptions, compress
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.cost import predict
 from stillnet.sw.host.driver import Engine
+from stillnet.sw.report.report import write_report
+from stillnet.sw.util.results import RunResult
 
 HOP_MS = 1000 * signals.HOP / signals.RATE
 MEMORY_LATENCY = 30
@@ -52,6 +54,9 @@ COMPRESSED_CLOCK_MHZ = 85
 
 COMPRESSION = CompressOptions(bits=4, sparsity=0.5, method="nearest", refits=0)
 """The quick one, seconds instead of minutes: no layer is solved, weights are only rounded."""
+
+PAGE_FRAMES = 400
+"""That the page shows."""
 
 CALIBRATION_SECONDS = 10.0
 """Of speech that the quick compression hears."""
@@ -240,6 +245,23 @@ def stage(console: Console, what: str) -> Iterator[None]:
     console.print(f"{what}: {time.perf_counter() - start:.0f} s")
 
 
+def write_page(
+    path: Path, network: Network, model: Model, target: Board, heard: Heard, result: Result
+) -> None:
+    """A page about the first seconds: which elements fired when, slowest frames, error."""
+    features = heard.features[:PAGE_FRAMES]
+    run = RunResult(
+        engine=f"the reference, as {target.name}",
+        steps=len(features),
+        events={name: int(counts.sum()) for name, counts in result.events.items()},
+        words=round(result.words * len(features)),
+        cycles=0,
+        outputs=result.gains,
+        config=target.config(),
+    )
+    write_report(path, network, [features], run, clock_hz=target.clock_hz, model=model)
+
+
 def listen(noise: str, model: Model) -> Heard:
     """The test clip and the answer of the float network."""
     noisy, clean = recordings.test_mix(noise=noise)
@@ -297,6 +319,9 @@ def demo(args: argparse.Namespace, console: Console) -> dict[str, Any]:
             shrunk.result()
             network = Network.load(small)
     results = [first, int4(console, network, heard, args)]
+    target = compressed_board(args.board, network)
+    with stage(console, f"a page about int4: {args.output}/report.html"):
+        write_page(args.output / "report.html", network, model, target, heard, results[1])
     return {
         "network": model.name,
         "frames": len(heard.features),
@@ -383,7 +408,8 @@ def show(console: Console, report: dict[str, Any], folder: Path) -> None:
         f"answer: {report['si_sdr_float_db']:.1f} dB.\n"
         "int4 is made by the quick compression, which only rounds. 'stillnet compress' solves "
         "layer by layer: it takes minutes and loses less (docs/how-to/compress.md).\n"
-        f"In {folder}: noisy.wav, denoised.wav, demo.png; the same of int4 as *-int4; report.json.",
+        f"In {folder}: noisy.wav, denoised.wav, demo.png; the same of int4 as *-int4; report.html, "
+        "a page about the run of int4; report.json.",
         highlight=False,
     )
 

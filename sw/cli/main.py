@@ -41,6 +41,7 @@ _OWN = {
     "sweep": "stillnet.sw.cli.sweep:SWEEP",
     "search": "stillnet.sw.cli.search:SEARCH",
     "check": "stillnet.sw.cli.check:CHECK",
+    "monitor": "stillnet.sw.cli.monitor:MONITOR",
     "c-driver": "stillnet.sw.cli.c_driver:C_DRIVER",
 }
 _GROUP = "stillnet.commands"

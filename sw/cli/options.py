@@ -29,6 +29,7 @@ __all__ = [
     "add_clock",
     "add_data",
     "add_fit",
+    "add_float",
     "add_image",
     "add_import",
     "add_max_error",
@@ -47,6 +48,7 @@ __all__ = [
     "add_strict",
     "add_test",
     "add_weights",
+    "float_model",
     "insist",
     "load_given",
     "one_of",
@@ -436,6 +438,20 @@ def add_one_threshold(parser: Parser) -> None:
         action="store_true",
         help="one threshold for each vector, not for each element",
     )
+
+
+def add_float(parser: Parser, help: str) -> None:
+    """The float model behind a network."""
+    parser.add_argument("--float", type=Path, metavar="MODEL", help=help)
+
+
+def float_model(path: Path | None) -> Model | None:
+    """The model that ``--float`` names."""
+    if path is None:
+        return None
+    from stillnet.sw.importers.load import load_model  # only few commands need the package
+
+    return load_model(path)
 
 
 def add_seed(parser: Parser) -> None:

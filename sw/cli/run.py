@@ -15,6 +15,7 @@ import numpy as np
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.host.engines import run_all
 from stillnet.sw.network.network import Network
+from stillnet.sw.report.report import check_report, write_report
 from stillnet.sw.util.files import check_place, make_folder, write_atomically
 from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_array, recording_files
@@ -58,6 +59,13 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="an option of the engine; may be repeated",
     )
+    add(
+        "--report",
+        type=Path,
+        metavar="OUT.html",
+        help="write a page about the run: events over time, cycles, slowest steps, errors",
+    )
+    options.add_float(parser, "with --report: the float model, for the error against it")
     options.add_strict(parser)
     options.add_output(
         parser, "Y.npy", "output vectors, (steps, outputs); of several recordings a folder"
@@ -79,6 +87,9 @@ def _engine_options(texts: list[str]) -> dict[str, Any]:
 
 def _run(args: argparse.Namespace) -> RunResult:
     engine_options = _engine_options(args.option)
+    check_report(args.report)
+    if args.float is not None and args.report is None:
+        raise StillnetError("--float needs --report OUT.html, which shows the error")
     files = recording_files(args.input)
     many = len(files) > 1
     if not many:
@@ -87,6 +98,7 @@ def _run(args: argparse.Namespace) -> RunResult:
         _check_names(files)
         make_folder(args.output)
     network = Network.load(args.network)
+    model = options.float_model(args.float)
     recordings = [load_array(file) for file in files]
     with console_progress() as progress:
         result, outputs = run_all(
@@ -100,6 +112,10 @@ def _run(args: argparse.Namespace) -> RunResult:
             **engine_options,
         )
     options.insist(args, result.doubts)
+    if args.report is not None:
+        with console_progress() as progress:
+            write_report(args.report, network, recordings, result, model=model, progress=progress)
+        result = replace(result, report=str(args.report))
     if args.output is None:
         return result
     for file, y in zip(files, outputs):
@@ -171,6 +187,8 @@ examples:
       every recording of a folder, the state cleared before each
   stillnet run net.safetensors x.npy --steps 5 --engine rtl --preset axi64 -o y.npy
       the same through the generated Verilog in a simulator, compared value by value
+  stillnet run net.safetensors x.npy --report run.html --float model.onnx
+      a page about the run, for a person: events over time, slowest steps and why, errors
   stillnet run net.safetensors x.npy --engine board:/dev/ttyUSB0 -o y.npy
       on a board, packed for the engine that it has; outputs are compared with the reference
   stillnet run net.safetensors x.npy --steps 20 --engine sim:ulx3s-85f

@@ -6,7 +6,8 @@ is held against the reference as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from .transport import DEFAULT_BAUD, open_transport
 
 __all__ = ["board_engine", "run_on_board", "sim_engine"]
 
-_OPTIONS = ("baud", "check", "clear_every", "timeout", "window")
+_OPTIONS = ("baud", "check", "clear_every", "deadline", "rate", "serve", "timeout", "window")
 
 
 def run_on_board(
@@ -39,6 +40,9 @@ def run_on_board(
     check: bool = True,
     clear_every: int = 0,
     base: EngineConfig | None = None,
+    serve: int | None = None,
+    deadline: float | None = None,
+    rate: float | None = None,
 ) -> BoardResult:
     """Runs a recording through an engine, and holds every output against the reference.
 
@@ -58,10 +62,19 @@ def run_on_board(
         As of :class:`~stillnet.sw.network.reference.Reference`; 0 is never.
     base : EngineConfig, optional
         The engine that the board would have without a fit; ``added`` of the result compares.
+    serve : int, optional
+        Port on which ``stillnet monitor`` may look on (``Engine.serve``).
+    deadline : float, optional
+        Seconds that a step may take, for who looks on.
+    rate : float, optional
+        Steps per second; as fast as it goes where absent.
     """
     progress = progress or silent
     rows = network.quantize_input(x)[:steps]
     engine.load(network, progress=progress)
+    if serve is not None:
+        engine.serve(serve, deadline=deadline, period=1 / rate if rate else None)
+        window = 1 if rate else window
     initial = {
         (i, s): v for i, layer in enumerate(network.layers) for s, v in layer.initial.items()
     }
@@ -73,7 +86,7 @@ def run_on_board(
     difference: dict[str, Any] | None = None
     clock = engine.transport.now
     begin = clock()
-    answers = _stream(engine, rows, window, clear_every)
+    answers = _stream(engine, rows, window, clear_every, rate)
     for step, y in enumerate(answers):
         if step % 20 == 0:
             progress("board", step, len(rows))
@@ -104,6 +117,8 @@ def run_on_board(
         engine_steps_per_second=alone,
         link_steps_per_second=line,
         limited_by=None if line is None or alone is None else _slower(alone, line),
+        clock_hz=engine.identity.clock_hz,
+        config=engine.config,
         outputs=network.dequantize_output(np.stack(outputs)),
     )
 
@@ -136,14 +151,27 @@ def _difference(
 
 
 def _stream(
-    engine: Engine, rows: np.ndarray, window: int | None, clear_every: int
+    engine: Engine,
+    rows: np.ndarray,
+    window: int | None,
+    clear_every: int,
+    rate: float | None,
 ) -> Generator[np.ndarray, None, None]:
     for first in range(0, len(rows), clear_every or len(rows)):
         if first:
             engine.clear_cells()
+        part = rows[first : first + (clear_every or len(rows))]
         yield from engine.stream_integers(
-            rows[first : first + (clear_every or len(rows))], window=window
+            part if rate is None else _paced(part, rate), window=window
         )
+
+
+def _paced(rows: np.ndarray, rate: float) -> Iterator[np.ndarray]:
+    """Vectors as they would come in real time."""
+    begin = time.monotonic()
+    for k, row in enumerate(rows):
+        time.sleep(max(0.0, begin + k / rate - time.monotonic()))
+        yield row
 
 
 def _run(
@@ -176,6 +204,15 @@ def _run(
             isinstance(value, bool) or not isinstance(value, int) or value < 1
         ):
             raise StillnetError(f"option '{name}' must be a whole number from 1, not {value!r}")
+    port = options.get("serve")
+    if port is not None and (isinstance(port, bool) or port not in range(65536)):
+        raise StillnetError(f"option 'serve' must be a port, 0 to 65535, not {port!r}")
+    for name in ("deadline", "rate"):
+        value = options.get(name)
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0
+        ):
+            raise StillnetError(f"option '{name}' must be a positive number, not {value!r}")
     if not isinstance(options.get("check", True), bool):
         raise StillnetError(f"option 'check' must be true or false, not {options['check']!r}")
     transport = open_transport(address, **transport_options)

@@ -14,8 +14,11 @@ The same program works on a virtual board: ``Engine.open("sim:ulx3s-85f")``.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +33,17 @@ from stillnet.sw.contract.fixed import ACTIVATION, ACTIVATION_BITS, EVENT_BITS, 
 from stillnet.sw.contract.image import VERSION as IMAGE_VERSION
 from stillnet.sw.contract.link import Command, Identity
 from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Register, Status
-from stillnet.sw.contract.sources import INPUT, encoder_select
+from stillnet.sw.contract.sources import INPUT, SECOND, encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer
 from stillnet.sw.packing.packer import Image, load_image, pack
 from stillnet.sw.partition.parts import HostParts
 from stillnet.sw.partition.stream import HostStream, chip_state
 from stillnet.sw.util.progress import Progress, silent
 
+from .serving import DEFAULT_PORT, Server
 from .session import ConnectionLost, RefusedCommand, Session
 from .transport import Transport, open_transport
+from .watch import Facts, Watch
 
 __all__ = ["REFUSALS", "ConnectionLost", "Engine", "RefusedCommand"]
 
@@ -63,13 +68,48 @@ REFUSALS = {
 """Why an image was refused, and what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Loaded:
     """The network on the board as far as an image's notes tell: names, sizes, formats."""
 
     outline: Network
     unit_base: tuple[int, ...]
     host: HostStream | None
+
+    @cached_property
+    def counters(self) -> _CounterRead:
+        """How its counters are read."""
+        return _CounterRead(
+            {name: encoder_select(k) for k, name in self.outline.event_names().items()}
+        )
+
+
+class _CounterRead:
+    """All counters in one command, those of events by their sources.
+
+    Parameters
+    ----------
+    selects : dict of str to int
+        What EVENTS_SELECT is for each vector.
+    """
+
+    def __init__(self, selects: dict[str, int]) -> None:
+        self.selects = selects
+        self.payload = b"".join(link.read(r) for r in COUNTERS)
+        for select in selects.values():
+            self.payload += link.write(Register.EVENTS_SELECT, [select])
+            self.payload += link.read(Register.EVENTS)
+        self.reply_bytes = 4 * (len(COUNTERS) + len(selects))
+
+    def values(self, data: bytes) -> dict[str, Any]:
+        """The counters by name, in lower case, and ``events`` by source."""
+        values = np.frombuffer(data, "<u4").tolist()
+        result: dict[str, Any] = dict(zip(_COUNTER_NAMES, values))
+        result["events"] = dict(zip(self.selects, values[len(COUNTERS) :]))
+        return result
+
+
+_COUNTER_NAMES = tuple(r.name.lower() for r in COUNTERS)
 
 
 class Engine:
@@ -97,6 +137,9 @@ class Engine:
         self._session = Session(transport, retry=retry, timeout=timeout)
         self._loaded: _Loaded | None = None
         self._unknown = False  # steps may have been done of which nothing is known
+        self._order = deque[bool]()  # of what a stream waits for: a step, or the counters
+        self._watch: Watch | None = None
+        self._server: Server | None = None
         try:
             self._identify()
         except BaseException:
@@ -122,6 +165,8 @@ class Engine:
 
     def close(self) -> None:
         """Ends the connection; the board keeps image and state."""
+        if self._server is not None:
+            self._server.close()
         self.transport.close()
 
     def __enter__(self) -> Engine:
@@ -263,6 +308,7 @@ class Engine:
             raise StillnetError(f"the board refused the image: {reason}")
         self._loaded = _outline(image)
         self._unknown = False
+        self._watch_begins()
 
     def attach(self, source: Image | Network | bytes | str | Path) -> None:
         """Joins a board that runs a network already, and leaves image and state as they are.
@@ -288,6 +334,7 @@ class Engine:
             )
         self._loaded = _outline(image)
         self._unknown = False
+        self._watch_begins()
 
     def _image(self, source: Image | Network | bytes | str | Path) -> Image:
         if isinstance(source, (str, Path)) and Path(source).suffix == ".safetensors":
@@ -391,32 +438,72 @@ class Engine:
         session, reply = self._session, 2 * network.outputs
         most = window or self.identity.window
         size = 1 if network.input_mode.one_hot else network.inputs
+        self._order = order = deque[bool]()
+        count = 0
         finished = False
         try:
-            source = iter(vectors)
-            while True:
-                while session.unanswered and (
-                    session.unanswered >= most or not session.room(2 * size, reply)
-                ):
-                    yield self._output(session.receive(), network)
-                try:
-                    x = next(source)
-                except StopIteration:
-                    break
-                session.send(Command.STEP, self._elements(x, size), reply)
-            while session.unanswered:
-                yield self._output(session.receive(), network)
+            for x in vectors:
+                data = self._elements(x, size)
+                if self._watch is not None:
+                    if self._watch.wanted() is not None:
+                        yield from self._answers(order, 0)
+                        self._give_state()
+                    self._watch.sent(np.asarray(x), session.errors)
+                session.send(Command.STEP, data, reply)
+                order.append(True)
+                count += 1
+                while order.count(True) >= most or (order and not session.room(2 * size, reply)):
+                    yield from self._answer(order)
+            yield from self._answers(order, 0)
+            if self._watch is not None and count > 1:
+                self._watch_now()
             finished = True
-        except ConnectionLost:
+        except ConnectionLost as error:
             self._unknown = True
             finished = True
+            self._fail(error)
+            raise
+        except StillnetError as error:
+            self._fail(error)
             raise
         finally:
             if not finished and session.connected:
                 try:
+                    while order:
+                        with suppress(RefusedCommand):
+                            next(self._answer(order), None)
                     session.drain()
                 except StillnetError:
                     self._unknown = True
+
+    def _answers(self, order: deque[bool], left: int) -> Iterator[np.ndarray]:
+        """Takes replies until ``left`` are to come; gives the outputs among them."""
+        while len(order) > left:
+            yield from self._answer(order)
+
+    def _answer(self, order: deque[bool]) -> Iterator[np.ndarray]:
+        """Takes the next reply: an output, or counters, which the watch gets."""
+        session, watch = self._session, self._watch
+        step = order.popleft()
+        data = session.receive()
+        if not step:
+            if watch is not None:
+                watch.counters(self._counter_read().values(data), session.errors)
+            return
+        y = self._output(data, self.network)
+        if watch is not None:
+            watch.answered(y, session.errors)
+            if watch.due():
+                self._ask_counters(order)
+        yield y
+
+    def _ask_counters(self, order: deque[bool]) -> None:
+        """Asks for the counters between two steps, where the board has room for it."""
+        read = self._counter_read()
+        if self._watch is not None and self._session.room(len(read.payload), read.reply_bytes):
+            self._watch.asked()
+            self._session.send(Command.ACCESS, read.payload, read.reply_bytes)
+            order.append(False)
 
     def _elements(self, x: np.ndarray, size: int) -> bytes:
         x = np.asarray(x)
@@ -460,6 +547,9 @@ class Engine:
         self._session.call(Command.ACCESS, link.clear())
         self._wait(Status.LOADED | Status.IDLE)
         self._unknown = False
+        if self._watch is not None:
+            self._watch.pause()
+            self._watch.recovered()
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything that decides the future, as ``Reference.get_state`` gives it."""
@@ -671,29 +761,135 @@ class Engine:
                 selects.append(encoder_select(source, second=True))
         for select in selects:
             self._session.call(Command.ACCESS, link.set_threshold(select, units))
+        if self._watch is not None:
+            second = SECOND if recurrent else 0
+            self._watch.threshold(network.event_names().get(source + second, str(where)), units)
 
     def counters(self) -> dict[str, Any]:
         """The hardware's counters by name, in lower case, and ``events`` by source."""
-        names = {"input": encoder_select(INPUT)}
-        if self._loaded is not None:
-            names = {name: encoder_select(k) for k, name in self.network.event_names().items()}
-        payload = b"".join(link.read(r) for r in COUNTERS)
-        for select in names.values():
-            payload += link.write(Register.EVENTS_SELECT, [select]) + link.read(Register.EVENTS)
+        read = self._counter_read()
         self._ready()
         if self._loaded is not None:
             self._idle()
-        count = len(COUNTERS) + len(names)
-        data = self._session.call(Command.ACCESS, payload, 4 * count)
-        values = [int(v) for v in np.frombuffer(data, "<u4")]
-        result: dict[str, Any] = {r.name.lower(): v for r, v in zip(COUNTERS, values)}
-        result["events"] = dict(zip(names, values[len(COUNTERS) :]))
-        return result
+        values = read.values(self._session.call(Command.ACCESS, read.payload, read.reply_bytes))
+        if self._watch is not None:
+            self._watch.counters(values, self._session.errors)
+        return values
+
+    def _counter_read(self) -> _CounterRead:
+        return (
+            _CounterRead({"input": encoder_select(INPUT)})
+            if self._loaded is None
+            else self._loaded.counters
+        )
 
     def reset_counters(self) -> None:
         """Sets all counters to zero."""
         self._ready()
         self._session.call(Command.ACCESS, link.clear_counters())
+        if self._watch is not None:
+            read = self._counter_read()
+            self._watch.rebase(read.values(bytes(read.reply_bytes)))
+
+    # -- who looks on -----------------------------------------------------------------------------
+
+    @property
+    def watch(self) -> Watch | None:
+        """Statistics of the stream, after :meth:`serve`."""
+        return self._watch
+
+    def serve(
+        self,
+        port: int = DEFAULT_PORT,
+        *,
+        host: str = "127.0.0.1",
+        deadline: float | None = None,
+        period: float | None = None,
+        interval: float = 0.5,
+        every: int = 0,
+    ) -> str:
+        """Lets others look on, as ``stillnet monitor`` does, while this program streams.
+
+        A thread answers them with what the driver knows; the driver reads the board's counters
+        between two steps, about every ``interval``. The board has one owner, this one.
+
+        Parameters
+        ----------
+        port : int
+            On this computer; 0 for any free one.
+        host : str
+            Address to listen on. There is no password.
+        deadline : float, optional
+            Seconds that a step may take, from its vector to its output.
+        period : float, optional
+            Seconds from one step to the next; the deadline where absent.
+        interval : float
+            Seconds between two readings of the counters.
+        every : int
+            Read them at least every N steps as well; 1 tells the cycles of every step.
+
+        Returns
+        -------
+        str
+            The address for ``stillnet monitor --attach``.
+        """
+        if self._server is not None:
+            self._server.close()
+        clock = self.transport.now
+        watch = Watch(deadline=deadline, period=period, interval=interval, every=every, clock=clock)
+        self._server = Server(watch, port, host)
+        self._watch = watch
+        if self._loaded is not None:
+            self._watch_begins()
+        return self._server.address
+
+    def _watch_begins(self) -> None:
+        """A network was loaded."""
+        if self._watch is None:
+            return
+        outline = self.network
+        sizes = {
+            name: outline.source_size(k % SECOND if k >= 0 else k)
+            for k, name in outline.event_names().items()
+        }
+        facts = Facts(
+            network=outline.name,
+            board=self.identity.board,
+            engine=self.config.name,
+            port=self.transport.name,
+            fingerprint=f"{self.identity.fingerprint:08x}",
+            clock_hz=self.identity.clock_hz,
+            vectors=sizes,
+            inputs=outline.inputs,
+            outputs=outline.outputs,
+            tokens=outline.input_mode.one_hot,
+        )
+        watch, self._watch = self._watch, None
+        try:
+            watch.begin(facts, self.counters())
+        finally:
+            self._watch = watch
+        watch.recovered()
+
+    def _watch_now(self) -> None:
+        """The counters as they are after the last of some steps."""
+        self.counters()
+        if self._watch is not None:
+            self._watch.flush()
+
+    def _give_state(self) -> None:
+        """Reads the state for the one who asked for it; no step is in flight."""
+        watch = self._watch
+        wanted = None if watch is None else watch.wanted()
+        if watch is None or wanted is None:
+            return
+        begin = self.transport.now()
+        state = chip_state(self.get_state())
+        watch.follow(wanted, state, self.transport.now() - begin)
+
+    def _fail(self, error: StillnetError) -> None:
+        if self._watch is not None:
+            self._watch.failed(error, self._session.errors)
 
     def status(self) -> int:
         """The STATUS register: :class:`~stillnet.sw.contract.registers.Status` and an error."""
@@ -732,7 +928,17 @@ class Engine:
                 "loaded something); load the network again"
             )
 
+    def _settle(self) -> None:
+        """Takes counters that are on their way between two steps of a stream."""
+        try:
+            while self._order and not self._order[0]:
+                with suppress(RefusedCommand):
+                    next(self._answer(self._order), None)
+        except StillnetError:
+            self._unknown = True
+
     def _drain(self) -> None:
+        self._order.clear()
         if self._session.connected:
             try:
                 self._session.drain()
@@ -748,6 +954,7 @@ class Engine:
             What follows does not depend on the state of the sequence.
         """
         if self._session.connected and self._session.unanswered:
+            self._settle()
             self._drain()
         if not self._session.connected:
             self._identify()

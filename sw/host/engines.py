@@ -121,7 +121,7 @@ def run(
     result = replace(result, engine=engine, doubts=doubts, saturations=result.saturations + clipped)
     if colon:
         return result
-    return replace(result, preset=config.name, added=changed(base, config))
+    return replace(result, preset=config.name, added=changed(base, config), config=config)
 
 
 def run_all(
@@ -173,7 +173,7 @@ def _joined(results: Sequence[RunResult]) -> RunResult:
     return replace(first, **changes)
 
 
-_KEPT = ("recordings", "history", "rtl_cycles_per_second")
+_KEPT = ("recordings", "history", "rtl_cycles_per_second", "clock_hz")
 """Fields that several recordings have in common."""
 
 

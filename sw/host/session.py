@@ -91,6 +91,7 @@ class Session:
         self.retry, self.timeout = retry, timeout
         self.identity: Identity
         self.repeated = self.resumed = 0
+        self._damaged = 0  # by earlier decoders
         self.connected = False
         self._decoder = FrameDecoder()
         self._unanswered: deque[_Unanswered] = deque()
@@ -124,6 +125,7 @@ class Session:
         self.connected = False
         begin = self.transport.now()
         hello = Frame(Command.HELLO, secrets.randbelow(SEQUENCES))
+        self._damaged += self._decoder.damaged
         self._decoder = FrameDecoder()
         self._unanswered.clear()
         self._replies.clear()
@@ -170,6 +172,13 @@ class Session:
             )
 
     # -- commands ---------------------------------------------------------------------------------
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """What went wrong on the line and was repaired: commands that were sent again, questions
+        for what did not come, frames that came damaged."""
+        damaged = self._damaged + self._decoder.damaged
+        return {"repeated": self.repeated, "resumed": self.resumed, "damaged": damaged}
 
     @property
     def unanswered(self) -> int:

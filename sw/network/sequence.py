@@ -137,6 +137,8 @@ class Trace:
         Vector elements clipped to 16 bits.
     fired : dict of int to int array, shape (size,)
         The events by element; not of one-hot inputs.
+    counts : dict of int to int array, shape (rows,)
+        The events by row; not of one-hot inputs.
     """
 
     layout: Layout
@@ -146,6 +148,7 @@ class Trace:
     events: dict[int, int]
     saturations: int = 0
     fired: dict[int, np.ndarray] = field(default_factory=dict)
+    counts: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 class _Matrix(Protocol):
@@ -177,6 +180,7 @@ class Arithmetic:
         self.dtype = dtype
         self.events: dict[int, int] = {}
         self.fired: dict[int, np.ndarray] = {}
+        self.counts: dict[int, list[np.ndarray]] = {}
         self.saturations = 0
         self.seconds: set[int] = set()
 
@@ -267,6 +271,8 @@ class Integers(Arithmetic):
         self.events[key] = self.events.get(key, 0) + len(index)
         fired = np.bincount(index % vector.shape[1], minlength=vector.shape[1])
         self.fired[key] = self.fired.get(key, 0) + fired
+        counts = np.bincount(index // vector.shape[1], minlength=len(vector))
+        self.counts.setdefault(key, []).append(counts)
 
 
 def float_start(layers: Sequence[Any], layout: Layout) -> Start:
@@ -326,6 +332,7 @@ def run_integers(
                         arithmetic.encode(key, vector, start.vectors[key])
         arithmetic.events.clear()
         arithmetic.fired.clear()
+        arithmetic.counts.clear()
     if network.input_mode.one_hot:
         x = x[:, 0]
         arithmetic.events[INPUT] = _token_events(network.input_mode, layout, x)
@@ -378,7 +385,14 @@ def run_layers(a: Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Tr
         for group in layer_groups(a.layers):
             run.group(group)
     return Trace(
-        layout, run.vectors, run.states, run.start, dict(a.events), a.saturations, dict(a.fired)
+        layout,
+        run.vectors,
+        run.states,
+        run.start,
+        dict(a.events),
+        a.saturations,
+        dict(a.fired),
+        {key: np.concatenate(counts) for key, counts in a.counts.items()},
     )
 
 

@@ -15,6 +15,7 @@ from stillnet.sw.contract.fixed import SCALE_FRACTION
 from stillnet.sw.contract.sources import INPUT, SECOND
 from stillnet.sw.model.layers import Matrix
 from stillnet.sw.model.model import Model
+from stillnet.sw.network.calibration import Calibration
 from stillnet.sw.network.network import Network, QuantizedMatrix
 from stillnet.sw.network.sequence import Layout, Trace, run_integers
 from stillnet.sw.partition.parts import HostParts
@@ -59,7 +60,8 @@ def quantization_report(
     """Errors against the float model, and activity, over the calibration recordings.
 
     The outputs of a whole model are those behind the host's part. How often each element fired is
-    also noted in the network (``Network.activity``).
+    also noted in the network (``Network.activity``), and what a monitor compares with
+    (:class:`~stillnet.sw.network.calibration.Calibration`).
 
     Parameters
     ----------
@@ -80,6 +82,7 @@ def quantization_report(
         for source, name in network.event_names().items()
         if source in result.fired
     }
+    network.notes["calibration"] = Calibration.of(network, result).to_dict()
     wanted = trace.vectors[last]
     got = network.dequantize_output(result.vectors[last])
     if model.host is not None:

@@ -16,6 +16,8 @@ from .keys import check_keys
 if TYPE_CHECKING:
     import numpy as np
 
+    from stillnet.sw.contract.config import EngineConfig
+
 __all__ = [
     "BenchResult",
     "BoardResult",
@@ -120,10 +122,14 @@ class RunResult(Result):
         What one should know before the outputs are trusted.
     output : str or None
         The file, or the folder, that the command wrote.
+    report : str or None
+        The page about the run that it wrote.
     recordings : int
         Over which the counts are.
     outputs : array of float, shape (steps, outputs)
         Not printed.
+    config : EngineConfig or None
+        The engine, complete. Not printed.
     """
 
     engine: str = ""
@@ -141,8 +147,12 @@ class RunResult(Result):
     lacking: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     output: str | None = None
+    report: str | None = None
     recordings: int = 1
     outputs: np.ndarray = field(repr=False, compare=False, metadata={"json": False})
+    config: EngineConfig | None = field(
+        default=None, repr=False, compare=False, metadata={"json": False}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +210,8 @@ class BoardResult(HardwareResult):
         What the engine alone does by its counters, and what the serial line alone carries.
     limited_by : str or None
         The slower of the two, ``"engine"`` or ``"link"``.
+    clock_hz : int or None
+        Of the engine.
     """
 
     board: str
@@ -207,6 +219,7 @@ class BoardResult(HardwareResult):
     engine_steps_per_second: float | None = None
     link_steps_per_second: float | None = None
     limited_by: str | None = None
+    clock_hz: int | None = None
 
 
 # -- networks and images --------------------------------------------------------------------------

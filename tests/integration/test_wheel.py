@@ -74,7 +74,8 @@ def test_the_wheel_has_everything(wheel: Path) -> None:
         "stillnet/" + str(path.relative_to(ROOT))
         for room in ("hw", "sw", "sim", "boards")
         for path in (ROOT / room).rglob("*")
-        if path.suffix in (".py", ".c", ".cpp", ".h") and path.parent != ROOT / "sw" / "api"
+        if path.suffix in (".py", ".c", ".cpp", ".h", ".html")
+        and path.parent != ROOT / "sw" / "api"
     }
     assert sources <= names
     assert {"stillnet/__init__.py", "stillnet/functions.py", "stillnet/py.typed"} <= names

@@ -156,6 +156,7 @@ def test_run(folder: Path, capsys, recording) -> None:
         "added": [],
         "lacking": [],
         "output": "y.npy",
+        "report": None,
         "recordings": 1,
     }
     some = stillnet_json(capsys, "run", "net.safetensors", "x.npy", "--steps", "7")

@@ -1,0 +1,1 @@
+"""Watching a board beside the program that streams: rates, times, drift, a canary."""

@@ -1,0 +1,114 @@
+"""The other side of ``sw/host/serving``: what a driver says of its stream."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.host.serving import DEFAULT_PORT, PATIENCE
+from stillnet.sw.host.watch import VERSION
+
+__all__ = ["Client", "NoDriver", "NoSteps", "Steps"]
+
+
+class NoDriver(StillnetError):
+    """Nobody answers, or not as a driver does."""
+
+
+class NoSteps(StillnetError):
+    """The driver is there, but no steps are running."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A few steps in a row, with the state before them.
+
+    Attributes
+    ----------
+    first : int
+        Number of the first one.
+    seconds : float
+        What reading the state took from the stream.
+    state : dict of str to int array
+        As ``Engine.get_state`` gives it.
+    x, y : int64 arrays, shape (steps, elements)
+    """
+
+    first: int
+    seconds: float
+    state: dict[str, np.ndarray]
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Client:
+    """Asks a driver.
+
+    Parameters
+    ----------
+    address : str
+        ``HOST:PORT``, ``HOST`` or ``PORT``.
+    timeout : float
+        Seconds without an answer.
+    """
+
+    def __init__(self, address: str, *, timeout: float = 3.0) -> None:
+        host, colon, port = address.rpartition(":")
+        if not colon and not port.isdigit():
+            host, port = address, str(DEFAULT_PORT)
+        if not port.isdigit() or int(port) > 65535 or "/" in host or not address:
+            raise StillnetError(f"'{address}' is not HOST:PORT, as in 127.0.0.1:{DEFAULT_PORT}")
+        self.host, self.port, self.timeout = host or "127.0.0.1", int(port), timeout
+        self.name = f"{self.host}:{self.port}"
+
+    def state(self, after: int = 0) -> dict[str, Any]:
+        """What the driver knows, with the blocks of higher numbers than ``after``.
+
+        Raises
+        ------
+        NoDriver
+        """
+        document = json.loads(self._get(f"/state?after={after}", self.timeout)[1])
+        version = document.get("version")
+        if version != VERSION:
+            raise NoDriver(
+                f"the driver at {self.name} speaks version {version}, this monitor version "
+                f"{VERSION}; use the same stillnet on both sides"
+            )
+        return document
+
+    def steps(self, count: int) -> Steps:
+        """Waits for the state before a step, and for ``count`` steps from there.
+
+        Raises
+        ------
+        NoDriver, NoSteps
+        """
+        status, data = self._get(f"/steps?count={count}", PATIENCE + self.timeout)
+        if status != 200:
+            raise NoSteps(f"the driver at {self.name} has no steps to check: {data.decode()}")
+        with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            state = {k.removeprefix("state/"): found[k] for k in found if k.startswith("state/")}
+            first, seconds = found["facts"]
+            return Steps(int(first), float(seconds), state, found["x"], found["y"])
+
+    def _get(self, path: str, timeout: float) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise NoDriver(
+                f"no driver answers at {self.name} ({reason}); start the program that streams, "
+                "with engine.serve()"
+            ) from error
+        finally:
+            connection.close()
