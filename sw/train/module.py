@@ -75,7 +75,7 @@ class Run:
     outputs : Tensor, shape (steps, batch, outputs)
         In the units of the float model.
     fired : dict of encoder to Tensor, shape (steps, batch, size)
-        Events, 0 or 1; of a one-hot input the words that they fetch, shape (steps, batch, 1).
+        Events, 0 or 1; not of a one-hot input.
     vectors : dict of source to Tensor, shape (steps, batch, size)
         Integers.
     carry : Carry
@@ -85,6 +85,18 @@ class Run:
     fired: dict[int, Tensor]
     vectors: dict[int, Tensor]
     carry: Carry
+
+
+class _Masked(torch.autograd.Function):
+    """Zero where the mask is; the gradient of what is gone is kept, to know what should return."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, mask: Tensor) -> Tensor:
+        return w * mask
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0], None
 
 
 class NetworkModule(torch.nn.Module):
@@ -152,7 +164,7 @@ class NetworkModule(torch.nn.Module):
         bits = self.network.layers[i].matrices[j].bits
         w = drop_bits(self.values[f"weight/{i}/{j}"], "narrow", Format(bits, 0))
         mask = self.masks.get((i, j))
-        return w if mask is None else w * mask
+        return w if mask is None else _Masked.apply(w, mask)  # type: ignore[no-untyped-call]
 
     def bias(self, i: int) -> Tensor:
         """Biases as integers of the accumulators, shape (accumulators, units)."""
@@ -310,7 +322,9 @@ class _Steps:
         self.vectors: dict[int, Tensor] = {INPUT: x}
         self.references: dict[int, Tensor] = {}
         self.fired: dict[int, Tensor] = {}
-        if not self.network.input_mode.one_hot:
+        if self.network.input_mode.one_hot:
+            self.carry.references[INPUT] = x[-1]
+        else:
             self.references[INPUT] = self._encode(INPUT, x)
 
     def _encode(self, key: int, v: Tensor) -> Tensor:

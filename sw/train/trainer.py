@@ -1,0 +1,289 @@
+"""The loop of a training: updates, the budget's multiplier, masks, and all of its state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.network.network import Network
+
+from .masks import first_masks, kept_share, part_at, remask
+from .module import Carry, NetworkModule
+from .options import TrainOptions
+from .streams import Streams, Stretch
+from .words import lengths_of, step_words
+
+__all__ = ["Loss", "Trainer"]
+
+Tensor = torch.Tensor
+Loss = Callable[[Tensor, Stretch], Tensor]
+"""Outputs, shape (steps, batch, outputs), and what belongs to them; a number, or one for each step
+and sequence."""
+
+RATES = {"weight": 1.0, "bias": 0.05, "scale": 0.02, "parameter": 0.02, "threshold": 1.0}
+"""Rates of learning beside that of weights. Units: a step of a weight; a pre-activation; one; the
+constant's own; a power of two."""
+
+_WARM = 10
+_LAST = 0.02
+"""The rate rises over so many updates, and ends at this part of itself."""
+
+_SMOOTH = 0.9
+_LEAST, _MOST = 1e-3, 1e3
+
+
+class Trainer:
+    """A training that can be stopped after any update.
+
+    Parameters
+    ----------
+    network : Network
+        Where it begins.
+    inputs, wanted : lists of arrays, (steps, ...)
+        Integers as ``Network.quantize_input`` gives them, and outputs of the float model.
+    labels : list of arrays, optional
+    options : TrainOptions
+    config : EngineConfig
+        Whose words are counted.
+    loss : callable, optional
+        Instead of ``options.loss``.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        inputs: Sequence[np.ndarray],
+        wanted: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray] | None,
+        options: TrainOptions,
+        config: EngineConfig,
+        loss: Loss | None = None,
+    ) -> None:
+        self.options, self.config = options, config
+        self.dtype = getattr(torch, options.dtype)
+        self.module = NetworkModule(network, self.dtype, options.width, options.event_width)
+        prune = options.sparsity is not None or options.regrow > 0
+        self.module.masks = first_masks(network, self.dtype, prune)
+        self.first_kept = kept_share(network, self.module.masks)
+        self.streams = Streams(
+            inputs, wanted, labels, options.batch, options.steps, options.seed
+        )
+        self.spread = np.maximum(np.std(np.concatenate(wanted), axis=0), 1e-9)
+        self.loss = loss or self._own_loss
+        groups = [
+            {"params": [value], "rate": options.rate * RATES[name.split("/")[0]]}
+            for name, value in self.module.values.items()
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=options.rate, betas=(0.9, 0.99))
+        self.carry = self.module.start(options.batch)
+        self.lengths = lengths_of(network, config, self.dtype)
+        self.rates: dict[int, Tensor] = {}
+        self.done = 0
+        self.multiplier = 1.0
+        self.excess = 0.0
+        self.begin: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+
+    # -- losses -----------------------------------------------------------------------------------
+
+    def _own_loss(self, y: Tensor, stretch: Stretch) -> Tensor:
+        wanted = torch.as_tensor(stretch.wanted).to(self.dtype)
+        if self.options.loss == "kl":
+            p = torch.log_softmax(wanted, -1)
+            return (p.exp() * (p - torch.log_softmax(y, -1))).sum(-1)
+        if self.options.loss == "mse":
+            return (((y - wanted) / torch.as_tensor(self.spread).to(self.dtype)) ** 2).mean(-1)
+        return (y - wanted).abs().mean(-1)
+
+    def _figures(self, stretch: Stretch) -> tuple[Tensor, Tensor]:
+        """Loss and words per step of a stretch, with gradients; the carry moves on."""
+        module, network = self.module, self.module.network
+        x = torch.as_tensor(stretch.inputs).to(self.dtype)
+        x = x[..., 0] if network.input_mode.one_hot else x
+        self._begin_recordings(stretch.fresh)
+        before = self.carry.references[INPUT]
+        run = module(x, self.carry)
+        self.carry = run.carry.detached()
+        alive = torch.as_tensor(stretch.alive).to(self.dtype)
+        count = alive.sum()
+        loss = self.loss(run.outputs, stretch)
+        if not isinstance(loss, Tensor) or (loss.dim() and loss.shape != alive.shape):
+            raise StillnetError(
+                f"the loss gives {getattr(loss, 'shape', type(loss).__name__)}; return one number, "
+                f"or one for each step and sequence, {tuple(alive.shape)}"
+            )
+        loss = (loss * alive).sum() / count if loss.dim() else loss
+        words = step_words(network, self.config, self.lengths, run, x, before)
+        for key, fired in run.fired.items():
+            rate = (fired.detach() * alive[..., None]).sum((0, 1)) / count
+            old = self.rates.get(key, rate)
+            self.rates[key] = _SMOOTH * old + (1 - _SMOOTH) * rate
+        return loss, (words * alive).sum() / count
+
+    def _begin_recordings(self, fresh: np.ndarray) -> None:
+        """Streams that begin a recording begin at the network's initial state."""
+        if not fresh.any():
+            return
+        start = self.module.start(len(fresh))
+        rows = torch.as_tensor(fresh)
+        for old, new in (
+            (self.carry.state, start.state),
+            (self.carry.references, start.references),
+        ):
+            for key in old:
+                mask = rows.view(-1, *[1] * (old[key].dim() - 1))
+                old[key] = torch.where(mask, new[key], old[key])  # type: ignore[index]
+
+    def _objective(self, loss: Tensor, words: Tensor) -> Tensor:
+        """What an update makes smaller; the multiplier follows the limit."""
+        o = self.options
+        if not self.begin:
+            floor = 0.01 * float(np.mean(self.spread))
+            self.begin = {"loss": max(float(loss.detach()), floor), "words": float(words.detach())}
+        if o.words is None and o.mean_error is None:
+            return loss / self.begin["loss"]
+        if o.words is not None:
+            done = min(1.0, self.done / max(1.0, o.ramp * o.updates))
+            # Never above what is asked: a network that begins within its budget stays there.
+            first = max(self.begin["words"], o.words)
+            limit = first * (o.words / first) ** done
+            aim, excess = loss / self.begin["loss"], words / limit - 1
+        else:
+            assert o.mean_error is not None
+            aim, excess = words / self.begin["words"], loss / o.mean_error - 1
+        self.excess = _SMOOTH * self.excess + (1 - _SMOOTH) * float(excess.detach())
+        moved = math.exp(o.patience * min(max(self.excess, -0.5), 0.5))
+        self.multiplier = min(max(self.multiplier * moved, _LEAST), _MOST)
+        return aim + self.multiplier * excess
+
+    # -- updates ----------------------------------------------------------------------------------
+
+    def update(self) -> dict[str, float]:
+        """One update.
+
+        Returns
+        -------
+        dict
+            ``update``, ``loss``, ``words``, ``multiplier``, ``kept``.
+        """
+        o = self.options
+        if self.done % o.remask == 0 and self.done:
+            self._remask()
+        loss, words = self._figures(self.streams.next())
+        objective = self._objective(loss, words)
+        if not math.isfinite(float(objective.detach())):
+            raise StillnetError(
+                f"the loss is {float(loss.detach())} at update {self.done}; lower the rate, or "
+                "look at the loss function"
+            )
+        self.optimizer.zero_grad()
+        objective.backward()  # type: ignore[no-untyped-call]
+        part = self.done / o.updates
+        shape = min(1.0, (self.done + 1) / _WARM)
+        shape *= _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * part))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * shape
+        self.optimizer.step()
+        self.module.clamp()
+        row = {
+            "update": float(self.done),
+            "loss": float(loss.detach()),
+            "words": float(words.detach()),
+            "multiplier": self.multiplier,
+            "kept": kept_share(self.module.network, self.module.masks),
+        }
+        self.history.append(row)
+        self.done += 1
+        return row
+
+    def _remask(self) -> None:
+        """Masks anew where asked, and columns' lengths as they are now."""
+        o, masks = self.options, self.module.masks
+        part = self.done / o.updates
+        if (o.sparsity is not None or o.regrow > 0) and part <= 0.7:
+            last = self.first_kept if o.sparsity is None else min(self.first_kept, 1 - o.sparsity)
+            worth, pull = {}, {}
+            for i, j in masks:
+                value = self.module.values[f"weight/{i}/{j}"]
+                state = self.optimizer.state[value]
+                first, second = state["exp_avg"], state["exp_avg_sq"]
+                cost = self._cost(i, j)
+                worth[i, j] = value.detach() ** 2 * second / cost
+                pull[i, j] = first.abs() / (second.sqrt() + 1e-20) / cost.sqrt()
+            exchanged = o.regrow * (1 - part)
+            total = sum(
+                m.weight.size for layer in self.module.network.layers for m in layer.matrices
+            )
+            remask(masks, worth, pull, part_at(part, self.first_kept, last), exchanged, total)
+            self.module.clamp()
+        self.lengths = lengths_of(self.module.to_network(), self.config, self.dtype)
+
+    def _cost(self, i: int, j: int) -> Tensor:
+        """Events per step of each column of a matrix; a tenth of the mean for what is not seen."""
+        network = self.module.network
+        m = network.layers[i].matrices[j]
+        rate = self.rates.get(network.event_source(i, m.source))
+        if rate is None:
+            return torch.full((m.weight.shape[2],), 1.0 / m.weight.shape[2], dtype=self.dtype)
+        return rate + 0.1 * rate.mean() + 1e-6
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Everything that decides what comes next: arrays, and plain values."""
+        arrays: dict[str, Tensor] = {}
+        for name, value in self.module.values.items():
+            arrays[f"value:{name}"] = value.detach()
+            for k, v in self.optimizer.state.get(value, {}).items():
+                arrays[f"{k}:{name}"] = torch.as_tensor(v)
+        for (i, j), mask in self.module.masks.items():
+            arrays[f"mask:{i}:{j}"] = mask
+        for (i, s), v in self.carry.state.items():
+            arrays[f"state:{i}:{s}"] = v
+        for prefix, values in (
+            ("reference", self.carry.references),
+            ("length", self.lengths),
+            ("rate", self.rates),
+        ):
+            arrays |= {f"{prefix}:{key}": v for key, v in values.items()}
+        facts = {
+            "done": self.done,
+            "multiplier": self.multiplier,
+            "excess": self.excess,
+            "begin": self.begin,
+            "history": self.history,
+            "streams": self.streams.state(),
+        }
+        return {k: v.numpy(force=True).copy() for k, v in arrays.items()}, facts
+
+    def set_state(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+        """Goes on where :meth:`state` was taken."""
+        self.done, self.multiplier = facts["done"], facts["multiplier"]
+        self.excess, self.begin = facts["excess"], facts["begin"]
+        self.history = facts["history"]
+        self.streams.set_state(facts["streams"])
+        carry = Carry({}, {})
+        for name, array in arrays.items():
+            kind, _, rest = name.partition(":")
+            tensor = torch.as_tensor(array)
+            if kind == "value":
+                self.module.values[rest].data.copy_(tensor)
+            elif kind == "mask":
+                i, j = map(int, rest.split(":"))
+                self.module.masks[i, j] = tensor
+            elif kind == "state":
+                layer, _, s = rest.partition(":")
+                carry.state[int(layer), s] = tensor
+            elif kind in ("reference", "length", "rate"):
+                place = {"reference": carry.references, "length": self.lengths, "rate": self.rates}
+                place[kind][int(rest)] = tensor
+            else:  # of the optimizer
+                self.optimizer.state[self.module.values[rest]][kind] = tensor
+        self.carry = carry
