@@ -5,6 +5,6 @@ PyTorch is needed by :func:`train` and the modules below it, not by importing th
 """
 
 from .options import TrainOptions
-from .run import train
+from .run import require_torch, train
 
-__all__ = ["TrainOptions", "train"]
+__all__ = ["TrainOptions", "require_torch", "train"]

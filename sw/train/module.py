@@ -1,9 +1,9 @@
 """A quantized network as a PyTorch module: the same integers as the reference, and trainable.
 
-Nothing here knows a cell: the equations come from the cell language (:mod:`.rules`), the wiring from
-the network. Weights are kept as real numbers in units of their steps, and rounded to int8 or int4
-whenever they are used; biases, multipliers of rows, thresholds and constants of cells likewise. In
-float64 every number of a run equals that of ``Reference``; in float32 sums are rounded to 24 bits
+Nothing here knows a cell: the equations come from the cell language (:mod:`.rules`), the wiring
+from the network. Weights are kept as real numbers in units of their steps, and rounded to int8 or
+int4 whenever they are used; biases, multipliers of rows, thresholds and constants of cells likewise.
+In float64 every number of a run equals that of ``Reference``; in float32 sums are rounded to 24 bits
 before they are rounded to 18, which moves a few of the results by one unit.
 """
 
@@ -40,7 +40,10 @@ Tensor = torch.Tensor
 
 _VECTOR = Format(16, 0)
 _LEAST = 0.25
-"""Least threshold, in units: one below 1 lets every change pass, and can still be trained."""
+"""Least threshold and multiplier, in units: it is rounded to zero, and can still be trained."""
+
+_SCALE = float(np.log2((1 << SCALE_BITS) - 1))
+"""Largest multiplier of a row."""
 
 
 @dataclass
@@ -147,7 +150,7 @@ class NetworkModule(torch.nn.Module):
             for g in cell.accumulators:
                 self._add(f"bias/{i}/{g}", layer.bias[g] * self._unit(i))
             for g, value in (layer.scale or {}).items():
-                self._add(f"scale/{i}/{g}", value * 2.0**-SCALE_FRACTION)
+                self._add(f"scale/{i}/{g}", np.log2(np.maximum(value, _LEAST)))
             for p, value in layer.parameters.items():
                 self._add(f"parameter/{i}/{p}", value * 2.0 ** -cell.parameters[p].fraction)
             if layer.mode is Mode.DELTA:
@@ -171,6 +174,10 @@ class NetworkModule(torch.nn.Module):
         order = CELLS[self.network.layers[i].cell].accumulators
         rows = torch.stack([self.values[f"bias/{i}/{g}"] for g in order]) / self._unit(i)
         return drop_bits(rows, "narrow", Format(32, 0))
+
+    def scale(self, i: int, g: str) -> Tensor:
+        """Multipliers of rows as integers, shape (units,)."""
+        return drop_bits(torch.exp2(self.values[f"scale/{i}/{g}"]), "narrow", Format(16, 0))
 
     def threshold(self, key: int) -> Tensor:
         """Thresholds of an encoder as integers, shape (size,) or ()."""
@@ -235,8 +242,7 @@ class NetworkModule(torch.nn.Module):
         order = CELLS[layer.cell].accumulators
         rows = dict(zip(order, drop_bits(m * self._unit(i), "narrow", PRE).unbind(-2)))
         for g in layer.scale or {}:
-            factor = self.values[f"scale/{i}/{g}"]
-            factor = drop_bits(factor, "narrow", Format(SCALE_BITS + 1, SCALE_FRACTION))
+            factor = self.scale(i, g) * 2.0**-SCALE_FRACTION
             rows[g] = drop_bits(rows[g] * factor, "narrow", PRE)
         return rows
 
@@ -267,7 +273,7 @@ class NetworkModule(torch.nn.Module):
                 low, high = max(low, fmt.minimum * unit), min(high, fmt.maximum * unit)
                 self.values[f"parameter/{i}/{p}"].clamp_(low, high)
             for g in layer.scale or {}:
-                self.values[f"scale/{i}/{g}"].clamp_(2.0**-SCALE_FRACTION, 2.0)
+                self.values[f"scale/{i}/{g}"].clamp_(float(np.log2(_LEAST)), _SCALE)
         for name, value in self.values.items():
             if name.startswith("threshold"):
                 value.clamp_(float(np.log2(_LEAST)), 15.0)
@@ -292,8 +298,7 @@ class NetworkModule(torch.nn.Module):
                 m.weight = whole(self.weight(i, j)).astype(np.int8)
             layer.bias = dict(zip(cell.accumulators, whole(self.bias(i))))
             for g, value in (layer.scale or {}).items():
-                scaled = self.values[f"scale/{i}/{g}"] * 2.0**SCALE_FRACTION
-                value[...] = np.clip(whole(torch.floor(scaled + 0.5)), 0, (1 << SCALE_BITS) - 1)
+                value[...] = whole(self.scale(i, g))
             for p, value in layer.parameters.items():
                 value[...] = whole(self._parameter(i, p) * 2.0 ** cell.parameters[p].fraction)
             if f"threshold/{i}" in self.values:

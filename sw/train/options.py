@@ -60,9 +60,9 @@ class TrainOptions:
     words: float | None = None
     mean_error: float | None = None
     loss: str = "mae"
-    rate: float = 0.02
+    rate: float = 0.005
     ramp: float = 0.4
-    patience: float = 0.3
+    patience: float = 0.1
     sparsity: float | None = None
     regrow: float = 0.0
     remask: int = 20

@@ -4,10 +4,10 @@ Every number is held in the units of its format, ``integer / 2**fraction``. All 
 in float64 as long as a format has at most 53 bits; in float32 a result that lies next to the middle
 between two integers may be rounded to the other one.
 
-Gradients pass ``narrow`` and ``floor`` straight through, except where they saturate; ``wrap`` passes
-them always. Tables have the derivative of the function they were made from. A comparison has the
-gradient of a triangle around equality, but only where something jumps there: a maximum or a leaky
-ReLU is continuous, and has exact gradients without it.
+Gradients pass ``narrow`` and ``floor`` straight through, except where they saturate; ``wrap``
+passes them always. Tables have the derivative of the function they were made from. A comparison has
+the gradient of a triangle around equality, but only where something jumps there: a maximum or a
+leaky ReLU is continuous, and has exact gradients without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.cells import CELLS
-from stillnet.sw.contract.cells.expr import Graph, Node
+from stillnet.sw.contract.cells.expr import INPUTS, Graph, Node
 from stillnet.sw.contract.cells.rules import FLOATS
 from stillnet.sw.contract.fixed import PRE, Format
 
@@ -117,14 +117,15 @@ def jumps(graph: Graph) -> frozenset[int]:
     other one, for random operands.
     """
     rng = np.random.default_rng(0)
-    leaves = {
-        id(n): rng.normal(0, 0.7, 256)
-        for n in graph.nodes()
-        if n.op in ("accumulator", "parameter", "state", "peer")
-    }
+    leaves: dict[int, np.ndarray] = {}
+    for n in graph.nodes():
+        if n.op == "constant":
+            leaves[id(n)] = FLOATS[n.op](n)
+        elif n.op in INPUTS:
+            leaves[id(n)] = rng.normal(0, 0.7, 256)
 
     def walk(moved: Node | None, by: float, onto: Node | None) -> dict[int, np.ndarray]:
-        value: dict[int, np.ndarray] = dict(leaves)
+        value = dict(leaves)
         for node in graph.nodes():
             if node is moved and onto is not None:
                 value[id(node)] = value[id(onto)] + by

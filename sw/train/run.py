@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,28 +13,23 @@ import numpy as np
 from stillnet.sw.compression.checkpoint import Checkpoint, digest
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.events import Mode
-from stillnet.sw.contract.fixed import EVENT_BITS
-from stillnet.sw.cost.cost import step_words
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
-from stillnet.sw.network.sequence import Layout, run_float, run_integers
+from stillnet.sw.network.sequence import Layout, run_float
 from stillnet.sw.quantization.checking.checks import check_recordings, listed_recordings
 from stillnet.sw.quantization.report import quantization_report
 from stillnet.sw.util.progress import Progress, silent
 
 from .options import TrainOptions
+from .settle import Judge, first_thresholds, settle
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["KEEP_EVERY", "train"]
+__all__ = ["KEEP_EVERY", "require_torch", "train"]
 
 KEEP_EVERY = 60.0
 """Seconds between two checkpoints at least."""
-
-_SETTLED = 4000
-"""Steps of the recordings on which the budget is made sure of."""
 
 
 def train(
@@ -83,7 +77,7 @@ def train(
         Without PyTorch, where recordings or labels do not fit, the folder belongs to another run,
         or the budget is not reached.
     """
-    trainer_type = _trainer()
+    trainer_type = require_torch()
     options = options or TrainOptions()
     config = config or _noted_engine(network)
     progress = progress or silent
@@ -92,42 +86,46 @@ def train(
         raise StillnetError("labels must be one array for each recording, of as many steps")
     layout = Layout([len(r) for r in given])
     _check_pair(model, network)
-    wanted = run_float(model, layout, layout.pack(given)).vectors[len(model.layers) - 1]
+    floats = run_float(model, layout, layout.pack(given))
+    wanted = layout.unpack(floats.vectors[len(model.layers) - 1])
     inputs = [network.quantize_input(r) for r in given]
-    judge = _Judge(network, given, layout.unpack(wanted), config)
-    facts = {"network": _facts(network), "options": asdict(options), "config": config.to_dict()}
+    judge = Judge(network, given, wanted, config)
+    before = judge.figures(network)
+    if options.words is not None or options.mean_error is not None:
+        network = first_thresholds(network, judge)
+    facts: dict[str, Any] = {
+        "network": _facts(network),
+        "options": asdict(options),
+        "config": config.to_dict(),
+    }
     facts["labels"] = None if labels is None else [np.asarray(x).tolist() for x in labels]
+    facts["loss"] = None if loss is None else getattr(loss, "__qualname__", "")
     keep = Checkpoint(
         None if folder is None else Path(folder), digest(model, layout.pack(given), facts)
     )
-    trainer = trainer_type(
-        network, inputs, layout.unpack(wanted), labels, options, config, loss
-    )
+    trainer = trainer_type(network, inputs, wanted, labels, options, config, loss)
     found = keep.load("training")
     if found is not None:
         trainer.set_state(*found)
     _updates(trainer, keep, progress)
     result = trainer.module.to_network()
-    before = judge.figures(network)
     plain = options.loss == "mae" and loss is None
-    settled = _settle(judge, result, options, plain)
+    settled = settle(judge, result, options, plain)
     figures = {"before": before, "after": judge.figures(result), "threshold_factor": settled}
-    trace = run_float(model, layout, layout.pack(given))
     heard = listed_recordings(model, recordings)
-    result.notes["report"] = quantization_report(model, result, trace, heard)
+    result.notes["report"] = quantization_report(model, result, floats, heard)
     _note(result, options, trainer, figures)
     return result
 
 
-def _trainer() -> type[Trainer]:
+def require_torch() -> type[Trainer]:
+    """The loop of a training; one sentence where PyTorch is missing."""
     try:
         from .trainer import Trainer
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise StillnetError(
-            "training needs PyTorch: pip install 'stillnet[train]'"
-        ) from None
+        raise StillnetError("training needs PyTorch: pip install 'stillnet[train]'") from None
     return Trainer
 
 
@@ -173,109 +171,6 @@ def _updates(trainer: Trainer, keep: Checkpoint, progress: Progress) -> None:
             keep.save("training", *trainer.state())
             kept = time.monotonic()
         progress("training", trainer.done, total)
-
-
-# -- in integers -----------------------------------------------------------------------------------
-
-
-class _Judge:
-    """Error and words of networks, by integers, on the recordings or the first part of them."""
-
-    def __init__(
-        self,
-        network: Network,
-        recordings: Sequence[np.ndarray],
-        wanted: Sequence[np.ndarray],
-        config: EngineConfig,
-    ) -> None:
-        count = max(1, _SETTLED // len(recordings))
-        self.config = config
-        self.layout = Layout([min(len(r), count) for r in recordings])
-        self.x = self.layout.pack([network.quantize_input(r[:count]) for r in recordings])
-        self.wanted = self.layout.pack([w[:count] for w in wanted])
-
-    def figures(self, network: Network) -> dict[str, float]:
-        """``error``, the mean absolute error of the outputs, and ``words`` per step."""
-        trace = run_integers(network, self.layout, self.x)
-        y = network.dequantize_output(trace.vectors[len(network.layers) - 1])
-        return {
-            "error": float(np.mean(np.abs(y - self.wanted))),
-            "words": _all_words(network, self.config, trace),
-        }
-
-
-def _all_words(network: Network, config: EngineConfig, trace: Any) -> float:
-    """Mean words per step, those of tokens included."""
-    words = step_words(network, config, trace)
-    if network.input_mode.one_hot:
-        from stillnet.sw.contract.sources import INPUT
-        from stillnet.sw.cost.cost import column_words
-
-        # Columns of tokens hardly differ; their mean is what an event of the input fetches.
-        words += trace.events[INPUT] / trace.layout.rows * column_words(network, config)[INPUT].mean()
-    return float(words)
-
-
-def _settle(judge: _Judge, network: Network, options: TrainOptions, plain: bool) -> float:
-    """Scales all thresholds so that the budget holds in integers; the factor."""
-    if options.words is not None:
-        upward = True
-
-        def excess(figures: dict[str, float]) -> float:
-            return figures["words"] / float(options.words or 1) - 1
-
-    elif options.mean_error is not None and plain:
-        upward = False
-
-        def excess(figures: dict[str, float]) -> float:
-            return figures["error"] / float(options.mean_error or 1) - 1
-
-    else:
-        return 1.0
-    if excess(judge.figures(network)) <= 0:
-        return 1.0
-    first = copy.deepcopy(network)
-
-    def over(power: float) -> float:
-        _scale(network, first, 2.0**power if upward else 2.0**-power)
-        return excess(judge.figures(network))
-
-    low, high = 0.0, 0.125
-    while over(high) > 0:
-        low, high = high, 2 * high
-        if high > 4:
-            what = "words" if upward else "mean_error"
-            raise StillnetError(
-                f"{what} {getattr(options, what):g} is not reached; train for more updates, or ask "
-                "for less"
-            )
-    for _ in range(4):
-        middle = (low + high) / 2
-        low, high = (middle, high) if over(middle) > 0 else (low, middle)
-    over(high)
-    return float(2.0**high if upward else 2.0**-high)
-
-
-def _scale(network: Network, first: Network, factor: float) -> None:
-    """Thresholds of differences, times a factor."""
-    most = (1 << EVENT_BITS) - 1
-
-    def scaled(value: Any) -> Any:
-        found = np.minimum(np.rint(np.maximum(np.asarray(value, float), 1.0) * factor), most)
-        return int(found) if np.ndim(value) == 0 else found.astype(np.int64)
-
-    if first.input_mode is Mode.DELTA:
-        network.input_threshold = scaled(first.input_threshold)
-        if first.input_thresholds is not None:
-            network.input_thresholds = scaled(first.input_thresholds)
-    for new, old in zip(network.layers, first.layers):
-        if old.mode is not Mode.DELTA:
-            continue
-        new.threshold = scaled(old.threshold)
-        if old.threshold_recurrent is not None:
-            new.threshold_recurrent = scaled(old.threshold_recurrent)
-        if old.thresholds is not None:
-            new.thresholds = scaled(old.thresholds)
 
 
 def _note(

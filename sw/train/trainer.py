@@ -27,15 +27,16 @@ Loss = Callable[[Tensor, Stretch], Tensor]
 """Outputs, shape (steps, batch, outputs), and what belongs to them; a number, or one for each step
 and sequence."""
 
-RATES = {"weight": 1.0, "bias": 0.05, "scale": 0.02, "parameter": 0.02, "threshold": 1.0}
-"""Rates of learning beside that of weights. Units: a step of a weight; a pre-activation; one; the
-constant's own; a power of two."""
+RATES = {"weight": 1.0, "bias": 0.1, "scale": 0.3, "parameter": 0.1, "threshold": 4.0}
+"""Rates of learning beside that of weights. Units: a step of four bits; a pre-activation; a power
+of two; the constant's own; a power of two."""
 
 _WARM = 10
 _LAST = 0.02
 """The rate rises over so many updates, and ends at this part of itself."""
 
 _SMOOTH = 0.9
+_GAIN = 8.0
 _LEAST, _MOST = 1e-3, 1e3
 
 
@@ -72,13 +73,11 @@ class Trainer:
         prune = options.sparsity is not None or options.regrow > 0
         self.module.masks = first_masks(network, self.dtype, prune)
         self.first_kept = kept_share(network, self.module.masks)
-        self.streams = Streams(
-            inputs, wanted, labels, options.batch, options.steps, options.seed
-        )
+        self.streams = Streams(inputs, wanted, labels, options.batch, options.steps, options.seed)
         self.spread = np.maximum(np.std(np.concatenate(wanted), axis=0), 1e-9)
         self.loss = loss or self._own_loss
         groups = [
-            {"params": [value], "rate": options.rate * RATES[name.split("/")[0]]}
+            {"params": [value], "rate": options.rate * self._rate(name)}
             for name, value in self.module.values.items()
         ]
         self.optimizer = torch.optim.Adam(groups, lr=options.rate, betas=(0.9, 0.99))
@@ -90,6 +89,14 @@ class Trainer:
         self.excess = 0.0
         self.begin: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
+
+    def _rate(self, name: str) -> float:
+        """Of learning, beside that of a weight of four bits."""
+        kind, *place = name.split("/")
+        if kind != "weight":
+            return RATES[kind]
+        i, j = map(int, place)
+        return RATES[kind] * 2.0 ** (self.module.network.layers[i].matrices[j].bits - 4)
 
     # -- losses -----------------------------------------------------------------------------------
 
@@ -158,10 +165,12 @@ class Trainer:
         else:
             assert o.mean_error is not None
             aim, excess = words / self.begin["words"], loss / o.mean_error - 1
-        self.excess = _SMOOTH * self.excess + (1 - _SMOOTH) * float(excess.detach())
-        moved = math.exp(o.patience * min(max(self.excess, -0.5), 0.5))
-        self.multiplier = min(max(self.multiplier * moved, _LEAST), _MOST)
-        return aim + self.multiplier * excess
+        # The multiplier itself follows slowly; what is exceeded now counts at once, so that the
+        # two do not swing.
+        self.excess = 0.5 * self.excess + 0.5 * min(max(float(excess.detach()), -0.5), 0.5)
+        moved = self.multiplier * math.exp(o.patience * self.excess)
+        self.multiplier = min(max(moved, _LEAST), _MOST)
+        return aim + self.multiplier * math.exp(_GAIN * self.excess) * excess
 
     # -- updates ----------------------------------------------------------------------------------
 
