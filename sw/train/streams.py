@@ -1,7 +1,8 @@
 """Recordings as streams: sequences side by side, a stretch of each for every update.
 
 A stream goes through a recording from its beginning to its end, one stretch after the other, so
-that state can be carried; then it takes another recording. Which ones follows from the seed.
+that state can be carried; then it takes another recording. Which ones follows from the seed. It never
+begins in the middle, where the float model has heard what the network has not.
 """
 
 from __future__ import annotations
@@ -67,13 +68,8 @@ class Streams:
         self.weights = np.array([len(r) for r in inputs], float)
         self.weights /= self.weights.sum()
         self.recording = self.rng.choice(len(inputs), batch, p=self.weights)
-        # Begin at different places, or all streams would meet the same part at once.
-        self.at = np.array([self._begin(r) for r in self.recording])
+        self.at = np.zeros(batch, np.int64)
         self.fresh = np.ones(batch, bool)
-
-    def _begin(self, recording: int) -> int:
-        last = max(0, len(self.inputs[recording]) - self.steps)
-        return int(self.rng.integers(0, last + 1))
 
     def next(self) -> Stretch:
         """The next stretch of every stream."""

@@ -46,7 +46,8 @@ def step_words(
     """
     total = x.new_zeros(x.shape[:2])
     for key, fired in run.fired.items():
-        total = total + fired @ lengths[key]
+        if key in lengths:  # else nothing reads these events
+            total = total + fired @ lengths[key]
     if network.input_mode.one_hot:
         total = total + _token_words(network.input_mode, lengths[INPUT], x, before)
     for i, layer in enumerate(network.layers):
