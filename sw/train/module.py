@@ -2,8 +2,8 @@
 
 Nothing here knows a cell: the equations come from the cell language (:mod:`.rules`), the wiring
 from the network. Weights are kept as real numbers in units of their steps, and rounded to int8 or
-int4 whenever they are used; biases, multipliers of rows, thresholds and constants of cells likewise.
-In float64 every number of a run equals that of ``Reference``; in float32 sums are rounded to 24 bits
+int4 whenever they are used; biases, multipliers of rows, thresholds and constants of cells too. In
+float64 every number of a run equals that of ``Reference``; in float32 sums are rounded to 24 bits
 before they are rounded to 18, which moves a few of the results by one unit.
 """
 

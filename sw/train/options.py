@@ -62,7 +62,7 @@ class TrainOptions:
     loss: str = "mae"
     rate: float = 0.005
     ramp: float = 0.4
-    patience: float = 0.1
+    patience: float = 0.2
     sparsity: float | None = None
     regrow: float = 0.0
     remask: int = 20

@@ -22,6 +22,7 @@ from stillnet.sw.util.progress import Progress, silent
 
 from .options import TrainOptions
 from .settle import Judge, first_thresholds, settle
+from .streams import pieces
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -88,7 +89,6 @@ def train(
     _check_pair(model, network)
     floats = run_float(model, layout, layout.pack(given))
     wanted = layout.unpack(floats.vectors[len(model.layers) - 1])
-    inputs = [network.quantize_input(r) for r in given]
     judge = Judge(network, given, wanted, config)
     before = judge.figures(network)
     if options.words is not None or options.mean_error is not None:
@@ -103,7 +103,17 @@ def train(
     keep = Checkpoint(
         None if folder is None else Path(folder), digest(model, layout.pack(given), facts)
     )
-    trainer = trainer_type(network, inputs, wanted, labels, options, config, loss)
+    parts = pieces(given, options.steps)
+    cut = None if labels is None else pieces(labels, options.steps)
+    trainer = trainer_type(
+        network,
+        [network.quantize_input(p) for p in parts],
+        _outputs(model, parts),
+        cut,
+        options,
+        config,
+        loss,
+    )
     found = keep.load("training")
     if found is not None:
         trainer.set_state(*found)
@@ -116,6 +126,14 @@ def train(
     result.notes["report"] = quantization_report(model, result, floats, heard)
     _note(result, options, trainer, figures)
     return result
+
+
+def _outputs(model: Model, parts: list[np.ndarray]) -> list[np.ndarray]:
+    """What the float model says to each part by itself."""
+    layout = Layout([len(p) for p in parts])
+    return layout.unpack(
+        run_float(model, layout, layout.pack(parts)).vectors[len(model.layers) - 1]
+    )
 
 
 def require_torch() -> type[Trainer]:

@@ -1,8 +1,7 @@
 """Recordings as streams: sequences side by side, a stretch of each for every update.
 
 A stream goes through a recording from its beginning to its end, one stretch after the other, so
-that state can be carried; then it takes another recording. Which ones follows from the seed. It never
-begins in the middle, where the float model has heard what the network has not.
+that state can be carried; then it takes another recording. Which ones follows from the seed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,24 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Stretch", "Streams"]
+__all__ = ["Stretch", "Streams", "pieces"]
+
+PIECE = 8
+"""Stretches of a piece."""
+
+
+def pieces(recordings: Sequence[np.ndarray], steps: int) -> list[np.ndarray]:
+    """Recordings cut into pieces of ``PIECE`` stretches.
+
+    A piece begins from the initial state, of the float model as of the network, so that sequences
+    side by side hear different things from the first update on.
+    """
+    size = PIECE * steps
+    found = []
+    for r in recordings:
+        count = max(1, round(len(r) / size))
+        found += np.array_split(np.asarray(r), count)
+    return found
 
 
 @dataclass(frozen=True)
@@ -65,11 +81,16 @@ class Streams:
         self.inputs, self.wanted, self.labels = inputs, wanted, labels
         self.steps = steps
         self.rng = np.random.default_rng([seed, 0x57A9])
-        self.weights = np.array([len(r) for r in inputs], float)
-        self.weights /= self.weights.sum()
-        self.recording = self.rng.choice(len(inputs), batch, p=self.weights)
+        self.deck: list[int] = []
+        self.recording = np.array([self._draw() for _ in range(batch)])
         self.at = np.zeros(batch, np.int64)
         self.fresh = np.ones(batch, bool)
+
+    def _draw(self) -> int:
+        """Another recording; all of them come before one comes again."""
+        if not self.deck:
+            self.deck = self.rng.permutation(len(self.inputs)).tolist()
+        return self.deck.pop()
 
     def next(self) -> Stretch:
         """The next stretch of every stream."""
@@ -98,7 +119,7 @@ class Streams:
         self.fresh = np.array([a >= len(self.inputs[r]) for a, r in zip(self.at, self.recording)])
         for k in range(batch):
             if self.fresh[k]:
-                self.recording[k] = self.rng.choice(len(self.inputs), p=self.weights)
+                self.recording[k] = self._draw()
                 self.at[k] = 0
         return found
 
@@ -106,6 +127,7 @@ class Streams:
         """Everything that decides what comes next; plain values."""
         return {
             "rng": self.rng.bit_generator.state,
+            "deck": list(self.deck),
             "recording": self.recording.tolist(),
             "at": self.at.tolist(),
             "fresh": self.fresh.tolist(),
@@ -114,6 +136,7 @@ class Streams:
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on where :meth:`state` was taken."""
         self.rng.bit_generator.state = state["rng"]
+        self.deck = list(state["deck"])
         self.recording = np.array(state["recording"])
         self.at = np.array(state["at"])
         self.fresh = np.array(state["fresh"])

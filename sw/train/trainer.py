@@ -36,7 +36,8 @@ _LAST = 0.02
 """The rate rises over so many updates, and ends at this part of itself."""
 
 _SMOOTH = 0.9
-_GAIN = 8.0
+_SLOW, _GAIN = 0.85, 4.0
+"""Stretches differ in what happens in them, so the excess is smoothed first."""
 _LEAST, _MOST = 1e-3, 1e3
 
 
@@ -167,7 +168,8 @@ class Trainer:
             aim, excess = words / self.begin["words"], loss / o.mean_error - 1
         # The multiplier itself follows slowly; what is exceeded now counts at once, so that the
         # two do not swing.
-        self.excess = 0.5 * self.excess + 0.5 * min(max(float(excess.detach()), -0.5), 0.5)
+        held = min(max(float(excess.detach()), -0.5), 0.5)
+        self.excess = _SLOW * self.excess + (1 - _SLOW) * held
         moved = self.multiplier * math.exp(o.patience * self.excess)
         self.multiplier = min(max(moved, _LEAST), _MOST)
         return aim + self.multiplier * math.exp(_GAIN * self.excess) * excess

@@ -117,7 +117,7 @@ def test_float32_moves_few_results_by_little() -> None:
 
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
 def test_gradients_are_those_of_pytorch_itself(kind: str) -> None:
-    """torch.nn.GRU and LSTM as the judge: the same weights, thresholds of zero, a loss over time."""
+    """torch.nn.GRU and LSTM as the judge: the same weights, thresholds of zero."""
     from stillnet.sw.quantization.quantizer import quantize
     from stillnet.sw.train.module import NetworkModule
 
