@@ -102,5 +102,5 @@ def encode_vectors(
         ``fired`` is 0 or 1.
     """
     if mode is Mode.DELTA:
-        return _Delta.apply(v, start, threshold, width)  # type: ignore[no-untyped-call]
-    return _Plain.apply(v, threshold)  # type: ignore[no-untyped-call]
+        return _Delta.apply(v, start, threshold, width)
+    return _Plain.apply(v, threshold)

@@ -167,7 +167,7 @@ class NetworkModule(torch.nn.Module):
         bits = self.network.layers[i].matrices[j].bits
         w = drop_bits(self.values[f"weight/{i}/{j}"], "narrow", Format(bits, 0))
         mask = self.masks.get((i, j))
-        return w if mask is None else _Masked.apply(w, mask)  # type: ignore[no-untyped-call]
+        return w if mask is None else _Masked.apply(w, mask)
 
     def bias(self, i: int) -> Tensor:
         """Biases as integers of the accumulators, shape (accumulators, units)."""
@@ -232,8 +232,7 @@ class NetworkModule(torch.nn.Module):
         for group in self.groups:
             step.group(group)
         last = len(self.network.layers) - 1
-        units = self.network.units_of(last)
-        units = torch.as_tensor(np.asarray(units)).to(self.dtype)
+        units = torch.as_tensor(np.asarray(self.network.units_of(last))).to(self.dtype)
         return Run(step.vectors[last] / units, step.fired, step.vectors, step.carry)
 
     def pre(self, i: int, m: Tensor) -> dict[str, Tensor]:
@@ -406,11 +405,10 @@ class _Steps:
         kept: dict[str, dict[int, list[Tensor]]] = {"v": {}, "ref": {}, "fired": {}}
         for t in range(len(self.x)):
             for i in group:
-                m = outside[i][t]
+                total = outside[i][t]
                 for key, gates, flat in feedback[i]:
-                    product = self.carry.references[key] @ flat
-                    m = _added(m, gates, product)
-                v = self._cell(i, {**module.pre(i, m), **parameters[i]})
+                    total = _added(total, gates, self.carry.references[key] @ flat)
+                v = self._cell(i, {**module.pre(i, total), **parameters[i]})
                 kept["v"].setdefault(i, []).append(v)
                 for key in self._keys(i):
                     ref, fired = encoder.encode_vectors(

@@ -56,7 +56,7 @@ class _Drop(torch.autograd.Function):
 
 def drop_bits(x: Tensor, op: str, to: Format) -> Tensor:
     """``narrow``, ``floor`` or ``wrap`` to a format, straight through for gradients."""
-    return _Drop.apply(x, op, to)  # type: ignore[no-untyped-call]
+    return _Drop.apply(x, op, to)
 
 
 class _LookUp(torch.autograd.Function):
@@ -216,14 +216,14 @@ class CellRule:
         if node.op in ("tanh", "sigmoid", "table"):
             return self._table(node, args[0])
         if node.op == "greater":
-            return _Above.apply(args[0], args[1], self.width)  # type: ignore[no-untyped-call]
+            return _Above.apply(args[0], args[1], self.width)
         if node.op == "equal":
             return (args[0] == args[1]).to(like.dtype)
         if node.op == "scale":
             return args[0] * 2.0 ** (node.args[0].format.fraction - node.format.fraction)
         if node.op == "select":
             p = args[0] if id(node) in self._jumps else args[0].detach()
-            return _Select.apply(p, args[1], args[2])  # type: ignore[no-untyped-call]
+            return _Select.apply(p, args[1], args[2])
         return _PLAIN[node.op](*args)
 
     def _table(self, node: Node, x: Tensor) -> Tensor:
@@ -231,8 +231,8 @@ class CellRule:
             return torch.tanh(x) if node.op == "tanh" else torch.sigmoid(x)
         values, slopes, to = _tables(node, x.dtype)
         if not self.exact:
-            return _Exact.apply(x, node)  # type: ignore[no-untyped-call]
-        return _LookUp.apply(x, values, slopes, to)  # type: ignore[no-untyped-call]
+            return _Exact.apply(x, node)
+        return _LookUp.apply(x, values, slopes, to)
 
 
 class _Exact(torch.autograd.Function):

@@ -40,6 +40,9 @@ _SLOW, _GAIN = 0.85, 4.0
 """Stretches differ in what happens in them, so the excess is smoothed first."""
 _LEAST, _MOST = 1e-3, 1e3
 
+_RETURN = 0.55
+"""Of a step: what is rounded to a whole one."""
+
 
 class Trainer:
     """A training that can be stopped after any update.
@@ -141,19 +144,21 @@ class Trainer:
             return
         start = self.module.start(len(fresh))
         rows = torch.as_tensor(fresh)
-        for old, new in (
-            (self.carry.state, start.state),
-            (self.carry.references, start.references),
-        ):
-            for key in old:
-                mask = rows.view(-1, *[1] * (old[key].dim() - 1))
-                old[key] = torch.where(mask, new[key], old[key])  # type: ignore[index]
+
+        def renewed(old: Tensor, new: Tensor) -> Tensor:
+            return torch.where(rows.view(-1, *[1] * (old.dim() - 1)), new, old)
+
+        old = self.carry
+        self.carry = Carry(
+            {key: renewed(v, start.state[key]) for key, v in old.state.items()},
+            {key: renewed(v, start.references[key]) for key, v in old.references.items()},
+        )
 
     def _objective(self, loss: Tensor, words: Tensor) -> Tensor:
         """What an update makes smaller; the multiplier follows the limit."""
         o = self.options
         if not self.begin:
-            floor = 0.01 * float(np.mean(self.spread))
+            floor = 0.03 * float(np.mean(self.spread))
             self.begin = {"loss": max(float(loss.detach()), floor), "words": float(words.detach())}
         if o.words is None and o.mean_error is None:
             return loss / self.begin["loss"]
@@ -195,7 +200,7 @@ class Trainer:
                 "look at the loss function"
             )
         self.optimizer.zero_grad()
-        objective.backward()  # type: ignore[no-untyped-call]
+        objective.backward()
         part = self.done / o.updates
         shape = min(1.0, (self.done + 1) / _WARM)
         shape *= _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * part))
@@ -232,9 +237,19 @@ class Trainer:
             total = sum(
                 m.weight.size for layer in self.module.network.layers for m in layer.matrices
             )
+            before = {key: mask.clone() for key, mask in masks.items()}
             remask(masks, worth, pull, part_at(part, self.first_kept, last), exchanged, total)
+            self._return(before)
             self.module.clamp()
         self.lengths = lengths_of(self.module.to_network(), self.config, self.dtype)
+
+    @torch.no_grad()
+    def _return(self, before: dict[tuple[int, int], Tensor]) -> None:
+        """Weights that come back begin with the smallest step in the direction that they pull."""
+        for (i, j), mask in self.module.masks.items():
+            value = self.module.values[f"weight/{i}/{j}"]
+            pulled = -torch.sign(self.optimizer.state[value]["exp_avg"]) * _RETURN
+            value.copy_(torch.where(mask > before[i, j], pulled, value))
 
     def _cost(self, i: int, j: int) -> Tensor:
         """Events per step of each column of a matrix; a tenth of the mean for what is not seen."""
