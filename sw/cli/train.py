@@ -82,7 +82,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps that an update looks back (64)",
     )
-    add("--rate", type=float, default=0.005, metavar="R", help="of learning (0.005)")
+    add("--rate", type=float, default=0.01, metavar="R", help="of learning (0.01)")
     add("--regrow", type=float, default=0.0, metavar="P", help="part of the weights exchanged (0)")
     options.add_strict(parser)
     options.add_seed(parser)

@@ -139,10 +139,15 @@ class NetworkModule(torch.nn.Module):
     def _add(self, name: str, value: Any) -> None:
         self.values[name] = torch.nn.Parameter(torch.as_tensor(np.asarray(value)).to(self.dtype))
 
+    def _add_threshold(self, key: int, limit: int | np.ndarray) -> None:
+        """Of each element, and what all of one vector have in common, which is learnt sooner."""
+        self._add(f"threshold/{key}", _log(limit))
+        self._add(f"gain/{key}", 0.0)
+
     def _add_values(self) -> None:
         network = self.network
-        if not network.input_mode.one_hot and network.input_mode is Mode.DELTA:
-            self._add("threshold/-1", _log(network.input_limit))
+        if network.input_mode is Mode.DELTA:
+            self._add_threshold(INPUT, network.input_limit)
         for i, layer in enumerate(network.layers):
             cell = CELLS[layer.cell]
             for j, m in enumerate(layer.matrices):
@@ -154,9 +159,9 @@ class NetworkModule(torch.nn.Module):
             for p, value in layer.parameters.items():
                 self._add(f"parameter/{i}/{p}", value * 2.0 ** -cell.parameters[p].fraction)
             if layer.mode is Mode.DELTA:
-                self._add(f"threshold/{i}", _log(layer.limit))
+                self._add_threshold(i, layer.limit)
                 if layer.threshold_recurrent is not None:
-                    self._add(f"threshold/{i + SECOND}", _log(layer.threshold_recurrent))
+                    self._add_threshold(i + SECOND, layer.threshold_recurrent)
 
     def _unit(self, index: int) -> float:
         """What one unit of an accumulator is in pre-activations."""
@@ -183,12 +188,13 @@ class NetworkModule(torch.nn.Module):
         """Thresholds of an encoder as integers, shape (size,) or ()."""
         name = f"threshold/{key}"
         if name in self.values:
-            return drop_bits(torch.exp2(self.values[name]), "narrow", Format(EVENT_BITS + 1, 0))
-        limit = self.network.input_limit
+            limit = torch.exp2(self.values[name] + self.values[f"gain/{key}"])
+            return drop_bits(limit, "narrow", Format(EVENT_BITS + 1, 0))
+        fixed = self.network.input_limit
         if key != INPUT:
             layer = self.network.layers[key % SECOND]
-            limit = layer.limit if key < SECOND else layer.threshold_recurrent or 0
-        return torch.as_tensor(np.asarray(limit)).to(self.dtype)
+            fixed = layer.limit if key < SECOND else layer.threshold_recurrent or 0
+        return torch.as_tensor(np.asarray(fixed)).to(self.dtype)
 
     def _parameter(self, i: int, name: str) -> Tensor:
         to = CELLS[self.network.layers[i].cell].parameters[name]

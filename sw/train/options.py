@@ -60,8 +60,8 @@ class TrainOptions:
     words: float | None = None
     mean_error: float | None = None
     loss: str = "mae"
-    rate: float = 0.005
-    ramp: float = 0.4
+    rate: float = 0.01
+    ramp: float = 0.5
     patience: float = 0.2
     sparsity: float | None = None
     regrow: float = 0.0

@@ -27,9 +27,18 @@ Loss = Callable[[Tensor, Stretch], Tensor]
 """Outputs, shape (steps, batch, outputs), and what belongs to them; a number, or one for each step
 and sequence."""
 
-RATES = {"weight": 1.0, "bias": 0.1, "scale": 0.3, "parameter": 0.1, "threshold": 4.0}
+RATES = {
+    "weight": 1.0,
+    "bias": 0.03,
+    "scale": 0.05,
+    "parameter": 0.1,
+    "threshold": 0.5,
+    "gain": 3.0,
+}
 """Rates of learning beside that of weights. Units: a step of four bits; a pre-activation; a power
-of two; the constant's own; a power of two."""
+of two; the constant's own; a power of two. What the thresholds of a vector have in common moves
+first: if each of them had to reach the budget by itself, the price of a word would rise until
+everything else learnt to save words too, whatever it costs."""
 
 _WARM = 10
 _LAST = 0.02

@@ -276,7 +276,7 @@ def test_an_event_based_unit_learns_to_be_silent() -> None:
     before = reference_words(start, x)
     config = fit(start, PRESETS["sdram16"])
     options = TrainOptions(
-        updates=60, batch=3, steps=32, words=0.97 * before, rate=0.5, patience=2.0
+        updates=60, batch=3, steps=32, words=0.97 * before, rate=1.0, patience=2.0
     )
     trained = train(model, start, x, options, config=config)
     assert reference_words(trained, x) <= 0.97 * before
