@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -75,8 +76,8 @@ def train(
     Raises
     ------
     StillnetError
-        Without PyTorch, where recordings or labels do not fit, the folder belongs to another run,
-        or the budget is not reached.
+        Without PyTorch, where recordings or labels do not fit, or the folder belongs to another
+        run. A budget that is not reached is a doubt in the report.
     """
     trainer_type = require_torch()
     options = options or TrainOptions()
@@ -90,9 +91,10 @@ def train(
     floats = run_float(model, layout, layout.pack(given))
     wanted = layout.unpack(floats.vectors[len(model.layers) - 1])
     judge = Judge(network, given, wanted, config)
-    before = judge.figures(network)
+    before = begin = judge.figures(network)
     if options.words is not None or options.mean_error is not None:
         network = first_thresholds(network, judge)
+        begin = judge.figures(network)
     facts: dict[str, Any] = {
         "network": _facts(network),
         "options": asdict(options),
@@ -113,6 +115,7 @@ def train(
         options,
         config,
         loss,
+        begin["words"],
     )
     found = keep.load("training")
     if found is not None:
@@ -120,10 +123,11 @@ def train(
     _updates(trainer, keep, progress)
     result = trainer.module.to_network()
     plain = options.loss == "mae" and loss is None
-    settled = settle(judge, result, options, plain)
-    figures = {"before": before, "after": judge.figures(result), "threshold_factor": settled}
+    factor, doubt = settle(judge, result, options, plain)
+    figures = {"before": before, "after": judge.figures(result), "threshold_factor": factor}
     heard = listed_recordings(model, recordings)
     result.notes["report"] = quantization_report(model, result, floats, heard)
+    result.notes["report"]["doubts"] += [] if doubt is None else [doubt]
     _note(result, options, trainer, figures)
     return result
 
@@ -167,9 +171,7 @@ def _check_pair(model: Model, network: Network) -> None:
 
 def _facts(network: Network) -> str:
     """What a network is, for the digest of a run."""
-    import hashlib
-
-    hash_ = hashlib.sha256(network.name.encode())
+    hash_ = hashlib.sha256(f"{network.name} {network.input_limit}".encode())
     for layer in network.layers:
         hash_.update(f"{layer.cell} {layer.units} {layer.shift} {layer.threshold}".encode())
         arrays = [m.weight for m in layer.matrices] + list(layer.bias.values())

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import EVENT_BITS
 from stillnet.sw.contract.sources import INPUT
@@ -64,44 +63,52 @@ def _all_words(network: Network, config: EngineConfig, trace: Trace) -> float:
     return float(words)
 
 
-def settle(judge: Judge, network: Network, options: TrainOptions, plain: bool) -> float:
-    """Scales all thresholds so that the budget holds in integers; the factor."""
-    if options.words is not None:
-        upward = True
+def settle(
+    judge: Judge, network: Network, options: TrainOptions, plain: bool
+) -> tuple[float, str | None]:
+    """Scales all thresholds so that the budget holds in integers.
 
-        def excess(figures: dict[str, float]) -> float:
-            return figures["words"] / float(options.words or 1) - 1
+    Parameters
+    ----------
+    judge : Judge
+    network : Network
+        Changed in place.
+    options : TrainOptions
+    plain : bool
+        The loss is the mean absolute error, so that a budget of it can be measured.
 
-    elif options.mean_error is not None and plain:
-        upward = False
-
-        def excess(figures: dict[str, float]) -> float:
-            return figures["error"] / float(options.mean_error or 1) - 1
-
-    else:
-        return 1.0
-    if excess(judge.figures(network)) <= 0:
-        return 1.0
+    Returns
+    -------
+    The factor, and what to say where no factor is enough; thresholds then stay as they were.
+    """
+    name = "words" if options.words is not None else "mean_error"
+    asked = getattr(options, name)
+    if asked is None or (name == "mean_error" and not plain):
+        return 1.0, None
+    figure, sign = ("words", 1.0) if name == "words" else ("error", -1.0)
     first = copy.deepcopy(network)
 
-    def over(power: float) -> float:
-        _scale(network, first, 2.0**power if upward else 2.0**-power)
-        return excess(judge.figures(network))
+    def exceeds(power: float) -> bool:
+        _scale(network, first, 2.0 ** (sign * power))
+        return judge.figures(network)[figure] > asked
 
+    found = judge.figures(network)[figure]
+    if found <= asked:
+        return 1.0, None
     low, high = 0.0, 0.125
-    while over(high) > 0:
+    while exceeds(high):
         low, high = high, 2 * high
         if high > 4:
-            what = "words" if upward else "mean_error"
-            raise StillnetError(
-                f"{what} {getattr(options, what):g} is not reached; train for more updates, or ask "
-                "for less"
+            _scale(network, first, 1.0)
+            return 1.0, (
+                f"{name} is {found:,.4g}, not {asked:,.4g} as asked; train for more updates, or "
+                "ask for less"
             )
     for _ in range(4):
         middle = (low + high) / 2
-        low, high = (middle, high) if over(middle) > 0 else (low, middle)
-    over(high)
-    return float(2.0**high if upward else 2.0**-high)
+        low, high = (middle, high) if exceeds(middle) else (low, middle)
+    exceeds(high)
+    return 2.0 ** (sign * high), None
 
 
 def _scale(network: Network, first: Network, factor: float) -> None:
@@ -109,6 +116,7 @@ def _scale(network: Network, first: Network, factor: float) -> None:
     most = (1 << EVENT_BITS) - 1
 
     def scaled(value: Any) -> Any:
+        # A threshold of zero is one of 1: both let every change pass.
         found = np.minimum(np.rint(np.maximum(np.asarray(value, float), 1.0) * factor), most)
         return int(found) if np.ndim(value) == 0 else found.astype(np.int64)
 

@@ -68,6 +68,8 @@ class Trainer:
         Whose words are counted.
     loss : callable, optional
         Instead of ``options.loss``.
+    words : float, optional
+        Words per step where it begins; those of the first stretch where absent.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class Trainer:
         options: TrainOptions,
         config: EngineConfig,
         loss: Loss | None = None,
+        words: float | None = None,
     ) -> None:
         self.options, self.config = options, config
+        self.first_words = words
         self.dtype = getattr(torch, options.dtype)
         self.module = NetworkModule(network, self.dtype, options.width, options.event_width)
         prune = options.sparsity is not None or options.regrow > 0
@@ -168,7 +172,8 @@ class Trainer:
         o = self.options
         if not self.begin:
             floor = 0.03 * float(np.mean(self.spread))
-            self.begin = {"loss": max(float(loss.detach()), floor), "words": float(words.detach())}
+            first = float(words.detach()) if self.first_words is None else self.first_words
+            self.begin = {"loss": max(float(loss.detach()), floor), "words": first}
         if o.words is None and o.mean_error is None:
             return loss / self.begin["loss"]
         if o.words is not None:

@@ -111,8 +111,10 @@ def test_a_network_without_thresholds_gets_them() -> None:
 
 
 def test_a_budget_out_of_reach_is_said_in_one_sentence(small: Network) -> None:
-    with pytest.raises(StillnetError, match="words 1 is not reached; train for more updates"):
-        train(toy_model(), small, recordings(), replace(SHORT, words=1.0))
+    trained = train(toy_model(), small, recordings(), replace(SHORT, words=1.0))
+    (doubt,) = [d for d in trained.doubts if "as asked" in d]
+    assert "not 1 as asked; train for more updates, or ask for less" in doubt
+    assert trained.notes["training"]["threshold_factor"] == 1.0
 
 
 # -- masks ----------------------------------------------------------------------------------------
