@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stillnet-setup
 JOBS ?= 2
 
-.PHONY: help setup demo docs check test test-all lint icarus sim bench clean
+.PHONY: help setup demo docs check test test-train test-all lint icarus sim bench clean
 
 help:
 	@echo "make demo      denoise speech: NSNet2 through the reference and a simulated board"
 	@echo "make docs      these pages as a site with search, in build/site"
 	@echo "make check     lint, type check and unit tests, while you work"
 	@echo "make test      lint, type check, and all tests but the slow ones"
-	@echo "make test-all  everything"
+	@echo "make test-train  tests that need PyTorch, which it installs"
+	@echo "make test-all  everything but those that need PyTorch"
 	@echo "make sim       list the cocotb testbenches; BENCH=encoder SIM=icarus WAVES=1 runs one"
 	@echo "make bench     measure cycles, area and speed; writes docs/benchmarks.md"
 	@echo "make lint      ruff and mypy"
@@ -73,6 +74,15 @@ check: lint
 
 test: lint icarus
 	$(PYTEST) -m "not slow and not torch" tests
+
+# PyTorch is large, and nothing else needs it. Its exporters of ONNX files need onnxscript.
+$(VENV)/.stillnet-train: $(STAMP) pyproject.toml
+	@echo "installing PyTorch ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train]' onnxscript
+	@touch $@
+
+test-train: $(VENV)/.stillnet-train
+	$(PYTEST) -m "torch and not slow" tests
 
 test-all: lint icarus
 	$(PYTEST) -m "not torch" tests

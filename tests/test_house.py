@@ -69,11 +69,14 @@ MAY_IMPORT = {
     " sw.quantization.solvers sw.util",
     "sw.search": "sw.compression sw.cost sw.model sw.network sw.quantization"
     " sw.quantization.checking sw.quantization.solvers sw.util",
+    "sw.train": "sw.compression sw.cost sw.model sw.network sw.quantization"
+    " sw.quantization.checking sw.util",
     "sw.host": "sw.network sw.packing sw.partition sw.util",
     "sw.monitor": "sw.host sw.model sw.network sw.util",
     "sw.report": "sw.cost sw.model sw.network sw.packing sw.util",
     "sw.cli": "sw.compression sw.cost sw.host sw.importers sw.model sw.monitor sw.network"
-    " sw.packing sw.partition sw.quantization sw.quantization.solvers sw.report sw.search sw.util",
+    " sw.packing sw.partition sw.quantization sw.quantization.solvers sw.report sw.search"
+    " sw.train sw.util",
     "sw.api": "hw.verilog sw.compression sw.host sw.importers sw.model sw.network sw.packing"
     " sw.partition sw.quantization sw.util",
     # Boards: a board and the catalogue are modules that all the others read.

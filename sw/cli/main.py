@@ -40,6 +40,7 @@ _OWN = {
     "compress": "stillnet.sw.cli.compress:COMPRESS",
     "sweep": "stillnet.sw.cli.sweep:SWEEP",
     "search": "stillnet.sw.cli.search:SEARCH",
+    "train": "stillnet.sw.cli.train:TRAIN",
     "check": "stillnet.sw.cli.check:CHECK",
     "monitor": "stillnet.sw.cli.monitor:MONITOR",
     "c-driver": "stillnet.sw.cli.c_driver:C_DRIVER",

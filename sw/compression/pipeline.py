@@ -99,6 +99,7 @@ def compress(
 
         unheard = left_out(model, calibration, make, leave_out, folder, progress)
         options = tightened(options, unheard)
+        progress(f"errors on scenes left out are {unheard.ratio:.2f} times as large", 1, 1)
     setup = prepare_setup(model, calibration, options, config, given, folder, progress, thresholds)
     job = setup.job
     compressed, work = solve_weights(setup, "weights-0")

@@ -645,6 +645,34 @@ class SearchResult(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainResult(Result):
+    """What ``stillnet train`` prints: the network that it wrote to ``output``.
+
+    Attributes
+    ----------
+    before, after : dict
+        ``error``, ``words``, ``kilobytes``, ``cycles`` and ``frame_ms`` per step of the integers on
+        the recordings; with ``test_`` in front on those that nothing was learnt from.
+    kept : float
+        Part of the weights that may be other than zero.
+    history : list of dict
+        The course: ``update``, ``loss``, ``words``, ``multiplier``, ``kept``.
+    mismatches : int or None
+        Outputs that differ on generated hardware, where that was asked.
+    """
+
+    output: str
+    name: str
+    updates: int
+    before: dict[str, float]
+    after: dict[str, float]
+    kept: float
+    history: list[dict[str, float]]
+    mismatches: int | None = None
+    doubts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackResult(Result):
     """What ``stillnet pack`` prints.
 

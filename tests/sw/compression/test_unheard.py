@@ -64,7 +64,7 @@ def test_the_interval_is_that_of_one_more_scene() -> None:
     # By hand: logarithms 0, ln 2, 2 ln 2 spread by ln 2; t of two degrees of freedom is 2.92.
     spread = 2.92 * math.log(2) * math.sqrt(4 / 3)
     assert (low, high) == pytest.approx((0.2 * math.exp(-spread), 0.2 * math.exp(spread)))
-    assert found.high == pytest.approx(2 * math.exp(spread / 2)), "the mean of many: s / sqrt(3)"
+    assert found.high == pytest.approx(2 * math.exp(math.log(2) / math.sqrt(3)))
 
 
 @pytest.mark.parametrize(
