@@ -179,8 +179,8 @@ def _possible_names(model: Model) -> list[str]:
 def words_of_planes(network: Network, result: Trace, names: list[str]) -> tuple[float, float]:
     """Words of weights per step, as the network is and with second planes in some layers.
 
-    The second planes are counted by the events of the coarser copies, as the run shows them. A hidden
-    vector that becomes finer beside them has more events than that, some ten percent.
+    The second planes are counted by the events of the coarser copies, as the run shows them. A
+    hidden vector that becomes finer beside them has more events than that, some ten percent.
     """
     now, extra = 0.0, 0.0
     copied = set()

@@ -82,19 +82,20 @@ def test_only_budgets_of_error_are_tightened(options: CompressOptions, expected:
 
 
 def test_a_budget_holds_on_speakers_never_heard() -> None:
-    """Eight others judge: without scenes left out their error passes the budget, with them not."""
-    model, heard = gru(), [speaker(s) for s in range(4)]
-    unheard = [speaker(s) for s in range(100, 108)]
-    options = CompressOptions(bits=8, mean_error=0.03, refits=0)
+    """Others judge: without scenes left out their error passes the budget, with them not, and it is
+    about what was foretold."""
+    model, heard = gru(), [speaker(s, 40) for s in range(6)]
+    unheard = [speaker(s) for s in range(100, 132)]
+    options = CompressOptions(sparsity=0.5, mean_error=0.09, refits=0)
     config = engine_for(options)
     plain = compress(model, heard, options)
-    held = compress(model, heard, options, leave_out=4)
+    held = compress(model, heard, options, leave_out=6)
     found = held.notes["compression"]["unheard"]
-    assert len(found["ratios"]) == 4 and found["low"] < found["expected"] < found["high"]
+    assert len(found["ratios"]) == 6 and found["low"] < found["expected"] < found["high"]
     assert "unheard" not in plain.notes["compression"]
     errors = [measure(model, n, unheard, config)["error"] for n in (plain, held)]
-    assert errors[0] > 0.03 >= errors[1] > 0.01
-    assert found["low"] < errors[1] < found["high"]
+    assert errors[0] > 0.1 > 0.09 > errors[1] > 0.07
+    assert 0.9 * found["expected"] < errors[1] < 1.1 * found["expected"]
 
 
 def test_the_same_again_from_stages(tmp_path) -> None:
