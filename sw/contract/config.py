@@ -108,6 +108,8 @@ class EngineConfig:
         A multiplier for each row, after the rescale shift.
     element_thresholds : bool
         A threshold for each element of a vector instead of one for all.
+    budgets : bool
+        Vectors may have a budget of events per step (``contract.budgets``).
     """
 
     name: str = "custom"
@@ -135,6 +137,7 @@ class EngineConfig:
     hot_words: int = 0
     row_scale: bool = False
     element_thresholds: bool = False
+    budgets: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(self.cells))
@@ -198,7 +201,9 @@ class EngineConfig:
                         f"engine config: cell '{cell}' reads state '{peer}' of another layer, "
                         "which no cell of the engine has; add the cell that has it"
                     )
-        for field in ("second_threshold", "int4", "row_scale", "element_thresholds"):
+        for field in (
+            *("second_threshold", "int4", "row_scale", "element_thresholds", "budgets"),
+        ):
             if not isinstance(getattr(self, field), bool):
                 raise StillnetError(
                     f"engine config: {field} must be true or false, not {getattr(self, field)!r}"
@@ -207,6 +212,10 @@ class EngineConfig:
             raise StillnetError(
                 "engine config: second_threshold and element_thresholds exclude each other; leave "
                 "one out"
+            )
+        if self.second_threshold and self.budgets:
+            raise StillnetError(
+                "engine config: second_threshold and budgets exclude each other; leave one out"
             )
         if self.max_accumulators > MOST_ROWS:
             raise StillnetError(
@@ -305,7 +314,7 @@ class EngineConfig:
     @property
     def tables(self) -> bool:
         """Whether the engine keeps tables that come with an image (``contract.image.ENTRY``)."""
-        return self.columns > 0 or self.element_thresholds
+        return self.columns > 0 or self.element_thresholds or self.budgets
 
     @property
     def word_bits(self) -> int:
@@ -347,7 +356,10 @@ class EngineConfig:
         The version of the image, the fields but ``name`` and ``cell_sharing``, and the definitions
         of all cells: an equation may change while its name stays.
         """
-        values = [f"{k}={v!r}" for k, v in sorted(self.to_dict().items()) if k not in NO_PART]
+        fields = {k: v for k, v in self.to_dict().items() if k not in NO_PART}
+        if not self.budgets:  # images of engines without are what they were before there were any
+            del fields["budgets"]
+        values = [f"{k}={v!r}" for k, v in sorted(fields.items())]
         values += [cell_signature(CELLS[c]) for c in self.cells]
         text = f"stillnet image {VERSION};" + ";".join(values)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stillnet.sw.contract.budgets import next_window
 from stillnet.sw.contract.cells import CELLS, Cell
-from stillnet.sw.contract.events import Mode, encode
+from stillnet.sw.contract.events import Mode, encode, encode_within
 from stillnet.sw.contract.fixed import Format, narrow, rescale, scale_row, wrap32
 from stillnet.sw.contract.sources import INPUT, SECOND, feeds_next_step
 from stillnet.sw.util.blas import single_thread
@@ -137,6 +138,8 @@ class Trace:
         Vector elements clipped to 16 bits.
     fired : dict of int to int array, shape (size,)
         The events by element; not of one-hot inputs.
+    late : dict of int to int
+        Events that budgets refused, by source.
     """
 
     layout: Layout
@@ -146,6 +149,7 @@ class Trace:
     events: dict[int, int]
     saturations: int = 0
     fired: dict[int, np.ndarray] = field(default_factory=dict)
+    late: dict[int, int] = field(default_factory=dict)
 
 
 class _Matrix(Protocol):
@@ -178,6 +182,7 @@ class Arithmetic:
         self.events: dict[int, int] = {}
         self.fired: dict[int, np.ndarray] = {}
         self.saturations = 0
+        self.late: dict[int, int] = {}
         self.seconds: set[int] = set()
 
     def size(self, source: int) -> int:
@@ -236,6 +241,8 @@ class Integers(Arithmetic):
         self.seconds = {
             i for i, layer in enumerate(network.layers) if layer.threshold_recurrent is not None
         }
+        # Every recording has as many steps before it as the others.
+        self.windows = dict.fromkeys(network.budgets, 0)
 
     def token_value(self) -> float:
         return float(1 << self.network.input_fraction)
@@ -261,12 +268,28 @@ class Integers(Arithmetic):
             if key >= SECOND:
                 assert layer.threshold_recurrent is not None
                 threshold = layer.threshold_recurrent
+        if key in self.windows:
+            self._encode_within(key, vector, reference, threshold)
+            return
         if isinstance(threshold, np.ndarray):
             threshold = np.broadcast_to(threshold, vector.shape).reshape(-1)
         index, _ = encode(mode, vector.reshape(-1), reference.reshape(-1), threshold)
         self.events[key] = self.events.get(key, 0) + len(index)
         fired = np.bincount(index % vector.shape[1], minlength=vector.shape[1])
         self.fired[key] = self.fired.get(key, 0) + fired
+
+    def _encode_within(
+        self, key: int, vector: np.ndarray, reference: np.ndarray, threshold: int | np.ndarray
+    ) -> None:
+        """One step of a vector with a budget, in every recording."""
+        budget, window, size = self.network.budgets[key], self.windows[key], vector.shape[1]
+        for row, ref in zip(vector, reference):
+            index, _, late = encode_within(row, ref, threshold, budget, window)
+            self.events[key] = self.events.get(key, 0) + len(index)
+            self.late[key] = self.late.get(key, 0) + late
+            fired = np.bincount(index, minlength=size)
+            self.fired[key] = self.fired.get(key, 0) + fired
+        self.windows[key] = next_window(window, budget, size)
 
 
 def float_start(layers: Sequence[Any], layout: Layout) -> Start:
@@ -314,7 +337,7 @@ def run_integers(
     """
     arithmetic = Integers(network)
     if start is None:
-        start = Start()
+        start, arithmetic.windows = Start(), {}  # what a recording begins with is sent whole
         for i, layer in enumerate(network.layers):
             for s, value in layer.initial.items():
                 rows = np.tile(value.astype(np.int64), (layout.recordings, 1))
@@ -326,6 +349,7 @@ def run_integers(
                         arithmetic.encode(key, vector, start.vectors[key])
         arithmetic.events.clear()
         arithmetic.fired.clear()
+        arithmetic.windows = dict.fromkeys(network.budgets, 0)
     if network.input_mode.one_hot:
         x = x[:, 0]
         arithmetic.events[INPUT] = _token_events(network.input_mode, layout, x)
@@ -378,7 +402,14 @@ def run_layers(a: Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Tr
         for group in layer_groups(a.layers):
             run.group(group)
     return Trace(
-        layout, run.vectors, run.states, run.start, dict(a.events), a.saturations, dict(a.fired)
+        layout,
+        run.vectors,
+        run.states,
+        run.start,
+        dict(a.events),
+        a.saturations,
+        dict(a.fired),
+        dict(a.late),
     )
 
 
