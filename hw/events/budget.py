@@ -85,12 +85,19 @@ class _Signals:
         # The decision: classes from ``bar`` on are sent whole, of the next lower one ``room``.
         self.room, self.bar = Signal(BUDGET_BITS), Signal(range(CLASSES + 1))
         self.turn, self.stopped = Signal(range(CLASSES)), Signal()
+        self.beginning, self.deciding = Signal(), Signal()
         # The replay: a token is a group of the store, or the vector's beginning or end.
         self.place = Signal(bits + 1)
         self.token = data.StructLayout({"valid": 1, "first": 1, "last": 1, "body": 1})
         self.token_e = Signal(self.token)
         self.left = Signal(BUDGET_BITS)  # events that may still be sent
         self.over = Signal()  # the replay is at its end
+        # For proofs: the last groups on their way to the store, the tokens on their way out.
+        self.lasts: list[Any] = []
+        self.tokens: list[Any] = [self.token_e]
+        # What a group of the replay may send, what it sends.
+        self.wanted, self.admitted = Signal(width), Signal(width)
+        self.entry_g = Data(self.entry)
 
 
 class Budget(wiring.Component):
@@ -116,7 +123,7 @@ class Budget(wiring.Component):
     limits : In(array of 17 bits)
         The threshold of each element of that group, 1 at least.
     unlimited : In(1)
-        Taken with a group: the budget does not count, and the window stays.
+        Taken with a first group: the budget does not count, and the window stays.
     sent_valid, sent : Out(1), Out(budget_group)
         A group with the events that are sent. A vector with a budget begins and ends with groups
         that have none.
@@ -177,7 +184,18 @@ class Budget(wiring.Component):
         found = self._store(m, s)
         self._work(m, s)
         self._choose(m, s, found)
-        self.probes = SimpleNamespace(budget=s.budget, left=s.left, bar=s.bar, room=s.room)
+        self.probes = SimpleNamespace(
+            budget=s.budget,
+            left=s.left,
+            beginning=s.beginning,
+            deciding=s.deciding,
+            lasts=s.lasts,
+            tokens=s.tokens,
+            wanted=s.wanted,
+            admitted=s.admitted,
+            fire=s.entry_g.fire & s.tokens[-1].body.replicate(self._width),
+            inside=s.entry_g.inside & s.tokens[-1].body,
+        )
         return m
 
     # -- the vector that comes --------------------------------------------------------------------
@@ -188,18 +206,14 @@ class Budget(wiring.Component):
         m.submodules.table = table = Memory(shape=unsigned(BUDGET_BITS), depth=depth, init=[])
         reader, writer = table.read_port(), table.write_port()
         came, given, before = self.came, self.budgets, Data(self._vector)
+        counts, counted = Signal(), Data()  # whether the budget counts for the vector
         m.d.comb += [
             reader.addr.eq(self.vector),
             writer.addr.eq(given.index),
             writer.data.eq(given.value),
             writer.en.eq(given.write & (given.index < depth)),
-            s.limited.eq(
-                self.came_valid
-                & (s.found_budget != 0)
-                & ~came.plain
-                & ~came.direct
-                & ~self.unlimited
-            ),
+            counts.eq((s.found_budget != 0) & ~came.plain & ~came.direct & ~self.unlimited),
+            s.limited.eq(self.came_valid & Mux(came.first, counts, counted)),
         ]
         m.d.sync += [
             s.found_budget.eq(reader.data),
@@ -208,6 +222,7 @@ class Budget(wiring.Component):
         ]
         with m.If(self.came_valid & came.first):
             m.d.sync += [
+                counted.eq(counts),
                 s.budget.eq(s.found_budget),
                 s.window.eq(s.found_window),
                 # Window size - 1: ones below the highest bit of a quarter of the budget.
@@ -254,6 +269,7 @@ class Budget(wiring.Component):
             ]
             m.d.sync += Cat(*later).eq(Cat(valid, valid & last, group, fire, values, differences))
             valid, last, group, fire, values, differences = later
+            s.lasts.append(last)
             if stage == "c":
                 index = Signal(16)
                 inside = Data()
@@ -327,7 +343,7 @@ class Budget(wiring.Component):
         token, fits = s.token_e, Signal()
         m.d.comb += fits.eq(s.counts[-1] <= s.room)
         m.d.sync += token.eq(0)
-        with m.FSM(name="budget"):
+        with m.FSM(name="budget") as work:
             with m.State("COME"), m.If(s.valid_e & s.last_e):
                 m.next = "ROOM"
             with m.State("ROOM"):
@@ -361,13 +377,16 @@ class Budget(wiring.Component):
                     m.next = "COME"
                 with m.Else():
                     m.d.sync += [token.body.eq(1), s.place.eq(s.place + 1)]
+        m.d.comb += s.deciding.eq(work.ongoing("CLASS") | work.ongoing("GROUPS"))
+        m.d.comb += s.beginning.eq(work.ongoing("ROOM"))
 
     def _choose(self, m: Module, s: _Signals, found: Signal) -> None:
         """Stages f and g: what of a group is sent; or a group that the budget does not count for."""
         width = self._width
         # ``place`` moves with the token, so a stage later the memory has its group.
         token_f, token_g = Signal(s.token), Signal(s.token)
-        entry, entry_g = Signal(s.entry), Data(s.entry)
+        s.tokens += [token_f, token_g]
+        entry, entry_g = Signal(s.entry), s.entry_g
         sure, part = Data(width), Data(width)
         row_g = Data(len(self.came.row))
         m.d.comb += entry.eq(found)
@@ -384,7 +403,7 @@ class Budget(wiring.Component):
                 part[p].eq(fire & ~entry.inside & (k + 1 == s.bar)),
             ]
         # As many of the last class as there is room for, and of all as many as are left.
-        wanted, admitted = Signal(width), Signal(width)
+        wanted, admitted = s.wanted, s.admitted
         m.d.comb += wanted.eq(sure | _first_of(part, s.room))
         m.d.comb += admitted.eq(_first_of(wanted, s.left))
         with m.If(token_g.valid):
