@@ -30,6 +30,9 @@ MEMORIES = ("ram", "axi4", "port")
 NO_PART = ("name", "cell_sharing", "bus_bits", "bus_clock")
 """Fields that no image depends on."""
 
+LATER = ("budgets",)
+"""Options that engines and images of before do not name; left out where they are off."""
+
 
 def cell_signature(cell: Cell) -> str:
     """What hardware and images depend on in a cell, as text: operands, formats, equation."""
@@ -356,21 +359,19 @@ class EngineConfig:
         The version of the image, the fields but ``name`` and ``cell_sharing``, and the definitions
         of all cells: an equation may change while its name stays.
         """
-        fields = {k: v for k, v in self.to_dict().items() if k not in NO_PART}
-        if not self.budgets:  # images of engines without are what they were before there were any
-            del fields["budgets"]
-        values = [f"{k}={v!r}" for k, v in sorted(fields.items())]
+        values = [f"{k}={v!r}" for k, v in sorted(self.to_dict().items()) if k not in NO_PART]
         values += [cell_signature(CELLS[c]) for c in self.cells]
         text = f"stillnet image {VERSION};" + ";".join(values)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by field name, as in the TOML form."""
-        return {
+        values = {
             **dataclasses.asdict(self),
             "cells": list(self.cells),
             "formats": list(self.formats),
         }
+        return {k: v for k, v in values.items() if v or k not in LATER}
 
     def to_toml(self) -> str:
         """The configuration as a TOML document."""
@@ -423,7 +424,7 @@ class EngineConfig:
                 raise StillnetError(
                     f"engine config: unknown field '{key}'; known are {', '.join(sorted(known))}"
                 )
-        missing = sorted(known - set(values))
+        missing = sorted(known - set(values) - set(LATER))
         if complete and missing:
             raise StillnetError(
                 f"engine config: field '{missing[0]}' is missing; another version of stillnet "
