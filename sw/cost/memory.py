@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stillnet.sw.contract.config import EngineConfig
 
-__all__ = ["MemoryModel"]
+__all__ = ["MemoryModel", "WorstMemory"]
 
 SDRAM_LATENCY = 24.0
 """Cycles of an SDRAM from a request to the first item of the bus."""
@@ -50,3 +50,68 @@ class MemoryModel:
         latency = SDRAM_LATENCY + items - 1 + (CROSSING_THERE if own else 0)
         latency = latency / ratio + (CROSSING_HERE if own else 0)
         return cls(latency, items / 0.9899 / ratio, 1.35 / ratio)
+
+
+WORST_ROW = 12.0
+"""Cycles of an SDRAM, without data, at a border between rows: PRECHARGE, ACTIVATE and what the
+controller takes, hidden by no other bank. Every column begins with one."""
+
+WORST_REFRESH = 0.03
+"""Share of an SDRAM's time that refresh takes at most, and what a row that it closed costs."""
+
+WORST_PAUSE = 96.0
+"""Cycles of an SDRAM in which refreshes that were put off are made up for, once per step."""
+
+ROW_ITEMS = 256
+"""Items of the bus in a row, of the part with the shortest rows."""
+
+
+@dataclass(frozen=True)
+class WorstMemory:
+    """A memory at its slowest, in cycles of the engine.
+
+    Attributes
+    ----------
+    latency : float
+        From a request to its first word, at most.
+    word_cycles : float
+        Per word, refresh included.
+    column_cycles, row_cycles : float
+        Lost with each column, and with each row that a column reaches.
+    row_words : int
+        Words of a row.
+    outstanding : int
+        Requests that are accepted before the first of them is served.
+    start : float
+        Lost once per step.
+    """
+
+    latency: float = 8.0
+    word_cycles: float = 1.0
+    column_cycles: float = 0.0
+    row_cycles: float = 0.0
+    row_words: int = 1 << 16
+    outstanding: int = 16
+    start: float = 0.0
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> WorstMemory:
+        """The memory of an engine: on-chip RAM, or an SDRAM as ``bus_bits`` and ``bus_clock`` say.
+
+        What ``stillnet bench sdram`` measures where every column needs another row of the same
+        bank, for any part in the table of ``hw/memory/sdram``, is within it.
+        """
+        if config.memory == "ram":
+            return cls(latency=4.0)
+        usual = MemoryModel.of(config)
+        ratio = config.bus_clock or 1.0
+        items = max(1.0, config.word_bits / config.bus_bits)
+        row = WORST_ROW / ratio
+        return cls(
+            latency=usual.latency + row,
+            word_cycles=items / (1 - WORST_REFRESH) / ratio,
+            row_cycles=row,
+            column_cycles=row,
+            row_words=max(1, int(ROW_ITEMS / items)),
+            start=WORST_PAUSE / ratio,
+        )
