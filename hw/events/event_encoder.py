@@ -59,7 +59,9 @@ class _Signals:
             Data(signed(EVENT_BITS + 1), name=f"limit{i}") for i in range(2)
         )
         self.fire: Any = Data(width)
-        self.values2: Any = [Data(signed(ACTIVATION_BITS), name=f"value2_{p}") for p in range(width)]
+        self.values2: Any = [
+            Data(signed(ACTIVATION_BITS), name=f"value2_{p}") for p in range(width)
+        ]
         self.differences2: Any = [
             Data(signed(EVENT_BITS), name=f"difference2_{p}") for p in range(width)
         ]

@@ -204,9 +204,7 @@ class EngineConfig:
                         f"engine config: cell '{cell}' reads state '{peer}' of another layer, "
                         "which no cell of the engine has; add the cell that has it"
                     )
-        for field in (
-            *("second_threshold", "int4", "row_scale", "element_thresholds", "budgets"),
-        ):
+        for field in (*("second_threshold", "int4", "row_scale", "element_thresholds", "budgets"),):
             if not isinstance(getattr(self, field), bool):
                 raise StillnetError(
                     f"engine config: {field} must be true or false, not {getattr(self, field)!r}"

@@ -122,6 +122,9 @@ class GuaranteeModel:
         for entry in self.table.entries:
             if not entry.bias:
                 self._add(entry)
+        # Of the columns that take longest: entry k is for k of them.
+        self._most_time = {s: _most(v) for s, v in self._time.items()}
+        self._most_words = {s: _most(v) for s, v in self._words.items()}
 
     def _add(self, entry: Entry) -> None:
         lengths = np.array(entry.lengths, np.int64)
@@ -141,6 +144,16 @@ class GuaranteeModel:
         in_flight = np.minimum(share, 1.0) * self._loop
         return np.maximum(np.maximum(served + borders, in_flight), lengths)
 
+    @property
+    def sources(self) -> list[int]:
+        """Vectors that may have a budget: of differences, and some matrix reads them."""
+        network = self.network
+        return [
+            source
+            for source in self._matrices
+            if source < len(network.layers) and network.source_mode(source) is Mode.DELTA
+        ]
+
     # -- events -----------------------------------------------------------------------------------
 
     def most_events(self, source: int, budgets: dict[int, int]) -> int:
@@ -157,9 +170,9 @@ class GuaranteeModel:
         memory = scheduler = 0.0
         for source, matrices in self._matrices.items():
             events = self.most_events(source, budgets)
-            words += int(np.sort(self._words[source])[::-1][:events].sum())
+            words += int(self._most_words[source][events])
             columns += events * len(matrices)
-            memory += float(np.sort(self._time[source])[::-1][:events].sum())
+            memory += float(self._most_time[source][events])
             scheduler += sum(self._gaps(entry, events) for entry in matrices)
         for entry in self._biases:
             words += entry.longest
@@ -208,3 +221,8 @@ class GuaranteeModel:
             return TOKEN + 2 + LISTED + ACTIVE
         replay = REPLAY + network.inputs if self.config.budgets else 0
         return network.inputs + LISTED + ACTIVE + replay
+
+
+def _most(costs: np.ndarray) -> np.ndarray:
+    """Sums of the largest costs: of none of them, of one, of two, and so on."""
+    return np.concatenate([[0], np.cumsum(np.sort(costs)[::-1])])

@@ -52,15 +52,19 @@ class MemoryModel:
         return cls(latency, items / 0.9899 / ratio, 1.35 / ratio)
 
 
-WORST_ROW = 12.0
-"""Cycles of an SDRAM, without data, at a border between rows: PRECHARGE, ACTIVATE and what the
-controller takes, hidden by no other bank. Every column begins with one."""
+WORST_COLUMN = 8.0
+"""Cycles of an SDRAM that a column waits at most for PRECHARGE and ACTIVATE: where it lies in the
+bank of the column before, in another row."""
 
-WORST_REFRESH = 0.03
-"""Share of an SDRAM's time that refresh takes at most, and what a row that it closed costs."""
+WORST_BORDER = 2.0
+"""The same at each further row that a column reaches, which lies in the next bank."""
+
+WORST_REFRESH = 0.014
+"""Share of an SDRAM's time that refresh takes, and the rows that it closes."""
 
 WORST_PAUSE = 96.0
-"""Cycles of an SDRAM in which refreshes that were put off are made up for, once per step."""
+"""Cycles of an SDRAM in which refreshes that were put off are made up for; once more than the share
+says, because a step may begin with it."""
 
 ROW_ITEMS = 256
 """Items of the bus in a row, of the part with the shortest rows."""
@@ -106,12 +110,12 @@ class WorstMemory:
         usual = MemoryModel.of(config)
         ratio = config.bus_clock or 1.0
         items = max(1.0, config.word_bits / config.bus_bits)
-        row = WORST_ROW / ratio
+        pause = WORST_PAUSE / ratio
         return cls(
-            latency=usual.latency + row,
+            latency=usual.latency + WORST_COLUMN / ratio,
             word_cycles=items / (1 - WORST_REFRESH) / ratio,
-            row_cycles=row,
-            column_cycles=row,
+            column_cycles=WORST_COLUMN / ratio,
+            row_cycles=WORST_BORDER / ratio,
             row_words=max(1, int(ROW_ITEMS / items)),
-            start=WORST_PAUSE / ratio,
+            start=pause,
         )

@@ -49,9 +49,7 @@ def worst_share(bench: Bench, network: Network, seed: int, latency: int) -> floa
     config, x = bench.config, adversarial(network, 14, seed)
     memory = WorstMemory(latency=latency)
     bound = guaranteed_cycles(network, config, memory=memory)
-    run = run_engine(
-        network, x, config, behaviour=Behaviour(latency=latency), model=bench.model
-    )
+    run = run_engine(network, x, config, behaviour=Behaviour(latency=latency), model=bench.model)
     assert run.difference is None
     assert max(step["words"] for step in run.per_step) <= bound.words
     longest = max(step["cycles"] for step in run.per_step)
