@@ -381,7 +381,7 @@ class Budget(wiring.Component):
         m.d.comb += s.beginning.eq(work.ongoing("ROOM"))
 
     def _choose(self, m: Module, s: _Signals, found: Signal) -> None:
-        """Stages f and g: what of a group is sent; or a group that the budget does not count for."""
+        """Stages f and g: what is sent of a group; or a group that no budget counts for."""
         width = self._width
         # ``place`` moves with the token, so a stage later the memory has its group.
         token_f, token_g = Signal(s.token), Signal(s.token)

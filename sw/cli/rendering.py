@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stillnet.sw.util.results import ImageInfo, NetworkInfo, QuantizeReport
+from stillnet.sw.util.results import DeadlineReport, ImageInfo, NetworkInfo, QuantizeReport
 
 __all__ = [
     "columns",
