@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "sw.quantization": "sw.model sw.network sw.partition sw.quantization.checking"
     " sw.quantization.solvers sw.util",
     "sw.packing": "sw.network sw.util",
-    "sw.cost": "sw.network",
+    "sw.cost": "sw.network sw.util",
     "sw.compression": "sw.cost sw.model sw.network sw.quantization sw.quantization.checking"
     " sw.quantization.solvers sw.util",
     "sw.search": "sw.compression sw.cost sw.model sw.network sw.quantization"

@@ -2,8 +2,8 @@
 
 A small network on generated hardware: speech-like steps, then noise, silence, full scale and
 everything turned over in each step. And NSNet2 compressed, where the environment's
-``STILLNET_STAGES`` has one from ``stillnet bench nsnet2``: its mean cycles, its guaranteed ones, and
-the error of its gains on test speech with budgets and without.
+``STILLNET_STAGES`` has one from ``stillnet bench nsnet2``: its mean cycles, its guaranteed ones,
+and the error of its gains on test speech with budgets and without.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from stillnet.sim.engine.equivalence import NetworkOnEngine
 from stillnet.sim.engine.model import Behaviour, EngineModel
 from stillnet.sw.compression.sweep import measure
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.registers import Register
 from stillnet.sw.cost.deadline import keep_deadline
 from stillnet.sw.cost.guarantee import guaranteed_cycles
@@ -39,7 +38,7 @@ __all__ = ["BENCH", "deadline", "nsnet2_rows", "small_rows", "walk_model"]
 
 Progress = Callable[[str, int, int], None]
 
-FACTORS = (None, 1.5, 1.25, 1.1)
+FACTORS = (None, 2.0, 1.5, 1.25)
 """Guaranteed cycles over the mean; None is without budgets."""
 
 CLOCK_MHZ = 100.0
@@ -176,38 +175,36 @@ def nsnet2_rows(
     network = Network.load(path)
     config = replace(fit(network, EngineConfig.load("sdram16")), budgets=True)
     model = load_model(recordings.nsnet2_path())
-    tests = [
-        signals.features(signals.stft(recordings.test_mix(noise=noise)[0]))
+    tests = {
+        noise: signals.features(signals.stft(recordings.test_mix(noise=noise)[0]))
         for noise in ("pink", "machine")
-    ]
+    }
     calibration = recordings.calibration_recordings(2, 12.0)
-    rows = []
-    plain: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
+    mean = 0.0
     for k, factor in enumerate(factors):
         made = copy.copy(network)
-        made.budgets, made.notes = {}, dict(network.notes)
+        made.budgets, made.notes = {}, {n: v for n, v in network.notes.items() if n != "deadline"}
         if factor is not None:
-            limit = factor * plain["cycles"] / CLOCK_MHZ / 1e3
-            try:
-                keep_deadline(made, config, calibration, limit)
-            except StillnetError:
-                continue
-        found = [measure(model, made, [x], config, clock_mhz=CLOCK_MHZ) for x in tests]
-        usual = {key: float(np.mean([f[key] for f in found])) for key in ("error", "cycles")}
-        plain = plain or usual
+            keep_deadline(made, config, calibration, factor * mean / CLOCK_MHZ / 1e3)
         bound = guaranteed_cycles(made, config)
-        rows.append(
+        found = {
+            n: measure(model, made, [x], config, clock_mhz=CLOCK_MHZ) for n, x in tests.items()
+        }
+        mean = mean or float(np.mean([f["cycles"] for f in found.values()]))
+        rows += [
             {
-                "network": f"NSNet2, {path.stem}",
-                "factor": bound.cycles / plain["cycles"],
-                "mean": usual["cycles"],
+                "network": f"NSNet2, {noise} noise",
+                "factor": bound.cycles / mean,
+                "mean": values["cycles"],
                 "worst": None,
                 "guaranteed": bound.cycles,
                 "words_share": None,
-                "error": usual["error"],
+                "error": values["error"],
                 **_cost_of(made),
             }
-        )
+            for noise, values in found.items()
+        ]
         if progress:
             progress(path.stem, k + 1, len(factors))
     return rows
@@ -249,11 +246,12 @@ BENCH = Bench(
     name="deadline",
     title="A bound for every step",
     about=(
-        "Guaranteed cycles of a step, for any input, over the mean without budgets. The first row of "
-        "a network has no budgets. Errors are against the float model; late events came in a later "
-        "step. The small network runs on the generated hardware: a recording, silence, full scale, "
-        "both ends in turn and noise, each step offered to an idle engine. NSNet2: test speech with "
-        "two noises, cycles by the cost model."
+        "Guaranteed cycles of a step, for any input, over the mean without budgets. The first row "
+        "of a network has no budgets. Errors are against the float model; late events came in a "
+        "later step. The small network runs on the generated hardware: a recording, silence, full "
+        "scale, both ends in turn and noise, each step offered to an idle engine. NSNet2: test "
+        "speech with two noises, an SDRAM of 16 bits, mean cycles by the cost model, the guarantee "
+        "over the mean of both; the machine noise is of a kind that calibration has never heard."
     ),
     measure=lambda progress: deadline(progress),
     markdown=_markdown,

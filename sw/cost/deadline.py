@@ -120,9 +120,8 @@ def budgets_within(
 ) -> dict[int, int]:
     """Budgets with which no step takes more than so many cycles, by source.
 
-    All vectors get the same quantile of the events that they have in a step: then each is as likely
-    to be refused something. Where there is time for all of calibration, what is left over goes to
-    all of them too; where there is none, all shrink alike.
+    All vectors get the same multiple of the events that they have on average, for other recordings
+    than those of calibration are busier in all of them.
 
     Parameters
     ----------
@@ -140,23 +139,15 @@ def budgets_within(
     """
     network, width = model.network, model.config.cell_width
     sizes = {source: network.source_size(source) for source in events}
+    means = {source: max(1.0, float(counts.mean())) for source, counts in events.items()}
 
-    def at(place: float) -> dict[int, int]:
-        found = {}
-        for source, counts in events.items():
-            low, high = float(counts.min()), float(counts.max())
-            if place < 0:
-                wanted = (1 + place) * low
-            elif place <= 1:
-                wanted = float(np.quantile(counts, place))
-            else:
-                wanted = high + (place - 1) * (sizes[source] - high)
-            found[source] = min(sizes[source], max(LEAST * width, int(wanted)))
+    def at(factor: float) -> dict[int, int]:
+        found = {s: max(LEAST * width, int(factor * mean)) for s, mean in means.items()}
         return {s: b for s, b in found.items() if b < sizes[s]}
 
     if model.of({}).cycles <= cycles:
         return {}
-    least = model.of(at(-1.0)).cycles
+    least = model.of(at(0.0)).cycles
     if least > cycles:
         raise StillnetError(
             f"network '{network.name}' cannot keep {milliseconds:g} ms for every input on engine "
@@ -164,7 +155,7 @@ def budgets_within(
             f"{milliseconds * least / cycles:.3g} ms; give it more time, a faster engine or fewer "
             "weights"
         )
-    low, high = -1.0, 2.0
+    low, high = 0.0, max(sizes[s] / mean for s, mean in means.items())
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         if model.of(at(middle)).cycles <= cycles:

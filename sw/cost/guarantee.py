@@ -138,7 +138,7 @@ class GuaranteeModel:
         """Cycles of columns, one after the other: at the memory, or in flight where few may be."""
         config, memory = self.config, self.memory
         served = np.where(hot, lengths, lengths * memory.word_cycles + memory.column_cycles)
-        borders = np.where(hot, 0, -(-lengths // memory.row_words)) * memory.row_cycles
+        borders = np.where(hot, 0, -(-(lengths - 1) // memory.row_words)) * memory.row_cycles
         columns = min(config.fetch_columns - 2, memory.outstanding)
         share = np.maximum(1 / columns, lengths / max(1, config.fetch_words - 2))
         in_flight = np.minimum(share, 1.0) * self._loop
@@ -205,7 +205,7 @@ class GuaranteeModel:
         config, layer = self.config, self.table.layers[i]
         groups = -(-layer.units // config.cell_width)
         cycles = DISPATCH + NEXT_DISPATCH + READ + NEXT_READ + STALL + SUMS + ADD + OTHER_CELL
-        cycles += 2 * layer.blocks * layer.stride  # its reads, each beside a word of another column
+        cycles += layer.blocks * layer.stride  # where a word holds up a read, the word is counted
         cycles += config.read_latency + TO_CELL + groups * config.cell_sharing + config.cell_sharing
         cycles += layer.depth + ENCODE
         if config.sparse:

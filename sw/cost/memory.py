@@ -52,12 +52,12 @@ class MemoryModel:
         return cls(latency, items / 0.9899 / ratio, 1.35 / ratio)
 
 
-WORST_COLUMN = 8.0
+WORST_COLUMN = 7.0
 """Cycles of an SDRAM that a column waits at most for PRECHARGE and ACTIVATE: where it lies in the
 bank of the column before, in another row."""
 
-WORST_BORDER = 2.0
-"""The same at each further row that a column reaches, which lies in the next bank."""
+WORST_BORDER = 1.25
+"""The same at each border of a row within a column; the next row lies in the next bank."""
 
 WORST_REFRESH = 0.014
 """Share of an SDRAM's time that refresh takes, and the rows that it closes."""
@@ -66,8 +66,8 @@ WORST_PAUSE = 96.0
 """Cycles of an SDRAM in which refreshes that were put off are made up for; once more than the share
 says, because a step may begin with it."""
 
-ROW_ITEMS = 256
-"""Items of the bus in a row, of the part with the shortest rows."""
+ROW_BITS = 8192
+"""Bits of a row, of the parts with the shortest rows."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class WorstMemory:
     word_cycles : float
         Per word, refresh included.
     column_cycles, row_cycles : float
-        Lost with each column, and with each row that a column reaches.
+        Lost with each column, and at each border of a row in it.
     row_words : int
         Words of a row.
     outstanding : int
@@ -116,6 +116,6 @@ class WorstMemory:
             word_cycles=items / (1 - WORST_REFRESH) / ratio,
             column_cycles=WORST_COLUMN / ratio,
             row_cycles=WORST_BORDER / ratio,
-            row_words=max(1, int(ROW_ITEMS / items)),
+            row_words=max(1, ROW_BITS // config.word_bits),
             start=pause,
         )
