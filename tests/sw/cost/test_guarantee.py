@@ -7,9 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from stillnet.hw.memory.sdram.controller import SdramController
+from stillnet.hw.memory.sdram.parts import PARTS
 from stillnet.sim.engine.counted import counted_run
 from stillnet.sim.engine.equivalence import run_engine
 from stillnet.sim.engine.model import Behaviour
+from stillnet.sim.sdram.simulation import SdramSimulation, Traffic
+from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.guarantee import GuaranteeModel, guaranteed_cycles
@@ -80,6 +84,38 @@ def test_budgets_bound_a_network_that_never_rests(benches: dict[str, Bench], nam
     bound = guaranteed_cycles(network, bench.config, memory=WorstMemory(latency=8))
     assert bound.cycles < 0.9 * free.cycles and bound.words < 0.7 * free.words
     assert worst_share(bench, network, 1, 8) <= 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "mhz", "bits"),
+    [("IS42S16160", 100, 16), ("IS42S16160", 133, 64), ("EM638325", 133, 64)],
+)
+def test_an_sdram_is_never_slower(part: str, mhz: int, bits: int) -> None:
+    """Columns of any length, each in another row of the same bank, at all borders between rows."""
+    p = PARTS[part]
+    per = bits // p.data_bits
+    controller = SdramController(
+        p,
+        mhz * 1_000_000,
+        address_bits=p.address_bits - (per.bit_length() - 1),
+        word_bits=bits,
+        input_delay=2,
+        startup_us=1,
+    )
+    worst = WorstMemory.of(EngineConfig(lanes=bits // 8, bus_bits=p.data_bits))
+    row, columns = (1 << p.column_bits) // per, 600
+    with SdramSimulation(controller, optimise="-O1") as sdram:
+        sdram.start()
+        for length in (2, 4, 8, 16, 64, 200):
+            for at in (0, row - 1, max(0, row - length // 2)):
+                places = [7 * k % ((1 << p.row_bits) - 4) * row * p.banks for k in range(columns)]
+                begin = sdram.cycle
+                sdram.run([(k + at, length) for k in places], traffic=Traffic(tail=0))
+                borders = -(-(length - 1) // worst.row_words)
+                column = worst.column_cycles + borders * worst.row_cycles
+                bound = columns * (length * worst.word_cycles + column) + worst.start
+                assert sdram.cycle - begin <= bound + worst.latency, (length, at)
 
 
 def test_words_are_those_of_the_longest_columns():
