@@ -380,11 +380,15 @@ def add_clock(parser: Parser, default: float | None, help: str) -> None:
     parser.add_argument("--clock", type=float, default=default, metavar="MHZ", help=help)
 
 
+def _deadline(text: str) -> float:
+    return parse_time(text, "--deadline")
+
+
 def add_deadline(parser: Parser) -> None:
     """A bound for every step."""
     parser.add_argument(
         "--deadline",
-        type=lambda text: parse_time(text, "--deadline"),
+        type=_deadline,
         metavar="T",
         help="budgets of events with which no step takes longer, whatever the input is, for "
         "example 2ms; the engine needs budgets = true, which --fit gives it",
