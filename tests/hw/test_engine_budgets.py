@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -82,6 +83,15 @@ def busy_case(config: EngineConfig, steps: int) -> Case:
     return Case(network, x, x[:0], Behaviour(), streaming=False)
 
 
+def sized_case(config: EngineConfig, steps: int) -> Case:
+    """The same with a threshold at the input, and changes of every size above and below it."""
+    case = busy_case(config, steps)
+    case.network.input_threshold = 200
+    rng = np.random.default_rng(5)
+    size = 2.0 ** rng.uniform(6, 12, case.inputs.shape)
+    return dataclasses.replace(case, inputs=(size * rng.choice([-1, 1], size.shape)).astype(int))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_random_networks(benches: dict[str, Bench], name: str) -> None:
     bench = benches[name]
@@ -92,6 +102,7 @@ def test_random_networks(benches: dict[str, Bench], name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_step_is_within_its_budget(benches: dict[str, Bench], name: str) -> None:
     bench = benches[name]
+    bench.check(sized_case(bench.config, 30))
     case = busy_case(bench.config, 30)
     run = bench.check(case)
     steps = len(case.inputs)
