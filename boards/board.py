@@ -425,6 +425,8 @@ def block_rams(config: EngineConfig) -> int:
     if config.element_thresholds:
         for bits in (16, 1):
             total += blocks(config.inputs, bits) + config.cell_width * blocks(rows, bits)
+    if config.budgets:  # the stores of two encoders
+        total += blocks(config.inputs, 54) + blocks(rows, 37 * config.cell_width + 17)
     state = [16, *map(config.state_bits, config.state_names)]  # with the references
     total += config.cell_width * sum(blocks(rows, bits) for bits in state)
     total += blocks(rows, 17 * config.cell_width + 16)

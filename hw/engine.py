@@ -34,6 +34,7 @@ from stillnet.hw.lanes.lanes import Lanes
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.memory.tiers import Tiers
 from stillnet.hw.parts.data_register import Data
+from stillnet.hw.parts.host_interfaces import TableWriteSignature
 from stillnet.hw.parts.layouts import column_layout, output_layout, read_command_layout
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
@@ -286,6 +287,28 @@ class Engine(wiring.Component):
             inputs, hidden = b.input_encoder.thresholds, b.write_back.thresholds
             self._connect_table(m, loader.entries, image.Table.INPUT_THRESHOLDS, inputs)
             self._connect_table(m, loader.entries, image.Table.THRESHOLDS, hidden)
+        if self._config.budgets:
+            self._connect_budgets(m, b, r)
+
+    def _connect_budgets(self, m: Module, b: _Blocks, r: Registers) -> None:
+        """Budgets come with the image, and from the host; late events go to the counters."""
+        table = TableWriteSignature().create(path=("budgets",))
+        self._connect_table(m, b.loader.entries, image.Table.BUDGETS, table)
+        with m.If(r.budget_write):
+            m.d.sync += [
+                table.write.eq(1),
+                table.index.eq(r.threshold_select),
+                table.value.eq(self.registers.write_data),
+            ]
+        inputs, hidden = b.input_encoder, b.write_back
+        for port, own in ((inputs.budgets, table.index == 0), (hidden.budgets, table.index != 0)):
+            m.d.comb += [port.write.eq(table.write & own), port.value.eq(table.value)]
+        m.d.comb += [
+            inputs.budgets.index.eq(0),
+            hidden.budgets.index.eq(table.index - 1),
+            b.counters.late_input.eq(inputs.late),
+            b.counters.late_vector.eq(hidden.late),
+        ]
 
     @staticmethod
     def _connect_table(m: Module, entries: Any, table: image.Table, port: Any) -> None:
@@ -405,7 +428,10 @@ class Engine(wiring.Component):
     def _answer(self, m: Module, b: _Blocks, r: Registers) -> None:
         """Requests of the host, and its writes of thresholds."""
         threshold = b.scheduler.threshold
-        r.answer(m, r.is_state | (self.registers.address == Register.EVENTS))
+        slow = r.is_state | (self.registers.address == Register.EVENTS)
+        if self._config.budgets:
+            slow |= self.registers.address == Register.LATE
+        r.answer(m, slow)
         m.d.comb += [
             threshold.write.eq(r.threshold_write),
             threshold.layer.eq(r.threshold_select[:5] - 1),
@@ -441,6 +467,15 @@ class Engine(wiring.Component):
         ]
         for vector, its_region in zip(vectors, (Region.REFERENCE, Region.REFERENCE_SECOND)):
             ports.append((vector, row, region == its_region, clear_rows))
+        if config.budgets:
+            which, hidden, clear_windows = r.state_index == 0, Data(28), Signal()
+            m.d.sync += [
+                hidden.eq(Mux(s.sweeping, s.sweep, r.state_index - 1)),
+                clear_windows.eq(s.sweeping),
+            ]
+            windows = region == Region.BUDGET_WINDOW
+            ports.append((b.input_encoder.windows, Const(0), windows & which, clear_windows))
+            ports.append((b.write_back.windows, hidden, windows & ~which, clear_windows))
         write = r.idle & self.registers.write_strobe & r.is_state
         for k, (port, port_row, selected, port_clear) in enumerate(ports):
             port_write = Signal(name=f"host_write{k}")
@@ -485,6 +520,7 @@ class Engine(wiring.Component):
         late = [Data(signed(ACTIVATION_BITS), name=f"reference_late{k}") for k in range(3)]
         memories = (inputs.host, hosts[0], hosts[-1])
         m.d.sync += [value.eq(host.read) for value, host in zip(late, memories)]
+        window = self._window(m, b, r) if self._config.budgets else None
         value = Signal(32, name="state_value")
         with m.Switch(r.state_region):
             with m.Case(Region.ACCUMULATOR):
@@ -493,11 +529,22 @@ class Engine(wiring.Component):
                 m.d.comb += value.eq(late[1])
             with m.Case(Region.REFERENCE_SECOND):
                 m.d.comb += value.eq(late[2])
+            if window is not None:
+                with m.Case(Region.BUDGET_WINDOW):
+                    m.d.comb += value.eq(window)
             with m.Case(Region.INPUT):
                 m.d.comb += value.eq(Mux(one_hot, inputs.token.token, late[0]))
             with m.Default():
                 m.d.comb += value.eq(b.cells.host.read.as_signed())
         return value
+
+    @staticmethod
+    def _window(m: Module, b: _Blocks, r: Registers) -> Signal:
+        """The window of the selected budget."""
+        late = Data(16, name="window_late")
+        inputs, hidden = b.input_encoder.windows, b.write_back.windows
+        m.d.sync += late.eq(Mux(r.state_index == 0, inputs.read, hidden.read))
+        return late
 
     def _count(self, m: Module, b: _Blocks, r: Registers) -> None:
         """What the counters count, and which one is read."""

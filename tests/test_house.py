@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "sw.quantization": "sw.model sw.network sw.partition sw.quantization.checking"
     " sw.quantization.solvers sw.util",
     "sw.packing": "sw.network sw.util",
-    "sw.cost": "sw.network",
+    "sw.cost": "sw.network sw.util",
     "sw.compression": "sw.cost sw.model sw.network sw.quantization sw.quantization.checking"
     " sw.quantization.solvers sw.util",
     "sw.search": "sw.compression sw.cost sw.model sw.network sw.quantization"
@@ -95,7 +95,7 @@ MAY_IMPORT = {
     "sim.sdram": "hw.memory.sdram hw.verilog sim.compile",
     "sim.board": "boards.board boards.catalogue boards.top hw hw.host.link hw.memory"
     " hw.memory.sdram hw.verilog sim.compile sw.cli sw.network sw.packing sw.util",
-    "sim.proofs": "hw.host.link hw.memory hw.memory.sdram hw.parts",
+    "sim.proofs": "hw.events hw.host.link hw.memory hw.memory.sdram hw.parts",
     "sim.testbenches": f"{HARDWARE} boards.catalogue boards.top sim.board sim.compile sim.engine"
     " sim.sdram sim.testbenches.template sw.cli sw.host sw.network sw.packing sw.util",
     "sim.testbenches.template": "",

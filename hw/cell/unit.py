@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -147,7 +147,9 @@ class CellUnit(wiring.Component):
     def _may_start(self, m: Module, s: _Signals) -> None:
         """Whether the next command may start: known a cycle late, but not forgetting the latest."""
         upcoming = self.commands.payload
-        follows = (upcoming.cell == s.kind) & (upcoming.layer != s.layer)
+        follows: Value = (upcoming.cell == s.kind) & (upcoming.layer != s.layer)
+        if self._config.budgets:  # the encoder looks at a vector twice
+            follows = Const(0)
         with_peers = [i for i, cell in enumerate(self._cells) if cell.peers]
         if with_peers:
             alone = Signal()  # cells of this kind read what the one before may be writing

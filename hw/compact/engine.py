@@ -75,6 +75,10 @@ class CompactEngine(wiring.Component):
                 )
         if config.cell_width != 1:
             raise ValueError(f"Compact engine needs a cell width of 1, not {config.cell_width}")
+        if config.budgets:
+            raise StillnetError(
+                f"the compact engine keeps no budgets; leave budgets out of '{config.name}'"
+            )
         if config.second_threshold:
             raise ValueError("Compact engine has one threshold a vector, not a second one")
         if config.hot_words:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
@@ -29,7 +29,9 @@ from stillnet.hw.parts.layouts import list_layout
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 
-__all__ = ["EventEncoder"]
+from .budget import Budget
+
+__all__ = ["EventEncoder", "budget_ports"]
 
 
 class _Signals:
@@ -56,11 +58,18 @@ class _Signals:
         self.limit, self.limit_negative = (
             Data(signed(EVENT_BITS + 1), name=f"limit{i}") for i in range(2)
         )
-        self.fire = Data(width)
-        self.values2 = [Data(signed(ACTIVATION_BITS), name=f"value2_{p}") for p in range(width)]
-        self.differences2 = [
+        self.fire: Any = Data(width)
+        self.values2: Any = [
+            Data(signed(ACTIVATION_BITS), name=f"value2_{p}") for p in range(width)
+        ]
+        self.differences2: Any = [
             Data(signed(EVENT_BITS), name=f"difference2_{p}") for p in range(width)
         ]
+        # Only with budgets: thresholds of single elements, one stage after ``group``, those of all
+        # elements a stage later, and the number of the group that is sent.
+        self.own: list[Any] = []
+        self.limits2: list[Any] = []
+        self.sent_group: Any = None
 
 
 class EventEncoder(wiring.Component):
@@ -78,6 +87,8 @@ class EventEncoder(wiring.Component):
         Width of a group's number, where it is more than the rows need.
     elements : bool
         Each element has a threshold of its own besides, and an event has to reach both.
+    vectors : int
+        Vectors that may have a budget each (``budget.py``); 0 where none has.
 
     Members
     -------
@@ -100,6 +111,15 @@ class EventEncoder(wiring.Component):
         The host's access to the references, only while nothing is encoded.
     thresholds : In(TableWriteSignature)
         Only with ``elements``: writes the thresholds of single elements, while nothing is encoded.
+    vector, unlimited : In
+        Only with ``vectors``: number of the vector, and whether its budget does not count; taken
+        with ``group.valid``.
+    budgets, windows : In(TableWriteSignature), In(StateAccessSignature)
+        The same: as of :class:`Budget`.
+    listed_vector, listed_bank, late : Out
+        The same: number of the vector that ``listed`` is of, the copy of the list that it is in,
+        and the events that were refused, valid with ``listed``, which comes a cycle later, or at
+        the replay of a vector with a budget.
     """
 
     def __init__(
@@ -110,8 +130,10 @@ class EventEncoder(wiring.Component):
         lists: int = 1,
         group_bits: int | None = None,
         elements: bool = False,
+        vectors: int = 0,
     ) -> None:
         self._elements = elements
+        self._vectors = vectors
         self._width = width
         self._rows = rows
         self._lists = lists
@@ -129,8 +151,14 @@ class EventEncoder(wiring.Component):
                 "list": In(ListReadSignature(width, row_bits, self._group_bits)),
                 "host": In(StateAccessSignature(row_bits, width, ACTIVATION_BITS)),
                 **({"thresholds": In(TableWriteSignature())} if elements else {}),
+                **(_budget_members(vectors) if vectors else {}),
             }
         )
+
+    @property
+    def vectors(self) -> int:
+        """Vectors that may have a budget each."""
+        return self._vectors
 
     @property
     def width(self) -> int:
@@ -164,6 +192,8 @@ class EventEncoder(wiring.Component):
         self._delay(m, s)
         for p in range(self._width):
             self._compare(m, s, p)
+        if self._vectors:
+            self._admit(m, s)
         self._update_references(m, s, writers)
         entry = self._entry(m, s)
         self._list(m, s, entry)
@@ -217,7 +247,7 @@ class EventEncoder(wiring.Component):
         difference1 = Data(signed(EVENT_BITS), name=f"difference1_{p}")
         reached: Any = 1
         if self._elements:
-            reached = self._reached(m, p, difference1)
+            reached = self._reached(m, s, p, difference1)
         change = Mux(self.rule.mode == Mode.NONZERO, value, value - s.references[p])
         reaches_both = ((difference1 >= s.limit) | (difference1 <= s.limit_negative)) & reached
         m.d.sync += [
@@ -228,6 +258,58 @@ class EventEncoder(wiring.Component):
             s.differences2[p].eq(difference1),
             s.fire[p].eq(exists & (difference1 != 0) & (s.direct1 | reaches_both)),
         ]
+
+    def _admit(self, m: Module, s: _Signals) -> None:
+        """Some events are refused; from here on the signals are those of what is sent."""
+        m.submodules.budget = budget = Budget(
+            self._width,
+            self._rows,
+            self._vectors,
+            row_bits=len(self.row),
+            group_bits=self._group_bits,
+        )
+        number, before = Data(self._group_bits), Signal(self._group_bits, name="number_before")
+        unlimited1, unlimited2 = Signal(), Signal()
+        came, sent = budget.came, budget.sent
+        m.d.comb += [
+            before.eq(Mux(s.first2, 0, number)),
+            budget.vector.eq(self.vector),
+            budget.unlimited.eq(unlimited2),
+            budget.came_valid.eq(s.valid2),
+            came.first.eq(s.first2),
+            came.last.eq(s.last2),
+            came.plain.eq(s.plain2 & s.enable2),
+            came.direct.eq(s.direct2),
+            came.group.eq(Mux(s.direct2, s.direct_group2, before)),
+            came.row.eq(s.row4),
+            came.base.eq(s.base2),
+            came.bank.eq(s.bank2),
+            came.fire.eq(s.fire),
+            *(came["values"][p].eq(s.values2[p]) for p in range(self._width)),
+            *(came.differences[p].eq(s.differences2[p]) for p in range(self._width)),
+        ]
+        m.d.sync += Cat(unlimited1, unlimited2).eq(Cat(self.unlimited, unlimited1))
+        with m.If(s.valid2):
+            m.d.sync += number.eq(before + 1)
+        for p in range(self._width):
+            limit = Data(EVENT_BITS, name=f"limit2_{p}")
+            larger = s.limit
+            if self._elements:
+                larger = Mux(s.own[p] > s.limit, s.own[p], s.limit)
+            m.d.sync += limit.eq(larger)
+            m.d.comb += budget.limits[p].eq(Mux(limit == 0, 1, limit))
+        connect(m, flipped(self.budgets), budget.budgets)
+        connect(m, flipped(self.windows), budget.host)
+        m.d.sync += [
+            self.listed_vector.eq(budget.sent_vector),
+            self.listed_bank.eq(sent.bank),
+        ]
+        m.d.comb += self.late.eq(budget.late)
+        s.valid2, s.first2, s.last2 = budget.sent_valid, sent.first, sent.last
+        s.plain2, s.enable2, s.direct2 = sent.plain, Const(1), sent.direct
+        s.row4, s.base2, s.bank2, s.fire = sent.row, sent.base, Signal.like(s.bank2), sent.fire
+        m.d.comb += s.bank2.eq(sent.bank)
+        s.values2, s.differences2, s.sent_group = sent["values"], sent.differences, sent.group
 
     def _update_references(self, m: Module, s: _Signals, writers: list[Any]) -> None:
         """An event moves its reference; an element below a plain threshold counts as zero."""
@@ -256,7 +338,11 @@ class EventEncoder(wiring.Component):
             before.eq(Mux(s.first2, 0, count)),
             group_before.eq(Mux(s.first2, 0, group)),
             total_before.eq(Mux(s.first2, 0, total)),
-            entry.group.eq(Mux(s.direct2, s.direct_group2, group_before)),
+            entry.group.eq(
+                Mux(s.direct2, s.direct_group2, group_before)
+                if s.sent_group is None
+                else s.sent_group
+            ),
             entry.mask.eq(s.fire),
             *(entry.values[p].eq(s.differences2[p]) for p in range(width)),
             listed.rows.eq(count),
@@ -309,7 +395,7 @@ class EventEncoder(wiring.Component):
         with m.If(port.enable):
             m.d.sync += list_data.eq(reader.data)
 
-    def _reached(self, m: Module, p: int, difference1: Signal) -> Any:
+    def _reached(self, m: Module, s: _Signals, p: int, difference1: Signal) -> Any:
         """Whether element p of the group reaches its own threshold, read like its reference."""
         found = Data(EVENT_BITS, name=f"element_found{p}")
         above, below = (
@@ -341,4 +427,26 @@ class EventEncoder(wiring.Component):
             above.eq(Mux(self.rule.exact, 0, found)),
             below.eq(-Mux(self.rule.exact, 0, found)),
         ]
+        s.own.append(above)
         return (difference1 >= above) | (difference1 <= below)
+
+
+def budget_ports(vectors: int) -> dict[str, Any]:
+    """Ports of whatever holds an encoder whose vectors may have budgets."""
+    return {
+        "budgets": In(TableWriteSignature()),
+        "windows": In(StateAccessSignature(bits_for(max(1, vectors - 1)), 1, 16)),
+        "late": Out(16),
+    }
+
+
+def _budget_members(vectors: int) -> dict[str, Any]:
+    """Those of the encoder itself."""
+    vector = range(max(2, vectors))
+    return {
+        **budget_ports(vectors),
+        "vector": In(vector),
+        "unlimited": In(1),
+        "listed_vector": Out(vector),
+        "listed_bank": Out(1),
+    }

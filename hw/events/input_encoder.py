@@ -32,7 +32,7 @@ from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 from stillnet.sw.contract.stages import ENCODE_CYCLES, LOOKUP_CYCLES
 
-from .event_encoder import EventEncoder
+from .event_encoder import EventEncoder, budget_ports
 
 __all__ = ["InputEncoder"]
 
@@ -109,6 +109,8 @@ class InputEncoder(wiring.Component):
         The host's access to the latest token.
     thresholds : In(TableWriteSignature)
         Thresholds of single elements, only where the engine has them.
+    budgets, windows, late : as of ``EventEncoder``
+        Only where vectors may have budgets.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -128,10 +130,16 @@ class InputEncoder(wiring.Component):
                 "host": In(StateAccessSignature(row_bits, 1, ACTIVATION_BITS)),
                 "token": In(TokenAccessSignature()),
                 **({"thresholds": In(TableWriteSignature())} if config.element_thresholds else {}),
+                **(budget_ports(1) if config.budgets else {}),
             }
         )
         self.encoder = EventEncoder(
-            1, config.inputs, lists=2, group_bits=16, elements=config.element_thresholds
+            1,
+            config.inputs,
+            lists=2,
+            group_bits=16,
+            elements=config.element_thresholds,
+            vectors=int(config.budgets),
         )
 
     @property
@@ -162,6 +170,9 @@ class InputEncoder(wiring.Component):
         ready = Signal()
         # A short vector could follow before the references of the one before it are written.
         settling = Signal(LOOKUP_CYCLES + ENCODE_CYCLES)
+        unsettled: Any = settling.any()
+        if self._config.budgets:
+            unsettled |= self._replaying(m, s)
         # Decided a cycle ahead: what allows an element stays true until a vector or a token ends.
         open_ = Signal()
         last_index = Signal.like(s.index)
@@ -174,7 +185,7 @@ class InputEncoder(wiring.Component):
                 & ~s.arrived
                 & ~s.leaving
                 & ~s.second_event
-                & (s.taking | (free & ~settling.any()))
+                & (s.taking | (free & ~unsettled))
                 & ~(s.take & (s.last | s.one_hot))
             ),
         ]
@@ -191,6 +202,15 @@ class InputEncoder(wiring.Component):
         ]
         with m.If(~self.restore_mode.active):
             m.d.sync += s.handed.eq(0)
+
+    def _replaying(self, m: Module, s: _Signals) -> Any:
+        """A vector with a budget is listed after its end; the next one waits."""
+        waiting = Signal(name="replaying")
+        with m.If(s.ended):
+            m.d.sync += waiting.eq(1)
+        with m.Elif(self.encoder.listed.valid & self.encoder.listed.last):
+            m.d.sync += waiting.eq(0)
+        return waiting
 
     def _elements(self, m: Module, s: _Signals) -> None:
         """What goes to the encoder while the vector is given as elements."""
@@ -271,6 +291,11 @@ class InputEncoder(wiring.Component):
         connect(m, flipped(self.host), encoder.host)
         if encoder.elements:
             connect(m, flipped(self.thresholds), encoder.thresholds)
+        if encoder.vectors:
+            connect(m, flipped(self.budgets), encoder.budgets)
+            connect(m, flipped(self.windows), encoder.windows)
+            unlimited = _later(m, self.restore_mode.active, LOOKUP_CYCLES)
+            m.d.comb += [encoder.unlimited.eq(unlimited), self.late.eq(encoder.late)]
 
     def _halves(self, m: Module, s: _Signals) -> None:
         """Status of the two halves of the list, and who has still to read them."""
@@ -278,7 +303,10 @@ class InputEncoder(wiring.Component):
         # A vector is known a cycle after its first element; its first event is later still.
         begun, begun_half = Signal(), Data()
         m.d.sync += [begun.eq(s.step & s.first), begun_half.eq(s.half)]
-        listed_half = _later(m, s.half, LOOKUP_CYCLES + ENCODE_CYCLES)
+        if self._config.budgets:
+            listed_half = self.encoder.listed_bank
+        else:
+            listed_half = _later(m, s.half, LOOKUP_CYCLES + ENCODE_CYCLES)
         for i, (pending, status) in enumerate(zip(s.pending, events.status)):
             released = Signal(name=f"released{i}")
             m.d.comb += released.eq(events.finished & (events.half == i))

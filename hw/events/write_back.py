@@ -32,7 +32,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
 from stillnet.sw.contract.stages import ENCODE_CYCLES, LOOKUP_CYCLES
 
-from .event_encoder import EventEncoder
+from .event_encoder import EventEncoder, budget_ports
 
 __all__ = ["WriteBack"]
 
@@ -94,6 +94,8 @@ class WriteBack(wiring.Component):
         A finished vector, for the counters.
     saturated : Out
         Elements clipped in this cycle.
+    budgets, windows, late : as of ``EventEncoder``
+        Only where vectors may have budgets; a vector is a layer's.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -115,10 +117,14 @@ class WriteBack(wiring.Component):
                 "encoded": Out(VectorEncodedSignature(config)),
                 "saturated": Out(range(width + 1)),
                 **({"thresholds": In(TableWriteSignature())} if config.element_thresholds else {}),
+                **(budget_ports(config.layers) if config.budgets else {}),
             }
         )
+        vectors = config.layers if config.budgets else 0
         self.encoders = [
-            EventEncoder(width, s.rows, elements=config.element_thresholds and k == 0)
+            EventEncoder(
+                width, s.rows, elements=config.element_thresholds and k == 0, vectors=vectors
+            )
             for k in range(encoders)
         ]
 
@@ -238,6 +244,8 @@ class WriteBack(wiring.Component):
 
     def _layer_encoded(self, m: Module, s: _Signals) -> Signal:
         """Layer of what the encoders have listed: the next vector may have begun meanwhile."""
+        if self._config.budgets:  # a vector may be listed long after its last group
+            return self.encoders[0].listed_vector
         layer = s.command3.layer
         for i in range(ENCODE_CYCLES):
             later = Data(len(layer), name=f"layer{i + 4}")
@@ -269,6 +277,14 @@ class WriteBack(wiring.Component):
         connect(m, flipped(self.hosts[k]), encoder.host)
         if encoder.elements:
             connect(m, flipped(self.thresholds), encoder.thresholds)
+        if encoder.vectors:
+            connect(m, flipped(self.budgets), encoder.budgets)
+            connect(m, flipped(self.windows), encoder.windows)
+            m.d.comb += [
+                encoder.vector.eq(command.layer),
+                encoder.unlimited.eq(command.skip),
+                self.late.eq(encoder.late),
+            ]
 
     def _vector_status(self, m: Module, k: int, layer: Signal) -> None:
         """Status of the lists of encoder k, as groups of a layer are listed."""

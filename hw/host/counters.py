@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Module, Mux, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
@@ -44,6 +44,8 @@ class Counters(wiring.Component):
         An input vector was encoded.
     vector : In(VectorEncodedSignature)
         A hidden vector was encoded.
+    late_input, late_vector : In(16)
+        Only in engines with budgets: events of those vectors that were refused.
     read : In(CounterReadSignature)
         One counter; its value comes in the same cycle, that of an event counter two cycles later.
     """
@@ -58,6 +60,7 @@ class Counters(wiring.Component):
                 "input": In(InputEncodedSignature()),
                 "vector": In(VectorEncodedSignature(config)),
                 "read": In(CounterReadSignature()),
+                **({"late_input": In(16), "late_vector": In(16)} if config.budgets else {}),
             }
         )
 
@@ -75,12 +78,16 @@ class Counters(wiring.Component):
         self._cycles(m, value)
         self._latency(m, value[Register.LATENCY])
         events = self._events(m, clear)
+        late = self._late(m, clear) if self._config.budgets else None
         with m.Switch(self.read.address):
             for register, signal in value.items():
                 with m.Case(register):
                     m.d.comb += self.read.value.eq(signal)
             with m.Case(Register.EVENTS):
                 m.d.comb += self.read.value.eq(events)
+            if late is not None:
+                with m.Case(Register.LATE):
+                    m.d.comb += self.read.value.eq(late)
         with m.If(clear):
             m.d.sync += [signal.eq(0) for signal in value.values()]
         return m
@@ -155,3 +162,17 @@ class Counters(wiring.Component):
         with m.If(select == 0):
             m.d.comb += events.eq(input_events)
         return events
+
+    def _late(self, m: Module, clear: Signal) -> Signal:
+        """The selected counter of late events: registers, because budgets are few."""
+        late = [Signal(32, name=f"late{i}") for i in range(self._config.layers + 1)]
+        with m.If(self.input.last):
+            m.d.sync += late[0].eq(late[0] + self.late_input)
+        for i, counter in enumerate(late[1:]):
+            with m.If(self.vector.last & (self.vector.layer == i)):
+                m.d.sync += counter.eq(counter + self.late_vector)
+        with m.If(clear):
+            m.d.sync += [counter.eq(0) for counter in late]
+        found = Signal(32)
+        m.d.sync += found.eq(Array(late)[self.read.select[:5]])
+        return found

@@ -70,6 +70,8 @@ class Registers:
     threshold_select : Signal(6)
     threshold_write : Signal(1)
         This cycle: a threshold of a layer is written, with ``bus.write_data``.
+    budget_write : Signal(1)
+        This cycle: the budget of a vector is written, the same.
     state_region : Signal(4)
     state_index : Signal(index_bits)
     events_select : Signal(6)
@@ -111,6 +113,7 @@ class Registers:
         self.idle = Signal()
         self.threshold_select = Signal(6)
         self.threshold_write = Signal()
+        self.budget_write = Signal()
         self.state_region = Signal(4)
         self.state_index = Signal(index_bits)
         self.events_select = Signal(6)
@@ -205,6 +208,9 @@ class Registers:
                 self._memory_part(m)
             with m.Case(Register.EVENTS_SELECT):
                 m.d.sync += self.events_select.eq(data)
+            if self._config.budgets:
+                with m.Case(Register.BUDGET):
+                    m.d.comb += self.budget_write.eq(1)
 
     def _requests(self, m: Module) -> None:
         """What the bits of ``CONTROL`` ask for, apart from clearing the counters."""

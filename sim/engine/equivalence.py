@@ -58,6 +58,8 @@ class EngineRun:
     counters : dict of str to int
     events : dict of str to int
         By source name, all steps together.
+    late : dict of str to int
+        Events that budgets refused, the same; of vectors that have one.
     steps : int
         Steps that were compared.
     seconds : float
@@ -74,6 +76,7 @@ class EngineRun:
     seconds: float = 0.0
     cycles_simulated: int = 0
     per_step: list[dict[str, int]] = field(default_factory=list)
+    late: dict[str, int] = field(default_factory=dict)
 
 
 class NetworkOnEngine:
@@ -194,6 +197,14 @@ class NetworkOnEngine:
                 region = Region.STATE + self.config.state_names.index(s)
                 self.model.write_state(region, self._unit_base(i), state[f"{i}/{s}"])
 
+        for source in network.budgets:
+            window = np.asarray(state[f"{source}/window"])
+            self.model.write_state(Region.BUDGET_WINDOW, source - INPUT, window)
+
+    def window(self, source: int) -> np.ndarray:
+        """The window of a vector with a budget, shape (1,)."""
+        return self.model.read_state(Region.BUDGET_WINDOW, source - INPUT, 1)
+
     def clear_cells(self) -> None:
         """As ``Reference.clear_cells``; the engine must be idle."""
         for i, layer in enumerate(self.network.layers):
@@ -258,7 +269,17 @@ class NetworkOnEngine:
             )
             if found:
                 return found
+        for source, window in reference.windows.items():
+            name, expected = network.source_name(source), np.array([window])
+            found = _first("window", name, step, self.window(source), expected)
+            if found:
+                return found
         return None
+
+    def late(self) -> dict[str, int]:
+        """The counters of late events by source name, of vectors with a budget."""
+        names = self.network.event_names()
+        return {names[s]: self.model.late(encoder_select(s)) for s in self.network.budgets}
 
     def events(self) -> dict[str, int]:
         """The event counters by source name."""
@@ -369,4 +390,5 @@ def run_engine(
             seconds,
             engine.model.cycle - begin,
             per_step,
+            engine.late(),
         )

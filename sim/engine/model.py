@@ -287,6 +287,16 @@ class EngineModel:
         self.write(Register.EVENTS_SELECT, source)
         return self.read(Register.EVENTS)
 
+    def late(self, source: int) -> int:
+        """Events of a source that its budget refused, in engines with budgets."""
+        self.write(Register.EVENTS_SELECT, source)
+        return self.read(Register.LATE)
+
+    def set_budget(self, source: int, budget: int) -> None:
+        """Sets the budget of a vector, 0 for none; ``source`` as for :meth:`events`."""
+        self.write(Register.THRESHOLD_SELECT, source)
+        self.write(Register.BUDGET, budget)
+
     def clear_counters(self) -> None:
         """Sets all counters to zero."""
         self.write(Register.CONTROL, Control.CLEAR_COUNTERS)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import check_place
 from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_recordings
@@ -16,23 +15,9 @@ from stillnet.sw.util.results import CompressReport, CompressResult
 
 from . import options
 from .main import Command
-from .rendering import columns, figure, percent, print_tables
+from .rendering import columns, figure, percent, print_tables, show_deadline
 
-__all__ = ["COMPRESS", "parse_time"]
-
-
-def parse_time(text: str) -> float:
-    """``"2ms"`` or ``"500us"`` in milliseconds."""
-    for unit, factor in (("ms", 1.0), ("us", 1e-3), ("µs", 1e-3), ("s", 1e3)):
-        if text.endswith(unit):
-            try:
-                value = float(text.removesuffix(unit)) * factor
-            except ValueError:
-                break
-            if 0 < value < 1e6:
-                return value
-            break
-    raise StillnetError(f"--frame-time: '{text}' is not a time such as 2ms or 800us")
+__all__ = ["COMPRESS"]
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +40,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--frame-time",
-        type=parse_time,
+        type=options.parse_time,
         metavar="T",
         help="thresholds: least error within this time per step, for example 2ms",
     )
@@ -66,6 +51,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="leave each of N scenes of the recordings out once: says the error on what was never "
         "heard, and tightens a budget by it",
     )
+    options.add_deadline(parser)
     options.add_clock(parser, 100.0, "clock of engine and memory (default: 100)")
     options.add_one_threshold(parser)
     add("--refits", type=int, default=1, metavar="N", help="solve again under the thresholds (1)")
@@ -82,6 +68,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> CompressResult:
     from stillnet.sw.compression import CompressOptions, Given, compress, engine_for
+    from stillnet.sw.packing.describe import describe_network
 
     bits: Any = options.one_of(args.weights, "--weights")
     chosen = CompressOptions(
@@ -115,13 +102,21 @@ def _run(args: argparse.Namespace) -> CompressResult:
             folder=folder,
             progress=progress,
         )
+        if args.deadline is not None:
+            options.keep_deadline(network, config, recordings, args.deadline, args.clock, progress)
     doubts = network.notes["report"]["doubts"]
     options.insist(args, doubts)
     network.save(args.output)
     if args.resume is None:
         shutil.rmtree(folder, ignore_errors=True)
     report = CompressReport.from_dict(network.notes["compression"])
-    return CompressResult(**vars(report), output=str(args.output), name=network.name, doubts=doubts)
+    return CompressResult(
+        **vars(report),
+        output=str(args.output),
+        name=network.name,
+        doubts=doubts,
+        deadline=describe_network(network).deadline,
+    )
 
 
 def _show(result: CompressResult) -> None:
@@ -162,6 +157,7 @@ def _show(result: CompressResult) -> None:
             f"{found['low']:.4g} to {found['high']:.4g} with 90 % ({len(found['ratios'])} scenes "
             "left out)"
         )
+    show_deadline(result.deadline)
     path = result.output
     print(f"Saved {path}. For its engine: stillnet build --board NAME --fit {path}")
 
@@ -185,6 +181,8 @@ examples:
       the thresholds of fewest words that keep the mean error of each output within 0.02
   stillnet compress nsnet2.onnx --data clips/ --max-error 0.02 --leave-out 4 -o net.safetensors
       the same within 0.02 on what calibration does not have: four scenes are left out in turn
+  stillnet compress nsnet2.onnx --data clips/ --mean-error 0.014 --deadline 2.5ms -o net.safetensors
+      and budgets with which no step takes longer than 2.5 ms, whatever the input is
 
 Use recordings as diverse as what the device will meet: nothing else decides more. A run that was
 stopped goes on where it was when it is given again. Thresholds are chosen on these recordings only.

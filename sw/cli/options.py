@@ -10,24 +10,28 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from stillnet.sw.contract.config import PRESETS
+from stillnet.sw.contract.config import PRESETS, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.partition.options import CutOptions
+from stillnet.sw.util.progress import Progress
 from stillnet.sw.util.recordings import elements_of
 
 if TYPE_CHECKING:
     from stillnet.sw.model.model import Model
+    from stillnet.sw.network.network import Network
     from stillnet.sw.quantization.limits import Budget
 
 __all__ = [
     "add_board",
     "add_clock",
     "add_data",
+    "add_deadline",
     "add_fit",
     "add_float",
     "add_image",
@@ -50,6 +54,7 @@ __all__ = [
     "add_weights",
     "float_model",
     "insist",
+    "keep_deadline",
     "load_given",
     "one_of",
     "parse_bits",
@@ -57,6 +62,7 @@ __all__ = [
     "parse_layers",
     "parse_numbers",
     "parse_thresholds",
+    "parse_time",
     "positive",
 ]
 
@@ -77,6 +83,20 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
     return value
+
+
+def parse_time(text: str, option: str = "--frame-time") -> float:
+    """``"2ms"`` or ``"500us"`` in milliseconds."""
+    for unit, factor in (("ms", 1.0), ("us", 1e-3), ("µs", 1e-3), ("s", 1e3)):
+        if text.endswith(unit):
+            try:
+                value = float(text.removesuffix(unit)) * factor
+            except ValueError:
+                break
+            if 0 < value < 1e6:
+                return value
+            break
+    raise StillnetError(f"{option}: '{text}' is not a time such as 2ms or 800us")
 
 
 def _number(text: str, where: str) -> float:
@@ -362,6 +382,21 @@ def add_clock(parser: Parser, default: float | None, help: str) -> None:
     parser.add_argument("--clock", type=float, default=default, metavar="MHZ", help=help)
 
 
+def _deadline(text: str) -> float:
+    return parse_time(text, "--deadline")
+
+
+def add_deadline(parser: Parser) -> None:
+    """A bound for every step."""
+    parser.add_argument(
+        "--deadline",
+        type=_deadline,
+        metavar="T",
+        help="budgets of events with which no step takes longer, whatever the input is, for "
+        "example 2ms; the engine needs budgets = true, which --fit gives it",
+    )
+
+
 # -- how weights and thresholds are chosen --------------------------------------------------------
 
 
@@ -471,4 +506,22 @@ def add_resume(parser: Parser, note: str = "") -> None:
         type=Path,
         metavar="FOLDER",
         help=f"where finished stages are kept, so that a stopped run goes on{note}",
+    )
+
+
+def keep_deadline(
+    network: Network,
+    config: EngineConfig,
+    recordings: Sequence[np.ndarray],
+    milliseconds: float,
+    clock_mhz: float,
+    progress: Progress,
+) -> None:
+    """Gives a network budgets for a deadline, on the engine that ``--fit`` makes of ``config``."""
+    from stillnet.sw.cost import deadline
+    from stillnet.sw.packing import engine_fit
+
+    engine = replace(engine_fit.fit(network, config), budgets=True)
+    deadline.keep_deadline(
+        network, engine, recordings, milliseconds, clock_mhz=clock_mhz, progress=progress
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import check_place
 from stillnet.sw.util.progress import console_progress
@@ -60,6 +61,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     options.add_method(parser, "nearest: round each weight by itself, which is quick")
     options.add_steps(parser)
     options.add_strict(parser)
+    options.add_deadline(parser)
+    options.add_preset(parser, "axi64", "; only for --deadline")
+    options.add_clock(parser, 100.0, "clock of the engine, only for --deadline (default: 100)")
     add(
         "--correct-bias",
         choices=("silent", "all", "none"),
@@ -79,6 +83,7 @@ def _run(args: argparse.Namespace) -> QuantizeResult:
     given = args.threshold is not None or args.threshold_recurrent is not None
     if args.max_error is not None and given:
         raise StillnetError("give --threshold or --max-error, not both")
+    engine = EngineConfig.load(args.preset)
     check_place(args.output)
     recordings = load_recordings(args.data)
     model = options.load_given(args, recordings)
@@ -98,6 +103,8 @@ def _run(args: argparse.Namespace) -> QuantizeResult:
             keep_silence=args.correct_bias != "all",
             progress=progress,
         )
+        if args.deadline is not None:
+            options.keep_deadline(network, engine, recordings, args.deadline, args.clock, progress)
     described = describe_network(network)
     options.insist(args, described.doubts)
     network.save(args.output)
@@ -126,6 +133,8 @@ examples:
   stillnet quantize motion.onnx --data x.npy --planes gru,out -o net.safetensors
       sixteen bits for the weights of two layers; without --planes, small networks get them where
       eight bits lose much, see docs/numbers.md
+  stillnet quantize nsnet2.onnx --data speech/ --threshold 16/256 --deadline 8ms -o net.safetensors
+      and budgets with which no step takes longer than 8 ms, whatever the input is
 
 Use recordings of what the device will hear; some thousand steps are enough. They fix the range of
 each vector, and the error report that 'stillnet info net.safetensors' repeats.""",

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stillnet.sw.util.results import ImageInfo, NetworkInfo, QuantizeReport
+from stillnet.sw.util.results import DeadlineReport, ImageInfo, NetworkInfo, QuantizeReport
 
-__all__ = ["columns", "figure", "percent", "print_tables", "show_image", "show_network"]
+__all__ = [
+    "columns",
+    "figure",
+    "percent",
+    "print_tables",
+    "show_deadline",
+    "show_image",
+    "show_network",
+]
 
 
 def print_tables(*tables: Any) -> None:
@@ -107,6 +115,8 @@ def show_network(network: NetworkInfo) -> None:
     print_tables(table)
     if network.report:
         _show_report(network.report)
+    if network.deadline:
+        show_deadline(network.deadline)
 
 
 def _show_report(report: QuantizeReport) -> None:
@@ -213,3 +223,26 @@ def _words(matrix: dict[str, Any]) -> str:
     if matrix["words"] == matrix["columns"] * matrix["column_words"]:
         return str(matrix["column_words"])
     return f"{matrix['words'] / matrix['columns']:.1f}"
+
+
+def show_deadline(report: DeadlineReport | None) -> None:
+    """What is guaranteed, and what it costs."""
+    if report is None:
+        return
+    print(
+        f"No step takes more than {report.guaranteed_cycles:,} cycles, {report.guaranteed_ms:.3g} "
+        f"ms at {report.clock_mhz:g} MHz, whatever the input is (deadline "
+        f"{report.milliseconds:g} ms)."
+    )
+    if not report.budgets:
+        print("That needs no budgets.")
+        return
+    budgets = ", ".join(f"{name} {budget}" for name, budget in report.budgets.items())
+    print(
+        f"Without budgets it would be {report.without_cycles:,} cycles. Events per step: {budgets}."
+    )
+    print(
+        f"On {report.steps} steps of calibration {percent(report.late)} of the events come later, "
+        f"and outputs differ by {report.deviation:.2g} on average; no element waits longer than "
+        f"{max(report.longest_wait.values())} steps."
+    )

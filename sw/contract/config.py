@@ -30,6 +30,9 @@ MEMORIES = ("ram", "axi4", "port")
 NO_PART = ("name", "cell_sharing", "bus_bits", "bus_clock")
 """Fields that no image depends on."""
 
+LATER = ("budgets",)
+"""Options that engines and images of before do not name; left out where they are off."""
+
 
 def cell_signature(cell: Cell) -> str:
     """What hardware and images depend on in a cell, as text: operands, formats, equation."""
@@ -108,6 +111,8 @@ class EngineConfig:
         A multiplier for each row, after the rescale shift.
     element_thresholds : bool
         A threshold for each element of a vector instead of one for all.
+    budgets : bool
+        Vectors may have a budget of events per step (``contract.budgets``).
     """
 
     name: str = "custom"
@@ -135,6 +140,7 @@ class EngineConfig:
     hot_words: int = 0
     row_scale: bool = False
     element_thresholds: bool = False
+    budgets: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(self.cells))
@@ -198,7 +204,7 @@ class EngineConfig:
                         f"engine config: cell '{cell}' reads state '{peer}' of another layer, "
                         "which no cell of the engine has; add the cell that has it"
                     )
-        for field in ("second_threshold", "int4", "row_scale", "element_thresholds"):
+        for field in (*("second_threshold", "int4", "row_scale", "element_thresholds", "budgets"),):
             if not isinstance(getattr(self, field), bool):
                 raise StillnetError(
                     f"engine config: {field} must be true or false, not {getattr(self, field)!r}"
@@ -207,6 +213,10 @@ class EngineConfig:
             raise StillnetError(
                 "engine config: second_threshold and element_thresholds exclude each other; leave "
                 "one out"
+            )
+        if self.second_threshold and self.budgets:
+            raise StillnetError(
+                "engine config: second_threshold and budgets exclude each other; leave one out"
             )
         if self.max_accumulators > MOST_ROWS:
             raise StillnetError(
@@ -305,7 +315,7 @@ class EngineConfig:
     @property
     def tables(self) -> bool:
         """Whether the engine keeps tables that come with an image (``contract.image.ENTRY``)."""
-        return self.columns > 0 or self.element_thresholds
+        return self.columns > 0 or self.element_thresholds or self.budgets
 
     @property
     def word_bits(self) -> int:
@@ -354,11 +364,12 @@ class EngineConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by field name, as in the TOML form."""
-        return {
+        values = {
             **dataclasses.asdict(self),
             "cells": list(self.cells),
             "formats": list(self.formats),
         }
+        return {k: v for k, v in values.items() if v or k not in LATER}
 
     def to_toml(self) -> str:
         """The configuration as a TOML document."""
@@ -411,7 +422,7 @@ class EngineConfig:
                 raise StillnetError(
                     f"engine config: unknown field '{key}'; known are {', '.join(sorted(known))}"
                 )
-        missing = sorted(known - set(values))
+        missing = sorted(known - set(values) - set(LATER))
         if complete and missing:
             raise StillnetError(
                 f"engine config: field '{missing[0]}' is missing; another version of stillnet "

@@ -10,6 +10,9 @@ In each step an encoder takes one vector of 16-bit elements and passes on those 
   event (new token, +one): the delta of the one-hot vector, so accumulators persist.
 * ``ONE_HOT_PLAIN``: an event (token, +one) each step; accumulators start from the bias.
 
+A vector of ``DELTA`` events may have a budget (``contract.budgets``): then some events are refused,
+their references stay, and they come in a later step.
+
 A token of -1 (all ones) is "no token". One is 2**fraction of the tensor.
 """
 
@@ -19,7 +22,9 @@ from enum import IntEnum
 
 import numpy as np
 
-__all__ = ["NO_TOKEN", "Mode", "encode"]
+from .budgets import admit
+
+__all__ = ["NO_TOKEN", "Mode", "encode", "encode_within"]
 
 NO_TOKEN = -1
 
@@ -88,3 +93,26 @@ def encode(
         ref[:] = 0
     ref[index] = v[index]
     return index, d[index]
+
+
+def encode_within(
+    v: np.ndarray, ref: np.ndarray, threshold: int | np.ndarray, budget: int, window: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Delta events of one vector with a budget; ``ref`` is updated in place.
+
+    Parameters
+    ----------
+    v, ref, threshold : as for :func:`encode`
+    budget, window : as for ``budgets.admit``
+
+    Returns
+    -------
+    index, value : int64 arrays
+    late : int
+        Events that were refused.
+    """
+    d = v - ref
+    event = (d != 0) & (np.abs(d) >= threshold)
+    index = np.flatnonzero(admit(d, event, threshold, budget, window))
+    ref[index] = v[index]
+    return index, d[index], int(event.sum()) - len(index)

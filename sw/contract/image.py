@@ -220,6 +220,8 @@ class Table(IntEnum):
     INPUT_THRESHOLDS = 2
     THRESHOLDS = 3
     HOT = 4
+    BUDGETS = 5
+    """Of the input, then of each layer that the engine has room for; 0 for none."""
 
 
 HOT_COLUMN = Record((("word", 16), ("hot", 1)))

@@ -64,6 +64,12 @@ class Register(IntEnum):
     """Events of the selected source."""
     WORDS_HOT = 26
     """Words that came from the hot store."""
+    LATE = 27
+    """Events of the source in ``EVENTS_SELECT`` that its budget refused; only in engines with
+    budgets."""
+    BUDGET = 28
+    """Writes the budget of the vector in ``THRESHOLD_SELECT``, in events per step, 0 for none; it
+    applies from the next vector. Only in engines with budgets."""
 
 
 COUNTERS = (
@@ -139,3 +145,6 @@ class Region(IntEnum):
     """Reference of the input vector; for one-hot modes element 0 is the last token plus one."""
     ACCUMULATOR = 11
     """Accumulators, read only. Index: ``image.accumulator_place(...) * lanes + lane``."""
+    BUDGET_WINDOW = 12
+    """First element of the window of each budget (``contract.budgets``): index 0 that of the input,
+    1 + l of layer l. Only in engines with budgets."""

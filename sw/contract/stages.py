@@ -10,6 +10,7 @@ from math import ceil
 
 __all__ = [
     "BANK_WORDS",
+    "BUDGET_CYCLES",
     "CHOICE",
     "COMMIT_CYCLES",
     "COPY_READ_LATENCY",
@@ -34,6 +35,9 @@ LOOKUP_CYCLES = 2
 
 ENCODE_CYCLES = 3
 """``hw/events/event_encoder.py``: from the values of a group to its events in the list."""
+
+BUDGET_CYCLES = 1
+"""``hw/events/budget.py``: what an encoder with budgets adds to that, for vectors without one."""
 
 LIST_READ_LATENCY = 2
 """``hw/events/event_encoder.py``: from the address of a row of an event list to the row."""

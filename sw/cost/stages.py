@@ -7,6 +7,7 @@ a word*). None is fitted to what the hardware measures, but for ``QUEUES``.
 
 from __future__ import annotations
 
+from stillnet.sw.contract.budgets import CLASSES
 from stillnet.sw.contract.stages import (
     COMMIT_CYCLES,
     DECODE_CYCLES,
@@ -40,6 +41,11 @@ its half of the list."""
 ENCODE = 1 + LOOKUP_CYCLES + ENCODE_CYCLES + 1
 """``write_back.py``: a result, until the scheduler sees its event; result and status are
 registers."""
+
+REPLAY = 4 + 1 + CLASSES + 1 + 4
+"""``budget.py``: the last group of a vector with a budget, until the first of its replay is sent:
+size and class, room, a cycle for each class, a group without events, memory and choice. A cycle for
+each group with events follows."""
 
 # -- scheduler and fetcher ------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import numpy as np
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.image import Kind
 from stillnet.sw.contract.sources import INPUT, SECOND
-from stillnet.sw.contract.stages import YIELD_WORDS
+from stillnet.sw.contract.stages import BUDGET_CYCLES, YIELD_WORDS
 
 from .memory import MemoryModel
 from .port import Port
@@ -49,6 +49,7 @@ from .stages import (
     QUIET,
     READ,
     RELEASE,
+    REPLAY,
     SAMPLE,
     STALL,
     SUMS,
@@ -185,7 +186,24 @@ class Walk:
                 [begin + k + LISTED for k in places],
                 [[k] for k in index],
             )
+            self._replay(INPUT, self.vectors[INPUT, t], self.input_end + LISTED)
+            if self.config.budgets:
+                self.input_end = self.vectors[INPUT, t].complete + 1 - GAP
             self.offered += 1
+
+    def _replay(self, source: int, vector: Vector, end: float) -> None:
+        """Where vectors may have budgets, one that has is listed after its end; others a cycle
+        later. Groups whose events are all late take a cycle too, which is left out here."""
+        if not self.config.budgets:
+            return
+        if source not in self.network.budgets:
+            vector.first += BUDGET_CYCLES
+            vector.complete += BUDGET_CYCLES
+            vector.times = [time + BUDGET_CYCLES for time in vector.times]
+            return
+        vector.first = end + REPLAY
+        vector.times = [vector.first + 1 + k for k in range(len(vector.rows))]
+        vector.complete = vector.first + 1 + len(vector.rows)
 
     def _token(self, index: list[int]) -> tuple[list[int], int]:
         """When the events of a token are looked up, and its last one."""
@@ -432,7 +450,7 @@ class Walk:
         follows = self.latest_cell is not None and (
             self.latest_cell[0] == shape.cell and self.latest_cell[1] != i
         )
-        if not follows or shape.alone:
+        if not follows or shape.alone or self.config.budgets:
             unit = max(unit, self.encoded + OTHER_CELL)
         return unit
 
@@ -452,8 +470,11 @@ class Walk:
                 else:
                     vector.rows.append([k])
                     vector.times.append(units[group] + late)
+            self._replay(source, vector, units[-1] + late)
             self.vectors[source, step] = vector
         self.encoded = units[-1] + late
+        if self.config.budgets:
+            self.encoded = self.vectors[i, step].complete
         if i == len(self.layers) - 1:
             self.finished[step] = self.encoded
 

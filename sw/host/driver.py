@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from stillnet.sw.contract import link
+from stillnet.sw.contract.budgets import BUDGET_BITS
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
@@ -77,11 +78,9 @@ class _Loaded:
     host: HostStream | None
 
     @cached_property
-    def counters(self) -> _CounterRead:
-        """How its counters are read."""
-        return _CounterRead(
-            {name: encoder_select(k) for k, name in self.outline.event_names().items()}
-        )
+    def selects(self) -> dict[str, int]:
+        """What EVENTS_SELECT is for each vector."""
+        return {name: encoder_select(k) for k, name in self.outline.event_names().items()}
 
 
 class _CounterRead:
@@ -91,21 +90,27 @@ class _CounterRead:
     ----------
     selects : dict of str to int
         What EVENTS_SELECT is for each vector.
+    late : bool
+        The engine has budgets, and counts what they refuse.
     """
 
-    def __init__(self, selects: dict[str, int]) -> None:
-        self.selects = selects
+    def __init__(self, selects: dict[str, int], *, late: bool) -> None:
+        self.selects, self.late = selects, late
         self.payload = b"".join(link.read(r) for r in COUNTERS)
         for select in selects.values():
             self.payload += link.write(Register.EVENTS_SELECT, [select])
             self.payload += link.read(Register.EVENTS)
-        self.reply_bytes = 4 * (len(COUNTERS) + len(selects))
+            self.payload += link.read(Register.LATE) if late else b""
+        self.reply_bytes = 4 * (len(COUNTERS) + len(selects) * (1 + late))
 
     def values(self, data: bytes) -> dict[str, Any]:
-        """The counters by name, in lower case, and ``events`` by source."""
+        """The counters by name, in lower case, and ``events`` and ``late`` by source."""
         values = np.frombuffer(data, "<u4").tolist()
         result: dict[str, Any] = dict(zip(_COUNTER_NAMES, values))
-        result["events"] = dict(zip(self.selects, values[len(COUNTERS) :]))
+        by_source = values[len(COUNTERS) :]
+        result["events"] = dict(zip(self.selects, by_source[:: 1 + self.late]))
+        if self.late:
+            result["late"] = dict(zip(self.selects, by_source[1::2]))
         return result
 
 
@@ -567,6 +572,9 @@ class Engine:
         for i, layer in enumerate(network.layers):
             if layer.threshold_recurrent is not None:
                 result[f"{i}/reference_second"] = self._read_state(Region.REFERENCE_SECOND, i)
+        for source in network.budgets:
+            place = source - INPUT
+            result[f"{source}/window"] = self._read_elements(Region.BUDGET_WINDOW, place, 1)
         return result | ({} if loaded.host is None else loaded.host.get_state())
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
@@ -599,6 +607,10 @@ class Engine:
         for i, layer in enumerate(network.layers):
             for s in CELLS[layer.cell].state:
                 self._write_state(self._state_region(s), i, state[f"{i}/{s}"])
+        for source in network.budgets:
+            window = [int(state[f"{source}/window"][0])]
+            payload = link.write_state(Region.BUDGET_WINDOW, source - INPUT, window, half=True)
+            self._session.call(Command.ACCESS, payload)
         if host is not None:
             host.set_state(whole)
         self._unknown = False
@@ -650,7 +662,7 @@ class Engine:
             names = [*CELLS[layer.cell].state, "reference"]
             names += [] if layer.threshold_recurrent is None else ["reference_second"]
             shapes |= {f"{i}/{name}": (layer.units,) for name in names}
-        return shapes
+        return shapes | {f"{source}/window": (1,) for source in network.budgets}
 
     def _state_region(self, name: str) -> int:
         return Region.STATE + self.config.state_names.index(name)
@@ -727,19 +739,8 @@ class Engine:
         recurrent : bool
             The second threshold of a layer, towards itself.
         """
-        network = self.network
-        names = [layer.name for layer in network.layers]
-        if where == "input" or where == INPUT:
-            source, fraction = INPUT, network.input_fraction
-        elif isinstance(where, str) and where in names:
-            source = names.index(where)
-        elif isinstance(where, int) and 0 <= where < len(names):
-            source = where
-        else:
-            raise StillnetError(
-                f"network '{network.name}' has no vector '{where}'; it has input, "
-                f"{', '.join(names)}"
-            )
+        network, source = self.network, self._source(where)
+        fraction = network.input_fraction
         if source != INPUT:
             fraction = network.layers[source].fraction
         if recurrent and (source == INPUT or not self.config.second_threshold):
@@ -765,8 +766,52 @@ class Engine:
             second = SECOND if recurrent else 0
             self._watch.threshold(network.event_names().get(source + second, str(where)), units)
 
+    def _source(self, where: str | int) -> int:
+        """A vector by its name or number."""
+        network = self.network
+        names = [layer.name for layer in network.layers]
+        if where == "input" or where == INPUT:
+            return INPUT
+        if isinstance(where, str) and where in names:
+            return names.index(where)
+        if isinstance(where, int) and 0 <= where < len(names):
+            return where
+        raise StillnetError(
+            f"network '{network.name}' has no vector '{where}'; it has input, {', '.join(names)}"
+        )
+
+    def set_budget(self, where: str | int, events: int) -> None:
+        """Changes the budget of a vector from its next step on, until the next load.
+
+        Parameters
+        ----------
+        where : str or int
+            ``"input"``, or a layer by its name or number.
+        events : int
+            Most events per step (``contract.budgets``); 0 for no budget.
+        """
+        network, source = self.network, self._source(where)
+        least = 1 if source == INPUT else 4 * self.config.cell_width
+        if not self.config.budgets:
+            raise StillnetError(
+                f"engine '{self.config.name}' has no budgets; build one with budgets = true"
+            )
+        if network.source_mode(source) is not Mode.DELTA:
+            raise StillnetError(f"vector '{where}' has no differences; it cannot have a budget")
+        if events and not least <= events < 1 << BUDGET_BITS:
+            raise StillnetError(
+                f"budget of '{where}' must be 0 for none, or {least} to {(1 << BUDGET_BITS) - 1} "
+                f"events, not {events}"
+            )
+        self._ready()
+        select = encoder_select(source)
+        payload = link.write(Register.THRESHOLD_SELECT, [select])
+        payload += link.write(Register.BUDGET, [events])
+        self._session.call(Command.ACCESS, payload)
+
     def counters(self) -> dict[str, Any]:
-        """The hardware's counters by name, in lower case, and ``events`` by source."""
+        """The hardware's counters by name, in lower case, and ``events`` by source; in an engine
+        with budgets also ``late``, the events that were refused, by source."""
         read = self._counter_read()
         self._ready()
         if self._loaded is not None:
@@ -777,11 +822,8 @@ class Engine:
         return values
 
     def _counter_read(self) -> _CounterRead:
-        return (
-            _CounterRead({"input": encoder_select(INPUT)})
-            if self._loaded is None
-            else self._loaded.counters
-        )
+        selects = {"input": encoder_select(INPUT)} if self._loaded is None else self._loaded.selects
+        return _CounterRead(selects, late=self.config.budgets)
 
     def reset_counters(self) -> None:
         """Sets all counters to zero."""
@@ -995,6 +1037,7 @@ def _outline(image: Image) -> _Loaded:
         name=notes["name"],
         input_exponents=_exponents(notes["input_exponents"]),
         host=None if notes["host"] is None else HostParts.from_dict(notes["host"]),
+        budgets={int(source): b for source, b in notes.get("budgets", {}).items()},
     )
     base = tuple(d["unit_base"] for d in notes["layers"])
     return _Loaded(outline, base, HostStream.of(outline.host))

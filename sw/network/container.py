@@ -18,6 +18,9 @@ HEADER = (
     *("version", "name", "inputs", "input_fraction", "input_mode", "input_threshold"),
     *("input_thresholds", "input_exponents", "layers", "host", "notes"),
 )
+OPTIONAL = ("budgets",)
+"""Keys of the JSON that only a network has that makes use of them."""
+
 LAYER = (
     *("name", "cell", "units", "matrices", "shift", "write_shift", "fraction", "mode"),
     *("threshold", "threshold_recurrent", "thresholds", "initial", "parameters", "peers"),
@@ -48,7 +51,8 @@ def check_container(header: Any, tensors: Iterable[str], path: Path) -> None:
             f"'{path}' has network format {version}, this stillnet reads {FORMAT_VERSION}; "
             "quantize the model again"
         )
-    check_keys(header, HEADER, f"'{path}'")
+    there = [key for key in OPTIONAL if key in header]
+    check_keys(header, (*HEADER, *there), f"'{path}'")
     for i, layer in enumerate(header["layers"]):
         check_keys(layer, LAYER, f"layer {i} of '{path}'")
         for j, matrix in enumerate(layer["matrices"]):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from stillnet.sw.contract.budgets import BUDGET_BITS
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import Layout, choose, readable
 from stillnet.sw.contract.config import EngineConfig
@@ -176,6 +177,8 @@ class Network:
         Powers of two that the host multiplies the inputs by, so that all have one scale.
     host : HostParts or None
         What the host computes in front of the chip and behind it, where a whole model was cut.
+    budgets : dict of int to int
+        Most events per step of the vectors that have a budget (``contract.budgets``), by source.
     """
 
     inputs: int
@@ -188,6 +191,7 @@ class Network:
     input_thresholds: np.ndarray | None = None
     input_exponents: np.ndarray | None = None
     host: HostParts | None = None
+    budgets: dict[int, int] = field(default_factory=dict)
 
     @property
     def input_limit(self) -> int | np.ndarray:
@@ -232,6 +236,10 @@ class Network:
     def source_name(self, source: int) -> str:
         """Name of a source for reports."""
         return "input" if source == INPUT else self.layers[source].name
+
+    def limit_of(self, source: int) -> int | np.ndarray:
+        """The threshold of every element of a source, or one for all of them."""
+        return self.input_limit if source == INPUT else self.layers[source].limit
 
     def reload(self, index: int) -> bool:
         """Whether the accumulators of a layer start each step from the bias."""
@@ -452,9 +460,31 @@ class Network:
                 "input_thresholds away"
             )
         self._check_exponents("input", self.input_exponents, self.inputs)
+        self._check_budgets()
         for layer in self.layers:
             self._check_elements(f"layer '{layer.name}'", layer.thresholds, layer.units)
             self._check_exponents(f"layer '{layer.name}'", layer.unit_exponents, layer.units)
+
+    def _check_budgets(self) -> None:
+        for source, budget in self.budgets.items():
+            if not INPUT <= source < len(self.layers):
+                raise StillnetError(f"network '{self.name}' has no vector {source} to budget")
+            where, mode = f"vector '{self.source_name(source)}'", self.source_mode(source)
+            if mode is not Mode.DELTA:
+                raise StillnetError(
+                    f"{where}: only a vector of differences can have a budget; an event of mode "
+                    f"'{mode.name.lower()}' cannot come later"
+                )
+            if not 1 <= budget < 1 << BUDGET_BITS:
+                raise StillnetError(
+                    f"{where}: a budget must be 1 to {(1 << BUDGET_BITS) - 1} events per step, "
+                    f"not {budget}"
+                )
+        if self.budgets and self.second_threshold:
+            raise StillnetError(
+                f"network '{self.name}' has a separate recurrent threshold; budgets need one "
+                "encoder per vector"
+            )
 
     def _check_exponents(self, where: str, exponents: np.ndarray | None, size: int) -> None:
         if exponents is None:
@@ -612,6 +642,8 @@ class Network:
             "host": None if self.host is None else self.host.header(),
             "notes": self.notes,
         }
+        if self.budgets:
+            header["budgets"] = {str(key): budget for key, budget in self.budgets.items()}
         if self.host is not None:
             tensors["host/before"] = np.frombuffer(self.host.before, np.uint8)
             tensors["host/after"] = np.frombuffer(self.host.after, np.uint8)
@@ -713,6 +745,7 @@ class Network:
             else HostParts.read(
                 header["host"], tensors["host/before"].tobytes(), tensors["host/after"].tobytes()
             ),
+            budgets={int(key): int(b) for key, b in header.get("budgets", {}).items()},
         )
 
 

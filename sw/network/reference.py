@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from stillnet.sw.contract.budgets import next_window
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import bias_words
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.events import encode
+from stillnet.sw.contract.events import encode, encode_within
 from stillnet.sw.contract.fixed import ACTIVATION, narrow, rescale, scale_row, wrap32
 from stillnet.sw.contract.image import bias_runs
 from stillnet.sw.contract.sources import INPUT, SECOND, feeds_next_step
@@ -50,9 +51,12 @@ class StepReport:
         Those of them that are in the engine's hot store.
     saturations : int
         Vector elements clipped to 16 bits.
+    late : dict of int to int
+        Events that budgets refused, by source like ``events``; only of vectors that have one.
     """
 
     events: dict[int, int] = field(default_factory=dict)
+    late: dict[int, int] = field(default_factory=dict)
     words: int = 0
     words_hot: int = 0
     saturations: int = 0
@@ -142,6 +146,7 @@ class Reference:
             self.reference[i] = np.zeros(layer.units, np.int64)
             if layer.threshold_recurrent is not None:
                 self.reference_second[i] = np.zeros(layer.units, np.int64)
+        self.windows = dict.fromkeys(network.budgets, 0)
 
     def clear_cells(self) -> None:
         """Sets the state variables in ``Cell.cleared`` to zero; vectors and references stay."""
@@ -181,7 +186,8 @@ class Reference:
         for i, layer in enumerate(self.network.layers):
             output = CELLS[layer.cell].output_state
             if output is not None and (i, output) in values:
-                self._publish(i, self._vector(i, self.state[i][output]), report)
+                vector = self._vector(i, self.state[i][output])
+                self._publish(i, vector, report, unlimited=True)
         for i in range(len(self.network.layers)):
             if self.network.reload(i):  # what fed this step is over; recurrences wait for the next
                 self.accumulators[i] = self.expected_accumulators(i)
@@ -191,6 +197,7 @@ class Reference:
         result = {f"{i}/{s}": v.copy() for i, d in enumerate(self.state) for s, v in d.items()}
         result |= {f"{i}/reference": v.copy() for i, v in self.reference.items()}
         result |= {f"{i}/reference_second": v.copy() for i, v in self.reference_second.items()}
+        result |= {f"{i}/window": np.array([w]) for i, w in self.windows.items()}
         return result | ({} if self._host is None else self._host.get_state())
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
@@ -213,6 +220,8 @@ class Reference:
             self.reference[i] = np.array(state[f"{i}/reference"], np.int64)
         for i in self.reference_second:
             self.reference_second[i] = np.array(state[f"{i}/reference_second"], np.int64)
+        for i in self.windows:
+            self.windows[i] = int(state[f"{i}/window"][0])
         for i in range(len(self.network.layers)):
             self.accumulators[i] = self.expected_accumulators(i)
 
@@ -285,13 +294,16 @@ class Reference:
         if self.clear_every and self._steps and self._steps % self.clear_every == 0:
             self.clear_cells()
         self._steps += 1
-        events = encode(
-            network.input_mode,
-            x,
-            self.reference[INPUT],
-            network.input_limit,
-            1 << max(network.input_fraction, 0),
-        )
+        if INPUT in network.budgets:
+            events = self._encode_within(INPUT, x, report)
+        else:
+            events = encode(
+                network.input_mode,
+                x,
+                self.reference[INPUT],
+                network.input_limit,
+                1 << max(network.input_fraction, 0),
+            )
         report.events[INPUT] = len(events[0])
         self._feed((INPUT, False), events, report)
         v = np.zeros(0, np.int64)
@@ -324,10 +336,15 @@ class Reference:
     def _vector(self, index: int, y: np.ndarray) -> np.ndarray:
         return narrow(y, self.network.layers[index].write_shift, _INTEGER)
 
-    def _publish(self, index: int, v: np.ndarray, report: StepReport) -> None:
+    def _publish(
+        self, index: int, v: np.ndarray, report: StepReport, *, unlimited: bool = False
+    ) -> None:
         """Encodes a layer's vector and feeds its events to everything that uses them."""
         layer = self.network.layers[index]
-        events = encode(layer.mode, v, self.reference[index], layer.limit)
+        if index in self.network.budgets and not unlimited:
+            events = self._encode_within(index, v, report)
+        else:
+            events = encode(layer.mode, v, self.reference[index], layer.limit)
         report.events[index] = len(events[0])
         self._feed((index, False), events, report)
         if layer.threshold_recurrent is not None:
@@ -335,6 +352,17 @@ class Reference:
             events = encode(layer.mode, v, second, layer.threshold_recurrent)
             report.events[index + SECOND] = len(events[0])
         self._feed((index, True), events, report)
+
+    def _encode_within(
+        self, source: int, v: np.ndarray, report: StepReport
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Events of a vector with a budget; its window moves on."""
+        network, window = self.network, self.windows[source]
+        budget, limit = network.budgets[source], network.limit_of(source)
+        index, value, late = encode_within(v, self.reference[source], limit, budget, window)
+        report.late[source] = late
+        self.windows[source] = next_window(window, budget, len(v))
+        return index, value
 
     def _feed(
         self,

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stillnet.sw.contract.budgets import next_window
 from stillnet.sw.contract.cells import CELLS, Cell
-from stillnet.sw.contract.events import Mode, encode
+from stillnet.sw.contract.events import Mode, encode, encode_within
 from stillnet.sw.contract.fixed import Format, narrow, rescale, scale_row, wrap32
 from stillnet.sw.contract.sources import INPUT, SECOND, feeds_next_step
 from stillnet.sw.util.blas import single_thread
@@ -139,6 +140,8 @@ class Trace:
         The events by element; not of one-hot inputs.
     counts : dict of int to int array, shape (rows,)
         The events by row; not of one-hot inputs.
+    late : dict of int to int
+        Events that budgets refused, by source.
     """
 
     layout: Layout
@@ -149,6 +152,7 @@ class Trace:
     saturations: int = 0
     fired: dict[int, np.ndarray] = field(default_factory=dict)
     counts: dict[int, np.ndarray] = field(default_factory=dict)
+    late: dict[int, int] = field(default_factory=dict)
 
 
 class _Matrix(Protocol):
@@ -182,6 +186,7 @@ class Arithmetic:
         self.fired: dict[int, np.ndarray] = {}
         self.counts: dict[int, list[np.ndarray]] = {}
         self.saturations = 0
+        self.late: dict[int, int] = {}
         self.seconds: set[int] = set()
 
     def size(self, source: int) -> int:
@@ -240,6 +245,8 @@ class Integers(Arithmetic):
         self.seconds = {
             i for i, layer in enumerate(network.layers) if layer.threshold_recurrent is not None
         }
+        # Every recording has as many steps before it as the others.
+        self.windows = dict.fromkeys(network.budgets, 0)
 
     def token_value(self) -> float:
         return float(1 << self.network.input_fraction)
@@ -265,6 +272,9 @@ class Integers(Arithmetic):
             if key >= SECOND:
                 assert layer.threshold_recurrent is not None
                 threshold = layer.threshold_recurrent
+        if key in self.windows:
+            self._encode_within(key, vector, reference, threshold)
+            return
         if isinstance(threshold, np.ndarray):
             threshold = np.broadcast_to(threshold, vector.shape).reshape(-1)
         index, _ = encode(mode, vector.reshape(-1), reference.reshape(-1), threshold)
@@ -273,6 +283,22 @@ class Integers(Arithmetic):
         self.fired[key] = self.fired.get(key, 0) + fired
         counts = np.bincount(index // vector.shape[1], minlength=len(vector))
         self.counts.setdefault(key, []).append(counts)
+
+    def _encode_within(
+        self, key: int, vector: np.ndarray, reference: np.ndarray, threshold: int | np.ndarray
+    ) -> None:
+        """One step of a vector with a budget, in every recording."""
+        budget, window, size = self.network.budgets[key], self.windows[key], vector.shape[1]
+        counts = np.zeros(len(vector), np.int64)
+        for k, (row, ref) in enumerate(zip(vector, reference)):
+            index, _, late = encode_within(row, ref, threshold, budget, window)
+            counts[k] = len(index)
+            self.events[key] = self.events.get(key, 0) + len(index)
+            self.late[key] = self.late.get(key, 0) + late
+            fired = np.bincount(index, minlength=size)
+            self.fired[key] = self.fired.get(key, 0) + fired
+        self.counts.setdefault(key, []).append(counts)
+        self.windows[key] = next_window(window, budget, size)
 
 
 def float_start(layers: Sequence[Any], layout: Layout) -> Start:
@@ -320,7 +346,7 @@ def run_integers(
     """
     arithmetic = Integers(network)
     if start is None:
-        start = Start()
+        start, arithmetic.windows = Start(), {}  # what a recording begins with is sent whole
         for i, layer in enumerate(network.layers):
             for s, value in layer.initial.items():
                 rows = np.tile(value.astype(np.int64), (layout.recordings, 1))
@@ -333,6 +359,7 @@ def run_integers(
         arithmetic.events.clear()
         arithmetic.fired.clear()
         arithmetic.counts.clear()
+        arithmetic.windows = dict.fromkeys(network.budgets, 0)
     if network.input_mode.one_hot:
         x = x[:, 0]
         arithmetic.events[INPUT] = _token_events(network.input_mode, layout, x)
@@ -393,6 +420,7 @@ def run_layers(a: Arithmetic, layout: Layout, x: np.ndarray, start: Start) -> Tr
         a.saturations,
         dict(a.fired),
         {key: np.concatenate(counts) for key, counts in a.counts.items()},
+        dict(a.late),
     )
 
 

@@ -18,6 +18,7 @@ from stillnet.sw.contract.image import (
     Kind,
     Table,
 )
+from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.network.network import Network, QuantizedLayer
 from stillnet.sw.network.tiers import HotStore
 
@@ -88,6 +89,9 @@ def table_entries(
                 start = row * config.cell_width
                 units[start : start + layer.units] = layer.thresholds
         tables[Table.THRESHOLDS] = units.tolist()
+    if config.budgets:
+        sources = range(INPUT, config.layers)
+        tables[Table.BUDGETS] = [network.budgets.get(source, 0) for source in sources]
     data = b"".join(
         ENTRY.pack({"value": v, "spare": 0, "table": table, "first": int(k == 0)}).to_bytes(
             4, "little"

@@ -10,6 +10,7 @@ from stillnet.sw.contract.image import MAGIC
 from stillnet.sw.network.network import Network, QuantizedLayer
 from stillnet.sw.util.results import (
     CompressReport,
+    DeadlineReport,
     ImageInfo,
     InputInfo,
     LayerInfo,
@@ -64,6 +65,7 @@ def describe_network(network: Network) -> NetworkInfo:
     layers = [_layer(network, i, layer) for i, layer in enumerate(network.layers)]
     notes = network.notes
     report, compression = notes.get("report"), notes.get("compression")
+    deadline = notes.get("deadline")
     return NetworkInfo(
         name=network.name,
         inputs=network.inputs,
@@ -80,6 +82,7 @@ def describe_network(network: Network) -> NetworkInfo:
         report=report and QuantizeReport.from_dict(report),
         options=notes.get("options"),
         compression=compression and CompressReport.from_dict(compression),
+        deadline=deadline and DeadlineReport.from_dict(deadline),
     )
 
 

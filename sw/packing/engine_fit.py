@@ -37,6 +37,7 @@ def _options(network: Network, base: EngineConfig) -> dict[str, Any]:
         "row_scale": network.row_scale or (base.row_scale and _rooms_for_multipliers(cells)),
         "element_thresholds": base.element_thresholds or network.element_thresholds,
         "second_threshold": base.second_threshold or network.second_threshold,
+        "budgets": base.budgets or bool(network.budgets),
     }
 
 

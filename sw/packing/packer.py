@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stillnet.sw.contract import image as layout
+from stillnet.sw.contract.budgets import window_size
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import bias_words, candidates, encode, readable
 from stillnet.sw.contract.config import EngineConfig
@@ -169,12 +170,21 @@ def _check_cells(network: Network, config: EngineConfig) -> None:
     for option, what in (
         ("row_scale", "multipliers of rows"),
         ("element_thresholds", "thresholds by element"),
+        ("budgets", "budgets"),
     ):
         if getattr(network, option) and not getattr(config, option):
             without = ", or quantize with --weight-steps layer" if option == "row_scale" else ""
             raise StillnetError(
                 f"network '{network.name}' has {what}, engine '{config.name}' does not; generate "
                 f"one with {option} = true, or with --fit{without}"
+            )
+    for source, budget in network.budgets.items():
+        if source != INPUT and window_size(budget) < config.cell_width:
+            raise StillnetError(
+                f"vector '{network.source_name(source)}' has a budget of {budget} events, engine "
+                f"'{config.name}' with cell_width = {config.cell_width} needs "
+                f"{4 * config.cell_width} or more; give it more time or an engine with a smaller "
+                "'cell_width'"
             )
 
 
@@ -420,7 +430,9 @@ NOTES_OF_LAYER = (
 def _notes(packer: _Packer) -> dict[str, Any]:
     network, config, placement = packer.network, packer.config, packer.placement
     layouts, hot = packer.layouts, packer.hot
+    budgets = {str(source): budget for source, budget in network.budgets.items()}
     return {
+        **({"budgets": budgets} if budgets else {}),
         "name": network.name,
         "config": config.to_dict(),
         "host": None if network.host is None else network.host.to_dict(),
@@ -546,7 +558,8 @@ def _checked_notes(data: bytes, name: str) -> dict[str, Any]:
     """The JSON part of an image, with all keys that :func:`_notes` writes."""
     try:
         notes = json.loads(data.decode())
-        check_keys(notes, NOTES, name, remedy="pack it again")
+        there = ["budgets"] if "budgets" in notes else []
+        check_keys(notes, (*NOTES, *there), name, remedy="pack it again")
         if not notes["layers"]:
             raise ValueError("it has no layers")
         for i, layer in enumerate(notes["layers"]):
@@ -574,4 +587,5 @@ def describe(source: str | Path | bytes) -> dict[str, Any]:
         "input_threshold": image.notes["input_threshold"],
         "hot_words": image.notes["hot_words"],
         "layers": image.notes["layers"],
+        **({"budgets": image.notes["budgets"]} if "budgets" in image.notes else {}),
     }

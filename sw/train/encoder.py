@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stillnet.sw.contract.events import Mode
 
 __all__ = ["WIDTH", "encode_vectors"]
 
-Tensor = torch.Tensor
 
 WIDTH = 0.75
 """Half the base of the triangle, in thresholds."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stillnet.sw.network.network import Network
 
 __all__ = ["MANY", "first_masks", "kept_share", "part_at", "remask"]
 
-Tensor = torch.Tensor
 Key = tuple[int, int]
 
 MANY = 0.35

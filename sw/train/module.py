@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.events import Mode
@@ -36,7 +37,6 @@ from .rules import WIDTH, CellRule, drop_bits
 
 __all__ = ["Carry", "NetworkModule", "Run"]
 
-Tensor = torch.Tensor
 
 _VECTOR = Format(16, 0)
 _LEAST = 0.25

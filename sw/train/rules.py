@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stillnet.sw.contract import tanh_sigmoid as tables
 from stillnet.sw.contract.cells import CELLS
@@ -27,7 +28,6 @@ from stillnet.sw.contract.fixed import PRE, Format
 
 __all__ = ["CellRule", "drop_bits", "jumps"]
 
-Tensor = torch.Tensor
 
 WIDTH = 0.5
 """Half the base of the triangle that stands for the derivative of a comparison."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
@@ -22,7 +23,6 @@ from .words import lengths_of, step_words
 
 __all__ = ["Loss", "Trainer"]
 
-Tensor = torch.Tensor
 Loss = Callable[[Tensor, Stretch], Tensor]
 """Outputs, shape (steps, batch, outputs), and what belongs to them; a number, or one for each step
 and sequence."""

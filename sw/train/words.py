@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.columns import bias_words
@@ -16,7 +17,6 @@ from .module import Run
 
 __all__ = ["Lengths", "lengths_of", "step_words"]
 
-Tensor = torch.Tensor
 Lengths = dict[int, Tensor]
 """Words that an event of each element fetches, by encoder, shape (size,)."""
 

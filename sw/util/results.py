@@ -29,6 +29,7 @@ __all__ = [
     "CompressReport",
     "CompressResult",
     "CompressedLayer",
+    "DeadlineReport",
     "GenerateResult",
     "HardwareResult",
     "ImageInfo",
@@ -507,6 +508,50 @@ class CheckResult(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeadlineReport(Result):
+    """What ``--deadline`` chose, and what it guarantees.
+
+    Attributes
+    ----------
+    milliseconds, clock_mhz : float
+        The deadline, and the clock of the engine.
+    engine : str
+    guaranteed_cycles : int
+        No step takes more, whatever its input is.
+    guaranteed_ms : float
+    without_cycles : int
+        The same of the network without budgets.
+    budgets : dict of str to int
+        Most events per step, by vector; empty where the deadline is kept without.
+    longest_wait : dict of str to int
+        Steps within which an element that stays above its threshold is sent, by vector.
+    steps : int
+        Steps of calibration that the following are of.
+    late : float
+        Part of the events that were refused and came later.
+    deviation : float
+        Mean absolute difference between the outputs with budgets and those without.
+    """
+
+    milliseconds: float
+    clock_mhz: float
+    engine: str
+    guaranteed_cycles: int
+    guaranteed_ms: float
+    without_cycles: int
+    budgets: dict[str, int]
+    longest_wait: dict[str, int]
+    steps: int
+    late: float
+    deviation: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DeadlineReport:
+        """The report from the notes of a network file."""
+        return cls(**_checked(values, cls))
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkInfo(Result):
     """A quantized network, explained.
 
@@ -520,6 +565,8 @@ class NetworkInfo(Result):
         Options of ``quantize``.
     compression : CompressReport or None
         Of ``compress``.
+    deadline : DeadlineReport or None
+        Where ``--deadline`` was given.
     """
 
     kind: str = "network"
@@ -533,6 +580,7 @@ class NetworkInfo(Result):
     report: QuantizeReport | None = None
     options: dict[str, Any] | None = None
     compression: CompressReport | None = None
+    deadline: DeadlineReport | None = None
 
     @property
     def doubts(self) -> list[str]:
@@ -552,6 +600,8 @@ class ImageInfo(Result):
         Words for the engine's hot store; ``hot_columns`` of each matrix are in it.
     layers : list of dict
         Formats and sizes, as they lie in the image.
+    budgets : dict of str to int
+        Most events per step, by number of the vector (-1 is the input); empty where none has any.
     """
 
     kind: str = "image"
@@ -565,6 +615,7 @@ class ImageInfo(Result):
     input_threshold: int
     hot_words: int
     layers: list[dict[str, Any]]
+    budgets: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -608,6 +659,7 @@ class CompressResult(CompressReport):
     output: str
     name: str
     doubts: list[str] = field(default_factory=list)
+    deadline: DeadlineReport | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
-"""Formal proofs of the SDRAM controller, the host link's framing, streams, and crossings of clocks.
+"""Formal proofs of the SDRAM controller, the host link's framing, streams, crossings of clocks and
+budgets.
 
 Each proof is a search by a solver over all inputs; ``docs/proofs.md`` says what is claimed. Each is
 also given hardware that is wrong on purpose, and must name the rule that this breaks.
@@ -15,6 +16,7 @@ import pytest
 from amaranth.hdl import Signal
 
 from stillnet.hw.memory.sdram.parts import PARTS
+from stillnet.sim.proofs.budgets import budget_proof, order_proof
 from stillnet.sim.proofs.clocks import places_proof, writes_proof
 from stillnet.sim.proofs.link import receiver_proof, ring_proof, transmitter_proof
 from stillnet.sim.proofs.proof import Proof
@@ -35,6 +37,7 @@ PROOFS: dict[str, Callable[[], Proof]] = {
     "writes": writes_proof,
     "splitter": splitter_proof,
     "axi4": axi4_proof,
+    "budget": budget_proof,
 }
 
 
@@ -54,12 +57,20 @@ def test_proof(name):
         ("ring", 8),
         ("places", 12),
         ("writes", 16),
+        ("budget", 30),
     ],
 )
 def test_what_is_spoken_of_happens(name, depth):
     proof = PROOFS[name]()
     proof.depth = depth
     assert proof.cover()
+
+
+@pytest.mark.slow
+def test_the_counts_of_a_budget_suffice():
+    """Every vector of up to four groups."""
+    outcome = order_proof().check(induction=False)
+    assert outcome.proven, outcome.failed or outcome.log
 
 
 def at_100_mhz(name: str) -> dict[str, Any]:

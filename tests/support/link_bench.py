@@ -38,6 +38,9 @@ CONFIGS = {
     ),
     "narrow": EngineConfig(name="narrow", lanes=2, cells=("relu", "linear"), **_SMALL),
     "events": EngineConfig(name="events", lanes=4, cells=("egru", "lstm", "linear"), **_SMALL),
+    "budgets": EngineConfig(
+        name="budgets", lanes=4, cells=("gru", "linear"), row_scale=True, budgets=True, **_SMALL
+    ),
 }
 """Words of 64 bits (two register writes each) and of 16 (half of one)."""
 

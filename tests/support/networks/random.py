@@ -226,8 +226,20 @@ def random_network(
         if cell == "gru" and choices.chance(25):
             layer.initial = {"h": rng.integers(-16384, 16385, sizes[i])}
         network.layers.append(layer)
+    if config.budgets:
+        network.budgets = _budgets(choices, network, config)
     network.validate()
     return network
+
+
+def _budgets(choices: Choices, network: Network, config: EngineConfig) -> dict[int, int]:
+    """Budgets of most vectors that may have one, from next to nothing to more than all."""
+    found = {}
+    for source in range(INPUT, len(network.layers)):
+        least = 1 if source == INPUT else 4 * config.cell_width if config.cell_width > 1 else 1
+        if network.source_mode(source) is Mode.DELTA and choices.chance(80):
+            found[source] = choices.integer(least, least + network.source_size(source))
+    return found
 
 
 def random_inputs(choices: Choices, network: Network, steps: int) -> np.ndarray:
@@ -423,6 +435,7 @@ def check_run(case: Case, run: EngineRun, config: EngineConfig) -> None:
         reference.step_integers(x)
     words = hot = saturations = 0
     events: dict[str, int] = dict.fromkeys(reference.event_names().values(), 0)
+    late = {reference.event_names()[source]: 0 for source in case.network.budgets}
     for step, x in enumerate(case.inputs):
         reference.step_integers(x)
         words += reference.last.words
@@ -430,10 +443,13 @@ def check_run(case: Case, run: EngineRun, config: EngineConfig) -> None:
         saturations += reference.last.saturations
         for source, name in reference.event_names().items():
             events[name] += reference.last.events[source]
+            if source in reference.last.late:
+                late[name] += reference.last.late[source]
         if run.per_step:
             assert run.per_step[step]["words"] == reference.last.words, f"step {step} of {case}"
     counters = run.counters
     assert run.events == events, case
+    assert run.late == late, case
     found = {k: counters[k] for k in ("words", "words_hot", "saturations", "steps")}
     wanted = {"words": words, "words_hot": hot, "saturations": saturations, "steps": run.steps}
     assert found == wanted, case

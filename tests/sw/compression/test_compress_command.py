@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stillnet.sw.cli.compress import parse_time
 from stillnet.sw.cli.main import main
-from stillnet.sw.cli.options import parse_bits
+from stillnet.sw.cli.options import parse_bits, parse_time
 from stillnet.sw.compression.plot import plot_sweep
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model

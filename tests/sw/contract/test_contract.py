@@ -437,6 +437,7 @@ def test_fingerprint_covers_every_field_that_images_depend_on() -> None:
         "formats": ("dense", "step"),
         "row_scale": True,
         "element_thresholds": True,
+        "budgets": True,
         "hot_words": 100,
     }
     seen = {base.fingerprint}
