@@ -161,6 +161,7 @@ def engine_header(config: EngineConfig) -> str:
             "word_bytes": config.word_bytes,
             "cell_width": config.cell_width,
             "second_threshold": int(config.second_threshold),
+            "budgets": int(config.budgets),
             "wide_states": wide,
             "cell_states": f"{{{', '.join(map(str, cells))}}}",
         }.items()

@@ -109,6 +109,9 @@ def c_state(state: dict[str, np.ndarray], network: Network, config: EngineConfig
         for i, layer in layers:
             if name in CELLS[layer.cell].state:
                 data += np.asarray(state[f"{i}/{name}"]).astype(f"<i{size}").tobytes()
+    if config.budgets:
+        windows = [int(state.get(f"{s}/window", [0])[0]) for s in (INPUT, *dict(layers))]
+        data += np.array(windows, "<i2").tobytes()
     return data
 
 

@@ -1006,7 +1006,7 @@ static int takes_tokens(const stillnet *d)
 
 /* The state in an array: reference of the input; references of the layers; the second ones, where
    the engine has them; then each state variable of the layers that have it, those of 32 bits in two
-   elements. */
+   elements; then, where the engine has budgets, the window of the input and of each layer. */
 static size_t state_references(const stillnet *d)
 {
     size_t units = 0;
@@ -1023,7 +1023,7 @@ size_t stillnet_state_size(const stillnet *d)
         for (uint32_t s = 0; s < 8; s++)
             if (layer_states(d, i) >> s & 1)
                 size += layer_units(d, i) * (d->engine.wide_states >> s & 1 ? 2u : 1u);
-    return size;
+    return size + (d->engine.budgets ? layer_count(d) + 1 : 0);
 }
 
 /* Reads elements of a region into `sink`, or writes those of `source`. */
@@ -1083,6 +1083,8 @@ int stillnet_get_state(stillnet *d, int16_t *state)
         error = move_layers(d, STILLNET_REGION_REFERENCE_SECOND, 0, &at, NULL);
     for (uint32_t s = 0; s < 8 && !error; s++)
         error = move_layers(d, STILLNET_REGION_STATE, s, &at, NULL);
+    if (!error && d->engine.budgets)
+        error = move_elements(d, STILLNET_REGION_BUDGET_WINDOW, 0, layer_count(d) + 1, 0, at, NULL);
     return error;
 }
 
@@ -1130,6 +1132,8 @@ int stillnet_set_state(stillnet *d, const int16_t *state)
     }
     for (uint32_t s = 0; s < 8 && !error; s++)
         error = move_layers(d, STILLNET_REGION_STATE, s, NULL, &at);
+    if (!error && d->engine.budgets)
+        error = move_elements(d, STILLNET_REGION_BUDGET_WINDOW, 0, layer_count(d) + 1, 0, NULL, at);
     if (!error) d->unknown = 0;
     return error;
 }

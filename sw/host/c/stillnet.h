@@ -77,6 +77,7 @@ typedef struct {
     uint16_t word_bytes;
     uint16_t cell_width;
     uint8_t second_threshold;
+    uint8_t budgets;
     uint8_t wide_states;    /* state variables of more than 16 bits, one bit each */
     uint8_t cell_states[15];  /* state variables of each cell */
 } stillnet_engine;
