@@ -46,6 +46,7 @@ __all__ = [
     "RunResult",
     "SearchResult",
     "SweepResult",
+    "TrainResult",
     "TestbenchResult",
     "VectorError",
     "WeightError",

@@ -187,7 +187,7 @@ def test_info_of_an_image(folder: Path, capsys, monkeypatch) -> None:
     seen = {
         "kind": "image", "name": "tiny", "bytes": 5, "fingerprint": "00c0ffee", "inputs": 4,
         "engine": {"name": "axi64", "lanes": 8}, "input_mode": "delta", "input_fraction": 10,
-        "input_threshold": 64, "hot_words": 0, "layers": [layer],
+        "input_threshold": 64, "hot_words": 0, "layers": [layer], "budgets": {},
     }  # fmt: skip
     module = SimpleNamespace(describe=lambda path: seen)
     monkeypatch.setitem(sys.modules, "stillnet.sw.packing.packer", module)
