@@ -241,7 +241,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], Callable[[], list[Any]], str, int | 
         lambda: Cell("LSTMCell"),
         lambda: [torch.randn(1, 5), torch.zeros(1, 7), torch.zeros(1, 7)],
         r"the graph has 3 data inputs \(in0 \(1, 5\), in1 \(1, 7\), in2 \(1, 7\)\); name the "
-        r"output that carries a state on with --state INPUT=OUTPUT, and give constants with --set .*",
+        r"output that carries a state on with --state INPUT=OUTPUT, and give constants .*",
         None,
     ),
     "strides": (
