@@ -238,8 +238,8 @@ MUTATIONS = {
     "words are put together a cycle late": Mutation(
         "memory.sdram.controller",
         "SdramController",
-        "3 + timings.cas_latency",
-        "4 + timings.cas_latency",
+        "3 + far + timings.cas_latency",
+        "4 + far + timings.cas_latency",
     ),
     "high part first": Mutation(
         "memory.sdram.words",
