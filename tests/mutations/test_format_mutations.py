@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -115,9 +116,16 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     ),
 }
 
-CONFIG_OF = {"full queues do not stop the words": CONFIGS["sparse"]}
+NARROW = replace(CONFIGS["sparse"], lanes=2, cell_width=1)
+
+CONFIG_OF = {
+    "full queues do not stop the words": CONFIGS["sparse"],
+    "a group of places begins too late": NARROW,
+    "headers stand for one word fewer": NARROW,
+}
 """Engines that a mutation needs. With two multipliers in a lane and the units of these engines,
-every queue empties as fast as it fills."""
+every queue empties as fast as it fills; and only of two lanes columns are long enough for a second
+group of places, or a second header of blocks."""
 
 QUICK = ("surplus goes to the lane itself",)
 """The others compile for as long and run with ``slow``."""
