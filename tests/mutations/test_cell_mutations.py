@@ -149,7 +149,7 @@ ENGINES: dict[str, tuple[str, str, str, tuple[str, str]]] = {
         "shared",
         "cell.unit",
         "CellUnit",
-        ("may_issue &= s.phase == -self._rescale_latency % sharing", "pass"),
+        ("may_issue &= s.phase == (-self._rescale_latency - 1) % sharing", "pass"),
     ),
 }
 QUICK = ("wrong peer base",)

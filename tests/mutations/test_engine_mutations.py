@@ -27,7 +27,7 @@ from tests.support.networks.random import Bench, Case, engine_config, random_cas
 CONFIG = engine_config(lanes=8)
 """Also one of ``test_engine``, so that it is compiled once."""
 
-EXAMPLES = SEEDS
+EXAMPLES = 5 * SEEDS
 """Networks within which a mutation must be noticed."""
 
 
