@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -165,4 +166,4 @@ def test_no_memory_of_pruned_columns_needs_its_old_value_while_it_is_written() -
     )
     text, count = garbage_reads(to_verilog(Engine(config), "engine"))
     assert count > 2 * config.multipliers
-    assert noticed(Bench(config, text), examples(config)) is None
+    assert noticed(Bench(config, text), islice(examples(config), 90)) is None
