@@ -1026,9 +1026,9 @@ size_t stillnet_state_size(const stillnet *d)
     return size + (d->engine.budgets ? layer_count(d) + 1 : 0);
 }
 
-/* Reads elements of a region into `sink`, or writes those of `source`. */
+/* Reads elements of a region into `*sink`, or writes those of `*source`; the array moves on. */
 static int move_elements(stillnet *d, uint32_t region, uint32_t index, uint32_t count, int wide,
-                         uint16_t *sink, const uint16_t *source)
+                         uint16_t **sink, const uint16_t **source)
 {
     const uint32_t flags = (wide ? 0u : HALF) | (source ? WRITE : 0u), size = wide ? 4 : 2;
     uint32_t most = RUN;
@@ -1041,14 +1041,14 @@ static int move_elements(stillnet *d, uint32_t region, uint32_t index, uint32_t 
         const uint32_t part = smaller(most, count - at);
         stillnet_job j = access(STILLNET_REGISTER_STATE_SELECT, region << 28 | (index + at),
                                 STILLNET_REGISTER_STATE_DATA | flags, part);
-        if (source) j.source = source + at * (size / 2);
-        else j.sink = sink + at * (size / 2);
+        if (source) j.source = *source, *source += part * (size / 2);
+        else j.sink = *sink, *sink += part * (size / 2);
         error = begin(d, &j);
     }
     return error ? error : finish_all(d);
 }
 
-/* One region of every layer; the array moves on. */
+/* One region of every layer. */
 static int move_layers(stillnet *d, uint32_t region, uint32_t state, uint16_t **sink,
                        const uint16_t **source)
 {
@@ -1056,16 +1056,25 @@ static int move_layers(stillnet *d, uint32_t region, uint32_t state, uint16_t **
         const uint32_t units = layer_units(d, i);
         const int wide = region == STILLNET_REGION_STATE && d->engine.wide_states >> state & 1;
         const uint32_t base = field(d->image, layer_group(i), STILLNET_LAYER_UNIT_BASE);
-        const size_t size = (size_t)units * (wide ? 2 : 1);
         int error;
         if (region == STILLNET_REGION_STATE && !(layer_states(d, i) >> state & 1)) continue;
-        error = move_elements(d, region + state, base * d->engine.cell_width, units, wide,
-                              sink ? *sink : NULL, source ? *source : NULL);
+        error = move_elements(d, region + state, base * d->engine.cell_width, units, wide, sink,
+                              source);
         if (error) return error;
-        if (sink) *sink += size;
-        else *source += size;
     }
     return STILLNET_OK;
+}
+
+/* What follows the references in a saved state: states of the cells, then the budgets' windows. */
+static int move_states(stillnet *d, uint16_t **sink, const uint16_t **source)
+{
+    int error = STILLNET_OK;
+    for (uint32_t s = 0; s < 8 && !error; s++)
+        error = move_layers(d, STILLNET_REGION_STATE, s, sink, source);
+    if (!error && d->engine.budgets)
+        error = move_elements(d, STILLNET_REGION_BUDGET_WINDOW, 0, layer_count(d) + 1, 0, sink,
+                              source);
+    return error;
 }
 
 int stillnet_get_state(stillnet *d, int16_t *state)
@@ -1074,18 +1083,13 @@ int stillnet_get_state(stillnet *d, int16_t *state)
     int error = ready(d, 0);
     if (!error && !d->image) error = STILLNET_NOT_LOADED;
     if (!error) error = wait_idle(d);
-    if (!error) error = move_elements(d, STILLNET_REGION_INPUT, 0, d->inputs, 0, at, NULL);
+    if (!error) error = move_elements(d, STILLNET_REGION_INPUT, 0, d->inputs, 0, &at, NULL);
     if (error) return error;
-    if (takes_tokens(d)) at[0] = (uint16_t)(at[0] - 1u); /* the engine keeps the token plus one */
-    at += d->inputs;
+    if (takes_tokens(d)) state[0] = (int16_t)(state[0] - 1); /* the engine keeps the token plus one */
     error = move_layers(d, STILLNET_REGION_REFERENCE, 0, &at, NULL);
     if (!error && d->engine.second_threshold)
         error = move_layers(d, STILLNET_REGION_REFERENCE_SECOND, 0, &at, NULL);
-    for (uint32_t s = 0; s < 8 && !error; s++)
-        error = move_layers(d, STILLNET_REGION_STATE, s, &at, NULL);
-    if (!error && d->engine.budgets)
-        error = move_elements(d, STILLNET_REGION_BUDGET_WINDOW, 0, layer_count(d) + 1, 0, at, NULL);
-    return error;
+    return error ? error : move_states(d, &at, NULL);
 }
 
 /* Elements for the input stream; NULL: `value`, then zeros. */
@@ -1130,10 +1134,7 @@ int stillnet_set_state(stillnet *d, const int16_t *state)
     } else {
         error = restore(d, 0, input, first);
     }
-    for (uint32_t s = 0; s < 8 && !error; s++)
-        error = move_layers(d, STILLNET_REGION_STATE, s, NULL, &at);
-    if (!error && d->engine.budgets)
-        error = move_elements(d, STILLNET_REGION_BUDGET_WINDOW, 0, layer_count(d) + 1, 0, NULL, at);
+    if (!error) error = move_states(d, NULL, &at);
     if (!error) d->unknown = 0;
     return error;
 }
