@@ -58,6 +58,12 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("same each time")
 
 
+@pytest.fixture(scope="session")
+def thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether slow tests run too: then a test of many seeds takes all of them."""
+    return "not slow" not in (request.config.option.markexpr or "")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; the others keep their order."""
     ranks = {f"tests/{name}.py": rank for rank, name in enumerate(LONGEST_FIRST)}

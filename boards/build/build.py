@@ -69,6 +69,8 @@ def tool(name: str) -> str:
 
 def design(board: Board) -> tuple[dict[str, bytes], str]:
     """The files that the tools need, and a digest of all that the bitstream depends on."""
+    from stillnet.hw.verilog.elaboration import swift_elaboration
+
     chain = TOOLCHAINS[board.family]
     if chain is ECP5:
         from stillnet.boards.top.ecp5 import BoardTop as Top
@@ -80,7 +82,8 @@ def design(board: Board) -> tuple[dict[str, bytes], str]:
     os.environ.update(programs)
     try:
         platform = board.make_platform()
-        plan = platform.prepare(Top(board), "top")
+        with swift_elaboration():
+            plan = platform.prepare(Top(board), "top")
     finally:
         for name, value in before.items():
             if value is None:

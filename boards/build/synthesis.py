@@ -111,14 +111,17 @@ def synthesize(
     harness = Harness(component)
     from amaranth.back import rtlil
 
+    from stillnet.hw.verilog.elaboration import swift_elaboration
+
     # Yosys takes an array's first values as one constant here, and one by one from Verilog.
-    text = rtlil.convert(
-        harness,
-        name="top",
-        platform=Family(),
-        ports=[harness.domain.clk, harness.serial_in, harness.serial_out, harness.load],
-        emit_src=False,
-    )
+    with swift_elaboration():
+        text = rtlil.convert(
+            harness,
+            name="top",
+            platform=Family(),
+            ports=[harness.domain.clk, harness.serial_in, harness.serial_out, harness.load],
+            emit_src=False,
+        )
     overhead = 0
     for _, _, value in component.signature.flatten(component):
         overhead += len(_value(value)) * 2

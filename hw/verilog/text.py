@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from stillnet.hw.engine import Engine
 from stillnet.sw.contract.config import EngineConfig
 
+from .elaboration import swift_elaboration
+
 __all__ = ["engine_verilog", "readable_verilog", "to_verilog"]
 
 _BACKEND = "$auto$verilog_backend"
@@ -29,7 +31,9 @@ def to_verilog(component: object, name: str) -> str:
     from amaranth.back import verilog
 
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
-    return _started(verilog.convert(component, name=name, emit_src=False))
+    with swift_elaboration():
+        text = verilog.convert(component, name=name, emit_src=False)
+    return _started(text)
 
 
 def _started(text: str) -> str:

@@ -183,8 +183,11 @@ class Proof:
     def _text(self) -> str:
         from amaranth.back import rtlil
 
+        from stillnet.hw.verilog.elaboration import swift_elaboration
+
         os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
-        return rtlil.convert(self.m, name="top", ports=self._ports)
+        with swift_elaboration():
+            return rtlil.convert(self.m, name="top", ports=self._ports)
 
     def _prepare(self, folder: Path) -> None:
         (folder / "top.il").write_text(self._text())

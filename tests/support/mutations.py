@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import pytest
 from amaranth.back import rtlil
 
+from stillnet.hw.verilog.elaboration import swift_elaboration
 from stillnet.sim.engine.errors import EngineFailed
 from tests.support.networks.random import Bench, Case
 
@@ -75,7 +76,8 @@ def built(make: Callable[[], T]) -> T:
         Where it cannot be elaborated, whatever the reason.
     """
     try:
-        rtlil.convert(make(), name="top")
+        with swift_elaboration():
+            rtlil.convert(make(), name="top")
     except Exception as error:
         raise RuntimeError(f"the mutant does not build: {error!r}") from error
     return make()
