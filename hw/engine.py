@@ -213,8 +213,8 @@ class Engine(wiring.Component):
         ]
         # On a full chip the lanes are far from the fetcher, which may learn it a cycle late.
         m.d["sync" if self._config.hot_words else "comb"] += [
-            fetcher.word_taken.eq(lanes.taken),
-            fetcher.column_done.eq(lanes.column_done),
+            fetcher.taken.word.eq(lanes.taken.word),
+            fetcher.taken.column.eq(lanes.taken.column),
         ]
         with m.If(fetcher.columns.ready):
             m.d.sync += [column.eq(fetcher.columns.payload), valid.eq(fetcher.columns.valid)]
@@ -300,12 +300,12 @@ class Engine(wiring.Component):
                 table.index.eq(r.threshold_select),
                 table.value.eq(self.registers.write_data),
             ]
-        inputs, hidden = b.input_encoder, b.write_back
-        for port, own in ((inputs.budgets, table.index == 0), (hidden.budgets, table.index != 0)):
+        inputs, hidden = b.input_encoder.budget, b.write_back.budget
+        for port, own in ((inputs.table, table.index == 0), (hidden.table, table.index != 0)):
             m.d.comb += [port.write.eq(table.write & own), port.value.eq(table.value)]
         m.d.comb += [
-            inputs.budgets.index.eq(0),
-            hidden.budgets.index.eq(table.index - 1),
+            inputs.table.index.eq(0),
+            hidden.table.index.eq(table.index - 1),
             b.counters.late_input.eq(inputs.late),
             b.counters.late_vector.eq(hidden.late),
         ]
@@ -346,9 +346,9 @@ class Engine(wiring.Component):
             scheduler.quiet.eq(s.scheduler_quiet),
             encoder.reset.eq(s.reset),
             encoder.enable.eq(encoder_enable),
-            b.write_back.reset.eq(s.reset),
+            b.write_back.control.reset.eq(s.reset),
         ]
-        for port in (b.input_encoder.restore_mode, b.write_back.restore_mode):
+        for port in (encoder.restore, b.write_back.control.restore):
             m.d.comb += [
                 port.active.eq(r.restoring),
                 port.exact.eq(r.restore_exact),
@@ -474,8 +474,8 @@ class Engine(wiring.Component):
                 clear_windows.eq(s.sweeping),
             ]
             windows = region == Region.BUDGET_WINDOW
-            ports.append((b.input_encoder.windows, Const(0), windows & which, clear_windows))
-            ports.append((b.write_back.windows, hidden, windows & ~which, clear_windows))
+            ports.append((b.input_encoder.budget.windows, Const(0), windows & which, clear_windows))
+            ports.append((b.write_back.budget.windows, hidden, windows & ~which, clear_windows))
         write = r.idle & self.registers.write_strobe & r.is_state
         for k, (port, port_row, selected, port_clear) in enumerate(ports):
             port_write = Signal(name=f"host_write{k}")
@@ -542,7 +542,7 @@ class Engine(wiring.Component):
     def _window(m: Module, b: _Blocks, r: Registers) -> Signal:
         """The window of the selected budget."""
         late = Data(16, name="window_late")
-        inputs, hidden = b.input_encoder.windows, b.write_back.windows
+        inputs, hidden = b.input_encoder.budget.windows, b.write_back.budget.windows
         m.d.sync += late.eq(Mux(r.state_index == 0, inputs.read, hidden.read))
         return late
 
@@ -557,7 +557,7 @@ class Engine(wiring.Component):
         m.d.sync += [
             read.address.eq(self.registers.address),
             read.select.eq(r.events_select),
-            word.eq(lanes.taken),
+            word.eq(lanes.taken.word),
             held.eq(lanes.held),
             starved.eq(lanes.starved),
         ]

@@ -17,8 +17,13 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.host_interfaces import StateAccessSignature, TableWriteSignature
+from stillnet.hw.parts.host_interfaces import (
+    BudgetSignature,
+    StateAccessSignature,
+    TableWriteSignature,
+)
 from stillnet.hw.parts.interfaces import (
+    BudgetedSignature,
     DirectSignature,
     GroupSignature,
     ListedSignature,
@@ -31,7 +36,7 @@ from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 
 from .budget import Budget
 
-__all__ = ["EventEncoder", "budget_ports"]
+__all__ = ["EventEncoder"]
 
 
 class _Signals:
@@ -111,15 +116,11 @@ class EventEncoder(wiring.Component):
         The host's access to the references, only while nothing is encoded.
     thresholds : In(TableWriteSignature)
         Only with ``elements``: writes the thresholds of single elements, while nothing is encoded.
-    vector, unlimited : In
-        Only with ``vectors``: number of the vector, and whether its budget does not count; taken
-        with ``group.valid``.
-    budgets, windows : In(TableWriteSignature), In(StateAccessSignature)
-        The same: as of :class:`Budget`.
-    listed_vector, listed_bank, late : Out
-        The same: number of the vector that ``listed`` is of, the copy of the list that it is in,
-        and the events that were refused, valid with ``listed``, which comes a cycle later, or at
+    budget : In(BudgetSignature)
+        Only with ``vectors``. ``late`` is valid with ``listed``, which comes a cycle later, or at
         the replay of a vector with a budget.
+    budgeted : In(BudgetedSignature)
+        The same.
     """
 
     def __init__(
@@ -151,7 +152,14 @@ class EventEncoder(wiring.Component):
                 "list": In(ListReadSignature(width, row_bits, self._group_bits)),
                 "host": In(StateAccessSignature(row_bits, width, ACTIVATION_BITS)),
                 **({"thresholds": In(TableWriteSignature())} if elements else {}),
-                **(_budget_members(vectors) if vectors else {}),
+                **(
+                    {
+                        "budget": In(BudgetSignature(vectors)),
+                        "budgeted": In(BudgetedSignature(vectors)),
+                    }
+                    if vectors
+                    else {}
+                ),
             }
         )
 
@@ -273,7 +281,7 @@ class EventEncoder(wiring.Component):
         came, sent = budget.came, budget.sent
         m.d.comb += [
             before.eq(Mux(s.first2, 0, number)),
-            budget.vector.eq(self.vector),
+            budget.vector.eq(self.budgeted.vector),
             budget.unlimited.eq(unlimited2),
             budget.came_valid.eq(s.valid2),
             came.first.eq(s.first2),
@@ -288,7 +296,7 @@ class EventEncoder(wiring.Component):
             *(came["values"][p].eq(s.values2[p]) for p in range(self._width)),
             *(came.differences[p].eq(s.differences2[p]) for p in range(self._width)),
         ]
-        m.d.sync += Cat(unlimited1, unlimited2).eq(Cat(self.unlimited, unlimited1))
+        m.d.sync += Cat(unlimited1, unlimited2).eq(Cat(self.budgeted.unlimited, unlimited1))
         with m.If(s.valid2):
             m.d.sync += number.eq(before + 1)
         for p in range(self._width):
@@ -298,13 +306,13 @@ class EventEncoder(wiring.Component):
                 larger = Mux(s.own[p] > s.limit, s.own[p], s.limit)
             m.d.sync += limit.eq(larger)
             m.d.comb += budget.limits[p].eq(Mux(limit == 0, 1, limit))
-        connect(m, flipped(self.budgets), budget.budgets)
-        connect(m, flipped(self.windows), budget.host)
+        connect(m, flipped(self.budget.table), budget.budgets)
+        connect(m, flipped(self.budget.windows), budget.host)
         m.d.sync += [
-            self.listed_vector.eq(budget.sent_vector),
-            self.listed_bank.eq(sent.bank),
+            self.budgeted.listed_vector.eq(budget.sent_vector),
+            self.budgeted.listed_bank.eq(sent.bank),
         ]
-        m.d.comb += self.late.eq(budget.late)
+        m.d.comb += self.budget.late.eq(budget.late)
         s.valid2, s.first2, s.last2 = budget.sent_valid, sent.first, sent.last
         s.plain2, s.enable2, s.direct2 = sent.plain, Const(1), sent.direct
         s.row4, s.base2, s.bank2, s.fire = sent.row, sent.base, Signal.like(s.bank2), sent.fire
@@ -429,24 +437,3 @@ class EventEncoder(wiring.Component):
         ]
         s.own.append(above)
         return (difference1 >= above) | (difference1 <= below)
-
-
-def budget_ports(vectors: int) -> dict[str, Any]:
-    """Ports of whatever holds an encoder whose vectors may have budgets."""
-    return {
-        "budgets": In(TableWriteSignature()),
-        "windows": In(StateAccessSignature(bits_for(max(1, vectors - 1)), 1, 16)),
-        "late": Out(16),
-    }
-
-
-def _budget_members(vectors: int) -> dict[str, Any]:
-    """Those of the encoder itself."""
-    vector = range(max(2, vectors))
-    return {
-        **budget_ports(vectors),
-        "vector": In(vector),
-        "unlimited": In(1),
-        "listed_vector": Out(vector),
-        "listed_bank": Out(1),
-    }

@@ -15,9 +15,9 @@ from amaranth.utils import bits_for
 
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.host_interfaces import (
+    BudgetSignature,
     InputControlSignature,
     InputHeaderSignature,
-    RestoreSignature,
     StateAccessSignature,
     TableWriteSignature,
     TokenAccessSignature,
@@ -32,7 +32,7 @@ from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 from stillnet.sw.contract.stages import ENCODE_CYCLES, LOOKUP_CYCLES
 
-from .event_encoder import EventEncoder, budget_ports
+from .event_encoder import EventEncoder
 
 __all__ = ["InputEncoder"]
 
@@ -93,8 +93,6 @@ class InputEncoder(wiring.Component):
         What the image says about the input vector.
     threshold : In(17)
         Threshold of its events.
-    restore_mode : In(RestoreSignature)
-        Vectors of the layers follow the input vector on the same stream.
     restore : Out(stream of 16 bits)
         The stream, while it belongs to the layers.
     events : Out(InputListSignature)
@@ -109,7 +107,7 @@ class InputEncoder(wiring.Component):
         The host's access to the latest token.
     thresholds : In(TableWriteSignature)
         Thresholds of single elements, only where the engine has them.
-    budgets, windows, late : as of ``EventEncoder``
+    budget : In(BudgetSignature)
         Only where vectors may have budgets.
     """
 
@@ -122,7 +120,6 @@ class InputEncoder(wiring.Component):
                 "control": In(InputControlSignature()),
                 "header": In(InputHeaderSignature(config)),
                 "threshold": In(EVENT_BITS),
-                "restore_mode": In(RestoreSignature()),
                 "restore": Out(stream.Signature(signed(ACTIVATION_BITS))),
                 "events": Out(InputListSignature(config)),
                 "encoded": Out(InputEncodedSignature()),
@@ -130,7 +127,7 @@ class InputEncoder(wiring.Component):
                 "host": In(StateAccessSignature(row_bits, 1, ACTIVATION_BITS)),
                 "token": In(TokenAccessSignature()),
                 **({"thresholds": In(TableWriteSignature())} if config.element_thresholds else {}),
-                **(budget_ports(1) if config.budgets else {}),
+                **({"budget": In(BudgetSignature(1))} if config.budgets else {}),
             }
         )
         self.encoder = EventEncoder(
@@ -200,7 +197,7 @@ class InputEncoder(wiring.Component):
             self.restore.payload.eq(self.inputs.payload),
             control.accepted.eq(s.take & ~s.taking),
         ]
-        with m.If(~self.restore_mode.active):
+        with m.If(~self.control.restore.active):
             m.d.sync += s.handed.eq(0)
 
     def _replaying(self, m: Module, s: _Signals) -> Any:
@@ -218,7 +215,7 @@ class InputEncoder(wiring.Component):
             s.step.eq(s.take),
             s.first.eq(~s.taking),
             s.step_last.eq(s.last),
-            s.enable.eq(~(self.restore_mode.active & self.restore_mode.second)),
+            s.enable.eq(~(self.control.restore.active & self.control.restore.second)),
             s.value.eq(self.inputs.payload),
             s.one.eq(1 << self.header.one),
         ]
@@ -259,14 +256,14 @@ class InputEncoder(wiring.Component):
         """After a vector the other half is next, or the layers' vectors are."""
         m.d.comb += [s.ended.eq(s.step & s.step_last), self.token.token.eq(s.token)]
         with m.If(s.ended):
-            m.d.sync += [s.half.eq(~s.half), s.handed.eq(self.restore_mode.active)]
+            m.d.sync += [s.half.eq(~s.half), s.handed.eq(self.control.restore.active)]
         with m.If(self.token.write):
             m.d.sync += s.token.eq(self.token.data)
 
     def _encode(self, m: Module, s: _Signals) -> None:
         """Values follow their row by the encoder's look-up."""
         encoder, header = self.encoder, self.header
-        exact = self.restore_mode.active & self.restore_mode.exact
+        exact = self.control.restore.active & self.control.restore.exact
         m.d.comb += [
             encoder.row.eq(s.index),
             encoder.group.mask.eq(1),
@@ -292,10 +289,9 @@ class InputEncoder(wiring.Component):
         if encoder.elements:
             connect(m, flipped(self.thresholds), encoder.thresholds)
         if encoder.vectors:
-            connect(m, flipped(self.budgets), encoder.budgets)
-            connect(m, flipped(self.windows), encoder.windows)
-            unlimited = _later(m, self.restore_mode.active, LOOKUP_CYCLES)
-            m.d.comb += [encoder.unlimited.eq(unlimited), self.late.eq(encoder.late)]
+            connect(m, flipped(self.budget), encoder.budget)
+            unlimited = _later(m, self.control.restore.active, LOOKUP_CYCLES)
+            m.d.comb += encoder.budgeted.unlimited.eq(unlimited)
 
     def _halves(self, m: Module, s: _Signals) -> None:
         """Status of the two halves of the list, and who has still to read them."""
@@ -304,7 +300,7 @@ class InputEncoder(wiring.Component):
         begun, begun_half = Signal(), Data()
         m.d.sync += [begun.eq(s.step & s.first), begun_half.eq(s.half)]
         if self._config.budgets:
-            listed_half = self.encoder.listed_bank
+            listed_half = self.encoder.budgeted.listed_bank
         else:
             listed_half = _later(m, s.half, LOOKUP_CYCLES + ENCODE_CYCLES)
         for i, (pending, status) in enumerate(zip(s.pending, events.status)):

@@ -16,9 +16,10 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.host_interfaces import (
-    RestoreSignature,
+    BudgetSignature,
     StateAccessSignature,
     TableWriteSignature,
+    VectorControlSignature,
 )
 from stillnet.hw.parts.interfaces import (
     ListReadSignature,
@@ -32,7 +33,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
 from stillnet.sw.contract.stages import ENCODE_CYCLES, LOOKUP_CYCLES
 
-from .event_encoder import EventEncoder, budget_ports
+from .event_encoder import EventEncoder
 
 __all__ = ["WriteBack"]
 
@@ -76,10 +77,8 @@ class WriteBack(wiring.Component):
         From the cell unit.
     restore : In(stream of 16 bits)
         Elements of vectors that the host supplies, for commands that ``skip`` their cell.
-    restore_mode : In(RestoreSignature)
-        What such vectors change.
-    reset : In(1)
-        Forgets all vectors: every list is complete and empty.
+    control : In(VectorControlSignature)
+        Forgets all vectors, and says what those of the host change.
     vectors : Out(VectorsSignature)
         Status of every layer's lists.
     lists : In(array of ListReadSignature)
@@ -94,7 +93,7 @@ class WriteBack(wiring.Component):
         A finished vector, for the counters.
     saturated : Out
         Elements clipped in this cycle.
-    budgets, windows, late : as of ``EventEncoder``
+    budget : In(BudgetSignature)
         Only where vectors may have budgets; a vector is a layer's.
     """
 
@@ -108,8 +107,7 @@ class WriteBack(wiring.Component):
                 "commands": In(stream.Signature(write_command_layout(config))),
                 "results": In(ResultsSignature(config)),
                 "restore": In(stream.Signature(signed(ACTIVATION_BITS))),
-                "restore_mode": In(RestoreSignature()),
-                "reset": In(1),
+                "control": In(VectorControlSignature()),
                 "vectors": Out(VectorsSignature(config)),
                 "lists": In(ListReadSignature(width, s.row, s.row)).array(encoders),
                 "hosts": In(StateAccessSignature(s.row, width, ACTIVATION_BITS)).array(encoders),
@@ -117,7 +115,7 @@ class WriteBack(wiring.Component):
                 "encoded": Out(VectorEncodedSignature(config)),
                 "saturated": Out(range(width + 1)),
                 **({"thresholds": In(TableWriteSignature())} if config.element_thresholds else {}),
-                **(budget_ports(config.layers) if config.budgets else {}),
+                **({"budget": In(BudgetSignature(config.layers))} if config.budgets else {}),
             }
         )
         vectors = config.layers if config.budgets else 0
@@ -245,7 +243,7 @@ class WriteBack(wiring.Component):
     def _layer_encoded(self, m: Module, s: _Signals) -> Signal:
         """Layer of what the encoders have listed: the next vector may have begun meanwhile."""
         if self._config.budgets:  # a vector may be listed long after its last group
-            return self.encoders[0].listed_vector
+            return self.encoders[0].budgeted.listed_vector
         layer = s.command3.layer
         for i in range(ENCODE_CYCLES):
             later = Data(len(layer), name=f"layer{i + 4}")
@@ -255,7 +253,7 @@ class WriteBack(wiring.Component):
 
     def _encode(self, m: Module, s: _Signals, k: int) -> None:
         """The group goes into encoder k."""
-        command, mode = s.command3, self.restore_mode
+        command, mode = s.command3, self.control.restore
         encoder = self.encoders[k]
         threshold = command.threshold if k == 0 else command.threshold_recurrent
         only_other = mode.second if k == 0 else mode.first
@@ -278,12 +276,10 @@ class WriteBack(wiring.Component):
         if encoder.elements:
             connect(m, flipped(self.thresholds), encoder.thresholds)
         if encoder.vectors:
-            connect(m, flipped(self.budgets), encoder.budgets)
-            connect(m, flipped(self.windows), encoder.windows)
+            connect(m, flipped(self.budget), encoder.budget)
             m.d.comb += [
-                encoder.vector.eq(command.layer),
-                encoder.unlimited.eq(command.skip),
-                self.late.eq(encoder.late),
+                encoder.budgeted.vector.eq(command.layer),
+                encoder.budgeted.unlimited.eq(command.skip),
             ]
 
     def _vector_status(self, m: Module, k: int, layer: Signal) -> None:
@@ -295,7 +291,7 @@ class WriteBack(wiring.Component):
                 m.d.sync += [status.rows.eq(listed.rows), status.complete.eq(listed.last)]
                 with m.If(listed.first):
                     m.d.sync += status.generation.eq(~status.generation)
-            with m.If(self.reset):
+            with m.If(self.control.reset):
                 m.d.sync += [status.generation.eq(0), status.complete.eq(1), status.rows.eq(0)]
 
     def _report(self, m: Module, layer: Signal) -> None:

@@ -20,7 +20,7 @@ from stillnet.hw.memory.port import read_request_layout
 from stillnet.hw.parts.block_fifo import BlockFifo
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.host_interfaces import TableWriteSignature
-from stillnet.hw.parts.interfaces import IssueSignature, ListReadSignature
+from stillnet.hw.parts.interfaces import IssueSignature, ListReadSignature, TakenSignature
 from stillnet.hw.parts.layouts import column_layout, format_fields, list_layout, run_layout
 from stillnet.hw.parts.multiplier import Multiplier
 from stillnet.hw.parts.shapes import Shapes
@@ -101,8 +101,8 @@ class ColumnFetcher(wiring.Component):
     reads : Out(stream of read requests)
     columns : Out(stream of ``column_layout``)
         Columns in the order of their reads.
-    word_taken, column_done : In(1)
-        The lanes have taken a word, the last word of a column.
+    taken : In(TakenSignature)
+        What the lanes have taken.
     issue : Out(IssueSignature)
         Columns as they are issued.
     in_flight : Out(1)
@@ -129,8 +129,7 @@ class ColumnFetcher(wiring.Component):
                 ),
                 "reads": Out(stream.Signature(read_request_layout(config.tier_bits))),
                 "columns": Out(stream.Signature(column_layout(config))),
-                "word_taken": In(1),
-                "column_done": In(1),
+                "taken": In(TakenSignature()),
                 "issue": Out(IssueSignature(config)),
                 "in_flight": Out(1),
                 **({"lengths": In(TableWriteSignature())} if config.unequal else {}),
@@ -222,8 +221,8 @@ class ColumnFetcher(wiring.Component):
         ]
         entering = Mux(s.known, s.words, 0) if config.unequal else Mux(s.emit, run.words, 0)
         m.d.sync += [
-            columns_in_flight.eq(columns_in_flight + s.emit - self.column_done),
-            words_in_flight.eq(words_in_flight + entering - self.word_taken),
+            columns_in_flight.eq(columns_in_flight + s.emit - self.taken.column),
+            words_in_flight.eq(words_in_flight + entering - self.taken.word),
             requests.eq(requests + s.emit - (self.reads.valid & self.reads.ready)),
         ]
         m.d.comb += self.in_flight.eq(columns_in_flight != 0)

@@ -25,6 +25,7 @@ from stillnet.hw.parts.interfaces import (
     HoldSignature,
     ProgressSignature,
     SumReadSignature,
+    TakenSignature,
     WaitingSignature,
 )
 from stillnet.hw.parts.layouts import column_layout, format_fields
@@ -152,12 +153,12 @@ class Lanes(wiring.Component):
         Cell that is read next: words of its layer for a later step wait.
     sums : In(SumReadSignature)
         The cell's read of the accumulators.
-    column_done : Out(1)
-        Pulses as the last word of a column is taken.
     progress : Out(ProgressSignature)
         Columns and blocks that were taken.
-    taken, held, starved : Out(1)
-        In this cycle a word was taken; a word waited for the cell; a column waited for a word.
+    taken : Out(TakenSignature)
+        What was taken in this cycle.
+    held, starved : Out(1)
+        In this cycle a word waited for the cell; a column waited for a word.
     busy : Out(1)
         A column or a sum is on its way.
     """
@@ -171,9 +172,8 @@ class Lanes(wiring.Component):
                 "hold": In(HoldSignature(config)),
                 "waiting": In(WaitingSignature(config)),
                 "sums": In(SumReadSignature(config)),
-                "column_done": Out(1),
                 "progress": Out(ProgressSignature(config)),
-                "taken": Out(1),
+                "taken": Out(TakenSignature()),
                 "held": Out(1),
                 "starved": Out(1),
                 "busy": Out(1),
@@ -293,10 +293,10 @@ class Lanes(wiring.Component):
             w.take.eq(w.enter & words.valid & ~w.stall),
             words.ready.eq(may_take),
             w.advance.eq(~w.next_valid | w.take),
-            self.taken.eq(w.take),
+            self.taken.word.eq(w.take),
             self.held.eq(w.next_valid & words.valid & ~may_take),
             self.starved.eq(w.next_valid & ~words.valid),
-            self.column_done.eq(w.take & w.next.last),
+            self.taken.column.eq(w.take & w.next.last),
             self.columns.ready.eq(~w.valid | (~w.spare_valid & w.last)),
         ]
 

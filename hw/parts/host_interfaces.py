@@ -9,6 +9,7 @@ from __future__ import annotations
 from amaranth.hdl import unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.events import Mode
@@ -18,6 +19,7 @@ from stillnet.sw.contract.registers import Error
 from .shapes import Shapes
 
 __all__ = [
+    "BudgetSignature",
     "CountedVectorSignature",
     "CounterReadSignature",
     "CycleSignature",
@@ -35,6 +37,7 @@ __all__ = [
     "TableWriteSignature",
     "ThresholdWriteSignature",
     "TokenAccessSignature",
+    "VectorControlSignature",
 ]
 
 
@@ -336,10 +339,63 @@ class InputControlSignature(wiring.Signature):
         No vector is being taken, and none waits.
     accepted : In(1)
         The first element of a vector was taken.
+    restore : Out(RestoreSignature)
+        Vectors of the layers follow the input vector.
     """
 
     def __init__(self) -> None:
-        super().__init__({"reset": Out(1), "enable": Out(1), "idle": In(1), "accepted": In(1)})
+        super().__init__(
+            {
+                "reset": Out(1),
+                "enable": Out(1),
+                "idle": In(1),
+                "accepted": In(1),
+                "restore": Out(RestoreSignature()),
+            }
+        )
+
+
+class VectorControlSignature(wiring.Signature):
+    """What the engine says to the encoders of the hidden vectors.
+
+    Members
+    -------
+    reset : Out(1)
+        All vectors are forgotten: every list is complete and empty.
+    restore : Out(RestoreSignature)
+        What vectors that the host supplies change.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"reset": Out(1), "restore": Out(RestoreSignature())})
+
+
+class BudgetSignature(wiring.Signature):
+    """Budgets of an encoder's vectors.
+
+    Parameters
+    ----------
+    vectors : int
+
+    Members
+    -------
+    table : Out(TableWriteSignature)
+        Sets the budget of a vector.
+    windows : Out(StateAccessSignature)
+        The host's access to the windows, only while nothing is encoded.
+    late : In(16)
+        Events that were refused of the vector that is being listed.
+    """
+
+    def __init__(self, vectors: int) -> None:
+        index_bits = bits_for(max(1, vectors - 1))
+        super().__init__(
+            {
+                "table": Out(TableWriteSignature()),
+                "windows": Out(StateAccessSignature(index_bits, 1, 16)),
+                "late": In(16),
+            }
+        )
 
 
 # -- counters -----------------------------------------------------------------------------------

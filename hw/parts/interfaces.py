@@ -26,6 +26,7 @@ from .layouts import (
 from .shapes import Shapes
 
 __all__ = [
+    "BudgetedSignature",
     "DirectSignature",
     "DispatchSignature",
     "GroupSignature",
@@ -40,6 +41,7 @@ __all__ = [
     "ResultsSignature",
     "RuleSignature",
     "SumReadSignature",
+    "TakenSignature",
     "VectorEncodedSignature",
     "VectorsSignature",
     "WaitingSignature",
@@ -259,6 +261,48 @@ class IssueSignature(wiring.Signature):
     def __init__(self, config: EngineConfig) -> None:
         s = Shapes(config)
         super().__init__({"valid": Out(1), "layer": Out(s.layer), "sequence": Out(s.sequence)})
+
+
+class TakenSignature(wiring.Signature):
+    """What the lanes have taken in this cycle.
+
+    Members
+    -------
+    word : Out(1)
+        A word.
+    column : Out(1)
+        The last word of a column.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"word": Out(1), "column": Out(1)})
+
+
+class BudgetedSignature(wiring.Signature):
+    """Which of the vectors with budgets an encoder is at.
+
+    Parameters
+    ----------
+    vectors : int
+
+    Members
+    -------
+    vector, unlimited : Out
+        Number of the vector, and whether its budget does not count; taken with ``group.valid``.
+    listed_vector, listed_bank : In
+        Number of the vector that ``listed`` is of, and the copy of the list that it is in.
+    """
+
+    def __init__(self, vectors: int) -> None:
+        vector = range(max(2, vectors))
+        super().__init__(
+            {
+                "vector": Out(vector),
+                "unlimited": Out(1),
+                "listed_vector": In(vector),
+                "listed_bank": In(1),
+            }
+        )
 
 
 class ProgressSignature(wiring.Signature):

@@ -57,7 +57,7 @@ def engine(LANES: int) -> EngineConfig:
 class Harness(wiring.Component):
     """The fetcher joined to the lanes as in the engine; the rest are ports."""
 
-    INNER = ("columns", "word_taken", "column_done", "taken")
+    INNER = ("columns", "taken")
 
     def __init__(self, config: EngineConfig) -> None:
         self.fetcher, self.lanes = ColumnFetcher(config), Lanes(config)
@@ -70,10 +70,7 @@ class Harness(wiring.Component):
         m = Module()
         m.submodules.fetcher, m.submodules.lanes = fetcher, lanes = self.fetcher, self.lanes
         connect(m, fetcher.columns, lanes.columns)
-        m.d.comb += [
-            fetcher.word_taken.eq(lanes.taken),
-            fetcher.column_done.eq(lanes.column_done),
-        ]
+        connect(m, lanes.taken, fetcher.taken)
         for name, member in self.signature.members.items():
             part = fetcher if name in fetcher.signature.members else lanes
             if member.is_signature:

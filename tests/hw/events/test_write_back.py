@@ -98,9 +98,9 @@ class Bench:
 
     async def run(self, ctx: Any) -> None:
         dut = self.dut
-        ctx.set(dut.reset, 1)
+        ctx.set(dut.control.reset, 1)
         await ctx.tick()
-        ctx.set(dut.reset, 0)
+        ctx.set(dut.control.reset, 0)
         generations = [0] * len(self.layers)
         for cell in self.cells:
             await self.write(ctx, cell)
@@ -227,7 +227,7 @@ def test_a_reset_makes_every_list_complete_and_empty() -> None:
 
     async def testbench(ctx: Any) -> None:
         assert not ctx.get(dut.vectors.first[0].complete)
-        ctx.set(dut.reset, 1)
+        ctx.set(dut.control.reset, 1)
         await ctx.tick()
         for status in (dut.vectors.first, dut.vectors.second):
             for layer in range(CONFIG.layers):

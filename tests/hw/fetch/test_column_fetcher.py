@@ -211,8 +211,8 @@ class Bench:
         done = bool(returned and self.in_flight[0] == 0)
         if done:
             self.in_flight.popleft()
-        ctx.set(dut.word_taken, bool(returned))
-        ctx.set(dut.column_done, done)
+        ctx.set(dut.taken.word, bool(returned))
+        ctx.set(dut.taken.column, done)
         if ctx.get(dut.issue.valid):
             self.issued.append(ctx.get(dut.issue.layer))
         complete = len(self.columns) - len(self.in_flight)
