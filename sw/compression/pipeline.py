@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.cost.cost import predict, step_words
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
@@ -30,7 +31,7 @@ from .allocation import allocate
 from .options import CompressOptions, engine_for
 from .pruned import Given
 from .stages import Setup, column_costs, find_limits, prepare_setup, solve_weights
-from .unheard import Unheard, left_out, tightened
+from .unheard import left_out, tightened
 
 __all__ = ["compress"]
 
@@ -89,17 +90,11 @@ def compress(
     options = options or CompressOptions()
     config = config or engine_for(options)
     progress = progress or silent
-    unheard: Unheard | None = None
     if leave_out is not None:
-        asked = options
-
-        def make(some: list[np.ndarray], where: Path | None) -> Network:
-            fixed: dict[str, Any] = {"given": given, "thresholds": thresholds}
-            return compress(model, some, asked, config=config, folder=where, **fixed)
-
-        unheard = left_out(model, calibration, make, leave_out, folder, progress)
-        options = tightened(options, unheard)
-        progress(f"errors on scenes left out are {unheard.ratio:.2f} times as large", 1, 1)
+        fixed: dict[str, Any] = {"config": config, "given": given, "thresholds": thresholds}
+        return _with_scenes_left_out(
+            model, calibration, options, leave_out, folder, progress, name=name, **fixed
+        )
     setup = prepare_setup(model, calibration, options, config, given, folder, progress, thresholds)
     job = setup.job
     compressed, work = solve_weights(setup, "weights-0")
@@ -126,9 +121,42 @@ def compress(
     )
     network.notes["report"]["doubts"] += _idle_options(setup, network)
     network.notes["compression"] = _report(setup, network, work)
-    if unheard is not None:
-        report = network.notes["compression"]
-        report["unheard"] = unheard.describe(report["output_error"])
+    return network
+
+
+def _with_scenes_left_out(
+    model: Model,
+    calibration: np.ndarray | Sequence[np.ndarray],
+    asked: CompressOptions,
+    count: int,
+    folder: str | Path | None,
+    progress: Progress,
+    *,
+    name: str | None,
+    **fixed: Any,
+) -> Network:
+    """What each of the scenes is worth to the others, then a network within a tighter budget."""
+
+    def make(some: list[np.ndarray], where: Path | None) -> Network:
+        return compress(model, some, asked, folder=where, **fixed)
+
+    unheard = left_out(model, calibration, make, count, folder, progress)
+    options = tightened(asked, unheard)
+    progress(f"errors on scenes left out are {unheard.ratio:.2f} times as large", 1, 1)
+    try:
+        network = compress(
+            model, calibration, options, name=name, folder=folder, progress=progress, **fixed
+        )
+    except StillnetError as error:
+        if options == asked:
+            raise
+        raise StillnetError(
+            f"{error}. The budget was tightened because errors on scenes left out are "
+            f"{unheard.ratio:.2f} times as large; give more varied recordings, or compress without "
+            "--leave-out"
+        ) from None
+    report = network.notes["compression"]
+    report["unheard"] = unheard.describe(report["output_error"])
     return network
 
 

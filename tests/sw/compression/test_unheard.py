@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from stillnet.sw.compression import CompressOptions, compress
+from stillnet.sw.compression import CompressOptions, compress, pipeline
 from stillnet.sw.compression.options import engine_for
 from stillnet.sw.compression.sweep import measure
 from stillnet.sw.compression.unheard import Unheard, scenes, tightened
@@ -96,6 +97,19 @@ def test_a_budget_holds_on_speakers_never_heard() -> None:
     errors = [measure(model, n, unheard, config)["error"] for n in (plain, held)]
     assert errors[0] > 0.1 > 0.09 > errors[1] > 0.07
     assert 0.9 * found["expected"] < errors[1] < 1.1 * found["expected"]
+
+
+def test_a_refusal_says_that_the_budget_was_tightened(monkeypatch) -> None:
+    model, heard = gru(), [speaker(s, 40) for s in range(3)]
+    dense = CompressOptions(sparsity=0.5, refits=0)
+    least = compress(model, heard, dense).notes["compression"]["output_error"]
+    options = replace(dense, mean_error=2 * least)
+    monkeypatch.setattr(pipeline, "left_out", lambda *_: Unheard([4.0, 4.0, 4.0]))
+    compress(model, heard, options)  # within reach
+    with pytest.raises(
+        StillnetError, match=r"cannot be kept.*\. The budget was tightened.* 4\.00 "
+    ):
+        compress(model, heard, options, leave_out=3)
 
 
 def test_the_same_again_from_stages(tmp_path) -> None:
