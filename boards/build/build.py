@@ -24,7 +24,7 @@ from .floorplan import place_store
 from .timing import path_table, read_sdf
 from .toolchain import ECP5, TOOLCHAINS, Toolchain
 
-__all__ = ["TimingNotMet", "build", "design", "place_and_route", "tool"]
+__all__ = ["Milestones", "TimingNotMet", "build", "design", "place_and_route", "tool"]
 
 SEEDS = 6
 NETLIST_VERSION = 1
@@ -193,10 +193,29 @@ _MILESTONES = (
     ("Creating initial analytic placement", 10),
     ("Running simulated annealing placer", 40),
     ("Routing globals", 70),
-    ("Running router2", 72),
-    ("Routing..", 72),
     ("Critical path report", 97),
 )
+_ARCS = re.compile(r"Routing (\d+) arcs|\d+ \|.*\| +(\d+)\|")
+"""What nextpnr's router says of its work: all arcs, and later those that remain."""
+
+
+class Milestones:
+    """How far a run of nextpnr has come, in percent, from the lines of its log."""
+
+    def __init__(self) -> None:
+        self.done, self._arcs = 0, 0
+
+    def read(self, line: str) -> int:
+        for text, percent in _MILESTONES:
+            if text in line:
+                self.done = max(self.done, percent)
+        found = _ARCS.search(line)
+        if found and found[1]:
+            self._arcs = int(found[1])
+        elif found and self._arcs:
+            routed = max(0, self._arcs - int(found[2]))
+            self.done = max(self.done, 72 + 24 * routed // self._arcs)
+        return self.done
 
 
 def place_and_route(
@@ -241,12 +260,9 @@ def place_and_route(
         *chain.router_options,
         *options,
     ]
-    done = 0
+    milestones = Milestones()
     for line in _lines(command, folder, folder / f"nextpnr.{seed}.log", ROUTER_TIMEOUT):
-        for text, percent in _MILESTONES:
-            if text in line:
-                done = max(done, percent)
-        progress(what, done, 100)
+        progress(what, milestones.read(line), 100)
     progress(what, 100, 100)
     report = json.loads((folder / f"report.{seed}.json").read_text())
     clocks = {}

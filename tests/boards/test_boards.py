@@ -30,6 +30,7 @@ from stillnet.boards.board import (
     memory_clock,
 )
 from stillnet.boards.build import build as build_module
+from stillnet.boards.build.build import Milestones
 from stillnet.boards.catalogue import BOARDS, board
 from stillnet.boards.top.pll import PFD_HZ, pll_settings
 from stillnet.sim.board.virtual import VirtualBoard
@@ -564,3 +565,20 @@ def test_the_virtual_board_with_tiers_and_two_clocks_equals_the_reference() -> N
             assert 0 < hot < words
             engine.reset()
         assert model.violations == 0
+
+
+def test_progress_of_place_and_route_follows_the_router() -> None:
+    lines = """
+Info: Packing constants..
+Info: Creating initial analytic placement for 9 cells, random placement wirelen = 8.
+Info: Routing globals...
+Info: Routing 2000 arcs.
+Info:    IterCnt |  w/ripup   wo/ripup |  w/r  wo/r |      arcs| batch(sec) total(sec)|
+Info:       1000 |      122        877 |  122   877 |      1122|       0.57       0.57|
+Info:       2000 |      500       1500 |  378   623 |      1500|       0.57       1.14|
+Info:       3500 |      600       2900 |  100  1400 |         0|       0.57       1.71|
+Info: Critical path report for clock 'clk' (posedge -> posedge):
+"""
+    milestones = Milestones()
+    found = [milestones.read(line) for line in lines.strip().split("\n")]
+    assert found == [5, 10, 70, 70, 70, 72 + 24 * 878 // 2000, 82, 96, 97]
