@@ -72,8 +72,10 @@ QUICK := tests/test_house.py tests/sw/contract tests/sw/network tests/sw/packing
 check: lint
 	$(PYTEST) -m "not slow and not torch" $(QUICK)
 
-test: lint icarus
-	$(PYTEST) -m "not slow and not torch" tests
+# lint needs one core, and has the time of the tests.
+test: setup icarus
+	@$(MAKE) --no-print-directory lint & lint=$$!; \
+	$(PYTEST) -m "not slow and not torch" tests; tests=$$?; wait $$lint && exit $$tests
 
 # PyTorch is large, and nothing else needs it. Its exporters of ONNX files need onnxscript.
 $(VENV)/.stillnet-train: $(STAMP) pyproject.toml
