@@ -30,7 +30,7 @@ SEEDS = 6
 NETLIST_VERSION = 1
 """What is done to a netlist between synthesis and placement; counts up with each change."""
 ROUTER_TIMEOUT = 1800
-"""Seconds after which a seed counts as not routable: router2 may never end."""
+"""Seconds after which a seed counts as not routable: a router may go round in circles."""
 
 PATHS, DELAYS = "paths.json", "top.sdf"
 """Of a build that was asked for its slow paths: these, and nextpnr's delays."""

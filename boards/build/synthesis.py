@@ -153,7 +153,7 @@ def synthesize(
                 str(seed),
                 "--timing-allow-fail",
                 "--router",
-                "router2",
+                "router1",
                 "--report",
                 "report.json",
             ],

@@ -88,7 +88,7 @@ class Case:
         return engine_for(self.options, board(self.board).tiered().config() if self.board else None)
 
 
-BOARDS = ("ulx3s-85f",)
+BOARDS = ("ulx3s-85f", "colorlight-i9")
 """With a hot store: a row each."""
 
 
