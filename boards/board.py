@@ -343,10 +343,16 @@ class Board:
             inputs = 1 << (needed["inputs"] - 1).bit_length()
             wanted = replace(wanted, inputs=max(64, min(wanted.inputs, inputs)))
         if (blocks := block_rams(wanted)) > self.block_rams:
+            remedy = ""
+            if wanted.sparse:
+                remedy = (
+                    ", or compress without sparsity: pruned columns need twice the accumulators"
+                )
+            elif wanted.row_scale and not base.row_scale:
+                remedy = ", or --weight-steps layer: multipliers of rows are among the accumulators"
             raise StillnetError(
                 f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
-                f"'{self.name}' has {self.block_rams}; take a larger FPGA, or compress without "
-                "sparsity: pruned columns need twice the accumulators"
+                f"'{self.name}' has {self.block_rams}; take a larger FPGA{remedy}"
             )
         if self.lanes is not None:
             wanted = self._with_store(wanted, STORE_FILLED)
