@@ -15,15 +15,8 @@ __all__ = ["BOARDS", "board", "presets"]
 WIDE_CLOCK_HZ = 95_000_000
 """Of boards with 32 bits of SDRAM: six seeds of four lanes reached 94 to 98 MHz."""
 
-TANG_ENGINE = (
-    ("units", 3072),
-    ("inputs", 512),
-    ("accumulators", 1024),
-    ("int4", True),
-    ("fetch_columns", 32),
-)
-"""Of the Tang Nano 20K: NSNet2's layers in 46 blocks of RAM. Four bits, because its clock is slow;
-the accumulators of eight multipliers fill a block each; 32 columns in flight fit into LUTs."""
+TANG_ENGINE = (("units", 3072), ("inputs", 512), ("accumulators", 1280))
+"""Of the Tang Nano 20K: NSNet2's layers. Its FPGA has no blocks of RAM for powers of two."""
 
 
 def _ulx3s(size: str, block_rams: int, idcode: int) -> Board:
@@ -146,7 +139,7 @@ BOARDS: dict[str, Board] = {
             platform="stillnet.boards.platforms.gowin:TangNano20KPlatform",
             device="GW2AR-LV18QN88C8/I7",
             family="gowin",
-            block_rams=46,
+            block_rams=44,  # of 46; two are the queue of columns
             part="EM638325",  # the die in the package has no name; this is the slowest of its kind
             clock_hz=45_000_000,
             cells=("gru", "linear", "relu", "sigmoid"),

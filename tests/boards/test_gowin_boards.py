@@ -177,11 +177,19 @@ def test_the_engine_fits_the_board() -> None:
     assert config.lanes << config.address_bits == target.sdram.size_bytes == 8 << 20
     assert block_rams(config) <= target.block_rams
     assert EngineConfig.load(NAME) == config
-    # NSNet2's layers, of eight or of four bits.
-    assert config.int4 and config.units >= 400 * 3 + 600 * 2 + 161
+    # NSNet2's layers.
+    assert config.units >= 400 * 3 + 600 * 2 + 161
     assert config.accumulators * config.multipliers >= 400 + 2 * 4 * 400 + 2 * 600 + 161
-    with pytest.raises(StillnetError, match=f"^board '{NAME}' has 46 blocks of RAM, too few for a"):
+    with pytest.raises(StillnetError, match=f"^board '{NAME}' has 44 blocks of RAM, too few for a"):
         target.tiered()
+
+
+def test_weights_of_four_bits_fit_too_and_multipliers_of_rows_do_not() -> None:
+    """As ``build --fit`` makes an engine for NSNet2; see docs/how-to/boards.md."""
+    four = replace(board(NAME).config(), int4=True, accumulators=1024)
+    assert four.multipliers == 8 and block_rams(four) <= board(NAME).block_rams
+    rows = replace(four, row_scale=True, accumulators=1042)
+    assert block_rams(rows) == block_rams(four) + 16
 
 
 def test_cells_of_the_engine_can_be_chosen() -> None:
