@@ -349,7 +349,10 @@ class Board:
                     ", or compress without sparsity: pruned columns need twice the accumulators"
                 )
             elif wanted.row_scale and not base.row_scale:
-                remedy = ", or --weight-steps layer: multipliers of rows are among the accumulators"
+                remedy = (
+                    ", or take 8bit with --weight-steps layer: multipliers of rows lie among the "
+                    "accumulators"
+                )
             raise StillnetError(
                 f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
                 f"'{self.name}' has {self.block_rams}; take a larger FPGA{remedy}"

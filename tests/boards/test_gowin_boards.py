@@ -184,12 +184,11 @@ def test_the_engine_fits_the_board() -> None:
         target.tiered()
 
 
-def test_weights_of_four_bits_fit_too_and_multipliers_of_rows_do_not() -> None:
-    """As ``build --fit`` makes an engine for NSNet2; see docs/how-to/boards.md."""
-    four = replace(board(NAME).config(), int4=True, accumulators=1024)
+def test_weights_of_four_bits_fit_up_to_a_size() -> None:
+    """NSNet2 is just too large: docs/how-to/boards.md."""
+    four = replace(board(NAME).config(), int4=True, row_scale=True, accumulators=1024)
     assert four.multipliers == 8 and block_rams(four) <= board(NAME).block_rams
-    rows = replace(four, row_scale=True, accumulators=1042)
-    assert block_rams(rows) == block_rams(four) + 16
+    assert block_rams(replace(four, accumulators=1042)) == block_rams(four) + 16
 
 
 def test_cells_of_the_engine_can_be_chosen() -> None:
