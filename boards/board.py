@@ -41,7 +41,7 @@ store."""
 _LINK_BLOCKS, _COLUMN_BLOCKS = 7, 4
 """Blocks of RAM of the link, and of the queue of columns on their way from two tiers."""
 
-CLOCKS_MHZ = (75.0, 133.0)
+CLOCKS_MHZ = (40.0, 133.0)
 """For which there is a phase of the SDRAM's clock (:func:`sdram_phase`)."""
 
 OWN_CLOCKS_MHZ = (50.0, 133.0)
@@ -57,6 +57,9 @@ timing."""
 PADS_NS = 4.0
 """Pads and traces of an SDRAM on a board, both ways together."""
 
+COMMAND_NS = 1.55
+"""Hold of commands at the SDRAM, at least; the parts ask for .8 to 1 ns."""
+
 DATA_NS = {2: (6.0, 2.5), 3: (5.4, 2.7)}
 """By CAS latency: from the part's clock to its data, at most, and how long data stays behind the
 next edge, at least. The slowest of the parts' data sheets."""
@@ -69,12 +72,13 @@ def sdram_phase(clock_hz: int, cas_latency: int = 2) -> float:
     so they have that much setup, and the rest of the period as hold. Its data is there from phase,
     pads and access time on, until a period and its hold time later; the register that takes it two
     periods after the first edge stands in the middle. At 100 MHz: 243 degrees, data from 16.8 to
-    23.3 ns, taken at 20.0. Below 75 MHz the part's hold would be too short.
+    23.3 ns, taken at 20.0. Below 75 MHz the hold of commands would become too short: the clock is
+    no later than that allows, and data is there long before it is taken.
     """
     period = 1e9 / clock_hz
     access, hold = DATA_NS[cas_latency]
     late = 2 * period - PADS_NS - (access + period + hold) / 2
-    return late / period * 360
+    return min(late, period - COMMAND_NS) / period * 360
 
 
 def memory_clock(clock_hz: int) -> int:
@@ -105,7 +109,7 @@ class Board:
         FPGA with speed grade, for people.
     block_rams : int
         DP16KD of the device (FPGA-DS-02012, table 1.1); the 12F is a 25F for the open tools. Of an
-        UP5K, its SB_RAM40_4K.
+        UP5K, its SB_RAM40_4K. Of a Gowin, its BSRAM, which has the same shapes as a DP16KD.
     part : str or None
         SDRAM; its bus is as wide as ``SdramPart.data_bits``. None: the weights are in the FPGA's
         single-port RAM, and the engine is :class:`CompactEngine`.
@@ -136,6 +140,8 @@ class Board:
         See :class:`EngineConfig`.
     cells : tuple of str
         Of the engine.
+    own : tuple of (str, value)
+        Fields of the board's own engine that :meth:`config` would choose otherwise.
     engine : EngineConfig or None
         Another engine than the board's own (:meth:`fitted`).
     family : str
@@ -170,6 +176,7 @@ class Board:
     baud: int = 3_000_000
     cell_width: int = 1
     cells: tuple[str, ...] = CELLS
+    own: tuple[tuple[str, Any], ...] = ()
     engine: EngineConfig | None = None
     family: str = "ecp5"
     ring_bytes: int | None = None
@@ -227,19 +234,23 @@ class Board:
         address_bits = (self.sdram.size_bytes // lanes).bit_length() - 1
         best = None
         for scale in range(3):
+            options: dict[str, Any] = {
+                "units": MAX_UNITS >> scale,
+                "inputs": 1024,
+                "accumulators": 2 * (MAX_UNITS >> scale) // lanes,
+                **dict(self.own),
+            }
             best = EngineConfig(
                 name=self.name,
                 lanes=lanes,
                 cells=self.cells,
                 cell_width=self.cell_width,
-                units=MAX_UNITS >> scale,
-                inputs=1024,
-                accumulators=2 * (MAX_UNITS >> scale) // lanes,
                 layers=8,
                 matrices=32,
                 address_bits=min(32, address_bits),
                 bus_bits=self.sdram.data_bits,
                 bus_clock=0.0 if self.memory_hz is None else self.memory_hz / self.clock_hz,
+                **options,
             )
             if block_rams(best) <= self.block_rams * FILLED // 100:
                 break
@@ -332,10 +343,19 @@ class Board:
             inputs = 1 << (needed["inputs"] - 1).bit_length()
             wanted = replace(wanted, inputs=max(64, min(wanted.inputs, inputs)))
         if (blocks := block_rams(wanted)) > self.block_rams:
+            remedy = ""
+            if wanted.sparse:
+                remedy = (
+                    ", or compress without sparsity: pruned columns need twice the accumulators"
+                )
+            elif wanted.row_scale and not base.row_scale:
+                remedy = (
+                    ", or take 8bit with --weight-steps layer: multipliers of rows lie among the "
+                    "accumulators"
+                )
             raise StillnetError(
                 f"an engine for network '{network.name}' takes {blocks} blocks of RAM, board "
-                f"'{self.name}' has {self.block_rams}; take a larger FPGA, or compress without "
-                "sparsity: pruned columns need twice the accumulators"
+                f"'{self.name}' has {self.block_rams}; take a larger FPGA{remedy}"
             )
         if self.lanes is not None:
             wanted = self._with_store(wanted, STORE_FILLED)
@@ -365,7 +385,7 @@ class Board:
     @property
     def can_tier(self) -> bool:
         """Whether there is SDRAM, and block RAM left for a hot store."""
-        if self.sdram is None:
+        if self.sdram is None or self.family != "ecp5":
             return False
         return block_rams(self._for_tiers().config()) <= self.block_rams * FILLED // 100
 

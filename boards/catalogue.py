@@ -15,6 +15,9 @@ __all__ = ["BOARDS", "board", "presets"]
 WIDE_CLOCK_HZ = 95_000_000
 """Of boards with 32 bits of SDRAM: six seeds of four lanes reached 94 to 98 MHz."""
 
+TANG_ENGINE = (("units", 3072), ("inputs", 512), ("accumulators", 1280))
+"""Of the Tang Nano 20K: NSNet2's layers. Its FPGA has no blocks of RAM for powers of two."""
+
 
 def _ulx3s(size: str, block_rams: int, idcode: int) -> Board:
     return Board(
@@ -129,6 +132,23 @@ BOARDS: dict[str, Board] = {
             flash_bytes=8 << 20,
             image_offset=2 << 20,
             lamps=(("led", 0),),
+        ),
+        Board(
+            name="tang-nano-20k",
+            title="Sipeed Tang Nano 20K",
+            platform="stillnet.boards.platforms.gowin:TangNano20KPlatform",
+            device="GW2AR-LV18QN88C8/I7",
+            family="gowin",
+            block_rams=44,  # of 46; two are the queue of columns
+            part="EM638325",  # the die in the package has no name; this is the slowest of its kind
+            clock_hz=45_000_000,
+            cells=("gru", "linear", "relu", "sigmoid"),
+            own=TANG_ENGINE,
+            loader=("-b", "tangnano20k"),
+            idcode=0x0000081B,
+            flash_bytes=8 << 20,
+            image_offset=2 << 20,
+            lamps=(("led", 0), ("led", 1), ("led", 2), ("led", 3)),
         ),
         _up5k(
             "icebreaker",

@@ -87,7 +87,7 @@ def commands(
         calls.append([*loader, "-f", "-o", str(board.image_offset), "--file-type", "raw"])
         calls[-1] += ["--verify", "--skip-reset", str(image)]
     if bitstream is not None:
-        size, room = bitstream.stat().st_size, board.image_offset or board.flash_bytes
+        size, room = _bytes(bitstream), board.image_offset or board.flash_bytes
         if persist and size > room:
             raise StillnetError(
                 f"bitstream '{bitstream}' has {size} bytes and would reach into the image at "
@@ -96,6 +96,14 @@ def commands(
         persist |= board.idcode is None
         calls.append([*loader, *(["-f", "--verify"] if persist else ["-m"]), str(bitstream)])
     return calls
+
+
+def _bytes(bitstream: Path) -> int:
+    """Of a bitstream in the flash. Gowin's has a character for each bit, and comments."""
+    if bitstream.suffix != ".fs":
+        return bitstream.stat().st_size
+    lines = bitstream.read_bytes().splitlines()
+    return sum(len(line.strip()) for line in lines if not line.startswith(b"//")) // 8
 
 
 def _check_build(board: Board, bitstream: Path) -> None:

