@@ -30,7 +30,7 @@ MODELS = (HARNESSES / "sdram_model.h", HARNESSES / "flash_model.h")
 STARTUP_US = 2
 """Pause of the SDRAM after power-up, shorter than a real one's; nothing else is."""
 YES = (True, "true", "1", "yes")
-TIMINGS = 16
+TIMINGS = 18
 """Numbers of the model's ``SdramTiming``."""
 FLASH_HALF_NS = 13
 """Least time that the flash's clock is high, or low: reads at 33 MHz."""
@@ -213,6 +213,7 @@ def _timing(part: SdramPart, clock_hz: int) -> tuple[int, ...]:
     return (
         *(t.trcd, t.trp, t.tras, 100 * clock_hz // 10**6, t.trc, t.trfc, t.trrd, t.twr, t.tmrd),
         *(8, part.window(clock_hz), part.refreshes, t.startup, 8, max(latencies), min(latencies)),
+        *(t.txp, t.tcke),
     )
 
 

@@ -246,6 +246,8 @@ Board* board_new(const int32_t* geometry, const int64_t* timing, int pin_registe
     t.startup_refreshes = int(timing[13]);
     t.max_cas = int(timing[14]);
     t.min_cas = int(timing[15]);
+    t.txp = int(timing[16]);
+    t.tcke = int(timing[17]);
     return new Board(g, t, pin_registers, cycles_a_bit, flash_bytes, flash_wake, period_ps,
                      memory_period_ps);
 }

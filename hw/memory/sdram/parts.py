@@ -40,6 +40,10 @@ class SdramTimings:
         Mean distance of REFRESH commands, at most.
     startup : int
         From power-up to the first PRECHARGE.
+    txp : int
+        Clock enable high again to any command: the end of power-down.
+    tcke : int
+        Clock enable low, at least.
     """
 
     cas_latency: int
@@ -54,6 +58,8 @@ class SdramTimings:
     twtr: int
     refresh_interval: int
     startup: int
+    txp: int = 2
+    tcke: int = 1
 
 
 def _cycles(picoseconds: int, clock_hz: int) -> int:
@@ -80,6 +86,11 @@ class SdramPart:
         REFRESH commands in ``window_ms``, within which each row must have had one.
     startup_us : int
         Pause after power-up.
+    txp : int
+        Least time in ps, beyond one clock, from the rise of clock enable to a command: tPDE less
+        tCK (Alliance, Etron, ESMT), the set-up of CKE (Winbond, Micron), tCKA less tCK (ISSI).
+    tcke_cycles : int
+        Cycles for which clock enable stays low. No datasheet asks for more than one.
     cas : tuple of (int, int)
         CAS latencies, each with the highest clock in Hz.
     source : str
@@ -106,6 +117,8 @@ class SdramPart:
     tmrd_cycles: int = 2
     startup_us: int = 200
     window_ms: int = 64
+    txp: int = 1_500
+    tcke_cycles: int = 1
 
     @property
     def banks(self) -> int:
@@ -209,6 +222,8 @@ class SdramPart:
             startup=_cycles(
                 (self.startup_us if startup_us is None else startup_us) * 10**6, clock_hz
             ),
+            txp=1 + _cycles(self.txp, clock_hz),
+            tcke=self.tcke_cycles,
         )
 
 
@@ -231,6 +246,7 @@ PARTS: dict[str, SdramPart] = {
             twr=15_000,
             refreshes=8192,
             startup_us=200,
+            txp=3_000,
             cas=((2, 100_000_000), (3, 133_333_333)),
             source="ISSI, revisions B to J, grades -6, -7 and -75: the longest of each time",
         ),
