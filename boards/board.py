@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stillnet.hw.compact.cells import check_cell
+from stillnet.hw.memory.sdram.controller import POWER_DOWN_CYCLES
 from stillnet.hw.memory.sdram.parts import SdramPart, sdram_part
 from stillnet.sw.contract.cells import CELLS as KNOWN_CELLS
 from stillnet.sw.contract.cells.schedule import schedule
@@ -106,6 +107,8 @@ class Board:
     block_rams : int
         DP16KD of the device (FPGA-DS-02012, table 1.1); the 12F is a 25F for the open tools. Of an
         UP5K, its SB_RAM40_4K.
+    clock_enable : bool
+        The SDRAM's clock enable is on a pin. Where a board ties it, there is no power-down.
     part : str or None
         SDRAM; its bus is as wide as ``SdramPart.data_bits``. None: the weights are in the FPGA's
         single-port RAM, and the engine is :class:`CompactEngine`.
@@ -178,6 +181,7 @@ class Board:
     cmsis_dap: bool = False
     pll_pad: bool = True
     rgb_pins: str = ""
+    clock_enable: bool = True
 
     @property
     def sdram_phase(self) -> float:
@@ -190,6 +194,11 @@ class Board:
         """The SDRAM, where there is one."""
         return None if self.part is None else sdram_part(self.part)
 
+    @property
+    def power_down(self) -> int | None:
+        """Cycles without a request after which the SDRAM is put to sleep; None: never."""
+        return POWER_DOWN_CYCLES if self.part is not None and self.clock_enable else None
+
     def system_options(self) -> dict[str, Any]:
         """Arguments of :class:`System` that say what is on the board."""
         return {
@@ -201,6 +210,8 @@ class Board:
             "ring_bytes": self.ring_bytes,
             "window": self.window,
             "memory_hz": self.memory_hz,
+            "power_down": self.power_down,
+            "counted": self.part is not None,
         }
 
     def config(self) -> EngineConfig:

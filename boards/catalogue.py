@@ -98,6 +98,7 @@ BOARDS: dict[str, Board] = {
             idcode=0x41111043,
             flash_bytes=4 << 20,
             image_offset=1 << 20,
+            clock_enable=False,
             lamps=(),
         ),
         Board(
@@ -113,6 +114,7 @@ BOARDS: dict[str, Board] = {
             idcode=0x41111043,
             flash_bytes=2 << 20,
             image_offset=1 << 20,
+            clock_enable=False,
             lamps=(("led", 0),),
         ),
         Board(
@@ -128,6 +130,7 @@ BOARDS: dict[str, Board] = {
             idcode=0x41112043,
             flash_bytes=8 << 20,
             image_offset=2 << 20,
+            clock_enable=False,
             lamps=(("led", 0),),
         ),
         _up5k(

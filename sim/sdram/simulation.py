@@ -17,7 +17,7 @@ from stillnet.hw.memory.sdram.controller import SdramController
 from stillnet.hw.memory.sdram.counts import SETTLED_CYCLES
 from stillnet.hw.verilog.text import to_verilog
 from stillnet.sim.compile.model import HARNESSES, build_library
-from stillnet.sw.contract.sdram import COUNTED, SdramCounter
+from stillnet.sw.contract.registers import SDRAM_COUNTERS, SdramCounter
 
 __all__ = ["Run", "SdramSimulation", "Traffic", "build_simulation"]
 
@@ -182,7 +182,7 @@ class SdramSimulation:
         self._library.sdram_count.restype = ctypes.c_int64
         return {
             counter: int(self._library.sdram_count(self._handle, int(counter), SETTLED_CYCLES))
-            for counter in COUNTED
+            for counter in SDRAM_COUNTERS
         }
 
     @property

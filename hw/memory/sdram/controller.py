@@ -10,7 +10,7 @@ from stillnet.hw.memory.port import LENGTH_BITS, MemoryPortSignature, check_widt
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.sdram import COUNTED, SdramCounter
+from stillnet.sw.contract.registers import SDRAM_COUNTERS, SdramCounter
 
 from .bank import SdramBank, ones
 from .bursts import BurstGenerator, run_layout
@@ -208,7 +208,7 @@ class SdramController(wiring.Component):
     port_stalls : :py:`Out(32)`
         Cycles in which data waited for the engine to take words, or for the bus to turn around.
     count_select, count_hold, count_clear : :py:`In(4), In(1), In(1)`
-    count : :py:`Out(COUNT_BITS)`
+    count : :py:`Out(SDRAM_COUNT_BITS)`
         With ``counted``: see :class:`SdramCounts`.
 
     Raises
@@ -690,10 +690,9 @@ class SdramController(wiring.Component):
             SdramCounter.WAKE_CYCLES: waits,
         }
         m.d.comb += [
-            counts.events.eq(Cat(events[counter] for counter in COUNTED)),
+            counts.events.eq(Cat(events[counter] for counter in SDRAM_COUNTERS)),
             counts.select.eq(self.count_select),
             counts.hold.eq(self.count_hold),
             counts.clear.eq(self.count_clear),
             self.count.eq(counts.value),
         ]
-

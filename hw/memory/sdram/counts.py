@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from stillnet.sw.contract.sdram import COUNT_BITS, COUNTED
+from stillnet.sw.contract.registers import SDRAM_COUNT_BITS, SDRAM_COUNTERS
 
 __all__ = ["COUNTS_MEMBERS", "SETTLED_CYCLES", "SdramCounts"]
 
@@ -21,39 +21,39 @@ COUNTS_MEMBERS = {
     "count_select": In(4),
     "count_hold": In(1),
     "count_clear": In(1),
-    "count": Out(COUNT_BITS),
+    "count": Out(SDRAM_COUNT_BITS),
 }
 """Ports of a controller that has these counters, see :class:`SdramCounts`."""
 
 
 class SdramCounts(wiring.Component):
-    """Counters of :class:`~stillnet.sw.contract.sdram.SdramCounter`, in one small memory.
+    """Counters of :class:`~stillnet.sw.contract.registers.SdramCounter`, in one small memory.
 
     A counter of its own for each would be ten long adders. Here each event has a counter of five
     bits, and one adder visits them in turn: every 16 cycles what has come is added to the memory.
 
     Members
     -------
-    events : In(len(COUNTED))
-        What happened in this cycle, in the order of ``COUNTED``.
+    events : In(len(SDRAM_COUNTERS))
+        What happened in this cycle, in the order of ``SDRAM_COUNTERS``.
     select : In(4)
         The counter that ``value`` shows.
     hold : In(1)
         Nothing is counted.
     clear : In(1)
         Sets all to zero.
-    value : Out(COUNT_BITS)
+    value : Out(SDRAM_COUNT_BITS)
         Right ``SETTLED_CYCLES`` after the last change, while ``hold`` is high.
     """
 
     def __init__(self) -> None:
         super().__init__(
             {
-                "events": In(len(COUNTED)),
+                "events": In(len(SDRAM_COUNTERS)),
                 "select": In(4),
                 "hold": In(1),
                 "clear": In(1),
-                "value": Out(COUNT_BITS),
+                "value": Out(SDRAM_COUNT_BITS),
             }
         )
 
@@ -68,18 +68,20 @@ class SdramCounts(wiring.Component):
             m.d.sync += [sweep.eq(sweep - 1), clearing.eq(sweep != 1)]
 
         waiting = []
-        for i in range(len(COUNTED)):
+        for i in range(len(SDRAM_COUNTERS)):
             count = Signal(range(_SLOTS + 1), name=f"waiting{i}")
             event = Signal(name=f"event{i}")
             m.d.sync += event.eq(self.events[i] & ~self.hold)
             m.d.sync += count.eq(Mux((slot == i) | clearing, 0, count) + event)
             waiting.append(count)
-        waiting += [Signal.like(waiting[0], name=f"none{i}") for i in range(len(COUNTED), _SLOTS)]
+        waiting += [
+            Signal.like(waiting[0], name=f"none{i}") for i in range(len(SDRAM_COUNTERS), _SLOTS)
+        ]
 
-        memory = Memory(shape=unsigned(COUNT_BITS), depth=_SLOTS, init=[])
+        memory = Memory(shape=unsigned(SDRAM_COUNT_BITS), depth=_SLOTS, init=[])
         m.submodules.counts = memory
         reader, writer = memory.read_port(domain="comb"), memory.write_port()
-        amount, total = Signal.like(waiting[0]), Signal(COUNT_BITS)
+        amount, total = Signal.like(waiting[0]), Signal(SDRAM_COUNT_BITS)
         m.d.sync += [slot.eq(slot + 1), late.eq(slot), amount.eq(Array(waiting)[slot])]
         m.d.comb += [
             reader.addr.eq(late),

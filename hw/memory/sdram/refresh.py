@@ -141,7 +141,7 @@ class RefreshControl(wiring.Component):
                     m.d.sync += [self.hold.eq(1), forced.eq(many), *wait(3)]
                     m.next = "SETTLE"
                 if can_sleep:
-                    with m.Elif(rested):
+                    with m.Elif(rested & ~some):
                         m.d.sync += [self.hold.eq(1), doze.eq(1), *wait(3)]
                         m.next = "SETTLE"
             with m.State("SETTLE"):
@@ -168,7 +168,7 @@ class RefreshControl(wiring.Component):
                         m.d.sync += [*wait(t.tmrd + 1), self.started.eq(1)]
                         m.d.sync += powered.eq(1)
                 if can_sleep:
-                    with m.Elif(rested):
+                    with m.Elif(rested & ~some):
                         with m.If(over):
                             m.d.sync += wait(t.tcke - 1)
                             m.next = "SLEEP"
@@ -216,6 +216,7 @@ class RefreshControl(wiring.Component):
             doze=doze,
             rested=rested,
             quiet=quiet,
+            idle_cycles=self._idle_cycles,
         )
         return m
 

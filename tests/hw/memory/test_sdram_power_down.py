@@ -12,7 +12,7 @@ from stillnet.hw.memory.sdram.controller import POWER_DOWN_CYCLES, SdramControll
 from stillnet.hw.memory.sdram.parts import PARTS
 from stillnet.sim.sdram.simulation import Traffic
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.sdram import PART_NAMES, SdramCounter
+from stillnet.sw.contract.registers import SDRAM_PARTS, SdramCounter
 from tests.hw.memory.test_sdram import BOARD, TRAFFIC, WIDE, Bench, Setup
 
 SLEEPY = {"power_down": 32, "counted": True}
@@ -211,4 +211,4 @@ def test_impossible_thresholds_are_refused(power_down):
 
 
 def test_every_part_has_its_number():
-    assert sorted(PART_NAMES) == sorted(PARTS)
+    assert sorted(SDRAM_PARTS) == sorted(PARTS)
