@@ -102,7 +102,7 @@ MAY_IMPORT = {
     "sim.bench": "boards.board boards.catalogue hw.memory.sdram sim.audio sim.board sim.engine"
     " sim.sdram"
     " sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing sw.partition"
-    " sw.quantization sw.util",
+    " sw.quantization sw.report sw.util",
     "sim": "",
     "sw": "",
 }

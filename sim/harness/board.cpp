@@ -264,6 +264,12 @@ const char* board_violation(Board* b) {
     return b->memory.violations ? b->memory.first_violation.c_str()
                                 : b->flash.first_violation.c_str();
 }
+// What the model of the SDRAM counted: commands by their code (we | cas << 1 | ras << 2), then cycles.
+uint64_t board_sdram(Board* b, int which) {
+    const uint64_t states[] = {b->memory.open_cycles, b->memory.closed_cycles,
+                               b->memory.asleep_cycles, b->memory.read_cycles, b->memory.sleeps};
+    return which < 8 ? b->memory.commands[which] : states[which - 8];
+}
 uint32_t board_lamps(Board* b) { return b->dut->lamps; }
 void board_push(Board* b, const uint8_t* data, uint64_t size) {
     b->to_board.insert(b->to_board.end(), data, data + size);

@@ -61,7 +61,7 @@ def operations(network: Network, found: Collected) -> Operations:
     dense = effective = kept = 0
     for i, layer in enumerate(network.layers):
         for matrix in layer.matrices:
-            columns = np.count_nonzero(matrix.weight, axis=0)
+            columns = np.count_nonzero(matrix.weight, axis=(0, 1))
             dense += matrix.weight.size
             kept += int(columns.sum())
             fired = found.fired.get(network.event_source(i, matrix.source))
