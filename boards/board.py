@@ -271,6 +271,27 @@ class Board:
             words += HOT_STEP
         return replace(config, hot_words=words)
 
+    def with_sdram(self, name: str) -> Board:
+        """The same board with another SDRAM on it.
+
+        Raises
+        ------
+        StillnetError
+            If there is no such part, if its bus is not as wide as the board's, or the board has
+            none.
+        """
+        if self.sdram is None:
+            raise StillnetError(f"board '{self.name}' has no SDRAM; leave --sdram out")
+        part = sdram_part(name)
+        if part.data_bits != self.sdram.data_bits or part.banks > self.sdram.banks:
+            raise StillnetError(
+                f"SDRAM {name} has {part.data_bits} bits and {part.banks} banks, board "
+                f"'{self.name}' has pins for {self.sdram.data_bits} and {self.sdram.banks}; choose "
+                "another part"
+            )
+        part.cas_latency(self.memory_hz or self.clock_hz)
+        return replace(self, part=name)
+
     def clocked(self, mhz: float) -> Board:
         """The same board with another clock of the engine, and of the SDRAM what goes with it.
 

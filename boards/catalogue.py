@@ -23,7 +23,7 @@ def _ulx3s(size: str, block_rams: int, idcode: int) -> Board:
         platform=f"amaranth_boards.ulx3s:ULX3S_{size}F_Platform",
         device=f"LFE5U-{size}F-6BG381C",
         block_rams=block_rams,
-        part="IS42S16160",
+        part="16M16-any",
         loader=("-b", "ulx3s"),
         idcode=idcode,
         flash_bytes=16 << 20,

@@ -185,6 +185,7 @@ SDRAM_PARTS = (
     "EM638325",
     "M12L64322A",
     "M12L16161A-x2",
+    "16M16-any",
 )
 """Parts by the number in ``SdramCounter.KIND``; new ones are added at the end."""
 

@@ -105,6 +105,11 @@ CURRENTS: Mapping[str, Currents] = {
         stand_in="MT48LC4M32B2-7, of the same generation with a bus twice as wide, which draws "
         "more; no table of ISSI's was at hand",
     ),
+    "16M16-any": Currents(
+        **_MICRON,
+        stand_in="MT48LC4M32B2-7, with a bus twice as wide, which draws more than parts of 32 MB; "
+        "which part the board carries is not known",
+    ),
     "W9825G6KH": Currents(
         row=100,
         power_down=4,

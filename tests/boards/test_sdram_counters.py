@@ -9,6 +9,7 @@ import pytest
 from stillnet.boards.catalogue import BOARDS, board
 from stillnet.hw.memory.sdram.controller import POWER_DOWN_CYCLES
 from stillnet.sim.board.virtual import VirtualBoard
+from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.registers import SDRAM_COUNTERS, SdramCounter
 from stillnet.sw.host.driver import Engine
 from stillnet.sw.host.sdram_counters import sdram_use
@@ -29,6 +30,24 @@ def test_power_down_where_clock_enable_is_a_pin(name: str) -> None:
     assert target.clock_enable == ("clk_en" in pins)
     assert target.power_down == (POWER_DOWN_CYCLES if target.clock_enable else None)
     assert target.system_options()["power_down"] == target.power_down
+
+
+def test_another_sdram() -> None:
+    """All of a larger part is there to use; one that has no pins, or is too slow, is refused."""
+    usual = board("ulx3s-85f")
+    large = usual.with_sdram("AS4C32M16")
+    assert large.config().address_bits == usual.config().address_bits + 1
+    assert usual.with_sdram("W9825G6KH").config() == usual.config()
+    for name, message in {
+        "EM638325": "has 32 bits and 4 banks, board 'ulx3s-85f' has pins for 16",
+        "DDR3": "SDRAM part 'DDR3' is unknown",
+    }.items():
+        with pytest.raises(StillnetError, match=message):
+            usual.with_sdram(name)
+    with pytest.raises(StillnetError, match="has no SDRAM; leave --sdram out"):
+        board("icebreaker").with_sdram("W9825G6KH")
+    with pytest.raises(StillnetError, match="pins for 32 and 2"):
+        board("colorlight-5a-75b").with_sdram("EM638325")
 
 
 @pytest.fixture(

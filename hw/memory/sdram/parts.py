@@ -7,7 +7,7 @@ from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["PARTS", "SdramPart", "SdramTimings", "sdram_part"]
+__all__ = ["ANY_16M16", "PARTS", "SdramPart", "SdramTimings", "sdram_part", "slowest"]
 
 
 @dataclass(frozen=True)
@@ -358,6 +358,44 @@ PARTS: dict[str, SdramPart] = {
     )
 }
 """The parts known by name."""
+
+
+def slowest(name: str, names: tuple[str, ...]) -> SdramPart:
+    """A part that any of some will pass for: of each rule the slowest, of each size the least.
+
+    Rows, columns and banks that only some have are left alone, so their addresses stay 0.
+
+    Parameters
+    ----------
+    name : str
+    names : tuple of str
+        Of parts with a bus of one width.
+    """
+    parts = [PARTS[other] for other in names]
+
+    def most(field: str) -> int:
+        return max(getattr(part, field) for part in parts)
+
+    longest = ("trcd", "trp", "tras", "trc", "trfc", "trrd", "twr", "startup_us", "txp")
+    cycles = ("trrd_cycles", "twr_cycles", "tmrd_cycles", "tcke_cycles")
+    latencies = set.intersection(*({latency for latency, _ in part.cas} for part in parts))
+    (data_bits,) = {part.data_bits for part in parts}
+    (window_ms,) = {part.window_ms for part in parts}
+    return SdramPart(
+        name=name,
+        **{f"{kind}_bits": min(getattr(p, f"{kind}_bits") for p in parts) for kind in _ADDRESSES},
+        data_bits=data_bits,
+        **{field: most(field) for field in (*longest, *cycles, "refreshes")},
+        window_ms=window_ms,
+        cas=tuple((k, min(dict(part.cas)[k] for part in parts)) for k in sorted(latencies)),
+        source=f"the slowest of each: {', '.join(names)}",
+    )
+
+
+_ADDRESSES = ("row", "column", "bank")
+ANY_16M16 = ("IS42S16160", "MT48LC16M16", "AS4C32M16", "W9825G6KH")
+"""Parts that ULX3S are sold with. AS4C32M16 has twice the columns, of which half are used."""
+PARTS["16M16-any"] = slowest("16M16-any", ANY_16M16)
 
 
 def sdram_part(name: Any) -> SdramPart:
