@@ -228,15 +228,15 @@ class System(wiring.Component):
             m.submodules.memory = ResetInserter(restart)(ram)
             connect(m, engine.memory, ram.port)
             m.d.comb += lamps.ready.eq(1)
-            registers = engine.registers
+            behind = engine.registers
         else:
-            registers = self._connect_sdram(m, engine, restart, lamps)
+            behind = self._connect_sdram(m, engine, restart, lamps)
 
         # -- engine -------------------------------------------------------------------------------
 
         boot_failed = Signal()
         if self.image_offset is None:
-            connect(m, link.registers, registers)
+            connect(m, link.registers, behind)
         else:
             m.submodules.boot = boot = FlashBoot(
                 config,
@@ -245,7 +245,7 @@ class System(wiring.Component):
                 flash_bytes=self.flash_bytes,
             )
             connect(m, link.registers, boot.host)
-            connect(m, boot.registers, registers)
+            connect(m, boot.registers, behind)
             connect(m, boot.pins, flipped(self.flash))
             m.d.comb += [
                 boot.ready.eq(lamps.ready),
@@ -293,19 +293,19 @@ class System(wiring.Component):
             counted=self.counted,
         )
         connect(m, sdram.pins, flipped(self.sdram))
-        registers = engine.registers
+        behind = engine.registers
         if self.counted:
             counts = SdramRegisters(sdram, self.clock_hz)
             # What is under way in a restart is not answered after it.
             m.submodules.sdram_registers = ResetInserter(restart)(counts)
             connect(m, counts.registers, engine.registers)
             counts.connect(m, sdram, "memory" if own else "sync")
-            registers = counts.host
+            behind = counts.host
         if not own:
             m.submodules.memory = ResetInserter(restart)(sdram)
             connect(m, engine.memory, sdram.port)
             m.d.comb += lamps.ready.eq(sdram.started)
-            return registers
+            return behind
         m.submodules.crossing = crossing = PortCrossing(config.address_bits, config.word_bits)
         # It needs no reset: the crossing lets it end what it was asked for.
         m.d.comb += sdram.forget.eq(crossing.clear)
@@ -314,4 +314,4 @@ class System(wiring.Component):
         connect(m, crossing.memory, sdram.port)
         m.d.comb += crossing.restart.eq(restart)
         m.submodules.started = FFSynchronizer(sdram.started, lamps.ready)
-        return registers
+        return behind

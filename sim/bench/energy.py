@@ -32,11 +32,11 @@ __all__ = ["BENCH", "energy", "paced"]
 
 Progress = Callable[[str, int, int], None]
 
-BOARD = "ulx3s-85f"
+BOARD = "ulx3s-12f"
 THRESHOLD = 1 / 16
 HOP = 10e-3
 """Seconds from frame to frame."""
-WARM, FRAMES = 5, 25
+WARM, FRAMES = 2, 6
 
 
 def paced(
@@ -104,8 +104,10 @@ def energy(progress: Progress | None = None) -> list[dict[str, Any]]:
     """All rows."""
     network = quantize(
         load_model(recordings.nsnet2_path()),
-        recordings.calibration_recordings(2, 4.0),
+        recordings.calibration_recordings(1, 4.0),
         thresholds=THRESHOLD,
+        method="nearest",
+        row_steps=False,
     )
     noisy, _ = recordings.test_mix(noise="machine")
     x = signals.features(signals.stft(noisy))[200:]

@@ -85,11 +85,11 @@ class Register(IntEnum):
     BUDGET = 28
     """Writes the budget of the vector in ``THRESHOLD_SELECT``, in events per step, 0 for none; it
     applies from the next vector. Only in engines with budgets."""
-    SDRAM_SELECT = 29
+    SDRAM_SELECT = 32
     """Bits 3:0: what ``SDRAM_COUNT`` shows, a :class:`SdramCounter`. Bit 4: its bits above 31. Bit
     8: all of these counters stand still, which they must while one is read. Only on boards that
     count what their SDRAM does."""
-    SDRAM_COUNT = 30
+    SDRAM_COUNT = 33
     """The value that ``SDRAM_SELECT`` asks for. Only on those boards."""
 
 

@@ -134,7 +134,7 @@ def test_a_row_of_the_table_as_the_datasheet_has_it():
     [
         (
             lambda: sdram_part("IS42S"),
-            "SDRAM part 'IS42S' is unknown; known are AS4C32M16, EM638325, IS42S16160, "
+            "SDRAM part 'IS42S' is unknown; known are 16M16-any, AS4C32M16, EM638325, IS42S16160, "
             "M12L16161A-x2, M12L64322A, MT48LC16M16, W9825G6KH",
         ),
         (
