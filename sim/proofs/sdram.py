@@ -62,6 +62,17 @@ TIGHT = SdramTimings(
 
 _READ_BURST = 8
 
+_CODES = {
+    "stop": 0b001,
+    "read": 0b010,
+    "write": 0b011,
+    "activate": 0b100,
+    "precharge": 0b101,
+    "refresh": 0b110,
+    "mode": 0b111,
+}
+"""The truth table of the datasheets, with all signals active high: ``we | cas << 1 | ras << 2``."""
+
 
 class _Age:
     """Cycles since something happened, up to a limit."""
@@ -109,18 +120,8 @@ class DatasheetRules:
         m = proof.m
         banks = range(part.banks)
         code = Cat(pins.we, pins.cas, pins.ras)
-        # The truth table of the datasheets, with all signals active high.
-        named = {
-            "stop": 0b001,
-            "read": 0b010,
-            "write": 0b011,
-            "activate": 0b100,
-            "precharge": 0b101,
-            "refresh": 0b110,
-            "mode": 0b111,
-        }
         is_ = {}
-        for name, value in named.items():
+        for name, value in _CODES.items():
             is_[name] = Signal(name=f"command_{name}")
             m.d.comb += is_[name].eq(pins.cs & (code == value))
         read, write, activate = is_["read"], is_["write"], is_["activate"]
@@ -213,9 +214,9 @@ class DatasheetRules:
 
         coming = self._bus(proof, pins, t)
         if sleeps:
-            quiet = [refreshed.least(t.trfc), mode_set.least(t.tmrd), ~coming.any()]
-            quiet += [c.least(t.trp) for c in closed] + [~row for row in self.open]
-            self._power_down(proof, pins, t, command, Cat(quiet).all())
+            over = [refreshed.least(t.trfc), mode_set.least(t.tmrd), ~coming.any()]
+            over += [c.least(t.trp) for c in closed] + [~row for row in self.open]
+            self._power_down(proof, pins, t, command, Cat(over).all())
 
     def _power_down(
         self, proof: Proof, pins: Any, t: SdramTimings, command: Signal, quiet: Any

@@ -344,9 +344,9 @@ MUTATIONS = {
         "sleepy sdram",
         "memory.sdram.refresh",
         """m.d.sync += [forced.eq(0), *wait(t.txp)]
-                        m.next = "WAKE\"""",
+                m.next = "WAKE\"""",
         """m.d.sync += [forced.eq(0), self.hold.eq(0)]
-                        m.next = "RUN\"""",
+                m.next = "RUN\"""",
         "tXP",
         slow=False,
     ),

@@ -1,5 +1,6 @@
 """Power-up and refresh of an SDRAM."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -177,31 +178,7 @@ class RefreshControl(wiring.Component):
                     m.d.sync += self.hold.eq(0)
                     m.next = "RUN"
             if can_sleep:
-                with m.State("CLOSED"):
-                    m.d.sync += doze.eq(0)
-                    with m.If(over & self.request):
-                        m.d.sync += self.hold.eq(0)
-                        m.next = "RUN"
-                    with m.Elif(over):
-                        m.d.sync += wait(t.tcke - 1)
-                        m.next = "SLEEP"
-                with m.State("SLEEP"):
-                    m.d.comb += self.asleep.eq(1)
-                    with m.If(over & (some | self.request)):
-                        m.d.sync += [forced.eq(0), *wait(t.txp)]
-                        m.next = "WAKE"
-                with m.State("WAKE"):
-                    # One refresh can wait for what was asked; many cannot.
-                    with m.If(many | (some & ~self.request)):
-                        with m.If(over):
-                            m.d.sync += forced.eq(many)
-                            m.next = "REFRESH"
-                    with m.Elif(nearly):
-                        m.d.sync += self.hold.eq(0)
-                        m.next = "RUN"
-                m.d.comb += self.resting.eq(
-                    doze | Cat(machine.ongoing(s) for s in ("CLOSED", "SLEEP", "WAKE")).any()
-                )
+                self._sleep_states(m, machine, doze, over, nearly, some, many, forced, wait)
         self.probes = SimpleNamespace(
             machine=machine,
             interval=interval,
@@ -219,6 +196,45 @@ class RefreshControl(wiring.Component):
             idle_cycles=self._idle_cycles,
         )
         return m
+
+    def _sleep_states(
+        self,
+        m: Module,
+        machine: Any,
+        doze: Signal,
+        over: Signal,
+        nearly: Signal,
+        some: Signal,
+        many: Signal,
+        forced: Signal,
+        wait: Callable[[int], list[Any]],
+    ) -> None:
+        """From rows that are closed to sleep, and back to work or to a refresh."""
+        t = self._timings
+        with m.State("CLOSED"):
+            m.d.sync += doze.eq(0)
+            with m.If(over & self.request):
+                m.d.sync += self.hold.eq(0)
+                m.next = "RUN"
+            with m.Elif(over):
+                m.d.sync += wait(t.tcke - 1)
+                m.next = "SLEEP"
+        with m.State("SLEEP"):
+            m.d.comb += self.asleep.eq(1)
+            with m.If(over & (some | self.request)):
+                m.d.sync += [forced.eq(0), *wait(t.txp)]
+                m.next = "WAKE"
+        with m.State("WAKE"):
+            # One refresh can wait for what was asked; many cannot.
+            with m.If(many | (some & ~self.request)):
+                with m.If(over):
+                    m.d.sync += forced.eq(many)
+                    m.next = "REFRESH"
+            with m.Elif(nearly):
+                m.d.sync += self.hold.eq(0)
+                m.next = "RUN"
+        resting = (machine.ongoing(state) for state in ("CLOSED", "SLEEP", "WAKE"))
+        m.d.comb += self.resting.eq(doze | Cat(resting).any())
 
     def _rest(self, m: Module) -> tuple[Signal, Signal, Signal]:
         """Going to sleep; nothing has been asked for long; for how many cycles, up to that."""
