@@ -30,7 +30,7 @@ def sdram_use(session: Session) -> SdramUse | None:
     session : Session
         Of an engine that has nothing to do.
     """
-    selects = [SdramCounter.KIND, SdramCounter.CLOCK]
+    selects: list[int] = [SdramCounter.KIND, SdramCounter.CLOCK]
     for counter in SDRAM_COUNTERS:
         selects += [counter, counter | SDRAM_HIGH]
     payload = b""
