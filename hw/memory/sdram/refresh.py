@@ -130,7 +130,6 @@ class RefreshControl(wiring.Component):
 
         can_sleep = self._idle_cycles is not None
         doze, rested, quiet = self._rest(m)
-
         with m.FSM() as machine:
             with m.State("POWER-UP"):
                 m.d.sync += startup.eq(startup - 1)

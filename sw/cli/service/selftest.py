@@ -91,7 +91,7 @@ def _network(config: EngineConfig, units: int, inputs: int, seed: int) -> tuple[
         model = Model(inputs).gru(*(rng.normal(0, 0.3, shape) for shape in shapes))
     elif "linear" in config.cells:
         weight = rng.normal(0, 0.3, (units, inputs))
-        model = Model(inputs).linear(weight, rng.normal(0, 0.3, units))
+        model = Model(inputs).dense(weight, rng.normal(0, 0.3, units))
     else:
         raise StillnetError(
             "the board's engine has neither gru nor linear cells, of which the test's networks "
@@ -223,12 +223,13 @@ def verdict(found: Findings) -> tuple[bool, str]:
             f"all answers are right, but frames were lost on the line ({counts}): use another "
             "cable or port, or a slower rate"
         )
-    line = found.baud and found.bytes_per_second
-    if line and found.bytes_per_second * BITS_PER_BYTE < SLOW * found.baud:  # type: ignore[operator]
-        return True, (
-            f"all is well, but the line carries {found.bytes_per_second:,.0f} bytes per second of "
-            f"{found.baud // BITS_PER_BYTE:,}: set the adapter's latency timer to 1 ms"
-        )
+    if found.baud is not None and found.bytes_per_second is not None:
+        most = found.baud / BITS_PER_BYTE
+        if found.bytes_per_second < SLOW * most:
+            return True, (
+                f"all is well, but the line carries {found.bytes_per_second:,.0f} bytes per second "
+                f"of {most:,.0f}: set the adapter's latency timer to 1 ms"
+            )
     return True, "all is well"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -130,3 +131,11 @@ def test_the_virtual_board(capsys: pytest.CaptureFixture, monkeypatch: pytest.Mo
     assert said[-1] == "all is well"
     assert "memory: 32 MB addressed, made for 16M16-any" in said[-3]
     assert "answers: 20 of 20 as the reference" in said[-2]
+
+
+def test_engines_of_other_cells() -> None:
+    """A dense layer where there is no GRU; where there is neither, it says what to build."""
+    network, rows = module._network(replace(CONFIG, cells=("linear", "relu")), 16, 8, 1)
+    assert [layer.cell for layer in network.layers] == ["linear"] and len(rows) == 20
+    with pytest.raises(StillnetError, match="neither gru nor linear"):
+        module._network(replace(CONFIG, cells=("lstm",)), 16, 8, 1)
