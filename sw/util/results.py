@@ -132,6 +132,8 @@ class RunResult(Result):
         Not printed.
     config : EngineConfig or None
         The engine, complete. Not printed.
+    energy : Energy or None
+        Of a step, where something is known of it.
     """
 
     engine: str = ""
