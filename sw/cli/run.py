@@ -103,6 +103,9 @@ def _run(args: argparse.Namespace) -> RunResult:
     check_report(args.report)
     if args.float is not None and args.report is None:
         raise StillnetError("--float needs --report OUT.html, which shows the error")
+    on_board = args.engine.startswith(("board:", "sim:"))
+    if args.watts is not None and args.rate is None and not on_board:
+        raise StillnetError("--watts needs the time of a step; give --rate, in steps per second")
     files = recording_files(args.input)
     many = len(files) > 1
     if not many:

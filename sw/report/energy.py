@@ -16,7 +16,7 @@ from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.results import Energy, SdramUse
-from stillnet.sw.util.shown import shown_joules
+from stillnet.sw.util.shown import shown_joules, shown_time
 
 __all__ = [
     "CURRENTS",
@@ -227,19 +227,22 @@ def energy_of(
     Raises
     ------
     StillnetError
-        If the run was slower than ``rate``, or a meter's watts have no time to go with.
+        If a meter's watts have no time to go with.
     """
     if use is None and watts is None:
         return None
     found: dict[str, float] = {}
     source = stand_in = ""
-    idle = step = None
+    idle = step = slower = None
     if use is not None and steps and (currents := CURRENTS.get(use.part)) is not None:
         found = {name: value / steps for name, value in sdram_energy(use, currents).items()}
         source, stand_in = currents.source, currents.stand_in
         idle, step = standby_power(use, currents), sum(found.values())
-        if rate is not None:
-            step += idle * _pause(use, steps, rate)
+        needed = _step_seconds(use, steps)
+        if rate is not None and needed <= 1 / rate:
+            step += idle * (1 / rate - needed)
+        elif rate is not None:
+            slower = needed
     time = 1 / rate if rate else seconds / steps if seconds and steps else None
     if watts is not None and time is None:
         raise StillnetError("--watts needs the time of a step; give --rate, in steps per second")
@@ -247,6 +250,7 @@ def energy_of(
         sdram=step,
         sdram_parts=found,
         sdram_idle_watts=idle,
+        slower=slower,
         sdram_source=source,
         sdram_stand_in=stand_in,
         rate=rate,
@@ -255,15 +259,10 @@ def energy_of(
     )
 
 
-def _pause(use: SdramUse, steps: int, rate: float) -> float:
-    """Seconds of each step in which the memory has nothing more to do at a rate."""
+def _step_seconds(use: SdramUse, steps: int) -> float:
+    """Time of a step in the run, by the SDRAM's clock."""
     cycles = sum(use.counts[state] for state in ("open", "closed", "power_down"))
-    needed = cycles / use.clock_hz / steps
-    if needed > 1 / rate:
-        raise StillnetError(
-            f"a step took {needed:.3g} s in this run, longer than 1/{rate:g} s; give a lower --rate"
-        )
-    return 1 / rate - needed
+    return cycles / use.clock_hz / steps
 
 
 def energy_lines(energy: Energy, use: SdramUse | None) -> list[str]:
@@ -273,6 +272,10 @@ def energy_lines(energy: Energy, use: SdramUse | None) -> list[str]:
         lines.append(f"SDRAM: commands were counted, but no currents of {use.part} are known")
     elif use is not None and energy.sdram is not None and energy.sdram_idle_watts is not None:
         when = "in this run" if energy.rate is None else f"at {energy.rate:g} steps per second"
+        if energy.slower is not None:
+            when = (
+                f"in this run, whose steps took {shown_time(energy.slower)}, longer than the rate's"
+            )
         lines.append(
             f"SDRAM: {shown_joules(energy.sdram)} per step {when}, at most; core only, I/O not "
             f"counted; {1e3 * energy.sdram_idle_watts:.3g} mW when idle"

@@ -233,6 +233,9 @@ class Energy(Result):
         Of the core while nothing is asked of it.
     sdram_source, sdram_stand_in : str
         Where the currents are from; whose they are, where not the part's own.
+    slower : float or None
+        Seconds of a step in this run, where that is longer than ``rate`` allows: then ``sdram`` is
+        that of the run.
     rate : float or None
         Steps per second in use.
     watts : float or None
@@ -246,6 +249,7 @@ class Energy(Result):
     sdram_idle_watts: float | None = None
     sdram_source: str = ""
     sdram_stand_in: str = ""
+    slower: float | None = None
     rate: float | None = None
     watts: float | None = None
     board: float | None = None
