@@ -128,7 +128,7 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
         "board": ("board", ""),
         "part": ("SDRAM", ""),
         "power_down": ("power-down after cycles", ""),
-        "latency_cycles": ("cycles per frame", ",.0f"),
+        "latency_cycles": ("cycles to the last output", ",.0f"),
         "lost": ("lost", ".3%"),
         "wake_cycles": ("waited for sleep, cycles", ".1f"),
         "wakes": ("wakes per frame", ",.0f"),

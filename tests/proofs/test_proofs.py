@@ -322,7 +322,7 @@ MUTATIONS = {
         "memory.sdram.refresh",
         'm.next = "CLOSED"',
         'm.next = "SLEEP"',
-        "power-down of a part with nothing to do",
+        "dozing",
     ),
     "asleep while it refreshes": Mutation(
         "sleepy sdram",
