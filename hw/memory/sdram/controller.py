@@ -26,7 +26,7 @@ __all__ = ["POWER_DOWN_CYCLES", "SdramController"]
 _WRITES = 8
 POWER_DOWN_CYCLES = 64
 """Without a request, after which power-down is worth its price: opening four rows again takes what
-the part saves in about 60 cycles (docs/explanation/energy.md)."""
+the part saves in about 60 cycles (docs/explanation/sdram.md)."""
 _LEAST_POWER_DOWN = 32
 _COUNTERS = ("cycles", "transfers", "refreshes", "row_stalls", "port_stalls")
 
