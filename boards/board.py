@@ -109,6 +109,8 @@ class Board:
         UP5K, its SB_RAM40_4K.
     clock_enable : bool
         The SDRAM's clock enable is on a pin. Where a board ties it, there is no power-down.
+    counted : bool
+        The SDRAM's commands and states are counted; some 200 LUTs.
     part : str or None
         SDRAM; its bus is as wide as ``SdramPart.data_bits``. None: the weights are in the FPGA's
         single-port RAM, and the engine is :class:`CompactEngine`.
@@ -182,6 +184,7 @@ class Board:
     pll_pad: bool = True
     rgb_pins: str = ""
     clock_enable: bool = True
+    counted: bool = True
 
     @property
     def sdram_phase(self) -> float:
@@ -211,7 +214,7 @@ class Board:
             "window": self.window,
             "memory_hz": self.memory_hz,
             "power_down": self.power_down,
-            "counted": self.part is not None,
+            "counted": self.counted and self.part is not None,
         }
 
     def config(self) -> EngineConfig:
