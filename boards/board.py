@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stillnet.hw.compact.cells import check_cell
+from stillnet.hw.memory.sdram.controller import POWER_DOWN_CYCLES
 from stillnet.hw.memory.sdram.parts import SdramPart, sdram_part
 from stillnet.sw.contract.cells import CELLS as KNOWN_CELLS
 from stillnet.sw.contract.cells.schedule import schedule
@@ -110,6 +111,10 @@ class Board:
     block_rams : int
         DP16KD of the device (FPGA-DS-02012, table 1.1); the 12F is a 25F for the open tools. Of an
         UP5K, its SB_RAM40_4K. Of a Gowin, its BSRAM, which has the same shapes as a DP16KD.
+    clock_enable : bool
+        The SDRAM's clock enable is on a pin. Where a board ties it, there is no power-down.
+    counted : bool
+        The SDRAM's commands and states are counted; some 200 LUTs.
     part : str or None
         SDRAM; its bus is as wide as ``SdramPart.data_bits``. None: the weights are in the FPGA's
         single-port RAM, and the engine is :class:`CompactEngine`.
@@ -185,6 +190,8 @@ class Board:
     cmsis_dap: bool = False
     pll_pad: bool = True
     rgb_pins: str = ""
+    clock_enable: bool = True
+    counted: bool = True
 
     @property
     def sdram_phase(self) -> float:
@@ -197,6 +204,11 @@ class Board:
         """The SDRAM, where there is one."""
         return None if self.part is None else sdram_part(self.part)
 
+    @property
+    def power_down(self) -> int | None:
+        """Cycles without a request after which the SDRAM is put to sleep; None: never."""
+        return POWER_DOWN_CYCLES if self.part is not None and self.clock_enable else None
+
     def system_options(self) -> dict[str, Any]:
         """Arguments of :class:`System` that say what is on the board."""
         return {
@@ -208,6 +220,8 @@ class Board:
             "ring_bytes": self.ring_bytes,
             "window": self.window,
             "memory_hz": self.memory_hz,
+            "power_down": self.power_down,
+            "counted": self.counted and self.part is not None,
         }
 
     def config(self) -> EngineConfig:
@@ -270,6 +284,27 @@ class Board:
                 break
             words += HOT_STEP
         return replace(config, hot_words=words)
+
+    def with_sdram(self, name: str) -> Board:
+        """The same board with another SDRAM on it.
+
+        Raises
+        ------
+        StillnetError
+            If there is no such part, if its bus is not as wide as the board's, or the board has
+            none.
+        """
+        if self.sdram is None:
+            raise StillnetError(f"board '{self.name}' has no SDRAM; leave --sdram out")
+        part = sdram_part(name)
+        if part.data_bits != self.sdram.data_bits or part.banks > self.sdram.banks:
+            raise StillnetError(
+                f"SDRAM {name} has {part.data_bits} bits and {part.banks} banks, board "
+                f"'{self.name}' has pins for {self.sdram.data_bits} and {self.sdram.banks}; choose "
+                "another part"
+            )
+        part.cas_latency(self.memory_hz or self.clock_hz)
+        return replace(self, part=name)
 
     def clocked(self, mhz: float) -> Board:
         """The same board with another clock of the engine, and of the SDRAM what goes with it.

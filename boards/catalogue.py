@@ -26,7 +26,7 @@ def _ulx3s(size: str, block_rams: int, idcode: int) -> Board:
         platform=f"amaranth_boards.ulx3s:ULX3S_{size}F_Platform",
         device=f"LFE5U-{size}F-6BG381C",
         block_rams=block_rams,
-        part="IS42S16160",
+        part="16M16-any",
         loader=("-b", "ulx3s"),
         idcode=idcode,
         flash_bytes=16 << 20,
@@ -101,6 +101,7 @@ BOARDS: dict[str, Board] = {
             idcode=0x41111043,
             flash_bytes=4 << 20,
             image_offset=1 << 20,
+            clock_enable=False,
             lamps=(),
         ),
         Board(
@@ -116,6 +117,7 @@ BOARDS: dict[str, Board] = {
             idcode=0x41111043,
             flash_bytes=2 << 20,
             image_offset=1 << 20,
+            clock_enable=False,
             lamps=(("led", 0),),
         ),
         Board(
@@ -131,6 +133,7 @@ BOARDS: dict[str, Board] = {
             idcode=0x41112043,
             flash_bytes=8 << 20,
             image_offset=2 << 20,
+            clock_enable=False,
             lamps=(("led", 0),),
         ),
         Board(

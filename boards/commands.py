@@ -49,6 +49,7 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="hot columns in the block RAM that is left, and the SDRAM at a clock of its own",
     )
+    options.add_sdram(parser)
     parser.add_argument(
         "--paths", action="store_true", help="show the slowest paths, by the blocks at their ends"
     )
@@ -62,6 +63,8 @@ def _run_build(args: argparse.Namespace) -> dict[str, Any]:
     target = board(args.board)
     if args.engine_cells:
         target = replace(target, cells=tuple(args.engine_cells.split(",")))
+    if args.sdram is not None:
+        target = target.with_sdram(args.sdram)
     if args.tiers:
         target = target.tiered()
     if args.clock is not None:

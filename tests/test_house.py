@@ -77,6 +77,8 @@ MAY_IMPORT = {
     "sw.cli": "sw.compression sw.cost sw.host sw.importers sw.model sw.monitor sw.network"
     " sw.packing sw.partition sw.quantization sw.quantization.solvers sw.report sw.search"
     " sw.train sw.util",
+    "sw.cli.service": "sw.cli sw.host sw.model sw.monitor sw.network sw.packing sw.quantization"
+    " sw.util",
     "sw.api": "hw.verilog sw.compression sw.host sw.importers sw.model sw.network sw.packing"
     " sw.partition sw.quantization sw.util",
     # Boards: a board and the catalogue are modules that all the others read.
@@ -102,7 +104,7 @@ MAY_IMPORT = {
     "sim.bench": "boards.board boards.catalogue hw.memory.sdram sim.audio sim.board sim.engine"
     " sim.sdram"
     " sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing sw.partition"
-    " sw.quantization sw.util",
+    " sw.quantization sw.report sw.util",
     "sim": "",
     "sw": "",
 }

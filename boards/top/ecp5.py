@@ -9,6 +9,7 @@ from amaranth.hdl import Instance, Module
 from amaranth.lib import io
 
 from .pll import EcpClocks, pll_settings
+from .sdram_pads import SdramPads
 from .system import System
 from .top import Top, members
 
@@ -48,43 +49,19 @@ class BoardTop(Top):
         )
         EcpClocks.domains(m, settings)
         m.submodules.clocks = EcpClocks(buffer.i, settings)
-        system = self.add_system(m, platform, input_delay=PIN_REGISTERS)
+        # The part's clock begins some cycles after the controller's, and so does its pause.
+        pause = board.sdram.startup_us + 1
+        system = self.add_system(m, platform, input_delay=PIN_REGISTERS, startup_us=pause)
         self._sdram(m, platform, system)
         connect_flash(m, platform, system.flash)
         self._lamps(m, platform, system)
         return m
 
     def _sdram(self, m: Module, platform: Any, system: System) -> None:
-        """The SDRAM behind registers in the IO cells; its clock from a DDR register."""
         names = members(platform, "sdram")
         domain = "sync" if self.board.memory_hz is None else "memory"
-        pins = platform.request("sdram", dir=names)
-        m.submodules.sdram_clk = clk = io.DDRBuffer("o", pins.clk, o_domain="sdram")
-        m.d.comb += [clk.o[0].eq(1), clk.o[1].eq(0)]
-        source = system.sdram
-        outputs = {
-            "clk_en": source.cke,
-            "cs": source.cs,
-            "we": source.we,
-            "ras": source.ras,
-            "cas": source.cas,
-            "ba": source.ba,
-            "a": source.a,
-            "dqm": source.dqm,
-        }
-        for name in names:
-            if name not in outputs:
-                continue
-            m.submodules[f"sdram_{name}"] = out = io.FFBuffer(
-                "o", getattr(pins, name), o_domain=domain
-            )
-            m.d.comb += out.o.eq(outputs[name])
-        m.submodules.sdram_dq = dq = io.FFBuffer("io", pins.dq, i_domain=domain, o_domain=domain)
-        m.d.comb += [
-            dq.o.eq(source.dq_o),
-            dq.oe.eq(source.dq_oe),
-            source.dq_i.eq(dq.i),
-        ]
+        ports = platform.request("sdram", dir=names)
+        m.submodules.sdram = SdramPads(ports, names, system.sdram, domain)
 
     def _lamps(self, m: Module, platform: Any, system: System) -> None:
         colours = None

@@ -33,6 +33,7 @@ from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.sw.contract.config import EngineConfig
 
 from .restart import RESTART_CYCLES, restarted
+from .sdram_registers import SdramRegisters
 
 __all__ = ["Lamps", "System"]
 
@@ -120,6 +121,11 @@ class System(wiring.Component):
         Commands that a host may have unanswered.
     memory_hz : int or None
         Of the SDRAM, in a domain ``memory`` of its own. None: it has the engine's clock.
+    power_down : int or None
+        Cycles without a request after which the SDRAM is put to sleep; see
+        :class:`SdramController`.
+    counted : bool
+        Count what the SDRAM does, for the host.
 
     Members
     -------
@@ -150,6 +156,8 @@ class System(wiring.Component):
         ring_bytes: int | None = None,
         window: int = 16,
         memory_hz: int | None = None,
+        power_down: int | None = None,
+        counted: bool = False,
     ) -> None:
         self.config = config
         self.clock_hz = clock_hz
@@ -164,6 +172,8 @@ class System(wiring.Component):
         self.ring_bytes = ring_bytes
         self.window = window
         self.memory_hz = memory_hz
+        self.power_down = power_down
+        self.counted = counted and part is not None
         members: dict[str, Any] = {"lamps": Out(4)}
         if baud is None:
             members["host"] = In(stream.Signature(8))
@@ -218,14 +228,15 @@ class System(wiring.Component):
             m.submodules.memory = ResetInserter(restart)(ram)
             connect(m, engine.memory, ram.port)
             m.d.comb += lamps.ready.eq(1)
+            behind = engine.registers
         else:
-            self._connect_sdram(m, engine, restart, lamps)
+            behind = self._connect_sdram(m, engine, restart, lamps)
 
         # -- engine -------------------------------------------------------------------------------
 
         boot_failed = Signal()
         if self.image_offset is None:
-            connect(m, link.registers, engine.registers)
+            connect(m, link.registers, behind)
         else:
             m.submodules.boot = boot = FlashBoot(
                 config,
@@ -234,7 +245,7 @@ class System(wiring.Component):
                 flash_bytes=self.flash_bytes,
             )
             connect(m, link.registers, boot.host)
-            connect(m, boot.registers, engine.registers)
+            connect(m, boot.registers, behind)
             connect(m, boot.pins, flipped(self.flash))
             m.d.comb += [
                 boot.ready.eq(lamps.ready),
@@ -263,8 +274,11 @@ class System(wiring.Component):
         m.d.sync += lamps.trouble.eq(trouble)
         return m
 
-    def _connect_sdram(self, m: Module, engine: Any, restart: Signal, lamps: Lamps) -> None:
-        """The SDRAM's controller, at the engine's clock or at one of its own."""
+    def _connect_sdram(self, m: Module, engine: Any, restart: Signal, lamps: Lamps) -> Any:
+        """The SDRAM's controller, at the engine's clock or at one of its own.
+
+        Returns the registers, those of its counters included.
+        """
         config, own = self.config, self.memory_hz is not None
         assert self.part is not None
         sdram = SdramController(
@@ -275,13 +289,23 @@ class System(wiring.Component):
             input_delay=self.input_delay,
             startup_us=self.startup_us,
             far=own,
+            power_down=self.power_down,
+            counted=self.counted,
         )
         connect(m, sdram.pins, flipped(self.sdram))
+        behind = engine.registers
+        if self.counted:
+            counts = SdramRegisters(sdram, self.clock_hz)
+            # What is under way in a restart is not answered after it.
+            m.submodules.sdram_registers = ResetInserter(restart)(counts)
+            connect(m, counts.registers, engine.registers)
+            counts.connect(m, sdram, "memory" if own else "sync")
+            behind = counts.host
         if not own:
             m.submodules.memory = ResetInserter(restart)(sdram)
             connect(m, engine.memory, sdram.port)
             m.d.comb += lamps.ready.eq(sdram.started)
-            return
+            return behind
         m.submodules.crossing = crossing = PortCrossing(config.address_bits, config.word_bits)
         # It needs no reset: the crossing lets it end what it was asked for.
         m.d.comb += sdram.forget.eq(crossing.clear)
@@ -290,3 +314,4 @@ class System(wiring.Component):
         connect(m, crossing.memory, sdram.port)
         m.d.comb += crossing.restart.eq(restart)
         m.submodules.started = FFSynchronizer(sdram.started, lamps.ready)
+        return behind

@@ -14,7 +14,15 @@ from stillnet.sw.contract import image, registers
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.report import cell_report
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.contract.registers import Control, Error, Region, Register, Status
+from stillnet.sw.contract.registers import (
+    SDRAM_COUNT_BITS,
+    Control,
+    Error,
+    Region,
+    Register,
+    SdramCounter,
+    Status,
+)
 
 __all__ = ["describe_core", "header", "register_document"]
 
@@ -131,6 +139,13 @@ def register_document() -> str:
             "region",
             "State regions",
             "Bits 31:28 of `STATE_SELECT`; the element's index stands in bits 27:0.",
+        ),
+        *table(
+            SdramCounter,
+            "number",
+            "What SDRAM_SELECT selects",
+            "Bits 3:0 of `SDRAM_SELECT`, on boards that count what their SDRAM does. Counters have "
+            f"{SDRAM_COUNT_BITS} bits.",
         ),
     ]
     text = "\n".join(lines)

@@ -139,12 +139,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--fit: the board as 'build NET --fit' makes it; --no-fit: refuse a network that does not "
         "fit; default: the board of 'build --fit' where its own engine lacks something",
     )
+    options.add_sdram(parser)
     options.add_image(parser, "image in the flash: the board loads it at power-up")
 
 
 def _target(args: argparse.Namespace, say: Callable[[str], None]) -> Board:
     """The board, with an engine for the network where one is given."""
     target = board(args.board)
+    if args.sdram is not None:
+        target = target.with_sdram(args.sdram)
     if args.network is None:
         if args.fit:
             raise StillnetError("--fit needs a network: stillnet virtual NET --board NAME --fit")

@@ -21,6 +21,7 @@ from stillnet.hw.verilog.text import to_verilog
 from stillnet.sim.compile.model import HARNESSES, build_library
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.registers import SdramCounter
 from stillnet.sw.network.network import Network
 
 __all__ = ["STARTUP_US", "VirtualBoard", "sim_transport"]
@@ -30,13 +31,26 @@ MODELS = (HARNESSES / "sdram_model.h", HARNESSES / "flash_model.h")
 STARTUP_US = 2
 """Pause of the SDRAM after power-up, shorter than a real one's; nothing else is."""
 YES = (True, "true", "1", "yes")
-TIMINGS = 16
+TIMINGS = 18
 """Numbers of the model's ``SdramTiming``."""
 FLASH_HALF_NS = 13
 """Least time that the flash's clock is high, or low: reads at 33 MHz."""
 
 FLASH_WAKE_US = 30
 """What the flash needs to wake up, the longest of the common parts (see ``flash_model.h``)."""
+
+_SDRAM_COUNTS = {
+    SdramCounter.READS: 2,
+    SdramCounter.WRITES: 3,
+    SdramCounter.ACTIVATES: 4,
+    SdramCounter.REFRESHES: 6,
+    SdramCounter.OPEN: 8,
+    SdramCounter.CLOSED: 9,
+    SdramCounter.POWER_DOWN: 10,
+    SdramCounter.READ_CYCLES: 11,
+    SdramCounter.WAKES: 12,
+}
+"""Where the model has what the board counts."""
 
 
 class VirtualBoard:
@@ -75,7 +89,7 @@ class VirtualBoard:
         self._library = lib = _library(target, serial, self.config)
         lib.board_new.restype = ctypes.c_void_p
         lib.board_violation.restype = ctypes.c_char_p
-        for name in ("cycle", "violations", "waiting", "quiet", "pull"):
+        for name in ("cycle", "violations", "waiting", "quiet", "pull", "sdram"):
             getattr(lib, f"board_{name}").restype = ctypes.c_uint64
         geometry: tuple[int, ...] = (0,) * 4
         timing: tuple[int, ...] = (0,) * TIMINGS
@@ -131,6 +145,14 @@ class VirtualBoard:
     def first_violation(self) -> str:
         """The first of them."""
         return self._library.board_violation(self._handle).decode()
+
+    @property
+    def sdram_counts(self) -> dict[SdramCounter, int]:
+        """What the model of the SDRAM has counted since power-up."""
+        return {
+            counter: int(self._library.board_sdram(self._handle, place))
+            for counter, place in _SDRAM_COUNTS.items()
+        }
 
     @property
     def quiet_cycles(self) -> int:
@@ -213,6 +235,7 @@ def _timing(part: SdramPart, clock_hz: int) -> tuple[int, ...]:
     return (
         *(t.trcd, t.trp, t.tras, 100 * clock_hz // 10**6, t.trc, t.trfc, t.trrd, t.twr, t.tmrd),
         *(8, part.window(clock_hz), part.refreshes, t.startup, 8, max(latencies), min(latencies)),
+        *(t.txp, t.tcke),
     )
 
 

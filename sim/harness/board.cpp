@@ -246,6 +246,8 @@ Board* board_new(const int32_t* geometry, const int64_t* timing, int pin_registe
     t.startup_refreshes = int(timing[13]);
     t.max_cas = int(timing[14]);
     t.min_cas = int(timing[15]);
+    t.txp = int(timing[16]);
+    t.tcke = int(timing[17]);
     return new Board(g, t, pin_registers, cycles_a_bit, flash_bytes, flash_wake, period_ps,
                      memory_period_ps);
 }
@@ -261,6 +263,12 @@ uint64_t board_violations(Board* b) {
 const char* board_violation(Board* b) {
     return b->memory.violations ? b->memory.first_violation.c_str()
                                 : b->flash.first_violation.c_str();
+}
+// What the model of the SDRAM counted: commands by their code (we | cas << 1 | ras << 2), then cycles.
+uint64_t board_sdram(Board* b, int which) {
+    const uint64_t states[] = {b->memory.open_cycles, b->memory.closed_cycles,
+                               b->memory.asleep_cycles, b->memory.read_cycles, b->memory.sleeps};
+    return which < 8 ? b->memory.commands[which] : states[which - 8];
 }
 uint32_t board_lamps(Board* b) { return b->dut->lamps; }
 void board_push(Board* b, const uint8_t* data, uint64_t size) {

@@ -216,8 +216,8 @@ void* sdram_new(const int64_t* p) {
     SdramGeometry g{int(p[0]), int(p[1]), int(p[2]), int(p[3])};
     SdramTiming t{int(p[4]),  int(p[5]),  int(p[6]),  int(p[7]),  int(p[8]), int(p[9]),
                   int(p[10]), int(p[11]), int(p[12]), int(p[13]), p[14],     p[15],
-                  p[16],      int(p[17]), int(p[18]), int(p[19])};
-    return new Harness(g, t, int(p[20]), int(p[21]), int(p[22]), int(p[23]));
+                  p[16],      int(p[17]), int(p[18]), int(p[19]), int(p[20]), int(p[21])};
+    return new Harness(g, t, int(p[22]), int(p[23]), int(p[24]), int(p[25]));
 }
 void sdram_delete(Harness* h) { delete h; }
 void sdram_observe(Harness* h, Observer observer, void* instance) {
@@ -256,6 +256,12 @@ int64_t sdram_value(Harness* h, int which) {
         case 10: return h->dut->row_stalls;
         case 11: return h->dut->port_stalls;
         case 12: return h->memory.cas_latency();
+        case 13: return int64_t(h->memory.open_cycles);
+        case 14: return int64_t(h->memory.closed_cycles);
+        case 15: return int64_t(h->memory.asleep_cycles);
+        case 24: return int64_t(h->memory.read_cycles);
+        case 25: return int64_t(h->memory.sleeps);
+        case 26: return h->dut->pins___05Fcke;
     }
     return which >= 16 && which < 24 ? int64_t(h->memory.commands[which - 16]) : -1;
 }
@@ -266,6 +272,21 @@ void sdram_reset(Harness* h, uint64_t cycles) {
     h->dut->rst = 0;
     h->was_valid = h->expect_busy = false;
 }
+#ifdef STILLNET_COUNTS
+// Counters of commands and states, once they stand still.
+void sdram_counts(Harness* h, int hold, int clear) {
+    h->dut->count_hold = uint8_t(hold);
+    h->dut->count_clear = uint8_t(clear);
+    h->edge();
+    h->dut->count_clear = 0;
+}
+int64_t sdram_count(Harness* h, int select, int settle) {
+    h->dut->count_select = uint8_t(select);
+    for (int i = 0; i < settle; i++) h->edge();
+    h->settle();
+    return int64_t(h->dut->count);
+}
+#endif
 void sdram_clear_counters(Harness* h) {
     h->dut->clear_counters = 1;
     h->edge();

@@ -31,6 +31,7 @@ struct SdramTiming {
     int64_t startup;          // pause after power-up
     int startup_refreshes;    // before the first ACTIVATE
     int max_cas, min_cas;     // latencies that the part has at this clock
+    int txp = 2, tcke = 1;    // power-down: CKE high to a command, CKE low at least
 };
 
 struct SdramPins {
@@ -53,6 +54,9 @@ class SdramModel {
     uint64_t cycle = 0;
     bool initialised() const { return mode_set; }
     int cas_latency() const { return cas; }
+    // Cycles with a row open, with none, in power-down; with data of the part on the bus; how often
+    // power-down began.
+    uint64_t open_cycles = 0, closed_cycles = 0, asleep_cycles = 0, read_cycles = 0, sleeps = 0;
     // The longest time without a refresh, and the most that were ever late.
     int64_t longest_refresh_gap = 0, most_late = 0;
 
@@ -63,13 +67,14 @@ class SdramModel {
         now = int64_t(cycle++);
         dqm_before = dqm_last;
         dqm_last = pins.dqm;
-        if (!pins.cke && started_cke) fail("CKE fell; power-down is not modelled");
         if (pins.cke && !started_cke) {
             started_cke = true;
-            powered = now;
+            powered = rose = now;
         }
+        if (started_cke) clock_enable(pins);
         check_refresh();
         if (pins.cs && pins.cke) command(pins);
+        count_state();
         continue_write(pins);
         check_bus(pins);
         fetch();
@@ -113,6 +118,8 @@ class SdramModel {
     Burst reading, writing;
     int64_t now = 0, powered = NEVER;
     int64_t refreshed = NEVER, mode_time = NEVER, any_activated = NEVER;
+    int64_t rose = NEVER, fell = NEVER;
+    bool awake = true;
     bool started_cke = false, mode_set = false, first_precharge = false;
     int startup_refreshes = 0;
     int cas = 0, burst = 1;
@@ -157,12 +164,49 @@ class SdramModel {
                  std::to_string(distance));
     }
 
+    // Power-down: only of a part that has nothing to do, with all rows closed. Self-refresh and
+    // power-down with open rows are not modelled, so they count as wrong too.
+    void clock_enable(const SdramPins& pins) {
+        if (!pins.cke && pins.cs && (pins.ras || pins.cas || pins.we))
+            fail("a command while CKE is low");
+        if (pins.cke == awake) return;
+        awake = pins.cke;
+        if (awake) {
+            rose = now;
+            since(fell, t.tcke, "tCKE");
+            return;
+        }
+        fell = now;
+        sleeps++;
+        if (!mode_set) fail("power-down before the mode register was loaded");
+        since(mode_time, t.tmrd, "tMRD before power-down");
+        since(refreshed, t.trfc, "tRFC before power-down");
+        since(rose, t.txp, "tXP before power-down");
+        for (const Bank& bank : banks) {
+            if (bank.open) fail("power-down with an open bank");
+            since(bank.precharged, t.trp, "tRP before power-down");
+        }
+        if (reading.active || writing.active) fail("power-down in a burst");
+        for (const Item& item : bus)
+            if (item.time >= now) fail("power-down with data on the way");
+    }
+
+    void count_state() {
+        bool any = false;
+        for (const Bank& bank : banks) any = any || bank.open;
+        if (!awake) asleep_cycles++;
+        else if (any) open_cycles++;
+        else closed_cycles++;
+        if (bus[now % RING].time == now) read_cycles++;
+    }
+
     void command(const SdramPins& pins) {
         const int code = int(pins.we) | int(pins.cas) << 1 | int(pins.ras) << 2;
         commands[code]++;
         if (code == NOP) return;
         since(mode_time, t.tmrd, "tMRD");
         since(refreshed, t.trfc, "tRFC");
+        since(rose, t.txp, "tXP");
         if (!first_precharge) {
             if (code != PRECHARGE || !(pins.a >> 10 & 1))
                 fail("the first command must be PRECHARGE of all banks");

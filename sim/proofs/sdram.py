@@ -55,10 +55,23 @@ TIGHT = SdramTimings(
     twtr=2,
     refresh_interval=200,
     startup=20,
+    txp=5,
+    tcke=3,
 )
 """Timings of which each is longer than the controller's own steps, so that each one matters."""
 
 _READ_BURST = 8
+
+_CODES = {
+    "stop": 0b001,
+    "read": 0b010,
+    "write": 0b011,
+    "activate": 0b100,
+    "precharge": 0b101,
+    "refresh": 0b110,
+    "mode": 0b111,
+}
+"""The truth table of the datasheets, with all signals active high: ``we | cas << 1 | ras << 2``."""
 
 
 class _Age:
@@ -87,6 +100,8 @@ class DatasheetRules:
     part : :class:`SdramPart`
     t : :class:`SdramTimings`
         What the part demands, in cycles.
+    sleeps : bool
+        Also what concerns power-down. Without, clock enable stays high.
 
     Attributes
     ----------
@@ -99,22 +114,14 @@ class DatasheetRules:
     mode_loaded : Signal
     """
 
-    def __init__(self, proof: Proof, pins: Any, part: SdramPart, t: SdramTimings):
+    def __init__(
+        self, proof: Proof, pins: Any, part: SdramPart, t: SdramTimings, *, sleeps: bool = False
+    ):
         m = proof.m
         banks = range(part.banks)
         code = Cat(pins.we, pins.cas, pins.ras)
-        # The truth table of the datasheets, with all signals active high.
-        named = {
-            "stop": 0b001,
-            "read": 0b010,
-            "write": 0b011,
-            "activate": 0b100,
-            "precharge": 0b101,
-            "refresh": 0b110,
-            "mode": 0b111,
-        }
         is_ = {}
-        for name, value in named.items():
+        for name, value in _CODES.items():
             is_[name] = Signal(name=f"command_{name}")
             m.d.comb += is_[name].eq(pins.cs & (code == value))
         read, write, activate = is_["read"], is_["write"], is_["activate"]
@@ -205,10 +212,30 @@ class DatasheetRules:
             ~mode | ((pins.a == (1 << 9 | t.cas_latency << 4 | 0b011)) & (pins.ba == 0)),
         )
 
-        self._bus(proof, pins, t)
+        coming = self._bus(proof, pins, t)
+        if sleeps:
+            over = [refreshed.least(t.trfc), mode_set.least(t.tmrd), ~coming.any()]
+            over += [c.least(t.trp) for c in closed] + [~row for row in self.open]
+            self._power_down(proof, pins, t, command, Cat(over).all())
 
-    def _bus(self, proof: Proof, pins: Any, t: SdramTimings) -> None:
-        """Claims that one side drives the data bus."""
+    def _power_down(
+        self, proof: Proof, pins: Any, t: SdramTimings, command: Signal, quiet: Any
+    ) -> None:
+        """Claims that the part sleeps only when it has nothing to do, and is left alone then."""
+        m, claim = proof.m, proof.claim
+        before = Signal(name="cke_before")
+        m.d.sync += before.eq(pins.cke)
+        falls, rises = before & ~pins.cke, ~before & pins.cke
+        limit = max(t.txp, t.tcke)
+        woken, slept = _Age(m, rises, limit, "wake"), _Age(m, falls, limit, "sleep")
+        claim("no command in power-down", ~command | pins.cke)
+        claim("tXP", ~(command | falls) | woken.least(t.txp))
+        claim("tCKE", ~rises | slept.least(t.tcke))
+        claim("power-down after LOAD MODE", ~falls | self.mode_loaded)
+        claim("power-down of a part with nothing to do", ~falls | quiet)
+
+    def _bus(self, proof: Proof, pins: Any, t: SdramTimings) -> Signal:
+        """Claims that one side drives the data bus; returns what data is on its way."""
         m, claim, read, write = proof.m, proof.claim, self.read, self.write
         # The part drives the bus from CL cycles after READ for all of a burst, if it is not cut.
         # A cycle is left for it to let go.
@@ -219,6 +246,7 @@ class DatasheetRules:
         m.d.sync += before.eq(coming[0])
         claim("one side drives the bus", ~pins.dq_oe | ~(coming[0] | before))
         claim("WRITE has its data", write == pins.dq_oe)
+        return coming
 
 
 class _AnySegments(wiring.Component):
@@ -290,6 +318,7 @@ def sdram_proof(
     postponed: int = 8,
     depth: int = 18,
     controller: type = SdramController,
+    power_down: int | None = None,
 ) -> Proof:
     """The command rules of the controller, for all time.
 
@@ -309,6 +338,8 @@ def sdram_proof(
         Of the induction: more than the longest timing and the steps from a decision to the pins.
     controller : class, optional
         Another one than :class:`SdramController`.
+    power_down : int, optional
+        As of the controller.
     """
     proof = Proof(depth)
     with _abstracted(controller):
@@ -321,6 +352,7 @@ def sdram_proof(
             lookahead=2,
             postponed=postponed,
             timings=used or demanded,
+            power_down=power_down,
         )
         proof.add("controller", dut)
     c = dut.probes
@@ -329,8 +361,10 @@ def sdram_proof(
     proof.free(queue.i_stream.ready, queue.o_stream.payload, queue.o_stream.valid)
     proof.free(c.read_words.room)
     proof.assume_held("segment_held", segment)
+    if power_down is not None:
+        proof.free(c.splitter.read.ready, c.splitter.write.ready)
 
-    rules = DatasheetRules(proof, dut.pins, part, demanded)
+    rules = DatasheetRules(proof, dut.pins, part, demanded, sleeps=power_down is not None)
     waiting = _bag(proof, c.runs, part)
     _invariants(proof, dut, waiting, rules, used or demanded)
     return proof
@@ -412,6 +446,28 @@ def _segment_invariants(proof: Proof, c: Any, banks: int) -> None:
     claim("target of what was chosen", ~(c.activating | c.precharging) | c.target.any())
 
 
+_SLEEPING = ("CLOSED", "SLEEP", "WAKE")
+"""States of a controller that can sleep, from its rows closed to its commands again."""
+
+
+def _refreshing(refresh: Any) -> Any:
+    """Of its probes: it is on its way to a refresh, and not to power-down."""
+    states, state = refresh.machine.encoding, refresh.machine.state
+    begins = Cat(state == states[s] for s in ("SETTLE", "PRECHARGE")).any()
+    return (begins & ~refresh.doze) | (state == states["REFRESH"])
+
+
+def _sleep_invariants(proof: Proof, refresh: Any) -> None:
+    """Going to sleep, where it can."""
+    claim, states, state = proof.claim, refresh.machine.encoding, refresh.machine.state
+    if "SLEEP" not in states:
+        return
+    dozing = Cat(state == states[s] for s in ("SETTLE", "PRECHARGE", "CLOSED")).any()
+    claim("dozing", ~refresh.doze | dozing)
+    claim("rested", ~refresh.rested | (refresh.quiet == refresh.idle_cycles))
+    claim("quiet", refresh.quiet <= refresh.idle_cycles)
+
+
 def _refresh_invariants(proof: Proof, c: Any, rules: DatasheetRules, t: SdramTimings) -> None:
     m, claim = proof.m, proof.claim
     control, refresh = c.refresh, c.refresh.probes
@@ -420,7 +476,9 @@ def _refresh_invariants(proof: Proof, c: Any, rules: DatasheetRules, t: SdramTim
     claim("state", state < len(states))
     claim("hold", control.hold == (state != states["RUN"]))
     claim("power-up", (state != states["POWER-UP"]) | ~begun)
-    claim("started", begun | (state != states["RUN"]) & (state != states["SETTLE"]))
+    later_states = [states[s] for s in ("RUN", "SETTLE", *_SLEEPING) if s in states]
+    claim("started", begun | ~Cat(state == s for s in later_states).any())
+    _sleep_invariants(proof, refresh)
     started = Signal(3)
     m.d.sync += started.eq(Cat(begun, started))
     claim("mode loaded", rules.mode_loaded == started[1])
@@ -445,8 +503,7 @@ def _refresh_invariants(proof: Proof, c: Any, rules: DatasheetRules, t: SdramTim
     )
     # By `refresh_proof`, which takes from here that banks become quiet.
     proof.assume(refresh.due < 16)
-    working = Cat(state == states[s] for s in ("SETTLE", "PRECHARGE", "REFRESH")).any()
-    claim("refreshes are due", ~working | (refresh.due != 0))
+    claim("refreshes are due", ~_refreshing(refresh) | (refresh.due != 0))
     claim("all at start", begun | refresh.forced)
     claim("timer over", refresh.over == (refresh.timer == 0))
     claim("timer nearly over", refresh.nearly == (refresh.timer <= 2))
@@ -503,7 +560,8 @@ def _open_invariants(
         "opening soon",
         ~own.delay.any() | (decided & ~own.stale & own.opened & (own.uses != 0)),
     )
-    quiet = Cat(state == states[s] for s in ("REFRESH", "LAST", "POWER-UP")).any()
+    closed = [states[s] for s in ("REFRESH", "LAST", "POWER-UP", *_SLEEPING) if s in states]
+    quiet = Cat(state == s for s in closed).any()
     claim("closed in a refresh", ~quiet | (~decided & ~own.opened & ~bank.ready))
     return decided
 
@@ -552,6 +610,7 @@ def refresh_proof(
     postponed: int = 8,
     depth: int = 40,
     control: type = RefreshControl,
+    power_down: int | None = None,
 ) -> Proof:
     """No more refreshes are late than may be, for all time.
 
@@ -569,14 +628,25 @@ def refresh_proof(
         More than the cycles from the last refresh that may wait to the first one that is done.
     control : class, optional
         Another one than :class:`RefreshControl`.
+    power_down : int, optional
+        Cycles without a request before the memory is put to sleep; requests come at any time.
     """
     proof = Proof(depth)
     m, claim = proof.m, proof.claim
     t, interval = used or demanded, demanded.refresh_interval
-    dut = control(t, postponed)
+    dut = control(t, postponed, power_down)
     proof.add("control", dut)
     c = dut.probes
     proof.free(dut.idle, dut.busy)
+    if power_down is not None:
+        proof.free(dut.request)
+        proof.reach("sleep", dut.asleep)
+        woken = Signal()
+        with m.If(dut.asleep):
+            m.d.sync += woken.eq(1)
+        with m.Elif(~dut.hold):
+            m.d.sync += woken.eq(0)
+        proof.reach("work after sleep", woken & ~dut.hold)
     settle = Signal(range(64))
     with m.If(~dut.hold):
         m.d.sync += settle.eq(0)
@@ -613,12 +683,16 @@ def refresh_proof(
     claim("interval", c.interval < t.refresh_interval)
     claim("tick", c.tick == (c.interval == 0))
     claim("power-up", (state != states["POWER-UP"]) | ~loaded)
-    claim("running", loaded | ((state != states["RUN"]) & (state != states["SETTLE"])))
+    later_states = [states[s] for s in ("RUN", "SETTLE", *_SLEEPING) if s in states]
+    claim("running", loaded | ~Cat(state == s for s in later_states).any())
+    _sleep_invariants(proof, c)
+    if power_down is not None:
+        claim("few are due in sleep", ~(c.doze | dut.asleep) | (c.due <= 2))
     claim("due at start", loaded | (c.due <= 8))
     claim("due", ~loaded | (c.due <= postponed))
-    working = Cat(state == states[s] for s in ("SETTLE", "PRECHARGE", "REFRESH")).any()
-    claim("refreshes are due", ~working | (c.due != 0))
-    claim("timer", (state == states["POWER-UP"]) | (c.timer <= max(t.trfc, t.tmrd + 1, t.trp, 3)))
+    claim("refreshes are due", ~_refreshing(c) | (c.due != 0))
+    longest = max(t.trfc, t.tmrd + 1, t.trp, t.txp, t.tcke, 3)
+    claim("timer", (state == states["POWER-UP"]) | (c.timer <= longest))
     early = (state == states["POWER-UP"]) | (state == states["PRECHARGE"])
     claim("timer over", c.over == (c.timer == 0))
     claim("timer nearly over", c.nearly == (c.timer <= 2))

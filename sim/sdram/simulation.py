@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from stillnet.hw.memory.sdram.controller import SdramController
+from stillnet.hw.memory.sdram.counts import SETTLED_CYCLES
 from stillnet.hw.verilog.text import to_verilog
 from stillnet.sim.compile.model import HARNESSES, build_library
+from stillnet.sw.contract.registers import SDRAM_COUNTERS, SdramCounter
 
 __all__ = ["Run", "SdramSimulation", "Traffic", "build_simulation"]
 
@@ -36,6 +38,12 @@ _VALUES = {
     "row_stalls": 10,
     "port_stalls": 11,
     "cas_latency": 12,
+    "open_cycles": 13,
+    "closed_cycles": 14,
+    "asleep_cycles": 15,
+    "read_cycles": 24,
+    "sleeps": 25,
+    "cke": 26,
     "writes_seen": 16 + 3,
     "reads_seen": 16 + 2,
     "activates_seen": 16 + 4,
@@ -47,7 +55,10 @@ _VALUES = {
 def build_simulation(controller: SdramController, *, optimise: str = "-O1") -> Path:
     """The shared library of a controller with the harness."""
     text = to_verilog(controller, "sdram")
-    return build_library(text, "sdram", _HARNESS, headers=(_MODEL,), optimise=optimise)
+    prologue = "#define STILLNET_COUNTS 1\n" if controller.counted else ""
+    return build_library(
+        text, "sdram", _HARNESS, headers=(_MODEL,), optimise=optimise, prologue=prologue
+    )
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,7 @@ class SdramSimulation:
             *(t.trcd, t.trp, t.tras, _TRAS_MAX_US * clock // 10**6, t.trc, t.trfc, t.trrd),
             *(t.twr, t.tmrd, 8, part.window(clock), part.refreshes),
             *((timings or controller.timings).startup, 8, max(latencies), min(latencies)),
+            *(t.txp, t.tcke),
             *(controller.address_bits, controller.length_bits, controller.word_bits),
             controller.input_delay,
         ]
@@ -160,6 +172,18 @@ class SdramSimulation:
         if name not in _VALUES:
             raise AttributeError(name)
         return int(self._library.sdram_value(self._handle, _VALUES[name]))
+
+    def hold_counts(self, hold: bool, *, clear: bool = False) -> None:
+        """Lets the counters of commands and states stand still or go on; sets them to zero."""
+        self._library.sdram_counts(self._handle, int(hold), int(clear))
+
+    def counts(self) -> dict[SdramCounter, int]:
+        """Those counters, while they stand still."""
+        self._library.sdram_count.restype = ctypes.c_int64
+        return {
+            counter: int(self._library.sdram_count(self._handle, int(counter), SETTLED_CYCLES))
+            for counter in SDRAM_COUNTERS
+        }
 
     @property
     def first_violation(self) -> str:

@@ -46,6 +46,7 @@ __all__ = [
     "add_pattern",
     "add_preset",
     "add_resume",
+    "add_sdram",
     "add_seed",
     "add_sparsity",
     "add_steps",
@@ -64,6 +65,7 @@ __all__ = [
     "parse_thresholds",
     "parse_time",
     "positive",
+    "positive_number",
 ]
 
 T = TypeVar("T")
@@ -82,6 +84,17 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
     return value
 
 
@@ -375,6 +388,15 @@ def add_board(parser: Parser, names: list[str], **more: object) -> None:
 def add_image(parser: Parser, help: str) -> None:
     """A memory image for the flash of a board."""
     parser.add_argument("--image", type=Path, metavar="NET.img", help=help)
+
+
+def add_sdram(parser: argparse.ArgumentParser) -> None:
+    """``--sdram PART``."""
+    parser.add_argument(
+        "--sdram",
+        metavar="PART",
+        help="the SDRAM that the board carries, where it is not the one of 'build --list'",
+    )
 
 
 def add_clock(parser: Parser, default: float | None, help: str) -> None:

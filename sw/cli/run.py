@@ -15,11 +15,12 @@ import numpy as np
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.host.engines import run_all
 from stillnet.sw.network.network import Network
+from stillnet.sw.report.energy import energy_lines, energy_of
 from stillnet.sw.report.report import check_report, write_report
 from stillnet.sw.util.files import check_place, make_folder, write_atomically
 from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_array, recording_files
-from stillnet.sw.util.results import RunResult
+from stillnet.sw.util.results import Energy, RunResult
 
 from . import options
 from .main import Command
@@ -66,6 +67,18 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="write a page about the run: events over time, cycles, slowest steps, errors",
     )
     options.add_float(parser, "with --report: the float model, for the error against it")
+    add(
+        "--rate",
+        type=options.positive_number,
+        metavar="R",
+        help="steps per second in use, for energy per step and operations per second",
+    )
+    add(
+        "--watts",
+        type=options.positive_number,
+        metavar="W",
+        help="what a meter reads of the whole board, for its energy per step",
+    )
     options.add_strict(parser)
     options.add_output(
         parser, "Y.npy", "output vectors, (steps, outputs); of several recordings a folder"
@@ -90,6 +103,9 @@ def _run(args: argparse.Namespace) -> RunResult:
     check_report(args.report)
     if args.float is not None and args.report is None:
         raise StillnetError("--float needs --report OUT.html, which shows the error")
+    on_board = args.engine.startswith(("board:", "sim:"))
+    if args.watts is not None and args.rate is None and not on_board:
+        raise StillnetError("--watts needs the time of a step; give --rate, in steps per second")
     files = recording_files(args.input)
     many = len(files) > 1
     if not many:
@@ -112,9 +128,18 @@ def _run(args: argparse.Namespace) -> RunResult:
             **engine_options,
         )
     options.insist(args, result.doubts)
+    result = replace(result, energy=_energy(result, args))
     if args.report is not None:
         with console_progress() as progress:
-            write_report(args.report, network, recordings, result, model=model, progress=progress)
+            write_report(
+                args.report,
+                network,
+                recordings,
+                result,
+                model=model,
+                rate=args.rate,
+                progress=progress,
+            )
         result = replace(result, report=str(args.report))
     if args.output is None:
         return result
@@ -123,6 +148,17 @@ def _run(args: argparse.Namespace) -> RunResult:
         np.save(buffer, np.asarray(y), allow_pickle=False)
         write_atomically(args.output / file.name if many else args.output, buffer.getvalue())
     return replace(result, output=str(args.output))
+
+
+def _energy(result: RunResult, args: argparse.Namespace) -> Energy | None:
+    speed = getattr(result, "steps_per_second", None)
+    return energy_of(
+        getattr(result, "sdram", None),
+        result.steps,
+        rate=args.rate,
+        watts=args.watts,
+        seconds=result.steps / speed if speed else None,
+    )
 
 
 def _check_names(files: Sequence[Path]) -> None:
@@ -164,6 +200,9 @@ def _show(result: RunResult) -> None:
             f"engine '{result.preset}' was fitted to the network: other {', '.join(result.added)} "
             "(--no-fit forbids it)"
         )
+    if result.energy is not None:
+        for line in energy_lines(result.energy, getattr(result, "sdram", None)):
+            print(line)
     if reference:
         print(f"lower bound for an engine with preset {result.preset}: one word per cycle")
     if result.lacking:
@@ -189,6 +228,8 @@ examples:
       the same through the generated Verilog in a simulator, compared value by value
   stillnet run net.safetensors x.npy --report run.html --float model.onnx
       a page about the run, for a person: events over time, slowest steps and why, errors
+  stillnet run net.safetensors x.npy --engine board:/dev/ttyUSB0 --rate 100 --watts 0.9
+      energy per step: of the SDRAM from what it was told, of the board from a meter
   stillnet run net.safetensors x.npy --engine board:/dev/ttyUSB0 -o y.npy
       on a board, packed for the engine that it has; outputs are compared with the reference
   stillnet run net.safetensors x.npy --steps 20 --engine sim:ulx3s-85f

@@ -7,7 +7,22 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-__all__ = ["ADDRESS_BITS", "COUNTERS", "Control", "Error", "Region", "Register", "Status"]
+__all__ = [
+    "ADDRESS_BITS",
+    "COUNTERS",
+    "SDRAM_COUNTERS",
+    "SDRAM_COUNT_BITS",
+    "SDRAM_HIGH",
+    "SDRAM_HOLD",
+    "SDRAM_MAGIC",
+    "SDRAM_PARTS",
+    "Control",
+    "Error",
+    "Region",
+    "Register",
+    "SdramCounter",
+    "Status",
+]
 
 ADDRESS_BITS = 6
 
@@ -70,6 +85,12 @@ class Register(IntEnum):
     BUDGET = 28
     """Writes the budget of the vector in ``THRESHOLD_SELECT``, in events per step, 0 for none; it
     applies from the next vector. Only in engines with budgets."""
+    SDRAM_SELECT = 32
+    """Bits 3:0: what ``SDRAM_COUNT`` shows, a :class:`SdramCounter`. Bit 4: its bits above 31. Bit
+    8: all of these counters stand still, which they must while one is read. Only on boards that
+    count what their SDRAM does."""
+    SDRAM_COUNT = 33
+    """The value that ``SDRAM_SELECT`` asks for. Only on those boards."""
 
 
 COUNTERS = (
@@ -148,3 +169,56 @@ class Region(IntEnum):
     BUDGET_WINDOW = 12
     """First element of the window of each budget (``contract.budgets``): index 0 that of the input,
     1 + l of layer l. Only in engines with budgets."""
+
+
+SDRAM_HIGH, SDRAM_HOLD = 1 << 4, 1 << 8
+"""Bits of ``SDRAM_SELECT`` beside the counter."""
+SDRAM_COUNT_BITS = 40
+"""Of a counter of the SDRAM: three hours at 100 MHz."""
+SDRAM_MAGIC = 0x5D7A
+"""High half of ``SdramCounter.KIND``."""
+SDRAM_PARTS = (
+    "IS42S16160",
+    "MT48LC16M16",
+    "AS4C32M16",
+    "W9825G6KH",
+    "EM638325",
+    "M12L64322A",
+    "M12L16161A-x2",
+    "16M16-any",
+)
+"""Parts by the number in ``SdramCounter.KIND``; new ones are added at the end."""
+
+
+class SdramCounter(IntEnum):
+    """Number of each counter in ``SDRAM_SELECT``. Each cycle is exactly one of ``OPEN``, ``CLOSED``
+    and ``POWER_DOWN``."""
+
+    ACTIVATES = 0
+    """Rows opened. Each is closed again later."""
+    READS = 1
+    """READ commands, of up to eight columns."""
+    WRITES = 2
+    """WRITE commands, of one column."""
+    REFRESHES = 3
+    READ_CYCLES = 4
+    """Cycles in which the part drives the bus, also with columns that nobody wants."""
+    OPEN = 5
+    """Cycles with a row open and clock enable high."""
+    CLOSED = 6
+    """Cycles with all rows closed and clock enable high."""
+    POWER_DOWN = 7
+    """Cycles with clock enable low, all rows closed."""
+    WAKES = 8
+    """Ends of power-down, for a request or a refresh."""
+    WAKE_CYCLES = 9
+    """Cycles in which a request waited for the begin or the end of power-down."""
+    CLOCK = 14
+    """No counter: the SDRAM's clock in kHz."""
+    KIND = 15
+    """No counter: ``SDRAM_MAGIC`` in bits 31:16, the number of the part (``SDRAM_PARTS``) in bits
+    7:0. The rest is 0. A board without these counters shows something else."""
+
+
+SDRAM_COUNTERS = tuple(c for c in SdramCounter if c < SdramCounter.CLOCK)
+"""Those that count."""

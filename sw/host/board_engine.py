@@ -22,6 +22,7 @@ from stillnet.sw.util.progress import Progress, silent
 from stillnet.sw.util.results import BoardResult
 
 from .driver import Engine
+from .sdram_counters import sdram_use
 from .transport import DEFAULT_BAUD, open_transport
 
 __all__ = ["board_engine", "run_on_board", "sim_engine"]
@@ -99,6 +100,7 @@ def run_on_board(
     progress("board", len(outputs), len(rows))
     answers.close()
     counters = engine.counters()
+    sdram = sdram_use(engine.session)
     cycles = counters["cycles"]
     alone = engine.identity.clock_hz * len(outputs) / cycles if cycles else None
     baud = getattr(engine.transport, "baud", None)
@@ -118,6 +120,7 @@ def run_on_board(
         link_steps_per_second=line,
         limited_by=None if line is None or alone is None else _slower(alone, line),
         clock_hz=engine.identity.clock_hz,
+        sdram=sdram,
         config=engine.config,
         outputs=network.dequantize_output(np.stack(outputs)),
     )

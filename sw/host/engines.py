@@ -169,6 +169,10 @@ def _joined(results: Sequence[RunResult]) -> RunResult:
     changes["difference"], changes["first_difference"] = wrong.difference, wrong.first_difference
     changes["events"] = {k: sum(r.events[k] for r in results) for k in first.events}
     changes["doubts"] = list(dict.fromkeys(d for r in results for d in r.doubts))
+    uses = [use for r in results if (use := getattr(r, "sdram", None)) is not None]
+    if len(uses) == len(results):
+        counts = {k: sum(use.counts[k] for use in uses) for k in uses[0].counts}
+        changes["sdram"] = replace(uses[0], counts=counts)
     changes["outputs"] = np.concatenate([r.outputs for r in results])
     return replace(first, **changes)
 

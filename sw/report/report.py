@@ -19,10 +19,12 @@ from stillnet.sw.packing.describe import describe_network
 from stillnet.sw.util.files import check_place, write_atomically
 from stillnet.sw.util.progress import Progress
 from stillnet.sw.util.results import HardwareResult, RunResult
-from stillnet.sw.util.shown import shown_count, shown_time
+from stillnet.sw.util.shown import shown_count, shown_joules, shown_time
 
 from . import pictures as draw
 from .collect import Collected, collect
+from .energy import energy_lines
+from .operations import NEURON_WEIGHT, operations
 
 __all__ = ["check_report", "write_report"]
 
@@ -58,6 +60,7 @@ def write_report(
     config: EngineConfig | None = None,
     clock_hz: float | None = None,
     model: Model | None = None,
+    rate: float | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Writes one self-contained page about a run.
@@ -77,6 +80,8 @@ def write_report(
         Its clock; that of the board, or 100 MHz.
     model : Model, optional
         The float model, for the error of this run.
+    rate : float, optional
+        Steps per second in use, for operations per second.
     progress : Progress, optional
 
     Raises
@@ -116,7 +121,8 @@ def write_report(
         vectors=_rates(network, found),
         stored=_stored(network, found),
         error=_error(network, found),
-        energy=getattr(result, "energy", None),
+        energy=_energy(result),
+        operations=_operations(network, found, result, rate),
         thresholds=_thresholds(network),
         written=time.strftime("%Y-%m-%d %H:%M"),
     )
@@ -267,6 +273,54 @@ def _error(network: Network, found: Collected) -> dict[str, Any] | None:
         "worst_step": None,
         "snr": None,
     }
+
+
+def _energy(result: RunResult) -> dict[str, Any] | None:
+    """What is known of energy: sentences, and where the SDRAM's went."""
+    energy = result.energy
+    if energy is None:
+        return None
+    total = sum(energy.sdram_parts.values())
+    use = getattr(result, "sdram", None)
+    return {
+        "lines": energy_lines(energy, use),
+        "parts": [
+            (name, shown_joules(value), value / max(total, 1e-30))
+            for name, value in energy.sdram_parts.items()
+        ],
+        "counts": {} if use is None else use.counts,
+        "steps": max(result.steps, 1),
+    }
+
+
+def _operations(
+    network: Network, found: Collected, result: RunResult, rate: float | None
+) -> list[tuple[str, str, str]]:
+    """Operations of a step: name, number, remark."""
+    count = operations(network, found)
+    rows = [
+        ("Effective_MACs", f"{count.effective:,.0f}", "per step, as NeuroBench counts"),
+        ("Effective_ACs", "0", "a change has a size: each operation multiplies"),
+        ("Dense", f"{count.dense:,}", "per step, every weight"),
+        ("activation sparsity", f"{count.activation_sparsity:.4f}", "elements that did not fire"),
+        ("connection sparsity", f"{count.connection_sparsity:.4f}", "weights that are zero"),
+        ("parameters", f"{count.parameters:,}", "weights and biases"),
+        (
+            "operations",
+            f"{count.proxy:,.0f}",
+            f"per step: synaptic, and {NEURON_WEIGHT} for each of {count.neurons:,} units, as "
+            "N-DNS weighs them",
+        ),
+    ]
+    if rate is not None:
+        rows.append(
+            ("power proxy", f"{count.proxy * rate / 1e6:,.2f} M-Ops/s", f"at {rate:g} steps/s")
+        )
+    energy = result.energy
+    if energy is not None and energy.board is not None and count.effective:
+        each = shown_joules(energy.board / count.effective)
+        rows.append(("energy per Effective_MAC", each, "of the whole board, by the meter"))
+    return rows
 
 
 def _thresholds(network: Network) -> dict[str, str]:

@@ -132,6 +132,8 @@ class RunResult(Result):
         Not printed.
     config : EngineConfig or None
         The engine, complete. Not printed.
+    energy : Energy or None
+        Of a step, where something is known of it.
     """
 
     engine: str = ""
@@ -151,6 +153,7 @@ class RunResult(Result):
     output: str | None = None
     report: str | None = None
     recordings: int = 1
+    energy: Energy | None = None
     outputs: np.ndarray = field(repr=False, compare=False, metadata={"json": False})
     config: EngineConfig | None = field(
         default=None, repr=False, compare=False, metadata={"json": False}
@@ -199,6 +202,60 @@ class RtlResult(HardwareResult):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SdramUse(Result):
+    """What a board's SDRAM did, from the clearing of the counters on.
+
+    Attributes
+    ----------
+    part : str
+    clock_hz : int
+        Of the SDRAM.
+    counts : dict of str to int
+        By the names of :class:`~stillnet.sw.contract.registers.SdramCounter`, in lower case.
+    """
+
+    part: str
+    clock_hz: int
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Energy(Result):
+    """Energy of a step, in joules.
+
+    Attributes
+    ----------
+    sdram : float or None
+        Of the SDRAM's core, where the board counts and the part's currents are known.
+    sdram_parts : dict of str to float
+        What that went into, in this run.
+    sdram_idle_watts : float or None
+        Of the core while nothing is asked of it.
+    sdram_source, sdram_stand_in : str
+        Where the currents are from; whose they are, where not the part's own.
+    slower : float or None
+        Seconds of a step in this run, where that is longer than ``rate`` allows: then ``sdram`` is
+        that of the run.
+    rate : float or None
+        Steps per second in use.
+    watts : float or None
+        What the meter read, of the whole board.
+    board : float or None
+        Of the whole board, by the meter.
+    """
+
+    sdram: float | None = None
+    sdram_parts: dict[str, float] = field(default_factory=dict)
+    sdram_idle_watts: float | None = None
+    sdram_source: str = ""
+    sdram_stand_in: str = ""
+    slower: float | None = None
+    rate: float | None = None
+    watts: float | None = None
+    board: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class BoardResult(HardwareResult):
     """A run on a board, real or virtual.
 
@@ -214,6 +271,8 @@ class BoardResult(HardwareResult):
         The slower of the two, ``"engine"`` or ``"link"``.
     clock_hz : int or None
         Of the engine.
+    sdram : SdramUse or None
+        Where the board counts what its SDRAM does.
     """
 
     board: str
@@ -222,6 +281,7 @@ class BoardResult(HardwareResult):
     link_steps_per_second: float | None = None
     limited_by: str | None = None
     clock_hz: int | None = None
+    sdram: SdramUse | None = None
 
 
 # -- networks and images --------------------------------------------------------------------------

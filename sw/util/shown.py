@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["shown_count", "shown_time"]
+__all__ = ["shown_count", "shown_joules", "shown_time"]
 
 
 def shown_count(value: float) -> str:
@@ -20,3 +20,11 @@ def shown_time(seconds: float | None) -> str:
         if seconds * scale >= 0.9995:
             return f"{seconds * scale:.3g} {unit}"
     return f"{seconds * 1e6:.3g} µs"
+
+
+def shown_joules(joules: float) -> str:
+    """Energy in a unit that suits it, with three digits."""
+    for unit, scale in (("J", 1.0), ("mJ", 1e3), ("µJ", 1e6)):
+        if joules * scale >= 0.9995:
+            return f"{joules * scale:.3g} {unit}"
+    return f"{joules * 1e9:.3g} nJ"

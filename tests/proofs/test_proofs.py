@@ -24,9 +24,14 @@ from stillnet.sim.proofs.sdram import TIGHT, refresh_proof, sdram_proof
 from stillnet.sim.proofs.streams import axi4_proof, queue_proof, slice_proof, splitter_proof
 from tests.support.mutations import changed
 
+SLEEP = 32
+"""Cycles without a request before an SDRAM is put to sleep, the least that a controller takes."""
+
 PROOFS: dict[str, Callable[[], Proof]] = {
     "sdram": sdram_proof,
     "refresh": refresh_proof,
+    "sleepy sdram": partial(sdram_proof, power_down=SLEEP),
+    "sleepy refresh": partial(refresh_proof, power_down=SLEEP),
     "receiver": receiver_proof,
     "ring": ring_proof,
     "transmitter": transmitter_proof,
@@ -58,6 +63,7 @@ def test_proof(name):
         ("places", 12),
         ("writes", 16),
         ("budget", 30),
+        ("sleepy refresh", 160),
     ],
 )
 def test_what_is_spoken_of_happens(name, depth):
@@ -90,9 +96,21 @@ def test_sdram_proof_of_a_part(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
+def test_sleepy_proof_of_a_part(name):
+    """The same with power-down."""
+    options = at_100_mhz(name)
+    outcome = sdram_proof(**options, power_down=SLEEP).check()
+    assert outcome.proven, outcome.failed or outcome.log
+    outcome = refresh_proof(demanded=options["demanded"], power_down=SLEEP).check()
+    assert outcome.proven, outcome.failed or outcome.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("power_down", [None, SLEEP])
 @pytest.mark.parametrize("postponed", [1, 2, 4])
-def test_refresh_proof_of_fewer_that_wait(postponed):
-    outcome = refresh_proof(postponed=postponed).check()
+def test_refresh_proof_of_fewer_that_wait(postponed, power_down):
+    outcome = refresh_proof(postponed=postponed, power_down=power_down).check()
     assert outcome.proven, outcome.failed or outcome.log
 
 
@@ -125,6 +143,14 @@ def test_a_timing_one_short(name):
     outcome = sdram_proof(used=used).check()
     assert not outcome.proven
     assert TIMINGS[name] in outcome.failed
+
+
+@pytest.mark.parametrize("name", ["txp", pytest.param("tcke", marks=pytest.mark.slow)])
+def test_a_timing_of_power_down_one_short(name):
+    used = replace(TIGHT, **{name: getattr(TIGHT, name) - 1})
+    outcome = sdram_proof(used=used, power_down=SLEEP).check()
+    assert not outcome.proven
+    assert {"txp": "tXP", "tcke": "tCKE"}[name] in outcome.failed
 
 
 @pytest.mark.slow
@@ -180,9 +206,10 @@ class Mutation:
     def build(self, monkeypatch: pytest.MonkeyPatch) -> Proof:
         module = changed(self.module, (self.old, self.new))
         match self.proof:
-            case "sdram":
+            case "sdram" | "sleepy sdram":
+                sleep = SLEEP if self.proof == "sleepy sdram" else None
                 if self.module == "memory.sdram.controller":
-                    return sdram_proof(controller=module.SdramController)
+                    return sdram_proof(controller=module.SdramController, power_down=sleep)
                 name = {
                     "memory.sdram.bank": "SdramBank",
                     "memory.sdram.refresh": "RefreshControl",
@@ -190,9 +217,11 @@ class Mutation:
                 monkeypatch.setattr(
                     f"stillnet.hw.memory.sdram.controller.{name}", getattr(module, name)
                 )
-                return sdram_proof()
+                return sdram_proof(power_down=sleep)
             case "refresh":
                 return refresh_proof(control=module.RefreshControl)
+            case "sleepy refresh":
+                return refresh_proof(control=module.RefreshControl, power_down=SLEEP)
             case "receiver":
                 return receiver_proof(receiver=module.FrameReceiver)
             case "ring":
@@ -287,6 +316,47 @@ MUTATIONS = {
         "with m.If(tick & self.started & ~self.refresh)",
         "with m.If(tick & self.started & ~self.hold)",
         "",
+    ),
+    "asleep with open rows": Mutation(
+        "sleepy sdram",
+        "memory.sdram.refresh",
+        'm.next = "CLOSED"',
+        'm.next = "SLEEP"',
+        "dozing",
+    ),
+    "asleep while it refreshes": Mutation(
+        "sleepy sdram",
+        "memory.sdram.refresh",
+        """with m.If(over):
+                            m.d.sync += wait(t.tcke - 1)""",
+        """with m.If(1):
+                            m.d.sync += wait(t.tcke - 1)""",
+        "power-down of a part with nothing to do",
+    ),
+    "what is in the queue does not count as a request": Mutation(
+        "sleepy sdram",
+        "memory.sdram.controller",
+        "read.ready & write.ready & x.unused.all()",
+        "read.ready & write.ready",
+        "power-down of a part with nothing to do",
+    ),
+    "commands while it wakes up": Mutation(
+        "sleepy sdram",
+        "memory.sdram.refresh",
+        """m.d.sync += [forced.eq(0), *wait(t.txp)]
+                m.next = "WAKE\"""",
+        """m.d.sync += [forced.eq(0), self.hold.eq(0)]
+                m.next = "RUN\"""",
+        "tXP",
+        slow=False,
+    ),
+    "refreshes do not end sleep": Mutation(
+        "sleepy refresh",
+        "memory.sdram.refresh",
+        "over & (some | self.request)",
+        "over & self.request",
+        "few are due in sleep",
+        slow=False,
     ),
     "the CRC is not checked": Mutation(
         "receiver",

@@ -10,18 +10,24 @@ from stillnet.hw.memory.port import LENGTH_BITS, MemoryPortSignature, check_widt
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.short_queue import ShortQueue
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.registers import SDRAM_COUNTERS, SdramCounter
 
 from .bank import SdramBank, ones
 from .bursts import BurstGenerator, run_layout
+from .counts import COUNTS_MEMBERS, SdramCounts
 from .parts import SdramPart, SdramTimings
 from .pins import ALL_BANKS, BURST, SdramCommand, SdramPinsSignature, mode_register
 from .refresh import RefreshControl
 from .segments import SegmentSplitter
 from .words import ReadWords, WriteWords
 
-__all__ = ["SdramController"]
+__all__ = ["POWER_DOWN_CYCLES", "SdramController"]
 
 _WRITES = 8
+POWER_DOWN_CYCLES = 64
+"""Without a request, after which power-down is worth its price: opening four rows again takes what
+the part saves in about 60 cycles (docs/explanation/sdram.md)."""
+_LEAST_POWER_DOWN = 32
 _COUNTERS = ("cycles", "transfers", "refreshes", "row_stalls", "port_stalls")
 
 
@@ -53,6 +59,12 @@ class _Signals:
         By bank, what it asks for; something is chosen; the bank for which.
     issued_...
         What was issued in the cycle before: for timers that can wait, and for the pins.
+    requested
+        With power-down: something was asked of the memory in the cycle before.
+    asleep
+        With power-down: clock enable is low, as ``issued_...`` says of a command.
+    counts
+        The counters of commands and states, where there are some.
     """
 
     def __init__(self, part: SdramPart) -> None:
@@ -104,6 +116,10 @@ class _Signals:
         self.issued_bank = Signal(banks)
         self.issued_column = Signal(part.column_bits)
         self.issued_extra = Signal(BURST - 1)
+        # Power-down.
+        self.requested = Signal()
+        self.asleep = Signal(reset_less=True)
+        self.counts: Any = None
 
 
 class SdramController(wiring.Component):
@@ -120,6 +136,10 @@ class SdramController(wiring.Component):
     items. Reads and writes pass through the same queue, in the order in which they are accepted.
 
     *Refresh.* As :class:`RefreshControl` says.
+
+    *Power-down.* After ``power_down`` cycles without a request all rows are closed and clock enable
+    goes low, until a request or a refresh. A request wakes the part while it is still on its way to
+    its bank, so that it waits for its row and for nothing else.
 
     *Reset* forgets requests, and nothing that is in the memory if it is short.
 
@@ -156,6 +176,11 @@ class SdramController(wiring.Component):
         Pause after power-up; the datasheet's where not given. Simulations shorten it.
     timings : :class:`SdramTimings`, optional
         Instead of those of the part at this clock.
+    power_down : :class:`int`, optional
+        Cycles without a request after which clock enable goes low, 32 at least. None: it stays
+        high, as it must where a board ties it.
+    counted : :class:`bool`
+        Count commands by kind and cycles by state.
 
     Attributes
     ----------
@@ -182,6 +207,9 @@ class SdramController(wiring.Component):
         Cycles in which data waited for its row to be opened.
     port_stalls : :py:`Out(32)`
         Cycles in which data waited for the engine to take words, or for the bus to turn around.
+    count_select, count_hold, count_clear : :py:`In(4), In(1), In(1)`
+    count : :py:`Out(SDRAM_COUNT_BITS)`
+        With ``counted``: see :class:`SdramCounts`.
 
     Raises
     ------
@@ -205,6 +233,8 @@ class SdramController(wiring.Component):
         postponed: int = 8,
         startup_us: int | None = None,
         timings: SdramTimings | None = None,
+        power_down: int | None = None,
+        counted: bool = False,
     ):
         check_width("Memory port word width", word_bits)
         if word_bits % part.data_bits:
@@ -223,6 +253,14 @@ class SdramController(wiring.Component):
                 )
         if not isinstance(postponed, int) or postponed not in range(1, 9):
             raise StillnetError(f"postponed SDRAM refreshes must be 1 to 8, not {postponed!r}")
+        if power_down is not None and (
+            not isinstance(power_down, int) or not _LEAST_POWER_DOWN <= power_down <= 1 << 16
+        ):
+            raise StillnetError(
+                f"SDRAM power-down must come after {_LEAST_POWER_DOWN} to 65536 cycles, not "
+                f"{power_down!r}"
+            )
+        self._power_down, self._counted = power_down, counted
         self.probes: Any = None
         self._part = part
         self._clock_hz = clock_hz
@@ -248,6 +286,7 @@ class SdramController(wiring.Component):
                 "forget": In(1),
                 "clear_counters": In(1),
                 **{name: Out(32) for name in _COUNTERS},
+                **(COUNTS_MEMBERS if counted else {}),
             }
         )
 
@@ -291,6 +330,14 @@ class SdramController(wiring.Component):
     def timings(self) -> SdramTimings:
         return self._timings
 
+    @property
+    def power_down(self) -> int | None:
+        return self._power_down
+
+    @property
+    def counted(self) -> bool:
+        return self._counted
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         self.probes = x = _Signals(self._part)
@@ -300,9 +347,13 @@ class SdramController(wiring.Component):
         self._rows(m, x)
         self._issued(m, x)
         self._banks(m, x)
+        if self._power_down is not None:
+            self._rest(m, x)
         self._pins(m, x)
         self._words_read(m, x)
         self._count(m, x)
+        if self._counted:
+            self._count_commands(m, x)
         return m
 
     def _requests(self, m: Module, x: _Signals) -> None:
@@ -391,7 +442,9 @@ class SdramController(wiring.Component):
         What forbids data for other reasons than the row is worked out a cycle ahead.
         """
         t, burst = self._timings, x.burst
-        m.submodules.refresh = x.refresh = refresh = RefreshControl(t, self._postponed)
+        m.submodules.refresh = x.refresh = refresh = RefreshControl(
+            t, self._postponed, self._power_down
+        )
         m.submodules.read_words = x.read_words = read_words = self._words
         after_write = Signal(max(1, t.twtr - 1))
         # The part drives the bus to the end of its burst; one cycle is left for it to let go.
@@ -496,6 +549,19 @@ class SdramController(wiring.Component):
             ]
         m.d.comb += x.refresh.busy.eq(busy.any())
 
+    def _rest(self, m: Module, x: _Signals) -> None:
+        """Whether something is asked of the memory; when it sleeps.
+
+        A request is in a stage of the splitter that is not looked at for some cycles, fewer than
+        power-down waits for.
+        """
+        read, write = x.splitter.read, x.splitter.write
+        m.d.comb += x.refresh.request.eq(x.requested)
+        m.d.sync += [
+            x.requested.eq(~(read.ready & write.ready & x.unused.all()) | x.segment.valid),
+            x.asleep.eq(x.refresh.asleep),
+        ]
+
     def _command(self, m: Module, x: _Signals, command: Signal, address: Signal) -> None:
         """The command that was issued, as it stands on the pins."""
         column = x.issued_column
@@ -531,7 +597,7 @@ class SdramController(wiring.Component):
                 m.d.comb += number[i].eq(Cat(those).any())
         # A reset must not stop the part's clock in the middle of something.
         clock_enable = Signal(reset_less=True)
-        m.d.sync += clock_enable.eq(1)
+        m.d.sync += clock_enable.eq(1 if self._power_down is None else ~x.asleep)
         m.d.comb += [pins.cke.eq(clock_enable), self.started.eq(x.refresh.started)]
         m.d.sync += [
             pins.cs.eq(command.any()),
@@ -563,9 +629,14 @@ class SdramController(wiring.Component):
         transfer, refreshing, row_stall, port_stall = Signal(), Signal(), Signal(), Signal()
         waiting = x.burst.bank.any()
         in_burst = x.slot[0]
+        at_work: Any = x.held
+        if self._power_down is not None:
+            resting = Signal()
+            m.d.sync += resting.eq(x.refresh.resting)
+            at_work = x.held & ~resting
         m.d.sync += [
             transfer.eq(x.data | in_burst),
-            refreshing.eq(~in_burst & x.held),
+            refreshing.eq(~in_burst & at_work),
             row_stall.eq(~in_burst & ~x.held & waiting & ~x.open_row),
             port_stall.eq(~in_burst & ~x.held & x.open_row & ~x.data),
             x.refresh.idle.eq(~x.data & ~in_burst & (~waiting | (x.open_row & ~x.burst.write))),
@@ -580,3 +651,48 @@ class SdramController(wiring.Component):
             ):
                 with m.If(flag):
                     m.d.sync += getattr(self, name).eq(getattr(self, name) + 1)
+
+    def _count_commands(self, m: Module, x: _Signals) -> None:
+        """Commands by kind, and cycles by state, as they stand on the pins a cycle later."""
+        m.submodules.counts = x.counts = counts = SdramCounts()
+        banks = self._part.banks
+        row_open, bursting, last = Signal(banks), Signal(BURST), Signal(banks)
+        closes = Mux(x.issued_precharge, x.issued_bank, x.issued_close.replicate(banks))
+        opens = Mux(x.issued_activate, x.issued_bank, 0)
+        m.d.sync += [
+            row_open.eq((row_open & ~closes) | opens),
+            # The part gives all columns of a burst that nothing cuts.
+            bursting.eq(
+                Mux(
+                    x.issued_read,
+                    ones(BURST),
+                    Mux((closes & last).any(), 0, bursting >> 1),
+                )
+            ),
+        ]
+        with m.If(x.issued_read):
+            m.d.sync += last.eq(x.issued_bank)
+        slept = Signal()
+        waits: Any = 0
+        if self._power_down is not None:
+            m.d.sync += slept.eq(x.asleep)
+            waits = x.requested & x.refresh.resting
+        events = {
+            SdramCounter.ACTIVATES: x.issued_activate,
+            SdramCounter.READS: x.issued_read,
+            SdramCounter.WRITES: x.issued_write,
+            SdramCounter.REFRESHES: x.issued_refresh,
+            SdramCounter.READ_CYCLES: bursting[0],
+            SdramCounter.OPEN: row_open.any() & ~x.asleep,
+            SdramCounter.CLOSED: ~row_open.any() & ~x.asleep,
+            SdramCounter.POWER_DOWN: x.asleep,
+            SdramCounter.WAKES: slept & ~x.asleep,
+            SdramCounter.WAKE_CYCLES: waits,
+        }
+        m.d.comb += [
+            counts.events.eq(Cat(events[counter] for counter in SDRAM_COUNTERS)),
+            counts.select.eq(self.count_select),
+            counts.hold.eq(self.count_hold),
+            counts.clear.eq(self.count_clear),
+            self.count.eq(counts.value),
+        ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["PARTS", "SdramPart", "SdramTimings", "sdram_part"]
+__all__ = ["ANY_16M16", "PARTS", "SdramPart", "SdramTimings", "sdram_part", "slowest"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class SdramTimings:
         Mean distance of REFRESH commands, at most.
     startup : int
         From power-up to the first PRECHARGE.
+    txp : int
+        Clock enable high again to any command: the end of power-down.
+    tcke : int
+        Clock enable low, at least.
     """
 
     cas_latency: int
@@ -54,6 +58,8 @@ class SdramTimings:
     twtr: int
     refresh_interval: int
     startup: int
+    txp: int = 2
+    tcke: int = 1
 
 
 def _cycles(picoseconds: int, clock_hz: int) -> int:
@@ -80,6 +86,11 @@ class SdramPart:
         REFRESH commands in ``window_ms``, within which each row must have had one.
     startup_us : int
         Pause after power-up.
+    txp : int
+        Least time in ps, beyond one clock, from the rise of clock enable to a command: tPDE less
+        tCK (Alliance, Etron, ESMT), the set-up of CKE (Winbond, Micron), tCKA less tCK (ISSI).
+    tcke_cycles : int
+        Cycles for which clock enable stays low. No datasheet asks for more than one.
     cas : tuple of (int, int)
         CAS latencies, each with the highest clock in Hz.
     source : str
@@ -106,6 +117,8 @@ class SdramPart:
     tmrd_cycles: int = 2
     startup_us: int = 200
     window_ms: int = 64
+    txp: int = 1_500
+    tcke_cycles: int = 1
 
     @property
     def banks(self) -> int:
@@ -209,6 +222,8 @@ class SdramPart:
             startup=_cycles(
                 (self.startup_us if startup_us is None else startup_us) * 10**6, clock_hz
             ),
+            txp=1 + _cycles(self.txp, clock_hz),
+            tcke=self.tcke_cycles,
         )
 
 
@@ -231,6 +246,7 @@ PARTS: dict[str, SdramPart] = {
             twr=15_000,
             refreshes=8192,
             startup_us=200,
+            txp=3_000,
             cas=((2, 100_000_000), (3, 133_333_333)),
             source="ISSI, revisions B to J, grades -6, -7 and -75: the longest of each time",
         ),
@@ -342,6 +358,44 @@ PARTS: dict[str, SdramPart] = {
     )
 }
 """The parts known by name."""
+
+
+def slowest(name: str, names: tuple[str, ...]) -> SdramPart:
+    """A part that any of some will pass for: of each rule the slowest, of each size the least.
+
+    Rows, columns and banks that only some have are left alone, so their addresses stay 0.
+
+    Parameters
+    ----------
+    name : str
+    names : tuple of str
+        Of parts with a bus of one width.
+    """
+    parts = [PARTS[other] for other in names]
+
+    def most(field: str) -> int:
+        return max(getattr(part, field) for part in parts)
+
+    longest = ("trcd", "trp", "tras", "trc", "trfc", "trrd", "twr", "startup_us", "txp")
+    cycles = ("trrd_cycles", "twr_cycles", "tmrd_cycles", "tcke_cycles")
+    latencies = set.intersection(*({latency for latency, _ in part.cas} for part in parts))
+    (data_bits,) = {part.data_bits for part in parts}
+    (window_ms,) = {part.window_ms for part in parts}
+    return SdramPart(
+        name=name,
+        **{f"{kind}_bits": min(getattr(p, f"{kind}_bits") for p in parts) for kind in _ADDRESSES},
+        data_bits=data_bits,
+        **{field: most(field) for field in (*longest, *cycles, "refreshes")},
+        window_ms=window_ms,
+        cas=tuple((k, min(dict(part.cas)[k] for part in parts)) for k in sorted(latencies)),
+        source=f"the slowest of each: {', '.join(names)}",
+    )
+
+
+_ADDRESSES = ("row", "column", "bank")
+ANY_16M16 = ("IS42S16160", "MT48LC16M16", "AS4C32M16", "W9825G6KH")
+"""Parts that ULX3S are sold with. AS4C32M16 has twice the columns, of which half are used."""
+PARTS["16M16-any"] = slowest("16M16-any", ANY_16M16)
 
 
 def sdram_part(name: Any) -> SdramPart:

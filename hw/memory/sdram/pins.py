@@ -51,8 +51,8 @@ class SdramPinsSignature(wiring.Signature):
     Members
     -------
     cke : :py:`Out(1)`
-        Clock enable, high from the first edge of the clock on, also in reset. Leave it open where a
-        board has no such pin.
+        Clock enable, high from the first edge of the clock on, also in reset; low in power-down,
+        which a controller must not have where a board has no such pin. Leave it open there.
     cs, ras, cas, we : :py:`Out(1)`
         The command.
     ba : :py:`Out(part.bank_bits)`

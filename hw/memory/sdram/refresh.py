@@ -1,9 +1,10 @@
 """Power-up and refresh of an SDRAM."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,11 +28,18 @@ class RefreshControl(wiring.Component):
     and loads the mode register. A later reset does the same, but waits only until the commands
     before it are over. So a reset of a few cycles keeps the content of the memory.
 
+    *Power-down.* After ``idle_cycles`` without a request all banks are closed and clock enable goes
+    low. It rises for a request, and for each refresh as it comes due; after the refresh the memory
+    goes back to sleep if there is still no request. So hardly any refresh is late when work begins.
+
     Parameters
     ----------
     timings : :class:`SdramTimings`
     postponed : :class:`int`
         1 to 8.
+    idle_cycles : :class:`int`, optional
+        Cycles without a request after which the memory is put to sleep, 32 at least: by then all
+        data has left the bus. None: never, and there is no hardware for it.
 
     Attributes
     ----------
@@ -50,12 +58,20 @@ class RefreshControl(wiring.Component):
         Issue PRECHARGE of all banks, REFRESH, LOAD MODE in this cycle.
     started : :py:`Out(1)`
         Power-up is over.
+    request : :py:`In(1)`
+        With ``idle_cycles``: something is asked of the memory.
+    asleep : :py:`Out(1)`
+        With ``idle_cycles``: clock enable is low in this cycle.
+    resting : :py:`Out(1)`
+        With ``idle_cycles``: ``hold`` is high for power-down, its begin or its end.
     """
 
-    def __init__(self, timings: SdramTimings, postponed: int):
+    def __init__(self, timings: SdramTimings, postponed: int, idle_cycles: int | None = None):
         self._timings = timings
         self._postponed = postponed
+        self._idle_cycles = idle_cycles
         self.probes = SimpleNamespace()
+        sleep = {"request": In(1), "asleep": Out(1), "resting": Out(1)}
         super().__init__(
             {
                 "idle": In(1),
@@ -65,6 +81,7 @@ class RefreshControl(wiring.Component):
                 "refresh": Out(1),
                 "load_mode": Out(1),
                 "started": Out(1),
+                **({} if idle_cycles is None else sleep),
             }
         )
 
@@ -111,6 +128,8 @@ class RefreshControl(wiring.Component):
         def wait(cycles: int) -> list[Any]:
             return [timer.eq(cycles), over.eq(cycles == 0), nearly.eq(cycles <= 2)]
 
+        can_sleep = self._idle_cycles is not None
+        doze, rested, quiet = self._rest(m)
         with m.FSM() as machine:
             with m.State("POWER-UP"):
                 m.d.sync += startup.eq(startup - 1)
@@ -121,6 +140,10 @@ class RefreshControl(wiring.Component):
                     # Commands on their way to the timers of the banks arrive first.
                     m.d.sync += [self.hold.eq(1), forced.eq(many), *wait(3)]
                     m.next = "SETTLE"
+                if can_sleep:
+                    with m.Elif(rested & ~some):
+                        m.d.sync += [self.hold.eq(1), doze.eq(1), *wait(3)]
+                        m.next = "SETTLE"
             with m.State("SETTLE"):
                 with m.If(over & ~self.busy):
                     m.next = "PRECHARGE"
@@ -128,6 +151,9 @@ class RefreshControl(wiring.Component):
                 m.d.comb += self.precharge.eq(1)
                 m.d.sync += wait(close - 1)
                 m.next = "REFRESH"
+                if can_sleep:
+                    with m.If(doze):
+                        m.next = "CLOSED"
             with m.State("REFRESH"):
                 with m.If(over):
                     m.d.comb += self.refresh.eq(1)
@@ -141,10 +167,17 @@ class RefreshControl(wiring.Component):
                         m.d.comb += self.load_mode.eq(1)
                         m.d.sync += [*wait(t.tmrd + 1), self.started.eq(1)]
                         m.d.sync += powered.eq(1)
+                if can_sleep:
+                    with m.Elif(rested & ~some):
+                        with m.If(over):
+                            m.d.sync += wait(t.tcke - 1)
+                            m.next = "SLEEP"
                 # The banks choose in the cycle after this one and issue after the next.
                 with m.Elif(nearly):
                     m.d.sync += self.hold.eq(0)
                     m.next = "RUN"
+            if can_sleep:
+                self._sleep_states(m, machine, doze, over, nearly, some, many, forced, wait)
         self.probes = SimpleNamespace(
             machine=machine,
             interval=interval,
@@ -156,5 +189,61 @@ class RefreshControl(wiring.Component):
             nearly=nearly,
             powered=powered,
             forced=forced,
+            doze=doze,
+            rested=rested,
+            quiet=quiet,
+            idle_cycles=self._idle_cycles,
         )
         return m
+
+    def _sleep_states(
+        self,
+        m: Module,
+        machine: Any,
+        doze: Signal,
+        over: Signal,
+        nearly: Signal,
+        some: Signal,
+        many: Signal,
+        forced: Signal,
+        wait: Callable[[int], list[Any]],
+    ) -> None:
+        """From rows that are closed to sleep, and back to work or to a refresh."""
+        t = self._timings
+        with m.State("CLOSED"):
+            m.d.sync += doze.eq(0)
+            with m.If(over & self.request):
+                m.d.sync += self.hold.eq(0)
+                m.next = "RUN"
+            with m.Elif(over):
+                m.d.sync += wait(t.tcke - 1)
+                m.next = "SLEEP"
+        with m.State("SLEEP"):
+            m.d.comb += self.asleep.eq(1)
+            with m.If(over & (some | self.request)):
+                m.d.sync += [forced.eq(0), *wait(t.txp)]
+                m.next = "WAKE"
+        with m.State("WAKE"):
+            # One refresh can wait for what was asked; many cannot.
+            with m.If(many | (some & ~self.request)):
+                with m.If(over):
+                    m.d.sync += forced.eq(many)
+                    m.next = "REFRESH"
+            with m.Elif(nearly):
+                m.d.sync += self.hold.eq(0)
+                m.next = "RUN"
+        resting = (machine.ongoing(state) for state in ("CLOSED", "SLEEP", "WAKE"))
+        m.d.comb += self.resting.eq(doze | Cat(resting).any())
+
+    def _rest(self, m: Module) -> tuple[Signal, Signal, Signal]:
+        """Going to sleep; nothing has been asked for long; for how many cycles, up to that."""
+        doze, rested = Signal(), Signal()
+        if self._idle_cycles is None:
+            return doze, rested, Signal()
+        quiet = Signal(range(self._idle_cycles + 1))
+        m.d.sync += rested.eq(~self.request & (quiet == self._idle_cycles))
+        with m.If(self.request):
+            m.d.sync += quiet.eq(0)
+        with m.Elif(quiet != self._idle_cycles):
+            m.d.sync += quiet.eq(quiet + 1)
+        return doze, rested, quiet

@@ -9,7 +9,7 @@ from math import ceil
 import pytest
 from litedram import modules
 
-from stillnet.hw.memory.sdram.parts import PARTS, SdramTimings, sdram_part
+from stillnet.hw.memory.sdram.parts import ANY_16M16, PARTS, SdramTimings, sdram_part
 from stillnet.sw.contract.errors import StillnetError
 from tests.support.oracles.sdram import LITEDRAM
 
@@ -74,7 +74,7 @@ def test_timings_are_those_of_litedram_or_the_difference_is_explained(name, timi
 
 def test_differences_are_about_known_parts():
     assert set(DIFFERENT) <= {(name, timing) for name in LITEDRAM for timing in NAMES}
-    assert sorted(set(PARTS) - set(LITEDRAM)) == ["EM638325"]
+    assert sorted(set(PARTS) - set(LITEDRAM)) == ["16M16-any", "EM638325"]
     assert not hasattr(modules, "EM638325"), "LiteDRAM has it now: compare"
 
 
@@ -134,7 +134,7 @@ def test_a_row_of_the_table_as_the_datasheet_has_it():
     [
         (
             lambda: sdram_part("IS42S"),
-            "SDRAM part 'IS42S' is unknown; known are AS4C32M16, EM638325, IS42S16160, "
+            "SDRAM part 'IS42S' is unknown; known are 16M16-any, AS4C32M16, EM638325, IS42S16160, "
             "M12L16161A-x2, M12L64322A, MT48LC16M16, W9825G6KH",
         ),
         (
@@ -168,3 +168,18 @@ def test_address_pins_leave_out_the_one_that_means_all_banks():
     assert PARTS["IS42S16160"].size_bytes == 32 << 20
     assert PARTS["AS4C32M16"].size_bytes == 64 << 20
     assert PARTS["EM638325"].size_bytes == 8 << 20
+
+
+@pytest.mark.parametrize("mhz", [50, 75, 95, 100, 120, 133])
+@pytest.mark.parametrize("name", ANY_16M16)
+def test_any_of_some_parts_is_slow_enough_for_each(name, mhz):
+    """In cycles, at every clock; each part has its addresses, and its CAS latency there."""
+    some, one = PARTS["16M16-any"], PARTS[name]
+    t = some.timings(mhz * 10**6)
+    own = one.timings(mhz * 10**6, cas_latency=t.cas_latency)
+    for rule in ("trcd", "trp", "tras", "trc", "trfc", "trrd", "twr", "tmrd", "startup", "txp"):
+        assert getattr(t, rule) >= getattr(own, rule), rule
+    assert t.refresh_interval <= own.refresh_interval
+    for address in ("row_bits", "column_bits", "bank_bits"):
+        assert getattr(some, address) <= getattr(one, address)
+    assert some.address_pins <= one.address_pins

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html.parser
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,15 @@ import pytest
 
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.registers import SDRAM_COUNTERS
 from stillnet.sw.cost.cost import predict
 from stillnet.sw.host.engines import run, run_all
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.report.collect import collect
+from stillnet.sw.report.energy import energy_of
 from stillnet.sw.report.report import write_report
-from stillnet.sw.util.results import BoardResult
-from stillnet.sw.util.shown import shown_count
+from stillnet.sw.util.results import BoardResult, SdramUse
+from stillnet.sw.util.shown import shown_count, shown_joules
 from tests.support.streams import model, network, recording
 
 CONFIG = EngineConfig.load("axi64")
@@ -159,9 +160,16 @@ def test_a_run_on_hardware(tmp_path: Path) -> None:
     write_report(out, network(), [x], replace(result, mismatches=1, difference="step 3, <b>"))
     assert "The hardware differs from the reference. step 3, <b>" in read(out).text
 
-    class Metered(BoardResult):
-        energy = {"SDRAM": "1.2 mJ per step"}
-
-    metered = Metered(**{f: getattr(result, f) for f in result.__dataclass_fields__})
-    write_report(out, network(), [x], metered)
-    assert re.search(r"Energy SDRAM 1.2 mJ per step", read(out).text)
+    counts = dict.fromkeys((c.name.lower() for c in SDRAM_COUNTERS), 0)
+    counts |= {"activates": 1200, "read_cycles": 9000, "open": 20_000, "power_down": 80_000}
+    use = SdramUse(part="W9825G6KH", clock_hz=100_000_000, counts=counts)
+    energy = energy_of(use, 80, watts=0.5, rate=50)
+    assert energy is not None
+    write_report(out, network(), [x], replace(result, sdram=use, energy=energy), rate=50)
+    text = read(out).text
+    assert f"SDRAM: {shown_joules(energy.sdram or 0)} per step at 50 steps per second" in text
+    assert "board: 10 mJ per step, from 0.5 W of the meter" in text and "Winbond" in text
+    assert "activates 1,200 15.0" in text and "power down 80,000 1,000.0" in text
+    parts = [value for value in energy.sdram_parts.values() if value]
+    assert len(parts) == 4 and all(shown_joules(value) in text for value in parts)
+    assert "energy per Effective_MAC" in text and "M-Ops/s" in text
