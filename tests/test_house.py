@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "hw.host.link": "hw.host hw.memory hw.parts",
     "hw.compact": "hw.cell hw.fetch hw.host hw.memory hw.parts",
     "hw": "hw.cell hw.events hw.fetch hw.host hw.lanes hw.memory hw.parts",
-    "hw.verilog": "hw sw.cli sw.network sw.packing sw.util",
+    "hw.verilog": "hw.parts hw sw.cli sw.network sw.packing sw.util",
     # Software: from a trained model to an image, and to a host that uses it.
     "sw.partition": "sw.util",
     "sw.model": "sw.partition sw.util",

@@ -69,7 +69,7 @@ def tool(name: str) -> str:
 
 def design(board: Board) -> tuple[dict[str, bytes], str]:
     """The files that the tools need, and a digest of all that the bitstream depends on."""
-    from stillnet.hw.verilog.elaboration import swift_elaboration
+    from stillnet.hw.parts.elaboration import swift_elaboration
 
     chain = TOOLCHAINS[board.family]
     if chain is ECP5:

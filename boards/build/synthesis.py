@@ -111,7 +111,7 @@ def synthesize(
     harness = Harness(component)
     from amaranth.back import rtlil
 
-    from stillnet.hw.verilog.elaboration import swift_elaboration
+    from stillnet.hw.parts.elaboration import swift_elaboration
 
     # Yosys takes an array's first values as one constant here, and one by one from Verilog.
     with swift_elaboration():

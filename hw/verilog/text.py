@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from stillnet.hw.engine import Engine
+from stillnet.hw.parts.elaboration import swift_elaboration
 from stillnet.sw.contract.config import EngineConfig
-
-from .elaboration import swift_elaboration
 
 __all__ = ["engine_verilog", "readable_verilog", "to_verilog"]
 

@@ -183,7 +183,7 @@ class Proof:
     def _text(self) -> str:
         from amaranth.back import rtlil
 
-        from stillnet.hw.verilog.elaboration import swift_elaboration
+        from stillnet.hw.parts.elaboration import swift_elaboration
 
         os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
         with swift_elaboration():

@@ -8,7 +8,7 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from stillnet.hw.engine import Engine
-from stillnet.hw.verilog.elaboration import swift_elaboration
+from stillnet.hw.parts.elaboration import swift_elaboration
 from tests.support.networks.random import engine_config
 
 MOST_MEMBERS = 12

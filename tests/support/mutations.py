@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 from amaranth.back import rtlil
 
-from stillnet.hw.verilog.elaboration import swift_elaboration
+from stillnet.hw.parts.elaboration import swift_elaboration
 from stillnet.sim.engine.errors import EngineFailed
 from tests.support.networks.random import Bench, Case
 

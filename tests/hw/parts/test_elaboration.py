@@ -10,7 +10,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Out
 
 from stillnet.hw.engine import Engine
-from stillnet.hw.verilog.elaboration import swift_elaboration
+from stillnet.hw.parts.elaboration import swift_elaboration
 from stillnet.sw.contract.config import PRESETS
 
 
