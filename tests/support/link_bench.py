@@ -46,13 +46,15 @@ CONFIGS = {
 
 
 @functools.cache
-def _bench(name: str) -> LinkBench:
-    return LinkBench(CONFIGS[name], ram_words=RAM_WORDS, clock_hz=CLOCK, baud=BAUD)
+def _bench(name: str, slots: bool) -> LinkBench:
+    config = CONFIGS[name]
+    words = 1 << config.address_bits if slots else RAM_WORDS  # the second half is used
+    return LinkBench(config, ram_words=words, clock_hz=CLOCK, baud=BAUD, slots=slots)
 
 
-def board(name: str = "wide", *, serial: bool = False) -> LinkModel:
-    """A board that was just switched on."""
-    return LinkModel(_bench(name), serial=serial)
+def board(name: str = "wide", *, serial: bool = False, slots: bool = False) -> LinkModel:
+    """A board that was just switched on; with ``slots`` for two images."""
+    return LinkModel(_bench(name, slots), serial=serial)
 
 
 def connect(transport: object, *, timeout: float = 0.02, retry: float = 2e-4) -> Engine:
