@@ -95,4 +95,4 @@ def generation_of(data: bytes) -> int | None:
 def boot_order(marks: Sequence[bytes]) -> tuple[int, int]:
     """The slots in the order in which a board tries them."""
     first, second = (-1 if (g := generation_of(m)) is None else g for m in marks)
-    return (1, 0) if second > first else (0, 0)
+    return (1, 0) if second > first else (0, 1)

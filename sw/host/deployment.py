@@ -96,7 +96,7 @@ class Deployment:
         self.done = threading.Event()
         self._progress = progress
         self._start: float | None = None
-        self._asked = self._merged = False
+        self._asked = self._included = False
         self._parts = 0
 
     @property
@@ -150,7 +150,8 @@ class Deployment:
         # What is asked for is how the part before has ended: the next one begins after that.
         self._asked = True
         payload = link.read(Register.STATUS) + link.read(Register.BESIDE)
-        if self._parts > 0:
+        self._included = self._parts > 0
+        if self._included:
             payload += link.check()
             self._parts -= 1
         return payload, 8, self._checked
@@ -164,14 +165,13 @@ class Deployment:
         status, base = (int.from_bytes(data[k : k + 4], "little") for k in (0, 4))
         error = status >> CHECK_ERROR_AT & 0xFF
         if status & Status.CHECKING:
-            # Where another part was asked for meanwhile, the two are one.
-            self._merged = True
+            self._parts += self._included  # a part that was asked for meanwhile is the same one
         elif error:
             self.end("failed", refusal(error))
         elif status & Status.BESIDE and base == self.base:
             self.stage = "ready"
-        elif self._parts == 0 and self._merged:
-            self._parts = 1
+        elif not self._included:
+            self.end("failed", "its sum was not formed, because the board was reset meanwhile")
 
     def checked_at(self, now: float) -> None:
         """It is there and whole."""

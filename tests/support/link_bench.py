@@ -41,20 +41,27 @@ CONFIGS = {
     "budgets": EngineConfig(
         name="budgets", lanes=4, cells=("gru", "linear"), row_scale=True, budgets=True, **_SMALL
     ),
+    "slots": EngineConfig(
+        name="slots",
+        lanes=8,
+        cells=("gru", "linear", "relu"),
+        second_threshold=True,
+        **(_SMALL | {"address_bits": 14}),
+    ),
 }
 """Words of 64 bits (two register writes each) and of 16 (half of one)."""
 
 
 @functools.cache
-def _bench(name: str, slots: bool) -> LinkBench:
-    config = CONFIGS[name]
-    words = 1 << config.address_bits if slots else RAM_WORDS  # the second half is used
-    return LinkBench(config, ram_words=words, clock_hz=CLOCK, baud=BAUD, slots=slots)
+def _bench(name: str) -> LinkBench:
+    slots = name == "slots"
+    words = 1 << CONFIGS[name].address_bits if slots else RAM_WORDS  # all of it is used
+    return LinkBench(CONFIGS[name], ram_words=words, clock_hz=CLOCK, baud=BAUD, slots=slots)
 
 
-def board(name: str = "wide", *, serial: bool = False, slots: bool = False) -> LinkModel:
-    """A board that was just switched on; with ``slots`` for two images."""
-    return LinkModel(_bench(name, slots), serial=serial)
+def board(name: str = "wide", *, serial: bool = False) -> LinkModel:
+    """A board that was just switched on; ``slots`` has room for two images."""
+    return LinkModel(_bench(name), serial=serial)
 
 
 def connect(transport: object, *, timeout: float = 0.02, retry: float = 2e-4) -> Engine:
