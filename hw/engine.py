@@ -52,9 +52,7 @@ ACCESS_CYCLES = 11
 class _Blocks:
     """The blocks of the diagram, submodules of the engine."""
 
-    def __init__(
-        self, m: Module, config: EngineConfig, check_dispatch: bool, beside: bool
-    ) -> None:
+    def __init__(self, m: Module, config: EngineConfig, check_dispatch: bool, beside: bool) -> None:
         m.submodules.loader = self.loader = ImageLoader(config, beside=beside)
         m.submodules.scheduler = self.scheduler = Scheduler(config, check_dispatch=check_dispatch)
         m.submodules.fetcher = self.fetcher = ColumnFetcher(config)

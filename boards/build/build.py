@@ -331,7 +331,8 @@ def build(
     dict
         The content of ``build.json``: board, device, timing_met, clocks {name: {fmax_mhz,
         target_mhz}}, comb, ff, dsp, ram, seeds, digest, fingerprint, image_version,
-        slots (of its flash are two), bitstream, config. With ``paths`` also those, as :func:`.path_table` gives them.
+        slots (there are two in its flash), bitstream, config. With ``paths`` also those, as
+        :func:`.path_table` gives them.
 
     Raises
     ------

@@ -146,9 +146,7 @@ class ImageLoader(wiring.Component):
         Threshold of the input vector, valid with ``control.done``.
     """
 
-    def __init__(
-        self, config: EngineConfig, *, sum_bits: int = 8, beside: bool = False
-    ) -> None:
+    def __init__(self, config: EngineConfig, *, sum_bits: int = 8, beside: bool = False) -> None:
         self._config = config
         self._sum_bits = sum_bits
         self._beside = beside

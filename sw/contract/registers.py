@@ -83,12 +83,13 @@ class Register(IntEnum):
     """Writes the budget of the vector in ``THRESHOLD_SELECT``, in events per step, 0 for none; it
     applies from the next vector. Only in engines with budgets."""
     BESIDE = 29
-    """Writes the word address of a second image, which ``Control.CHECK`` sums up from its beginning.
-    Reads that of the image that ``Status.BESIDE`` speaks of. Only behind a host link with slots."""
+    """Writes the word address of a second image, which ``Control.CHECK`` sums up from its
+    beginning. Reads that of the image that ``Status.BESIDE`` speaks of. Only behind a host link
+    with slots."""
     WATCHDOG = 30
-    """Writes the longest pause between two output vectors, in units of 2**16 cycles, after which the
-    board goes back to the image at ``BESIDE``; 0 for none, which also ends ``Status.FELL_BACK``. The
-    time begins with the write. Only behind a host link with slots."""
+    """Writes the longest pause between two output vectors, in units of 2**16 cycles, after which
+    the board goes back to the image at ``BESIDE``; 0 for none, which also ends
+    ``Status.FELL_BACK``. The time begins with the write. Only behind a host link with slots."""
 
 
 COUNTERS = (
@@ -142,8 +143,8 @@ class Status(IntFlag):
     CHECKING = 8
     """A part of an image is being summed up (``Control.CHECK``)."""
     BESIDE = 1 << 24
-    """A second image is whole, at ``Register.BESIDE``: its sum was right, and no word of it has been
-    written since. A load of it needs no ``VERIFY``."""
+    """A second image is whole, at ``Register.BESIDE``: its sum was right, and no word of it has
+    been written since. A load of it needs no ``VERIFY``."""
     FELL_BACK = 1 << 25
     """The watchdog has gone back to the image before. Vectors are refused until ``WATCHDOG`` is
     written or an image is loaded."""

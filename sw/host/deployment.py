@@ -37,9 +37,7 @@ __all__ = ["STATES", "Deployment", "Slots", "layout_difference"]
 
 STATES = ("clear", "carry")
 """What becomes of the state in a switch."""
-NOTHING_BEFORE = (
-    "there is no image to go back to: nothing was deployed since the board was loaded"
-)
+NOTHING_BEFORE = "there is no image to go back to: nothing was deployed since the board was loaded"
 PIECE_BYTES = 1024
 """Of an image, in one command; less where a step leaves less time."""
 LEAST_BYTES = 64
@@ -579,7 +577,5 @@ def layout_difference(old: Network, new: Network) -> str | None:
             return f"layer '{b.name}' has other formats"
         if (a.threshold_recurrent is None) != (b.threshold_recurrent is None):
             return f"layer '{b.name}' has thresholds of another kind"
-    inputs = [
-        None if n.input_exponents is None else n.input_exponents.tolist() for n in (old, new)
-    ]
+    inputs = [None if n.input_exponents is None else n.input_exponents.tolist() for n in (old, new)]
     return "its input has other scales" if inputs[0] != inputs[1] else None

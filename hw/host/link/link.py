@@ -136,9 +136,7 @@ class HostLink(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         receiver, store = self._receiver, self._store
-        processor = CommandProcessor(
-            self.identity.pack(), self._window, slots=self.identity.slots
-        )
+        processor = CommandProcessor(self.identity.pack(), self._window, slots=self.identity.slots)
         transmitter = FrameTransmitter()
         restart = receiver.restart
         m.submodules.receiver = receiver

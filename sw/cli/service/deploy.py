@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.host.deployment import STATES
@@ -35,7 +34,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help=f"where the program that streams listens (127.0.0.1:{DEFAULT_PORT})",
     )
     where.add_argument(
-        "--port", metavar="PORT", help="the board itself, where no program streams: /dev/ttyUSB0"
+        "--engine", metavar="board:PORT", help="the board itself, where no program streams"
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--rollback", action="store_true", help="back to the network before")
@@ -73,7 +72,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     if (args.image is not None) == (args.rollback or args.confirm):
         raise StillnetError("give an image, or --rollback, or --confirm: one of the three")
     image = None if args.image is None else load_image(args.image)
-    if args.port is not None:
+    if args.engine is not None:
         return _directly(args, image)
     client = Client(args.attach)
     if args.rollback or args.confirm:
@@ -111,7 +110,12 @@ def _follow(
 
 def _directly(args: argparse.Namespace, image: Image | None) -> dict[str, Any]:
     """At the board, as its owner."""
-    with Engine.open(args.port) as engine:
+    kind, _, rest = args.engine.partition(":")
+    if kind not in ("board", "sim") or not rest:
+        raise StillnetError(
+            f"--engine must be board:PORT, as in board:/dev/ttyUSB0, not '{args.engine}'"
+        )
+    with Engine.open(rest if kind == "board" else args.engine) as engine:
         if args.rollback:
             engine.rollback()
             return {"done": "rollback"}
@@ -159,6 +163,6 @@ examples:
       and if no output leaves for two seconds the board goes back by itself
   stillnet deploy --confirm
   stillnet deploy --rollback
-  stillnet deploy new.img --port /dev/ttyUSB0
+  stillnet deploy new.img --engine board:/dev/ttyUSB0
       where no program streams""",
 )
