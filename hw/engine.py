@@ -452,6 +452,7 @@ class Engine(wiring.Component):
             self.slots.base.eq(r.base),
             self.slots.beside.eq(r.beside),
             self.slots.words.eq(load.words),
+            self.slots.checking.eq(r.check_wanted),
         ]
         with m.State("CHECK"), m.If(load.done):
             m.d.comb += self.slots.checked.eq(~load.more & (load.error == Error.NONE))

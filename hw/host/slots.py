@@ -57,7 +57,7 @@ class Slots(wiring.Component):
     An image is whole when the engine has formed its sum and found it right, until a word of it is
     written. So a host may write another image while one runs, and cannot run a part of one:
     ``blocked`` makes the link refuse vectors while the image that is loaded is not whole. A load
-    without ``VERIFY`` counts as verified where the image is whole already, which makes a switch
+    without ``VERIFY`` is verified all the same, unless the image is whole already: then it is
     short.
 
     The *watchdog* goes back to the image beside when no output vector has left for a while: it
@@ -115,12 +115,14 @@ class Slots(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         runs, beside = _Range(self.config, "runs"), _Range(self.config, "beside")
-        fell_back = Signal()
-        m.d.sync += self.blocked.eq(~runs.whole | fell_back)
-        self._remember(m, runs, beside)
-        self._watch_memory(m, runs, beside)
+        fell_back, write = Signal(), Signal()
+        # A cycle late, as all comes from far away.
+        known = Signal()
+        moved = self._remember(m, runs, beside, write, known)
+        m.d.sync += [self.blocked.eq(~runs.whole | moved | fell_back), write.eq(self.write)]
+        self._watch_memory(m, runs, beside, write)
         self._answer(m, beside, fell_back)
-        self._watchdog(m, beside, fell_back)
+        self._watchdog(m, beside, fell_back, known)
         return m
 
     def between(self, m: Module, link: Any, engine: Any, restart: Value) -> None:
@@ -152,37 +154,44 @@ class Slots(wiring.Component):
 
     # -- what is whole ----------------------------------------------------------------------------
 
-    def _remember(self, m: Module, runs: _Range, beside: _Range) -> None:
-        """Loads and checks that end well."""
+    def _remember(
+        self, m: Module, runs: _Range, beside: _Range, write: Signal, known: Signal
+    ) -> Signal:
+        """Loads and checks that end well; ``known``: the image at IMAGE_BASE is whole. Returns
+        whether what runs is not where IMAGE_BASE says, for the columns of a step come from
+        there."""
         engine = self.engine
-        verified, undisturbed = Signal(), Signal()
+        verified, undisturbed, moved = Signal(), Signal(), Signal()
         is_running, is_beside, of_running = Signal(), Signal(), Signal()
         end = Data(len(runs.end))
         m.d.sync += [
             is_running.eq(engine.base == runs.base),
             is_beside.eq(engine.base == beside.base),
             of_running.eq(engine.beside == runs.base),
+            known.eq((is_running & runs.whole) | (is_beside & beside.whole)),
         ]
         control = self.written & (self.register == Register.CONTROL)
         with m.If(control & ((self.value & int(Control.LOAD)) != 0)):
-            known = (is_running & runs.whole) | (is_beside & beside.whole)
             m.d.sync += verified.eq(((self.value & int(Control.VERIFY)) != 0) | known)
+        with m.If(self.written & (self.register == Register.IMAGE_BASE)):
+            m.d.sync += [verified.eq(0), moved.eq(1)]
         with m.If(self.written & (self.register == Register.BESIDE)):
-            m.d.sync += undisturbed.eq(1)
+            m.d.sync += undisturbed.eq(~engine.checking)
         # A word that is written while a sum is formed may or may not be part of it.
-        with m.If(self.write | self.restart):
+        with m.If(write | self.restart):
             m.d.sync += [verified.eq(0), undisturbed.eq(0)]
         with m.If(engine.loaded):
             m.d.sync += [
                 runs.base.eq(engine.base),
                 runs.end.eq(engine.base + engine.words),
                 runs.whole.eq(verified),
+                moved.eq(0),
             ]
             with m.If(~is_running):
                 m.d.sync += [
                     beside.base.eq(runs.base),
                     beside.end.eq(runs.end),
-                    beside.whole.eq(runs.whole),
+                    beside.whole.eq(runs.whole & ~write),
                 ]
         m.d.comb += end.eq(engine.beside + engine.words)
         with m.If(engine.checked & undisturbed & ~of_running):
@@ -193,12 +202,13 @@ class Slots(wiring.Component):
             ]
         with m.If(self.restart):
             m.d.sync += [runs.whole.eq(0), beside.whole.eq(0)]
+        return moved
 
-    def _watch_memory(self, m: Module, runs: _Range, beside: _Range) -> None:
+    def _watch_memory(self, m: Module, runs: _Range, beside: _Range, write: Signal) -> None:
         """A word that is written into an image; two cycles later, which is soon enough, because
         the link asks for STATUS between a write and a vector."""
-        write, address = Signal(), Data(len(self.address))
-        m.d.sync += [write.eq(self.write), address.eq(self.address)]
+        address = Data(len(self.address))
+        m.d.sync += address.eq(self.address)
         for image in (runs, beside):
             with m.If(write & (address >= image.base) & (address < image.end)):
                 m.d.sync += image.whole.eq(0)
@@ -225,17 +235,17 @@ class Slots(wiring.Component):
 
     # -- the way back -----------------------------------------------------------------------------
 
-    def _watchdog(self, m: Module, beside: _Range, fell_back: Signal) -> None:
+    def _watchdog(self, m: Module, beside: _Range, fell_back: Signal, whole: Signal) -> None:
         """Counts the cycles without an output, then takes the bus."""
         host, registers = self.host, self.registers
         limit = Signal(WATCHDOG_BITS)
         left = Signal(WATCHDOG_BITS + WATCHDOG_SHIFT)
         full = Cat(Const(0, WATCHDOG_SHIFT), limit)
-        over, busy, known = Signal(), Signal(), Signal()
-        m.d.sync += over.eq((limit != 0) & (left == 0))
+        over, busy, known, step = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [over.eq((limit != 0) & (left == 0)), step.eq(self.step)]
         with m.If(left != 0):
             m.d.sync += left.eq(left - 1)
-        with m.If(self.step):
+        with m.If(step):
             m.d.sync += left.eq(full)
         # The image must have been whole when the watchdog was set.
         with m.If(host.write_strobe & (host.address == Register.WATCHDOG)):
@@ -253,9 +263,11 @@ class Slots(wiring.Component):
             m.d.sync += busy.eq(1)
         with m.If(registers.ack):
             m.d.sync += busy.eq(0)
+        # A load of what is not known to be whole is always verified.
+        verify = Mux(loads & ~whole, int(Control.VERIFY), 0)
         m.d.comb += [
             registers.address.eq(host.address),
-            registers.write_data.eq(host.write_data),
+            registers.write_data.eq(host.write_data | verify),
             registers.write_strobe.eq(host.write_strobe),
             registers.read_strobe.eq(host.read_strobe),
         ]

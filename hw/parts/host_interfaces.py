@@ -334,6 +334,8 @@ class SlotsSignature(wiring.Signature):
         Pulses when the image at ``base`` was accepted.
     checked : Out(1)
         Pulses when the sum over the image at ``beside`` was right.
+    checking : Out(1)
+        A part of that sum is wanted or in progress.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -344,6 +346,7 @@ class SlotsSignature(wiring.Signature):
                 "words": Out(config.address_bits + 1),
                 "loaded": Out(1),
                 "checked": Out(1),
+                "checking": Out(1),
             }
         )
 

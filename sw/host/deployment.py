@@ -271,7 +271,7 @@ class Slots:
                 progress=progress or silent,
             )
             self._last = engine.transport.now()
-            self.current = deployment
+            self.current, self._previous = deployment, None  # it may be overwritten from now on
         return deployment
 
     def _units(self, watchdog: float) -> int:
@@ -444,9 +444,9 @@ class Slots:
             engine.set_state(state)
         if current.watchdog:
             engine.session.call(Command.ACCESS, link.watchdog(current.watchdog))
+        engine._watch_begins()
         current.switch_seconds = engine.transport.now() - begin
         current.end("running")
-        engine._watch_begins()
 
     def _other_integers(self, before: Any, new: Any) -> bool:
         """A stream of integers would get other formats."""
@@ -494,7 +494,8 @@ class Slots:
         if self._previous is None or not engine._status() & Status.FELL_BACK:
             return False
         engine.session.call(Command.ACCESS, link.watchdog(0))
-        engine._wait(Status.LOADED | Status.IDLE)
+        if not engine._wait(Status.LOADED | Status.IDLE) & Status.LOADED:
+            return False
         self._began(self._previous, engine._loaded)
         self._previous = None
         if self.current is not None:

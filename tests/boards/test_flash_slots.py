@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import functools
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stillnet.boards import flash as flash_module
+from stillnet.boards.catalogue import board
 from stillnet.boards.slots import go_back, runs, update, whole_image
+from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.flash import (
@@ -17,8 +23,9 @@ from stillnet.sw.contract.flash import (
     generation_of,
     mark,
 )
+from stillnet.sw.contract.image import VERSION
 from stillnet.sw.packing.packer import pack
-from tests.support.networks.random import Seeded, random_network
+from tests.support.networks.random import Seeded, random_case, random_network
 
 BLOCK, PAGE = 4096, 256
 CONFIG = EngineConfig(
@@ -195,3 +202,73 @@ def test_layouts() -> None:
         assert all(at % (1 << 16) == 0 for at in (*layout.slots, *layout.marks))
     with pytest.raises(ValueError, match="no room for two slots"):
         FlashLayout.of(1 << 20, (1 << 20) + (3 << 16))
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+LOADER = """#!{python}
+import sys
+arguments = sys.argv[1:]
+flash, file = {flash!r}, arguments[-1]
+data = bytearray(open(flash, "rb").read())
+at = int(arguments[arguments.index("-o") + 1]) if "-o" in arguments else 0
+if "--detect" in arguments:
+    print("idcode 0x41113043")
+elif "--dump-flash" in arguments:
+    count = int(arguments[arguments.index("--file-size") + 1])
+    open(file, "wb").write(data[at : at + count])
+elif "-f" in arguments:
+    new = open(file, "rb").read()
+    end = -(-(at + len(new)) // 65536) * 65536
+    data[at // 65536 * 65536 : end] = b"\\xff" * (end - at // 65536 * 65536)
+    data[at : at + len(new)] = new
+    open(flash, "wb").write(data)
+"""
+"""openFPGALoader with a flash in a file; it erases whole blocks."""
+
+
+@pytest.mark.parametrize("slots", [True, False])
+def test_flash_writes_beside_the_image_that_boots(
+    slots: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And goes back; where the bitstream knows of one image only, that is written."""
+    target = board("ulx3s-85f")
+    config = target.config()
+    flash, loader, bits = (tmp_path / name for name in ("flash.bin", "loader", "top.bit"))
+    flash.write_bytes(b"\xff" * target.flash_bytes)
+    loader.write_text(LOADER.format(python=sys.executable, flash=str(flash)))
+    loader.chmod(0o755)
+    monkeypatch.setattr(flash_module, "tool", lambda name: str(loader))
+    bits.write_bytes(bytes(100))
+    record = {"board": target.name, "image_version": VERSION, "slots": slots}
+    record["config"] = config.to_dict()
+    (tmp_path / "build.json").write_text(json.dumps(record))
+    datas = [pack(random_case(k, config).network, config).data for k in (1, 2)]
+    layout = FlashLayout.of(target.image_offset or 0, target.flash_bytes)
+    arguments = ["flash", "--board", target.name, str(bits), "--image-only"]
+    for k, data in enumerate(datas):
+        path = tmp_path / f"{k}.img"
+        path.write_bytes(data)
+        assert main([*arguments, "--image", str(path)]) == 0
+    out = capsys.readouterr().out
+
+    def holds(slot: int) -> bytes:
+        return flash.read_bytes()[layout.slots[slot] :]
+
+    if not slots:
+        assert holds(0).startswith(datas[1])
+        assert main([*arguments, "--rollback"]) == 2
+        assert "is not known to have two images" in capsys.readouterr().err
+        return
+    assert "it boots slot 1; the other slot holds the image before" in out
+    assert holds(0).startswith(datas[0]) and holds(1).startswith(datas[1])
+
+    def order() -> tuple[int, int]:
+        whole = flash.read_bytes()
+        return boot_order([whole[at : at + MARK_BYTES] for at in layout.marks])
+
+    assert order() == (1, 0)
+    assert main([*arguments, "--rollback"]) == 0
+    assert order() == (0, 1)
+    assert main([*arguments, "--rollback", "--dry-run"]) == 2
+    assert "writes no image" in capsys.readouterr().err

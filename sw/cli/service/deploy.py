@@ -9,7 +9,6 @@ from typing import Any
 
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.host.deployment import STATES
 from stillnet.sw.host.driver import Engine
 from stillnet.sw.host.serving import DEFAULT_PORT
 from stillnet.sw.monitor.client import Client
@@ -40,10 +39,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--rollback", action="store_true", help="back to the network before")
     what.add_argument("--confirm", action="store_true", help="it is good: end the watchdog")
     add(
-        "--state",
-        choices=STATES,
-        default="clear",
-        help="of the network: begin anew, or carry it over where the layers are the same (clear)",
+        "--carry",
+        action="store_true",
+        help="go on with the state of the old network, where the layers are the same",
     )
     add(
         "--watchdog",
@@ -72,17 +70,16 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     if (args.image is not None) == (args.rollback or args.confirm):
         raise StillnetError("give an image, or --rollback, or --confirm: one of the three")
     image = None if args.image is None else load_image(args.image)
+    state = "carry" if args.carry else "clear"
     if args.engine is not None:
-        return _directly(args, image)
+        return _directly(args, image, state)
     client = Client(args.attach)
     if args.rollback or args.confirm:
         what = "rollback" if args.rollback else "confirm"
         found = client.ask(what, **({"reason": "asked for"} if args.rollback else {}))
         return {"done": what, **(found or {})}
     assert image is not None
-    found = client.ask(
-        "deploy", image.data, state=args.state, watchdog=args.watchdog, share=args.share
-    )
+    found = client.ask("deploy", image.data, state=state, watchdog=args.watchdog, share=args.share)
     with console_progress() as progress:
         return _follow(client, found or {}, args.timeout, progress)
 
@@ -108,7 +105,7 @@ def _follow(
     return {"done": "deploy", **found}
 
 
-def _directly(args: argparse.Namespace, image: Image | None) -> dict[str, Any]:
+def _directly(args: argparse.Namespace, image: Image | None, state: str) -> dict[str, Any]:
     """At the board, as its owner."""
     kind, _, rest = args.engine.partition(":")
     if kind not in ("board", "sim") or not rest:
@@ -126,7 +123,7 @@ def _directly(args: argparse.Namespace, image: Image | None) -> dict[str, Any]:
         with console_progress() as progress:
             deployment = engine.deploy(
                 image,
-                state=args.state,
+                state=state,
                 watchdog=args.watchdog,
                 share=args.share,
                 progress=progress,
