@@ -42,11 +42,7 @@ CONFIGS = {
         name="budgets", lanes=4, cells=("gru", "linear"), row_scale=True, budgets=True, **_SMALL
     ),
     "slots": EngineConfig(
-        name="slots",
-        lanes=8,
-        cells=("gru", "linear", "relu"),
-        second_threshold=True,
-        **(_SMALL | {"address_bits": 14}),
+        name="slots", lanes=4, cells=("gru", "linear"), **(_SMALL | {"address_bits": 13})
     ),
 }
 """Words of 64 bits (two register writes each) and of 16 (half of one)."""

@@ -24,6 +24,7 @@ from stillnet.sw.contract.link import Command
 from stillnet.sw.contract.registers import CHECK_ERROR_AT, Error, Register, Status
 from stillnet.sw.host.deployment import layout_difference
 from stillnet.sw.host.driver import Engine, RefusedCommand
+from stillnet.sw.model.model import Model
 from stillnet.sw.monitor.canary import Canary
 from stillnet.sw.monitor.client import Client
 from stillnet.sw.monitor.monitor import Monitor
@@ -31,6 +32,7 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
 from tests.support.link_bench import CONFIGS, FaultyWire, board, connect, inputs, network
+from tests.support.networks.quick import quantize
 
 LANES = CONFIGS["slots"].lanes
 UNIT = (1 << 16) / 100e6
@@ -67,6 +69,19 @@ def other(net: Network, name: str = "second") -> Network:
     for layer in found.layers:
         for matrix in layer.matrices:
             matrix.weight[...] = np.clip(matrix.weight.astype(int) // 2 + 1, -127, 127)
+    return found
+
+
+def scaled(size: float) -> Network:
+    """For inputs of a size, so that its formats depend on it."""
+    rng = np.random.default_rng(1)
+
+    def weights(*shape: int) -> np.ndarray:
+        return rng.normal(0, 0.3, shape)
+
+    made = Model(inputs=5).gru(weights(24, 5), weights(24, 8)).dense(weights(3, 8), weights(3))
+    found = quantize(made, size * np.cumsum(rng.normal(0, 0.1, (200, 5)), axis=0))
+    found.name = f"of {size:g}"
     return found
 
 
@@ -173,11 +188,11 @@ def test_a_check_does_not_change_what_runs(engine: Engine) -> None:
         copy_ = bytearray(data)
         copy_[wrong] ^= 1 if wrong else 0
         for at in range(0, len(copy_), 512):
-            block = link.load_block(8192 + at // LANES, bytes(copy_[at : at + 512]), LANES)
+            block = link.load_block(4096 + at // LANES, bytes(copy_[at : at + 512]), LANES)
             call(Command.ACCESS, block)
-        call(Command.ACCESS, link.check(8192))
+        call(Command.ACCESS, link.check(4096))
         if meanwhile:
-            call(Command.ACCESS, link.load_block(12000, bytes(8), LANES))
+            call(Command.ACCESS, link.load_block(8000, bytes(8), LANES))
         while (found := engine._status()) & Status.CHECKING:
             pass
         assert bool(found & Status.BESIDE) == (not wrong and not meanwhile)
@@ -215,7 +230,7 @@ def test_a_stream_goes_on_while_a_network_comes_and_goes(
     (deployment,) = deployments
     assert deployment.done.is_set() and deployment.stage == "rolled back"
     begin, end = names.index("second"), len(names) - names[::-1].index("second")
-    assert 10 < begin < 60 and 95 <= end <= 105 and set(names[begin:end]) == {"second"}
+    assert 10 < begin < 95 and 95 <= end <= 105 and set(names[begin:end]) == {"second"}
     for low, high, network_ in ((0, begin, net), (begin, end, new), (end, len(rows), net)):
         reference = fresh(network_)
         for k in range(low, high):
@@ -257,16 +272,14 @@ def test_state_is_carried(model: LinkModel, engine: Engine) -> None:
 
 
 def test_what_cannot_be_carried_is_said(engine: Engine) -> None:
-    net = first()
+    net, wide = scaled(1.0), scaled(6.0)
     engine.load(net)
-    changed = other(net)
+    assert "bits of fraction" in str(layout_difference(net, wide))
+    with pytest.raises(StillnetError, match="the state cannot be carried to network 'of 6'"):
+        engine.deploy(wide, state="carry")
+    changed = copy.deepcopy(net)
     changed.layers[0] = replace(changed.layers[0], fraction=changed.layers[0].fraction - 1)
     assert layout_difference(net, changed) == f"layer '{net.layers[0].name}' has other formats"
-    with pytest.raises(StillnetError, match="the state cannot be carried to network 'second'"):
-        engine.deploy(changed, state="carry")
-    wide = other(net)
-    wide.input_fraction += 1
-    assert "bits of fraction" in str(layout_difference(net, wide))
     for seed in range(100):
         if (third := network(seed, "slots")).inputs != net.inputs:
             break
@@ -294,10 +307,10 @@ def test_a_board_without_slots_says_so() -> None:
 
 def test_a_stream_of_integers_keeps_its_formats(model: LinkModel, engine: Engine) -> None:
     """Real numbers go to any network; integers of another format would mean something else."""
-    net, new = first(), other(first())
-    new.input_fraction += 1
+    net, new = scaled(1.0), scaled(6.0)
+    assert net.input_fraction != new.input_fraction
     engine.load(net)
-    rows = inputs(5, net, 60)
+    real = np.cumsum(np.random.default_rng(5).normal(0, 0.1, (60, net.inputs)), axis=0)
     deployments = []
 
     def vectors(rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -306,17 +319,16 @@ def test_a_stream_of_integers_keeps_its_formats(model: LinkModel, engine: Engine
                 deployments.append(engine.deploy(new))
             yield row
 
-    list(engine.stream_integers(vectors(rows), window=1))
+    list(engine.stream_integers(vectors(net.quantize_input(real)), window=1))
     assert deployments[0].stage == "failed" and "integers" in deployments[0].reason
     engine.load(net)
-    real = rows / net.units_of(-1)
     outputs = list(engine.stream(vectors(real), window=1))
     assert deployments[1].stage == "running"
     old = fresh(net)
     expected = [old.step(x) for x in real]
     begin = next(k for k, (y, e) in enumerate(zip(outputs, expected)) if not np.array_equal(y, e))
     reference = fresh(new)
-    for k in range(begin, len(rows)):
+    for k in range(begin, len(real)):
         np.testing.assert_array_equal(outputs[k], reference.step(real[k]))
 
 
@@ -446,8 +458,7 @@ def test_pages_in_a_browser_cannot_deploy(streaming: Streaming) -> None:
 def test_the_canary_brings_the_old_network_back(streaming: Streaming) -> None:
     """The monitor is told of one network, and the board runs another one of that name."""
     good = other(first())
-    bad = copy.deepcopy(good)
-    bad.layers[0].bias[next(iter(bad.layers[0].bias))][...] += 50
+    bad = other(good)
     client = Client(streaming.address)
     image = pack(bad, CONFIGS["slots"]).data
     client.ask("deploy", image, state="clear", watchdog=0.0, share=0.5)
