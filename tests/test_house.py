@@ -77,6 +77,7 @@ MAY_IMPORT = {
     "sw.cli": "sw.compression sw.cost sw.host sw.importers sw.model sw.monitor sw.network"
     " sw.packing sw.partition sw.quantization sw.quantization.solvers sw.report sw.search"
     " sw.train sw.util",
+    "sw.cli.service": "sw.cli sw.host sw.monitor sw.packing sw.util",
     "sw.api": "hw.verilog sw.compression sw.host sw.importers sw.model sw.network sw.packing"
     " sw.partition sw.quantization sw.util",
     # Boards: a board and the catalogue are modules that all the others read.
@@ -93,7 +94,7 @@ MAY_IMPORT = {
     "sim.audio": "sw.util",
     "sim.engine": "hw.verilog sim.compile sw.network sw.packing sw.util",
     "sim.sdram": "hw.memory.sdram hw.verilog sim.compile",
-    "sim.board": "boards.board boards.catalogue boards.top hw hw.host.link hw.memory"
+    "sim.board": "boards.board boards.catalogue boards.top hw hw.host hw.host.link hw.memory"
     " hw.memory.sdram hw.verilog sim.compile sw.cli sw.network sw.packing sw.util",
     "sim.proofs": "hw.events hw.host.link hw.memory hw.memory.sdram hw.parts",
     "sim.testbenches": f"{HARDWARE} boards.catalogue boards.top sim.board sim.compile sim.engine"
