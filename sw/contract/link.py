@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Any
 
 from .config import EngineConfig
 from .errors import StillnetError
@@ -390,7 +391,7 @@ class Identity:
 
     def pack(self) -> bytes:
         """As it stands in the reply to HELLO."""
-        document = {"board": self.board, "config": self.config.to_dict()}
+        document: dict[str, Any] = {"board": self.board, "config": self.config.to_dict()}
         if self.slots:
             document["slots"] = True
         text = json.dumps(document, separators=(",", ":"))

@@ -76,7 +76,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     client = Client(args.attach)
     if args.rollback or args.confirm:
         what = "rollback" if args.rollback else "confirm"
-        found = client.ask(what, **({"reason": "asked for"} if args.rollback else {}))
+        found = client.ask(what)
         return {"done": what, **(found or {})}
     assert image is not None
     found = client.ask("deploy", image.data, state=state, watchdog=args.watchdog, share=args.share)
