@@ -186,17 +186,24 @@ def _configure_flash(parser: argparse.ArgumentParser) -> None:
         metavar="ARGS",
         help="openFPGALoader's arguments in place of the board's, for another cable: '-c ft2232'",
     )
+    parser.add_argument(
+        "--rollback", action="store_true", help="boot the image before, which is still there"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the commands and stop")
 
 
 def _run_flash(args: argparse.Namespace) -> dict[str, Any]:
-    from .flash import flash
+    from .flash import flash, flash_back
 
     target = board(args.board)
     if args.loader is not None:
         loader = tuple(shlex.split(args.loader))
         target = replace(target, loader=loader, cmsis_dap="cmsisdap" in loader)
     built = args.bitstream or Path("build") / target.name / TOOLCHAINS[target.family].bitstream
+    if args.rollback:
+        if args.image is not None or args.dry_run:
+            raise StillnetError("--rollback writes no image; leave --image and --dry-run out")
+        return flash_back(target, built)
     return flash(
         target,
         None if args.image_only else built,
@@ -214,6 +221,9 @@ def _show_flash(result: dict[str, Any]) -> None:
         print("into the flash: it is there after power-up, with and without --persist")
     if result["done"]:
         print(f"{result['board']} is written")
+    if "slot" in result:
+        before = "the image before" if result["way_back"] else "no image"
+        print(f"it boots slot {result['slot']}; the other slot holds {before}")
 
 
 FLASH = Command(

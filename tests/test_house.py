@@ -95,7 +95,7 @@ MAY_IMPORT = {
     "sim.audio": "sw.util",
     "sim.engine": "hw.verilog sim.compile sw.network sw.packing sw.util",
     "sim.sdram": "hw.memory.sdram hw.verilog sim.compile",
-    "sim.board": "boards.board boards.catalogue boards.top hw hw.host.link hw.memory"
+    "sim.board": "boards.board boards.catalogue boards.top hw hw.host hw.host.link hw.memory"
     " hw.memory.sdram hw.verilog sim.compile sw.cli sw.network sw.packing sw.util",
     "sim.proofs": "hw.events hw.host.link hw.memory hw.memory.sdram hw.parts",
     "sim.testbenches": f"{HARDWARE} boards.catalogue boards.top sim.board sim.compile sim.engine"

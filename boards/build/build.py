@@ -352,7 +352,8 @@ def build(
     dict
         The content of ``build.json``: board, device, timing_met, clocks {name: {fmax_mhz,
         target_mhz}}, comb, ff, dsp, ram, seeds, digest, fingerprint, image_version,
-        bitstream, config. With ``paths`` also those, as :func:`.path_table` gives them.
+        slots (there are two in its flash), bitstream, config. With ``paths`` also those, as
+        :func:`.path_table` gives them.
 
     Raises
     ------
@@ -396,6 +397,7 @@ def build(
         "digest": digest,
         "fingerprint": f"{config.fingerprint:08x}",
         "image_version": VERSION,
+        "slots": board.image_offset is not None,
         "bitstream": str(bitstream),
         "config": config.to_dict(),
     }

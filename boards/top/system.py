@@ -22,6 +22,7 @@ from stillnet.hw.engine import Engine
 from stillnet.hw.host.flash_boot import FlashBoot
 from stillnet.hw.host.link.link import HostLink
 from stillnet.hw.host.link.uart import Uart
+from stillnet.hw.host.slots import Slots
 from stillnet.hw.host.spi_flash import SpiFlashPinsSignature
 from stillnet.hw.memory.crossing import PortCrossing
 from stillnet.hw.memory.ram import RamPort
@@ -31,6 +32,7 @@ from stillnet.hw.memory.sdram.pins import SdramPinsSignature
 from stillnet.hw.memory.spram import SpramPort
 from stillnet.hw.parts.register_slice import RegisterSlice
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.flash import FlashLayout
 
 from .restart import RESTART_CYCLES, restarted
 from .sdram_registers import SdramRegisters
@@ -195,18 +197,23 @@ class System(wiring.Component):
             if self.ring_bytes is None
             else {"receive_bytes": self.ring_bytes, "reply_bytes": self.ring_bytes}
         )
+        # A small part has no room for a second image, nor for what looks after it.
+        slots = None if self.compact else Slots(config)
         m.submodules.link = link = HostLink(
-            config, clock_hz=self.clock_hz, board=self.board, window=self.window, **rings
+            config,
+            clock_hz=self.clock_hz,
+            board=self.board,
+            window=self.window,
+            slots=slots is not None,
+            **rings,
         )
         m.submodules.lamps = lamps = Lamps(self.clock_hz)
-        engine: Any = (CompactEngine if self.compact else Engine)(config)
+        engine: Any = CompactEngine(config) if self.compact else Engine(config, beside=True)
         # All are held for some cycles. A memory that was free again before the engine is held would
         # take a read, and answer it to an engine that has not asked.
         restart, held = Signal(), Signal(RESTART_CYCLES - 1)
-        m.d.sync += [
-            held.eq(Cat(link.engine_reset, held)),
-            restart.eq(link.engine_reset | held.any()),
-        ]
+        wanted = link.engine_reset if slots is None else link.engine_reset | slots.reset
+        m.d.sync += [held.eq(Cat(wanted, held)), restart.eq(wanted | held.any())]
         m.submodules.engine = restarted(m, engine, restart, platform)
 
         # -- bytes --------------------------------------------------------------------------------
@@ -234,17 +241,24 @@ class System(wiring.Component):
 
         # -- engine -------------------------------------------------------------------------------
 
-        boot_failed = Signal()
+        boot_failed, registers = Signal(), link.registers
+        if slots is not None:
+            m.submodules.slots = slots
+            registers = slots.registers
+            slots.between(m, link, engine, restart)
         if self.image_offset is None:
-            connect(m, link.registers, behind)
+            connect(m, registers, behind)
         else:
             m.submodules.boot = boot = FlashBoot(
                 config,
                 clock_hz=self.clock_hz,
                 offset=self.image_offset,
                 flash_bytes=self.flash_bytes,
+                layout=None
+                if self.compact
+                else FlashLayout.of(self.image_offset, self.flash_bytes),
             )
-            connect(m, link.registers, boot.host)
+            connect(m, registers, boot.host)
             connect(m, boot.registers, behind)
             connect(m, boot.pins, flipped(self.flash))
             m.d.comb += [

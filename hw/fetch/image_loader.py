@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
@@ -22,11 +23,11 @@ from stillnet.hw.parts.host_interfaces import (
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import EVENT_BITS
-from stillnet.sw.contract.registers import Error
+from stillnet.sw.contract.registers import CHECK_WORDS, Error
 
 __all__ = ["ImageLoader"]
 
-CHUNK_WORDS = 1 << 12
+CHUNK_WORDS = CHECK_WORDS
 """Words of one read while the sum over the image is formed."""
 
 
@@ -49,6 +50,8 @@ class _Signals:
         Number of the digit, up to the checksum; it belongs to the checksum.
     hot_left, hot_too_much
         Words for the hot store; they are more than it has.
+    checking, paused
+        The image is not loaded but only summed up; parts of it are left.
     listed, listed_left, entries, piece, pieces
         Entries of tables in a register; how many are left, of how many; the same for words that
         make up one entry.
@@ -101,6 +104,8 @@ class _Signals:
         crc_end = (image.CRC_RECORD * image.SLOT_BYTES + 4) * self.digits
         self.place_in_image = Signal(range(crc_end + 1))
         self.in_record = Signal()
+        # Sums over an image that is not loaded.
+        self.checking, self.paused = Signal(), Signal()
         # Tables.
         self.entries = max(1, config.word_bits // 32)
         self.pieces = max(1, 32 // config.word_bits)
@@ -117,6 +122,8 @@ class ImageLoader(wiring.Component):
     config : EngineConfig
     sum_bits : int
         Bits per cycle of the sum over the image: 8, or 1 where the part is small.
+    beside : bool
+        It can also sum up an image that is not loaded, in parts of ``CHUNK_WORDS``.
 
     Members
     -------
@@ -139,12 +146,13 @@ class ImageLoader(wiring.Component):
         Threshold of the input vector, valid with ``control.done``.
     """
 
-    def __init__(self, config: EngineConfig, *, sum_bits: int = 8) -> None:
+    def __init__(self, config: EngineConfig, *, sum_bits: int = 8, beside: bool = False) -> None:
         self._config = config
         self._sum_bits = sum_bits
+        self._beside = beside
         super().__init__(
             {
-                "control": In(LoadControlSignature(config)),
+                "control": In(LoadControlSignature(config, beside)),
                 "reads": Out(stream.Signature(read_request_layout(config.address_bits))),
                 "words": In(stream.Signature(unsigned(config.word_bits))),
                 "memory_error": In(1),
@@ -167,6 +175,11 @@ class ImageLoader(wiring.Component):
         """Bits per cycle of the sum over the image."""
         return self._sum_bits
 
+    @property
+    def beside(self) -> bool:
+        """It can sum up an image that is not loaded."""
+        return self._beside
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         x = _Signals(self._config, self._sum_bits)
@@ -178,6 +191,8 @@ class ImageLoader(wiring.Component):
             self.reads.payload.eq(x.request),
             x.take.eq(self.words.ready & self.words.valid),
         ]
+        if self._beside:
+            m.d.comb += self.control.words.eq(x.words_total)
         # A word every other cycle, so that nothing waits for what the loader makes of it.
         m.d.sync += [
             self.words.ready.eq(x.want & ~x.take),
@@ -269,11 +284,12 @@ class ImageLoader(wiring.Component):
         with m.Case(record("magic")):
             m.d.sync += x.wrong[Error.MAGIC].eq(x.value != image.MAGIC)
         with m.Case(record("version")):
-            m.d.sync += [
-                x.wrong[Error.VERSION].eq(field("version") != image.VERSION),
-                self.image.layers.eq(field("layers")),
-                self.image.matrices.eq(field("matrices")),
-            ]
+            m.d.sync += x.wrong[Error.VERSION].eq(field("version") != image.VERSION)
+            with self._loading(m, x):
+                m.d.sync += [
+                    self.image.layers.eq(field("layers")),
+                    self.image.matrices.eq(field("matrices")),
+                ]
         with m.Case(record("fingerprint")):
             m.d.sync += x.wrong[Error.FINGERPRINT].eq(x.value != self._config.fingerprint)
         with m.Case(record("words")):
@@ -282,7 +298,7 @@ class ImageLoader(wiring.Component):
             m.d.sync += x.checksum.eq(x.value)
         with m.Case(record("hot_at")):
             m.d.sync += x.hot_at.eq(x.value)
-        with m.Case(record("inputs")):
+        with m.Case(record("inputs")), self._loading(m, x):
             m.d.sync += [
                 self.input.size.eq(field("inputs")),
                 self.input.mode.eq(field("input_mode")),
@@ -292,6 +308,10 @@ class ImageLoader(wiring.Component):
             m.d.sync += self.threshold.eq(x.value)
             if self._config.tables:
                 m.d.sync += x.table_slots.eq(field("table_slots"))
+
+    def _loading(self, m: Module, x: _Signals) -> AbstractContextManager[None]:
+        """Where an image that is only summed up must not change what runs."""
+        return m.If(~x.checking) if self._beside else nullcontext()
 
     # -- the sum over all words -------------------------------------------------------------------
 
@@ -360,16 +380,36 @@ class ImageLoader(wiring.Component):
                     self.control.busy.eq(1),
                     x.recording.eq(1),
                     x.summing.eq(0),
-                    x.request.address.eq(self.control.base),
+                    x.request.address.eq(self._base()),
                     x.request.length.eq(header_slots * x.slot_words),
                     x.slot.eq(0),
                     x.slots.eq(header_slots),
                     x.word.eq(0),
                     x.in_tables.eq(0),
-                    self.input.users.eq(0),
-                    x.error.eq(Error.NONE),
                 ]
+                with m.If(~self.control.check) if self._beside else nullcontext():
+                    m.d.sync += self.input.users.eq(0)
+                m.d.sync += x.error.eq(Error.NONE)
                 m.next = "REQUEST"
+                if self._beside:
+                    self._go_on(m, x)
+
+    def _base(self) -> Any:
+        """Where the image begins."""
+        control = self.control
+        return Mux(control.check, control.beside, control.base) if self._beside else control.base
+
+    def _go_on(self, m: Module, x: _Signals) -> None:
+        """The next part of a sum that has begun; all is as it was left."""
+        control = self.control
+        m.d.sync += [x.checking.eq(control.check), x.paused.eq(0)]
+        with m.If(control.check & x.paused & ~control.again):
+            m.d.sync += [
+                x.recording.eq(0),
+                x.summing.eq(1),
+                x.request.address.eq(x.request.address),
+            ]
+            m.next = "SUM"
 
     def _read(self, m: Module, x: _Signals) -> None:
         """The header, then the descriptors."""
@@ -411,6 +451,9 @@ class ImageLoader(wiring.Component):
             for error in (Error.MAGIC, Error.VERSION, Error.FINGERPRINT):
                 with m.Elif(x.wrong[error]):
                     self._refuse(m, x, error)
+            if self._beside:
+                with m.Elif(x.checking):
+                    self._sum_all(m, x)
             with m.Elif(x.too_much):
                 self._refuse(m, x, Error.CAPACITY)
             with m.Else():
@@ -441,15 +484,18 @@ class ImageLoader(wiring.Component):
 
     def _verify(self, m: Module, x: _Signals) -> None:
         with m.If(self.control.verify):
-            m.d.sync += [
-                x.words_left.eq(x.words_total),
-                x.request.address.eq(self.control.base),
-                x.place_in_image.eq(0),
-                x.in_record.eq(0),
-                x.recording.eq(0),
-                x.summing.eq(1),
-            ]
-            m.next = "SUM_START"
+            self._sum_all(m, x)
+
+    def _sum_all(self, m: Module, x: _Signals) -> None:
+        m.d.sync += [
+            x.words_left.eq(x.words_total),
+            x.request.address.eq(self._base()),
+            x.place_in_image.eq(0),
+            x.in_record.eq(0),
+            x.recording.eq(0),
+            x.summing.eq(1),
+        ]
+        m.next = "SUM_START"
 
     def _chunk(self, m: Module, x: _Signals, state: str, following: str) -> None:
         """Asks for as many of ``words_left`` as one read may have."""
@@ -511,8 +557,16 @@ class ImageLoader(wiring.Component):
             m.d.comb += x.want.eq(x.few_digits & (x.chunk_left != 0))
             with m.If((x.chunk_left == 0) & (x.digits_left == 0)):
                 m.next = "SUM"
+                if self._beside:
+                    with m.If(x.checking):
+                        m.next = "PAUSE"
                 with m.If(x.none_left):
                     m.next = "COMPARE"
+        if self._beside:
+            with m.State("PAUSE"):
+                m.d.comb += [self.control.done.eq(1), self.control.more.eq(1)]
+                m.d.sync += [self.control.busy.eq(0), x.paused.eq(1)]
+                m.next = "IDLE"
 
     def _end(self, m: Module, x: _Signals) -> None:
         with m.State("COMPARE"):
@@ -520,6 +574,9 @@ class ImageLoader(wiring.Component):
                 m.d.sync += x.error.eq(Error.MEMORY)
             with m.Elif(x.wrong_sum):
                 m.d.sync += x.error.eq(Error.CRC)
+            if self._beside and self._config.hot_words:
+                with m.Elif(x.hot_too_much):
+                    m.d.sync += x.error.eq(Error.CAPACITY)
             m.next = "DONE"
         with m.State("DONE"):
             m.d.comb += self.control.done.eq(1)

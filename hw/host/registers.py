@@ -22,7 +22,13 @@ from stillnet.hw.parts.data_register import Data
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import EVENT_BITS
-from stillnet.sw.contract.registers import Control, Error, Register, Status
+from stillnet.sw.contract.registers import (
+    CHECK_ERROR_AT,
+    Control,
+    Error,
+    Register,
+    Status,
+)
 
 __all__ = ["READ_CYCLES", "Registers"]
 
@@ -46,6 +52,8 @@ class Registers:
     late : bool
         Reads and ``ack`` come from registers. That suits a large engine, where values come from
         far away.
+    beside : bool
+        There are ``BESIDE`` and ``Control.CHECK``.
 
     Attributes
     ----------
@@ -65,6 +73,14 @@ class Registers:
         Word address of the image.
     verify : Signal(1)
         The load is to check the sum over the image.
+    check_wanted : Signal(1)
+        The host asked for a part of a check. The control sets it to 0 when that is done.
+    check_again : Signal(1)
+        It is the first part. The control sets it to 0.
+    beside : Signal(address_bits)
+        Word address of the image that is checked.
+    check_error : Signal(Error)
+        Set by the control at the end of a check.
     idle : Signal(1)
         Driven by the engine: nothing is in progress. Only then state is accessible.
     threshold_select : Signal(6)
@@ -93,8 +109,9 @@ class Registers:
         access_cycles: int,
         index_bits: int = 28,
         late: bool = False,
+        beside: bool = False,
     ) -> None:
-        self._config, self._late = config, late
+        self._config, self._late, self._beside = config, late, beside
         self._access_cycles = access_cycles
         self.bus, self.memory = bus, memory
         # Between the host and the control of the engine.
@@ -110,6 +127,9 @@ class Registers:
         self.restore_second = Signal()
         self.base = Signal(config.address_bits)
         self.verify = Signal()
+        self.check_wanted, self.check_again = Signal(), Signal()
+        self.beside = Signal(config.address_bits)
+        self.check_error = Signal(Error)
         self.idle = Signal()
         self.threshold_select = Signal(6)
         self.threshold_write = Signal()
@@ -211,6 +231,9 @@ class Registers:
             if self._config.budgets:
                 with m.Case(Register.BUDGET):
                     m.d.comb += self.budget_write.eq(1)
+            if self._beside:
+                with m.Case(Register.BESIDE):
+                    m.d.sync += [self.beside.eq(data), self.check_again.eq(1)]
 
     def _requests(self, m: Module) -> None:
         """What the bits of ``CONTROL`` ask for, apart from clearing the counters."""
@@ -223,6 +246,9 @@ class Registers:
             ]
         with m.If(data[_bit(Control.CLEAR)]):
             m.d.sync += self.clear_wanted.eq(1)
+        if self._beside:
+            with m.If(data[_bit(Control.CHECK)]):
+                m.d.sync += [self.check_wanted.eq(1), self.check_error.eq(Error.NONE)]
         with m.If(data[_bit(Control.RESTORE)]):
             m.d.sync += [
                 self.restoring.eq(1),
@@ -253,12 +279,17 @@ class Registers:
         loaded = self.loaded & ~self.clearing & ~self.load_wanted
         status = Cat(loaded, self.idle, self.memory.error)
         assert (Status.LOADED, Status.IDLE, Status.MEMORY_ERROR) == (1, 2, 4)
+        whole = Cat(status, Const(0, 5), self.error)
+        if self._beside:
+            assert (Status.CHECKING, CHECK_ERROR_AT) == (8, 16)
+            status = Cat(status, self.check_wanted, Const(0, 4), self.error)
+            whole = Cat(status, Const(0, CHECK_ERROR_AT - len(status)), self.check_error)
         with m.Switch(bus.address):
             for register, value in {
                 Register.ID: image.MAGIC,
                 Register.VERSION: image.VERSION,
                 Register.FINGERPRINT: self._config.fingerprint,
-                Register.STATUS: Cat(status, Const(0, 5), self.error),
+                Register.STATUS: whole,
                 Register.IMAGE_BASE: self.base,
                 Register.STATE_DATA: state,
             }.items():

@@ -61,6 +61,8 @@ class SpiFlashReader(wiring.Component):
     sck_hz : :class:`int`
         Highest clock of the flash in Hz. The clock in use is ``clock_hz`` divided by
         :attr:`divider`, 2 or more.
+    again : :class:`bool`
+        It reads from more than one address.
 
     Members
     -------
@@ -71,6 +73,9 @@ class SpiFlashReader(wiring.Component):
         Starts to read. Ignored unless ``awake`` is high.
     address : :py:`In(24)`
         First byte, taken with ``start``.
+    again : :py:`In(1)`
+        With ``again``: ends this read, as ``stop`` does, but the reader is ``awake`` again after
+        it. Must stay high until then.
     stop : :py:`In(1)`
         Once high it must stay high. The current bit ends, then the flash is deselected for good.
     bytes : :py:`Out(stream.Signature(8))`
@@ -82,7 +87,8 @@ class SpiFlashReader(wiring.Component):
         If a frequency is not a positive integer.
     """
 
-    def __init__(self, clock_hz: int, sck_hz: int = 25_000_000):
+    def __init__(self, clock_hz: int, sck_hz: int = 25_000_000, *, again: bool = False):
+        self._again = again
         self._clock_hz = check_width("SPI flash reader's clock", clock_hz)
         self._sck_hz = check_width("SPI flash clock", sck_hz)
         super().__init__(
@@ -93,6 +99,7 @@ class SpiFlashReader(wiring.Component):
                 "address": In(ADDRESS_BITS),
                 "stop": In(1),
                 "bytes": Out(stream.Signature(8)),
+                **({"again": In(1)} if again else {}),
             }
         )
 
@@ -183,13 +190,21 @@ class SpiFlashReader(wiring.Component):
             with m.State("READ"):
                 # While the clock stays high, the flash holds the last bit. From a register: that
                 # bit has two cycles or more, and no byte comes within them.
-                m.d.sync += stall.eq(final & self.bytes.valid & ~self.stop)
+                ends = self.stop | self.again if self._again else self.stop
+                m.d.sync += stall.eq(final & self.bytes.valid & ~ends)
                 with m.If(last):
                     m.d.comb += bits_next.eq(8)
                     m.d.sync += [
                         self.bytes.valid.eq(1),
                         self.bytes.payload.eq(Cat(pins.cipo, taken)),
                     ]
+                if self._again:
+                    with m.If(self.again):
+                        with m.If(over):
+                            m.d.comb += bits_next.eq(0)
+                        with m.If(~running):
+                            m.d.sync += self.bytes.valid.eq(0)
+                            m.next = "DESELECT"
         # With no bits left, the state machine stays where it is and drives the flash no more.
         with m.If(self.stop):
             with m.If(over):

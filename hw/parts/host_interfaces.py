@@ -6,6 +6,8 @@ as ``In``, and ``connect`` joins the two.
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -30,6 +32,7 @@ __all__ = [
     "InputControlSignature",
     "InputHeaderSignature",
     "LoadControlSignature",
+    "SlotsSignature",
     "RestoreSignature",
     "SchedulerControlSignature",
     "StateAccessSignature",
@@ -281,9 +284,33 @@ class LoadControlSignature(wiring.Signature):
         Pulses at the end of a load.
     error : In(``registers.Error``)
         Whether the image was accepted, valid with ``done``.
+
+    With ``beside``, for sums over an image that is not loaded:
+
+    check : Out(1)
+        With ``start``: do not load, but sum up a part of the image at ``beside``.
+    beside : Out(address_bits)
+    again : Out(1)
+        With ``check``: from the image's beginning.
+    more : In(1)
+        With ``done``: parts are left.
+    words : In(address_bits + 1)
+        Words of the image of this load or check, valid with ``done``.
+
+    Parameters
+    ----------
+    config : EngineConfig
+    beside : bool
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, beside: bool = False) -> None:
+        check: dict[str, Any] = {
+            "check": Out(1),
+            "beside": Out(config.address_bits),
+            "again": Out(1),
+            "more": In(1),
+            "words": In(config.address_bits + 1),
+        }
         super().__init__(
             {
                 "start": Out(1),
@@ -292,6 +319,37 @@ class LoadControlSignature(wiring.Signature):
                 "busy": In(1),
                 "done": In(1),
                 "error": In(Error),
+                **(check if beside else {}),
+            }
+        )
+
+
+class SlotsSignature(wiring.Signature):
+    """What an engine tells of the images in its memory.
+
+    Members
+    -------
+    base, beside : Out(address_bits)
+        Registers ``IMAGE_BASE`` and ``BESIDE``.
+    words : Out(address_bits + 1)
+        Of the image that was loaded or checked, valid with these two:
+    loaded : Out(1)
+        Pulses when the image at ``base`` was accepted.
+    checked : Out(1)
+        Pulses when the sum over the image at ``beside`` was right.
+    checking : Out(1)
+        A part of that sum is wanted or in progress.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(
+            {
+                "base": Out(config.address_bits),
+                "beside": Out(config.address_bits),
+                "words": Out(config.address_bits + 1),
+                "loaded": Out(1),
+                "checked": Out(1),
+                "checking": Out(1),
             }
         )
 

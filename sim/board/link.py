@@ -19,6 +19,7 @@ from amaranth.lib.wiring import In, Out, connect
 from stillnet.hw.engine import Engine
 from stillnet.hw.host.link.link import HostLink
 from stillnet.hw.host.link.uart import Uart
+from stillnet.hw.host.slots import Slots
 from stillnet.hw.memory.ram import RamPort
 from stillnet.hw.verilog.text import to_verilog
 from stillnet.sim.compile.model import HARNESSES, build_library
@@ -37,6 +38,8 @@ class LinkBench(wiring.Component):
     config : EngineConfig
     ram_words : int
     clock_hz, baud : int
+    slots : bool
+        With :class:`Slots` between link and engine, as boards have it.
     options
         For :class:`HostLink`.
 
@@ -48,12 +51,19 @@ class LinkBench(wiring.Component):
     """
 
     def __init__(
-        self, config: EngineConfig, *, ram_words: int, clock_hz: int, baud: int, **options: Any
+        self,
+        config: EngineConfig,
+        *,
+        ram_words: int,
+        clock_hz: int,
+        baud: int,
+        slots: bool = False,
+        **options: Any,
     ) -> None:
         self.config = config
         self.ram_words = ram_words
         self.clock_hz, self.baud = clock_hz, baud
-        self.options = options
+        self.slots, self.options = slots, options
         super().__init__(
             {
                 "serial": In(1),
@@ -65,14 +75,22 @@ class LinkBench(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        link = HostLink(config, clock_hz=self.clock_hz, board="bench", **self.options)
+        clock, options = self.clock_hz, self.options
+        link = HostLink(config, clock_hz=clock, board="bench", slots=self.slots, **options)
         m.submodules.link = link
-        engine = Engine(config)
+        engine = Engine(config, beside=self.slots)
         ram = RamPort(config.address_bits, config.word_bits, self.ram_words)
-        m.submodules.engine = ResetInserter(link.engine_reset)(engine)
-        m.submodules.ram = ResetInserter(link.engine_reset)(ram)
+        restart: Any = link.engine_reset
+        if self.slots:
+            m.submodules.slots = slots = Slots(config)
+            restart = link.engine_reset | slots.reset
+            slots.between(m, link, engine, restart)
+            connect(m, slots.registers, engine.registers)
+        else:
+            connect(m, link.registers, engine.registers)
+        m.submodules.engine = ResetInserter(restart)(engine)
+        m.submodules.ram = ResetInserter(restart)(ram)
         connect(m, engine.memory, ram.port)
-        connect(m, link.registers, engine.registers)
         connect(m, link.inputs, engine.inputs)
         connect(m, engine.outputs, link.outputs)
 

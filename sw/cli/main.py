@@ -43,6 +43,7 @@ _OWN = {
     "train": "stillnet.sw.cli.train:TRAIN",
     "check": "stillnet.sw.cli.check:CHECK",
     "monitor": "stillnet.sw.cli.monitor:MONITOR",
+    "deploy": "stillnet.sw.cli.service.deploy:DEPLOY",
     "c-driver": "stillnet.sw.cli.c_driver:C_DRIVER",
 }
 _GROUP = "stillnet.commands"

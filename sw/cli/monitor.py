@@ -42,6 +42,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="compute every Nth step again by the reference; its integers must be equal",
     )
+    add(
+        "--rollback",
+        action="store_true",
+        help="with --canary: where they differ, back to the network before (stillnet deploy)",
+    )
     options.add_float(parser, "with --canary: the float model, for the error against it")
     add("--port", type=int, default=DEFAULT_PORT, help=f"of the page ({DEFAULT_PORT}; 0: any)")
     add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1); no password")
@@ -53,11 +58,19 @@ def _monitor(args: argparse.Namespace) -> Monitor:
     canary = None
     if args.float is not None and args.canary is None:
         raise StillnetError("--float needs --canary N, which says how often")
+    if args.rollback and args.canary is None:
+        raise StillnetError("--rollback needs --canary N, which says how often")
     if args.canary is not None:
         if network is None:
             raise StillnetError("--canary needs the network: stillnet monitor NET --canary N")
         canary = Canary(network, options.float_model(args.float))
-    return Monitor(Client(args.attach), network, canary=canary, every=args.canary or 1)
+    return Monitor(
+        Client(args.attach),
+        network,
+        canary=canary,
+        every=args.canary or 1,
+        rollback=args.rollback,
+    )
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Any
 
 from .config import EngineConfig
 from .errors import StillnetError
@@ -43,6 +44,7 @@ __all__ = [
     "FrameDecoder",
     "Identity",
     "Outcome",
+    "check",
     "clear",
     "clear_counters",
     "encode",
@@ -53,6 +55,8 @@ __all__ = [
     "set_threshold",
     "start",
     "steps_per_second",
+    "switch",
+    "watchdog",
     "write",
     "write_state",
 ]
@@ -292,6 +296,22 @@ def start(base: int) -> bytes:
     )
 
 
+def switch(base: int) -> bytes:
+    """Has the engine load an image that is whole (``Status.BESIDE``), without a sum over it."""
+    return write(Register.IMAGE_BASE, [base]) + write(Register.CONTROL, [Control.LOAD])
+
+
+def check(base: int | None = None) -> bytes:
+    """Sums up the next part of the image beside; the first one where its ``base`` is given."""
+    begin = b"" if base is None else write(Register.BESIDE, [base])
+    return begin + write(Register.CONTROL, [Control.CHECK])
+
+
+def watchdog(units: int) -> bytes:
+    """Sets the watchdog, in units of 2**16 cycles; 0 ends it, and a refusal after it has struck."""
+    return write(Register.WATCHDOG, [units])
+
+
 def clear() -> bytes:
     """Sets all state to zero and all accumulators to their biases."""
     return write(Register.CONTROL, [Control.CLEAR])
@@ -334,7 +354,8 @@ class Identity:
     """What a board says of itself.
 
     On the wire: image version 16 bits, word bytes 8, window 8, then 32 bits each: fingerprint,
-    clock, receive_bytes, reply_bytes; then JSON: ``{"board": ..., "config": {...}}``.
+    clock, receive_bytes, reply_bytes; then JSON: ``{"board": ..., "config": {...}}``, and
+    ``"slots": true`` where the board has that.
 
     Attributes
     ----------
@@ -353,6 +374,9 @@ class Identity:
     fingerprint : int
         Of ``config``, as the hardware compares it with an image.
     image_version : int
+    slots : bool
+        The board keeps an image beside the one that runs (``Register.BESIDE``, ``WATCHDOG``,
+        ``Control.CHECK``).
     """
 
     config: EngineConfig
@@ -363,12 +387,14 @@ class Identity:
     reply_bytes: int
     fingerprint: int
     image_version: int
+    slots: bool = False
 
     def pack(self) -> bytes:
         """As it stands in the reply to HELLO."""
-        text = json.dumps(
-            {"board": self.board, "config": self.config.to_dict()}, separators=(",", ":")
-        )
+        document: dict[str, Any] = {"board": self.board, "config": self.config.to_dict()}
+        if self.slots:
+            document["slots"] = True
+        text = json.dumps(document, separators=(",", ":"))
         fixed = _IDENTITY.pack(
             self.image_version,
             self.config.word_bytes,
@@ -396,6 +422,7 @@ class Identity:
             document = json.loads(data[_IDENTITY.size :])
             config = EngineConfig.from_dict(document["config"], complete=True)
             board = str(document["board"])
+            slots = bool(document.get("slots", False))
         except (struct.error, ValueError, KeyError, TypeError, StillnetError) as error:
             raise StillnetError(
                 f"the board describes itself in a way that this stillnet does not know ({error}); "
@@ -406,4 +433,4 @@ class Identity:
                 f"the board says {word_bytes} bytes per word and its configuration "
                 f"{config.word_bytes}; build and flash its bitstream again"
             )
-        return cls(config, board, clock, window, receive, reply, fingerprint, version)
+        return cls(config, board, clock, window, receive, reply, fingerprint, version, slots)

@@ -9,6 +9,8 @@ from enum import IntEnum, IntFlag
 
 __all__ = [
     "ADDRESS_BITS",
+    "CHECK_ERROR_AT",
+    "CHECK_WORDS",
     "COUNTERS",
     "SDRAM_COUNTERS",
     "SDRAM_COUNT_BITS",
@@ -16,6 +18,8 @@ __all__ = [
     "SDRAM_HOLD",
     "SDRAM_MAGIC",
     "SDRAM_PARTS",
+    "WATCHDOG_BITS",
+    "WATCHDOG_SHIFT",
     "Control",
     "Error",
     "Region",
@@ -85,6 +89,14 @@ class Register(IntEnum):
     BUDGET = 28
     """Writes the budget of the vector in ``THRESHOLD_SELECT``, in events per step, 0 for none; it
     applies from the next vector. Only in engines with budgets."""
+    BESIDE = 29
+    """Writes the word address of a second image, which ``Control.CHECK`` sums up from its
+    beginning. Reads that of the image that ``Status.BESIDE`` speaks of. Only behind a host link
+    with slots."""
+    WATCHDOG = 30
+    """Writes the longest pause between two output vectors, in units of 2**16 cycles, after which
+    the board goes back to the image at ``BESIDE``; 0 for none, which also ends
+    ``Status.FELL_BACK``. The time begins with the write. Only behind a host link with slots."""
     SDRAM_SELECT = 32
     """Bits 3:0: what ``SDRAM_COUNT`` shows, a :class:`SdramCounter`. Bit 4: its bits above 31. Bit
     8: all of these counters stand still, which they must while one is read. Only on boards that
@@ -127,10 +139,13 @@ class Control(IntFlag):
     VERIFY = 128
     """With ``LOAD``: accept the image only if its words have the CRC-32 that the header says. Takes
     one cycle per byte."""
+    CHECK = 256
+    """Sum up the next part of the image at ``BESIDE``, between two steps; what runs stays as it is.
+    The first one after a write of ``BESIDE`` begins. Only behind a host link with slots."""
 
 
 class Status(IntFlag):
-    """Bits of ``STATUS``; an :class:`Error` code stands in bits 15:8."""
+    """Bits of ``STATUS``; an :class:`Error` code stands in bits 15:8, that of a check in 23:16."""
 
     LOADED = 1
     """An image was accepted; vectors are taken from the input stream."""
@@ -138,6 +153,23 @@ class Status(IntFlag):
     """Nothing is in progress: every event has reached its accumulators."""
     MEMORY_ERROR = 4
     """The memory answered with an error since reset; loads are refused until the next one."""
+    CHECKING = 8
+    """A part of an image is being summed up (``Control.CHECK``)."""
+    BESIDE = 1 << 24
+    """A second image is whole, at ``Register.BESIDE``: its sum was right, and no word of it has
+    been written since. A load of it needs no ``VERIFY``."""
+    FELL_BACK = 1 << 25
+    """The watchdog has gone back to the image before. Vectors are refused until ``WATCHDOG`` is
+    written or an image is loaded."""
+
+
+CHECK_WORDS = 1 << 12
+"""Words of an image that ``Control.CHECK`` sums up at a time."""
+CHECK_ERROR_AT = 16
+"""First bit of the error of a check in ``STATUS``."""
+WATCHDOG_SHIFT = 16
+"""log2 of the cycles of a unit of ``WATCHDOG``."""
+WATCHDOG_BITS = 16
 
 
 class Error(IntEnum):

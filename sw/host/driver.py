@@ -15,12 +15,12 @@ The same program works on a virtual board: ``Engine.open("sim:ulx3s-85f")``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION, ACTIVATION_BITS, EVENT_BITS, Format, narrow
 from stillnet.sw.contract.image import VERSION as IMAGE_VERSION
-from stillnet.sw.contract.link import Command, Identity
+from stillnet.sw.contract.link import Command, Identity, Outcome
 from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Register, Status
 from stillnet.sw.contract.sources import INPUT, SECOND, encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer
@@ -41,6 +41,7 @@ from stillnet.sw.partition.parts import HostParts
 from stillnet.sw.partition.stream import HostStream, chip_state
 from stillnet.sw.util.progress import Progress, silent
 
+from .deployment import Deployment, Slots
 from .serving import DEFAULT_PORT, Server
 from .session import ConnectionLost, RefusedCommand, Session
 from .transport import Transport, open_transport
@@ -71,16 +72,26 @@ REFUSALS = {
 
 @dataclass
 class _Loaded:
-    """The network on the board as far as an image's notes tell: names, sizes, formats."""
+    """The network on the board as far as an image's notes tell: names, sizes, formats; and where
+    its image is, in words."""
 
     outline: Network
     unit_base: tuple[int, ...]
     host: HostStream | None
+    base: int = 0
+    words: int = 0
 
     @cached_property
     def selects(self) -> dict[str, int]:
         """What EVENTS_SELECT is for each vector."""
         return {name: encoder_select(k) for k, name in self.outline.event_names().items()}
+
+
+class _Awaited(NamedTuple):
+    """A command whose reply is to come: a step with its data, or what takes the reply."""
+
+    step: bytes | None
+    take: Callable[[bytes], None] | None = None
 
 
 class _CounterRead:
@@ -142,7 +153,9 @@ class Engine:
         self._session = Session(transport, retry=retry, timeout=timeout)
         self._loaded: _Loaded | None = None
         self._unknown = False  # steps may have been done of which nothing is known
-        self._order = deque[bool]()  # of what a stream waits for: a step, or the counters
+        self._order = deque[_Awaited]()  # what a stream waits for
+        self._streaming = self._streams_integers = False
+        self._slots = Slots(self)
         self._watch: Watch | None = None
         self._server: Server | None = None
         try:
@@ -214,6 +227,7 @@ class Engine:
     def reset(self) -> None:
         """Resets the engine, also one that hangs. A network must be loaded then."""
         self._loaded = None
+        self._slots.forget("the board was reset")
         self._session.reset()
         self._unknown = False
 
@@ -262,6 +276,7 @@ class Engine:
             )
         self._ready(fresh=True)
         self._loaded = None
+        self._slots.forget()
         block = self._block_bytes()
         session = self._session
         done = 0
@@ -305,15 +320,21 @@ class Engine:
         image = self._image(source)
         self._ready(fresh=True)
         self._loaded = None
+        self._slots.forget()
         self._session.call(Command.ACCESS, link.start(base))
         status = self._wait(Status.LOADED | Status.IDLE)
         error = (status >> 8) & 0xFF
         if not status & Status.LOADED:
             reason = REFUSALS.get(error, f"error {error}; load again")  # type: ignore[call-overload]
             raise StillnetError(f"the board refused the image: {reason}")
-        self._loaded = _outline(image)
+        self._loaded = self._outline(image, base)
         self._unknown = False
         self._watch_begins()
+
+    def _outline(self, image: Image, base: int = 0) -> _Loaded:
+        loaded = _outline(image)
+        loaded.base, loaded.words = base, -(-len(image.hardware) // self.config.word_bytes)
+        return loaded
 
     def attach(self, source: Image | Network | bytes | str | Path) -> None:
         """Joins a board that runs a network already, and leaves image and state as they are.
@@ -333,11 +354,18 @@ class Engine:
         """
         image = self._image(source)
         self._ready(fresh=True)
-        if not self._status() & Status.LOADED:
+        status, base = self._running()
+        if not status & Status.LOADED:
             raise StillnetError(
                 f"nothing is loaded on board '{self.identity.board}'; load the network"
             )
-        self._loaded = _outline(image)
+        if status & Status.FELL_BACK:
+            raise StillnetError(
+                f"the watchdog of board '{self.identity.board}' has gone back to the image before; "
+                "acknowledge it with confirm(), then attach that network"
+            )
+        self._slots.forget()
+        self._loaded = self._outline(image, base)
         self._unknown = False
         self._watch_begins()
 
@@ -424,9 +452,10 @@ class Engine:
         network, host = self.network, self._network().host
 
         def chip(vectors: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-            rows = (network.quantize_input(np.asarray(x)[None])[0] for x in vectors)
-            for y in self.stream_integers(rows, window=window):
-                yield network.dequantize_output(y)
+            # The network may be another one from some step on (deploy).
+            rows = (self.network.quantize_input(np.asarray(x)[None])[0] for x in vectors)
+            for y in self._steps(rows, window, integers=False):
+                yield self.network.dequantize_output(y)
 
         if network.host is not None:
             network.host.check_streams()
@@ -436,6 +465,11 @@ class Engine:
         self, vectors: Iterable[np.ndarray], *, window: int | None = None
     ) -> Iterator[np.ndarray]:
         """As :meth:`stream`, with integer vectors."""
+        yield from self._steps(vectors, window, integers=True)
+
+    def _steps(
+        self, vectors: Iterable[np.ndarray], window: int | None, *, integers: bool
+    ) -> Iterator[np.ndarray]:
         if window is not None and window < 1:
             raise StillnetError(f"window must be at least 1, not {window}")
         network = self.network
@@ -443,11 +477,19 @@ class Engine:
         session, reply = self._session, 2 * network.outputs
         most = window or self.identity.window
         size = 1 if network.input_mode.one_hot else network.inputs
-        self._order = order = deque[bool]()
+        self._order = order = deque[_Awaited]()
+        self._streaming, self._streams_integers = True, integers
         count = 0
         finished = False
         try:
-            for x in vectors:
+            source = iter(vectors)
+            while True:
+                # Before the next vector is asked for, because it has the formats of the network.
+                if self._slots.due:
+                    yield from self._answers(order, 0)
+                    self._slots.switch()
+                if (x := next(source, None)) is None:
+                    break
                 data = self._elements(x, size)
                 if self._watch is not None:
                     if self._watch.wanted() is not None:
@@ -455,9 +497,9 @@ class Engine:
                         self._give_state()
                     self._watch.sent(np.asarray(x), session.errors)
                 session.send(Command.STEP, data, reply)
-                order.append(True)
+                order.append(_Awaited(data))
                 count += 1
-                while order.count(True) >= most or (order and not session.room(2 * size, reply)):
+                while _steps_in(order) >= most or (order and not session.room(2 * size, reply)):
                     yield from self._answer(order)
             yield from self._answers(order, 0)
             if self._watch is not None and count > 1:
@@ -472,6 +514,7 @@ class Engine:
             self._fail(error)
             raise
         finally:
+            self._streaming = False
             if not finished and session.connected:
                 try:
                     while order:
@@ -481,34 +524,70 @@ class Engine:
                 except StillnetError:
                     self._unknown = True
 
-    def _answers(self, order: deque[bool], left: int) -> Iterator[np.ndarray]:
+    def _answers(self, order: deque[_Awaited], left: int) -> Iterator[np.ndarray]:
         """Takes replies until ``left`` are to come; gives the outputs among them."""
         while len(order) > left:
             yield from self._answer(order)
 
-    def _answer(self, order: deque[bool]) -> Iterator[np.ndarray]:
-        """Takes the next reply: an output, or counters, which the watch gets."""
+    def _answer(self, order: deque[_Awaited]) -> Iterator[np.ndarray]:
+        """Takes the next reply: an output, or what another one waits for."""
         session, watch = self._session, self._watch
-        step = order.popleft()
-        data = session.receive()
-        if not step:
-            if watch is not None:
-                watch.counters(self._counter_read().values(data), session.errors)
+        awaited = order.popleft()
+        try:
+            data = session.receive()
+        except RefusedCommand as error:
+            if awaited.step is None or error.outcome != Outcome.NOT_LOADED:
+                raise
+            self._again(order, awaited, error)
+            return
+        if awaited.take is not None:
+            awaited.take(data)
+        if awaited.step is None:
             return
         y = self._output(data, self.network)
         if watch is not None:
             watch.answered(y, session.errors)
             if watch.due():
                 self._ask_counters(order)
+        for payload, reply, take in self._slots.commands():
+            session.send(Command.ACCESS, payload, reply)
+            order.append(_Awaited(None, take))
         yield y
 
-    def _ask_counters(self, order: deque[bool]) -> None:
+    def _again(self, order: deque[_Awaited], first: _Awaited, error: RefusedCommand) -> None:
+        """Repeats steps that were refused because the watchdog has gone back to another image."""
+        steps, network = [first], self.network
+        while order:
+            steps.append(order.popleft())
+            with suppress(RefusedCommand):
+                self._session.receive()
+        if not self._slots.struck():
+            raise error
+        for step in (awaited.step for awaited in steps if awaited.step is not None):
+            data = self._in_formats_of(network, step)
+            self._session.send(Command.STEP, data, 2 * self.network.outputs)
+            order.append(_Awaited(data))
+
+    def _in_formats_of(self, other: Network, data: bytes) -> bytes:
+        """An input vector that was made for another network."""
+        network = self.network
+        same = np.array_equal(other.units_of(INPUT), network.units_of(INPUT))
+        if network.input_mode.one_hot or same:
+            return data
+        x = np.frombuffer(data, "<i2") / other.units_of(INPUT)
+        return self._elements(network.quantize_input(x[None])[0], network.inputs)
+
+    def _ask_counters(self, order: deque[_Awaited]) -> None:
         """Asks for the counters between two steps, where the board has room for it."""
         read = self._counter_read()
         if self._watch is not None and self._session.room(len(read.payload), read.reply_bytes):
             self._watch.asked()
             self._session.send(Command.ACCESS, read.payload, read.reply_bytes)
-            order.append(False)
+            order.append(_Awaited(None, lambda data: self._take_counters(read, data)))
+
+    def _take_counters(self, read: _CounterRead, data: bytes) -> None:
+        if self._watch is not None:
+            self._watch.counters(read.values(data), self._session.errors)
 
     def _elements(self, x: np.ndarray, size: int) -> bytes:
         x = np.asarray(x)
@@ -879,7 +958,7 @@ class Engine:
             self._server.close()
         clock = self.transport.now
         watch = Watch(deadline=deadline, period=period, interval=interval, every=every, clock=clock)
-        self._server = Server(watch, port, host)
+        self._server = Server(watch, port, host, self._slots)
         self._watch = watch
         if self._loaded is not None:
             self._watch_begins()
@@ -930,6 +1009,7 @@ class Engine:
         watch.follow(wanted, state, self.transport.now() - begin)
 
     def _fail(self, error: StillnetError) -> None:
+        self._slots.lost(error)
         if self._watch is not None:
             self._watch.failed(error, self._session.errors)
 
@@ -937,6 +1017,87 @@ class Engine:
         """The STATUS register: :class:`~stillnet.sw.contract.registers.Status` and an error."""
         self._ready(fresh=True)
         return self._status()
+
+    # -- another image ----------------------------------------------------------------------------
+
+    def deploy(
+        self,
+        source: Image | Network | bytes | str | Path,
+        *,
+        state: str = "clear",
+        watchdog: float = 0.0,
+        share: float = 0.5,
+        progress: Progress | None = None,
+    ) -> Deployment:
+        """Brings another network to the board beside the one that runs, and switches to it.
+
+        While a stream runs this returns at once: the image goes over the line between the steps,
+        the board forms its sum between the steps, and the switch is between two of them. Outputs
+        from then on are of the new network. Without a stream it returns when the network runs.
+
+        Parameters
+        ----------
+        source : Image, Network, bytes, or path of an image or a network
+            With as many inputs and outputs as the one that runs.
+        state : {"clear", "carry"}
+            Begin a sequence, or go on with the state of the old network, where the layers and
+            formats are the same.
+        watchdog : float
+            Seconds without an output vector after which the board goes back by itself; 0 for never.
+        share : float
+            Part of the time between two steps in which the line may carry the image.
+        progress : Progress, optional
+            Called as ``progress("load", bytes sent, bytes)``.
+
+        Returns
+        -------
+        Deployment
+            How far it is; later whether the board went back.
+
+        Raises
+        ------
+        StillnetError
+            If the board has no room beside what runs, or the stream could not go on with this
+            network.
+        """
+        image, running = self._image(source), None
+        if self._loaded is None and not self._streaming:
+            self._ready(fresh=True)
+            status, base = self._running()
+            half, room = self._slots.half, self._slots.room
+            loaded = status & Status.LOADED
+            running = (0, 0) if not loaded else (0, half) if base < half else (half, room)
+        deployment = self._slots.deploy(
+            image, state=state, watchdog=watchdog, share=share, progress=progress, running=running
+        )
+        if not self._streaming:
+            self._slots.finish()
+        return deployment
+
+    def rollback(self, reason: str = "asked for") -> None:
+        """Goes back to the network before the latest :meth:`deploy`, with its state cleared.
+
+        While a stream runs: with the next step.
+        """
+        if self._streaming:
+            self._slots.back(reason)
+        else:
+            self._slots.rollback(reason)
+
+    def confirm(self) -> None:
+        """The new network is good: ends the watchdog of :meth:`deploy`."""
+        self._slots.confirm()
+
+    @property
+    def slots(self) -> Slots:
+        """The images on the board."""
+        return self._slots
+
+    def _running(self) -> tuple[int, int]:
+        """STATUS and IMAGE_BASE."""
+        payload = link.read(Register.STATUS) + link.read(Register.IMAGE_BASE)
+        data = self._session.call(Command.ACCESS, payload, 8)
+        return int.from_bytes(data[:4], "little"), int.from_bytes(data[4:], "little")
 
     # -- below ------------------------------------------------------------------------------------
 
@@ -973,7 +1134,7 @@ class Engine:
     def _settle(self) -> None:
         """Takes counters that are on their way between two steps of a stream."""
         try:
-            while self._order and not self._order[0]:
+            while self._order and self._order[0].step is None:
                 with suppress(RefusedCommand):
                     next(self._answer(self._order), None)
         except StillnetError:
@@ -1005,6 +1166,11 @@ class Engine:
                 "the connection was lost during a step, and nobody knows how far the sequence is; "
                 "call clear() to begin one, or load() or set_state()"
             )
+
+
+def _steps_in(order: deque[_Awaited]) -> int:
+    """Steps whose outputs are to come."""
+    return sum(awaited.step is not None for awaited in order)
 
 
 def _outline(image: Image) -> _Loaded:

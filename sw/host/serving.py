@@ -3,6 +3,10 @@
 ``GET /state?after=N`` gives :meth:`Watch.document` as JSON. ``GET /steps?count=N`` waits for the
 state before a step and for N steps from there, and gives them as a NumPy archive. There is no
 password: the server listens on this computer only, unless it is told otherwise.
+
+``POST /deploy`` brings an image to the board, ``/rollback`` goes back, ``/confirm`` ends the
+watchdog; ``GET /deploy`` tells how far it is. These are for this computer only, whoever may look
+on, and they need a header that no page in a browser sends.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import json
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,18 +24,25 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 
+from .deployment import Slots
 from .watch import Watch
 
-__all__ = ["DEFAULT_PORT", "PATIENCE", "Server"]
+__all__ = ["DEFAULT_PORT", "HEADER", "PATIENCE", "Server"]
 
 DEFAULT_PORT = 4001
 PATIENCE = 10.0
 """Seconds to wait for steps that were asked for."""
 MOST_STEPS = 1024
+MOST_BYTES = 1 << 28
+"""Of an image."""
+HEADER = "X-Stillnet"
+"""In requests that change something; a page in a browser cannot send it unasked."""
+_NUMBERS = {"watchdog": 0.0, "share": 0.5}
 
 
 class _Handler(BaseHTTPRequestHandler):
     watch: Watch
+    slots: Slots | None = None
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -45,7 +57,43 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, "application/json", text.encode())
         if place.path == "/steps":
             return self._steps(min(max(values.get("count", 1), 1), MOST_STEPS))
-        return self._send(404, "text/plain", b"there are /state and /steps\n")
+        if place.path == "/deploy" and self.slots is not None:
+            return self._report(200)
+        return self._send(404, "text/plain", b"there are /state, /steps and /deploy\n")
+
+    def do_POST(self) -> None:
+        """Carries out a request of the one who looks after the board."""
+        place = urlsplit(self.path)
+        size = self.headers.get("Content-Length", "0")
+        data = self.rfile.read(int(size)) if size.isdigit() and int(size) <= MOST_BYTES else b""
+        if self.slots is None or self.headers.get(HEADER) is None or not self._near():
+            return self._send(403, "text/plain", b"only programs on the board's computer may ask")
+        query = {k: v[0] for k, v in parse_qs(place.query).items()}
+        try:
+            if place.path == "/deploy":
+                image = self.slots.image(data)
+                watchdog, share = (float(query.get(k, d)) for k, d in _NUMBERS.items())
+                state = query.get("state", "clear")
+                self.slots.deploy(image, state=state, watchdog=watchdog, share=share)
+            elif place.path == "/rollback":
+                if not self.slots.back(query.get("reason", "asked for")).wait(PATIENCE):
+                    return self._send(503, "text/plain", b"no steps are running")
+            elif place.path == "/confirm":
+                self.slots.confirm()
+            else:
+                return self._send(404, "text/plain", b"there are /deploy, /rollback and /confirm\n")
+        except (StillnetError, ValueError) as error:
+            return self._send(409, "text/plain", str(error).encode())
+        return self._report(202)
+
+    def _near(self) -> bool:
+        """The request comes from this computer."""
+        return ip_address(self.client_address[0]).is_loopback
+
+    def _report(self, status: int) -> None:
+        current = None if self.slots is None else self.slots.current
+        text = json.dumps(None if current is None else current.report())
+        self._send(status, "application/json", text.encode())
 
     def _steps(self, count: int) -> None:
         wanted = self.watch.ask(count)
@@ -90,6 +138,8 @@ class Server:
     port : int
         0 for any free one.
     host : str
+    slots : Slots, optional
+        For those who may deploy.
 
     Attributes
     ----------
@@ -97,8 +147,14 @@ class Server:
         ``HOST:PORT``, as ``stillnet monitor --attach`` takes it.
     """
 
-    def __init__(self, watch: Watch, port: int = DEFAULT_PORT, host: str = "127.0.0.1") -> None:
-        handler = type("Handler", (_Handler,), {"watch": watch})
+    def __init__(
+        self,
+        watch: Watch,
+        port: int = DEFAULT_PORT,
+        host: str = "127.0.0.1",
+        slots: Slots | None = None,
+    ) -> None:
+        handler = type("Handler", (_Handler,), {"watch": watch, "slots": slots})
         try:
             self._server = _Listener((host, port), handler)
         except (OSError, OverflowError) as error:

@@ -185,6 +185,13 @@ class Session:
         """Commands whose replies have not been taken with :meth:`receive`."""
         return len(self._unanswered) + len(self._replies)
 
+    @property
+    def free(self) -> int:
+        """Bytes of payload that the next command may have; its reply is short."""
+        if not self.room(0, 8):
+            return 0
+        return self.identity.receive_bytes - self._receive_bytes - HEADER_BYTES
+
     def room(self, payload: int, reply: int) -> bool:
         """Whether a command may be sent now.
 

@@ -22,7 +22,7 @@ class Alarm:
     ----------
     kind : str
         ``rate``, ``range``, ``stuck``, ``saturation``, ``deadline``, ``host``, ``link``, ``fault``,
-        ``driver``, ``canary``, ``late``.
+        ``driver``, ``canary``, ``late``, ``rollback``.
     where : str
         Which vector, element or part.
     text : str

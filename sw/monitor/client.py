@@ -7,11 +7,12 @@ import io
 import json
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.host.serving import DEFAULT_PORT, PATIENCE
+from stillnet.sw.host.serving import DEFAULT_PORT, HEADER, PATIENCE
 from stillnet.sw.host.watch import VERSION
 
 __all__ = ["Client", "NoDriver", "NoSteps", "Steps"]
@@ -98,10 +99,44 @@ class Client:
             first, seconds = found["facts"]
             return Steps(int(first), float(seconds), state, found["x"], found["y"])
 
-    def _get(self, path: str, timeout: float) -> tuple[int, bytes]:
+    def deployment(self) -> dict[str, Any] | None:
+        """How far the latest deployment is (``Deployment.report``).
+
+        Raises
+        ------
+        NoDriver
+        """
+        status, data = self._get("/deploy", self.timeout)
+        found: dict[str, Any] | None = json.loads(data) if status == 200 else None
+        return found
+
+    def ask(self, what: str, data: bytes = b"", **options: object) -> dict[str, Any] | None:
+        """Has the driver ``deploy`` an image, ``rollback`` or ``confirm``.
+
+        Returns
+        -------
+        dict or None
+            As :meth:`deployment`.
+
+        Raises
+        ------
+        NoDriver
+        StillnetError
+            In the driver's words, why not.
+        """
+        path = f"/{what}?{urlencode(options)}"
+        status, answer = self._get(path, PATIENCE + self.timeout, data, method="POST")
+        if status != 202:
+            raise StillnetError(f"the driver at {self.name} did not: {answer.decode().strip()}")
+        found: dict[str, Any] | None = json.loads(answer)
+        return found
+
+    def _get(
+        self, path: str, timeout: float, data: bytes | None = None, *, method: str = "GET"
+    ) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, data, {HEADER: "1"} if method == "POST" else {})
             answer = connection.getresponse()
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:

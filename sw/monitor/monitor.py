@@ -40,6 +40,8 @@ class Monitor:
         Steps between two checks of the canary.
     burst : int
         Steps that one check takes.
+    rollback : bool
+        Where the canary finds a difference, the driver is to go back to the network before.
 
     Attributes
     ----------
@@ -63,9 +65,10 @@ class Monitor:
         canary: Canary | None = None,
         every: int = 1000,
         burst: int = 1,
+        rollback: bool = False,
     ) -> None:
         self.client, self.network, self.canary = client, network, canary
-        self.every, self.burst = every, burst
+        self.every, self.burst, self.rollback = every, burst, rollback
         self.document: dict[str, Any] | None = None
         self.blocks: deque[dict[str, Any]] = deque(maxlen=PAST)
         self.alarms = Alarms()
@@ -186,6 +189,8 @@ class Monitor:
             return None
         if self.document["steps"] < self._next_check:
             return None
+        if self.rollback and not self._same_network(self.document):
+            return None  # it would be taken for a broken board
         try:
             steps = self.client.steps(self.burst)
             verdict = self.canary.check(steps, self.document["thresholds"])
@@ -206,7 +211,22 @@ class Monitor:
                 self.different += 1
                 text = f"the board computes something else than the reference: {verdict.difference}"
                 self.alarms.seen("canary", "outputs", text, verdict.first)
+        if verdict.difference is not None and self.rollback:
+            self._go_back(verdict)
         return verdict
+
+    def _go_back(self, verdict: Verdict) -> None:
+        """The driver is asked to; what comes of it is told as an alarm."""
+        step = verdict.first
+        try:
+            self.client.ask("rollback", reason=f"the canary failed: {verdict.difference}")
+            text = "the board went back to the network before, because the canary failed"
+        except StillnetError as error:
+            text = f"the canary failed, and the board did not go back: {error}"
+        with self.lock:
+            self.alarms.seen("rollback", "board", text, step)
+            # What runs now is not the network that is checked here.
+            self._next_check = 1 << 62
 
     # -- running ----------------------------------------------------------------------------------
 

@@ -41,17 +41,22 @@ CONFIGS = {
     "budgets": EngineConfig(
         name="budgets", lanes=4, cells=("gru", "linear"), row_scale=True, budgets=True, **_SMALL
     ),
+    "slots": EngineConfig(
+        name="slots", lanes=4, cells=("gru", "linear"), **(_SMALL | {"address_bits": 13})
+    ),
 }
 """Words of 64 bits (two register writes each) and of 16 (half of one)."""
 
 
 @functools.cache
 def _bench(name: str) -> LinkBench:
-    return LinkBench(CONFIGS[name], ram_words=RAM_WORDS, clock_hz=CLOCK, baud=BAUD)
+    slots = name == "slots"
+    words = 1 << CONFIGS[name].address_bits if slots else RAM_WORDS  # all of it is used
+    return LinkBench(CONFIGS[name], ram_words=words, clock_hz=CLOCK, baud=BAUD, slots=slots)
 
 
 def board(name: str = "wide", *, serial: bool = False) -> LinkModel:
-    """A board that was just switched on."""
+    """A board that was just switched on; ``slots`` has room for two images."""
     return LinkModel(_bench(name), serial=serial)
 
 

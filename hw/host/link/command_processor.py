@@ -80,7 +80,7 @@ class CommandProcessor(wiring.Component):
 
     Vectors are refused while no verified image is loaded: the engine must say that it is, and no
     word of memory may have been written through this link since the last ``LOAD`` with
-    ``VERIFY``.
+    ``VERIFY``. With ``slots`` the words of other images do not count.
 
     Parameters
     ----------
@@ -88,6 +88,8 @@ class CommandProcessor(wiring.Component):
         ``contract.link.Identity``, packed.
     window : :class:`int`
         Most commands that a host has unanswered.
+    slots : :class:`bool`
+        Another block (:class:`~stillnet.hw.host.slots.Slots`) says whether the image is whole.
 
     Members
     -------
@@ -101,9 +103,12 @@ class CommandProcessor(wiring.Component):
     registers : :py:`Out(RegisterBusSignature)`
     inputs : :py:`Out(stream of 16 bits)`
     outputs : :py:`In(stream of output_layout())`
+    blocked : :py:`In(1)`
+        With ``slots``: no vectors.
     """
 
-    def __init__(self, identity: bytes, window: int):
+    def __init__(self, identity: bytes, window: int, *, slots: bool = False):
+        self._slots = slots
         self._identity = bytes(identity)
         self._window = window
         super().__init__(
@@ -115,6 +120,7 @@ class CommandProcessor(wiring.Component):
                 "registers": Out(RegisterBusSignature(ADDRESS_BITS)),
                 "inputs": Out(stream.Signature(signed(ACTIVATION_BITS))),
                 "outputs": In(stream.Signature(output_layout())),
+                **({"blocked": In(1)} if slots else {}),
             }
         )
 
@@ -125,6 +131,10 @@ class CommandProcessor(wiring.Component):
     @property
     def window(self) -> int:
         return self._window
+
+    @property
+    def slots(self) -> bool:
+        return self._slots
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -147,7 +157,10 @@ class CommandProcessor(wiring.Component):
         ]
         with m.If(self.frames.valid & self.frames.ready):
             m.d.sync += x.ended.eq(self.frames.p.last)
-        self._watch_memory(m, x)
+        if self._slots:
+            m.d.comb += x.partial.eq(self.blocked)
+        else:
+            self._watch_memory(m, x)
         with m.FSM():
             self._header(m, x)
             self._dispatch(m, x)

@@ -52,6 +52,8 @@ class HostLink(wiring.Component):
         Ring of replies, a power of two; 4096. An output vector must fit, five bytes included.
     window : :class:`int`
         Commands that a host may have unanswered, a power of two.
+    slots : :class:`bool`
+        There is a :class:`~stillnet.hw.host.slots.Slots` between the link and the engine.
 
     Members
     -------
@@ -70,6 +72,8 @@ class HostLink(wiring.Component):
     engine_reset : :py:`Out(1)`
         One cycle, when the host asks for it: resets the engine, and the memory adapter with it,
         for what was under way between them.
+    blocked : :py:`In(1)`
+        With ``slots``: the image that is loaded is not whole, so vectors are refused.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class HostLink(wiring.Component):
         receive_bytes: int | None = None,
         reply_bytes: int = DEFAULT_RING,
         window: int = 16,
+        slots: bool = False,
     ) -> None:
         self._config = config
         largest = HEADER_BYTES + 2 * config.inputs
@@ -100,6 +105,7 @@ class HostLink(wiring.Component):
             reply_bytes=reply_bytes - 1,
             fingerprint=config.fingerprint,
             image_version=image.VERSION,
+            slots=slots,
         )
         self._window = window
         self._receiver = FrameReceiver(receive_bytes)
@@ -113,6 +119,7 @@ class HostLink(wiring.Component):
                 "inputs": Out(stream.Signature(signed(ACTIVATION_BITS))),
                 "outputs": In(stream.Signature(output_layout())),
                 "engine_reset": Out(1),
+                **({"blocked": In(1)} if slots else {}),
             }
         )
 
@@ -129,7 +136,7 @@ class HostLink(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         receiver, store = self._receiver, self._store
-        processor = CommandProcessor(self.identity.pack(), self._window)
+        processor = CommandProcessor(self.identity.pack(), self._window, slots=self.identity.slots)
         transmitter = FrameTransmitter()
         restart = receiver.restart
         m.submodules.receiver = receiver
@@ -164,4 +171,6 @@ class HostLink(wiring.Component):
             store.resume_sequence.eq(receiver.resume_sequence),
             self.engine_reset.eq(restart),
         ]
+        if self.identity.slots:
+            m.d.comb += processor.blocked.eq(self.blocked)
         return m

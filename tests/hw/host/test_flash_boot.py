@@ -22,6 +22,7 @@ from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sim.compile.model import HARNESSES, build_library
 from stillnet.sw.contract import image
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.flash import MARK_BYTES, FlashLayout, boot_order, mark
 from stillnet.sw.contract.link import Command, Frame, FrameDecoder, Outcome, encode
 from stillnet.sw.contract.registers import Control, Error, Register, Status
 from stillnet.sw.host.driver import Engine, RefusedCommand
@@ -43,18 +44,23 @@ def config(lanes: int, **changes: Any) -> EngineConfig:
     return EngineConfig(name="boot", lanes=lanes, address_bits=14, **changes)
 
 
-def block(lanes: int, sck_hz: int) -> FlashBoot:
+def block(lanes: int, sck_hz: int, layout: FlashLayout | None = None) -> FlashBoot:
     return FlashBoot(
-        config(lanes), clock_hz=CLOCK, offset=OFFSET, flash_bytes=FLASH_BYTES, sck_hz=sck_hz
+        config(lanes),
+        clock_hz=CLOCK,
+        offset=OFFSET,
+        flash_bytes=FLASH_BYTES,
+        sck_hz=sck_hz,
+        layout=layout,
     )
 
 
 @functools.cache
-def library(lanes: int, sck_hz: int) -> ctypes.CDLL:
+def library(lanes: int, sck_hz: int, layout: FlashLayout | None) -> ctypes.CDLL:
     return ctypes.CDLL(
         str(
             build_library(
-                to_verilog(block(lanes, sck_hz), "flash_boot"),
+                to_verilog(block(lanes, sck_hz, layout), "flash_boot"),
                 "flash_boot",
                 Path(__file__).with_name("flash_boot_harness.cpp"),
                 headers=(HARNESSES / "flash_model.h",),
@@ -84,7 +90,7 @@ class Bench:
 
     def __init__(self, dut: FlashBoot, *, delay: int = 1) -> None:
         self.dut = dut
-        self._library = lib = library(dut.config.lanes, dut.sck_hz)
+        self._library = lib = library(dut.config.lanes, dut.sck_hz, dut.layout)
         lib.bench_new.restype = ctypes.c_void_p
         lib.bench_value.restype = ctypes.c_uint64
         lib.bench_violation.restype = ctypes.c_char_p
@@ -168,8 +174,14 @@ START = [(True, Register.CONTROL, LOAD)]
 ASK = (False, Register.STATUS, 0)
 
 
-def bench(lanes: int = 4, *, sck_hz: int = 25_000_000, **options: Any) -> Bench:
-    return Bench(block(lanes, sck_hz), **options)
+def bench(
+    lanes: int = 4,
+    *,
+    sck_hz: int = 25_000_000,
+    layout: FlashLayout | None = None,
+    **options: Any,
+) -> Bench:
+    return Bench(block(lanes, sck_hz, layout), **options)
 
 
 @pytest.mark.parametrize(
@@ -376,6 +388,95 @@ def test_parameters_that_cannot_be_are_refused() -> None:
         SpiFlashReader(CLOCK, 0)
     ram = EngineConfig(name="ram", lanes=8, memory="ram", ram_words=2048)
     assert FlashBoot(ram, clock_hz=CLOCK, offset=0).limit_words == 2048
+
+
+# -- two slots ------------------------------------------------------------------------------------
+
+SLOTS = FlashLayout.of(OFFSET, FLASH_BYTES, 4096)
+ERASED = b"\xff" * MARK_BYTES
+
+
+def slots(images: tuple[bytes, bytes], marks: tuple[bytes, bytes], **options: int) -> Bench:
+    """A board after power-up, with these in its flash; it has booted, or ended."""
+    b = bench(layout=SLOTS)
+    for at, data in zip((*SLOTS.slots, *SLOTS.marks), (*images, *marks)):
+        b.flash(data, at)
+    b.set(**options)
+    b.run(4_000_000)
+    assert b.busy == 0
+    b.run(20, until=False)
+    assert b.selected == 0
+    return b
+
+
+def two() -> tuple[bytes, bytes]:
+    return header(config(4), 170), header(config(4), 190)
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        (ERASED, ERASED),
+        (mark(3), mark(4)),
+        (mark(4), mark(3)),
+        (ERASED, mark(0)),
+        (mark(0), ERASED),
+        (mark(5), mark(1 << 31)),
+        # Half written, or half erased: each is none.
+        (mark(3), (mark(4)[:8] + ERASED)[:MARK_BYTES]),
+        (mark(3), bytes(a | b for a, b in zip(mark(4), b"\0" * 8 + b"\1\0\0\0"))),
+        (mark(3), b"SLOX" + mark(4)[4:]),
+        (mark(3), bytes(MARK_BYTES)),
+    ],
+)
+def test_the_later_mark_boots(marks: tuple[bytes, bytes]) -> None:
+    """As the tools think that it does (``boot_order``)."""
+    images = two()
+    b = slots(images, marks)
+    chosen = images[boot_order(marks)[0]]
+    assert low(b.accesses, b.dut.config) == [*writes(chosen, b.dut.config), *START, ASK, ASK, ASK]
+    assert b.found == 1 and b.failures == 0
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_image_that_is_refused_is_followed_by_the_other_one(first: int) -> None:
+    """Once: where that is refused too the boot ends, and the reason stands in STATUS."""
+    images, marks = two(), (mark(2), mark(1 + 2 * first))
+    b = slots(images, marks, status=REFUSED, status_after=0)
+    engine = b.dut.config
+    assert low(b.accesses, engine) == [
+        *(*writes(images[first], engine), *START, ASK),
+        *(*writes(images[1 - first], engine), *START, ASK),
+    ]
+
+
+@pytest.mark.parametrize("what", ["erased", "size"])
+def test_a_slot_without_a_usable_image_is_followed_by_the_other_one(what: str) -> None:
+    engine = config(4)
+    good = header(engine, 190)
+    bad = {
+        "erased": b"\xff" * 700,
+        "size": header(engine, 1 << 20),
+    }[what]
+    for images, marks in (((bad, good), (mark(2), mark(1))), ((good, bad), (mark(1), mark(2)))):
+        b = slots(images, marks)
+        end = [*writes(good, engine), *START, ASK, ASK, ASK]
+        assert low(b.accesses, engine)[-len(end) :] == end
+        assert b.found == 1 and b.failures == (what == "size")
+    b = slots((b"", b""), (mark(2), mark(1)))
+    assert b.found == 0 and not any(a == Register.CONTROL for _, a, _ in b.accesses)
+
+
+def test_a_slot_ends_where_the_marks_begin() -> None:
+    """The largest image of each slot, and one word more."""
+    engine = config(4)
+    for slot in (0, 1):
+        most = (SLOTS.slot_bytes(slot) - 2) // 4
+        for words in (most, most + 1):
+            images = (header(engine, words), b"") if slot == 0 else (b"", header(engine, words))
+            marks = (mark(2 - slot), mark(1 + slot))
+            b = slots(images, marks)
+            assert b.failures == (words > most)
 
 
 # -- pins -----------------------------------------------------------------------------------------
