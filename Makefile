@@ -75,10 +75,12 @@ check: lint
 test: lint icarus
 	$(PYTEST) -m "not slow and not torch" tests
 
-# PyTorch is large, and nothing else needs it. Its exporters of ONNX files need onnxscript.
+# PyTorch is large, and nothing else needs it. Its exporters of ONNX files need onnxscript. Of the
+# package opendpd (Apache-2.0) the measured data are used.
 $(VENV)/.stillnet-train: $(STAMP) pyproject.toml
 	@echo "installing PyTorch ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train]' onnxscript
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps opendpd==2.4.2
 	@touch $@
 
 test-train: $(VENV)/.stillnet-train
