@@ -77,10 +77,12 @@ test: setup icarus
 	@$(MAKE) --no-print-directory lint & lint=$$!; \
 	$(PYTEST) -m "not slow and not torch" tests; tests=$$?; wait $$lint && exit $$tests
 
-# PyTorch is large, and nothing else needs it. Its exporters of ONNX files need onnxscript.
+# PyTorch is large, and nothing else needs it. Its exporters of ONNX files need onnxscript. Of the
+# package opendpd (Apache-2.0) the measured data are used.
 $(VENV)/.stillnet-train: $(STAMP) pyproject.toml
 	@echo "installing PyTorch ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train]' onnxscript
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps opendpd==2.4.2
 	@touch $@
 
 test-train: $(VENV)/.stillnet-train

@@ -20,7 +20,7 @@ from . import options
 from .main import Command
 from .rendering import columns, print_tables
 
-__all__ = ["TRAIN", "load_loss"]
+__all__ = ["TRAIN", "hardware_mismatches", "load_loss"]
 
 
 def load_loss(text: str) -> str | Callable[[Any, Any], Any]:
@@ -83,6 +83,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="steps that an update looks back (64)",
     )
     add("--rate", type=float, default=0.01, metavar="R", help="of learning (0.01)")
+    add(
+        "--thresholds",
+        choices=("free", "common", "fixed"),
+        default="free",
+        help="learn each threshold, one factor for all of them, or none (free)",
+    )
     add("--regrow", type=float, default=0.0, metavar="P", help="part of the weights exchanged (0)")
     options.add_strict(parser)
     options.add_seed(parser)
@@ -109,6 +115,7 @@ def _run(args: argparse.Namespace) -> TrainResult:
         mean_error=args.mean_error,
         loss=loss if isinstance(loss, str) else "mae",
         rate=args.rate,
+        thresholds=args.thresholds,
         regrow=args.regrow,
         sparsity=sparsity if args.start is not None and sparsity > 0 else None,
         seed=args.seed,
@@ -144,7 +151,7 @@ def _run(args: argparse.Namespace) -> TrainResult:
         if test is not None:
             before |= {f"test_{k}": v for k, v in measure(model, start, test, config).items()}
             after |= {f"test_{k}": v for k, v in measure(model, network, test, config).items()}
-        mismatches = _mismatches(network, recordings[0], config) if args.check else None
+        mismatches = hardware_mismatches(network, recordings[0], config) if args.check else None
     doubts = network.notes["report"]["doubts"]
     options.insist(args, doubts)
     network.save(args.output)
@@ -193,7 +200,8 @@ def _compressed(
     )
 
 
-def _mismatches(network: Any, x: Any, config: EngineConfig) -> int:
+def hardware_mismatches(network: Any, x: Any, config: EngineConfig) -> int:
+    """Values of the first steps of a recording that differ on generated hardware."""
     from stillnet.sw.host.engines import run
 
     result: Any = run(network, x, engine="rtl", preset=config, steps=5)

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["LOSSES", "TrainOptions"]
+__all__ = ["LOSSES", "THRESHOLDS", "TrainOptions"]
 
 LOSSES = ("mae", "mse", "kl")
 """``mae``: mean absolute error, what budgets are measured in. ``mse``: each output by its own
 variance. ``kl``: outputs are logits, by the divergence of their distributions."""
+
+
+THRESHOLDS = ("free", "common", "fixed")
+"""``free``: each threshold is learnt. ``common``: one factor for all of them is. ``fixed``: none,
+until the end, where a budget that does not hold scales all of them."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class TrainOptions:
         How fast the multiplier follows: per update, times the relative excess.
     sparsity : float or None
         Part of the weights that are zero at the end; None leaves masks as they are.
+    thresholds : str
+        ``THRESHOLDS``.
     regrow : float
         Part of the kept weights that is exchanged whenever masks are made anew.
     remask : int
@@ -64,6 +71,7 @@ class TrainOptions:
     ramp: float = 0.5
     patience: float = 0.2
     sparsity: float | None = None
+    thresholds: str = "free"
     regrow: float = 0.0
     remask: int = 20
     width: float = 0.5
@@ -84,6 +92,10 @@ class TrainOptions:
             raise StillnetError("give words or mean_error, not both: one is the aim, one the limit")
         if self.loss not in LOSSES:
             raise StillnetError(f"loss must be one of {', '.join(LOSSES)}, not '{self.loss}'")
+        if self.thresholds not in THRESHOLDS:
+            raise StillnetError(
+                f"thresholds must be one of {', '.join(THRESHOLDS)}, not '{self.thresholds}'"
+            )
         if self.dtype not in ("float32", "float64"):
             raise StillnetError(f"dtype must be float32 or float64, not '{self.dtype}'")
         for name in ("ramp", "regrow", "sparsity"):

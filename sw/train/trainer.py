@@ -48,6 +48,8 @@ _SMOOTH = 0.9
 _SLOW, _GAIN = 0.85, 4.0
 """Stretches differ in what happens in them, so the excess is smoothed first."""
 _LEAST, _MOST = 1e-3, 1e3
+_TINY = 1e-9
+"""Least loss at the beginning of one that is not in the units of the outputs."""
 
 _RETURN = 0.55
 """Of a step: what is rounded to a whole one."""
@@ -93,9 +95,11 @@ class Trainer:
         self.streams = Streams(inputs, wanted, labels, options.batch, options.steps, options.seed)
         self.spread = np.maximum(np.std(np.concatenate(wanted), axis=0), 1e-9)
         self.loss = loss or self._own_loss
+        self._plain = loss is None and options.loss == "mae"
         groups = [
             {"params": [value], "rate": options.rate * self._rate(name)}
             for name, value in self.module.values.items()
+            if name.partition("/")[0] not in self._held
         ]
         self.optimizer = torch.optim.Adam(groups, lr=options.rate, betas=(0.9, 0.99))
         self.carry = self.module.start(options.batch)
@@ -106,6 +110,23 @@ class Trainer:
         self.excess = 0.0
         self.begin: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
+
+    @property
+    def _held(self) -> tuple[str, ...]:
+        """What of the thresholds is not learnt."""
+        return {"free": (), "common": ("threshold",), "fixed": ("threshold", "gain")}[
+            self.options.thresholds
+        ]
+
+    def _share_gains(self) -> None:
+        """Vectors of which all have one factor: each gets the sum of the gradients, and since all
+        begin at zero with the same rate, they stay equal."""
+        gains = [v for name, v in self.module.values.items() if name.startswith("gain/")]
+        found = [v.grad for v in gains if v.grad is not None]
+        if self.options.thresholds == "common" and found:
+            total = torch.stack(found).sum(0)
+            for value in gains:
+                value.grad = total.clone()
 
     def _rate(self, name: str) -> float:
         """Of learning, beside that of a weight of four bits."""
@@ -171,7 +192,7 @@ class Trainer:
         """What an update makes smaller; the multiplier follows the limit."""
         o = self.options
         if not self.begin:
-            floor = 0.03 * float(np.mean(self.spread))
+            floor = 0.03 * float(np.mean(self.spread)) if self._plain else _TINY
             first = float(words.detach()) if self.first_words is None else self.first_words
             self.begin = {"loss": max(float(loss.detach()), floor), "words": first}
         if o.words is None and o.mean_error is None:
@@ -213,8 +234,9 @@ class Trainer:
                 f"the loss is {float(loss.detach())} at update {self.done}; lower the rate, or "
                 "look at the loss function"
             )
-        self.optimizer.zero_grad()
+        self.module.zero_grad()
         objective.backward()
+        self._share_gains()
         part = self.done / o.updates
         shape = min(1.0, (self.done + 1) / _WARM)
         shape *= _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * part))

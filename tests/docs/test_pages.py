@@ -152,7 +152,7 @@ def extras(words: list[str]) -> None:
     for word in words[1:]:
         for extra in re.findall(r"\[([\w,]+)\]", word):
             assert set(extra.split(",")) <= set(project["optional-dependencies"]), word
-        if re.fullmatch(r"[\w-]+", word):
+        if re.fullmatch(r"\w[\w-]*", word):
             assert word in known or word == "onnxscript", word
 
 

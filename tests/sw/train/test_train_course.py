@@ -283,3 +283,22 @@ def test_an_event_based_unit_learns_to_be_silent() -> None:
     trained = train(model, start, x, options, config=config)
     assert reference_words(trained, x) <= 0.97 * before
     assert np.array_equal(start.layers[0].limit, trained.layers[0].limit)
+
+
+# -- losses ---------------------------------------------------------------------------------------
+
+
+def test_the_unit_of_a_loss_does_not_matter(small: Network) -> None:
+    """Beside words, a loss weighs by how much larger it is than where it began."""
+
+    def loss(factor: float) -> Callable[[Any, Any], Any]:
+        def squared(outputs: Any, stretch: Any) -> Any:
+            d = outputs - torch.as_tensor(stretch.wanted).to(outputs.dtype)
+            return factor * (d * d).sum(-1)
+
+        return squared
+
+    x = recordings()
+    options = replace(SHORT, words=60.0, rate=0.1)
+    large, little = (train(toy_model(), small, x, options, loss=loss(f)) for f in (1.0, 2.0**-12))
+    assert same(large, little) and not same(large, small)
