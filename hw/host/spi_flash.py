@@ -27,6 +27,10 @@ WAKE_US = 35
 """Time from RELEASE to the next command in us: 3 (W25Q128JV) to 30 (MX25L12835F) are needed."""
 
 
+DESELECT_CYCLES = 16
+"""Between two reads; parts ask for 50 ns, and no clock here is faster than 300 MHz."""
+
+
 class SpiFlashPinsSignature(wiring.Signature):
     """Pins of an SPI flash; the directions are those of the FPGA.
 
@@ -203,8 +207,9 @@ class SpiFlashReader(wiring.Component):
                         with m.If(over):
                             m.d.comb += bits_next.eq(0)
                         with m.If(~running):
-                            m.d.sync += self.bytes.valid.eq(0)
-                            m.next = "DESELECT"
+                            pause = max(0, wait_cycles - DESELECT_CYCLES)
+                            m.d.sync += [self.bytes.valid.eq(0), pins.cs.eq(0), timer.eq(pause)]
+                            m.next = "WAKE"
         # With no bits left, the state machine stays where it is and drives the flash no more.
         with m.If(self.stop):
             with m.If(over):

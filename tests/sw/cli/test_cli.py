@@ -158,6 +158,7 @@ def test_run(folder: Path, capsys, recording) -> None:
         "output": "y.npy",
         "report": None,
         "recordings": 1,
+        "energy": None,
     }
     some = stillnet_json(capsys, "run", "net.safetensors", "x.npy", "--steps", "7")
     assert some["steps"] == 7 and some["output"] is None
