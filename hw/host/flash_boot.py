@@ -53,8 +53,8 @@ class _Copy:
         Writes of the header or of the image; those that are done; all are.
     in_header, words, foreign, oversize
         Of the image.
-    start
-        Of the reader; from a register, as the flash's pins are far.
+    start, again
+        Of the reader; from registers, as the flash's pins are far.
     marks_left, generation, valid, other, other_valid
         Marks to be read, of two; the latest one; the one before.
     slot, tried
@@ -72,7 +72,7 @@ class _Copy:
         self.whole, self.complete = Signal(), Signal()
         self.foreign, self.oversize = Signal(), Signal()
         self.words = Signal(range(limit + 1))
-        self.start = Signal()
+        self.start, self.again = Signal(), Signal()
         self.marks_left = Signal(2, init=2)
         self.generation, self.other = Signal(32), Signal(32)
         self.valid, self.other_valid = Signal(), Signal()
@@ -264,8 +264,11 @@ class FlashBoot(wiring.Component):
             reader.start.eq(x.start),
             bus.write_data.eq(x.window[-8 * unit :]),
         ]
+        if self._layout is not None:
+            m.d.comb += reader.again.eq(x.again)
         m.d.sync += [
             x.start.eq(0),
+            x.again.eq(0),
             x.whole.eq(x.place[: unit.bit_length() - 1] == 0),
             x.complete.eq(x.count == x.total),
         ]
@@ -329,7 +332,7 @@ class FlashBoot(wiring.Component):
             m.d.sync += [x.slot.eq(~x.slot), x.tried.eq(1)]
             self._anew(m, x)
         with m.State("AGAIN"):
-            m.d.comb += reader.again.eq(1)
+            m.d.sync += x.again.eq(1)
             with m.If(reader.awake):
                 m.next = "WAKE"
 

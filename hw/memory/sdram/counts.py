@@ -81,11 +81,18 @@ class SdramCounts(wiring.Component):
         memory = Memory(shape=unsigned(SDRAM_COUNT_BITS), depth=_SLOTS, init=[])
         m.submodules.counts = memory
         reader, writer = memory.read_port(domain="comb"), memory.write_port()
-        amount, total = Signal.like(waiting[0]), Signal(SDRAM_COUNT_BITS)
-        m.d.sync += [slot.eq(slot + 1), late.eq(slot), amount.eq(Array(waiting)[slot])]
+        # A counter comes out of the memory a cycle before what has come is added to it.
+        amount, before = Signal.like(waiting[0]), Signal(SDRAM_COUNT_BITS)
+        total = Signal(SDRAM_COUNT_BITS)
+        m.d.sync += [
+            slot.eq(slot + 1),
+            late.eq(slot),
+            amount.eq(Array(waiting)[slot]),
+            before.eq(reader.data),
+        ]
         m.d.comb += [
-            reader.addr.eq(late),
-            total.eq(Mux(clearing, 0, reader.data + amount)),
+            reader.addr.eq(slot),
+            total.eq(Mux(clearing, 0, before + amount)),
             writer.addr.eq(late),
             writer.data.eq(total),
             writer.en.eq(1),
