@@ -166,7 +166,9 @@ class GowinTop(BoardTop):
         pin = platform.request(platform.default_clk, dir="-")
         m.submodules.oscillator = oscillator = io.Buffer("i", pin)
         m.submodules.clocks = GowinClocks(oscillator.i, settings)
-        system = self.add_system(m, platform, input_delay=PIN_REGISTERS)
+        assert board.sdram is not None
+        pause = board.sdram.startup_us + 1  # its clock comes a little later
+        system = self.add_system(m, platform, input_delay=PIN_REGISTERS, startup_us=pause)
         self._sdram(m, platform, system)
         self._flash(m, platform, system.flash)
         self._lamps(m, platform, system)

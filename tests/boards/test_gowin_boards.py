@@ -161,7 +161,7 @@ def test_inverted_pins_are_inverted_once(files: dict[str, bytes]) -> None:
     rtlil = files["top.il"].decode()
 
     def block(name: str) -> str:
-        return rtlil[rtlil.index(f"module \\top.sdram_{name}\n") :].split("\nend\n")[0]
+        return rtlil[rtlil.index(f"module \\top.sdram.{name}\n") :].split("\nend\n")[0]
 
     for name in ("cs", "we", "ras", "cas"):
         assert len(re.findall(r"cell \$(?:not|xor)", block(name))) == 1
