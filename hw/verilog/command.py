@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from stillnet.hw.core import STREAMS
 from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.config import PRESETS, EngineConfig
@@ -32,6 +33,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="change a field of the configuration; may be given several times",
     )
     options.add_fit(parser, False, "add all that NET can use to the configuration")
+    parser.add_argument(
+        "--streams",
+        choices=STREAMS,
+        default="axis",
+        help="vectors by AXI4-Stream, or by registers that a CPU reaches (%(default)s)",
+    )
     options.add_output(parser, "CORE.v", "the Verilog (core.v)", default="core.v")
 
 
@@ -53,7 +60,7 @@ def _run(args: argparse.Namespace) -> GenerateResult | dict[str, Any]:
         network = Network.load(args.network)
         config = fit(network, config) if args.fit else config
         pack(network, config)  # refuses a network that does not fit
-    return generate(config, args.output)
+    return generate(config, args.output, streams=args.streams)
 
 
 def _show(result: GenerateResult | dict[str, Any]) -> None:

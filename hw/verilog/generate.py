@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from stillnet.hw.core import Core, core_ports
+from stillnet.hw.core import STREAMS, Core, core_ports
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import write_atomically
@@ -57,7 +57,7 @@ def _check_name(name: str) -> str:
     return name
 
 
-def core_verilog(config: EngineConfig, name: str = "core") -> str:
+def core_verilog(config: EngineConfig, name: str = "core", streams: str = "axis") -> str:
     """The Verilog of a core: one file that needs no other, for any tool.
 
     Parameters
@@ -65,9 +65,12 @@ def core_verilog(config: EngineConfig, name: str = "core") -> str:
     config : EngineConfig
     name : str
         The top module; the names of all others begin with it.
+    streams : str
+        ``"axis"``, or ``"registers"`` for a CPU that reaches the vectors by its bus.
     """
-    comments = {p.name: f"{p.group}\n{p.meaning}" for p in core_ports(config)}
-    text = readable_verilog(to_verilog(Core(config), _check_name(name)), name, comments)
+    comments = {p.name: f"{p.group}\n{p.meaning}" for p in core_ports(config, streams)}
+    core = Core(config, streams=streams)
+    text = readable_verilog(to_verilog(core, _check_name(name)), name, comments)
     about = "an accelerator for streaming recurrent networks"
     text = (
         header(config, name, about)
@@ -79,7 +82,9 @@ def core_verilog(config: EngineConfig, name: str = "core") -> str:
     )
 
 
-def generate(config: EngineConfig | str | Path, output: str | Path) -> GenerateResult:
+def generate(
+    config: EngineConfig | str | Path, output: str | Path, *, streams: str = "axis"
+) -> GenerateResult:
     """Writes a core: Verilog, its description in JSON, an example of its use, its configuration.
 
     ``core.v``, ``core.json``, ``core_example.v``, ``core_config.toml`` for the output ``core.v``.
@@ -97,6 +102,9 @@ def generate(config: EngineConfig | str | Path, output: str | Path) -> GenerateR
     config : EngineConfig, or name of a preset, or path of a TOML file
     output : str or Path
         The Verilog file. Its stem is the name of the top module.
+    streams : str
+        ``"axis"``: vectors come and go by AXI4-Stream. ``"registers"``: a CPU reaches them by the
+        bus of the registers.
 
     Returns
     -------
@@ -110,6 +118,8 @@ def generate(config: EngineConfig | str | Path, output: str | Path) -> GenerateR
     """
     if not isinstance(config, EngineConfig):
         config = EngineConfig.load(config)
+    if streams not in STREAMS:
+        raise StillnetError(f"streams must be {' or '.join(STREAMS)}, not '{streams}'")
     output = Path(output)
     if output.suffix != ".v":
         raise StillnetError(f"output '{output}' must end in .v, as core.v does")
@@ -117,10 +127,10 @@ def generate(config: EngineConfig | str | Path, output: str | Path) -> GenerateR
     if output.is_dir() or not output.parent.is_dir():
         problem = "is a folder" if output.is_dir() else f"needs the folder '{output.parent}'"
         raise StillnetError(f"cannot write '{output}': it {problem}; choose another place")
-    description = describe_core(config, name)
+    description = describe_core(config, name, streams)
     texts = {
-        "verilog": (output, core_verilog(config, name)),
-        "example": (output.with_name(f"{name}_example.v"), example_verilog(config, name)),
+        "verilog": (output, core_verilog(config, name, streams)),
+        "example": (output.with_name(f"{name}_example.v"), example_verilog(config, name, streams)),
         "json": (output.with_suffix(".json"), json.dumps(description, indent=2) + "\n"),
         "config": (output.with_name(f"{name}_config.toml"), config.to_toml()),
     }

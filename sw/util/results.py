@@ -762,7 +762,9 @@ class GenerateResult(Result):
         Version of the images that it reads.
     capacities : dict of str to int
         How large a network may be.
-    ports, registers, control_bits, status_bits, errors, state_regions : list of dict
+    streams : str
+        How vectors come and go: ``axis`` or ``registers``.
+    ports, registers, control_bits, status_bits, errors, interrupts, state_regions : list of dict
         The interface, with a sentence for each.
     cells : list of dict
         What the pipeline of each cell costs.
@@ -779,6 +781,7 @@ class GenerateResult(Result):
     capacities: dict[str, int]
     word_bits: int
     memory: str
+    streams: str
     state_names: list[str]
     cells: list[dict[str, Any]]
     ports: list[dict[str, Any]]
@@ -786,6 +789,7 @@ class GenerateResult(Result):
     control_bits: list[dict[str, Any]]
     status_bits: list[dict[str, Any]]
     errors: list[dict[str, Any]]
+    interrupts: list[dict[str, Any]]
     state_regions: list[dict[str, Any]]
     files: dict[str, str]
 
