@@ -14,7 +14,22 @@ extern const uint8_t image[], image_end[];
 extern const int16_t inputs[];
 
 static int16_t outputs[STEPS][STILLNET_NETWORK_OUTPUTS];
-static volatile uint32_t interrupts;
+static volatile uint32_t interrupts, waits;
+
+/* What a compiler may call without a C library. */
+void *memcpy(void *to, const void *from, size_t size);
+void *memcpy(void *to, const void *from, size_t size)
+{
+    for (size_t k = 0; k < size; k++) ((uint8_t *)to)[k] = ((const uint8_t *)from)[k];
+    return to;
+}
+
+void *memset(void *to, int value, size_t size);
+void *memset(void *to, int value, size_t size)
+{
+    for (size_t k = 0; k < size; k++) ((uint8_t *)to)[k] = (uint8_t)value;
+    return to;
+}
 
 static uint64_t cycles(void)
 {
@@ -46,7 +61,7 @@ static void send_number(uint32_t value)
     send('\n');
 }
 
-/* From start.S. The cause stays until its vector is taken, so it is switched off first. */
+/* From start.S. The cause stays until its vector is taken, so it is switched off. */
 void interrupt(void);
 void interrupt(void)
 {
@@ -54,12 +69,20 @@ void interrupt(void)
     WORD(STILLNET_BASE + 4 * STILLNET_STREAM_INTERRUPTS) = 0;
 }
 
-static void wait_for_interrupt(void)
+/* The driver asks again and again; here it waits until there is something. The CPU could do other
+   work meanwhile, or sleep. What the input queue had no room for must go on, too. */
+static size_t get(void *core, int16_t *elements, size_t count)
 {
-    const uint32_t before = interrupts;
-    WORD(STILLNET_BASE + 4 * STILLNET_STREAM_INTERRUPTS) = STILLNET_INTERRUPT_OUTPUT;
-    while (interrupts == before) {
+    const uint32_t queues = stillnet_read32(core, 4 * STILLNET_STREAM_QUEUES);
+    if (waits && !(queues >> 16)) {
+        const uint32_t before = interrupts;
+        const uint32_t full = (queues & 0xffff) == 0;
+        stillnet_write32(core, 4 * STILLNET_STREAM_INTERRUPTS,
+                         STILLNET_INTERRUPT_OUTPUT | (full ? STILLNET_INTERRUPT_INPUT : 0));
+        while (interrupts == before) {
+        }
     }
+    return stillnet_get(core, elements, count);
 }
 
 static int run(stillnet *d)
@@ -67,12 +90,10 @@ static int run(stillnet *d)
     const int16_t *const x = inputs;
     int error = stillnet_load(d, image, (size_t)(image_end - image), 0, NULL, NULL);
     if (error) return error;
-    for (int k = 0; k < BY_INTERRUPT && !error; k++) { /* the CPU could do something else */
-        error = stillnet_submit(d, x + k * STILLNET_NETWORK_INPUTS, outputs[k]);
-        if (error) return error;
-        wait_for_interrupt();
-        error = stillnet_finish(d);
-    }
+    waits = 1;
+    for (int k = 0; k < BY_INTERRUPT && !error; k++)
+        error = stillnet_step(d, x + k * STILLNET_NETWORK_INPUTS, outputs[k]);
+    waits = 0;
     if (!error) error = stillnet_clear_counters(d);
     if (!error) {
         const uint64_t begin = cycles();
@@ -91,7 +112,7 @@ int main(void)
     static uint32_t counters[STILLNET_COUNTERS];
     const stillnet_bus bus = {
         .write32 = stillnet_write32, .read32 = stillnet_read32, .put = stillnet_put,
-        .get = stillnet_get, .now = now, .context = (void *)STILLNET_BASE,
+        .get = get, .now = now, .timeout = TIMEOUT, .context = (void *)STILLNET_BASE,
     };
     int error;
     PREPARE();
