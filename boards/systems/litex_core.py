@@ -176,7 +176,11 @@ def add_stillnet(
     if soc.irq.enabled:
         soc.irq.add(name, use_loc_if_exists=True)
     if weights == "bus":
-        soc.bus.add_master(f"{name}_weights", core.memory)
+        from .litex_bridge import WeightsOnWishbone
+
+        bridge = WeightsOnWishbone(core.memory)
+        soc.add_module(f"{name}_weights", bridge)
+        soc.bus.add_master(f"{name}_weights", bridge.bus)
     elif weights == "sdram":
         from litedram.frontend.axi import LiteDRAMAXI2Native
 

@@ -116,7 +116,7 @@ def _add_sdram(soc: Any) -> None:
     """LiteDRAM with its own model of a chip."""
     from litedram import modules
     from litedram.phy.model import SDRAMPHYModel
-    from litex.tools.litex_sim import get_sdram_phy_settings
+    from litedram.phy.model import get_sdram_phy_settings
 
     module = modules.MT48LC16M16(CLOCK_HZ, "1:1")
     settings = get_sdram_phy_settings(
