@@ -39,6 +39,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         default="axis",
         help="vectors by AXI4-Stream, or by registers that a CPU reaches (%(default)s)",
     )
+    for package, what in _PACKAGES.items():
+        parser.add_argument(f"--{package}", action="store_true", help=f"write {what} as well")
     options.add_output(parser, "CORE.v", "the Verilog (core.v)", default="core.v")
 
 
@@ -60,7 +62,8 @@ def _run(args: argparse.Namespace) -> GenerateResult | dict[str, Any]:
         network = Network.load(args.network)
         config = fit(network, config) if args.fit else config
         pack(network, config)  # refuses a network that does not fit
-    return generate(config, args.output, streams=args.streams)
+    packages = [name for name in _PACKAGES if getattr(args, name)]
+    return generate(config, args.output, streams=args.streams, packages=packages)
 
 
 def _show(result: GenerateResult | dict[str, Any]) -> None:
@@ -86,6 +89,11 @@ def _show(result: GenerateResult | dict[str, Any]) -> None:
         print(f"{kind}: {path}")
 
 
+_PACKAGES = {
+    "fusesoc": "a FuseSoC core file",
+    "ipxact": "an IP-XACT component (IEEE 1685-2014)",
+    "vivado": "a Tcl script that packages the core and builds a Zynq-7000 design",
+}
 _MEMORIES = {"ram": "on-chip RAM", "axi4": "an AXI4 bus", "port": "a bare memory port"}
 
 GENERATE = Command(

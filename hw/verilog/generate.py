@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from stillnet.hw.core import STREAMS, Core, core_ports
@@ -14,9 +15,19 @@ from stillnet.sw.util.results import GenerateResult
 
 from .describe import describe_core, header
 from .example import example_verilog
+from .fusesoc import fusesoc_core
+from .ipxact import ipxact_component
 from .text import readable_verilog, to_verilog
+from .vivado import vivado_script
 
-__all__ = ["core_verilog", "generate"]
+__all__ = ["PACKAGES", "core_verilog", "generate"]
+
+PACKAGES = {
+    "fusesoc": "{}.core",
+    "ipxact": "{}.xml",
+    "vivado": "{}_vivado.tcl",
+}
+"""Files for tools that assemble systems, by what they are for."""
 
 KEYWORDS = frozenset(
     """
@@ -83,7 +94,11 @@ def core_verilog(config: EngineConfig, name: str = "core", streams: str = "axis"
 
 
 def generate(
-    config: EngineConfig | str | Path, output: str | Path, *, streams: str = "axis"
+    config: EngineConfig | str | Path,
+    output: str | Path,
+    *,
+    streams: str = "axis",
+    packages: Collection[str] = (),
 ) -> GenerateResult:
     """Writes a core: Verilog, its description in JSON, an example of its use, its configuration.
 
@@ -105,6 +120,8 @@ def generate(
     streams : str
         ``"axis"``: vectors come and go by AXI4-Stream. ``"registers"``: a CPU reaches them by the
         bus of the registers.
+    packages : collection of str
+        More files, for tools that assemble systems, of :data:`PACKAGES`.
 
     Returns
     -------
@@ -127,13 +144,31 @@ def generate(
     if output.is_dir() or not output.parent.is_dir():
         problem = "is a folder" if output.is_dir() else f"needs the folder '{output.parent}'"
         raise StillnetError(f"cannot write '{output}': it {problem}; choose another place")
+    unknown = sorted(set(packages) - set(PACKAGES))
+    if unknown:
+        raise StillnetError(
+            f"there is no package '{unknown[0]}'; packages are {', '.join(PACKAGES)}"
+        )
+    if "vivado" in packages and (streams != "registers" or config.memory == "port"):
+        raise StillnetError(
+            "the design for Vivado has a processor that needs streams by registers, and memory "
+            '"axi4" or "ram"; add --streams registers, or choose another configuration'
+        )
     description = describe_core(config, name, streams)
+    writers = {
+        "fusesoc": lambda: fusesoc_core(description),
+        "ipxact": lambda: ipxact_component(config, description),
+        "vivado": lambda: vivado_script(config, description),
+    }
     texts = {
         "verilog": (output, core_verilog(config, name, streams)),
         "example": (output.with_name(f"{name}_example.v"), example_verilog(config, name, streams)),
         "json": (output.with_suffix(".json"), json.dumps(description, indent=2) + "\n"),
         "config": (output.with_name(f"{name}_config.toml"), config.to_toml()),
     }
+    for package in sorted(set(packages)):
+        path = output.with_name(PACKAGES[package].format(name))
+        texts[package] = (path, writers[package]())
     for path, text in texts.values():
         write_atomically(path, text)
     files = {kind: str(path) for kind, (path, _) in texts.items()}

@@ -769,7 +769,7 @@ class GenerateResult(Result):
     cells : list of dict
         What the pipeline of each cell costs.
     files : dict of str to str
-        Paths by kind: ``verilog``, ``example``, ``json``, ``config``.
+        Paths by kind: ``verilog``, ``example``, ``json``, ``config``, and packages.
     """
 
     module: str
