@@ -19,6 +19,7 @@ from stillnet.sim.testbenches.example import gru_dense, small_config
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.reference import Reference
+from stillnet.sw.packing.packer import Image
 from tests import ROOT
 
 EXAMPLE = ROOT / "examples/litex/soc.py"
@@ -67,12 +68,11 @@ def test_a_wrong_image_is_told() -> None:
     module = example()
     whole = module.pack
 
-    def damaged(*arguments: Any) -> Any:
+    def damaged(*arguments: Any) -> Image:
         image = whole(*arguments)
-        data = bytearray(image.hardware)
-        data[-1] ^= 1
-        object.__setattr__(image, "hardware", bytes(data))
-        return image
+        data = bytearray(image.data)
+        data[len(image.hardware) - 1] ^= 1
+        return Image(bytes(data), image.notes)
 
     module.pack = damaged
     network = gru_dense(8)
