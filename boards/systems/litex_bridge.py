@@ -1,7 +1,7 @@
 """The core's AXI4 master on a Wishbone bus, for LiteX systems.
 
-LiteX has a chain of converters for this. It takes no bursts that become longer than 256 beats of
-the narrower bus, and drops errors; this one does one burst after the other and keeps errors.
+LiteX has a chain of converters for this, with which a load did not end, and which drops errors of the
+bus. This is one state machine: one burst after the other, word by word, errors kept.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.window import WINDOW_ADDRESS_BITS
 
+from . import WEIGHTS
+
 try:
     from litex.gen import ClockSignal, Instance, LiteXModule, ResetSignal, Signal
     from litex.soc.integration.soc import SoCRegion
@@ -25,10 +27,8 @@ except ImportError as problem:
         f"this module needs LiteX ({problem}); install it: pip install litex"
     ) from problem
 
-__all__ = ["WEIGHTS", "Stillnet", "add_stillnet"]
+__all__ = ["Stillnet", "add_stillnet"]
 
-WEIGHTS = ("core", "bus", "sdram")
-"""Where weights are: in the core, in memory on the system's bus, or in SDRAM by a port of its own."""
 REGION_BYTES = 1 << (WINDOW_ADDRESS_BITS + 2)
 
 
@@ -101,7 +101,7 @@ class Stillnet(LiteXModule):
         own = {"clk": ClockSignal("sys"), "rst": ResetSignal("sys"), "irq": irq}
         own["memory_base"] = memory_base
         wires = {
-            f"{port.direction[0]}_{port.name}": own.get(port.name, None)
+            f"{port.direction[0]}_{port.name}": own[port.name]
             if port.name in own
             else self._wire(port)
             for port in core_ports(config, "registers")
@@ -112,8 +112,8 @@ class Stillnet(LiteXModule):
         """The signal of a LiteX bus that a port of the core belongs to."""
         side, _, rest = port.name.partition("_axi_")
         channel = rest[: 2 if rest.startswith(("aw", "ar")) else 1]
-        signal = getattr(getattr(self.bus if side == "s" else self.memory, channel),
-                         rest[len(channel) :])
+        bus = self.bus if side == "s" else self.memory
+        signal = getattr(getattr(bus, channel), rest[len(channel) :])
         return signal[: port.width] if len(signal) > port.width else signal
 
 
@@ -137,7 +137,7 @@ def add_stillnet(
     name : str
         Of the module in the system, of its region, and of its interrupt.
     weights : str, optional
-        One of :data:`WEIGHTS`; where absent ``"core"`` for ``memory = "ram"``, else ``"sdram"``
+        One of :data:`stillnet.boards.systems.WEIGHTS`; where absent ``"core"`` for ``memory = "ram"``, else ``"sdram"``
         where the system has LiteDRAM, else ``"bus"``.
     memory_base : int, optional
         Address of word 0 of the weights on the system's bus; the start of ``main_ram`` if absent.

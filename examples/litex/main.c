@@ -73,7 +73,7 @@ void interrupt(void)
    work meanwhile, or sleep. What the input queue had no room for must go on, too. */
 static size_t get(void *core, int16_t *elements, size_t count)
 {
-    const uint32_t queues = stillnet_read32(core, 4 * STILLNET_STREAM_QUEUES);
+    const uint32_t queues = waits ? stillnet_read32(core, 4 * STILLNET_STREAM_QUEUES) : 0;
     if (waits && !(queues >> 16)) {
         const uint32_t before = interrupts;
         const uint32_t full = (queues & 0xffff) == 0;

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from stillnet.boards.systems.litex_core import WEIGHTS, add_stillnet
+from stillnet.boards.systems import WEIGHTS
 from stillnet.sim.compile.model import build_library
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
@@ -43,6 +43,8 @@ RAM_BYTES = 1 << 20
 COMPILER = "riscv64-unknown-elf-gcc"
 FLAGS = ("-march=rv32im_zicsr", "-mabi=ilp32", "-O2", "-std=gnu99", "-ffreestanding", "-nostdlib")
 FLAGS += ("-Wall", "-Wextra", "-DSTILLNET_LINK=0")
+BY_INTERRUPT = 2
+"""Steps at the beginning for which the CPU waits by interrupt."""
 WEIGHTS_AT = RAM_BYTES // 2
 """Of main_ram, where weights are in memory on the bus."""
 
@@ -78,6 +80,8 @@ def make_system(config: EngineConfig, weights: str, folder: Path) -> Any:
     folder : Path
         For the core's Verilog.
     """
+    from stillnet.boards.systems.litex_core import add_stillnet
+
     from litex.build.generic_platform import Pins, Subsignal
     from litex.build.sim import SimPlatform
     from litex.build.io import CRG
@@ -140,7 +144,7 @@ def system_header(soc: Any, steps: int, by_interrupt: int) -> str:
     lines += [f"#define STILLNET_EV_ENABLE {registers['stillnet_ev_enable']:#x}u"]
     lines += [f"#define STILLNET_BASE {soc.bus.regions['stillnet'].origin:#x}u"]
     lines += [f"#define STILLNET_IRQ {soc.irq.locs['stillnet']}"]
-    lines += ["#define TIMEOUT 30"]
+    lines += ["#define TIMEOUT 30"]  # milliseconds, so that a simulation that hangs ends
     lines += [f"#define STEPS {steps}", f"#define BY_INTERRUPT {by_interrupt}"]
     control = registers.get("sdram_dfii_control")
     prepare = "" if control is None else f"WORD({control:#x}u) = 1"  # the controller has the pins
@@ -214,7 +218,7 @@ def run(
     config: EngineConfig,
     *,
     weights: str = "core",
-    by_interrupt: int = 2,
+    by_interrupt: int = BY_INTERRUPT,
     limit: int = 50_000_000,
 ) -> Outcome:
     """Runs vectors of integers through the network on the simulated system.
@@ -257,6 +261,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         network = Network.load(arguments.network)
+        if arguments.steps <= BY_INTERRUPT:
+            raise StillnetError(f"--steps must be more than {BY_INTERRUPT}, not {arguments.steps}")
         x = np.load(arguments.inputs)[: arguments.steps]
         rows = network.quantize_input(x)
         config = EngineConfig.load("axi64" if arguments.weights != "core" else "tiny")
@@ -268,7 +274,7 @@ def main() -> int:
     reference = Reference(network, config.lanes)
     expected = np.array([reference.step_integers(row) for row in rows])
     wrong = int((outcome.outputs != expected).sum())
-    streamed = len(rows) - 2
+    streamed = len(rows) - BY_INTERRUPT
     print(f"{len(rows)} steps of '{network.name}', {expected.size} outputs, {wrong} differ")
     print(f"{outcome.cycles / max(1, streamed):.0f} cycles per step, "
           f"{outcome.busy / max(1, streamed):.0f} of them with a step in the core")

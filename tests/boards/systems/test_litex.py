@@ -5,11 +5,9 @@ LiteX, its CPU and its memory controller are by others; the program is compiled 
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import Image
-from tests import ROOT
-
-EXAMPLE = ROOT / "examples/litex/soc.py"
+from tests.support.litex import example
 
 MEMORIES: dict[str, dict[str, Any]] = {
     "core": {"memory": "ram", "ram_words": 1024},
@@ -30,15 +26,6 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "sdram": {"memory": "axi4", "address_bits": 16},
 }
 """The engine for each place of weights."""
-
-
-def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("litex_soc", EXAMPLE)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def engine(weights: str) -> EngineConfig:
