@@ -286,9 +286,7 @@ class Core(wiring.Component):
         m.d.comb += memory.base_address.eq(self.memory_base)
         self._connect_bus(m, memory, "m_axi_")
 
-    def _connect_axi_lite(
-        self, m: Module, bus: wiring.PureInterface, address_bits: int
-    ) -> None:
+    def _connect_axi_lite(self, m: Module, bus: wiring.PureInterface, address_bits: int) -> None:
         m.submodules.registers = registers = AxiLiteRegisters(address_bits)
         connect(m, registers.bus, bus)
         self._connect_bus(m, registers, "s_axi_")

@@ -1,7 +1,7 @@
 """The core's AXI4 master on a Wishbone bus, for LiteX systems.
 
-LiteX has a chain of converters for this, with which a load did not end, and which drops errors of the
-bus. This is one state machine: one burst after the other, word by word, errors kept.
+LiteX has a chain of converters for this, with which a load did not end, and which drops errors of
+the bus. This is one state machine: one burst after the other, word by word, errors kept.
 """
 
 from __future__ import annotations

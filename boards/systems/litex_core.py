@@ -137,8 +137,8 @@ def add_stillnet(
     name : str
         Of the module in the system, of its region, and of its interrupt.
     weights : str, optional
-        One of :data:`stillnet.boards.systems.WEIGHTS`; where absent ``"core"`` for ``memory = "ram"``, else ``"sdram"``
-        where the system has LiteDRAM, else ``"bus"``.
+        One of :data:`stillnet.boards.systems.WEIGHTS`; where absent ``"core"`` for
+        ``memory = "ram"``, else ``"sdram"`` where the system has LiteDRAM, else ``"bus"``.
     memory_base : int, optional
         Address of word 0 of the weights on the system's bus; the start of ``main_ram`` if absent.
     folder : Path

@@ -80,12 +80,12 @@ def make_system(config: EngineConfig, weights: str, folder: Path) -> Any:
     folder : Path
         For the core's Verilog.
     """
-    from stillnet.boards.systems.litex_core import add_stillnet
-
     from litex.build.generic_platform import Pins, Subsignal
-    from litex.build.sim import SimPlatform
     from litex.build.io import CRG
+    from litex.build.sim import SimPlatform
     from litex.soc.integration.soc_core import SoCCore
+
+    from stillnet.boards.systems.litex_core import add_stillnet
 
     logging.disable(logging.INFO)  # LiteX tells much about itself
     serial = [
@@ -119,19 +119,16 @@ def make_system(config: EngineConfig, weights: str, folder: Path) -> Any:
 def _add_sdram(soc: Any) -> None:
     """LiteDRAM with its own model of a chip."""
     from litedram import modules
-    from litedram.phy.model import SDRAMPHYModel
-    from litedram.phy.model import get_sdram_phy_settings
+    from litedram.phy.model import SDRAMPHYModel, get_sdram_phy_settings
 
     module = modules.MT48LC16M16(CLOCK_HZ, "1:1")
-    settings = get_sdram_phy_settings(
-        memtype=module.memtype, data_width=32, clk_freq=CLOCK_HZ
-    )
+    settings = get_sdram_phy_settings(memtype=module.memtype, data_width=32, clk_freq=CLOCK_HZ)
     soc.sdrphy = SDRAMPHYModel(module=module, settings=settings, clk_freq=CLOCK_HZ)
     soc.add_sdram("sdram", phy=soc.sdrphy, module=module, size=1 << 26, l2_cache_size=0)
 
 
 def system_header(soc: Any, steps: int, by_interrupt: int) -> str:
-    """What the program has to know of the system: LiteX's own addresses, and the number of steps."""
+    """What the program has to know: LiteX's own addresses, and the number of steps."""
     registers = {
         f"{region}_{register.name}": bank.origin + 4 * place
         for region, bank in soc.csr.regions.items()
@@ -160,8 +157,14 @@ def _places(registers: list[Any]) -> list[tuple[Any, int]]:
     return places
 
 
-def compile_program(soc: Any, network: Network, config: EngineConfig, rows: np.ndarray,
-                    by_interrupt: int, folder: Path) -> bytes:
+def compile_program(
+    soc: Any,
+    network: Network,
+    config: EngineConfig,
+    rows: np.ndarray,
+    by_interrupt: int,
+    folder: Path,
+) -> bytes:
     """The program with driver, image and vectors, as it lies in ROM."""
     if shutil.which(COMPILER) is None:
         raise StillnetError(
@@ -276,8 +279,10 @@ def main() -> int:
     wrong = int((outcome.outputs != expected).sum())
     streamed = len(rows) - BY_INTERRUPT
     print(f"{len(rows)} steps of '{network.name}', {expected.size} outputs, {wrong} differ")
-    print(f"{outcome.cycles / max(1, streamed):.0f} cycles per step, "
-          f"{outcome.busy / max(1, streamed):.0f} of them with a step in the core")
+    print(
+        f"{outcome.cycles / max(1, streamed):.0f} cycles per step, "
+        f"{outcome.busy / max(1, streamed):.0f} of them with a step in the core"
+    )
     return 1 if wrong else 0
 
 

@@ -79,7 +79,7 @@ class StreamWindow(wiring.Component):
         m.d.comb += causes.eq(Cat(whole, room == QUEUE_ELEMENTS))
         m.d.sync += self.irq.eq((causes & enabled).any())
 
-        index = bus.address[: ADDRESS_BITS]
+        index = bus.address[:ADDRESS_BITS]
         element = index == StreamRegister.ELEMENT % (1 << ADDRESS_BITS)
         pair = index == StreamRegister.PAIR % (1 << ADDRESS_BITS)
         second = Signal()  # of a pair
@@ -100,7 +100,9 @@ class StreamWindow(wiring.Component):
             with m.State("READ"):
                 with m.If(~(element | pair)):
                     queues = index == StreamRegister.QUEUES % (1 << ADDRESS_BITS)
-                    m.d.sync += answer.eq(Mux(queues, Cat(room, C(0, 16 - len(room)), there), causes))
+                    m.d.sync += answer.eq(
+                        Mux(queues, Cat(room, C(0, 16 - len(room)), there), causes)
+                    )
                     self._next(m, pair, second, ack)
                 with m.Elif(done.o_stream.valid | ~there.any()):
                     found = done.o_stream.payload

@@ -49,8 +49,9 @@ def ipxact_component(config: EngineConfig, description: dict[str, Any]) -> str:
     root = xml.Element(f"{{{NAMESPACE}}}component")
     root.set(f"{{{_XSI}}}schemaLocation", f"{NAMESPACE} {NAMESPACE}/index.xsd")
     version = metadata.version("stillnet")
-    for key, value in zip(("vendor", "library", "name", "version"),
-                          ("stillnet", "engines", name, version)):
+    for key, value in zip(
+        ("vendor", "library", "name", "version"), ("stillnet", "engines", name, version)
+    ):
         _add(root, key, value)
     ports = {port["name"]: port for port in description["ports"]}
     buses = [bus for bus in BUSES if any(port.startswith(f"{bus}_") for port in ports)]
@@ -70,8 +71,12 @@ def ipxact_component(config: EngineConfig, description: dict[str, Any]) -> str:
     file = _add(files, "file")
     _add(file, "name", f"{name}.v")
     _add(file, "fileType", "verilogSource")
-    _add(root, "description", f"A stillnet engine: configuration '{config.name}', fingerprint "
-         f"{description['fingerprint']}. Images are packed for exactly this one.")
+    _add(
+        root,
+        "description",
+        f"A stillnet engine: configuration '{config.name}', fingerprint "
+        f"{description['fingerprint']}. Images are packed for exactly this one.",
+    )
     xml.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + xml.tostring(root, "unicode") + "\n"
 

@@ -1,8 +1,8 @@
 """A core as a processor has it: registers and streams on one bus, weights in memory, an interrupt.
 
 The real host driver runs in a thread. Its accesses are those of cocotbext-axi's AXI4-Lite master,
-weights are behind its AXI4 slave, and waiting ends with the core's interrupt. Load, stream, read and
-restore state, clear: every vector equals the reference's.
+weights are behind its AXI4 slave, and waiting ends with the core's interrupt. Load, stream, read
+and restore state, clear: every vector equals the reference's.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A core in the same system, for the driver of boards: the host link carried out on registers.
 
 The driver (:class:`~stillnet.sw.host.driver.Engine`) speaks the protocol of ``docs/link.md``. Here
-is the other end of it in software: commands become accesses to the registers of a core whose streams
-are registers (``stillnet generate --streams registers``). Nothing is lost on this way, so nothing is
-ever repeated.
+is the other end of it in software: commands become accesses to the registers of a core whose
+streams are registers (``stillnet generate --streams registers``). Nothing is lost on this way, so
+nothing is ever repeated.
 """
 
 from __future__ import annotations
@@ -170,8 +170,9 @@ class CoreTransport:
         elif kind == Command.HELLO or frame.sequence == self._expected:
             self._expected = (frame.sequence + 1) % link.SEQUENCES
             streams = kind in (Command.STEP, Command.FEED)
-            elements = deque(struct.unpack(f"<{len(frame.payload) // 2}h", frame.payload)
-                             if streams else ())
+            elements = deque(
+                struct.unpack(f"<{len(frame.payload) // 2}h", frame.payload) if streams else ()
+            )
             self._commands.append(
                 _Unanswered(kind, frame.sequence, frame.payload, elements, not streams)
             )
@@ -233,7 +234,7 @@ class CoreTransport:
     # -- streams ----------------------------------------------------------------------------------
 
     def _feed(self) -> bool:
-        """Elements of the first command that has some; steps go ahead of outputs, all else waits."""
+        """Elements to the core: steps go ahead of outputs, all else waits for its turn."""
         moved = False
         for place, command in enumerate(self._commands):
             if command.fed:

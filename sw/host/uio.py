@@ -112,7 +112,8 @@ class UioTransport(CoreTransport):
         except (OSError, ValueError) as error:
             os.close(self._file)
             raise StillnetError(
-                f"the registers of {path} cannot be mapped ({error}); check 'reg' in the device tree"
+                f"the registers of {path} cannot be mapped ({error}); check 'reg' in the device "
+                "tree"
             ) from error
         try:
             super().__init__(
@@ -150,9 +151,7 @@ class UioTransport(CoreTransport):
 
 def _number(device: str) -> str:
     """``uio0`` for a device by its path, its number, or its name."""
-    known = {
-        path.name: (path / "name").read_text().strip() for path in sorted(SYSTEM.glob("uio*"))
-    }
+    known = {path.name: (path / "name").read_text().strip() for path in sorted(SYSTEM.glob("uio*"))}
     short = device.removeprefix("/dev/")
     if short in known:
         return short

@@ -22,7 +22,7 @@ from tests.hw.simulation import simulate
 
 
 class Host:
-    """A CPU at the bus, and an engine behind it that gives what it gets, in vectors of ``length``."""
+    """A CPU at the bus; the engine gives what it gets, in vectors of ``length``."""
 
     def __init__(self, dut: StreamWindow, ctx: Any, seed: int, length: int = 3) -> None:
         self.dut, self.ctx, self.dice, self.length = dut, ctx, random.Random(seed), length

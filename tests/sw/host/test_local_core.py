@@ -146,7 +146,9 @@ def test_operations() -> None:
     core = Core()
     line = Line(core)
     core.values[Register.CYCLES] = 0x1234_5678
-    payload = link.write(Register.THRESHOLD, [1, 2]) + link.write(Register.STATE_DATA, [-1], half=True)
+    payload = link.write(Register.THRESHOLD, [1, 2]) + link.write(
+        Register.STATE_DATA, [-1], half=True
+    )
     payload += link.read(Register.CYCLES, 2) + link.read(Register.CYCLES, half=True)
     answer = line.call(Command.ACCESS, payload)
     value = (0x1234_5678).to_bytes(4, "little")
@@ -163,7 +165,9 @@ def test_what_is_refused() -> None:
     line = Line(core)
     assert line.call(6).payload == bytes([Outcome.UNKNOWN])
     cut = link.read(Register.STATUS) + link.write(Register.THRESHOLD, [1])[:-1]
-    assert line.call(Command.ACCESS, cut).payload == (3).to_bytes(4, "little") + bytes([Outcome.CUT])
+    assert line.call(Command.ACCESS, cut).payload == (3).to_bytes(4, "little") + bytes(
+        [Outcome.CUT]
+    )
     assert line.call(Command.ACCESS, b"\x03").payload == bytes([Outcome.CUT])
     assert not core.writes
     core.values[Register.STATUS] = Status.IDLE
@@ -255,7 +259,9 @@ def test_another_core() -> None:
     with pytest.raises(StillnetError, match="core at here has fingerprint 00000001, configuration"):
         CoreTransport(core, CONFIG, name="here")
     core.values[Register.ID] = 0xFFFF_FFFF
-    with pytest.raises(StillnetError, match="here says 0xffffffff in register 0, a stillnet core s"):
+    with pytest.raises(
+        StillnetError, match="here says 0xffffffff in register 0, a stillnet core s"
+    ):
         CoreTransport(core, CONFIG, name="here")
 
 
@@ -338,7 +344,9 @@ def test_uio_says_what_is_wrong(
         transport = uio.UioTransport("stillnet", config=CONFIG)
         transport.write(link.encode(Frame(Command.HELLO, 0)) + link.encode(Frame(2, 1, vector(1))))
         assert transport.read(0.001)
-        with pytest.raises(StillnetError, match=r"has no interrupt \(Input/output\); give interrupt"):
+        with pytest.raises(
+            StillnetError, match=r"has no interrupt \(Input/output\); give interrupt"
+        ):
             transport.read(0.001)
     with monkeypatch.context() as patch:
         patch.setattr(uio.os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
