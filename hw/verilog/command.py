@@ -121,6 +121,9 @@ examples:
   stillnet generate net.safetensors --preset axi64 --fit -o core.v
       a preset with what a compressed network asks for: four bits, formats of columns, cells. Pack
       for it with --preset core_config.toml, or with --preset axi64 --fit
+  stillnet generate --preset axi64 --streams registers --fusesoc --vivado -o core.v
+      for a processor: vectors through the bus of the registers, and an interrupt; with a core file
+      for FuseSoC, and a script for a Zynq-7000 (docs/how-to/systems.md)
 
 core.v needs no other file, no macro and no flag. Any network that fits the capacities in core.json
 runs on it: pack it with the same configuration. How to connect and start it: docs/core.md""",

@@ -21,7 +21,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
 from stillnet.sw.contract.link import Cause, Command, Frame, FrameDecoder, Identity, Outcome
 from stillnet.sw.contract.registers import Control, Register, Status
-from stillnet.sw.contract.window import QUEUE_ELEMENTS, Interrupt, StreamRegister
+from stillnet.sw.contract.window import Interrupt, StreamRegister
 
 __all__ = ["CoreTransport", "Registers"]
 
@@ -30,6 +30,9 @@ BUFFER_BYTES = 1 << 16
 """What the driver may have on its way, as a board would have room for it."""
 PAUSE = 0.0002
 """Seconds between two looks at a core that has no interrupt."""
+SETTLE = 1.0
+"""Seconds for a core to finish what is in it when a session begins. A vector that was cut off never
+ends."""
 _MASK = (1 << ACTIVATION_BITS) - 1
 
 
@@ -281,11 +284,15 @@ class CoreTransport:
         return bool(there)
 
     def _take_rest(self) -> None:
-        """What another program has left in the output queue."""
-        for _ in range(QUEUE_ELEMENTS):
-            if not self._registers.read32(StreamRegister.QUEUES) >> 16:
+        """Lets the core finish what another program has left, and takes its outputs away."""
+        end = self._now() + SETTLE
+        while True:
+            idle = self._registers.read32(Register.STATUS) & Status.IDLE
+            empty = self._registers.read32(StreamRegister.INTERRUPTS) & Interrupt.INPUT
+            if self._registers.read32(StreamRegister.QUEUES) >> 16:
+                self._registers.read32(StreamRegister.PAIR)
+            elif (idle and empty) or self._now() >= end:
                 break
-            self._registers.read32(StreamRegister.PAIR)
         self._output.clear()
 
     def _loaded(self) -> bool:

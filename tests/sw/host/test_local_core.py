@@ -59,6 +59,8 @@ class Core:
             return (self.read32(StreamRegister.ELEMENT) & 0xFFFF) | (
                 self.read32(StreamRegister.ELEMENT) & 0xFFFF
             ) << 16
+        if index == StreamRegister.INTERRUPTS:
+            return 0 if self.queue else Interrupt.INPUT
         return self.values.get(index, 0)
 
     def write32(self, index: int, value: int) -> None:
@@ -223,8 +225,10 @@ def test_reset() -> None:
 def test_what_another_program_left() -> None:
     core = Core()
     core.ready += range(5)
+    core.queue += range(6, 9)  # a vector that is still to be computed
+    core.slow = 4
     line = Line(core)
-    assert not core.ready
+    assert not core.ready and not core.queue
     assert line.call(Command.STEP, vector(1, 2, 3)).payload == vector(1, 2, 3) + b"\0"
 
 
@@ -279,6 +283,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
         for index, value in Core().values.items():
             values[index] = value
         values[StreamRegister.QUEUES] = QUEUE_ELEMENTS
+        values[StreamRegister.INTERRUPTS] = Interrupt.INPUT
         folder = tmp_path / f"class/uio{number}"
         (folder / "maps/map0").mkdir(parents=True)
         (folder / "name").write_text(f"{name}\n")
