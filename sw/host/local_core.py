@@ -287,7 +287,8 @@ class CoreTransport:
         """Lets the core finish what another program has left, and takes its outputs away."""
         end = self._now() + SETTLE
         while True:
-            idle = self._registers.read32(Register.STATUS) & Status.IDLE
+            status = self._registers.read32(Register.STATUS)
+            idle = status & Status.IDLE or not status & Status.LOADED
             empty = self._registers.read32(StreamRegister.INTERRUPTS) & Interrupt.INPUT
             if self._registers.read32(StreamRegister.QUEUES) >> 16:
                 self._registers.read32(StreamRegister.PAIR)
