@@ -232,6 +232,23 @@ def test_what_another_program_left() -> None:
     assert line.call(Command.STEP, vector(1, 2, 3)).payload == vector(1, 2, 3) + b"\0"
 
 
+def test_a_session_begins_when_the_core_has_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for a core that computes, not for one that has no network, and not for ever."""
+    times: list[float] = []
+
+    def clock() -> float:
+        times.append(len(times) * local_core.SETTLE / 100)
+        return times[-1]
+
+    core = Core()
+    core.values[Register.STATUS] = Status(0)
+    Line(core, now=clock)
+    assert len(times) < 10
+    core.values[Register.STATUS] = Status.LOADED  # with half a vector in it
+    Line(core, now=clock)
+    assert 100 <= len(times) < 120
+
+
 def test_waits_by_interrupt() -> None:
     """Which causes are asked for, and that they are switched off after."""
     core = Core()
