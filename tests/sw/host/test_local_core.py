@@ -207,6 +207,20 @@ def test_feed_and_questions() -> None:
         line.send(Command.RESET)
 
 
+def test_a_feed_waits_for_the_steps_in_front() -> None:
+    core = Core()
+    line = Line(core)
+    core.slow = 1 << 30
+    line.send(Command.STEP, vector(1, 2, 3))
+    line.send(Command.FEED, vector(4))
+    assert line.receive(0.001) == [] and list(core.queue) == [1, 2, 3]
+    core.slow = 0
+    assert [frame.kind for frame in line.receive() + line.receive()] == [
+        Command.STEP | link.REPLY,
+        Command.FEED | link.REPLY,
+    ]
+
+
 def test_reset() -> None:
     core = Core()
     done: list[bool] = []
