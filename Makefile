@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stillnet-setup
 JOBS ?= 2
 
-.PHONY: help setup demo docs check test test-train test-all lint icarus sim bench clean
+.PHONY: help setup demo docs check test test-train test-systems test-all lint icarus riscv sim bench clean
 
 help:
 	@echo "make demo      denoise speech: NSNet2 through the reference and a simulated board"
@@ -14,7 +14,8 @@ help:
 	@echo "make check     lint, type check and unit tests, while you work"
 	@echo "make test      lint, type check, and all tests but the slow ones"
 	@echo "make test-train  tests that need PyTorch, which it installs"
-	@echo "make test-all  everything but those that need PyTorch"
+	@echo "make test-systems  tests in LiteX and FuseSoC systems, which it installs"
+	@echo "make test-all  everything but those two"
 	@echo "make sim       list the cocotb testbenches; BENCH=encoder SIM=icarus WAVES=1 runs one"
 	@echo "make bench     measure cycles, area and speed; writes docs/benchmarks.md"
 	@echo "make lint      ruff and mypy"
@@ -70,12 +71,12 @@ QUICK := tests/test_house.py tests/sw/contract tests/sw/network tests/sw/packing
 	tests/hw/fetch tests/hw/lanes tests/hw/events tests/hw/parts
 
 check: lint
-	$(PYTEST) -m "not slow and not torch" $(QUICK)
+	$(PYTEST) -m "not slow and not torch and not systems" $(QUICK)
 
 # lint needs one core, and has the time of the tests.
 test: setup icarus
 	@$(MAKE) --no-print-directory lint & lint=$$!; \
-	$(PYTEST) -m "not slow and not torch" tests; tests=$$?; wait $$lint && exit $$tests
+	$(PYTEST) -m "not slow and not torch and not systems" tests; tests=$$?; wait $$lint && exit $$tests
 
 # PyTorch is large, and nothing else needs it. Its exporters of ONNX files need onnxscript. Of the
 # package opendpd (Apache-2.0) the measured data are used.
@@ -88,8 +89,23 @@ $(VENV)/.stillnet-train: $(STAMP) pyproject.toml
 test-train: $(VENV)/.stillnet-train
 	$(PYTEST) -m "torch and not slow" tests
 
+# LiteX with a CPU, FuseSoC, the schema of IP-XACT, and a compiler for the CPU.
+$(VENV)/.stillnet-systems: $(STAMP) pyproject.toml
+	@echo "installing LiteX, a CPU and FuseSoC ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[systems]'
+	@touch $@
+
+riscv:
+	@command -v riscv64-unknown-elf-gcc >/dev/null || { echo "installing gcc-riscv64-unknown-elf ..."; \
+		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y gcc-riscv64-unknown-elf >/dev/null; } || \
+		{ echo "riscv64-unknown-elf-gcc is missing; install it with your system's packages"; exit 2; }
+
+test-systems: $(VENV)/.stillnet-systems icarus riscv
+	$(PYTEST) -m "systems and not slow" tests
+
 test-all: lint icarus
-	$(PYTEST) -m "not torch" tests
+	$(PYTEST) -m "not torch and not systems" tests
 
 # cocotb testbenches of single blocks and of the whole core; docs/simulating.md
 SIM ?= icarus

@@ -10,16 +10,21 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import Flow, In, Member, Out, connect
 
 from stillnet.hw.host.axi_lite import AxiLiteRegisters, axi_lite_slave_members
+from stillnet.hw.host.stream_window import StreamWindow
 from stillnet.hw.memory.axi4 import Axi4ReadMaster, axi4_master_members
 from stillnet.hw.memory.port import LENGTH_BITS
 from stillnet.hw.memory.ram import RamPort
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
 from stillnet.sw.contract.registers import ADDRESS_BITS
+from stillnet.sw.contract.window import WINDOW_ADDRESS_BITS
 
 from .engine import Engine
 
-__all__ = ["Core", "Port", "axi_address_bits", "core_ports"]
+__all__ = ["STREAMS", "Core", "Port", "axi_address_bits", "core_ports"]
+
+STREAMS = ("axis", "registers")
+"""How vectors come and go: two AXI4-Streams, or registers on the bus of the others."""
 
 OUTSTANDING = 32
 """Read bursts that an AXI core may have outstanding. Short columns are short bursts, so it takes
@@ -52,6 +57,7 @@ _STREAM_IN = "Input vectors, element after element (AXI4-Stream)"
 _STREAM_OUT = "Output vectors, element after element (AXI4-Stream)"
 _REGISTERS_AXI = "Registers (AXI4-Lite slave); byte address = 4 * index"
 _REGISTERS = "Registers: a strobe of one cycle, answered by one cycle of reg_ack"
+_REGISTERS_STREAMS = "Registers and streams (AXI4-Lite slave); byte address = 4 * index"
 _MEMORY_AXI = "Weights (AXI4 master); writes only through MEMORY_DATA"
 _MEMORY = "Weight memory: burst reads in order, writes of one word"
 _CLOCK = "Clock and reset"
@@ -118,6 +124,13 @@ def _stream_ports() -> list[Port]:
     ]
 
 
+def _system_ports() -> list[Port]:
+    """What takes the place of streams and registers where a CPU reaches the streams."""
+    members = axi_lite_slave_members(WINDOW_ADDRESS_BITS + 2)
+    irq = Port("irq", "output", 1, "Interrupt", "a cause in INTERRUPTS that is enabled; a level")
+    return [*_axi_ports(members, _REGISTERS_STREAMS), irq]
+
+
 def _register_ports(config: EngineConfig) -> list[Port]:
     if config.memory == "axi4":
         return _axi_ports(axi_lite_slave_members(ADDRESS_BITS + 2), _REGISTERS_AXI)
@@ -164,13 +177,20 @@ def _memory_ports(config: EngineConfig) -> list[Port]:
     ]
 
 
-def core_ports(config: EngineConfig) -> tuple[Port, ...]:
-    """All ports of the core of a configuration, clock and reset included."""
+def core_ports(config: EngineConfig, streams: str = "axis") -> tuple[Port, ...]:
+    """All ports of the core of a configuration, clock and reset included.
+
+    Parameters
+    ----------
+    config : EngineConfig
+    streams : str
+        One of :data:`STREAMS`.
+    """
+    outside = [*_stream_ports(), *_register_ports(config)]
     return (
         Port("clk", "input", 1, _CLOCK, "everything happens at its rising edge"),
         Port("rst", "input", 1, _CLOCK, "synchronous, active high"),
-        *_stream_ports(),
-        *_register_ports(config),
+        *(_system_ports() if streams == "registers" else outside),
         *_memory_ports(config),
     )
 
@@ -182,21 +202,29 @@ class Core(wiring.Component):
     master for the weights and an AXI4-Lite slave for the registers; ``"ram"`` on-chip RAM and the
     plain register bus; ``"port"`` the memory port itself and the plain register bus.
 
+    With ``streams="registers"`` a CPU reaches the vectors too: one AXI4-Lite slave with the
+    registers and, behind them, those of ``contract.window``, and an interrupt, take the place of
+    the streams, whatever the memory.
+
     Parameters
     ----------
     config : EngineConfig
+    streams : str
+        One of :data:`STREAMS`.
 
     Members
     -------
     … : as :func:`core_ports` says, without clock and reset
     """
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._config = config
+    def __init__(self, config: EngineConfig, *, streams: str = "axis") -> None:
+        if streams not in STREAMS:
+            raise ValueError(f"streams must be one of {', '.join(STREAMS)}, not {streams!r}")
+        self._config, self._streams = config, streams
         super().__init__(
             {
                 port.name: (In if port.direction == "input" else Out)(port.width)
-                for port in core_ports(config)
+                for port in core_ports(config, streams)
                 if port.group != _CLOCK
             }
         )
@@ -210,6 +238,27 @@ class Core(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.engine = engine = Engine(config)
+        if self._streams == "registers":
+            m.submodules.window = window = StreamWindow()
+            connect(m, window.registers, engine.registers)
+            connect(m, window.inputs, engine.inputs)
+            connect(m, engine.outputs, window.outputs)
+            m.d.comb += self.irq.eq(window.irq)
+            self._connect_axi_lite(m, window.bus, WINDOW_ADDRESS_BITS)
+        else:
+            self._connect_streams(m, engine)
+        if config.memory == "axi4":
+            self._connect_axi(m, engine)
+        if config.memory == "ram":
+            m.submodules.ram = ram = RamPort(
+                config.address_bits, config.word_bits, config.ram_words, length_bits=LENGTH_BITS
+            )
+            connect(m, engine.memory, ram.port)
+        elif config.memory == "port":
+            self._connect_memory(m, engine)
+        return m
+
+    def _connect_streams(self, m: Module, engine: Engine) -> None:
         m.d.comb += [
             engine.inputs.payload.eq(self.s_axis_tdata),
             engine.inputs.valid.eq(self.s_axis_tvalid),
@@ -219,18 +268,8 @@ class Core(wiring.Component):
             self.m_axis_tvalid.eq(engine.outputs.valid),
             engine.outputs.ready.eq(self.m_axis_tready),
         ]
-        if config.memory == "axi4":
-            self._connect_axi(m, engine)
-        else:
+        if self._config.memory != "axi4":
             self._connect_registers(m, engine)
-        if config.memory == "ram":
-            m.submodules.ram = ram = RamPort(
-                config.address_bits, config.word_bits, config.ram_words, length_bits=LENGTH_BITS
-            )
-            connect(m, engine.memory, ram.port)
-        elif config.memory == "port":
-            self._connect_memory(m, engine)
-        return m
 
     def _connect_axi(self, m: Module, engine: Engine) -> None:
         config = self._config
@@ -241,18 +280,25 @@ class Core(wiring.Component):
             outstanding=OUTSTANDING,
             length_bits=LENGTH_BITS,
         )
-        m.submodules.registers = registers = AxiLiteRegisters(ADDRESS_BITS)
         connect(m, engine.memory, memory.port)
-        connect(m, registers.bus, engine.registers)
+        if self._streams == "axis":
+            self._connect_axi_lite(m, engine.registers, ADDRESS_BITS)
         m.d.comb += memory.base_address.eq(self.memory_base)
-        for part, prefix in ((memory, "m_axi_"), (registers, "s_axi_")):
-            for name, member in part.signature.members.items():
-                if not name.startswith(prefix):
-                    continue
-                if member.flow == Flow.In:
-                    m.d.comb += getattr(part, name).eq(getattr(self, name))
-                else:
-                    m.d.comb += getattr(self, name).eq(getattr(part, name))
+        self._connect_bus(m, memory, "m_axi_")
+
+    def _connect_axi_lite(self, m: Module, bus: wiring.PureInterface, address_bits: int) -> None:
+        m.submodules.registers = registers = AxiLiteRegisters(address_bits)
+        connect(m, registers.bus, bus)
+        self._connect_bus(m, registers, "s_axi_")
+
+    def _connect_bus(self, m: Module, part: wiring.Component, prefix: str) -> None:
+        for name, member in part.signature.members.items():
+            if not name.startswith(prefix):
+                continue
+            if member.flow == Flow.In:
+                m.d.comb += getattr(part, name).eq(getattr(self, name))
+            else:
+                m.d.comb += getattr(self, name).eq(getattr(part, name))
 
     def _connect_registers(self, m: Module, engine: Engine) -> None:
         bus = engine.registers

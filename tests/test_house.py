@@ -89,6 +89,7 @@ MAY_IMPORT = {
     " hw.host.link hw.memory hw.memory.sdram hw.parts",
     "boards.build": "boards.board boards.catalogue boards.platforms boards.top hw.parts sw.util",
     "boards": "boards.board boards.build boards.catalogue sw.cli sw.network sw.packing sw.util",
+    "boards.systems": "hw hw.verilog",
     "boards.bench": "boards.build boards.catalogue hw hw.cell sw.cli sw.util",
     # Simulation.
     "sim.compile": "",

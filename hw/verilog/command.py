@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from stillnet.hw.core import STREAMS
 from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.config import PRESETS, EngineConfig
@@ -32,6 +33,14 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="change a field of the configuration; may be given several times",
     )
     options.add_fit(parser, False, "add all that NET can use to the configuration")
+    parser.add_argument(
+        "--streams",
+        choices=STREAMS,
+        default="axis",
+        help="vectors by AXI4-Stream, or by registers that a CPU reaches (%(default)s)",
+    )
+    for package, what in _PACKAGES.items():
+        parser.add_argument(f"--{package}", action="store_true", help=f"write {what} as well")
     options.add_output(parser, "CORE.v", "the Verilog (core.v)", default="core.v")
 
 
@@ -53,7 +62,8 @@ def _run(args: argparse.Namespace) -> GenerateResult | dict[str, Any]:
         network = Network.load(args.network)
         config = fit(network, config) if args.fit else config
         pack(network, config)  # refuses a network that does not fit
-    return generate(config, args.output)
+    packages = [name for name in _PACKAGES if getattr(args, name)]
+    return generate(config, args.output, streams=args.streams, packages=packages)
 
 
 def _show(result: GenerateResult | dict[str, Any]) -> None:
@@ -79,6 +89,11 @@ def _show(result: GenerateResult | dict[str, Any]) -> None:
         print(f"{kind}: {path}")
 
 
+_PACKAGES = {
+    "fusesoc": "a FuseSoC core file",
+    "ipxact": "an IP-XACT component (IEEE 1685-2014)",
+    "vivado": "a Tcl script that packages the core and builds a Zynq-7000 design",
+}
 _MEMORIES = {"ram": "on-chip RAM", "axi4": "an AXI4 bus", "port": "a bare memory port"}
 
 GENERATE = Command(
@@ -106,6 +121,9 @@ examples:
   stillnet generate net.safetensors --preset axi64 --fit -o core.v
       a preset with what a compressed network asks for: four bits, formats of columns, cells. Pack
       for it with --preset core_config.toml, or with --preset axi64 --fit
+  stillnet generate --preset axi64 --streams registers --fusesoc --vivado -o core.v
+      for a processor: vectors through the bus of the registers, and an interrupt; with a core file
+      for FuseSoC, and a script for a Zynq-7000 (docs/how-to/systems.md)
 
 core.v needs no other file, no macro and no flag. Any network that fits the capacities in core.json
 runs on it: pack it with the same configuration. How to connect and start it: docs/core.md""",

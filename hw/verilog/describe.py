@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from enum import IntEnum, IntFlag
 from importlib import metadata
 from typing import Any
 
 from stillnet.hw.core import core_ports
-from stillnet.sw.contract import image, registers
+from stillnet.sw.contract import image
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.report import cell_report
 from stillnet.sw.contract.config import EngineConfig
@@ -23,6 +24,7 @@ from stillnet.sw.contract.registers import (
     SdramCounter,
     Status,
 )
+from stillnet.sw.contract.window import Interrupt, StreamRegister
 
 __all__ = ["describe_core", "header", "register_document"]
 
@@ -41,7 +43,7 @@ CAPACITIES = (
 
 def _documents(enum: type) -> dict[str, str]:
     """Docstrings of the members of an enum, which Python itself does not keep."""
-    tree = ast.parse(inspect.getsource(registers))
+    tree = ast.parse(inspect.getsource(sys.modules[enum.__module__]))
     body = next(c for c in tree.body if isinstance(c, ast.ClassDef) and c.name == enum.__name__)
     found = {}
     for before, after in zip(body.body, body.body[1:]):
@@ -64,7 +66,9 @@ def _plain(text: str) -> str:
     return re.sub(r"``([^`]*)``|:\w+:`([^`]*)`", lambda m: f"`{m[1] or m[2]}`", text)
 
 
-def describe_core(config: EngineConfig, name: str = "core") -> dict[str, Any]:
+def describe_core(
+    config: EngineConfig, name: str = "core", streams: str = "axis"
+) -> dict[str, Any]:
     """What the JSON beside the Verilog says; plain values.
 
     Parameters
@@ -72,9 +76,14 @@ def describe_core(config: EngineConfig, name: str = "core") -> dict[str, Any]:
     config : EngineConfig
     name : str
         The top module.
+    streams : str
+        One of ``hw.core.STREAMS``.
     """
     entries = _entries(Register, "index")
-    if config.memory == "axi4":
+    by_registers = streams == "registers"
+    if by_registers:
+        entries += _entries(StreamRegister, "index")
+    if config.memory == "axi4" or by_registers:
         entries = [{**e, "byte_address": 4 * e["index"]} for e in entries]
     return {
         "module": name,
@@ -86,6 +95,7 @@ def describe_core(config: EngineConfig, name: str = "core") -> dict[str, Any]:
         "capacities": {field: getattr(config, field) for field in CAPACITIES},
         "word_bits": config.word_bits,
         "memory": config.memory,
+        "streams": streams,
         "state_names": list(config.state_names),
         "cells": _cells(config),
         "ports": [
@@ -96,12 +106,13 @@ def describe_core(config: EngineConfig, name: str = "core") -> dict[str, Any]:
                 "group": p.group,
                 "meaning": p.meaning,
             }
-            for p in core_ports(config)
+            for p in core_ports(config, streams)
         ],
         "registers": entries,
         "control_bits": _entries(Control, "mask"),
         "status_bits": _entries(Status, "mask"),
         "errors": _entries(Error, "code"),
+        "interrupts": _entries(Interrupt, "mask") if by_registers else [],
         "state_regions": _entries(Region, "region"),
     }
 
@@ -112,8 +123,8 @@ def register_document() -> str:
     def table(enum: type[IntEnum] | type[IntFlag], key: str, title: str, head: str) -> list[str]:
         lines = [f"## {title}", "", head, "", f"| {key} | name | meaning |", "|---|---|---|"]
         for entry in _entries(enum, key):
-            value = f"0x{entry[key]:02x}" if enum is Register else str(entry[key])
-            if enum is Register:
+            value = str(entry[key])
+            if enum in (Register, StreamRegister):
                 value = f"{entry[key]} | 0x{4 * entry[key]:02x}"
             lines.append(f"| {value} | `{entry['name']}` | {entry['doc']} |")
         return [*lines, ""]
@@ -131,6 +142,13 @@ def register_document() -> str:
         "How they are used in turn: [core.md](core.md).",
         "",
         *table(Register, "index", "Registers", "A read of another index gives no defined value."),
+        *table(
+            StreamRegister,
+            "index",
+            "Streams by registers",
+            "Only in a core that was generated with `--streams registers`.",
+        ),
+        *table(Interrupt, "mask", "INTERRUPTS", "Bits of `INTERRUPTS`, only there."),
         *table(Control, "mask", "CONTROL", "Bits of `CONTROL`; each starts one action."),
         *table(Status, "mask", "STATUS", "Bits of `STATUS`; an error code stands in bits 15:8."),
         *table(Error, "code", "Error codes", "Why an image was refused."),

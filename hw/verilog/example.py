@@ -10,9 +10,9 @@ from .describe import header
 __all__ = ["example_verilog"]
 
 
-def example_verilog(config: EngineConfig, name: str = "core") -> str:
-    """A module that instantiates the core, to be copied from."""
-    ports = core_ports(config)
+def example_verilog(config: EngineConfig, name: str = "core", streams: str = "axis") -> str:
+    """A module that instantiates the core, to be copied from; ``streams`` as for ``Core``."""
+    ports = core_ports(config, streams)
     outer = [p for p in ports if p.name not in ("clk", "rst", "memory_base")]
     base = f"  parameter [{axi_address_bits(config) - 1}:0] MEMORY_BASE = 'h1000_0000\n"
     parameters = f"#(\n{base}) " if config.memory == "axi4" else ""

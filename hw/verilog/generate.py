@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
-from stillnet.hw.core import Core, core_ports
+from stillnet.hw.core import STREAMS, Core, core_ports
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import write_atomically
@@ -14,9 +15,19 @@ from stillnet.sw.util.results import GenerateResult
 
 from .describe import describe_core, header
 from .example import example_verilog
+from .fusesoc import fusesoc_core
+from .ipxact import ipxact_component
 from .text import readable_verilog, to_verilog
+from .vivado import vivado_script
 
-__all__ = ["core_verilog", "generate"]
+__all__ = ["PACKAGES", "core_verilog", "generate"]
+
+PACKAGES = {
+    "fusesoc": "{}.core",
+    "ipxact": "{}.xml",
+    "vivado": "{}_vivado.tcl",
+}
+"""Files for tools that assemble systems, by what they are for."""
 
 KEYWORDS = frozenset(
     """
@@ -57,7 +68,7 @@ def _check_name(name: str) -> str:
     return name
 
 
-def core_verilog(config: EngineConfig, name: str = "core") -> str:
+def core_verilog(config: EngineConfig, name: str = "core", streams: str = "axis") -> str:
     """The Verilog of a core: one file that needs no other, for any tool.
 
     Parameters
@@ -65,9 +76,12 @@ def core_verilog(config: EngineConfig, name: str = "core") -> str:
     config : EngineConfig
     name : str
         The top module; the names of all others begin with it.
+    streams : str
+        ``"axis"``, or ``"registers"`` for a CPU that reaches the vectors by its bus.
     """
-    comments = {p.name: f"{p.group}\n{p.meaning}" for p in core_ports(config)}
-    text = readable_verilog(to_verilog(Core(config), _check_name(name)), name, comments)
+    comments = {p.name: f"{p.group}\n{p.meaning}" for p in core_ports(config, streams)}
+    core = Core(config, streams=streams)
+    text = readable_verilog(to_verilog(core, _check_name(name)), name, comments)
     about = "an accelerator for streaming recurrent networks"
     text = (
         header(config, name, about)
@@ -79,7 +93,13 @@ def core_verilog(config: EngineConfig, name: str = "core") -> str:
     )
 
 
-def generate(config: EngineConfig | str | Path, output: str | Path) -> GenerateResult:
+def generate(
+    config: EngineConfig | str | Path,
+    output: str | Path,
+    *,
+    streams: str = "axis",
+    packages: Collection[str] = (),
+) -> GenerateResult:
     """Writes a core: Verilog, its description in JSON, an example of its use, its configuration.
 
     ``core.v``, ``core.json``, ``core_example.v``, ``core_config.toml`` for the output ``core.v``.
@@ -97,6 +117,11 @@ def generate(config: EngineConfig | str | Path, output: str | Path) -> GenerateR
     config : EngineConfig, or name of a preset, or path of a TOML file
     output : str or Path
         The Verilog file. Its stem is the name of the top module.
+    streams : str
+        ``"axis"``: vectors come and go by AXI4-Stream. ``"registers"``: a CPU reaches them by the
+        bus of the registers.
+    packages : collection of str
+        More files, for tools that assemble systems, of :data:`PACKAGES`.
 
     Returns
     -------
@@ -110,6 +135,8 @@ def generate(config: EngineConfig | str | Path, output: str | Path) -> GenerateR
     """
     if not isinstance(config, EngineConfig):
         config = EngineConfig.load(config)
+    if streams not in STREAMS:
+        raise StillnetError(f"streams must be {' or '.join(STREAMS)}, not '{streams}'")
     output = Path(output)
     if output.suffix != ".v":
         raise StillnetError(f"output '{output}' must end in .v, as core.v does")
@@ -117,13 +144,31 @@ def generate(config: EngineConfig | str | Path, output: str | Path) -> GenerateR
     if output.is_dir() or not output.parent.is_dir():
         problem = "is a folder" if output.is_dir() else f"needs the folder '{output.parent}'"
         raise StillnetError(f"cannot write '{output}': it {problem}; choose another place")
-    description = describe_core(config, name)
+    unknown = sorted(set(packages) - set(PACKAGES))
+    if unknown:
+        raise StillnetError(
+            f"there is no package '{unknown[0]}'; packages are {', '.join(PACKAGES)}"
+        )
+    if "vivado" in packages and (streams != "registers" or config.memory == "port"):
+        raise StillnetError(
+            "the design for Vivado has a processor that needs streams by registers, and memory "
+            '"axi4" or "ram"; add --streams registers, or choose another configuration'
+        )
+    description = describe_core(config, name, streams)
+    writers = {
+        "fusesoc": lambda: fusesoc_core(description),
+        "ipxact": lambda: ipxact_component(config, description),
+        "vivado": lambda: vivado_script(config, description),
+    }
     texts = {
-        "verilog": (output, core_verilog(config, name)),
-        "example": (output.with_name(f"{name}_example.v"), example_verilog(config, name)),
+        "verilog": (output, core_verilog(config, name, streams)),
+        "example": (output.with_name(f"{name}_example.v"), example_verilog(config, name, streams)),
         "json": (output.with_suffix(".json"), json.dumps(description, indent=2) + "\n"),
         "config": (output.with_name(f"{name}_config.toml"), config.to_toml()),
     }
+    for package in sorted(set(packages)):
+        path = output.with_name(PACKAGES[package].format(name))
+        texts[package] = (path, writers[package]())
     for path, text in texts.values():
         write_atomically(path, text)
     files = {kind: str(path) for kind, (path, _) in texts.items()}

@@ -81,6 +81,13 @@ TESTBENCHES = _listed(
     Testbench("axi_lite", "AXI4-Lite registers: cocotbext-axi's master", {"BITS": 5}, 3),
     Testbench("core", "whole core over its buses: the reference", {"MEMORY": "axi4"}, 3),
     Testbench(
+        "system",
+        "core on a processor's bus: the host driver and the reference",
+        {"MEMORY": "axi4"},
+        3,
+        optimise="-O1",
+    ),
+    Testbench(
         "board",
         "whole board at its serial port: the host driver and the reference",
         optimise="-O1",

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any
@@ -43,12 +43,14 @@ __all__ = [
     "Frame",
     "FrameDecoder",
     "Identity",
+    "Operation",
     "Outcome",
     "check",
     "clear",
     "clear_counters",
     "encode",
     "load_block",
+    "operations",
     "read",
     "read_state",
     "restore",
@@ -277,6 +279,52 @@ def read(register: int, count: int = 1, *, half: bool = False) -> bytes:
     """Operations that read one register ``count`` times; the reply has 4 (2) bytes for each."""
     runs = [min(RUN_LENGTH, count - k) for k in range(0, count, RUN_LENGTH)]
     return b"".join(_operation(register, n, _HALF if half else 0) for n in runs)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Accesses to one register, as a command lists them.
+
+    Attributes
+    ----------
+    register : int
+    values : tuple of int, or None
+        What is written, one after the other; None for a read.
+    count : int
+        Accesses.
+    half : bool
+        Values have two bytes.
+    """
+
+    register: int
+    values: tuple[int, ...] | None
+    count: int
+    half: bool
+
+
+def operations(payload: bytes) -> Iterator[Operation]:
+    """The operations of a command, in order: what :func:`write` and :func:`read` have put together.
+
+    Raises
+    ------
+    ValueError
+        After the last whole one, where the list ends within one.
+    """
+    at = 0
+    while at < len(payload):
+        if at + 2 > len(payload):
+            raise ValueError("the list is cut off")
+        flags, count = payload[at], payload[at + 1] or RUN_LENGTH
+        at += 2
+        half = bool(flags & _HALF)
+        values = None
+        if flags & _WRITE:
+            size = count * (2 if half else 4)
+            if at + size > len(payload):
+                raise ValueError("the list is cut off")
+            values = struct.unpack_from(f"<{count}{'H' if half else 'I'}", payload, at)
+            at += size
+        yield Operation(flags & (_HALF - 1), values, count, half)
 
 
 def load_block(address: int, data: bytes, word_bytes: int) -> bytes:

@@ -21,6 +21,7 @@ from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
 from stillnet.sw.contract.image import CRC_RECORD, Record
 from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Register, Status
+from stillnet.sw.contract.window import Interrupt, StreamRegister
 from stillnet.sw.packing.packer import Image
 from stillnet.sw.util.files import check_place, make_folder, write_atomically
 from stillnet.sw.util.results import CDriverResult
@@ -73,6 +74,9 @@ def _groups() -> list[_Group]:
     return [
         _Group("Registers, by index; the byte address is four times that", "REGISTER",
                _members(Register)),
+        _Group("Streams by registers, of cores that have them; also by index", "STREAM",
+               _members(StreamRegister)),
+        _Group("Causes of the interrupt of such a core", "INTERRUPT", _members(Interrupt)),
         _Group("Bits of CONTROL", "CONTROL", _members(Control)),
         _Group("Bits of STATUS; the reason of a refusal stands in bits 15:8", "STATUS",
                _members(Status)),

@@ -822,12 +822,14 @@ class GenerateResult(Result):
         Version of the images that it reads.
     capacities : dict of str to int
         How large a network may be.
-    ports, registers, control_bits, status_bits, errors, state_regions : list of dict
+    streams : str
+        How vectors come and go: ``axis`` or ``registers``.
+    ports, registers, control_bits, status_bits, errors, interrupts, state_regions : list of dict
         The interface, with a sentence for each.
     cells : list of dict
         What the pipeline of each cell costs.
     files : dict of str to str
-        Paths by kind: ``verilog``, ``example``, ``json``, ``config``.
+        Paths by kind: ``verilog``, ``example``, ``json``, ``config``, and packages.
     """
 
     module: str
@@ -839,6 +841,7 @@ class GenerateResult(Result):
     capacities: dict[str, int]
     word_bits: int
     memory: str
+    streams: str
     state_names: list[str]
     cells: list[dict[str, Any]]
     ports: list[dict[str, Any]]
@@ -846,6 +849,7 @@ class GenerateResult(Result):
     control_bits: list[dict[str, Any]]
     status_bits: list[dict[str, Any]]
     errors: list[dict[str, Any]]
+    interrupts: list[dict[str, Any]]
     state_regions: list[dict[str, Any]]
     files: dict[str, str]
 
