@@ -68,7 +68,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     options.add_float(parser, "with --report: the float model, for the error against it")
     add(
-        "--rate",
+        "--pace",
         type=options.positive_number,
         metavar="R",
         help="steps per second in use, for energy per step and operations per second",
@@ -104,8 +104,8 @@ def _run(args: argparse.Namespace) -> RunResult:
     if args.float is not None and args.report is None:
         raise StillnetError("--float needs --report OUT.html, which shows the error")
     on_board = args.engine.startswith(("board:", "sim:"))
-    if args.watts is not None and args.rate is None and not on_board:
-        raise StillnetError("--watts needs the time of a step; give --rate, in steps per second")
+    if args.watts is not None and args.pace is None and not on_board:
+        raise StillnetError("--watts needs the time of a step; give --pace, in steps per second")
     files = recording_files(args.input)
     many = len(files) > 1
     if not many:
@@ -137,7 +137,7 @@ def _run(args: argparse.Namespace) -> RunResult:
                 recordings,
                 result,
                 model=model,
-                rate=args.rate,
+                rate=args.pace,
                 progress=progress,
             )
         result = replace(result, report=str(args.report))
@@ -155,7 +155,7 @@ def _energy(result: RunResult, args: argparse.Namespace) -> Energy | None:
     return energy_of(
         getattr(result, "sdram", None),
         result.steps,
-        rate=args.rate,
+        rate=args.pace,
         watts=args.watts,
         seconds=result.steps / speed if speed else None,
     )
@@ -228,7 +228,7 @@ examples:
       the same through the generated Verilog in a simulator, compared value by value
   stillnet run net.safetensors x.npy --report run.html --float model.onnx
       a page about the run, for a person: events over time, slowest steps and why, errors
-  stillnet run net.safetensors x.npy --engine board:/dev/ttyUSB0 --rate 100 --watts 0.9
+  stillnet run net.safetensors x.npy --engine board:/dev/ttyUSB0 --pace 100 --watts 0.9
       energy per step: of the SDRAM from what it was told, of the board from a meter
   stillnet run net.safetensors x.npy --engine board:/dev/ttyUSB0 -o y.npy
       on a board, packed for the engine that it has; outputs are compared with the reference

@@ -245,7 +245,7 @@ def energy_of(
             slower = needed
     time = 1 / rate if rate else seconds / steps if seconds and steps else None
     if watts is not None and time is None:
-        raise StillnetError("--watts needs the time of a step; give --rate, in steps per second")
+        raise StillnetError("--watts needs the time of a step; give --pace, in steps per second")
     return Energy(
         sdram=step,
         sdram_parts=found,

@@ -119,7 +119,7 @@ def test_a_meter() -> None:
     timed = energy_of(None, 10, watts=0.9, seconds=2.0)
     assert timed is not None and timed.board == pytest.approx(0.18)
     assert energy_of(None, 10) is None
-    with pytest.raises(StillnetError, match="give --rate"):
+    with pytest.raises(StillnetError, match="give --pace"):
         energy_of(None, 10, watts=0.9)
 
 
@@ -177,12 +177,12 @@ def test_the_command(tmp_path, capsys) -> None:
     network().save(tmp_path / "net.safetensors")
     np.save(tmp_path / "x.npy", recording(1, 20))
     call = ["run", str(tmp_path / "net.safetensors"), str(tmp_path / "x.npy")]
-    assert main([*call, "--watts", "2", "--rate", "50"]) == 0
+    assert main([*call, "--watts", "2", "--pace", "50"]) == 0
     assert "board: 40 mJ per step, from 2 W of the meter" in capsys.readouterr().out
     assert main([*call, "--watts", "2"]) == 2
-    assert "--watts needs the time of a step; give --rate" in capsys.readouterr().err
+    assert "--watts needs the time of a step; give --pace" in capsys.readouterr().err
     page = tmp_path / "out.html"
-    assert main([*call, "--rate", "50", "--report", str(page)]) == 0
+    assert main([*call, "--pace", "50", "--report", str(page)]) == 0
     text = page.read_text()
     for words in ("Effective_MACs", "Dense", "power proxy", "M-Ops/s"):
         assert words in text
