@@ -200,6 +200,8 @@ class PuppetBoard:
             return self._state(select >> 28, select & 0xFFFFFFF)
         if register in self.counters:
             return self.counters[register]
+        if register is Register.SDRAM_COUNT:
+            return 0  # it has no counters of an SDRAM
         raise StillnetError(f"the puppet has no register {register.name}")
 
     def _state(self, region: int, index: int) -> int:
