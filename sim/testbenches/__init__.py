@@ -84,7 +84,6 @@ TESTBENCHES = _listed(
         "system",
         "core on a processor's bus: the host driver and the reference",
         {"MEMORY": "axi4"},
-        3,
         optimise="-O1",
     ),
     Testbench(

@@ -27,8 +27,8 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from tests.support.mutations import put_in_place
 
-LARGE = ("axi4", "core", "board")
-"""With Verilator only, and elsewhere: test_core.py, test_memory_ports.py."""
+LARGE = ("axi4", "core", "board", "system")
+"""With Verilator only, and elsewhere: test_core.py, test_memory_ports.py, test_local_core.py."""
 
 
 @pytest.mark.parametrize("simulator", model.SIMULATORS)
