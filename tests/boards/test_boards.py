@@ -520,7 +520,7 @@ def test_a_board_with_tiers_has_the_block_ram_that_is_left() -> None:
     assert config.lanes == 8 and config.hot_words > 20_000
     assert 0.85 * target.block_rams < block_rams(config) <= 0.9 * target.block_rams
     assert (target.clock_hz, target.memory_hz) == (TIER_CLOCK_HZ, 131_250_000)
-    assert config.bus_clock == pytest.approx(1.4)
+    assert config.bus_clock == pytest.approx(1.5)
     with pytest.raises(StillnetError, match="^board 'ulx3s-12f' has 56 blocks of RAM, too few"):
         board("ulx3s-12f").tiered()
     with pytest.raises(StillnetError, match="^board 'upduino' has all weights in the FPGA"):
