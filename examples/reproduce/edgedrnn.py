@@ -11,7 +11,6 @@ needs pandas, tqdm, pydantic, scipy, threadpoolctl, rich and psutil.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import subprocess
@@ -21,7 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared import COLOURS, FOLDER, NETWORKS, engine_of, figures, judge, picture, write_results
+from shared import (
+    COLOURS,
+    FOLDER,
+    NETWORKS,
+    command_line,
+    engine_of,
+    figures,
+    judge,
+    picture,
+    write_results,
+)
 
 import stillnet as sn
 from stillnet.sw.cli.main import main as stillnet
@@ -240,40 +249,28 @@ def draw(results: dict[str, Any], path: Path) -> None:
     fig.savefig(path, dpi=110)
 
 
-def main() -> int:
-    """The command line."""
+def show(keep: bool) -> Path:
+    """Measures, prints, draws; gives the picture."""
     from shared import read_results
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--train", action="store_true", help="make the networks anew")
-    args = parser.parse_args()
-    try:
-        PLACE.mkdir(parents=True, exist_ok=True)
-        if args.train:
-            make()
-        results = read_results()["edgedrnn"]
-        networks = {n: sn.Network.load(NETWORKS / f"{n}.safetensors") for n in WORDS}
-        results["trained"] = [row(n) for n in networks.values()]
-        lanes = engine_of(next(iter(networks.values()))).lanes
-        print(f"opendpd's own GRU: {results['opendpd']['nmse']:.2f} dB; engine of {lanes} lanes")
-        print("                 NMSE dB  share of columns  hidden events  words  cycles")
-        for kind, rows in (("thresholds", results["untrained"]), ("trained", results["trained"])):
-            for r in rows:
-                print(
-                    f"{kind:15}  {r['nmse']:7.2f}  {r['share']:16.3f}  {r['hidden']:13.2f}  "
-                    f"{r['words']:5.1f}  {r['cycles']:6.1f}"
-                )
-        if args.train:
-            write_results("edgedrnn", results)
-        draw(results, FOLDER / "edgedrnn.png")
-        print(f"{FOLDER / 'edgedrnn.png'} written.")
-    except StillnetError as error:
-        print(f"edgedrnn.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    results = read_results()["edgedrnn"]
+    networks = {n: sn.Network.load(NETWORKS / f"{n}.safetensors") for n in WORDS}
+    results["trained"] = [row(n) for n in networks.values()]
+    lanes = engine_of(next(iter(networks.values()))).lanes
+    print(f"opendpd's own GRU: {results['opendpd']['nmse']:.2f} dB; engine of {lanes} lanes")
+    print("                 NMSE dB  share of columns  hidden events  words  cycles")
+    for kind, rows in (("thresholds", results["untrained"]), ("trained", results["trained"])):
+        for r in rows:
+            print(
+                f"{kind:15}  {r['nmse']:7.2f}  {r['share']:16.3f}  {r['hidden']:13.2f}  "
+                f"{r['words']:5.1f}  {r['cycles']:6.1f}"
+            )
+    if keep:
+        write_results("edgedrnn", results)
+    path = FOLDER / "edgedrnn.png"
+    draw(results, path)
+    return path
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line("edgedrnn.py", __doc__, make, show))

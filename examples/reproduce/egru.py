@@ -10,7 +10,6 @@ text; training needs PyTorch.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import math
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared import COLOURS, FOLDER, NETWORKS, figures, judge, picture, write_results
+from shared import COLOURS, FOLDER, NETWORKS, command_line, figures, judge, picture, write_results
 
 import stillnet as sn
 from stillnet.sw.contract.errors import StillnetError
@@ -199,37 +198,25 @@ def draw(found: dict[str, dict[str, float]], path: Path) -> None:
     fig.savefig(path, dpi=110)
 
 
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--train", action="store_true", help="make the networks anew")
-    args = parser.parse_args()
-    try:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        if args.train:
-            make()
-        found = measure()
-        print("network       perplexity  multiplications  of dense  activity  kept  words  cycles")
-        for name, row in found.items():
-            print(
-                f"{name:12}  {row['perplexity']:10.3f}  {row['multiplications']:15,.0f}  "
-                f"{row['multiplications'] / row['of']:8.3f}  {row['activity']:8.3f}  "
-                f"{row['kept']:4.2f}  {row['words']:5.0f}  {row['cycles']:6.0f}"
-            )
-        for name in list(NAMES)[1:]:
-            parts = shares(found, name).items()
-            print(f"{name}: " + ", ".join(f"{what} {value:.3f}" for what, value in parts))
-        if args.train:
-            write_results("egru", found)
-        draw(found, FOLDER / "egru.png")
-        print(f"{FOLDER / 'egru.png'} written.")
-    except StillnetError as error:
-        print(f"egru.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def show(keep: bool) -> Path:
+    """Measures, prints, draws; gives the picture."""
+    found = measure()
+    print("network       perplexity  multiplications  of dense  activity  kept  words  cycles")
+    for name, row in found.items():
+        print(
+            f"{name:12}  {row['perplexity']:10.3f}  {row['multiplications']:15,.0f}  "
+            f"{row['multiplications'] / row['of']:8.3f}  {row['activity']:8.3f}  "
+            f"{row['kept']:4.2f}  {row['words']:5.0f}  {row['cycles']:6.0f}"
+        )
+    for name in list(NAMES)[1:]:
+        parts = shares(found, name).items()
+        print(f"{name}: " + ", ".join(f"{what} {value:.3f}" for what, value in parts))
+    if keep:
+        write_results("egru", found)
+    path = FOLDER / "egru.png"
+    draw(found, path)
+    return path
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line("egru.py", __doc__, make, show))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.cost import predict, step_words
 from stillnet.sw.cost.memory import MemoryModel
@@ -158,3 +161,35 @@ def picture(width: float = 10.0, panels: int = 2) -> Any:
 
     plt.rcParams.update(_STYLE)
     return plt.subplots(1, panels, figsize=(width, 4.2), layout="constrained")
+
+
+def command_line(
+    name: str, about: str | None, make: Callable[[], None], show: Callable[[bool], Path]
+) -> int:
+    """What the scripts of all pages do: make networks anew if asked, then measure and draw.
+
+    Parameters
+    ----------
+    name : str
+        Of the script.
+    about : str
+        Its docstring.
+    make : callable
+        Trains the networks.
+    show : callable
+        Measures, prints and draws; gives the picture. It gets whether figures are to be kept.
+    """
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--train", action="store_true", help="make the networks anew")
+    args = parser.parse_args()
+    try:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        if args.train:
+            make()
+        print(f"{show(args.train)} written.")
+    except StillnetError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+    return 0

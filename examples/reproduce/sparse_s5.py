@@ -9,17 +9,15 @@ docs/reproduce/sparse-s5.md explains what is done. Training needs PyTorch; the d
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared import COLOURS, FOLDER, NETWORKS, figures, judge, picture, write_results
+from shared import COLOURS, FOLDER, NETWORKS, command_line, figures, judge, picture, write_results
 from signals import lorenz
 
 import stillnet as sn
-from stillnet.sw.contract.errors import StillnetError
 
 SITES, SEED = 16, 0
 SKIPPED = 50
@@ -141,33 +139,21 @@ def draw(found: dict[str, dict[str, float]], path: Path) -> None:
     fig.savefig(path, dpi=110)
 
 
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--train", action="store_true", help="make the networks anew")
-    args = parser.parse_args()
-    try:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        if args.train:
-            make()
-        found = measure()
-        print("network         error dB  weights  kept  words  cycles  multiplications")
-        for name, r in found.items():
-            print(
-                f"{name:14}  {r['db']:8.2f}  {r['weights']:7,.0f}  {r['kept']:4.2f}  "
-                f"{r['words']:5.0f}  {r['cycles']:6.0f}  {r['multiplications']:15,.0f}"
-            )
-        if args.train:
-            write_results("s5", found)
-        draw(found, FOLDER / "sparse-s5.png")
-        print(f"{FOLDER / 'sparse-s5.png'} written.")
-    except StillnetError as error:
-        print(f"sparse_s5.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def show(keep: bool) -> Path:
+    """Measures, prints, draws; gives the picture."""
+    found = measure()
+    print("network         error dB  weights  kept  words  cycles  multiplications")
+    for name, r in found.items():
+        print(
+            f"{name:14}  {r['db']:8.2f}  {r['weights']:7,.0f}  {r['kept']:4.2f}  "
+            f"{r['words']:5.0f}  {r['cycles']:6.0f}  {r['multiplications']:15,.0f}"
+        )
+    if keep:
+        write_results("s5", found)
+    path = FOLDER / "sparse-s5.png"
+    draw(found, path)
+    return path
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line("sparse_s5.py", __doc__, make, show))

@@ -42,7 +42,7 @@ _OWN = {
     "search": "stillnet.sw.cli.search:SEARCH",
     "train": "stillnet.sw.cli.train:TRAIN",
     "check": "stillnet.sw.cli.check:CHECK",
-    "monitor": "stillnet.sw.cli.monitor:MONITOR",
+    "monitor": "stillnet.sw.cli.service.monitor:MONITOR",
     "deploy": "stillnet.sw.cli.service.deploy:DEPLOY",
     "c-driver": "stillnet.sw.cli.c_driver:C_DRIVER",
 }

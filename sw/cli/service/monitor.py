@@ -6,6 +6,9 @@ import argparse
 import sys
 from typing import Any
 
+from stillnet.sw.cli import options
+from stillnet.sw.cli.main import Command
+from stillnet.sw.cli.rendering import columns, print_tables
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.host.serving import DEFAULT_PORT as DRIVER_PORT
 from stillnet.sw.monitor.canary import Canary
@@ -15,10 +18,6 @@ from stillnet.sw.monitor.monitor import Monitor
 from stillnet.sw.monitor.server import DEFAULT_PORT, serve_page
 from stillnet.sw.network.network import Network
 from stillnet.sw.util.shown import shown_count, shown_time
-
-from . import options
-from .main import Command
-from .rendering import columns, print_tables
 
 __all__ = ["MONITOR"]
 
