@@ -18,6 +18,7 @@ from stillnet.sw.contract.link import steps_per_second
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.engine_fit import changed, missing
+from stillnet.sw.packing.packer import pack
 from stillnet.sw.util.progress import Progress, silent
 from stillnet.sw.util.results import BoardResult
 
@@ -270,8 +271,11 @@ def sim_engine(
     if not address:
         raise StillnetError("engine 'sim' needs a board: sim:ulx3s-85f")
     base = _own_engine(address)
-    if fit is None:
-        fit = base is not None and bool(missing(network, base))
+    if not fit and base is not None and missing(network, base):
+        if fit is False:
+            pack(network, base)  # refuses, before a board is compiled for nothing
+        else:
+            fit = True
     opening = {"fit": network} if fit else {}
     return _run(f"sim:{address}", network, x, opening, base=base, **options)
 

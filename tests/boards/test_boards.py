@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from stillnet.sw.packing.packer import pack
 from tests import ROOT
 from tests.support.boards import equals_reference, fake_loader, fake_tools
 from tests.support.networks.random import random_case
+from tests.support.sampling import some
 
 SDRAM_BOARDS = [name for name, target in BOARDS.items() if target.family == "ecp5"]
 """The others: ``test_gowin_boards.py``, ``test_ice40_boards.py``."""
@@ -117,11 +118,6 @@ def test_another_clock() -> None:
 
 
 # -- the design of each board ---------------------------------------------------------------------
-
-
-def some(names: Iterable[str], *chosen: str) -> list:
-    """All of them; those that are not chosen repeat what these show, and are slow."""
-    return [n if n in chosen else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 @pytest.mark.parametrize("name", some(SDRAM_BOARDS, "ulx3s-85f", "colorlight-i9"))

@@ -27,7 +27,15 @@ from tests.support.networks.random import Bench, Case, engine_config
 
 FEW = {"lanes": 8, "cells": ("gru", "linear", "relu")}
 CONFIGS: dict[str, EngineConfig] = {
-    "int4": engine_config(int4=True, row_scale=True, **FEW),
+    "int4": engine_config(
+        int4=True,
+        row_scale=True,
+        columns=300,
+        hot_words=70,
+        fetch_words=16,
+        fetch_columns=4,
+        **FEW,
+    ),
     "sparse": engine_config(
         formats=FORMATS,
         columns=512,
@@ -37,7 +45,6 @@ CONFIGS: dict[str, EngineConfig] = {
         **FEW,
     ),
     "both": engine_config(int4=True, formats=FORMATS, columns=512, hot_words=5000, **FEW),
-    "dense": engine_config(columns=300, hot_words=70, fetch_words=16, fetch_columns=4, **FEW),
 }
 
 
@@ -73,7 +80,7 @@ def test_columns_of_one_lane(benches: dict[str, Bench], name: str) -> None:
 
 
 def test_more_hot_words_than_the_store_has_are_refused(benches: dict[str, Bench]) -> None:
-    bench = benches["dense"]
+    bench = benches["int4"]
     case = format_case(0, bench.config)
     image = pack(case.network, bench.config)
     words = len(image.hardware) // bench.config.word_bytes

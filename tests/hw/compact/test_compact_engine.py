@@ -23,6 +23,7 @@ from tests.hw.test_engine import (  # isort: skip  # noqa: F401
     test_idle_means_that_nothing_is_left_to_do,
     test_the_harness_notices_a_hang,
 )
+from tests.support.sampling import some
 
 NAMES = ["8x1", "2x1"]
 
@@ -104,7 +105,7 @@ MUTANTS: dict[str, tuple[str, str, tuple[str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", some(MUTANTS, "odd"))
 def test_mutants_are_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs above see what they are there to see."""
     module, component, change = MUTANTS[name]

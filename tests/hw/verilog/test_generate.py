@@ -30,16 +30,15 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.registers import Control, Register, Status
 from stillnet.sw.packing.packer import pack
 from tests import ROOT
+from tests.support.sampling import some
 
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(name, marks=pytest.mark.slow if name == "axi512" else ()) for name in PRESETS
-    ],
+    params=some(PRESETS, "tiny", "axi64"),
 )
 def generated(request, tmp_path_factory):
-    """A preset's files. The widest one is as axi64, and takes a minute: it is slow."""
+    """A preset's files."""
     folder = tmp_path_factory.mktemp(request.param)
     return PRESETS[request.param], folder, generate(request.param, folder / "core.v")
 
