@@ -4,37 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stillnet.sim.audio.signals import HOP, RATE, si_sdr, stft
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.util.pictures import PALETTE, STYLE
 
 __all__ = ["demo_picture"]
-
-_PALETTE = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442", "#999999")
-"""Okabe and Ito's colours, told apart by colour-blind readers."""
-
-_INK, _FAINT = "#222222", "#8a8a8a"
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 7,
-    "axes.labelsize": 10,
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "text.color": _INK,
-    "figure.facecolor": "white",
-}
 
 
 def demo_picture(
@@ -83,7 +60,7 @@ def demo_picture(
     top = max(float(s.max()) for s in spectra) - 6
 
     # A figure of its own, not pyplot's: nothing is left behind, and no display is asked for.
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         layout = ConstrainedLayoutEngine(h_pad=0.09, w_pad=0.06)
         figure = Figure(figsize=(11, 10.6), layout=layout)
         FigureCanvasAgg(figure)
@@ -161,7 +138,7 @@ def _draw_events(axes, events: Mapping[str, np.ndarray], sizes: Mapping[str, int
     weight = np.convolve(np.ones(steps), kernel, "same")
     smooth = np.array([np.convolve(row, kernel, "same") / weight for row in counts])
     time = np.arange(steps) * HOP / RATE
-    colours = [_PALETTE[i % len(_PALETTE)] for i in range(len(names))]
+    colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
     axes.stackplot(time, smooth, colors=colours, edgecolor="white", linewidth=0.35)
     total = counts.sum(axis=0)
     if sizes is None:
@@ -200,7 +177,7 @@ def _draw_cycles(axes, cycles: Mapping[str, float]) -> None:
     left = 0.0
     labels, handles = [], []
     for i, (cause, count) in enumerate(cycles.items()):
-        colour = _PALETTE[(0, 3, 4, 5, 1, 2, 6, 7)[i % 8]]
+        colour = PALETTE[(0, 1, 5, 3, 4, 2, 6)[i % len(PALETTE)]]
         axes.barh(0, count / total, left=left, color=colour, edgecolor="white", linewidth=0.6)
         left += count / total
         handles.append(_patch(colour))

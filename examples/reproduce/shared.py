@@ -21,6 +21,7 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout, Trace, run_integers
 from stillnet.sw.packing.engine_fit import fit
 from stillnet.sw.util.files import write_atomically
+from stillnet.sw.util.pictures import PALETTE, STYLE
 
 __all__ = [
     "COLOURS",
@@ -41,30 +42,7 @@ FOLDER = Path("build/reproduce")
 NETWORKS = Path(__file__).parent / "networks"
 """Trained networks, and ``results.json``: what was measured when they were made."""
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999")
-"""Okabe and Ito's, told apart by colour-blind readers."""
-
-_INK, _FAINT = "#222222", "#8a8a8a"
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "text.color": _INK,
-    "figure.facecolor": "white",
-    "legend.frameon": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-}
+COLOURS = PALETTE
 
 
 @dataclass(frozen=True)
@@ -159,7 +137,9 @@ def picture(width: float = 10.0, panels: int = 2) -> Any:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update(_STYLE)
+    plt.rcParams.update(
+        {**STYLE, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6e6e6"}
+    )
     return plt.subplots(1, panels, figsize=(width, 4.2), layout="constrained")
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import write_atomically
-from stillnet.sw.util.pictures import check_picture
+from stillnet.sw.util.pictures import PALETTE, STYLE, check_picture
 
 from .sweep import Row
 
 __all__ = ["plot_sweep"]
 
-_COLOURS = {8: "#30638e", 4: "#d1495b"}
+_COLOURS = {8: PALETTE[0], 4: PALETTE[5]}
 _MARKERS = "osD^vP*X"
 _STYLES = ("-", "--", "-.", ":")
 
@@ -35,6 +35,7 @@ def plot_sweep(rows: Sequence[Row], path: str | Path, *, title: str = "") -> Non
     if not rows:
         raise StillnetError("a sweep without points cannot be drawn; allow a larger error")
     tested = "test_error" in rows[0]
+    plt.rcParams.update(STYLE)
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
     gone = sorted({r["sparsity"] for r in rows})
     for b, s in sorted({(r["bits"], r["sparsity"]) for r in rows}, key=lambda k: (-k[0], k[1])):

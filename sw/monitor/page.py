@@ -6,6 +6,7 @@ import time
 from html import escape
 from typing import Any
 
+from stillnet.sw.util.pictures import FAINT, INK, PALETTE
 from stillnet.sw.util.shown import shown_count, shown_time
 
 from .figures import ago, quantile, recent, status
@@ -13,10 +14,7 @@ from .monitor import Monitor
 
 __all__ = ["build_page"]
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-"""Okabe and Ito's, told apart by colour-blind readers."""
-
-INK, FAINT, BAD = "#22303c", "#8a949c", "#c0392b"
+BAD = "#c0392b"
 HEIGHT = 230
 WORST_SHOWN = 5
 
@@ -105,10 +103,10 @@ class _Page:
         self.events = events = self._chart("events", "Events per step, by vector")
         self._draw_vectors()
         words = self._chart("words", "Words per step")
-        words.line("time", "words", source=self.past, color=COLOURS[0], line_width=2)
+        words.line("time", "words", source=self.past, color=PALETTE[0], line_width=2)
         times = self._chart("times", "Time per step (ms): mean and worst")
-        times.line("time", "mean", source=self.past, color=COLOURS[0], line_width=2)
-        times.scatter("time", "worst", source=self.past, color=COLOURS[1], size=4)
+        times.line("time", "mean", source=self.past, color=PALETTE[0], line_width=2)
+        times.scatter("time", "worst", source=self.past, color=PALETTE[1], size=4)
         self.histogram = self._chart("histogram", "Time per step: steps by time (ms)", time=False)
         self.histogram.x_range = models.Range1d(0, 1)
         self.histogram.quad(
@@ -140,7 +138,7 @@ class _Page:
         chart.varea_stack(
             [f"e{k}" for k in range(len(self.vectors))],
             x="time",
-            color=[COLOURS[k % len(COLOURS)] for k in range(len(self.vectors))],
+            color=[PALETTE[k % len(PALETTE)] for k in range(len(self.vectors))],
             alpha=0.85,
             source=self.past,
             legend_label=self.vectors,
@@ -232,7 +230,7 @@ class _Page:
             "right": [k + 1 for k in places],
             "top": times["counts"][first:last],
             "colour": [
-                BAD if deadline is not None and bounds[k] >= deadline else COLOURS[0]
+                BAD if deadline is not None and bounds[k] >= deadline else PALETTE[0]
                 for k in places
             ],
         }

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillnet.sw.util.files import write_atomically
+from stillnet.sw.util.pictures import PALETTE, STYLE
 
 if TYPE_CHECKING:
     from stillnet.sw.util.results import CheckResult
 
 __all__ = ["draw_cut"]
 
-_COLOURS = {"chip": "#30638e", "host": "#d1a05b", "both": "#7d8c8a"}
+_COLOURS = {"chip": PALETTE[0], "host": PALETTE[1], "both": PALETTE[6]}
 _MOST = 40
 
 
@@ -31,6 +32,7 @@ def draw_cut(result: CheckResult, path: str | Path) -> None:
         if n.weights or n.multiplications
     ] or [(c.name, c.cell, "chip", c.weights, c.weights) for c in result.layers]
     rows = sorted(sorted(rows, key=lambda r: -r[4])[:_MOST], key=rows.index)
+    plt.rcParams.update(STYLE)
     figure, axes = plt.subplots(
         1, 2, figsize=(9.6, 1.6 + 0.32 * len(rows)), sharey=True, layout="constrained"
     )
@@ -38,7 +40,6 @@ def draw_cut(result: CheckResult, path: str | Path) -> None:
     for ax, column, title in ((axes[0], 4, "multiplications of a step"), (axes[1], 3, "weights")):
         ax.barh(places, [r[column] for r in rows], color=[_COLOURS[r[2]] for r in rows])
         ax.set_xlabel(title)
-        ax.spines[["top", "right"]].set_visible(False)
         ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
     axes[0].set_yticks(places, [f"{r[0][-34:]}  {r[1]}" for r in rows], fontsize=8)
     axes[0].invert_yaxis()

@@ -12,29 +12,14 @@ import numpy as np
 
 from stillnet.sw.cost.cost import column_words
 from stillnet.sw.network.network import Network
+from stillnet.sw.util.pictures import FAINT, INK, PALETTE, STYLE
 from stillnet.sw.util.shown import shown_count
 
 from .collect import Collected
 
 __all__ = ["cycles_picture", "error_picture", "hot_picture", "maps_picture", "steps_picture"]
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-"""Okabe and Ito's colours, told apart by colour-blind readers."""
-
 MOST_MAPS, MOST_ROWS = 8, 240
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a8a8a",
-    "text.color": "#22303c",
-    "axes.labelcolor": "#22303c",
-    "xtick.color": "#22303c",
-    "ytick.color": "#22303c",
-}
 
 
 @contextmanager
@@ -44,7 +29,7 @@ def _figure(width: float, height: float, found: dict[str, str], name: str, text:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
@@ -111,7 +96,7 @@ def steps_picture(found: Collected, clock_hz: float, pictures: dict[str, str]) -
     with _figure(11, 4.6, pictures, "steps", "words and time of each step") as figure:
         upper, lower = figure.subplots(2, 1, sharex=True)
         upper.plot(found.words, color=PALETTE[0], linewidth=0.9)
-        upper.axhline(found.words.mean(), color="#8a8a8a", linestyle="--", linewidth=1)
+        upper.axhline(found.words.mean(), color=FAINT, linestyle="--", linewidth=1)
         ratio = found.words.max() / max(found.words.mean(), 1e-9)
         upper.set_title(
             f"Words per step: mean {shown_count(found.words.mean())}, worst {found.words.max():,} "
@@ -129,7 +114,7 @@ def steps_picture(found: Collected, clock_hz: float, pictures: dict[str, str]) -
             ax.set_xlim(0, found.steps)
             ax.yaxis.set_major_formatter(lambda v, _: shown_count(v))
             for start in found.starts[1:]:
-                ax.axvline(start, color="#8a8a8a", linewidth=0.6, linestyle=":")
+                ax.axvline(start, color=FAINT, linewidth=0.6, linestyle=":")
 
 
 def cycles_picture(cycles: Mapping[str, float], pictures: dict[str, str]) -> None:
@@ -186,5 +171,5 @@ def hot_picture(found: Collected, network: Network, pictures: dict[str, str]) ->
         ax.set_title("Traffic that is left for the memory, if the hottest columns are on the chip")
         hot = found.config.hot_words * found.config.word_bytes / 1000
         if hot:
-            ax.axvline(hot, color="#8a8a8a", linestyle="--")
-            ax.text(hot, 0.95, " the engine's hot store", color="#22303c")
+            ax.axvline(hot, color=FAINT, linestyle="--")
+            ax.text(hot, 0.95, " the engine's hot store", color=INK)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stillnet.sw.util.files import write_atomically
-from stillnet.sw.util.pictures import check_picture
+from stillnet.sw.util.pictures import FAINT, PALETTE, STYLE, check_picture
 
 from .front import front
 
@@ -31,17 +31,23 @@ def plot_search(points: Points, first: Points, path: str | Path, *, title: str =
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.rcParams.update(STYLE)
     figure, axis = plt.subplots(figsize=(6.4, 4.2))
     if points:
         axis.plot(
-            [p[1] for p in points], [p[0] for p in points], ".", color="#b0b7bf", label="tried"
+            [p[1] for p in points],
+            [p[0] for p in points],
+            ".",
+            color=FAINT,
+            alpha=0.5,
+            label="tried",
         )
         best = [points[k] for k in front(points)]
         axis.step(
             [p[1] for p in best],
             [p[0] for p in best],
             where="post",
-            color="#30638e",
+            color=PALETTE[0],
             marker="o",
             markersize=4,
             label="front",
@@ -52,7 +58,7 @@ def plot_search(points: Points, first: Points, path: str | Path, *, title: str =
             [p[0] for p in first],
             "D",
             markerfacecolor="white",
-            markeredgecolor="#d1495b",
+            markeredgecolor=PALETTE[5],
             label="compress",
         )
     axis.set_xlabel("milliseconds a step (cost model)")

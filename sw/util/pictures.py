@@ -1,15 +1,40 @@
-"""Pictures that commands draw with matplotlib."""
+"""Pictures that are drawn with matplotlib: how all of them look, and where they may be written."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
 
 from .files import check_place
 
-__all__ = ["check_picture"]
+__all__ = ["FAINT", "INK", "PALETTE", "STYLE", "check_picture"]
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
+"""Okabe and Ito's colours, told apart by colour-blind readers."""
+
+INK, FAINT = "#22303c", "#8a8a8a"
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "figure.facecolor": "white",
+    "legend.frameon": False,
+}
+"""Settings of matplotlib."""
 
 _KINDS = (".png", ".svg", ".pdf")
 
