@@ -152,8 +152,6 @@ ENGINES: dict[str, tuple[str, str, str, tuple[str, str]]] = {
         ("may_issue &= s.phase == (-self._rescale_latency - 1) % sharing", "pass"),
     ),
 }
-QUICK = ("wrong peer base",)
-"""The others compile for as long and run with ``slow``."""
 
 
 def seen(config: EngineConfig, verilog: str | None = None) -> str | None:
@@ -162,10 +160,8 @@ def seen(config: EngineConfig, verilog: str | None = None) -> str | None:
     return noticed(Bench(config, verilog), cases)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ENGINES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENGINES)
 def test_a_wrong_engine_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config, module, component, change = ENGINES[name]
     put_in_place(monkeypatch, module, component, change)

@@ -109,7 +109,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
 }
 
-QUICK = ("no bypass at distance 1", "no word waits for the cell being read")
+QUICK = ("no word waits for the cell being read",)
 """The others compile for as long and run with ``slow``."""
 
 
@@ -163,6 +163,7 @@ def test_without_the_dispatch_rule_networks_hang() -> None:
     assert found and "hangs" in found
 
 
+@pytest.mark.slow  # test_format_mutations has it for an engine with more memories
 def test_no_memory_needs_its_old_value_while_it_is_written() -> None:
     """Block RAM that is told ``no_rw_check`` may give anything for a row that is being written."""
     text, count = garbage_reads(to_verilog(engine_module.Engine(CONFIG), "engine"))

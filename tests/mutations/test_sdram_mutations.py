@@ -18,6 +18,7 @@ from stillnet.hw.memory.sdram.parts import PARTS, SdramPart
 from stillnet.sim.sdram.simulation import SdramSimulation, Traffic
 from tests.support.mutations import put_in_place
 from tests.support.oracles.sdram import TimingsChecker
+from tests.support.sampling import some
 
 CLOCK = 100_000_000
 SLOW = SdramPart(
@@ -107,10 +108,7 @@ TIMINGS = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (not messages))
-        for name, (_, messages) in TIMINGS.items()
-    ],
+    some(TIMINGS, "trp", "trfc"),
 )
 def test_broken_timing(name):
     less, messages = TIMINGS[name]
@@ -178,7 +176,7 @@ MUTATIONS = {
         "memory.sdram.refresh", "RefreshControl", "m.d.comb += self.precharge.eq(1)", "pass"
     ),
     "another bank": Mutation(
-        "memory.sdram.controller", "SdramController", "if b >> i & 1", "if b >> i", slow=False
+        "memory.sdram.controller", "SdramController", "if b >> i & 1", "if b >> i"
     ),
     "another CAS latency": Mutation(
         "memory.sdram.controller",
@@ -197,7 +195,6 @@ MUTATIONS = {
         "SdramBank",
         "other_row, stays = needed.dispatch & ~needed.same",
         "other_row, stays = needed.dispatch & ~needed.dispatch",
-        slow=False,
     ),
     "a bank counts as open after a refresh": Mutation(
         "memory.sdram.bank",

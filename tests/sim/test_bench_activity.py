@@ -12,6 +12,7 @@ from stillnet.sim.bench.activity import Shape, calibrate, config, inputs, measur
 from stillnet.sim.engine.model import EngineModel
 from stillnet.sw.cost import port, walk
 from stillnet.sw.network.reference import Reference
+from tests.support.sampling import some
 
 SMALL = {
     "egru": Shape("egru", 16, 64, 2),
@@ -31,15 +32,23 @@ ENGINES = {
 }
 
 
+class Engines(dict[str, EngineModel]):
+    """An engine for each network, compiled when it is first asked for."""
+
+    def __missing__(self, kind: str) -> EngineModel:
+        self[kind] = EngineModel(config(SMALL[kind]))
+        return self[kind]
+
+
 @pytest.fixture(scope="module")
 def engines() -> Iterator[dict[str, EngineModel]]:
-    models = {kind: EngineModel(config(shape)) for kind, shape in SMALL.items()}
+    models = Engines()
     yield models
     for model in models.values():
         model.close()
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", some(SMALL, "egru", "s5"))
 @pytest.mark.parametrize(
     "activity, density", [(1, 1), (0.2, 1), (0.2, 0.25), (1, 0.1), (0.05, 0.1)]
 )

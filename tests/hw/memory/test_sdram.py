@@ -15,6 +15,7 @@ from stillnet.sim.bench.sdram import SETUPS as BENCH_SETUPS
 from stillnet.sim.sdram.simulation import SdramSimulation, Traffic
 from stillnet.sw.contract.errors import StillnetError
 from tests.support.oracles.sdram import TimingsChecker
+from tests.support.sampling import some
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,7 @@ MORE_SETUPS = (
         for name, part in PARTS.items()
     ),
 )
-EVERY_SETUP = [
-    *SETUPS,
-    *(pytest.param(setup, marks=pytest.mark.slow) for setup in MORE_SETUPS),
-]
+EVERY_SETUP = some([*SETUPS, *MORE_SETUPS], BOARD, WIDE)
 TRAFFIC = {
     "at once": Traffic(),
     "engine waits": Traffic(data_stall=600),

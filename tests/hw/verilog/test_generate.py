@@ -35,7 +35,7 @@ from tests.support.sampling import some
 
 @pytest.fixture(
     scope="module",
-    params=some(PRESETS, "tiny", "axi64"),
+    params=some(PRESETS, "axi64"),
 )
 def generated(request, tmp_path_factory):
     """A preset's files."""

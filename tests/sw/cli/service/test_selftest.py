@@ -126,7 +126,7 @@ def test_other_errors_are_not_swallowed() -> None:
 
 def test_the_virtual_board(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert main(["selftest", "sim:ulx3s-12f"]) == 0
+    assert main(["selftest", "sim:ulx3s-25f"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "all is well"
     assert "memory: 32 MB addressed, made for 16M16-any" in said[-3]
