@@ -90,16 +90,16 @@ class SdramRegisters(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         host, registers = self.host, self.registers
-        high, late = Signal(), Signal()
+        high, late, over = Signal(), Signal(), Signal()
         wait = Signal(range(self._wait + 1))
         m.d.comb += [
             registers.address.eq(host.address),
             registers.write_data.eq(host.write_data),
             registers.write_strobe.eq(host.write_strobe),
             registers.read_strobe.eq(host.read_strobe),
-            host.ack.eq(Mux(late, wait == 1, registers.ack)),
+            host.ack.eq(Mux(late, over, registers.ack)),
         ]
-        m.d.sync += self.clear.eq(0)
+        m.d.sync += [self.clear.eq(0), over.eq(late & (wait == 2))]
         with m.If(host.write_strobe):
             clears = host.write_data[int(Control.CLEAR_COUNTERS).bit_length() - 1]
             m.d.sync += self.clear.eq((host.address == Register.CONTROL) & clears)

@@ -279,13 +279,11 @@ class System(wiring.Component):
         connect(m, engine.outputs, link.outputs)
         m.d.comb += [
             lamps.loaded.eq(engine.loaded),
-            lamps.step.eq(
-                engine.outputs.valid & engine.outputs.ready & engine.outputs.payload.last
-            ),
             self.lamps.eq(lamps.lamps),
         ]
         trouble = link.rx_error | link.engine_reset | engine.refused | boot_failed
-        m.d.sync += lamps.trouble.eq(trouble)
+        left = engine.outputs.valid & engine.outputs.ready & engine.outputs.payload.last
+        m.d.sync += [lamps.trouble.eq(trouble), lamps.step.eq(left)]
         return m
 
     def _connect_sdram(self, m: Module, engine: Any, restart: Signal, lamps: Lamps) -> Any:

@@ -164,6 +164,9 @@ class SpiFlashReader(wiring.Component):
         m.d.sync += waited.eq(timer == wait_cycles)
         with m.If(self.bytes.ready):
             m.d.sync += self.bytes.valid.eq(0)
+        again = Signal()  # a cycle late, and short at that: a command has 64 cycles or more
+        if self._again:
+            m.d.sync += again.eq(self.again)
         with m.FSM():
             with m.State("CLOCKS"), m.If(last):
                 m.d.sync += [pins.cs.eq(1), out.eq(RELEASE << 24)]
@@ -194,8 +197,7 @@ class SpiFlashReader(wiring.Component):
             with m.State("READ"):
                 # While the clock stays high, the flash holds the last bit. From a register: that
                 # bit has two cycles or more, and no byte comes within them.
-                ends = self.stop | self.again if self._again else self.stop
-                m.d.sync += stall.eq(final & self.bytes.valid & ~ends)
+                m.d.sync += stall.eq(final & self.bytes.valid & ~(self.stop | again))
                 with m.If(last):
                     m.d.comb += bits_next.eq(8)
                     m.d.sync += [
@@ -203,7 +205,7 @@ class SpiFlashReader(wiring.Component):
                         self.bytes.payload.eq(Cat(pins.cipo, taken)),
                     ]
                 if self._again:
-                    with m.If(self.again):
+                    with m.If(again):
                         with m.If(over):
                             m.d.comb += bits_next.eq(0)
                         with m.If(~running):
