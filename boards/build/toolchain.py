@@ -158,6 +158,8 @@ GOWIN = Toolchain(
         *("--vopt", "family=GW2A-18C"),
         # Registers at the pins of the SDRAM, in the IO cells.
         *("--vopt", "oreg_in_iob", "--vopt", "ioreg_in_iob"),
+        # A register that finds no place ends the run, with its name; else that takes hours.
+        *("--placer-heap-cell-placement-timeout", "300"),
     ),
     # The flash's pins become the design's when the FPGA is configured.
     packer=("gowin_pack", "-d", "GW2A-18C", "--mspi_as_gpio", "-o", "top.fs", "{}"),

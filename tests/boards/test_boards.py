@@ -33,6 +33,7 @@ from stillnet.boards.build import build as build_module
 from stillnet.boards.build.build import Milestones
 from stillnet.boards.catalogue import BOARDS, board
 from stillnet.boards.top.pll import PFD_HZ, pll_settings
+from stillnet.hw.engine import Engine as Hardware
 from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.config import EngineConfig
@@ -140,6 +141,20 @@ def test_every_board_elaborates_with_all_its_pins(name: str) -> None:
     assert rtlil.count("cell \\OFS1P3DX") >= 2 * part.data_bits + part.address_pins
     assert rtlil.count("cell \\ODDRX1F") == 1
     assert rtlil.count("cell \\EHXPLLL") == 1
+
+
+def test_names_have_no_brackets() -> None:
+    """Yosys' synthesis took ``status[1]``, a name, for bit 1 of ``status``."""
+    text = rtlil.convert(Hardware(EngineConfig.load("tiny")), name="top")
+    assert re.search(r"wire width \d+ \\\S*\[", text)
+    changed = build_module.without_brackets(text)
+    assert "[" not in "".join(re.findall(r"\\\S+", changed))
+    for before, after in zip(text.split("\nend\n"), changed.split("\nend\n"), strict=True):
+        names = [
+            set(re.findall(r"^  wire (?:\w+ \d+ )*(\S+)$", module, re.M))
+            for module in (before, after)
+        ]
+        assert len(names[0]) == len(names[1])
 
 
 def test_the_same_design_has_the_same_digest() -> None:
