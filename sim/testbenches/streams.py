@@ -1,4 +1,5 @@
-"""What the benches share: clock and reset, streams that pause at random, packed values."""
+"""What the benches share: clock and reset, streams that pause at random, packed values, a session
+of the host driver."""
 
 from __future__ import annotations
 
@@ -13,9 +14,14 @@ from amaranth.lib import data
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge, Timer
 
+from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.host.driver import Engine
+from stillnet.sw.network.network import Network
+from stillnet.sw.network.reference import Reference
+
 from .runner import INPUTS
 
-__all__ = ["Sink", "Source", "packed", "random_numbers", "start", "unpacked"]
+__all__ = ["Sink", "Source", "host_session", "packed", "random_numbers", "start", "unpacked"]
 
 
 async def start(dut: Any, period_ns: int = 10) -> None:
@@ -33,6 +39,51 @@ async def start(dut: Any, period_ns: int = 10) -> None:
 def random_numbers() -> np.random.Generator:
     """A generator of NumPy that follows the seed of the bench."""
     return np.random.default_rng(random.getrandbits(64))
+
+
+def host_session(
+    transport: Any, network: Network, config: EngineConfig, *, timeout: float, retry: float
+) -> tuple[int, int, dict[str, int]]:
+    """What a host does with an engine: load, step, read state, stream, clear, restore state.
+
+    Everything is compared with the reference. It runs in a thread of the driver.
+
+    Parameters
+    ----------
+    transport : Transport
+    network : Network
+    config : EngineConfig
+        Of the engine.
+    timeout, retry : float
+        Patience of the driver, in simulated seconds.
+
+    Returns
+    -------
+    compared, steps, errors
+        Vectors that were compared, steps that the engine counted, and faults of the line.
+    """
+    rng = random_numbers()
+    rows = np.cumsum(rng.integers(-900, 901, (6, network.inputs)), axis=0)
+    reference = Reference(network, config=config)
+    with Engine(transport, timeout=timeout, retry=retry) as engine:
+        assert engine.config.fingerprint == config.fingerprint
+        engine.load(network)
+        for row in rows[:2]:
+            got = engine.step_integers(row)
+            assert np.array_equal(got, reference.step_integers(row)), "a step"
+        state, expected = engine.get_state(), reference.get_state()
+        assert all(np.array_equal(state[name], expected[name]) for name in expected), "state"
+        for got, row in zip(engine.stream_integers(iter(rows[2:])), rows[2:]):
+            assert np.array_equal(got, reference.step_integers(row)), "a step of a stream"
+        engine.clear()
+        reference.clear()
+        got = engine.step_integers(rows[0])
+        assert np.array_equal(got, reference.step_integers(rows[0])), "the step after a clear"
+        engine.set_state(state)
+        reference.set_state(expected)
+        got = engine.step_integers(rows[2])
+        assert np.array_equal(got, reference.step_integers(rows[2])), "the step after a restore"
+        return len(rows) + 2, engine.counters()["steps"], dict(engine.session.errors)
 
 
 def packed(layout: data.StructLayout, **values: Any) -> int:

@@ -49,7 +49,7 @@ def test_bench(name: str, simulator: str) -> None:
 def test_board() -> None:
     result = run_testbench("board")
     (line,) = result.compared
-    assert line == "6 vectors over the serial line, and all state, equal the reference's"
+    assert line == "8 vectors over the serial line, and all state, equal the reference's"
 
 
 # -- broken on purpose ----------------------------------------------------------------------------
