@@ -125,63 +125,78 @@ def frame(ax: Axes, place: tuple[float, float, float, float], label: str, style:
     ax.text(x + 2, y + h - 1.9, label, ha="left", va="center", size=9, color=SOFT)
 
 
+LEFT, CENTRE, RIGHT = 20, 48.5, 77
+WIDE, MIDDLE = 20, 20
+TOP, MID, LOW = 55, 32, 8
+DATA, WEIGHTS, CONTROLS = (VECTOR, VECTOR_FILL), (WEIGHT, WEIGHT_FILL), (CONTROL, CONTROL_FILL)
+"""Places of the three columns and rows of blocks, and how blocks look."""
+
+
 def draw(ax: Axes) -> None:
     """The whole picture."""
     frame(ax, (14, 2, 102, 74), "core   hw/core.py", (0, (4, 3)))
     frame(ax, (16.5, 4, 86, 68.5), "engine   hw/engine.py", "solid")
+    draw_upper_blocks(ax)
+    draw_lanes(ax)
+    draw_lower_blocks(ax)
+    draw_paths(ax)
+    draw_notes(ax)
+    draw_legend(ax)
 
-    left, centre, right = 20, 48.5, 77
-    wide, middle = 20, 20
-    top, mid, low = 55, 32, 8
-    data, weights, control = (VECTOR, VECTOR_FILL), (WEIGHT, WEIGHT_FILL), (CONTROL, CONTROL_FILL)
 
+def draw_upper_blocks(ax: Axes) -> None:
+    """What encodes, what fetches, what decides."""
     box(
         ax,
-        (left, top, wide, 13),
+        (LEFT, TOP, WIDE, 13),
         "Input encoder",
         "delta, nonzero or one-hot\none element per cycle",
         "events/input_encoder.py",
-        *data,
+        *DATA,
     )
     box(
         ax,
-        (centre, top, middle, 13),
+        (CENTRE, TOP, MIDDLE, 13),
         "Event lists",
         "(index, 17-bit value)\nonly of what changed",
         "events/event_encoder.py",
-        *data,
+        *DATA,
     )
     box(
         ax,
-        (right, top, 22, 13),
+        (RIGHT, TOP, 22, 13),
         "Column fetcher",
         "an event names a column;\nmany reads in flight",
         "fetch/column_fetcher.py",
-        *weights,
+        *WEIGHTS,
     )
     box(
         ax,
-        (left, mid, wide, 14),
+        (LEFT, MID, WIDE, 14),
         "Registers, counters",
         "load, clear, restore,\nthresholds, state,\ncycles by cause",
         "engine.py, host/",
-        *control,
+        *CONTROLS,
     )
     box(
         ax,
-        (centre, mid, middle, 14),
+        (CENTRE, MID, MIDDLE, 14),
         "Scheduler",
         "which matrix fetches next,\nwhen a cell may run;\ntables from the image",
         "fetch/scheduler.py",
-        *control,
+        *CONTROLS,
     )
-    box(ax, (right, mid, 22, 14), "", "", "", *weights)
-    x0 = right + 1.4
+    box(ax, (RIGHT, MID, 22, 14), "", "", "", *WEIGHTS)
+
+
+def draw_lanes(ax: Axes) -> None:
+    """Eight multipliers in their block."""
+    x0 = RIGHT + 1.4
     for i in range(8):
         x = x0 + i * 2.42
         ax.add_patch(
             FancyBboxPatch(
-                (x, mid + 7.9),
+                (x, MID + 7.9),
                 1.85,
                 4.7,
                 boxstyle="round,pad=0,rounding_size=0.35",
@@ -190,11 +205,11 @@ def draw(ax: Axes) -> None:
                 lw=0.9,
             )
         )
-        ax.text(x + 0.92, mid + 11.2, "×", ha="center", va="center", size=8.5, color=WEIGHT)
-        ax.text(x + 0.92, mid + 9.2, "+", ha="center", va="center", size=8.5, color=WEIGHT)
+        ax.text(x + 0.92, MID + 11.2, "×", ha="center", va="center", size=8.5, color=WEIGHT)
+        ax.text(x + 0.92, MID + 9.2, "+", ha="center", va="center", size=8.5, color=WEIGHT)
     ax.text(
-        right + 11,
-        mid + 6.2,
+        RIGHT + 11,
+        MID + 6.2,
         "Lanes",
         ha="center",
         va="center",
@@ -203,8 +218,8 @@ def draw(ax: Axes) -> None:
         color=INK,
     )
     ax.text(
-        right + 11,
-        mid + 3.9,
+        RIGHT + 11,
+        MID + 3.9,
         "32-bit sums in two half banks",
         ha="center",
         va="center",
@@ -212,8 +227,8 @@ def draw(ax: Axes) -> None:
         color=INK,
     )
     ax.text(
-        right + 11,
-        mid + 1.7,
+        RIGHT + 11,
+        MID + 1.7,
         "lanes/lanes.py",
         ha="center",
         va="center",
@@ -221,38 +236,42 @@ def draw(ax: Axes) -> None:
         color=SOFT,
         family="monospace",
     )
+
+
+def draw_lower_blocks(ax: Axes) -> None:
+    """What a cell is made of, and what lies outside."""
     box(
         ax,
-        (left, low, wide, 14),
+        (LEFT, LOW, WIDE, 14),
         "Write-back",
         "power-of-two scale,\nencoder of hidden vectors,\noutput stream",
         "events/write_back.py",
-        *data,
+        *DATA,
     )
     box(
         ax,
-        (centre, low, middle, 14),
+        (CENTRE, LOW, MIDDLE, 14),
         "Cell unit",
         "pipelines generated from\nthe cells' equations;\nstate memories",
         "cell/unit.py, pipeline.py",
-        *data,
+        *DATA,
     )
     box(
         ax,
-        (right, low, 22, 14),
+        (RIGHT, LOW, 22, 14),
         "Accumulator reader",
         "reads ahead of the cell,\nclose behind the last column",
         "lanes/accumulator_reader.py",
-        *data,
+        *DATA,
     )
 
-    box(ax, (1, low, 9.5, 60), "Host", "vectors in\nand out,\nregisters", "", SOFT, PAPER)
-    box(ax, (105, mid, 8.5, 36), "Port", "AXI4,\non-chip\nRAM,\nor bare", "", WEIGHT, WEIGHT_FILL)
-    ax.text(109.25, mid + 1.8, "axi4.py", ha="center", size=7, color=SOFT, family="monospace")
-    ax.text(109.25, mid + 3.8, "memory/", ha="center", size=6.6, color=SOFT, family="monospace")
+    box(ax, (1, LOW, 9.5, 60), "Host", "vectors in\nand out,\nregisters", "", SOFT, PAPER)
+    box(ax, (105, MID, 8.5, 36), "Port", "AXI4,\non-chip\nRAM,\nor bare", "", WEIGHT, WEIGHT_FILL)
+    ax.text(109.25, MID + 1.8, "axi4.py", ha="center", size=7, color=SOFT, family="monospace")
+    ax.text(109.25, MID + 3.8, "memory/", ha="center", size=6.6, color=SOFT, family="monospace")
     box(
         ax,
-        (119.5, mid, 11.5, 36),
+        (119.5, MID, 11.5, 36),
         "Memory",
         "the image:\nlayers,\nbiases,\nweights",
         "",
@@ -260,31 +279,36 @@ def draw(ax: Axes) -> None:
         PAPER,
     )
 
-    # vectors and events
-    path(ax, [(10.5, 61.5), (left, 61.5)], VECTOR)
-    path(ax, [(left + wide, 63.5), (centre, 63.5)], VECTOR)
-    path(ax, [(centre + middle, 61.5), (right, 61.5)], VECTOR)
-    path(ax, [(right + 6, mid), (right + 6, low + 14)], VECTOR)
-    path(ax, [(right, 13), (centre + middle, 13)], VECTOR)
-    path(ax, [(centre, 13), (left + wide, 13)], VECTOR)
-    path(ax, [(left + wide, 19), (44.2, 19), (44.2, 58.5), (centre, 58.5)], VECTOR)
-    path(ax, [(left, 13), (10.5, 13)], VECTOR)
+
+def draw_paths(ax: Axes) -> None:
+    """Vectors and events, weights, control."""
+    path(ax, [(10.5, 61.5), (LEFT, 61.5)], VECTOR)
+    path(ax, [(LEFT + WIDE, 63.5), (CENTRE, 63.5)], VECTOR)
+    path(ax, [(CENTRE + MIDDLE, 61.5), (RIGHT, 61.5)], VECTOR)
+    path(ax, [(RIGHT + 6, MID), (RIGHT + 6, LOW + 14)], VECTOR)
+    path(ax, [(RIGHT, 13), (CENTRE + MIDDLE, 13)], VECTOR)
+    path(ax, [(CENTRE, 13), (LEFT + WIDE, 13)], VECTOR)
+    path(ax, [(LEFT + WIDE, 19), (44.2, 19), (44.2, 58.5), (CENTRE, 58.5)], VECTOR)
+    path(ax, [(LEFT, 13), (10.5, 13)], VECTOR)
     # weights
-    path(ax, [(right + 22, 61.5), (105, 61.5)], WEIGHT)
+    path(ax, [(RIGHT + 22, 61.5), (105, 61.5)], WEIGHT)
     path(ax, [(113.5, 61.5), (119.5, 61.5)], WEIGHT)
     path(ax, [(119.5, 39), (113.5, 39)], WEIGHT)
-    path(ax, [(105, 39), (right + 22, 39)], WEIGHT)
+    path(ax, [(105, 39), (RIGHT + 22, 39)], WEIGHT)
     # control
-    path(ax, [(10.5, 39), (left, 39)], CONTROL, dashed=True)
-    path(ax, [(left, 39), (10.5, 39)], CONTROL, dashed=True)
-    path(ax, [(left + wide, 39), (centre, 39)], CONTROL, dashed=True)
-    path(ax, [(58.5, top), (58.5, mid + 14)], CONTROL, dashed=True)
-    path(ax, [(centre + middle, 41), (73, 41), (73, 51), (80, 51), (80, top)], CONTROL, dashed=True)
-    path(ax, [(58.5, mid), (58.5, low + 14)], CONTROL, dashed=True)
-    path(ax, [(58.5, 27), (79, 27), (79, low + 14)], CONTROL, dashed=True)
-    path(ax, [(58.5, 27), (36, 27), (36, low + 14)], CONTROL, dashed=True)
-    path(ax, [(95, low + 14), (95, mid)], CONTROL, dashed=True)
+    path(ax, [(10.5, 39), (LEFT, 39)], CONTROL, dashed=True)
+    path(ax, [(LEFT, 39), (10.5, 39)], CONTROL, dashed=True)
+    path(ax, [(LEFT + WIDE, 39), (CENTRE, 39)], CONTROL, dashed=True)
+    path(ax, [(58.5, TOP), (58.5, MID + 14)], CONTROL, dashed=True)
+    path(ax, [(CENTRE + MIDDLE, 41), (73, 41), (73, 51), (80, 51), (80, TOP)], CONTROL, dashed=True)
+    path(ax, [(58.5, MID), (58.5, LOW + 14)], CONTROL, dashed=True)
+    path(ax, [(58.5, 27), (79, 27), (79, LOW + 14)], CONTROL, dashed=True)
+    path(ax, [(58.5, 27), (36, 27), (36, LOW + 14)], CONTROL, dashed=True)
+    path(ax, [(95, LOW + 14), (95, MID)], CONTROL, dashed=True)
 
+
+def draw_notes(ax: Axes) -> None:
+    """What some of the paths carry."""
     note(ax, 58.5, 50.5, "what waits", SOFT)
     note(ax, 73, 47, "run", SOFT)
     note(ax, 66, 27, "dispatch", SOFT)
@@ -294,7 +318,9 @@ def draw(ax: Axes) -> None:
     note(ax, 12.3, 63.6, "x(t)", VECTOR)
     note(ax, 12.3, 15.1, "y(t)", VECTOR)
 
-    # legend
+
+def draw_legend(ax: Axes) -> None:
+    """What the colours mean."""
     for x, color, text, dashed in (
         (20, VECTOR, "vectors, events, sums", False),
         (46, WEIGHT, "reads and weights, one word per cycle", False),
