@@ -82,7 +82,7 @@ MAY_IMPORT = {
     "sw.api": "hw.verilog sw.compression sw.host sw.importers sw.model sw.network sw.packing"
     " sw.partition sw.quantization sw.util",
     # Boards: a board and the catalogue are modules that all the others read.
-    "boards.board": "hw.compact hw.memory.sdram sw.network sw.packing",
+    "boards.board": "hw.compact hw.memory.sdram sw.cost sw.network sw.packing",
     "boards.catalogue": "boards.board boards.platforms",
     "boards.platforms": "",
     "boards.top": "boards.board boards.catalogue boards.platforms hw hw.compact hw.host"
