@@ -52,9 +52,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "heard, and tightens a budget by it",
     )
     options.add_deadline(parser)
-    options.add_clock(
-        parser, None, "clock of engine and memory (default: the board's own, or 100)"
-    )
+    options.add_clock(parser, None, "clock of engine and memory (default: the board's own, or 100)")
     options.add_one_threshold(parser)
     add("--refits", type=int, default=1, metavar="N", help="solve again under the thresholds (1)")
     options.add_method(parser, "nearest: magnitude pruning and clipped rounding, the baselines")

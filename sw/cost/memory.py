@@ -121,7 +121,7 @@ class SdramFacts:
 
 
 CHOICE = 2
-"""``bank.py``, ``controller.py``: from a command for a row to the next that the bank may ask for."""
+"""``bank.py``, ``controller.py``: from a command for a row to the next one that a bank may get."""
 
 SHORT = 4
 """``bank.py``: from a row's first READ until its PRECHARGE."""
