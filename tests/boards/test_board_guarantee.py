@@ -120,6 +120,7 @@ class Bench:
         """A network, and what is guaranteed."""
         self.engine.load(network)
         self.reference = Reference(network, config=self.config)
+        self.reference.clear()  # as a board is after a load
         return guaranteed_cycles(network, self.config, memory=self.memory)
 
     def step(self, row: np.ndarray) -> tuple[int, int]:

@@ -32,8 +32,10 @@ from stillnet.sw.monitor.monitor import Monitor
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
+from tests.support.hanging import hanging_board, silence
 from tests.support.link_bench import CONFIGS, FaultyWire, board, connect, inputs, network
 from tests.support.networks.quick import quantize
+from tests.sw.api.test_front_door import example
 
 LANES = CONFIGS["slots"].lanes
 UNIT = (1 << 16) / 100e6
@@ -369,6 +371,38 @@ def test_the_watchdog_goes_back_and_the_stream_goes_on(model: LinkModel, engine:
             np.testing.assert_array_equal(outputs[k], reference.step_integers(rows[k]), str(k))
 
 
+def test_a_hung_engine_with_a_step_in_flight() -> None:
+    """The memory falls silent under the new network: the step that hangs is done by the old one."""
+    model = hanging_board()
+    engine = connect(model, timeout=0.1)
+    net, new = first(), other(first())
+    engine.load(net)
+    rows = inputs(6, net, 60)
+    deployment = engine.deploy(new, watchdog=2 * UNIT)
+    taken: list[int] = []
+
+    def vectors() -> Iterator[np.ndarray]:
+        for k, row in enumerate(rows):
+            model.run(20_000)
+            if k == 30:
+                silence(engine)
+            taken.append(model.cycle)
+            yield row
+
+    outputs, done = [], []
+    for y in engine.stream_integers(vectors(), window=1):
+        outputs.append(y)
+        done.append(model.cycle)
+    model.end()
+    assert deployment.stage == "fell back" and engine.network.name == net.name
+    for low, high, network_ in ((0, 30, new), (30, 60, net)):
+        reference = fresh(network_)
+        for k in range(low, high):
+            np.testing.assert_array_equal(outputs[k], reference.step_integers(rows[k]), str(k))
+    late = (done[30] - taken[30]) / 100e6
+    assert 2 * UNIT <= late < 3 * UNIT + 1e-3, late
+
+
 def test_a_host_that_is_gone(model: LinkModel, engine: Engine) -> None:
     """The next program learns that the board went back, and cannot take it for the new network."""
     net, new = first(), other(first())
@@ -456,6 +490,21 @@ def test_the_command_deploys_through_the_program_that_streams(
     for arguments in ([], [str(path), "--rollback"]):
         assert main(["deploy", *arguments, *attach]) == 2
         assert "one of the three" in capsys.readouterr().err
+
+
+def test_examples_of_the_front_door(
+    streaming: Streaming, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stillnet.service.DEFAULT_PORT", int(streaming.address.split(":")[1]))
+    Path("new.img").write_bytes(pack(other(first()), CONFIGS["slots"]).data)
+    other(first()).save("net.safetensors")
+    exec(example("deploy"), {})
+    assert capsys.readouterr().out.startswith("running ")
+    assert streaming.engine.network.name == "second"
+    exec(example("monitor"), {})
+    steps = int(capsys.readouterr().out.split()[0])
+    assert steps > 0
 
 
 def test_pages_in_a_browser_cannot_deploy(streaming: Streaming) -> None:
