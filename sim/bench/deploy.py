@@ -160,6 +160,7 @@ def engine_of(target: Board) -> EngineConfig:
         hot_words=2048 if own.hot_words else 0,
         fetch_columns=32,
         fetch_words=128,
+        row_scale=True,
     )
 
 

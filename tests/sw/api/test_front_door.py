@@ -169,7 +169,7 @@ def test_paths_and_objects_are_the_same(folder: Path) -> None:
 def test_a_deadline_knows_the_board(folder: Path) -> None:
     network = sn.Network.load("net.safetensors")
     usual = sn.deadline(network, "x.npy", 5.0, preset="ulx3s-85f")
-    assert network.budgets == {} and usual.clock_mhz == 100 and usual.engine == "ulx3s-85f"
+    assert network.budgets == {} and usual.clock_mhz == 100 and usual.engine == "ulx3s-85f-fit"
     part = sn.deadline(network, np.load("x.npy"), 5.0, preset="ulx3s-85f", sdram="W9825G6KH")
     assert part.guaranteed_cycles < usual.guaranteed_cycles
     tiers = sn.deadline(network, "x.npy", 5.0, preset="ulx3s-85f-tiers")

@@ -25,6 +25,7 @@ from stillnet.sw.contract.link import Command
 from stillnet.sw.contract.registers import CHECK_ERROR_AT, Error, Register, Status
 from stillnet.sw.host.deployment import layout_difference
 from stillnet.sw.host.driver import Engine, RefusedCommand
+from stillnet.sw.host.session import ConnectionLost
 from stillnet.sw.model.model import Model
 from stillnet.sw.monitor.canary import Canary
 from stillnet.sw.monitor.client import Client
@@ -372,35 +373,38 @@ def test_the_watchdog_goes_back_and_the_stream_goes_on(model: LinkModel, engine:
 
 
 def test_a_hung_engine_with_a_step_in_flight() -> None:
-    """The memory falls silent under the new network: the step that hangs is done by the old one."""
+    """The memory falls silent under the new network. The board goes back; the step that hung has no
+    answer, so the stream ends in a sentence, and whoever connects again goes on."""
     model = hanging_board()
-    engine = connect(model, timeout=0.1)
+    engine = connect(model, timeout=10 * UNIT)
     net, new = first(), other(first())
     engine.load(net)
     rows = inputs(6, net, 60)
     deployment = engine.deploy(new, watchdog=2 * UNIT)
-    taken: list[int] = []
+    assert deployment.stage == "running"
 
     def vectors() -> Iterator[np.ndarray]:
         for k, row in enumerate(rows):
-            model.run(20_000)
             if k == 30:
                 silence(engine)
-            taken.append(model.cycle)
             yield row
 
-    outputs, done = [], []
-    for y in engine.stream_integers(vectors(), window=1):
-        outputs.append(y)
-        done.append(model.cycle)
+    reference = fresh(new)
+    with pytest.raises(ConnectionLost, match="has not finished a command .STEP."):
+        for k, y in enumerate(engine.stream_integers(vectors(), window=1)):
+            np.testing.assert_array_equal(y, reference.step_integers(rows[k]), str(k))
+            done = k
+    assert done == 29
+    later = connect(model)  # which resets an engine that hangs, and so what is loaded
+    assert later.status() & Status.FELL_BACK
+    with pytest.raises(StillnetError, match="nothing is loaded on board"):
+        later.attach(new)
+    later.load(net)
+    assert not later.status() & Status.FELL_BACK
+    reference = fresh(net)
+    for row in rows[:10]:
+        np.testing.assert_array_equal(later.step_integers(row), reference.step_integers(row))
     model.end()
-    assert deployment.stage == "fell back" and engine.network.name == net.name
-    for low, high, network_ in ((0, 30, new), (30, 60, net)):
-        reference = fresh(network_)
-        for k in range(low, high):
-            np.testing.assert_array_equal(outputs[k], reference.step_integers(rows[k]), str(k))
-    late = (done[30] - taken[30]) / 100e6
-    assert 2 * UNIT <= late < 3 * UNIT + 1e-3, late
 
 
 def test_a_host_that_is_gone(model: LinkModel, engine: Engine) -> None:
