@@ -33,10 +33,10 @@ from stillnet.sw.monitor.monitor import Monitor
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
-from tests.support.hanging import hanging_board, silence
 from tests.support.link_bench import CONFIGS, FaultyWire, board, connect, inputs, network
 from tests.support.networks.quick import quantize
 from tests.sw.api.test_front_door import example
+from tests.sw.host.hanging_board import hanging_board, silence
 
 LANES = CONFIGS["slots"].lanes
 UNIT = (1 << 16) / 100e6
