@@ -40,7 +40,7 @@ FULL = 32767
 LANES, LENGTH = 500, 100
 """Recordings side by side, and steps of each."""
 
-MILLION, HARDWARE = 1_000_000, 20_000
+MILLION, HARDWARE = 1_000_000, 5_000
 MEMORY = WorstMemory(latency=8)
 ENGINE = replace(CONFIGS["plain"], row_scale=True)
 
