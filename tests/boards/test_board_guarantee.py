@@ -195,13 +195,3 @@ def test_no_step_on_a_board_passes_the_guarantee(bench: Bench, thorough: bool) -
         shares.append(longest / bound.cycles)
     print(bench.model.target.name, shares)
     assert 0.6 < max(shares) <= 1.0, shares
-
-
-def test_the_memory_counts(bench: Bench) -> None:
-    """With a memory that answers at once, steps pass what would be said."""
-    network = busy()
-    network.budgets = {}
-    bench.load(network)
-    bound = guaranteed_cycles(network, bench.config, memory=WorstMemory(latency=1.0))
-    rng = np.random.default_rng(1)
-    assert max(bench.step(row)[0] for row in hostile(network, 8, rng)) > bound.cycles
