@@ -40,9 +40,9 @@ FULL = 32767
 LANES, LENGTH = 500, 100
 """Recordings side by side, and steps of each."""
 
-MILLION, HARDWARE = 1_000_000, 5_000
+MILLION, HARDWARE = 1_000_000, 2_000
 MEMORY = WorstMemory(latency=8)
-ENGINE = replace(CONFIGS["plain"], row_scale=True)
+ENGINE = replace(CONFIGS["plain"], row_scale=True, units=256, inputs=64, accumulators=1024)
 
 
 class Watched(Integers):
