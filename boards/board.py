@@ -16,11 +16,15 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.image import HOT_COLUMN, MOST_HOT_WORDS
 from stillnet.sw.contract.stages import BANK_WORDS
+from stillnet.sw.cost.memory import SdramFacts, WorstMemory
 from stillnet.sw.network.network import Network
 from stillnet.sw.packing.engine_fit import fit
 from stillnet.sw.packing.packer import capacities
 
-__all__ = ["CLOCKS_MHZ", "Board", "block_rams", "sdram_phase"]
+__all__ = ["CLOCKS_MHZ", "PIN_REGISTERS", "Board", "block_rams", "sdram_phase"]
+
+PIN_REGISTERS = 2
+"""Registers in the IO cells on the way to the SDRAM and back."""
 
 CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
 TIER_LANES = 8
@@ -208,6 +212,40 @@ class Board:
     def power_down(self) -> int | None:
         """Cycles without a request after which the SDRAM is put to sleep; None: never."""
         return POWER_DOWN_CYCLES if self.part is not None and self.clock_enable else None
+
+    def sdram_facts(self) -> SdramFacts:
+        """What the guarantee of a deadline has to know of the SDRAM: that of the controller.
+
+        Raises
+        ------
+        StillnetError
+            If the board has none, or none at its clock.
+        """
+        part = self.sdram
+        if part is None:
+            raise StillnetError(f"board '{self.name}' has no SDRAM, and its engine has no budgets")
+        t = part.timings(self.memory_hz or self.clock_hz)
+        return SdramFacts(
+            data_bits=part.data_bits,
+            row_bits=part.data_bits << part.column_bits,
+            cas_latency=t.cas_latency,
+            trcd=t.trcd,
+            trp=t.trp,
+            tras=t.tras,
+            trc=t.trc,
+            trfc=t.trfc,
+            refresh_interval=t.refresh_interval,
+            txp=t.txp,
+            tcke=t.tcke,
+            registers=PIN_REGISTERS + (self.memory_hz is not None),
+            power_down=self.power_down or 0,
+        )
+
+    def worst_memory(self, config: EngineConfig | None = None) -> WorstMemory:
+        """The board's memory at its slowest, for an engine: the board's own where absent."""
+        ratio = 0.0 if self.memory_hz is None else self.memory_hz / self.clock_hz
+        config = replace(config or self.config(), bus_clock=ratio)
+        return WorstMemory.sdram(config, self.sdram_facts())
 
     def system_options(self) -> dict[str, Any]:
         """Arguments of :class:`System` that say what is on the board."""

@@ -10,7 +10,11 @@ from stillnet.sw.contract.errors import StillnetError
 
 from .board import Board
 
-__all__ = ["BOARDS", "board", "presets"]
+__all__ = ["BOARDS", "board", "of_preset", "presets"]
+
+TIERED = "-tiers"
+"""After a board's name: its engine with a hot store."""
+
 
 WIDE_CLOCK_HZ = 95_000_000
 """Of boards with 32 bits of SDRAM: six seeds of four lanes reached 94 to 98 MHz."""
@@ -201,5 +205,12 @@ def presets() -> dict[str, EngineConfig]:
     found = {name: target.config() for name, target in BOARDS.items()}
     for name, target in BOARDS.items():
         if target.can_tier:
-            found[f"{name}-tiers"] = replace(target.tiered().config(), name=f"{name}-tiers")
+            tiered = name + TIERED
+            found[tiered] = replace(target.tiered().config(), name=tiered)
     return found
+
+
+def of_preset(name: str) -> Board | None:
+    """The board of an engine in :func:`presets`; None for any other name."""
+    found = BOARDS.get(name.removesuffix(TIERED))
+    return found.tiered() if found is not None and name.endswith(TIERED) else found

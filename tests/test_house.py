@@ -79,10 +79,10 @@ MAY_IMPORT = {
     " sw.train sw.util",
     "sw.cli.service": "sw.cli sw.host sw.model sw.monitor sw.network sw.packing sw.quantization"
     " sw.util",
-    "sw.api": "hw.verilog sw.compression sw.host sw.importers sw.model sw.network sw.packing"
-    " sw.partition sw.quantization sw.util",
+    "sw.api": "hw.verilog sw.compression sw.cost sw.host sw.importers sw.model sw.monitor"
+    " sw.network sw.packing sw.partition sw.quantization sw.train sw.util",
     # Boards: a board and the catalogue are modules that all the others read.
-    "boards.board": "hw.compact hw.memory.sdram sw.network sw.packing",
+    "boards.board": "hw.compact hw.memory.sdram sw.cost sw.network sw.packing",
     "boards.catalogue": "boards.board boards.platforms",
     "boards.platforms": "",
     "boards.top": "boards.board boards.catalogue boards.platforms hw hw.compact hw.host"

@@ -8,15 +8,14 @@ from amaranth.build import Attrs, Pins, PinsN, Resource, Subsignal
 from amaranth.hdl import Instance, Module
 from amaranth.lib import io
 
+from stillnet.boards.board import PIN_REGISTERS
+
 from .pll import EcpClocks, pll_settings
 from .sdram_pads import SdramPads
 from .system import System
 from .top import Top, members
 
-__all__ = ["FLASH_PINS", "PIN_REGISTERS", "BoardTop", "connect_flash"]
-
-PIN_REGISTERS = 2
-"""Registers in the IO cells on the way to the SDRAM and back."""
+__all__ = ["FLASH_PINS", "BoardTop", "connect_flash"]
 
 FLASH_PINS = {"BG256": ("N8", "T8", "T7"), "BG381": ("R2", "W2", "V2")}
 """CSSPIN, MOSI and MISO of each package, where the FPGA reads its configuration: the flash can be

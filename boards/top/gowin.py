@@ -9,9 +9,10 @@ from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Modul
 from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer
 
+from stillnet.boards.board import PIN_REGISTERS
 from stillnet.sw.contract.errors import StillnetError
 
-from .ecp5 import PIN_REGISTERS, BoardTop
+from .ecp5 import BoardTop
 from .top import members
 
 __all__ = ["GowinClocks", "GowinPllSettings", "GowinTop", "gowin_pll_settings"]

@@ -12,9 +12,8 @@ from __future__ import annotations
 import ctypes
 import functools
 
-from stillnet.boards.board import Board
+from stillnet.boards.board import PIN_REGISTERS, Board
 from stillnet.boards.catalogue import board
-from stillnet.boards.top.ecp5 import PIN_REGISTERS
 from stillnet.boards.top.system import System
 from stillnet.hw.memory.sdram.parts import SdramPart
 from stillnet.hw.verilog.text import to_verilog

@@ -12,12 +12,16 @@
 ``load_model``        reads a trained model: ONNX, Keras, PyTorch
 ``quantize``          makes a :class:`Network` of integers, calibrated on recordings
 ``compress``          the same with few bits, pruned weights and chosen thresholds
+``train``             goes on with a compressed network: fewer words at the same error (PyTorch)
+``deadline``          budgets with which no step takes longer, whatever its input is
 ``run``               a network over a recording: reference, RTL, board
 ``info``              explains a network or a memory image
 ``pack``              writes a network's memory image for one engine
 ``generate``          writes an engine's Verilog
 ``bench``             measures cycles, area, speed
 ``Engine``            drives a board
+``deploy``            another network to a board whose program streams
+``monitor``           watches such a board: rates, drift, deadline, canary
 ``Reference``         the bit-exact reference, step by step
 ``EngineConfig``      everything that is chosen when an engine is generated
 ``Model``             a float model, built layer by layer
@@ -36,7 +40,11 @@ if TYPE_CHECKING:
     from stillnet.functions import compress as compress
     from stillnet.functions import pack as pack
     from stillnet.functions import quantize as quantize
+    from stillnet.functions import train as train
     from stillnet.hw.verilog.generate import generate as generate
+    from stillnet.service import deadline as deadline
+    from stillnet.service import deploy as deploy
+    from stillnet.service import monitor as monitor
     from stillnet.sw.contract.config import EngineConfig as EngineConfig
     from stillnet.sw.contract.errors import StillnetError as StillnetError
     from stillnet.sw.host.driver import Engine as Engine
@@ -57,12 +65,16 @@ __all__ = [
     "StillnetError",
     "bench",
     "compress",
+    "deadline",
+    "deploy",
     "generate",
     "info",
     "load_model",
+    "monitor",
     "pack",
     "quantize",
     "run",
+    "train",
 ]
 
 _PLACES = {
@@ -74,12 +86,16 @@ _PLACES = {
     "StillnetError": "sw.contract.errors",
     "bench": "sw.util.benches",
     "compress": "functions",
+    "deadline": "service",
+    "deploy": "service",
     "generate": "hw.verilog.generate",
     "info": "sw.packing.describe",
     "load_model": "sw.importers.load",
+    "monitor": "service",
     "pack": "functions",
     "quantize": "functions",
     "run": "sw.host.engines",
+    "train": "functions",
 }
 
 

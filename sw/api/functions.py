@@ -5,7 +5,7 @@ Each loads what is given as a path, and calls the function of the same name in `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stillnet.sw.quantization.limits import Budget
     from stillnet.sw.quantization.thresholds import Thresholds
 
-__all__ = ["compress", "pack", "quantize"]
+__all__ = ["compress", "pack", "quantize", "train"]
 
 
 def _model(
@@ -256,6 +256,117 @@ def compress(
         options,
         config=compression.engine_for(options, EngineConfig.load(preset)),
         name=name,
+        folder=folder,
+        progress=progress,
+    )
+
+
+def train(
+    model: Model | str | Path,
+    x: np.ndarray | str | Path | Sequence[np.ndarray] | Sequence[str] | Sequence[Path],
+    *,
+    start: Network | str | Path,
+    words: float | None = None,
+    mean_error: float | None = None,
+    updates: int = 1000,
+    batch: int = 16,
+    steps: int = 64,
+    loss: str | Callable[[Any, Any], Any] = "mae",
+    labels: Sequence[np.ndarray] | None = None,
+    thresholds: str = "free",
+    sparsity: float | None = None,
+    regrow: float = 0.0,
+    rate: float = 0.01,
+    seed: int = 0,
+    preset: str | Path | EngineConfig = "sdram16",
+    folder: str | Path | None = None,
+    gru_reset: str | None = None,
+    ignore_mask: bool = False,
+    progress: Progress | None = None,
+) -> Network:
+    """Goes on with a network of :func:`stillnet.compress` by training: fewer words, or less error.
+
+    ::
+
+        import stillnet as sn
+
+        network = sn.train("model.npz", "x.npy", start="net.safetensors", words=40, updates=10)
+        network.save("trained.safetensors")
+        print(network.notes["training"]["after"])
+
+    Needs PyTorch: ``pip install 'stillnet[train]'``. ``docs/how-to/train.md`` explains the method.
+
+    Parameters
+    ----------
+    model : Model, or path for :func:`stillnet.load_model`
+        The float model, whose outputs are learnt.
+    x : array of float, shape (steps, inputs), path of a .npy file or a folder, or a list of them
+        Recordings.
+    start : Network, or path of one
+        Where training begins, from ``compress`` or ``quantize`` of that model.
+    words : float, optional
+        Least error within so many memory words per step.
+    mean_error : float, optional
+        Or fewest words within this mean absolute error over all outputs.
+    updates : int
+        Steps of the optimizer.
+    batch, steps : int
+        Sequences side by side, and steps of each that an update looks back.
+    loss : str or function
+        ``"mae"``, ``"mse"`` or ``"kl"`` to the float model, or ``loss(outputs, stretch)``.
+    labels : list of arrays, shape (steps, ...), optional
+        For that function, one for each recording.
+    thresholds : {"free", "common", "fixed"}
+        Learn each, one factor for all, or none.
+    sparsity : float, optional
+        Part of the weights that are gone at the end; masks stay where absent.
+    regrow : float
+        Part of the kept weights that is exchanged now and then.
+    rate : float
+        Of learning.
+    seed : int
+    preset : str, Path or EngineConfig
+        The engine whose words are counted, before it is given what the network needs.
+    folder : path, optional
+        Where the training is kept; one that was stopped goes on from there.
+    gru_reset, ignore_mask : optional
+        As for :func:`stillnet.load_model`, where ``model`` is a path.
+    progress : function, optional
+        Called as ``progress(what, done, total)``.
+
+    Raises
+    ------
+    StillnetError
+        Without PyTorch, or where recordings, labels and network do not fit.
+    """
+    from stillnet.sw import train as training
+    from stillnet.sw.packing import engine_fit
+
+    training.require_torch()
+    recordings: Any = as_recordings(x)
+    network = start if isinstance(start, Network) else Network.load(start)
+    own = callable(loss)
+    options = training.TrainOptions(
+        updates=updates,
+        batch=batch,
+        steps=steps,
+        words=words,
+        mean_error=mean_error,
+        loss="mae" if own else str(loss),
+        rate=rate,
+        thresholds=thresholds,
+        sparsity=sparsity,
+        regrow=regrow,
+        seed=seed,
+    )
+    return training.train(
+        _model(model, recordings, gru_reset, ignore_mask, None),
+        network,
+        recordings,
+        options,
+        config=engine_fit.fit(network, EngineConfig.load(preset)),
+        loss=loss if callable(loss) else None,
+        labels=labels,
         folder=folder,
         progress=progress,
     )

@@ -52,7 +52,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "heard, and tightens a budget by it",
     )
     options.add_deadline(parser)
-    options.add_clock(parser, 100.0, "clock of engine and memory (default: 100)")
+    options.add_clock(parser, None, "clock of engine and memory (default: the board's own, or 100)")
     options.add_one_threshold(parser)
     add("--refits", type=int, default=1, metavar="N", help="solve again under the thresholds (1)")
     options.add_method(parser, "nearest: magnitude pruning and clipped rounding, the baselines")
@@ -70,6 +70,7 @@ def _run(args: argparse.Namespace) -> CompressResult:
     from stillnet.sw.compression import CompressOptions, Given, compress, engine_for
     from stillnet.sw.packing.describe import describe_network
 
+    place = options.place_of(args)
     bits: Any = options.one_of(args.weights, "--weights")
     chosen = CompressOptions(
         bits=bits,
@@ -78,7 +79,7 @@ def _run(args: argparse.Namespace) -> CompressResult:
         max_error=args.max_error,
         mean_error=args.mean_error,
         frame_ms=args.frame_time,
-        clock_mhz=args.clock,
+        clock_mhz=place.clock_mhz,
         by_element=not args.one_threshold,
         row_steps=args.weight_steps,
         refits=args.refits,
@@ -103,7 +104,7 @@ def _run(args: argparse.Namespace) -> CompressResult:
             progress=progress,
         )
         if args.deadline is not None:
-            options.keep_deadline(network, config, recordings, args.deadline, args.clock, progress)
+            options.keep_deadline(network, config, recordings, args.deadline, place, progress)
     doubts = network.notes["report"]["doubts"]
     options.insist(args, doubts)
     network.save(args.output)

@@ -23,6 +23,7 @@ from stillnet.sw.util.progress import Progress
 from stillnet.sw.util.recordings import elements_of
 
 if TYPE_CHECKING:
+    from stillnet.sw.cost.deadline import Place
     from stillnet.sw.model.model import Model
     from stillnet.sw.network.network import Network
     from stillnet.sw.quantization.limits import Budget
@@ -390,7 +391,7 @@ def add_image(parser: Parser, help: str) -> None:
     parser.add_argument("--image", type=Path, metavar="NET.img", help=help)
 
 
-def add_sdram(parser: argparse.ArgumentParser) -> None:
+def add_sdram(parser: Parser) -> None:
     """``--sdram PART``."""
     parser.add_argument(
         "--sdram",
@@ -417,6 +418,7 @@ def add_deadline(parser: Parser) -> None:
         help="budgets of events with which no step takes longer, whatever the input is, for "
         "example 2ms; the engine needs budgets = true, which --fit gives it",
     )
+    add_sdram(parser)
 
 
 # -- how weights and thresholds are chosen --------------------------------------------------------
@@ -531,12 +533,21 @@ def add_resume(parser: Parser, note: str = "") -> None:
     )
 
 
+def place_of(args: argparse.Namespace) -> Place:
+    """The clock that ``--clock`` or the board of ``--preset`` has, and what is on the board."""
+    from stillnet.sw.cost import deadline
+
+    if args.sdram is not None and args.deadline is None:
+        raise StillnetError("--sdram says how slow the memory may be; give it with --deadline")
+    return deadline.place_of(str(args.preset), args.clock, args.sdram)
+
+
 def keep_deadline(
     network: Network,
     config: EngineConfig,
     recordings: Sequence[np.ndarray],
     milliseconds: float,
-    clock_mhz: float,
+    place: Place,
     progress: Progress,
 ) -> None:
     """Gives a network budgets for a deadline, on the engine that ``--fit`` makes of ``config``."""
@@ -545,5 +556,11 @@ def keep_deadline(
 
     engine = replace(engine_fit.fit(network, config), budgets=True)
     deadline.keep_deadline(
-        network, engine, recordings, milliseconds, clock_mhz=clock_mhz, progress=progress
+        network,
+        engine,
+        recordings,
+        milliseconds,
+        clock_mhz=place.clock_mhz,
+        memory=place.memory(engine),
+        progress=progress,
     )

@@ -63,7 +63,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     options.add_strict(parser)
     options.add_deadline(parser)
     options.add_preset(parser, "axi64", "; only for --deadline")
-    options.add_clock(parser, 100.0, "clock of the engine, only for --deadline (default: 100)")
+    options.add_clock(
+        parser, None, "clock of the engine, only for --deadline (default: the board's own, or 100)"
+    )
     add(
         "--correct-bias",
         choices=("silent", "all", "none"),
@@ -83,7 +85,7 @@ def _run(args: argparse.Namespace) -> QuantizeResult:
     given = args.threshold is not None or args.threshold_recurrent is not None
     if args.max_error is not None and given:
         raise StillnetError("give --threshold or --max-error, not both")
-    engine = EngineConfig.load(args.preset)
+    engine, place = EngineConfig.load(args.preset), options.place_of(args)
     check_place(args.output)
     recordings = load_recordings(args.data)
     model = options.load_given(args, recordings)
@@ -104,7 +106,7 @@ def _run(args: argparse.Namespace) -> QuantizeResult:
             progress=progress,
         )
         if args.deadline is not None:
-            options.keep_deadline(network, engine, recordings, args.deadline, args.clock, progress)
+            options.keep_deadline(network, engine, recordings, args.deadline, place, progress)
     described = describe_network(network)
     options.insist(args, described.doubts)
     network.save(args.output)

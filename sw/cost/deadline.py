@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib import metadata
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,7 +19,10 @@ from stillnet.sw.util.progress import Progress, silent
 from .guarantee import GuaranteeModel
 from .memory import WorstMemory
 
-__all__ = ["budgets_within", "keep_deadline"]
+__all__ = ["CLOCK_MHZ", "Place", "budgets_within", "keep_deadline", "place_of"]
+
+CLOCK_MHZ = 100.0
+"""Of an engine that is on no board."""
 
 STEPS = 1000
 """Steps of calibration that are looked at, spread over all recordings."""
@@ -37,6 +41,72 @@ class _Run:
     outputs: np.ndarray
     events: dict[int, np.ndarray]
     late: int
+
+
+class _Board(Protocol):
+    """What is asked of ``boards.board.Board``."""
+
+    name: str
+
+    @property
+    def clock_hz(self) -> int: ...
+
+    def clocked(self, mhz: float) -> _Board: ...
+
+    def with_sdram(self, name: str) -> _Board: ...
+
+    def worst_memory(self, config: EngineConfig | None = None) -> WorstMemory: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an engine is: its clock, and the board, if it is on one.
+
+    Attributes
+    ----------
+    clock_mhz : float
+    board : Board or None
+    """
+
+    clock_mhz: float
+    board: _Board | None = None
+
+    def memory(self, config: EngineConfig) -> WorstMemory:
+        """The memory of an engine there, at its slowest."""
+        return WorstMemory.of(config) if self.board is None else self.board.worst_memory(config)
+
+
+def place_of(preset: str, clock_mhz: float | None = None, sdram: str | None = None) -> Place:
+    """Where the engine of a preset is.
+
+    Parameters
+    ----------
+    preset : str
+        Of a board, or any other.
+    clock_mhz : float, optional
+        Of the engine; the board's own where absent, or ``CLOCK_MHZ``.
+    sdram : str, optional
+        Part that the board carries, where it is not the usual one.
+
+    Raises
+    ------
+    StillnetError
+        If the board has no such clock or part, or a part is given without a board.
+    """
+    boards = metadata.entry_points(group="stillnet.boards")
+    board: _Board | None = next((b for entry in boards if (b := entry.load()(preset))), None)
+    if board is None:
+        if sdram is not None:
+            raise StillnetError(
+                f"preset '{preset}' is no board, so nothing is known of an SDRAM on it; give the "
+                "board as preset, or leave --sdram out"
+            )
+        return Place(CLOCK_MHZ if clock_mhz is None else clock_mhz)
+    if clock_mhz is not None and round(clock_mhz * 1e6) != board.clock_hz:
+        board = board.clocked(clock_mhz)
+    if sdram is not None:
+        board = board.with_sdram(sdram)
+    return Place(board.clock_hz / 1e6, board)
 
 
 def keep_deadline(
@@ -63,7 +133,7 @@ def keep_deadline(
     milliseconds, clock_mhz : float
         The deadline, and the clock of the engine.
     memory : WorstMemory, optional
-        The one that the configuration describes, where absent.
+        That of a board is ``Place.memory``; the one that the configuration describes, where absent.
     progress : Progress, optional
 
     Returns

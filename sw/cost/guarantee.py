@@ -8,6 +8,9 @@ columns take longest is assumed as well. What the parts do at the same time make
 shorter. Where columns are large, which is where a step is long, that is little: the memory is at
 work nearly always.
 
+Refresh and power-down of an SDRAM may come at any time, so their cycles are added to the sum: what
+is due in so many cycles, and what was put off before the step.
+
 Not included are pauses of the host: of inputs that come late and outputs that nobody takes.
 """
 
@@ -67,7 +70,8 @@ class Guarantee:
     columns : int
     cycles : int
     parts : dict of str to int
-        The cycles by what takes them: ``memory``, ``scheduler``, ``cells`` and ``input``.
+        The cycles by what takes them: ``memory``, ``scheduler``, ``cells``, ``input``, and
+        ``pauses`` of the memory: refresh and power-down.
     """
 
     words: int
@@ -87,7 +91,8 @@ def guaranteed_cycles(
         Its budgets count.
     config : EngineConfig
     memory : WorstMemory, optional
-        The one that ``bus_bits`` and ``bus_clock`` describe, where absent.
+        That of a board is ``Board.worst_memory()``. Where absent, what ``bus_bits`` and
+        ``bus_clock`` describe, with any part.
     """
     return GuaranteeModel(network, config, memory).of(network.budgets)
 
@@ -118,6 +123,7 @@ class GuaranteeModel:
         self._time: dict[int, np.ndarray] = {}
         self._words: dict[int, np.ndarray] = {}
         self._matrices: dict[int, list[Entry]] = {}
+        self._hot_cycles = 0  # of all columns in the hot store
         self._biases = [entry for entry in self.table.entries if entry.bias]
         for entry in self.table.entries:
             if not entry.bias:
@@ -128,7 +134,9 @@ class GuaranteeModel:
 
     def _add(self, entry: Entry) -> None:
         lengths = np.array(entry.lengths, np.int64)
-        cycles = self._cycles(lengths, np.array(entry.hot, bool))
+        hot = np.array(entry.hot, bool)
+        cycles = self._cycles(lengths, hot)
+        self._hot_cycles += int(lengths[hot].sum())
         source = entry.source
         self._time[source] = self._time.get(source, 0.0) + cycles
         self._words[source] = self._words.get(source, 0) + lengths
@@ -137,7 +145,8 @@ class GuaranteeModel:
     def _cycles(self, lengths: np.ndarray, hot: np.ndarray) -> np.ndarray:
         """Cycles of columns, one after the other: at the memory, or in flight where few may be."""
         config, memory = self.config, self.memory
-        served = np.where(hot, lengths, lengths * memory.word_cycles + memory.column_cycles)
+        cold = lengths * memory.word_cycles + memory.column_cycles
+        served = np.where(hot, lengths, np.maximum(cold, memory.least_cycles))
         borders = np.where(hot, 0, -(-(lengths - 1) // memory.row_words)) * memory.row_cycles
         columns = min(config.fetch_columns - 2, memory.outstanding)
         share = np.maximum(1 / columns, lengths / max(1, config.fetch_words - 2))
@@ -178,7 +187,6 @@ class GuaranteeModel:
             words += entry.longest
             memory += float(self._cycles(np.array([entry.longest]), np.array([entry.hot[0]]))[0])
             scheduler += self._gaps(entry, 1)
-        memory += self.memory.start
         scheduler += 3 * self._pass + QUIET
         cells = sum(self._cell(i) for i in range(len(self.network.layers)))
         parts = {
@@ -187,7 +195,10 @@ class GuaranteeModel:
             "cells": cells,
             "input": self._input(),
         }
-        return Guarantee(words, columns, sum(parts.values()), parts)
+        busy = sum(parts.values())
+        idle = busy - parts["memory"] + self._hot_cycles
+        parts["pauses"] = int(np.ceil(self.memory.pauses(busy, idle)))
+        return Guarantee(words, columns, busy + parts["pauses"], parts)
 
     # -- what is at work besides the memory -------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -14,8 +15,13 @@ import numpy as np
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.host.serving import DEFAULT_PORT, HEADER, PATIENCE
 from stillnet.sw.host.watch import VERSION
+from stillnet.sw.util.progress import Progress, silent
 
 __all__ = ["Client", "NoDriver", "NoSteps", "Steps"]
+
+
+LOOK_SECONDS = 0.2
+"""Between two questions how far a deployment is."""
 
 
 class NoDriver(StillnetError):
@@ -108,6 +114,55 @@ class Client:
         """
         status, data = self._get("/deploy", self.timeout)
         found: dict[str, Any] | None = json.loads(data) if status == 200 else None
+        return found
+
+    def deploy(
+        self,
+        image: bytes,
+        *,
+        state: str = "clear",
+        watchdog: float = 0.0,
+        share: float = 0.5,
+        timeout: float = 600.0,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Has the driver deploy an image, and waits until it has switched.
+
+        Parameters
+        ----------
+        image : bytes
+        state, watchdog, share
+            See ``Engine.deploy``.
+        timeout : float
+            Seconds.
+        progress : Progress, optional
+
+        Returns
+        -------
+        dict
+            As :meth:`deployment`; its stage is "running".
+
+        Raises
+        ------
+        NoDriver
+        StillnetError
+            In the driver's words, why not.
+        """
+        found = self.ask("deploy", image, state=state, watchdog=watchdog, share=share) or {}
+        end, moved, tell = time.monotonic() + timeout, found.get("steps"), progress or silent
+        while found["stage"] in ("loading", "checking", "ready"):
+            if time.monotonic() > end:
+                idle = "; no steps are running" if found["steps"] == moved else ""
+                raise StillnetError(
+                    f"network '{found['name']}' is not there after {timeout:g} s (stage "
+                    f"{found['stage']}, {found['sent']:,} of {found['size']:,} bytes{idle}); the "
+                    "driver goes on with it"
+                )
+            time.sleep(LOOK_SECONDS)
+            found = self.deployment() or found
+            tell("load", found["sent"], found["size"])
+        if found["stage"] != "running":
+            raise StillnetError(f"network '{found['name']}' {found['stage']}: {found['reason']}")
         return found
 
     def ask(self, what: str, data: bytes = b"", **options: object) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,10 @@ from stillnet.sw.host.driver import Engine
 from stillnet.sw.host.serving import DEFAULT_PORT
 from stillnet.sw.monitor.client import Client
 from stillnet.sw.packing.packer import Image, load_image
-from stillnet.sw.util.progress import Progress, console_progress
+from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.shown import shown_time
 
 __all__ = ["DEPLOY"]
-
-LOOK_SECONDS = 0.2
-"""Between two questions how far it is."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -79,29 +75,15 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         found = client.ask(what)
         return {"done": what, **(found or {})}
     assert image is not None
-    found = client.ask("deploy", image.data, state=state, watchdog=args.watchdog, share=args.share)
     with console_progress() as progress:
-        return _follow(client, found or {}, args.timeout, progress)
-
-
-def _follow(
-    client: Client, found: dict[str, Any], timeout: float, progress: Progress
-) -> dict[str, Any]:
-    """Waits until the driver has switched, or says why not."""
-    end, moved = time.monotonic() + timeout, found.get("steps")
-    while found["stage"] in ("loading", "checking", "ready"):
-        if time.monotonic() > end:
-            idle = "; no steps are running" if found["steps"] == moved else ""
-            raise StillnetError(
-                f"network '{found['name']}' is not there after {timeout:g} s (stage "
-                f"{found['stage']}, {found['sent']:,} of {found['size']:,} bytes{idle}); the "
-                "driver goes on with it"
-            )
-        time.sleep(LOOK_SECONDS)
-        found = client.deployment() or found
-        progress("load", found["sent"], found["size"])
-    if found["stage"] != "running":
-        raise StillnetError(f"network '{found['name']}' {found['stage']}: {found['reason']}")
+        found = client.deploy(
+            image.data,
+            state=state,
+            watchdog=args.watchdog,
+            share=args.share,
+            timeout=args.timeout,
+            progress=progress,
+        )
     return {"done": "deploy", **found}
 
 

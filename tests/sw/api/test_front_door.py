@@ -23,7 +23,28 @@ from stillnet.sw.util import results
 from stillnet.sw.util.recordings import as_recordings
 from stillnet.sw.util.results import Result
 
-FUNCTIONS = ("bench", "compress", "generate", "info", "load_model", "pack", "quantize", "run")
+FUNCTIONS = (
+    "bench",
+    "compress",
+    "deadline",
+    "deploy",
+    "generate",
+    "info",
+    "load_model",
+    "monitor",
+    "pack",
+    "quantize",
+    "run",
+    "train",
+)
+ON_A_BOARD = ("deploy", "monitor")
+"""Their examples run beside a stream: ``tests/sw/host/test_deploy.py``."""
+
+EXAMPLES = [
+    pytest.param(name, marks=[pytest.mark.torch] if name == "train" else [])
+    for name in FUNCTIONS
+    if name not in ON_A_BOARD
+]
 
 
 @pytest.fixture
@@ -107,7 +128,7 @@ def example(name: str) -> str:
     return textwrap.dedent("\n".join(block))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_of_docstrings_run(name: str, folder: Path, monkeypatch, capsys) -> None:
     code = example(name)
     assert f"sn.{name}(" in code
@@ -143,6 +164,37 @@ def test_paths_and_objects_are_the_same(folder: Path) -> None:
     halves = sn.info(sn.quantize(Path("model.npz"), "clips", thresholds=1 / 16))
     assert halves == sn.info(sn.quantize(model, [x[:30], x[30:]], thresholds=1 / 16))
     assert halves.report.steps == 60
+
+
+def test_a_deadline_knows_the_board(folder: Path) -> None:
+    network = sn.Network.load("net.safetensors")
+    usual = sn.deadline(network, "x.npy", 5.0, preset="ulx3s-85f")
+    assert network.budgets == {} and usual.clock_mhz == 100 and usual.engine == "ulx3s-85f-fit"
+    part = sn.deadline(network, np.load("x.npy"), 5.0, preset="ulx3s-85f", sdram="W9825G6KH")
+    assert part.guaranteed_cycles < usual.guaranteed_cycles
+    tiers = sn.deadline(network, "x.npy", 5.0, preset="ulx3s-85f-tiers")
+    assert tiers.clock_mhz == 87.5 and tiers.guaranteed_ms < usual.guaranteed_ms
+    config = sn.EngineConfig.load("axi64")
+    assert sn.deadline(network, "x.npy", 5.0, preset=config).clock_mhz == 100
+    with pytest.raises(StillnetError, match="cannot keep 0.0001 ms"):
+        sn.deadline(network, "x.npy", 1e-4)
+
+
+def test_nobody_to_watch(folder: Path) -> None:
+    for call in (sn.monitor, lambda attach: sn.deploy(sn.pack("net.safetensors"), attach=attach)):
+        with pytest.raises(StillnetError, match="no driver answers at 127.0.0.1:1 "):
+            call(attach="127.0.0.1:1")
+    with pytest.raises(StillnetError, match="need canary=N"):
+        sn.monitor(rollback=True)
+    with pytest.raises(StillnetError, match="the canary needs the network"):
+        sn.monitor(canary=5)
+
+
+def test_training_needs_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "stillnet.sw.train.trainer", raising=False)
+    with pytest.raises(StillnetError, match="PyTorch"):
+        sn.train("model.npz", "x.npy", start="net.safetensors")
 
 
 def test_arrays_stay_as_they_are() -> None:

@@ -35,6 +35,13 @@ def tiny_model() -> Model:
     return model.dense(rng.normal(0, 1, (2, 3)), name="out")
 
 
+@pytest.fixture(autouse=True)
+def no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error has only what is wrong: no lines of progress, which work of more than ten
+    seconds prints, and any work takes so long where other programs want the processor."""
+    monkeypatch.setattr("stillnet.sw.util.progress.INTERVAL", 3600.0)
+
+
 @pytest.fixture(scope="module")
 def recording() -> np.ndarray:
     return np.cumsum(np.random.default_rng(1).normal(0, 0.2, (60, 4)), axis=0)

@@ -25,6 +25,7 @@ from stillnet.sw.contract.link import Command
 from stillnet.sw.contract.registers import CHECK_ERROR_AT, Error, Register, Status
 from stillnet.sw.host.deployment import layout_difference
 from stillnet.sw.host.driver import Engine, RefusedCommand
+from stillnet.sw.host.session import ConnectionLost
 from stillnet.sw.model.model import Model
 from stillnet.sw.monitor.canary import Canary
 from stillnet.sw.monitor.client import Client
@@ -34,6 +35,8 @@ from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
 from tests.support.link_bench import CONFIGS, FaultyWire, board, connect, inputs, network
 from tests.support.networks.quick import quantize
+from tests.sw.api.test_front_door import example
+from tests.sw.host.hanging_board import hanging_board, silence
 
 LANES = CONFIGS["slots"].lanes
 UNIT = (1 << 16) / 100e6
@@ -369,6 +372,41 @@ def test_the_watchdog_goes_back_and_the_stream_goes_on(model: LinkModel, engine:
             np.testing.assert_array_equal(outputs[k], reference.step_integers(rows[k]), str(k))
 
 
+def test_a_hung_engine_with_a_step_in_flight() -> None:
+    """The memory falls silent under the new network. The board goes back; the step that hung has no
+    answer, so the stream ends in a sentence, and whoever connects again goes on."""
+    model = hanging_board()
+    engine = connect(model, timeout=10 * UNIT)
+    net, new = first(), other(first())
+    engine.load(net)
+    rows = inputs(6, net, 60)
+    deployment = engine.deploy(new, watchdog=2 * UNIT)
+    assert deployment.stage == "running"
+
+    def vectors() -> Iterator[np.ndarray]:
+        for k, row in enumerate(rows):
+            if k == 30:
+                silence(engine)
+            yield row
+
+    reference = fresh(new)
+    with pytest.raises(ConnectionLost, match="has not finished a command .STEP."):
+        for k, y in enumerate(engine.stream_integers(vectors(), window=1)):
+            np.testing.assert_array_equal(y, reference.step_integers(rows[k]), str(k))
+            done = k
+    assert done == 29
+    later = connect(model)  # which resets an engine that hangs, and so what is loaded
+    assert later.status() & Status.FELL_BACK
+    with pytest.raises(StillnetError, match="nothing is loaded on board"):
+        later.attach(new)
+    later.load(net)
+    assert not later.status() & Status.FELL_BACK
+    reference = fresh(net)
+    for row in rows[:10]:
+        np.testing.assert_array_equal(later.step_integers(row), reference.step_integers(row))
+    model.end()
+
+
 def test_a_host_that_is_gone(model: LinkModel, engine: Engine) -> None:
     """The next program learns that the board went back, and cannot take it for the new network."""
     net, new = first(), other(first())
@@ -456,6 +494,21 @@ def test_the_command_deploys_through_the_program_that_streams(
     for arguments in ([], [str(path), "--rollback"]):
         assert main(["deploy", *arguments, *attach]) == 2
         assert "one of the three" in capsys.readouterr().err
+
+
+def test_examples_of_the_front_door(
+    streaming: Streaming, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stillnet.service.DEFAULT_PORT", int(streaming.address.split(":")[1]))
+    Path("new.img").write_bytes(pack(other(first()), CONFIGS["slots"]).data)
+    other(first()).save("net.safetensors")
+    exec(example("deploy"), {})
+    assert capsys.readouterr().out.startswith("running ")
+    assert streaming.engine.network.name == "second"
+    exec(example("monitor"), {})
+    steps = int(capsys.readouterr().out.split()[0])
+    assert steps > 0
 
 
 def test_pages_in_a_browser_cannot_deploy(streaming: Streaming) -> None:
