@@ -29,7 +29,7 @@ __all__ = ["Milestones", "TimingNotMet", "build", "design", "place_and_route", "
 SEEDS = 6
 NETLIST_VERSION = 1
 """What is done to a netlist between synthesis and placement; counts up with each change."""
-ROUTER_TIMEOUT = 1800
+ROUTER_TIMEOUT = 3600
 """Seconds after which a seed counts as not routable: a router may go round in circles."""
 
 PATHS, DELAYS = "paths.json", "top.sdf"

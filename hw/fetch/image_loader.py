@@ -319,6 +319,7 @@ class ImageLoader(wiring.Component):
         """At most a byte per cycle: slow and small, because it is done once per load."""
         crc, sum_bits = x.crc, self._sum_bits
         m.d.sync += [
+            crc.start.eq(0),  # from a register: words come many cycles later
             # The last digit was a cycle before this is used.
             x.wrong_sum.eq(crc.crc != x.checksum),
             x.none_left.eq(x.words_left == 0),
@@ -550,7 +551,7 @@ class ImageLoader(wiring.Component):
 
     def _read_all(self, m: Module, x: _Signals) -> None:
         with m.State("SUM_START"):
-            m.d.comb += x.crc.start.eq(1)
+            m.d.sync += x.crc.start.eq(1)
             m.next = "SUM"
         self._chunk(m, x, "SUM", "SUM_WORDS")
         with m.State("SUM_WORDS"):

@@ -53,8 +53,8 @@ class _Copy:
         Writes of the header or of the image; those that are done; all are.
     in_header, words, foreign, oversize
         Of the image.
-    start, again
-        Of the reader; from registers, as the flash's pins are far.
+    start, again, awake
+        Of the reader; from registers, as the flash's pins are far. It stays awake until it starts.
     marks_left, generation, valid, other, other_valid
         Marks to be read, of two; the latest one; the one before.
     slot, tried
@@ -72,7 +72,7 @@ class _Copy:
         self.whole, self.complete = Signal(), Signal()
         self.foreign, self.oversize = Signal(), Signal()
         self.words = Signal(range(limit + 1))
-        self.start, self.again = Signal(), Signal()
+        self.start, self.again, self.awake = Signal(), Signal(), Signal()
         self.marks_left = Signal(2, init=2)
         self.generation, self.other = Signal(32), Signal(32)
         self.valid, self.other_valid = Signal(), Signal()
@@ -269,11 +269,12 @@ class FlashBoot(wiring.Component):
         m.d.sync += [
             x.start.eq(0),
             x.again.eq(0),
+            x.awake.eq(reader.awake),
             x.whole.eq(x.place[: unit.bit_length() - 1] == 0),
             x.complete.eq(x.count == x.total),
         ]
         with m.FSM():
-            with m.State("WAKE"), m.If(reader.awake & self.ready):
+            with m.State("WAKE"), m.If(x.awake & self.ready):
                 m.d.sync += [x.start.eq(1), bus.address.eq(Register.MEMORY_ADDRESS)]
                 m.next = "BASE"
                 if self._layout is not None:
@@ -333,7 +334,7 @@ class FlashBoot(wiring.Component):
             self._anew(m, x)
         with m.State("AGAIN"):
             m.d.sync += x.again.eq(1)
-            with m.If(reader.awake):
+            with m.If(x.awake):
                 m.next = "WAKE"
 
     def _anew(self, m: Module, x: _Copy) -> None:
