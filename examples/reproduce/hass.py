@@ -94,8 +94,8 @@ def denoiser() -> Case:
     return Case(
         "NSNet2, mean error of the gains",
         sn.load_model(recordings.nsnet2_path()),
-        pieces(recordings.calibration_recordings(1, 6.0), 100),
-        pieces([signals.features(signals.stft(clip)) for clip in test_clips(3.0)], 100),
+        pieces(recordings.calibration_recordings(1, 4.0), 100),
+        pieces([signals.features(signals.stft(clip)) for clip in test_clips(2.0)], 100),
         (0.01, 0.06),
     )
 
@@ -124,11 +124,26 @@ CASES: dict[str, Callable[[], Case]] = {"silero-vad": detector, "nsnet2": denois
 
 
 class Uniform(Library):
-    """Solved layers whose matrices all keep the same part."""
+    """Solved layers whose matrices all keep the same part.
+
+    Parameters
+    ----------
+    other : Library
+        Of the search: layers with one matrix are the same in both.
+    keep : Checkpoint
+    """
+
+    def __init__(self, other: Library, keep: Checkpoint) -> None:
+        super().__init__(other.base, other.options, keep)
+        self.other = other
+
+    def layer(self, index: int, bits: int, place: int) -> LayerWork:
+        """As the search has it, where there is nothing to share between matrices."""
+        if len(bundles(self.base.model, index)) == 1 or self.options.kept[place] == 1.0:
+            return self.other.layer(index, bits, place)
+        return super().layer(index, bits, place)
 
     def _solve(self, index: int, bits: int, kept: float) -> LayerWork:
-        if len(bundles(self.base.model, index)) == 1:
-            return super()._solve(index, bits, kept)
         job = self.plans[bits].job
         vectors = {**job.trace.vectors, INPUT: job.x}
         first = job.trace.start.vectors
@@ -146,7 +161,7 @@ def integers(search: Search, made: Assembled, thresholds: dict[int, Any]) -> Net
 def uniform(search: Search, folder: Path) -> Iterator[tuple[dict[str, Any], Network]]:
     """All matrices keep one part, thresholds of all vectors are one part of their spread."""
     base = search.library.base
-    library = Uniform(base, search.options, Checkpoint(folder / "uniform", search.key))
+    library = Uniform(search.library, Checkpoint(folder / "uniform", search.key))
     spread = {s: float(np.std(base.trace.vectors[s])) for s in base.delta_sources}
     for kept in range(len(KEPT)):
         choice = search.start(4, 1.0, search.options.errors[0])
@@ -157,18 +172,16 @@ def uniform(search: Search, folder: Path) -> Iterator[tuple[dict[str, Any], Netw
             yield {"kept": KEPT[kept], "threshold": part}, integers(search, made, limits)
 
 
-def of_trials(search: Search, *, first: bool) -> Iterator[tuple[dict[str, Any], Network]]:
-    """Trials with figures: those that do what ``compress`` would, or the front of all of them."""
-    trials = search.completed() if first else search.front()
-    for t in trials:
-        if first and "start" not in t.user_attrs:
-            continue
-        choice = search.space.choice(t.params)
-        made = search.library.assemble(choice)
-        limits = search.judge.limits(made, choice, search.rates)
-        kept = {n: KEPT[t.params[f"kept {n}"]] for n in search.space.layers.values()}
-        facts = {"trial": t.number, "error": choice.error, "kept": kept}
-        yield facts, integers(search, made, limits.thresholds)
+def of_trials(search: Search, numbers: list[int]) -> Iterator[tuple[dict[str, Any], Network]]:
+    """Networks of trials with figures."""
+    for t in search.completed():
+        if t.number in numbers:
+            choice = search.space.choice(t.params)
+            made = search.library.assemble(choice)
+            limits = search.judge.limits(made, choice, search.rates)
+            kept = {n: KEPT[t.params[f"kept {n}"]] for n in search.space.layers.values()}
+            facts = {"trial": t.number, "error": choice.error, "kept": kept}
+            yield facts, integers(search, made, limits.thresholds)
 
 
 class Judge:
@@ -194,7 +207,7 @@ class Judge:
 
 
 def points(
-    found: Iterator[tuple[dict[str, Any], Network]], heard: Judge, unheard: Judge
+    found: list[tuple[dict[str, Any], Network]], heard: Judge, unheard: Judge
 ) -> list[dict[str, Any]]:
     """Of the networks of one way: those that no other one beats on calibration, and what they do
     on the test."""
@@ -213,10 +226,13 @@ def run(name: str) -> dict[str, Any]:
         search.run(TRIALS)
     engine = search.options.engine("sdram16")
     heard, unheard = (Judge(case.model, x, engine) for x in (case.calibration, case.test))
+    first = {t.number for t in search.completed() if "start" in t.user_attrs}
+    best = {t.number for t in search.front()}
+    tried = list(of_trials(search, sorted(first | best)))  # some are of both
     ways = {
-        "uniform": uniform(search, folder),
-        "compress": of_trials(search, first=True),
-        "search": of_trials(search, first=False),
+        "uniform": list(uniform(search, folder)),
+        "compress": [(facts, net) for facts, net in tried if facts["trial"] in first],
+        "search": [(facts, net) for facts, net in tried if facts["trial"] in best],
     }
     return {
         "title": case.title,

@@ -199,10 +199,10 @@ def test_uniform_layers_keep_one_part_in_every_matrix(script: Any) -> None:
     options = module.SearchOptions(kept=(1.0, 0.5), errors=(0.01, 0.1))
     search = module.Search(model, x - x.mean(0), options)
     parts = {}
-    for kind in (module.Library, module.Uniform):
-        library = kind(search.library.base, options, search.library.keep)
+    keep = module.Checkpoint(None, search.key)
+    for library in (search.library, module.Uniform(search.library, keep)):
         work = library.layer(0, 4, 1)
-        parts[kind] = [float(c.kept.mean()) for c in work.values()]
+        parts[type(library)] = [float(c.kept.mean()) for c in work.values()]
     assert len(parts[module.Uniform]) > 1
     assert parts[module.Uniform] == pytest.approx([0.5] * len(parts[module.Uniform]), abs=0.03)
     assert max(parts[module.Library]) - min(parts[module.Library]) > 0.1
