@@ -62,6 +62,8 @@ class Case:
     model : Model
     calibration, test : lists of arrays, shape (steps, inputs)
         Nothing is chosen on the second.
+    bits : int
+        Of a weight.
     errors : (float, float)
         That thresholds may cost on calibration, for the search.
     """
@@ -70,12 +72,13 @@ class Case:
     model: Model
     calibration: list[np.ndarray]
     test: list[np.ndarray]
+    bits: int
     errors: tuple[float, float]
 
     @property
     def options(self) -> SearchOptions:
-        """Weights of four bits, for a 16-bit SDRAM."""
-        return SearchOptions(bits=(4,), kept=KEPT, errors=self.errors, seed=SEED)
+        """For a 16-bit SDRAM."""
+        return SearchOptions(bits=(self.bits,), kept=KEPT, errors=self.errors, seed=SEED)
 
 
 def test_clips(seconds: float) -> list[np.ndarray]:
@@ -96,6 +99,7 @@ def denoiser() -> Case:
         sn.load_model(recordings.nsnet2_path()),
         pieces(recordings.calibration_recordings(1, 4.0), 100),
         pieces([signals.features(signals.stft(clip)) for clip in test_clips(2.0)], 100),
+        4,
         (0.01, 0.06),
     )
 
@@ -113,6 +117,7 @@ def detector() -> Case:
         replace(model, host=None),
         pieces([host.enter_vectors(heard)[0]], 125),
         pieces([host.enter_vectors(signals.vad_rows(clip))[0] for clip in test_clips(8.0)], 125),
+        8,
         (0.005, 0.05),
     )
 
@@ -164,7 +169,7 @@ def uniform(search: Search, folder: Path) -> Iterator[tuple[dict[str, Any], Netw
     library = Uniform(search.library, Checkpoint(folder / "uniform", search.key))
     spread = {s: float(np.std(base.trace.vectors[s])) for s in base.delta_sources}
     for kept in range(len(KEPT)):
-        choice = search.start(4, 1.0, search.options.errors[0])
+        choice = search.start(search.options.bits[0], 1.0, search.options.errors[0])
         choice = replace(choice, kept=dict.fromkeys(library.layers, kept))
         for part in UNIFORM:
             made = library.assemble(choice)
