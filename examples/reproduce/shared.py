@@ -89,9 +89,14 @@ def judge(network: Network, recordings: Sequence[np.ndarray]) -> tuple[list[np.n
     return layout.unpack(y), trace
 
 
-def figures(network: Network, recordings: Sequence[np.ndarray], trace: Trace) -> Figures:
-    """Cost of a run of :func:`judge`."""
-    config, rows = engine_of(network), trace.layout.rows
+def figures(
+    network: Network,
+    recordings: Sequence[np.ndarray],
+    trace: Trace,
+    config: EngineConfig | None = None,
+) -> Figures:
+    """Cost of a run of :func:`judge`, on :func:`engine_of` the network or another engine."""
+    config, rows = config or engine_of(network), trace.layout.rows
     columns = of_columns = used = total = 0.0
     for i, layer in enumerate(network.layers):
         for m in layer.matrices:

@@ -27,9 +27,21 @@ from .report import run_quantized
 from .sensitivity import Sensitivity
 from .simulate import Encoders, simulate
 
-__all__ = ["Budget", "Curves", "LimitSearch", "Limits", "curves", "integer_error", "settle"]
+__all__ = [
+    "SPAN",
+    "Budget",
+    "Curves",
+    "LimitSearch",
+    "Limits",
+    "curves",
+    "integer_error",
+    "settle",
+]
 
 Progress = Callable[[str, int, int], None]
+
+SPAN = 6.0
+"""How far rates of exchange are scaled in one search, as a power of two."""
 
 _STEPS = 24
 _RANGE = (2.0**-9, 2.0**2.5)
@@ -267,7 +279,7 @@ class LimitSearch:
         error: float | None = None,
         words: float | None = None,
         tries: int = 7,
-        span: float = 6.0,
+        span: float = SPAN,
     ) -> Limits:
         """All rates scaled together until the error, or the words, are just within the budget."""
         low, high = -span, span

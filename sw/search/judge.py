@@ -12,7 +12,7 @@ from stillnet.sw.cost.cost import column_words, memory_words, predict
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.sequence import Layout
 from stillnet.sw.quantization.integers import set_limits
-from stillnet.sw.quantization.limits import Budget, Limits, LimitSearch
+from stillnet.sw.quantization.limits import SPAN, Budget, Limits, LimitSearch
 from stillnet.sw.quantization.preparation import Judged
 from stillnet.sw.quantization.simulate import Encoders, simulate
 
@@ -26,6 +26,14 @@ _TIMED = 24
 
 _QUICK = 400
 """Steps on which a network is looked at first."""
+
+
+_CLIMBS = 4
+"""How often thresholds may grow beyond what one search of them reaches."""
+
+
+def _climbed(before: dict[int, float], after: dict[int, float]) -> float:
+    return max((after[s] - before[s] for s in after), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,16 @@ class Judge:
         if self.library.options.engine(choice.engine).hot_words:
             self.note_activity(made.network, search.thresholds(shared))
         own = self._for(made, choice.engine, search)
-        return own.run(error=choice.error, rounds=0, rates=shared)
+        found = own.run(error=choice.error, rounds=0, rates=shared)
+        for _ in range(_CLIMBS):  # rates were balanced for another network, maybe far below
+            if found.error > choice.error or _climbed(shared, found.rates) < SPAN - 0.1:
+                break
+            shared = found.rates
+            higher = own.run(error=choice.error, rounds=0, rates=shared)
+            if higher.error > choice.error or higher.words >= found.words:
+                break
+            found = higher
+        return found
 
     def measure(self, made: Assembled, choice: Choice, limits: Limits) -> Found:
         """Figures of a network with thresholds."""

@@ -138,6 +138,16 @@ def test_a_layer_has_the_bits_that_were_chosen(search: Search) -> None:
     assert np.abs(network.layers[0].matrices[0].weight).max() > 8
 
 
+def test_an_error_is_used_from_rates_that_are_far_too_low(search: Search) -> None:
+    """Rates are balanced for one network, which may have met no error of the search."""
+    choice = search.start(8, 1.0, 0.05)
+    made = search.library.assemble(choice)
+    near = search.judge.limits(made, choice, search.rates)
+    far = search.judge.limits(made, choice, {s: r - 14.0 for s, r in near.rates.items()})
+    assert far.error <= choice.error
+    assert far.words == pytest.approx(near.words, rel=0.1)
+
+
 # -- the command ----------------------------------------------------------------------------------
 
 

@@ -96,6 +96,24 @@ def test_an_s5_is_the_float_model(scripts: None) -> None:
     )
 
 
+def test_a_filter_is_the_float_model_and_masks_hold(scripts: None) -> None:
+    import block_sparsity as module
+    import gru_training
+
+    torch.manual_seed(4)
+    net = gru_training.Filter(module.SITES, 9)
+    masks = [(torch.rand(w.shape) < 0.3).float() for w in net.weights()]
+    seen = torch.randn(40, 3, module.SITES)
+    begin = [w.detach().clone() for w in net.weights()]
+    trained = gru_training.train(net, seen, seen, 4, batch=2, steps=20, masks=masks)
+    for weight, mask, old in zip(trained.weights(), masks, begin):
+        assert torch.equal(weight != 0, mask != 0)
+        assert not torch.equal(weight, old * mask)
+    with torch.no_grad():
+        y = trained(seen)[:, 0].numpy()
+    assert np.allclose(module.imported(trained).run(seen[:, 0].numpy()), y, atol=1e-5)
+
+
 def test_pruning_ends_at_what_was_asked(scripts: None) -> None:
     import egru_training as module
 
