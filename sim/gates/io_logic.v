@@ -1,0 +1,1 @@
+// Registers in the IO cells of a routed netlist.
