@@ -29,13 +29,14 @@ module MULT18X18D #(
         B0};
 
     wire signed [18:0] a, b;
+    wire signed [37:0] full = a * b;
     wire signed [37:0] middle, product;
     MULT18X18D_stage #(19, REG_INPUTA_CLK, REG_INPUTA_CE) input_a (
         CLK0, CLK1, CLK2, CLK3, CE0, CE1, CE2, CE3, {SIGNEDA & A17, pins_a}, a);
     MULT18X18D_stage #(19, REG_INPUTB_CLK, REG_INPUTB_CE) input_b (
         CLK0, CLK1, CLK2, CLK3, CE0, CE1, CE2, CE3, {SIGNEDB & B17, pins_b}, b);
     MULT18X18D_stage #(38, REG_PIPELINE_CLK, REG_PIPELINE_CE) pipeline (
-        CLK0, CLK1, CLK2, CLK3, CE0, CE1, CE2, CE3, a * b, middle);
+        CLK0, CLK1, CLK2, CLK3, CE0, CE1, CE2, CE3, full, middle);
     MULT18X18D_stage #(38, REG_OUTPUT_CLK, REG_OUTPUT_CE) out (
         CLK0, CLK1, CLK2, CLK3, CE0, CE1, CE2, CE3, middle, product);
     assign {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21,

@@ -24,13 +24,16 @@ Cell = dict[str, Any]
 
 _LUT_INPUTS = ("A", "B", "C", "D")
 
-_RAM_LOW = ("CLK", "WE", "RST", "CS", "AD", "DI")
-"""Pins of a block RAM that are low where nothing drives them; its enables are high."""
+_CONTROLS = ("CLK", "WE", "RST", "CS", "CE", "OCE")
+"""Pins of a block RAM that nextpnr ties high where nothing drives them, behind an inverter but for
+the enables; the others it ties as a parameter says, or low."""
 
 _OFF = {
     "DP16KD": ("RSTA", "RSTB", *(f"CS{s}{i}" for s in "AB" for i in range(3))),
     "MULT18X18D": ("SOURCEA", "SOURCEB", *(f"RST{i}" for i in range(4))),
     "ODDRX1F": ("RST",),
+    "IOLOGIC": ("LSR",),
+    "SIOLOGIC": ("LSR",),
     "USRMCLK": ("USRMCLKTS",),
     "EHXPLLL": ("RST", "STDBY", "PHASESTEP", "ENCLKOP", "ENCLKOS", "ENCLKOS2"),
 }
@@ -126,17 +129,41 @@ class Netlist:
         StillnetError
             Where it uses what the models of the cells do not have.
         """
-        self._refuse()
+        self._constants()
         for cell in self.cells.values():
             _defaults(cell)
+        self._refuse()
         self._clocks()
         self._pads()
         self._rename(pads)
         for name in [n for n, c in self.cells.items() if c["type"] in _GONE]:
             del self.cells[name]
 
+    def _constants(self) -> None:
+        """nextpnr has constants from LUTs without inputs: they are constants again."""
+        levels: dict[Bit, str] = {}
+        for cell in self.of("TRELLIS_COMB").values():
+            pins, table = cell["connections"], str(cell["parameters"].get("INITVAL", ""))
+            alone = not any(pins.get(pin) for pin in (*_LUT_INPUTS, "FCI"))
+            if alone and pins.get("F") and cell["parameters"].get("MODE", "LOGIC") == "LOGIC":
+                if set(table) in ({"0"}, {"1"}):
+                    levels[pins["F"][0]] = table[0]
+        for cell in self.cells.values():
+            out = cell["port_directions"]
+            for pin, bits in cell["connections"].items():
+                if out.get(pin) != "output":
+                    cell["connections"][pin] = [levels.get(bit, bit) for bit in bits]
+
     def _refuse(self) -> None:
         for name, cell in self.cells.items():
+            if cell["type"] in ("DP16KD", "MULT18X18D"):
+                for pin, bits in cell["connections"].items():
+                    mux = str(cell["parameters"].get(f"{pin}MUX", "")).strip()
+                    if mux == "INV" and isinstance(bits[0], int) and pin not in ("CLKA", "CLKB"):
+                        raise StillnetError(
+                            f"cell '{name}' of type {cell['type']} inverts its pin {pin}, which "
+                            "its model does not; please report this"
+                        )
             for pin in _OFF.get(cell["type"], ()):
                 if set(cell["connections"].get(pin, [])) - {"0", "x", "z"}:
                     raise StillnetError(
@@ -215,17 +242,22 @@ def _defaults(cell: Cell) -> None:
         for pin in _LUT_INPUTS:
             _drive(cell, pin, "1")
     elif kind == "TRELLIS_IO":
+        for pin, register in (("I", "IOLDO"), ("T", "IOLTO")):
+            if pins.get(register):  # of the IO cell
+                pins[pin] = pins.pop(register)
         _drive(cell, "T", "0")
+    elif kind == "DCCA":
+        _drive(cell, "CE", "1")
     elif kind == "TRELLIS_FF":
         _drive(cell, "LSR", "1" if parameters.get("LSRMUX") == "INV" else "0")
     elif kind == "DP16KD":
         for pin in _block_ram_inputs():
-            _drive(cell, pin, _tied(parameters, pin, "0" if pin.startswith(_RAM_LOW) else "1"))
+            _drive(cell, pin, _tied(parameters, pin))
     elif kind == "MULT18X18D":
         names = [f"{s}{i}" for s in "ABC" for i in range(18)]
         names += [f"{s}{i}" for s in ("CLK", "CE", "RST") for i in range(4)]
         for pin in (*names, "SIGNEDA", "SIGNEDB", "SOURCEA", "SOURCEB"):
-            _drive(cell, pin, _tied(parameters, pin, "0"))
+            _drive(cell, pin, _tied(parameters, pin))
     for name, value in parameters.items():
         if isinstance(value, str) and value.endswith(" "):
             parameters[name] = value.strip()
@@ -235,13 +267,18 @@ def _defaults(cell: Cell) -> None:
 
 def _block_ram_inputs() -> list[str]:
     names = [f"{p}{s}{i}" for s in "AB" for p, n in (("AD", 14), ("DI", 18)) for i in range(n)]
+    names += [f"CS{s}{i}" for s in "AB" for i in range(3)]
     return names + [f"{p}{s}" for s in "AB" for p in ("CLK", "CE", "OCE", "WE", "RST")]
 
 
-def _tied(parameters: dict[str, Any], pin: str, default: str) -> str:
-    """The level that a parameter gives a pin."""
-    value = str(parameters.get(f"{pin}MUX", "")).strip()
-    return value if value in ("0", "1") else default
+def _tied(parameters: dict[str, Any], pin: str) -> str:
+    """The level of a pin that nothing drives."""
+    choice = str(parameters.get(f"{pin}MUX", "")).strip()
+    if choice in ("0", "1"):
+        return choice
+    enable = pin in ("CEA", "CEB", "OCEA", "OCEB")
+    control = enable or pin.startswith(_CONTROLS)
+    return "1" if control and (choice == pin or (enable and choice != "INV")) else "0"
 
 
 def _drive(cell: Cell, pin: str, level: str) -> None:

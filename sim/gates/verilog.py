@@ -23,10 +23,10 @@ from .netlist import Bit, Cell, Netlist
 __all__ = ["MODELS", "lut", "netlist_verilog"]
 
 FOLDER = Path(__file__).parent
-MODELS = tuple(FOLDER / name for name in ("pads.v", "io_logic.v", "dp16kd.v", "mult18x18d.v"))
+MODELS = tuple(FOLDER / name for name in ("pads.v", "dp16kd.v", "mult18x18d.v"))
 """Our models of cells."""
 
-MODELLED = ("STILLNET_PAD", "DCCA", "ODDRX1F", "IOLOGIC", "SIOLOGIC", "DP16KD", "MULT18X18D")
+MODELLED = ("STILLNET_PAD", "ODDRX1F", "DP16KD", "MULT18X18D")
 """Cells that they are of."""
 
 _NET = re.compile(r"\bn\d+\b")
@@ -113,6 +113,9 @@ class _Writer:
             "TRELLIS_FF": self._register,
             "TRELLIS_DPR16X4": self._ram,
             "TRELLIS_RAMW": self._ram_write,
+            "DCCA": self._gate,
+            "IOLOGIC": self._io_logic,
+            "SIOLOGIC": self._io_logic,
         } | dict.fromkeys(MODELLED, self._instance)
 
     def text(self, top: str) -> str:
@@ -226,9 +229,9 @@ class _Writer:
             write = self._select(cell, "WRE", "WREMUX", "WRE")
             statement = f"if ({write}) {name}[{{{address}}}] <= {self._in(cell, 'WD')};"
             self.clocked[self._edge(cell, "WCK", "WCKMUX")].append(statement)
-        else:
+        elif mode != "RAMW_BLOCK":  # its LUT is that of a RAM's write port: nothing comes out
             raise StillnetError(f"a LUT in mode {mode} is not known; please report this")
-        if str(parameters.get("IS_Z1", "0")).strip("0 "):
+        if cell["connections"].get("FXA") or cell["connections"].get("FXB"):
             self._mux(cell, "OFX", "M", "FXB", "FXA")
         else:
             self._mux(cell, "OFX", "M", "F1", "F")
@@ -291,6 +294,48 @@ class _Writer:
         ways |= {f"WDO{k}": pin for k, pin in enumerate(("C1", "A1", "D1", "B1"))}
         for out, pin in ways.items():
             self._out(cell, out, self._in(cell, pin))
+
+    def _gate(self, name: str, cell: Cell) -> None:
+        """A clock gate, or a global clock that is never gated."""
+        if self._in(cell, "CE") == "1'b1":
+            self._out(cell, "CLKO", self._in(cell, "CLKI"))
+        else:
+            self._instance(name, cell)
+
+    def _io_logic(self, name: str, cell: Cell) -> None:
+        """Registers of an IO cell: data in, data out, driver; or two bits a cycle."""
+        parameters, pins = cell["parameters"], cell["connections"]
+        mode = parameters.get("MODE")
+        if mode == "IDDRX1_ODDRX1" and pins.get("IOLDO"):
+            data = ", ".join(self._in(cell, pin) for pin in ("TXDATA0", "TXDATA1"))
+            self.wires.append(f"{name}_q")
+            self.lines.append(
+                f"ODDRX1F {name} ({self._in(cell, 'CLK')}, 1'b0, {data}, {name}_q);"
+            )
+            self._out(cell, "IOLDO", f"{name}_q")
+            return
+        if mode != "IREG_OREG":
+            raise StillnetError(f"an IO cell in mode {mode} is not known; please report this")
+        for data, out, kind in (
+            ("PADDI", "INFF", "FF"),
+            ("TXDATA0", "IOLDO", "OUTREG"),
+            ("TSDATA0", "IOLTO", "TSREG"),
+        ):
+            if not pins.get(out):
+                continue
+            way = "I" if kind == "FF" else "O"
+            always = str(parameters.get(f"CE{way}MUX", "1")).strip() == "1"
+            register = {
+                "type": "TRELLIS_FF",
+                "parameters": {
+                    "REGSET": parameters.get(f"{kind}.REGSET", "RESET"),
+                    "CLKMUX": parameters.get(f"CLK{way}MUX", "CLK"),
+                    "CEMUX": "1" if always else parameters.get("CEMUX", "CE"),
+                },
+                "connections": {"Q": pins[out], "DI": pins.get(data, ["0"])}
+                | {pin: pins[pin] for pin in ("CLK", "CE") if pins.get(pin)},
+            }
+            self._register(f"{name}_{kind}", register)
 
     def _instance(self, name: str, cell: Cell) -> None:
         directions, pins = cell["port_directions"], []

@@ -1,1 +1,0 @@
-// Registers in the IO cells of a routed netlist.
