@@ -2,8 +2,10 @@
 
 * No latch and no loop: registers are the only cells that hold a bit. (Yosys makes a latch of a LUT
   that feeds itself, so a latch is a loop here.)
-* Clocks: a register that takes a bit of another clock's domain, or a pad that has no clock, takes it
-  without logic in between and is the first of a synchroniser, or the register of a pad.
+* Clocks: a register that takes a bit of another clock's domain, or of a pad, which has no clock,
+  takes it without logic in between and is the first of a synchroniser, or the register of a pad.
+  One pad is left out: data of the flash changes at edges of a clock that the design itself makes,
+  and is taken when it has long been there.
 * Pads of the SDRAM have their registers: nothing but the pad is behind the last one, nothing before
   the first, and after placement they are in the IO cells.
 """
@@ -15,12 +17,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from stillnet.boards.build.toolchain import ECP5
+
 from .netlist import Bit, Cell, Netlist
 
 __all__ = ["Findings", "check"]
 
 FIRST_STAGE = "stage0"
 """In the name of the first register of a synchroniser (Amaranth's ``FFSynchronizer``)."""
+
+TIMED_PADS = ("boot_flash_0__cipo__io",)
+"""Pads whose data changes only when the design has asked for it."""
+
+REGISTERED = ("sdram_0__", "uart_0__tx__")
+"""Pads that have registers: what their names begin with."""
 
 IO_CELLS = ("IOLOGIC", "SIOLOGIC")
 """Where registers of pads are after placement."""
@@ -105,6 +115,7 @@ class _Check:
     def __init__(self, netlist: Netlist) -> None:
         self.netlist = netlist
         self.found = Findings(kinds=netlist.kinds())
+        self.pads = {bit: n for n, port in netlist.ports.items() for bit in port["bits"]}
         self.driver: dict[Bit, tuple[str, str]] = {}
         self.loads: dict[Bit, list[tuple[str, str]]] = defaultdict(list)
         for name, cell in netlist.cells.items():
@@ -128,11 +139,15 @@ class _Check:
     def _name(self, bit: Bit) -> str:
         return self.netlist.nets.get(bit, f"net {bit}")
 
+    def _pad(self, cell: Cell) -> str:
+        """The port at a pad."""
+        return self.pads.get((cell["connections"].get("B") or [None])[0], "?")
+
     # -- where bits come from ---------------------------------------------------------------------
 
     def _clock(self, cell: Cell, pin: str) -> str | None:
         bits = cell["connections"].get(pin) or ["0"]
-        return self._name(bits[0]) if isinstance(bits[0], int) else None
+        return ECP5.clock_name(self._name(bits[0])) if isinstance(bits[0], int) else None
 
     def _clock_of(self, cell: Cell, pin: str) -> str | None:
         """The clock to which a pin of a cell with registers belongs; None where it has none."""
@@ -154,8 +169,11 @@ class _Check:
         counts: dict[str, int] = defaultdict(int)
         for cell in self.netlist.cells.values():
             if cell["type"] == "TRELLIS_IO":
-                for bit in cell["connections"].get("O", []):
-                    self.origin[bit] = "pad " + self._name((cell["connections"].get("B") or [bit])[0])
+                if (pad := self._pad(cell)) not in TIMED_PADS:
+                    self.origin |= dict.fromkeys(cell["connections"].get("O", []), f"pad {pad}")
+                continue
+            if cell["type"] == "EHXPLLL":
+                self.origin |= dict.fromkeys(cell["connections"].get("LOCK", []), "PLL lock")
                 continue
             for pin in _sides(cell)[1]:
                 clock = self._clock_of(cell, pin)
@@ -252,7 +270,7 @@ class _Check:
     def _pad_registers(self) -> None:
         placed = any(kind in self.found.kinds for kind in (*IO_CELLS, "TRELLIS_COMB"))
         for name, cell in self.netlist.of("TRELLIS_IO").items():
-            if not name.startswith("sdram.") and not name.startswith("tx"):
+            if not self._pad(cell).startswith(REGISTERED):
                 continue
             pins = cell["connections"]
             sides: list[tuple[str, Iterable[tuple[str, str]]]] = []

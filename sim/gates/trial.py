@@ -27,6 +27,9 @@ UNITS, INPUTS = 12, 6
 WAIT_SECONDS = 0.02
 """Simulated, that the host waits for an answer, with no other traffic on the line."""
 STARTUP_CYCLES = 2_000
+"""Between two looks at the lamp that says that the memory has started."""
+PLL_US = 50
+"""From power-up to the first cycle of the engine, at least: until then no lamp says anything."""
 
 
 @dataclass
@@ -165,6 +168,7 @@ def _start(model: GatesBoard, board: Board, progress: Progress) -> None:
     """From power-up until the SDRAM has started: its pause, and the PLL's."""
     assert board.sdram is not None
     most = 2 * board.sdram.startup_us * board.clock_hz // 10**6 + 50_000
+    model.run(PLL_US * board.clock_hz // 10**6)
     while model.lamps & 1 and model.cycle < most:
         model.run(STARTUP_CYCLES)
         progress("power-up", min(model.cycle, most), most)

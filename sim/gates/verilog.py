@@ -306,16 +306,9 @@ class _Writer:
         """Registers of an IO cell: data in, data out, driver; or two bits a cycle."""
         parameters, pins = cell["parameters"], cell["connections"]
         mode = parameters.get("MODE")
-        if mode == "IDDRX1_ODDRX1" and pins.get("IOLDO"):
-            data = ", ".join(self._in(cell, pin) for pin in ("TXDATA0", "TXDATA1"))
-            self.wires.append(f"{name}_q")
-            self.lines.append(
-                f"ODDRX1F {name} ({self._in(cell, 'CLK')}, 1'b0, {data}, {name}_q);"
-            )
-            self._out(cell, "IOLDO", f"{name}_q")
-            return
-        if mode != "IREG_OREG":
+        if mode not in ("IREG_OREG", "IDDRX1_ODDRX1"):
             raise StillnetError(f"an IO cell in mode {mode} is not known; please report this")
+        double = mode == "IDDRX1_ODDRX1"
         for data, out, kind in (
             ("PADDI", "INFF", "FF"),
             ("TXDATA0", "IOLDO", "OUTREG"),
@@ -323,9 +316,21 @@ class _Writer:
         ):
             if not pins.get(out):
                 continue
+            if double and out == "IOLDO":
+                bits = ", ".join(self._in(cell, pin) for pin in ("TXDATA0", "TXDATA1"))
+                self.wires.append(f"{name}_q")
+                clock = self._in(cell, "CLK")
+                self.lines.append(f"ODDRX1F {name} ({clock}, 1'b0, {bits}, {name}_q);")
+                self._out(cell, out, f"{name}_q")
+                continue
+            register = parameters.get(f"{kind}.{'IN' if kind == 'FF' else 'OUT'}REGMODE")
+            if register != "FF":
+                raise StillnetError(
+                    f"an IO cell with {kind} of mode {register} is not known; please report this"
+                )
             way = "I" if kind == "FF" else "O"
             always = str(parameters.get(f"CE{way}MUX", "1")).strip() == "1"
-            register = {
+            made = {
                 "type": "TRELLIS_FF",
                 "parameters": {
                     "REGSET": parameters.get(f"{kind}.REGSET", "RESET"),
@@ -335,7 +340,7 @@ class _Writer:
                 "connections": {"Q": pins[out], "DI": pins.get(data, ["0"])}
                 | {pin: pins[pin] for pin in ("CLK", "CE") if pins.get(pin)},
             }
-            self._register(f"{name}_{kind}", register)
+            self._register(f"{name}_{kind}", made)
 
     def _instance(self, name: str, cell: Cell) -> None:
         directions, pins = cell["port_directions"], []

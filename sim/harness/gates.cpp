@@ -91,11 +91,14 @@ struct Board {
         p.a = dut->sdram_a;
         p.dqm = dut->sdram_dqm;
         p.dq = uint32_t(dut->sdram_dq_o);
-        // Registers of the pads' drivers begin in either state; the part has no clock yet.
-        if (dut->enables != STILLNET_ENABLES) mixed++;
         p.dq_oe = (uint32_t(dut->sdram_dq_e) & all) == all;
-        if (!p.dq_oe && (uint32_t(dut->sdram_dq_e) & all)) mixed++;
         return p;
+    }
+    // Whether all outputs are driven, and all data pins or none.
+    bool together() const {
+        constexpr uint32_t all = STILLNET_DQ_MASK;
+        const uint32_t driven = uint32_t(dut->sdram_dq_e) & all;
+        return dut->enables == STILLNET_ENABLES && (driven == 0 || driven == all);
     }
 
     // The end of the current cycle: what the host and the flash see just before the edge.
@@ -123,8 +126,9 @@ struct Board {
         bool rx = true, cipo = true;
         if (edge) before_edge(rx, cipo);
         SdramPins before;
+        bool good = true;
         const bool low = !dut->sdram_clk;
-        if (memory_edge) before = pins();
+        if (memory_edge) before = pins(), good = together();
         for (Clock& c : clocks)
             if (c.next() == now) {
                 *c.pin = !*c.pin;
@@ -132,6 +136,7 @@ struct Board {
             }
         dut->eval();
         if (memory_edge && low && dut->sdram_clk) {
+            mixed += !good;
             noise = noise * 1664525u + 1013904223u;
             const uint32_t junk = (noise ^ noise >> 15) & STILLNET_DQ_MASK;
             changes.push_back({now + STILLNET_DQ_HOLD_PS, junk});
