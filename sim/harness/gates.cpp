@@ -54,7 +54,7 @@ struct Board {
     };
     std::deque<Change> changes;  // of the data pins, in the order of time
     uint32_t noise = 1;
-    bool frame_seen = false;
+    bool frame_seen = false, heard = false;
     std::vector<Clock> clocks;
 
     Board(const SdramGeometry& g, const SdramTiming& t, double cycles_a_bit, uint64_t flash_bytes,
@@ -104,7 +104,10 @@ struct Board {
     // The end of the current cycle: what the host and the flash see just before the edge.
     void before_edge(bool& rx, bool& cipo) {
         uint8_t byte;
-        if (uart.sample(cycle, dut->tx, byte)) received(byte);
+        // Until the engine's clock begins, the register in the pad holds 0: a break, which the host
+        // takes for noise.
+        heard |= dut->tx;
+        if (heard && uart.sample(cycle, dut->tx, byte)) received(byte);
         if (!uart.idle()) activity = cycle;
         cipo = flash.cycle(!dut->flash_cs, dut->flash_clk, dut->flash_copi);
         cycle++;
@@ -172,6 +175,7 @@ uint64_t board_violations(Board* b) {
 const char* board_violation(Board* b) {
     if (b->memory.violations) return b->memory.first_violation.c_str();
     if (b->mixed) return "pins that belong together are not driven together";
+    if (b->uart.framing_errors) return "a byte of the serial port has no stop bit";
     return b->flash.first_violation.c_str();
 }
 uint64_t board_sdram(Board* b, int which) { return stillnet::sdram_count(b->memory, which); }
