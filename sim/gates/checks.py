@@ -177,9 +177,9 @@ class _Check:
                 continue
             for pin in _sides(cell)[1]:
                 clock = self._clock_of(cell, pin)
-                if clock and cell["type"] not in ("TRELLIS_DPR16X4", *_NO_LOGIC):
-                    if cell["type"] != "TRELLIS_COMB":
-                        self.origin |= dict.fromkeys(cell["connections"][pin], clock)
+                through = ("TRELLIS_DPR16X4", "TRELLIS_COMB", *_NO_LOGIC)
+                if clock and cell["type"] not in through:
+                    self.origin |= dict.fromkeys(cell["connections"][pin], clock)
                 if clock and cell["type"] == "TRELLIS_FF":
                     counts[clock] += 1
         self.found.domains = dict(counts)
@@ -251,7 +251,8 @@ class _Check:
             return
         first = any(FIRST_STAGE in self._name(b) for b in cell["connections"].get("Q", []))
         if cell["type"] == "TRELLIS_FF" and first and pin in ("DI", "M"):
-            self.found.crossings.setdefault(what, []).append(self._name(cell["connections"]["Q"][0]))
+            found = self._name(cell["connections"]["Q"][0])
+            self.found.crossings.setdefault(what, []).append(found)
         elif self.origin[bit].startswith("pad ") and self._is_pad_register(cell, bit):
             self.found.crossings.setdefault(what, []).append(name)
         else:

@@ -52,7 +52,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preload",
         action="store_true",
-        help="the image is in the SDRAM already, instead of going over the link: for large networks",
+        help="the image is in the SDRAM already and need not go over the link: for large networks",
     )
     parser.add_argument(
         "--checks-only", action="store_true", help="look through the netlist, simulate nothing"
@@ -120,7 +120,8 @@ def _show(result: dict[str, Any]) -> None:
         print(f"problem: {problem}")
     if result["network_cells"]:
         how = "over the link" if result["loaded"] == "link" else "in the SDRAM from the start"
-        print(f"image of {result['image_bytes']:,} bytes {how}: {', '.join(result['network_cells'])}")
+        cells = ", ".join(result["network_cells"])
+        print(f"image of {result['image_bytes']:,} bytes {how}: {cells}")
         print(f"steps: {result['steps'] - result['wrong']} of {result['steps']} as the reference")
     print(result["verdict"])
 

@@ -145,9 +145,9 @@ class Netlist:
         for cell in self.of("TRELLIS_COMB").values():
             pins, table = cell["connections"], str(cell["parameters"].get("INITVAL", ""))
             alone = not any(pins.get(pin) for pin in (*_LUT_INPUTS, "FCI"))
-            if alone and pins.get("F") and cell["parameters"].get("MODE", "LOGIC") == "LOGIC":
-                if set(table) in ({"0"}, {"1"}):
-                    levels[pins["F"][0]] = table[0]
+            logic = cell["parameters"].get("MODE", "LOGIC") == "LOGIC"
+            if alone and logic and pins.get("F") and set(table) in ({"0"}, {"1"}):
+                levels[pins["F"][0]] = table[0]
         for cell in self.cells.values():
             out = cell["port_directions"]
             for pin, bits in cell["connections"].items():

@@ -1,4 +1,4 @@
-"""A board's gates at work: a network goes over the link, vectors come back, integers are compared."""
+"""A board's gates at work: a network goes over the link, outputs come back and are compared."""
 
 from __future__ import annotations
 

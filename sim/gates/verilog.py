@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def netlist_verilog(netlist: Netlist, top: str = "gates") -> str:
 # -- logic ----------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def lut(table: int, inputs: tuple[str, ...]) -> str:
     """An expression for a table of ``2 ** len(inputs)`` bits.
 

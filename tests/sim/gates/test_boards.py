@@ -1,4 +1,4 @@
-"""Whole boards as the tools left them: an image over the link, vectors, the reference; a changed bit.
+"""Whole boards as the tools left them: an image over the link, outputs; a changed bit.
 
 The engine is small, so that placement and routing take minutes; the rest of the board is all there.
 """
@@ -23,9 +23,7 @@ from stillnet.sw.util.progress import silent
 
 def small_board() -> Board:
     target = board("ulx3s-25f")
-    engine = replace(
-        target.config(), units=128, inputs=64, accumulators=256, layers=4, matrices=8
-    )
+    engine = replace(target.config(), units=128, inputs=64, accumulators=256, layers=4, matrices=8)
     return fast_link(replace(target, engine=engine))
 
 

@@ -144,7 +144,12 @@ class Random:
                 pins |= {"WD": 1, "WRE": 1, "WCK": 1} | {f"WAD{k}": 1 for k in range(4)}
             inject = rng.choice(yes)
             self.add(
-                "TRELLIS_COMB", pins, {"F": 1}, MODE=mode, INITVAL=self.bits(16), CCU2_INJECT1=inject
+                "TRELLIS_COMB",
+                pins,
+                {"F": 1},
+                MODE=mode,
+                INITVAL=self.bits(16),
+                CCU2_INJECT1=inject,
             )
 
     def ports(self) -> dict[str, Any]:
@@ -206,9 +211,7 @@ def test_tables_become_expressions(seed: int) -> None:
     text = lut(table, tuple(names)).replace("1'b", "")
     for value in range(16):
         levels = {n: value >> k & 1 for k, n in enumerate("abcd")}
-        index = sum(
-            (levels[n] if n in levels else int(n[-1])) << k for k, n in enumerate(names)
-        )
+        index = sum((levels[n] if n in levels else int(n[-1])) << k for k, n in enumerate(names))
         expression = text
         for name, level in levels.items():
             expression = expression.replace(name, str(level))
@@ -228,7 +231,7 @@ def _evaluate(expression: str) -> int:
                 colon = end
         parts = expression[begin + 1 : at], expression[at + 1 : colon], expression[colon + 1 : end]
         chosen = parts[1] if _evaluate(parts[0]) & 1 else parts[2]
-        expression = f"{expression[:begin]}({chosen}){expression[end + 1:]}"
+        expression = f"{expression[:begin]}({chosen}){expression[end + 1 :]}"
     return int(eval(expression))
 
 

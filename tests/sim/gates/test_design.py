@@ -1,5 +1,5 @@
-"""A small design with cells of every kind, and what stands at its pads: its source, its netlist, and
-its netlist after placement and routing do the same, cycle by cycle; and a changed bit is noticed.
+"""A small design with cells of every kind, and what stands at its pads: its source, its netlist,
+and its netlist after placement and routing do the same, cycle by cycle; a changed bit is noticed.
 
 The judge is Icarus Verilog on the source, with Yosys' own models of the cells that it names.
 """
@@ -201,7 +201,7 @@ def test_the_routed_netlist_does_what_the_source_says(tmp_path: Path) -> None:
     assert 1000 < ones < 4000
 
 
-# -- what is seen without running -------------------------------------------------------------------
+# -- what is seen without running ------------------------------------------------------------------
 
 
 def test_the_design_is_as_it_should_be(synthesized: Path) -> None:
