@@ -96,7 +96,8 @@ _RAM_WRITE |= {f"WDO{k}": pin for k, pin in enumerate(("C1", "A1", "D1", "B1"))}
 
 def _sides(cell: Cell) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Pins that are connected: inputs and outputs."""
-    inputs, outputs = [], []
+    inputs: list[str] = []
+    outputs: list[str] = []
     for pin, bits in cell["connections"].items():
         if bits:
             out = cell["port_directions"].get(pin) == "output"
@@ -293,7 +294,7 @@ class _Check:
 
     def _may_be_in_pad(self, name: str) -> bool:
         cell = self.netlist.cells.get(name)
-        return bool(cell) and (cell["type"] == "ODDRX1F" or _wants_pad(cell))
+        return cell is not None and (cell["type"] == "ODDRX1F" or _wants_pad(cell))
 
     def _problem(self, pad: str, pin: str, what: str) -> None:
         self.found.problems.append(f"pad '{pad}' ({pin}) {what}")

@@ -104,7 +104,7 @@ class _Writer:
         self.wires: list[str] = []
         # What happens at an edge, by clock and edge.
         self.clocked: dict[str, list[str]] = defaultdict(list)
-        self.kinds: dict[str, Callable[[str, Cell], None]] = {
+        named: dict[str, Callable[[str, Cell], None]] = {
             "LUT4": self._lut4,
             "PFUMX": self._pfumx,
             "L6MUX21": self._l6mux21,
@@ -116,7 +116,8 @@ class _Writer:
             "DCCA": self._gate,
             "IOLOGIC": self._io_logic,
             "SIOLOGIC": self._io_logic,
-        } | dict.fromkeys(MODELLED, self._instance)
+        }
+        self.kinds = {**dict.fromkeys(MODELLED, self._instance), **named}
 
     def text(self, top: str) -> str:
         for i, cell in enumerate(self.netlist.cells.values()):
