@@ -31,6 +31,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     options.add_network(
         parser, optional=True, help="a network (default: a small one of the engine's cells)"
     )
+    parser.add_argument(
+        "input", metavar="X.npy", type=Path, nargs="?", help="of NET: .npy, (steps, inputs)"
+    )
     options.add_board(parser, list(BOARDS), required=True)
     parser.add_argument(
         "--after",
@@ -38,7 +41,6 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         default="routing",
         help="which netlist: after synthesis, or after placement and routing (the default)",
     )
-    parser.add_argument("--data", type=Path, metavar="X.npy", help="input of NET, (steps, inputs)")
     parser.add_argument(
         "--steps", type=options.positive, default=STEPS, metavar="N", help=f"steps ({STEPS})"
     )
@@ -71,8 +73,6 @@ def _board(args: argparse.Namespace, network: Network | None) -> Board:
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     network = None if args.network is None else Network.load(args.network)
-    if args.data is not None and network is None:
-        raise StillnetError("--data needs a network: stillnet gates NET --data X.npy --board NAME")
     target = _board(args, network)
     if network is None:
         network, rows = small_network(target.config())
@@ -98,9 +98,11 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rows(network: Network, args: argparse.Namespace) -> np.ndarray:
-    if args.data is None:
-        raise StillnetError(f"network '{args.network}' needs an input; name one with --data X.npy")
-    return network.quantize_input(load_array(args.data))
+    if args.input is None:
+        raise StillnetError(
+            f"network '{args.network}' needs an input: stillnet gates NET x.npy --board NAME"
+        )
+    return network.quantize_input(load_array(args.input))
 
 
 def _values(result: Outcome, good: bool, sentence: str) -> dict[str, Any]:
@@ -138,6 +140,6 @@ examples:
       place and route the board, simulate its gates with SDRAM, serial port and driver
   stillnet gates --board ulx3s-25f --after synthesis --checks-only
       latches, loops, clock crossings and pad registers, in a few minutes
-  stillnet gates net.safetensors --data x.npy --board ulx3s-25f --preload --steps 3
+  stillnet gates net.safetensors x.npy --board ulx3s-25f --preload --steps 3
       three steps of a network of yours""",
 )

@@ -74,7 +74,7 @@ def test_boards_that_cannot_be_simulated_are_refused(capsys: pytest.CaptureFixtu
     for arguments, said in (
         (["--board", "icebreaker"], "choose another --board"),
         (["--board", "ulx3s-25f", "--fit"], "--fit needs a network"),
-        (["--board", "ulx3s-25f", "--data", "x.npy"], "--data needs a network"),
+        (["no.safetensors", "--board", "ulx3s-25f"], "no.safetensors"),
         (["--board", "ulx3s-25f", "--baud", "99000000"], "--baud must be at most 12500000"),
     ):
         assert main(["gates", *arguments]) == 2
