@@ -184,8 +184,8 @@ Board* board_new(const int32_t* geometry, const int64_t* timing, int pin_registe
                  double cycles_a_bit, uint64_t flash_bytes, uint64_t flash_wake,
                  uint64_t period_ps, uint64_t memory_period_ps) {
     const SdramGeometry g = {geometry[0], geometry[1], geometry[2], geometry[3]};
-    return new Board(g, stillnet::sdram_timing(timing), pin_registers, cycles_a_bit, flash_bytes, flash_wake, period_ps,
-                     memory_period_ps);
+    return new Board(g, stillnet::sdram_timing(timing), pin_registers, cycles_a_bit, flash_bytes,
+                     flash_wake, period_ps, memory_period_ps);
 }
 void board_delete(Board* b) { delete b; }
 uint64_t board_cycle(Board* b) { return b->cycle; }
