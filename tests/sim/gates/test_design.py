@@ -226,7 +226,7 @@ BROKEN = {
     "two clocks": (
         "always @(posedge c) begin",
         "wire d = cnt[3];\n  always @(posedge d) p <= a * b;\n  always @(posedge c) begin",
-        "between the clocks",
+        "logic of c -> cnt[3] between the clocks",
     ),
 }
 
