@@ -24,8 +24,9 @@ from .netlist import Netlist
 __all__ = ["Outcome", "small_network", "trial", "verdict"]
 
 UNITS, INPUTS = 12, 6
-WAIT_SECONDS = 0.02
-"""Simulated, that the host waits for an answer, with no other traffic on the line."""
+WAIT_SECONDS, WAIT_A_BYTE = 2e-3, 2e-8
+"""Simulated, that the host waits for an answer with no other traffic on the line; and more for each
+byte of the image, four times what reading it takes."""
 STARTUP_CYCLES = 2_000
 """Between two looks at the lamp that says that the memory has started."""
 PLL_US = 50
@@ -143,7 +144,8 @@ def trial(
         _start(model, board, progress)
         if preload:
             model.fill(image.hardware)
-        engine = Engine(model, timeout=WAIT_SECONDS, retry=WAIT_SECONDS / 4)
+        wait = WAIT_SECONDS + WAIT_A_BYTE * len(image.hardware)
+        engine = Engine(model, timeout=wait, retry=wait / 4)
         if preload:
             engine.start(image)
         else:
