@@ -34,7 +34,7 @@ _OFF = {
     "ODDRX1F": ("RST",),
     "IOLOGIC": ("LSR",),
     "SIOLOGIC": ("LSR",),
-    "USRMCLK": ("USRMCLKTS",),
+    "USRMCLK": ("USRMCLKTS", "PADDT"),
     "EHXPLLL": ("RST", "STDBY", "PHASESTEP", "ENCLKOP", "ENCLKOS", "ENCLKOS2"),
 }
 """Pins that the models do not have: they must be off."""
@@ -179,7 +179,9 @@ class Netlist:
                 inputs[name] = (cell["connections"].get(pin) or [None])[0]
         for name, bit in inputs.items():
             self.ports[name] = {"direction": "input", "bits": [bit or self.fresh()]}
-        clock = [c["connections"]["USRMCLKI"][0] for c in self.of("USRMCLK").values()]
+        pins = [c["connections"] for c in self.of("USRMCLK").values()]
+        # nextpnr calls its pins as those of a pad.
+        clock = [(p.get("USRMCLKI") or p.get("PADDO") or ["0"])[0] for p in pins]
         self.ports["flash_clk"] = {"direction": "output", "bits": clock or ["0"]}
 
     def _pads(self) -> None:
