@@ -98,6 +98,8 @@ MAY_IMPORT = {
     "sim.sdram": "hw.memory.sdram hw.verilog sim.compile",
     "sim.board": "boards.board boards.catalogue boards.top hw hw.host hw.host.link hw.memory"
     " hw.memory.sdram hw.verilog sim.compile sw.cli sw.network sw.packing sw.util",
+    "sim.gates": "boards.board boards.build boards.catalogue sim.board sim.compile sw.cli sw.host"
+    " sw.model sw.network sw.packing sw.quantization sw.util",
     "sim.proofs": "hw.events hw.host.link hw.memory hw.memory.sdram hw.parts",
     "sim.testbenches": f"{HARDWARE} boards.catalogue boards.top sim.board sim.compile sim.engine"
     " sim.sdram sim.testbenches.template sw.cli sw.host sw.network sw.packing sw.util",

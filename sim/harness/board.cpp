@@ -14,6 +14,7 @@
 #include "Vsystem.h"
 #include "flash_model.h"
 #include "sdram_model.h"
+#include "uart_model.h"
 #include "verilated.h"
 
 // Verilator writes the double underscores of Amaranth's port names in its own way.
@@ -22,6 +23,7 @@
 #define STREAM(stream, name) dut->stream##___05F##name
 
 using stillnet::FlashModel;
+using stillnet::HostUart;
 using stillnet::SdramGeometry;
 using stillnet::SdramModel;
 using stillnet::SdramPins;
@@ -34,53 +36,6 @@ constexpr int FLASH_DELAY = 2;
 // Least half of a period of its clock, from sim/board/virtual.py.
 constexpr int FLASH_HALF = STILLNET_FLASH_HALF;
 constexpr uint8_t FLAG = 0x7E;  // begins and ends frames; only used to stop early
-
-// The host's end of a serial line: 8N1, at its own rate, which is no whole number of cycles.
-class HostUart {
-  public:
-    explicit HostUart(double cycles_a_bit) : period(cycles_a_bit) {}
-
-    // The level that the host drives, at a cycle.
-    bool drive(uint64_t cycle, std::deque<uint8_t>& bytes) {
-        if (!sending) {
-            if (bytes.empty()) return true;
-            shift = uint32_t(bytes.front()) << 1 | 1u << 9;
-            bytes.pop_front();
-            start = double(cycle);
-            sending = true;
-        }
-        const int bit = int((double(cycle) - start) / period);
-        if (bit < 10) return shift >> bit & 1;
-        sending = false;
-        return true;
-    }
-    // Looks at the level that the board drives; true when a byte is there.
-    bool sample(uint64_t cycle, bool level, uint8_t& byte) {
-        if (!receiving) {
-            if (level) return false;
-            receiving = true;
-            begin = double(cycle);
-            bits = 0;
-            value = 0;
-            return false;
-        }
-        if (double(cycle) < begin + (bits + 0.5) * period) return false;
-        if (bits >= 1 && bits <= 8) value |= uint32_t(level) << (bits - 1);
-        if (bits++ < 9) return false;
-        receiving = false;
-        if (!level) framing_errors++;
-        byte = uint8_t(value);
-        return level;
-    }
-    bool idle() const { return !sending && !receiving; }
-    uint64_t framing_errors = 0;
-
-  private:
-    double period, start = 0, begin = 0;
-    bool sending = false, receiving = false;
-    uint32_t shift = 0, value = 0;
-    int bits = 0;
-};
 
 }  // namespace
 
@@ -229,27 +184,8 @@ Board* board_new(const int32_t* geometry, const int64_t* timing, int pin_registe
                  double cycles_a_bit, uint64_t flash_bytes, uint64_t flash_wake,
                  uint64_t period_ps, uint64_t memory_period_ps) {
     const SdramGeometry g = {geometry[0], geometry[1], geometry[2], geometry[3]};
-    SdramTiming t;
-    t.trcd = int(timing[0]);
-    t.trp = int(timing[1]);
-    t.tras = int(timing[2]);
-    t.tras_max = int(timing[3]);
-    t.trc = int(timing[4]);
-    t.trfc = int(timing[5]);
-    t.trrd = int(timing[6]);
-    t.twr = int(timing[7]);
-    t.tmrd = int(timing[8]);
-    t.postponed = int(timing[9]);
-    t.window = timing[10];
-    t.refreshes = timing[11];
-    t.startup = timing[12];
-    t.startup_refreshes = int(timing[13]);
-    t.max_cas = int(timing[14]);
-    t.min_cas = int(timing[15]);
-    t.txp = int(timing[16]);
-    t.tcke = int(timing[17]);
-    return new Board(g, t, pin_registers, cycles_a_bit, flash_bytes, flash_wake, period_ps,
-                     memory_period_ps);
+    return new Board(g, stillnet::sdram_timing(timing), pin_registers, cycles_a_bit, flash_bytes,
+                     flash_wake, period_ps, memory_period_ps);
 }
 void board_delete(Board* b) { delete b; }
 uint64_t board_cycle(Board* b) { return b->cycle; }
@@ -264,12 +200,8 @@ const char* board_violation(Board* b) {
     return b->memory.violations ? b->memory.first_violation.c_str()
                                 : b->flash.first_violation.c_str();
 }
-// What the model of the SDRAM counted: commands by their code (we | cas << 1 | ras << 2), then cycles.
-uint64_t board_sdram(Board* b, int which) {
-    const uint64_t states[] = {b->memory.open_cycles, b->memory.closed_cycles,
-                               b->memory.asleep_cycles, b->memory.read_cycles, b->memory.sleeps};
-    return which < 8 ? b->memory.commands[which] : states[which - 8];
-}
+// What the model of the SDRAM counted.
+uint64_t board_sdram(Board* b, int which) { return stillnet::sdram_count(b->memory, which); }
 uint32_t board_lamps(Board* b) { return b->dut->lamps; }
 void board_push(Board* b, const uint8_t* data, uint64_t size) {
     b->to_board.insert(b->to_board.end(), data, data + size);

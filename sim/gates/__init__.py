@@ -1,0 +1,1 @@
+"""The gates themselves: a whole board as the tools left it, simulated and looked through."""
