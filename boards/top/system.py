@@ -197,7 +197,7 @@ class System(wiring.Component):
             if self.ring_bytes is None
             else {"receive_bytes": self.ring_bytes, "reply_bytes": self.ring_bytes}
         )
-        # A small part has no room for a second image, nor for what looks after it.
+        # A small part has no room for a second image and what looks after it, nor for changes.
         slots = None if self.compact else Slots(config)
         m.submodules.link = link = HostLink(
             config,
@@ -205,6 +205,7 @@ class System(wiring.Component):
             board=self.board,
             window=self.window,
             slots=slots is not None,
+            changes=0 if self.compact else None,
             **rings,
         )
         m.submodules.lamps = lamps = Lamps(self.clock_hz)

@@ -49,6 +49,7 @@ class RefusedCommand(StillnetError):
         super().__init__(
             {
                 Outcome.NOT_LOADED: "the board has no verified image loaded; load one",
+                Outcome.NO_BASE: "the board has lost the vector that changes are of; connect again",
                 Outcome.UNKNOWN: "the board does not know this command; build and flash its "
                 "bitstream again with this version of stillnet",
             }.get(outcome, f"the board refused a command (outcome {outcome}); load the image again")  # type: ignore[call-overload]
