@@ -1,9 +1,9 @@
 """Vectors on the link as what has changed in them, exactly.
 
-The board's encoder passes an element on only where it has moved by its threshold since it was passed
-on last. The host knows the thresholds and what was passed on, so it can leave an element as it was
-sent where the encoder would not have looked at the new one: events and references are the same, and
-what does not change takes hardly a bit.
+The board's encoder passes an element on only where it has moved by its threshold since it was
+passed on last. The host knows the thresholds and what was passed on, so it can leave an element as
+it was where the encoder would not have passed on the new one: events and references are the same,
+and what does not change takes hardly a bit.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class LinkVectors:
         What the board's input encoder has passed on; None where it is not known.
     threshold : int
         Of the input vector, in units of its last bit, beside those of its elements.
+    budget : int
+        Of the input vector; 0 for none.
     """
 
     def __init__(self) -> None:
@@ -129,7 +131,7 @@ class LinkVectors:
         return Command.STEP, (x & 0xFFFF).astype("<u2").tobytes()
 
     def _may_change(self, identity: Identity) -> bool:
-        """The board takes changes of vectors as long as these, and has room for those of outputs."""
+        """The board takes changes of vectors as long as these, and has room for replies."""
         assert self._network is not None
         outputs = self._network.outputs
         reply = HEADER_BYTES + most_bytes(outputs) + 1

@@ -33,7 +33,15 @@ from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION, ACTIVATION_BITS, EVENT_BITS, Format, narrow
 from stillnet.sw.contract.image import VERSION as IMAGE_VERSION
 from stillnet.sw.contract.link import Command, Identity, Outcome
-from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Register, Status
+from stillnet.sw.contract.registers import (
+    COUNTERS,
+    Control,
+    Error,
+    Region,
+    Register,
+    Status,
+    limit,
+)
 from stillnet.sw.contract.sources import INPUT, SECOND, encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer
 from stillnet.sw.packing.packer import Image, load_image, pack
@@ -925,7 +933,12 @@ class Engine:
 
     def counters(self) -> dict[str, Any]:
         """The hardware's counters by name, in lower case, and ``events`` by source; in an engine
-        with budgets also ``late``, the events that were refused, by source."""
+        with budgets also ``late``, the events that were refused, by source. ``limited_by`` says
+        what took most of the engine's cycles: ``lanes``, ``memory``, ``cells`` or ``events``."""
+        values = self._read_counters()
+        return values | {"limited_by": limit(values)}
+
+    def _read_counters(self) -> dict[str, Any]:
         read = self._counter_read()
         self._ready()
         if self._loaded is not None:
@@ -1022,14 +1035,14 @@ class Engine:
         )
         watch, self._watch = self._watch, None
         try:
-            watch.begin(facts, self.counters())
+            watch.begin(facts, self._read_counters())
         finally:
             self._watch = watch
         watch.recovered()
 
     def _watch_now(self) -> None:
         """The counters as they are after the last of some steps."""
-        self.counters()
+        self._read_counters()
         if self._watch is not None:
             self._watch.flush()
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
 from stillnet.hw.host.link.changes import ChangeReader, ChangeWriter
-from stillnet.sw.contract.changes import BLOCK, Form, apply_changes, changes
+from stillnet.sw.contract.changes import Form, apply_changes, changes
 from tests.support.mutations import NOTICED, built, changed
 
 DEPTH = 32
+SIZES = (1, 8, 9, DEPTH)
 FORMS = tuple(Form(k) for k in range(4))
+CYCLES = 6000
+"""More than any list takes."""
 
 
-def simulate(dut, *processes) -> None:
+def simulate(dut: Any, process: Any) -> None:
     simulator = Simulator(dut)
     simulator.add_clock(1e-8)
-    for process in processes:
-        simulator.add_testbench(process)
+    simulator.add_testbench(process)
     simulator.run()
 
 
@@ -31,15 +34,14 @@ def vectors(seed: int, count: int, size: int) -> list[np.ndarray]:
     latest = rng.integers(-300, 300, size)
     result = [latest]
     for k in range(count):
-        kind = k % 6
         moves = rng.integers(-(1 << (1 + k % 13)), 1 << (1 + k % 13), size)
-        if kind == 0:
+        if k % 6 == 0:
             moves[:] = 0
-        elif kind == 1:
+        elif k % 6 == 1:
             moves[rng.random(size) < 0.8] = 0
-        elif kind == 2:
+        elif k % 6 == 2:
             moves[:] = moves[0]
-        elif kind == 3:
+        elif k % 6 == 3:
             latest = rng.choice([-32768, -1, 0, 32767], size)
             moves[:] = 0
         latest = np.clip(latest + moves, -32768, 32767)
@@ -47,206 +49,258 @@ def vectors(seed: int, count: int, size: int) -> list[np.ndarray]:
     return result
 
 
-def check_reader(make: Callable[[], ChangeReader], sizes=(1, 7, 8, 9, 25, DEPTH)) -> None:
-    """Whole vectors and lists of changes, in all forms, some cut or with bytes behind their end."""
-    for size in sizes:
-        dut, rng = make(), random.Random(size)
+async def keep(ctx: Any, dut: Any, elements: list[int]) -> None:
+    """A whole vector."""
+    for k, value in enumerate(elements):
+        ctx.set(dut.keep, 1)
+        ctx.set(dut.value, value)
+        ctx.set(dut.last, k == len(elements) - 1)
+        await ctx.tick()
+    ctx.set(dut.keep, 0)
+    await ctx.tick().repeat(2)
+
+
+def read(
+    dut: ChangeReader, first: list[int], lists: list[tuple[Form, bytes]], seed: int
+) -> list[list[int]]:
+    """The vectors that a reader makes of lists."""
+    rng = random.Random(seed)
+    found: list[list[int]] = []
+
+    async def one(ctx: Any, form: Form, data: bytes) -> list[int]:
+        ctx.set(dut.form, form.value)
+        ctx.set(dut.nothing, not data)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        place, vector = 0, []
+        for _ in range(CYCLES):
+            offered = place < len(data) and rng.random() < 0.7
+            ctx.set(dut.bytes.valid, offered)
+            ctx.set(dut.bytes.p.data, data[place] if offered else 0)
+            ctx.set(dut.bytes.p.last, offered and place == len(data) - 1)
+            ctx.set(dut.elements.ready, rng.random() < 0.6)
+            _, _, taken, valid, ready, value, done = await ctx.tick().sample(
+                dut.bytes.ready,
+                dut.elements.valid,
+                dut.elements.ready,
+                dut.elements.payload,
+                dut.done,
+            )
+            place += bool(offered and taken)
+            if valid and ready:
+                vector.append(value)
+            if done:
+                assert place == len(data), "bytes were left"
+                return vector
+        raise AssertionError("the list does not end")
+
+    async def test(ctx: Any) -> None:
+        await keep(ctx, dut, first)
+        assert ctx.get(dut.base), "there is no base"
+        for form, data in lists:
+            found.append(await one(ctx, form, data))
+
+    simulate(dut, test)
+    return found
+
+
+def check_reader(make: Callable[[], Any]) -> None:
+    """Lists in all forms, some without the zeros at their end."""
+    for size in SIZES:
+        rng = random.Random(size)
         rows = vectors(size, 14, size)
-        lists: list[tuple[Form, bytes, np.ndarray]] = []
+        lists: list[tuple[Form, bytes]] = []
         for old, new in zip(rows, rows[1:]):
             form = rng.choice(FORMS)
             data = changes(new, old, form)
-            if rng.random() < 0.4:
-                data = data.rstrip(b"\0")
-            elif rng.random() < 0.3:
-                data += rng.randbytes(3) if size % BLOCK == 0 else bytes(3)
-            lists.append((form, data, new))
-        found: list[list[int]] = []
-
-        async def send(ctx) -> None:
-            for k, value in enumerate(rows[0].tolist()):
-                ctx.set(dut.keep, 1)
-                ctx.set(dut.value, value)
-                ctx.set(dut.last, k == len(rows[0]) - 1)
-                await ctx.tick()
-            ctx.set(dut.keep, 0)
-            await ctx.tick()
-            assert ctx.get(dut.base), "the reader has no base"
-            for form, data, _ in lists:
-                ctx.set(dut.form, form.value)
-                ctx.set(dut.nothing, not data)
-                ctx.set(dut.start, 1)
-                await ctx.tick()
-                ctx.set(dut.start, 0)
-                place, vector = 0, []
-                for _ in range(3000):
-                    offered = place < len(data) and rng.random() < 0.7
-                    ctx.set(dut.bytes.valid, offered)
-                    ctx.set(dut.bytes.p.data, data[place] if offered else 0)
-                    ctx.set(dut.bytes.p.last, offered and place == len(data) - 1)
-                    ctx.set(dut.elements.ready, rng.random() < 0.6)
-                    _, _, taken, valid, ready, value, done = await ctx.tick().sample(
-                        dut.bytes.ready,
-                        dut.elements.valid,
-                        dut.elements.ready,
-                        dut.elements.payload,
-                        dut.done,
-                    )
-                    place += bool(offered and taken)
-                    if valid and ready:
-                        vector.append(value)
-                    if done:
-                        break
-                assert done and place == len(data), "the list was not taken"
-                found.append(vector)
-
-        simulate(dut, send)
-        assert found == [row.tolist() for _, _, row in lists]
+            lists.append((form, data.rstrip(b"\0") if rng.random() < 0.5 else data))
+        found = read(make(), rows[0].tolist(), lists, size)
+        assert found == [row.tolist() for row in rows[1:]]
 
 
-def check_writer(make: Callable[[], ChangeWriter], sizes=(1, 7, 8, 9, 25, DEPTH)) -> None:
-    """Whole vectors and changed ones; the lists are those of the contract, bit for bit."""
-    for size in sizes:
-        dut, rng = make(), random.Random(size)
+def check_any_bytes(make: Callable[[], Any]) -> None:
+    """Any bytes are some vector, the same in hardware and in the contract: too few of them, too
+    many, widths and masks that no list has."""
+    rng = random.Random(5)
+    for size in (5, 8, 19):
+        old = np.zeros(size, np.int64)
+        lists = [(rng.choice(FORMS), rng.randbytes(rng.randrange(40))) for _ in range(25)]
+        expected = []
+        for form, data in lists:
+            old = apply_changes(data, old, form)
+            expected.append(old.tolist())
+        assert read(make(), [0] * size, lists, size) == expected
+
+
+def write(dut: ChangeWriter, rows: list[np.ndarray], forms: list[Form | None], seed: int) -> Any:
+    """The lists that a writer makes of vectors; those without a form go as a whole."""
+    rng = random.Random(seed)
+    found: list[bytes] = []
+
+    async def one(ctx: Any, form: Form, elements: list[int]) -> bytes:
+        ctx.set(dut.form, form.value)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        place, data = 0, bytearray()
+        for _ in range(CYCLES):
+            offered = place < len(elements) and rng.random() < 0.7
+            ctx.set(dut.elements.valid, offered)
+            ctx.set(dut.elements.p.data, elements[place] & 0xFFFF if offered else 0)
+            ctx.set(dut.elements.p.last, offered and place == len(elements) - 1)
+            ctx.set(dut.bytes.ready, rng.random() < 0.6)
+            _, _, taken, valid, ready, byte, done = await ctx.tick().sample(
+                dut.elements.ready,
+                dut.bytes.valid,
+                dut.bytes.ready,
+                dut.bytes.payload,
+                dut.done,
+            )
+            place += bool(offered and taken)
+            if valid and ready:
+                data.append(byte)
+            if done:
+                assert place == len(elements), "elements were left"
+                return bytes(data)
+        raise AssertionError("the list does not end")
+
+    async def test(ctx: Any) -> None:
+        for row, form in zip(rows, forms):
+            if form is None:
+                await keep(ctx, dut, row.tolist())
+            else:
+                found.append(await one(ctx, form, row.tolist()))
+
+    simulate(dut, test)
+    return found
+
+
+def check_writer(make: Callable[[], Any]) -> None:
+    """The lists are those of the contract, bit for bit."""
+    for size in SIZES:
+        rng = random.Random(size)
         rows = vectors(100 + size, 14, size)
-        whole = [True] + [rng.random() < 0.2 for _ in rows[1:]]
-        forms = [rng.choice(FORMS) for _ in rows]
-        found: list[bytes] = []
-
-        async def test(ctx) -> None:
-            for row, kept, form in zip(rows, whole, forms):
-                elements = row.tolist()
-                ctx.set(dut.form, form.value)
-                ctx.set(dut.start, not kept)
-                await ctx.tick()
-                ctx.set(dut.start, 0)
-                if kept:
-                    for k, value in enumerate(elements):
-                        ctx.set(dut.keep, 1)
-                        ctx.set(dut.value, value)
-                        ctx.set(dut.last, k == size - 1)
-                        await ctx.tick()
-                    ctx.set(dut.keep, 0)
-                    await ctx.tick().repeat(2)
-                    continue
-                place, data = 0, bytearray()
-                for _ in range(6000):
-                    offered = place < size and rng.random() < 0.7
-                    ctx.set(dut.elements.valid, offered)
-                    ctx.set(dut.elements.p.data, elements[place] & 0xFFFF if offered else 0)
-                    ctx.set(dut.elements.p.last, offered and place == size - 1)
-                    ctx.set(dut.bytes.ready, rng.random() < 0.6)
-                    _, _, taken, valid, ready, byte, done = await ctx.tick().sample(
-                        dut.elements.ready,
-                        dut.bytes.valid,
-                        dut.bytes.ready,
-                        dut.bytes.payload,
-                        dut.done,
-                    )
-                    place += bool(offered and taken)
-                    if valid and ready:
-                        data.append(byte)
-                    if done:
-                        break
-                assert done and place == size, "the vector was not taken"
-                found.append(bytes(data))
-
-        simulate(dut, test)
+        forms = [None if k == 0 or rng.random() < 0.2 else rng.choice(FORMS) for k in range(15)]
         expected = [
             changes(new, old, form)
-            for old, new, kept, form in zip(rows, rows[1:], whole[1:], forms[1:])
-            if not kept
+            for old, new, form in zip(rows, rows[1:], forms[1:])
+            if form is not None
         ]
-        assert found == expected
+        assert write(make(), rows, forms, size) == expected
 
 
-def test_reader() -> None:
-    check_reader(lambda: ChangeReader(DEPTH))
+def check_base(make: Callable[[], Any]) -> None:
+    """Only after a vector that fits; none once it is forgotten."""
+    dut = make()
+    seen: list[int] = []
+
+    async def test(ctx: Any) -> None:
+        seen.append(ctx.get(dut.base))
+        for size in (DEPTH, DEPTH + 1, 3, 2 * DEPTH + 5, 1):
+            await keep(ctx, dut, [0] * size)
+            seen.append(ctx.get(dut.base))
+        ctx.set(dut.forget, 1)
+        await ctx.tick()
+        ctx.set(dut.forget, 0)
+        await ctx.tick()
+        seen.append(ctx.get(dut.base))
+        await keep(ctx, dut, [0] * 2)
+        seen.append(ctx.get(dut.base))
+
+    simulate(dut, test)
+    assert seen == [0, 1, 0, 1, 0, 1, 0, 1]
+
+
+READER_CHECKS = (check_base, check_reader, check_any_bytes)
+
+
+@pytest.mark.parametrize("check", READER_CHECKS)
+def test_reader(check: Any) -> None:
+    check(lambda: ChangeReader(DEPTH))
 
 
 def test_writer() -> None:
     check_writer(lambda: ChangeWriter(DEPTH))
 
 
-def test_reader_has_a_base_only_after_a_vector_that_fits() -> None:
-    dut = ChangeReader(16)
-    seen: list[int] = []
-
-    async def test(ctx) -> None:
-        async def whole(size: int) -> None:
-            for k in range(size):
-                ctx.set(dut.keep, 1)
-                ctx.set(dut.last, k == size - 1)
-                await ctx.tick()
-            ctx.set(dut.keep, 0)
-            await ctx.tick()
-            seen.append(ctx.get(dut.base))
-
-        seen.append(ctx.get(dut.base))
-        for size in (16, 17, 3, 40, 1):
-            await whole(size)
-        ctx.set(dut.forget, 1)
-        await ctx.tick()
-        ctx.set(dut.forget, 0)
-        await ctx.tick()
-        seen.append(ctx.get(dut.base))
-        await whole(2)
-
-    simulate(dut, test)
-    assert seen == [0, 1, 0, 1, 0, 1, 0, 1]
-
-
 @pytest.mark.parametrize("component", [ChangeReader, ChangeWriter])
-def test_depth(component) -> None:
+def test_depth(component: Any) -> None:
     for depth in (8, 24):
         with pytest.raises(ValueError, match=f"^Depth must be a power of two from 16, not {depth}"):
             component(depth)
 
 
-def test_lists_end_anywhere() -> None:
-    """Any bytes are some vector, the same in hardware and in the contract."""
-    rng = random.Random(5)
-    for size in (5, 8, 19):
-        dut, old = ChangeReader(DEPTH), np.zeros(size, np.int64)
-        lists = [(rng.choice(FORMS), rng.randbytes(rng.randrange(40))) for _ in range(25)]
-        expected, found = [], []
-        for form, data in lists:
-            old = apply_changes(data, old, form)
-            expected.append(old.tolist())
+# -- wrong on purpose -----------------------------------------------------------------------------
 
-        async def send(ctx) -> None:
-            ctx.set(dut.keep, 1)
-            for k in range(size):
-                ctx.set(dut.last, k == size - 1)
-                await ctx.tick()
-            ctx.set(dut.keep, 0)
-            ctx.set(dut.elements.ready, 1)
-            for form, data in lists:
-                ctx.set(dut.form, form.value)
-                ctx.set(dut.nothing, not data)
-                ctx.set(dut.start, 1)
-                await ctx.tick()
-                ctx.set(dut.start, 0)
-                place, vector, done = 0, [], 0
-                while not done:
-                    ctx.set(dut.bytes.valid, place < len(data))
-                    ctx.set(dut.bytes.p.data, data[place] if place < len(data) else 0)
-                    ctx.set(dut.bytes.p.last, place == len(data) - 1)
-                    _, _, taken, valid, value, done = await ctx.tick().sample(
-                        dut.bytes.ready, dut.elements.valid, dut.elements.payload, dut.done
-                    )
-                    place += bool(taken and place < len(data))
-                    if valid:
-                        vector.append(value)
-                found.append(vector)
-
-        simulate(dut, send)
-        assert found == expected
-
-
-# -- designs that are wrong on purpose -------------------------------------------------------------
-
-MUTANTS = {
-    "reader": [],
-    "writer": [],
+READER_MUTANTS = {
+    "base of a vector that is too long": ("self.base.eq(~full)", "self.base.eq(1)"),
+    "length of one less": ("x.length.eq(index + 1)", "x.length.eq(index)"),
+    "mask read in every form": ("self.form[MASKED] & width.any()", "width.any()"),
+    "mask of a block without changes": ("self.form[MASKED] & width.any()", "self.form[MASKED]"),
+    "elements that are not in the mask": (
+        "with m.If(x.mask[0] & (x.width != 0)):",
+        "with m.If(x.width != 0):",
+    ),
+    "no full width": ("| full)", ")"),
+    "a bit too few": ("(x.count + 1 < x.width)", "(x.count + 2 < x.width)"),
+    "no sign above": ("(wanted & bits.bit) ^ x.negative", "wanted & (bits.bit ^ x.negative)"),
+    "slope in every form": ("self.form[SLOPE] & x.change[0]", "x.change[0]"),
+    "slope from the vector before": (
+        "m.d.sync += [x.change.eq(0), x.count",
+        "m.d.sync += [x.count",
+    ),
+    "a carry that stays": ("x.carry.eq(0), x.change_carry.eq(0)", "x.carry.eq(0)"),
+    "vector not kept": (
+        "x.latest.write.en.eq(1)]\n            m.d.sync += x.count",
+        "]\n            m.d.sync += x.count",
+    ),
+    "bytes left behind": ("m.d.comb += x.bits.drop.eq(1)", "pass"),
 }
+WRITER_MUTANTS = {
+    "slope in every form": ("x.before & self.form[SLOPE].replicate(ACTIVATION_BITS)", "x.before"),
+    "slope of this element": ("x.before.eq(x.change)", "x.before.eq(x.new - x.old)"),
+    "vector not kept": ("m.d.comb += x.latest.write.en.eq(~index[-1])", "pass"),
+    "whole vector not kept": ("x.latest.write.en.eq(room)]", "]"),
+    "sign not counted": ("x.width.eq(x.width + x.mask.any())", "x.width.eq(x.width)"),
+    "width of the last element": ("x.used.eq(x.used | (x", "x.used.eq((x"),
+    "full width from 16 on": (
+        "x.full.eq(x.width >= FULL_WIDTH)",
+        "x.full.eq(x.width > FULL_WIDTH)",
+    ),
+    "mask in every form": ("with m.Elif(self.form[MASKED]):", "with m.Else():"),
+    "all elements with a mask": ("self.form[MASKED] & ~x.mask[0]", "self.form[MASKED] & 0"),
+    "no sign bit": ("Mux(first, 0, x.residual[0])", "x.residual[0]"),
+    "bits not turned over": (
+        "Mux(first, 0, x.residual[0]) ^ negative",
+        "Mux(first, negative, x.residual[0])",
+    ),
+    "a block of what was before": (
+        "x.slot.eq(0), x.used.eq(0), x.mask.eq(0), x.width.eq(0)]\n            m.next",
+        "x.slot.eq(0), x.mask.eq(0), x.width.eq(0)]\n            m.next",
+    ),
+    "place not reset": ("m.d.sync += x.latest.index.eq(0)", "pass"),
+    "last bits left": ("m.d.comb += x.bit_valid.eq(~x.aligned)", "pass"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READER_MUTANTS)
+def test_reader_mutant_is_noticed(name: str) -> None:
+    component = changed("host.link.changes", READER_MUTANTS[name]).ChangeReader
+    assert any(_noticed(check, lambda: built(lambda: component(DEPTH))) for check in READER_CHECKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITER_MUTANTS)
+def test_writer_mutant_is_noticed(name: str) -> None:
+    component = changed("host.link.changes", WRITER_MUTANTS[name]).ChangeWriter
+    assert _noticed(check_writer, lambda: built(lambda: component(DEPTH)))
+
+
+def _noticed(check: Callable[[Any], None], make: Callable[[], Any]) -> bool:
+    try:
+        check(make)
+    except NOTICED:
+        return True
+    return False
