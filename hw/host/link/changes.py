@@ -94,8 +94,10 @@ class _ReaderSignals:
 
     Attributes
     ----------
-    latest, length : _Latest, Signal
-        The vector, and how many elements it has.
+    latest, end : _Latest, Signal
+        The vector, and the place of its last element.
+    whole
+        No list is being read.
     bits : _Bits
     width, mask, count
         Of the block; of the elements left in it, the next one first; bits so far.
@@ -108,7 +110,7 @@ class _ReaderSignals:
 
     def __init__(self, m: Module, reader: Any) -> None:
         self.latest = _Latest(m, reader.depth, "latest")
-        self.length = Signal(range(reader.depth + 1))
+        self.end, self.whole = Signal(range(reader.depth)), Signal()
         self.bits = _Bits(m, reader.bytes, start=reader.start, nothing=reader.nothing)
         self.width, self.mask = Signal(WIDTH_BITS), Signal(BLOCK)
         self.count = Signal(WIDTH_BITS)
@@ -133,12 +135,12 @@ class ChangeReader(wiring.Component):
         One cycle: a list follows, or nothing. Only while ``base`` is high.
     form : :py:`In(Form)`
         Stable until ``done``.
-    elements : :py:`Out(stream of 16 bits)`
-        The vector.
+    valid, value : :py:`Out(1)`, :py:`Out(16)`
+        The next element of the vector, until it comes back with ``keep``.
     done : :py:`Out(1)`
         One cycle: the last element and the last byte were taken.
-    keep, value, last : :py:`In(1)`, :py:`In(16)`, :py:`In(1)`
-        One cycle: an element of a whole vector, and whether it is the last one.
+    keep, element, last : :py:`In(1)`, :py:`In(16)`, :py:`In(1)`
+        One cycle: an element goes into the engine; of a whole vector, whether it is the last one.
     base : :py:`Out(1)`
         There is a vector that changes may be of.
     forget : :py:`In(1)`
@@ -153,10 +155,11 @@ class ChangeReader(wiring.Component):
                 "start": In(1),
                 "nothing": In(1),
                 "form": In(FORM_BITS),
-                "elements": Out(stream.Signature(signed(ACTIVATION_BITS))),
+                "valid": Out(1),
+                "value": Out(signed(ACTIVATION_BITS)),
                 "done": Out(1),
                 "keep": In(1),
-                "value": In(signed(ACTIVATION_BITS)),
+                "element": In(ACTIVATION_BITS),
                 "last": In(1),
                 "base": Out(1),
                 "forget": In(1),
@@ -170,28 +173,32 @@ class ChangeReader(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         x = _ReaderSignals(m, self)
-        m.d.comb += [x.latest.write.data.eq(x.value), self.elements.payload.eq(x.value)]
-        self._whole(m, x)
+        m.d.comb += self.value.eq(x.value)
+        self._keep(m, x)
         with m.FSM():
             self._block(m, x)
             self._element(m, x)
             self._give(m, x)
         return m
 
-    def _whole(self, m: Module, x: _ReaderSignals) -> None:
-        """A vector that comes as it is. One that is too long leaves nothing to change."""
+    def _keep(self, m: Module, x: _ReaderSignals) -> None:
+        """Elements of any vector. One that comes whole and is too long leaves nothing to change."""
         index, full = x.latest.index, x.latest.index[-1]
-        with m.If(self.keep):
-            m.d.comb += [x.latest.write.en.eq(~full), x.latest.write.data.eq(self.value)]
-            m.d.sync += index.eq(index + ~full)
-            with m.If(self.last):
-                m.d.sync += [x.length.eq(index + 1), self.base.eq(~full), index.eq(0)]
+        m.d.comb += [
+            x.latest.write.en.eq(self.keep & ~full),
+            x.latest.write.data.eq(self.element),
+        ]
+        with m.If(self.keep & ~full):
+            m.d.sync += index.eq(index + 1)
+        with m.If(self.keep & self.last & x.whole):
+            m.d.sync += [x.end.eq(index), self.base.eq(~full), index.eq(0)]
         with m.If(self.forget):
             m.d.sync += [self.base.eq(0), index.eq(0)]
 
     def _block(self, m: Module, x: _ReaderSignals) -> None:
         bits, width = x.bits, _moved(x.width, x.bits.bit)
         with m.State("IDLE"):
+            m.d.comb += x.whole.eq(1)
             m.d.sync += [x.change.eq(0), x.count.eq(0)]
             with m.If(self.start):
                 m.next = "WIDTH"
@@ -250,20 +257,20 @@ class ChangeReader(wiring.Component):
     def _give(self, m: Module, x: _ReaderSignals) -> None:
         index = x.latest.index
         with m.State("GIVE"):
-            m.d.comb += [self.elements.valid.eq(1), x.latest.write.en.eq(1)]
+            m.d.comb += self.valid.eq(1)
             m.d.sync += x.count.eq(0)
-            with m.If(self.elements.ready):
-                m.d.sync += [x.mask.eq(x.mask >> 1), index.eq(index + 1)]
+            with m.If(self.keep):
+                m.d.sync += x.mask.eq(x.mask >> 1)
                 m.next = "NEXT"
+                with m.If(index == x.end):
+                    m.next = "DROP"
         with m.State("NEXT"):  # the memory reads
             m.next = "LOAD"
             with m.If(x.latest.slot == 0):
                 m.next = "WIDTH"
-            with m.If(index == x.length):
-                m.d.sync += index.eq(0)
-                m.next = "DROP"
         with m.State("DROP"):
             m.d.comb += x.bits.drop.eq(1)
+            m.d.sync += index.eq(0)
             with m.If(x.bits.ended):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"
@@ -276,14 +283,16 @@ class _WriterSignals:
     ----------
     latest : _Latest
         The vector.
-    new, old, last
+    old, last
         Of the element; it is the vector's last one.
     change, before, residual
-        What it has changed by, and the one before it; what is written of it.
+        What it has changed by, and with SLOPE the one before it; what is written of it.
     write, read
         Residuals of a block.
     slot, slots, mask
         Element of the block; the last one that it has; which are not 0.
+    out
+        What is left of a residual that is being written.
     used, width
         Bits that differ from the sign, in some residual; bits of the largest one, as it is written.
     full
@@ -298,7 +307,8 @@ class _WriterSignals:
 
     def __init__(self, m: Module, writer: Any) -> None:
         self.latest = _Latest(m, writer.depth, "latest")
-        self.new, self.old, self.last = Signal(ACTIVATION_BITS), Signal(ACTIVATION_BITS), Signal()
+        self.old, self.last = Signal(ACTIVATION_BITS), Signal()
+        self.out = Signal(ACTIVATION_BITS)
         self.change, self.before = Signal(ACTIVATION_BITS), Signal(ACTIVATION_BITS)
         self.residual = Signal(ACTIVATION_BITS)
         memory = Memory(shape=ACTIVATION_BITS, depth=BLOCK, init=[])
@@ -333,8 +343,10 @@ class ChangeWriter(wiring.Component):
         The list of its changes, without the form.
     done : :py:`Out(1)`
         One cycle: the last byte was taken.
-    keep, value, last : :py:`In(1)`, :py:`In(16)`, :py:`In(1)`
-        One cycle: an element of a vector that goes as a whole, and whether it is the last one.
+    keep : :py:`In(1)`
+        One cycle: ``elements`` gives an element of a vector that goes as a whole.
+    element : :py:`Out(output_layout())`
+        The one that was taken, from the next cycle on.
     """
 
     def __init__(self, depth: int):
@@ -347,8 +359,7 @@ class ChangeWriter(wiring.Component):
                 "bytes": Out(stream.Signature(8)),
                 "done": Out(1),
                 "keep": In(1),
-                "value": In(signed(ACTIVATION_BITS)),
-                "last": In(1),
+                "element": Out(output_layout()),
             }
         )
 
@@ -360,22 +371,36 @@ class ChangeWriter(wiring.Component):
         m = Module()
         x = _WriterSignals(m, self)
         self._bytes(m, x)
-        index, room = x.latest.index, ~x.latest.index[-1]
+        self._keep(m, x)
         m.d.comb += [
-            x.latest.write.data.eq(x.new),
             x.write.addr.eq(x.slot),
             x.write.data.eq(x.residual),
             x.read.addr.eq(x.slot),
             x.full.eq(x.width >= FULL_WIDTH),
         ]
-        with m.If(self.keep):
-            m.d.comb += [x.latest.write.data.eq(self.value), x.latest.write.en.eq(room)]
-            m.d.sync += index.eq(Mux(self.last, 0, index + room))
         with m.FSM():
             self._gather(m, x)
             self._put_head(m, x)
             self._put_elements(m, x)
         return m
+
+    def _keep(self, m: Module, x: _WriterSignals) -> None:
+        """Takes elements of any vector, and keeps them."""
+        index, full = x.latest.index, x.latest.index[-1]
+        written = Signal()
+        taken = (self.elements.valid & self.elements.ready) | self.keep
+        m.d.sync += written.eq(taken)
+        m.d.comb += [
+            x.latest.write.en.eq(written & ~full),
+            x.latest.write.data.eq(self.element.data),
+            x.last.eq(self.element.last),
+        ]
+        with m.If(taken):
+            m.d.sync += [self.element.eq(self.elements.payload), x.old.eq(x.latest.old)]
+        with m.If(written & ~full):
+            m.d.sync += index.eq(index + 1)
+        with m.If(written & x.last):
+            m.d.sync += index.eq(0)
 
     def _bytes(self, m: Module, x: _WriterSignals) -> None:
         held, have, whole = Signal(8), Signal(3), Signal()
@@ -392,37 +417,35 @@ class ChangeWriter(wiring.Component):
 
     def _gather(self, m: Module, x: _WriterSignals) -> None:
         """Residuals of a block."""
-        index, elements = x.latest.index, self.elements
         with m.State("IDLE"):
-            m.d.sync += [x.change.eq(0), x.slot.eq(0), x.used.eq(0), x.mask.eq(0), x.width.eq(0)]
+            m.d.sync += [x.change.eq(0), x.before.eq(0)]
             with m.If(self.start):
                 m.next = "TAKE"
         with m.State("TAKE"):
-            m.d.comb += elements.ready.eq(1)
-            m.d.sync += [x.new.eq(elements.p.data), x.last.eq(elements.p.last)]
-            m.d.sync += x.old.eq(x.latest.old)
-            with m.If(elements.valid):
+            m.d.comb += self.elements.ready.eq(1)
+            m.d.sync += x.width.eq(0)
+            with m.If(self.elements.valid):
                 m.next = "CHANGE"
         with m.State("CHANGE"):
-            m.d.comb += x.latest.write.en.eq(~index[-1])
-            m.d.sync += [x.change.eq(x.new - x.old), x.before.eq(x.change)]
+            m.d.sync += x.change.eq(self.element.data - x.old)
+            with m.If(self.form[SLOPE]):
+                m.d.sync += x.before.eq(x.change)
             m.next = "RESIDUAL"
         with m.State("RESIDUAL"):
-            before = x.before & self.form[SLOPE].replicate(ACTIVATION_BITS)
-            m.d.sync += [x.residual.eq(x.change - before), index.eq(index + ~index[-1])]
+            m.d.sync += x.residual.eq(x.change - x.before)
             m.next = "KEEP"
         with m.State("KEEP"):
             sign = x.residual[-1].replicate(ACTIVATION_BITS - 1)
             m.d.comb += x.write.en.eq(1)
             m.d.sync += [
                 x.used.eq(x.used | (x.residual[:-1] ^ sign)),
-                x.mask.bit_select(x.slot, 1).eq(x.residual.any()),
+                x.mask.eq(_moved(x.mask, x.residual.any())),
                 x.slots.eq(x.slot),
                 x.slot.eq(x.slot + 1),
+                x.count.eq(0),
             ]
             m.next = "TAKE"
             with m.If(x.last | (x.slot == BLOCK - 1)):
-                m.d.sync += [x.slot.eq(0), x.count.eq(0)]
                 m.next = "COUNT"
 
     def _put(self, m: Module, x: _WriterSignals, bit: Any) -> Any:
@@ -434,9 +457,11 @@ class ChangeWriter(wiring.Component):
         """Width and mask of a block."""
         with m.State("COUNT"):
             m.d.sync += x.used.eq(x.used >> 1)
-            with m.If(x.used != 0):
+            with m.If(x.slot != 0):  # a short block
+                m.d.sync += [x.slot.eq(x.slot + 1), x.mask.eq(x.mask >> 1)]
+            with m.If(x.used.any()):
                 m.d.sync += x.width.eq(x.width + 1)
-            with m.Else():
+            with m.Elif(x.slot == 0):
                 m.d.sync += x.width.eq(x.width + x.mask.any())  # the sign
                 m.next = "WIDTH"
         with m.State("WIDTH"):
@@ -459,17 +484,17 @@ class ChangeWriter(wiring.Component):
         """Residuals of a block: the sign, then the other bits, turned over if it is negative."""
         negative = Signal()
         with m.State("ELEMENT"):
-            m.d.sync += [x.residual.eq(x.read.data), negative.eq(x.read.data[-1]), x.count.eq(0)]
+            m.d.sync += [x.out.eq(x.read.data), negative.eq(x.read.data[-1]), x.count.eq(0)]
             m.d.sync += x.mask.eq(x.mask.rotate_right(1))
             m.next = "BITS"
             with m.If(self.form[MASKED] & ~x.mask[0]):
                 m.next = "NEXT"
         with m.State("BITS"):
             first = x.count == 0
-            with self._put(m, x, Mux(first, 0, x.residual[0]) ^ negative):
+            with self._put(m, x, Mux(first, 0, x.out[0]) ^ negative):
                 m.d.sync += x.count.eq(x.count + 1)
                 with m.If(~first):
-                    m.d.sync += x.residual.eq(x.residual >> 1)
+                    m.d.sync += x.out.eq(x.out >> 1)
                 with m.If(Mux(x.full, x.count == ACTIVATION_BITS - 1, x.count + 1 == x.width)):
                     m.next = "NEXT"
         with m.State("NEXT"):
@@ -478,10 +503,9 @@ class ChangeWriter(wiring.Component):
             with m.If(x.slot == x.slots):
                 m.next = "END"
         with m.State("END"):
-            m.d.sync += [x.slot.eq(0), x.used.eq(0), x.mask.eq(0), x.width.eq(0)]
+            m.d.sync += x.slot.eq(0)
             m.next = "TAKE"
             with m.If(x.last):
-                m.d.sync += x.latest.index.eq(0)
                 m.next = "FLUSH"
         with m.State("FLUSH"):
             m.d.comb += x.bit_valid.eq(~x.aligned)

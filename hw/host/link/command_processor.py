@@ -219,11 +219,9 @@ class CommandProcessor(wiring.Component):
             x.reader.form.eq(x.form),
             x.writer.form.eq(x.reply_form),
             x.reader.bytes.payload.eq(self.frames.payload),
-            x.reader.value.eq(x.value),
+            x.reader.element.eq(x.value),
             x.reader.last.eq(x.ended),
             x.writer.elements.payload.eq(self.outputs.payload),
-            x.writer.value.eq(self.outputs.p.data),
-            x.writer.last.eq(self.outputs.p.last),
             x.forms.addr.eq(x.sequence),
             x.forms_read.addr.eq(self.sequence),
         ]
@@ -352,12 +350,16 @@ class CommandProcessor(wiring.Component):
             m.d.comb += [
                 reader.bytes.valid.eq(frames.valid),
                 frames.ready.eq(reader.bytes.ready),
-                self.inputs.valid.eq(reader.elements.valid),
-                self.inputs.payload.eq(reader.elements.payload),
-                reader.elements.ready.eq(self.inputs.ready),
             ]
+            m.d.sync += x.value[:ACTIVATION_BITS].eq(reader.value)
+            with m.If(reader.valid):
+                m.next = "ENTER_CHANGE"
             with m.If(reader.done):
                 m.next = "KIND"
+        with m.State("ENTER_CHANGE"):
+            m.d.comb += [self.inputs.valid.eq(1), reader.keep.eq(self.inputs.ready)]
+            with m.If(self.inputs.ready):
+                m.next = "CHANGE"
 
     def _operation(self, m: Module, x: _Signals) -> None:
         """Register operations: an address with its flags, and how many accesses."""
@@ -488,12 +490,13 @@ class CommandProcessor(wiring.Component):
                         m.next = "OUTPUT_FORM"
 
     def _reply_vector(self, m: Module, x: _Signals) -> None:
-        element = Signal(output_layout())
+        element = x.writer.element if self.changes else Signal(output_layout())
         with m.State("OUTPUT"):
             m.d.comb += self.outputs.ready.eq(1)
-            m.d.sync += element.eq(self.outputs.payload)
             if self.changes:
                 m.d.comb += x.writer.keep.eq(self.outputs.valid)
+            else:
+                m.d.sync += element.eq(self.outputs.payload)
             with m.If(self.outputs.valid):
                 m.next = "OUTPUT_LOW"
         with m.State("OUTPUT_LOW"), self._put(m, element.data[:8]):
