@@ -99,9 +99,9 @@ class Command(IntEnum):
     """Not queued. Resets the engine, forgets all commands and replies, sends a notice. A HELLO must
     follow."""
     CHANGE = 6
-    """One input vector as the changes from the one before (``contract.changes``): the form byte,
-    then the list. Reply: the output vector as its changes, in the same way. Only where the board
-    has it (``Identity.changes``), and after a STEP of this session."""
+    """One input vector as the changes from the one before (``contract.vectors.changes``): the form
+    byte, then the list. Reply: the output vector as its changes, in the same way. Only where the
+    board has it (``Identity.changes``), and after a STEP of this session."""
 
 
 class Outcome(IntEnum):

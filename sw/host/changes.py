@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from stillnet.sw.contract.changes import (
+from stillnet.sw.contract.events import Mode
+from stillnet.sw.contract.link import HEADER_BYTES, Command, Identity
+from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.contract.vectors.changes import (
     WANTED_SHIFT,
     Form,
     apply_changes,
@@ -18,9 +21,6 @@ from stillnet.sw.contract.changes import (
     changes,
     most_bytes,
 )
-from stillnet.sw.contract.events import Mode
-from stillnet.sw.contract.link import HEADER_BYTES, Command, Identity
-from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.network.network import Network
 
 __all__ = ["LinkVectors"]

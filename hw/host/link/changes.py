@@ -1,4 +1,4 @@
-"""Vectors that come and go as changes (``contract.changes``), a bit per cycle.
+"""Vectors that come and go as changes (``contract.vectors.changes``), a bit per cycle.
 
 Both blocks keep the latest vector in a memory. The line is slow: a byte takes hundreds of cycles.
 """
@@ -13,8 +13,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.layouts import output_layout
-from stillnet.sw.contract.changes import BLOCK, FULL_WIDTH, WIDTH_BITS, Form
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
+from stillnet.sw.contract.vectors.changes import BLOCK, FULL_WIDTH, WIDTH_BITS, Form
 
 from .receiver import frame_byte_layout
 

@@ -11,10 +11,10 @@ from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.host.register_bus import RegisterBusSignature
 from stillnet.hw.parts.layouts import output_layout
-from stillnet.sw.contract.changes import WANTED_SHIFT
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
 from stillnet.sw.contract.link import REPLY, VERSION, Command, Outcome
 from stillnet.sw.contract.registers import ADDRESS_BITS, Control, Register, Status
+from stillnet.sw.contract.vectors.changes import WANTED_SHIFT
 
 from .changes import FORM_BITS, ChangeReader, ChangeWriter
 from .receiver import frame_byte_layout

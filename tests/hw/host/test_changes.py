@@ -11,7 +11,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from stillnet.hw.host.link.changes import ChangeReader, ChangeWriter
-from stillnet.sw.contract.changes import Form, apply_changes, changes
+from stillnet.sw.contract.vectors.changes import Form, apply_changes, changes
 from tests.support.mutations import NOTICED, built, changed
 
 DEPTH = 32

@@ -20,10 +20,10 @@ from stillnet.hw.host.link.reply_store import ReplyStore
 from stillnet.hw.host.link.transmitter import FrameTransmitter
 from stillnet.sim.board.link import LinkModel
 from stillnet.sw.contract import link
-from stillnet.sw.contract.changes import WANTED_SHIFT, Form, changes
 from stillnet.sw.contract.image import MAGIC
 from stillnet.sw.contract.link import Cause, Command, Frame, FrameDecoder, Outcome, encode
 from stillnet.sw.contract.registers import Control, Register, Status
+from stillnet.sw.contract.vectors.changes import WANTED_SHIFT, Form, changes
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
 from tests.support.link_bench import CONFIGS, Raw, board, inputs, network

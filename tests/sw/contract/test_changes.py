@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillnet.sw.contract.changes import Form, apply_changes, best_form, changes, most_bytes
+from stillnet.sw.contract.vectors.changes import Form, apply_changes, best_form, changes, most_bytes
 
 FORMS = tuple(Form(k) for k in range(4))
 ELEMENTS = st.one_of(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from stillnet.hw.host.link.link import HostLink
-from stillnet.sw.contract.changes import WANTED_SHIFT, Form, apply_changes, changes
 from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.link import Command, Identity
 from stillnet.sw.contract.sources import INPUT
+from stillnet.sw.contract.vectors.changes import WANTED_SHIFT, Form, apply_changes, changes
 from stillnet.sw.host.changes import LinkVectors
 from stillnet.sw.network.network import Network, QuantizedLayer
 

@@ -25,7 +25,7 @@ from enum import IntFlag
 
 import numpy as np
 
-from .fixed import ACTIVATION_BITS
+from ..fixed import ACTIVATION_BITS
 
 __all__ = [
     "BLOCK",

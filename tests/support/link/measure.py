@@ -1,4 +1,4 @@
-"""Bytes on the link per step: ``python -m tests.support.measure_link NET ...``.
+"""Bytes on the link per step: ``python -m tests.support.link.measure NET ...``.
 
 Each network is one of NSNet2, as ``make demo`` and ``stillnet bench nsnet2`` make them. Its frames
 are of speech that calibration did not hear, with two kinds of noise. Outputs are those of the
@@ -14,9 +14,9 @@ import numpy as np
 
 from stillnet.hw.host.link.link import HostLink
 from stillnet.sim.audio import recordings, signals
-from stillnet.sw.contract.changes import WANTED_SHIFT, Form, changes
 from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.link import REPLY, Command, Frame, encode
+from stillnet.sw.contract.vectors.changes import WANTED_SHIFT, Form, changes
 from stillnet.sw.host.changes import LinkVectors
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference

@@ -1,4 +1,4 @@
-"""Noise on the host link, as much as there is time for: ``python -m tests.support.link_noise``.
+"""Noise on the host link, as much as there is time for: ``python -m tests.support.link.noise``.
 
 Between noise come steps, whole and as changes, whose outputs must be those of the reference. The
 noise is of random bytes, of flags and escapes, of frames with a right checksum that are not the
@@ -16,9 +16,9 @@ import numpy as np
 
 from stillnet.sim.board.link import LinkModel
 from stillnet.sw.contract import link
-from stillnet.sw.contract.changes import WANTED_SHIFT, Form, apply_changes, changes
 from stillnet.sw.contract.link import Command, Frame, Outcome, encode
 from stillnet.sw.contract.registers import Register, Status
+from stillnet.sw.contract.vectors.changes import WANTED_SHIFT, Form, apply_changes, changes
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
 from tests.support.link_bench import CONFIGS, Raw, board, inputs, network
