@@ -348,7 +348,8 @@ class Engine:
     def _vectors_begin(self) -> None:
         """A network runs, with cleared state."""
         loaded = self._network()
-        self._vectors.begin(loaded.outline, exact=loaded.exact)
+        known = loaded.exact and self.identity.changes > 0
+        self._vectors.begin(loaded.outline, exact=known)
 
     def _outline(self, image: Image, base: int = 0) -> _Loaded:
         loaded = _outline(image)
