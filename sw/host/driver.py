@@ -549,9 +549,10 @@ class Engine:
                     self._unknown = True
 
     def _read_reference(self) -> None:
-        """What the board's input encoder has passed on; no step is in flight."""
-        if self._vectors.unknown:
-            self._idle()
+        """What the board's input encoder has passed on; no step is in flight. A board without a
+        network refuses the step that follows."""
+        if self._vectors.unknown and self._status() & Status.LOADED:
+            self._wait(Status.IDLE)
             self._vectors.reference = self._read_elements(Region.INPUT, 0, self.network.inputs)
 
     def _send_step(self, order: deque[_Awaited], data: bytes, reply: int) -> None:
