@@ -45,7 +45,7 @@ def vectors(seed: int, count: int, size: int) -> list[np.ndarray]:
             latest = rng.choice([-32768, -1, 0, 32767], size)
             moves[:] = 0
         elif k % 6 == 4:  # residuals of 15 bits, which are written as 16
-            latest, moves = np.zeros(size, np.int64), rng.choice([-9000, 9000], size)
+            moves = np.where(latest > 0, -9000, 9000)
         latest = np.clip(latest + moves, -32768, 32767)
         result.append(latest)
     return result
