@@ -46,6 +46,9 @@ store."""
 _LINK_BLOCKS, _COLUMN_BLOCKS = 7, 4
 """Blocks of RAM of the link, and of the queue of columns on their way from two tiers."""
 
+CHANGE_BLOCKS = 2
+"""Blocks of RAM of changes of vectors; a board whose engine leaves no more has whole vectors."""
+
 CLOCKS_MHZ = (40.0, 133.0)
 """For which there is a phase of the SDRAM's clock (:func:`sdram_phase`)."""
 
@@ -255,6 +258,8 @@ class Board:
             "image_offset": self.image_offset,
             "flash_bytes": self.flash_bytes,
             "compact": self.part is None,
+            "changes": self.part is not None
+            and block_rams(self.config()) + CHANGE_BLOCKS < self.block_rams,
             "ring_bytes": self.ring_bytes,
             "window": self.window,
             "memory_hz": self.memory_hz,
@@ -496,7 +501,7 @@ def block_rams(config: EngineConfig) -> int:
     """DP16KD that the memories of an engine take: accumulators, states, references, lists.
 
     A block has 512 x 36, 1024 x 18, 2048 x 9 or 4096 x 4 bits. Each function of a cell takes one
-    for its table, the link seven.
+    for its table, the link seven without changes of vectors.
     """
 
     def blocks(depth: int, width: int) -> int:

@@ -116,7 +116,11 @@ MAY_IMPORT = {
 A name is a folder, without those in it, or a single module.
 """
 
-PARTS = {"sw.contract.cells": "sw.contract", "sw.importers.onnx.cut": "sw.importers.onnx"}
+PARTS = {
+    "sw.contract.cells": "sw.contract",
+    "sw.contract.vectors": "sw.contract",
+    "sw.importers.onnx.cut": "sw.importers.onnx",
+}
 """Folders that stand and fall together with another one."""
 
 

@@ -117,6 +117,8 @@ class System(wiring.Component):
         Size of the flash.
     compact : bool
         For small parts: :class:`CompactEngine`, with its weights in SPRAM.
+    changes : bool
+        Vectors may come and go as changes, where the engine is not compact.
     ring_bytes : int or None
         Size of the link's two rings, where not its own (see :class:`HostLink`).
     window : int
@@ -160,6 +162,7 @@ class System(wiring.Component):
         memory_hz: int | None = None,
         power_down: int | None = None,
         counted: bool = False,
+        changes: bool = True,
     ) -> None:
         self.config = config
         self.clock_hz = clock_hz
@@ -176,6 +179,7 @@ class System(wiring.Component):
         self.memory_hz = memory_hz
         self.power_down = power_down
         self.counted = counted and part is not None
+        self.changes = changes and not compact
         members: dict[str, Any] = {"lamps": Out(4)}
         if baud is None:
             members["host"] = In(stream.Signature(8))
@@ -197,7 +201,7 @@ class System(wiring.Component):
             if self.ring_bytes is None
             else {"receive_bytes": self.ring_bytes, "reply_bytes": self.ring_bytes}
         )
-        # A small part has no room for a second image, nor for what looks after it.
+        # A small part has no room for a second image and what looks after it, nor for changes.
         slots = None if self.compact else Slots(config)
         m.submodules.link = link = HostLink(
             config,
@@ -205,6 +209,7 @@ class System(wiring.Component):
             board=self.board,
             window=self.window,
             slots=slots is not None,
+            changes=None if self.changes else 0,
             **rings,
         )
         m.submodules.lamps = lamps = Lamps(self.clock_hz)

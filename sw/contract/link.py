@@ -82,7 +82,7 @@ assert ADDRESS_BITS == 6, "an operation's first byte has six bits for the regist
 
 
 class Command(IntEnum):
-    """Kinds of frames from the host. The first four are queued, done once, and answered."""
+    """Kinds of frames from the host. All but two are queued, done once, and answered."""
 
     HELLO = 0
     """Begins a session: commands count on from this one. Reply: :class:`Identity`."""
@@ -98,6 +98,10 @@ class Command(IntEnum):
     RESET = 5
     """Not queued. Resets the engine, forgets all commands and replies, sends a notice. A HELLO must
     follow."""
+    CHANGE = 6
+    """One input vector as the changes from the one before (``contract.vectors.changes``): the form
+    byte, then the list. Reply: the output vector as its changes, in the same way. Only where the
+    board has it (``Identity.changes``), and after a STEP of this session."""
 
 
 class Outcome(IntEnum):
@@ -110,6 +114,8 @@ class Outcome(IntEnum):
     """The board does not know this kind of command."""
     CUT = 3
     """The list of operations ended within one; those before it were done."""
+    NO_BASE = 4
+    """The board has no whole vector of this session that changes could be of; they were dropped."""
 
 
 class Cause(IntFlag):
@@ -403,7 +409,7 @@ class Identity:
 
     On the wire: image version 16 bits, word bytes 8, window 8, then 32 bits each: fingerprint,
     clock, receive_bytes, reply_bytes; then JSON: ``{"board": ..., "config": {...}}``, and
-    ``"slots": true`` where the board has that.
+    ``"slots": true`` and ``"changes": N`` where the board has that.
 
     Attributes
     ----------
@@ -425,6 +431,9 @@ class Identity:
     slots : bool
         The board keeps an image beside the one that runs (``Register.BESIDE``, ``WATCHDOG``,
         ``Control.CHECK``).
+    changes : int
+        Most elements that vectors in and out may have to go as changes (``Command.CHANGE``); 0
+        where the board does not have that.
     """
 
     config: EngineConfig
@@ -436,12 +445,15 @@ class Identity:
     fingerprint: int
     image_version: int
     slots: bool = False
+    changes: int = 0
 
     def pack(self) -> bytes:
         """As it stands in the reply to HELLO."""
         document: dict[str, Any] = {"board": self.board, "config": self.config.to_dict()}
         if self.slots:
             document["slots"] = True
+        if self.changes:
+            document["changes"] = self.changes
         text = json.dumps(document, separators=(",", ":"))
         fixed = _IDENTITY.pack(
             self.image_version,
@@ -471,6 +483,7 @@ class Identity:
             config = EngineConfig.from_dict(document["config"], complete=True)
             board = str(document["board"])
             slots = bool(document.get("slots", False))
+            changes = int(document.get("changes", 0))
         except (struct.error, ValueError, KeyError, TypeError, StillnetError) as error:
             raise StillnetError(
                 f"the board describes itself in a way that this stillnet does not know ({error}); "
@@ -481,4 +494,6 @@ class Identity:
                 f"the board says {word_bytes} bytes per word and its configuration "
                 f"{config.word_bytes}; build and flash its bitstream again"
             )
-        return cls(config, board, clock, window, receive, reply, fingerprint, version, slots)
+        return cls(
+            *(config, board, clock, window, receive, reply, fingerprint, version, slots, changes)
+        )

@@ -5,7 +5,9 @@ All counters are cleared together by ``CONTROL.clear_counters`` and wrap around 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum, IntFlag
+from typing import Any
 
 __all__ = [
     "ADDRESS_BITS",
@@ -26,6 +28,7 @@ __all__ = [
     "Register",
     "SdramCounter",
     "Status",
+    "limit",
 ]
 
 ADDRESS_BITS = 6
@@ -117,6 +120,26 @@ COUNTERS = (
     Register.WORDS_HOT,
 )
 """The counters, without those of events, which are selected by their source."""
+
+_LIMITS = {
+    "lanes": Register.WORDS,
+    "cells": Register.STALL_CELL,
+    "memory": Register.STALL_MEMORY,
+    "events": Register.STALL_EVENTS,
+}
+
+
+def limit(counters: Mapping[str, Any]) -> str | None:
+    """What took most of an engine's cycles: ``"lanes"``, which take a word in each cycle, or what
+    they waited for, ``"memory"``, ``"cells"`` or ``"events"``. None where nothing was counted.
+
+    Parameters
+    ----------
+    counters : mapping
+        Of counters by their names in lower case; each cycle is in one of these four.
+    """
+    cycles = {name: int(counters[register.name.lower()]) for name, register in _LIMITS.items()}
+    return max(cycles, key=cycles.__getitem__) if any(cycles.values()) else None
 
 
 class Control(IntFlag):

@@ -14,7 +14,7 @@ import numpy as np
 
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.contract.link import steps_per_second
+from stillnet.sw.contract.link import BITS_PER_BYTE
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.engine_fit import changed, missing
@@ -87,6 +87,8 @@ def run_on_board(
     outputs: list[np.ndarray] = []
     difference: dict[str, Any] | None = None
     clock = engine.transport.now
+    session = engine.session
+    sent, received = session.sent_bytes, session.received_bytes
     begin = clock()
     answers = _stream(engine, rows, window, clear_every, rate)
     for step, y in enumerate(answers):
@@ -98,14 +100,17 @@ def run_on_board(
         if difference is not None:
             break
     seconds = clock() - begin
+    moved = session.sent_bytes - sent, session.received_bytes - received
     progress("board", len(outputs), len(rows))
     answers.close()
     counters = engine.counters()
     sdram = sdram_use(engine.session)
     cycles = counters["cycles"]
     alone = engine.identity.clock_hz * len(outputs) / cycles if cycles else None
+    inner = counters.pop("limited_by")
     baud = getattr(engine.transport, "baud", None)
-    line = None if baud is None else steps_per_second(rows.shape[1], network.outputs, baud)
+    longest = max(moved) / len(outputs) if outputs else 0.0
+    line = baud / (BITS_PER_BYTE * longest) if baud and longest else None
     return BoardResult(
         steps=len(outputs),
         mismatches=int(difference is not None),
@@ -119,16 +124,14 @@ def run_on_board(
         steps_per_second=len(outputs) / seconds if seconds > 0 else None,
         engine_steps_per_second=alone,
         link_steps_per_second=line,
-        limited_by=None if line is None or alone is None else _slower(alone, line),
+        bytes_to_board=moved[0] / len(outputs) if outputs else None,
+        bytes_from_board=moved[1] / len(outputs) if outputs else None,
+        limited_by="link" if line is not None and alone is not None and line < alone else inner,
         clock_hz=engine.identity.clock_hz,
         sdram=sdram,
         config=engine.config,
         outputs=network.dequantize_output(np.stack(outputs)),
     )
-
-
-def _slower(engine: float, link: float) -> str:
-    return "engine" if engine < link else "link"
 
 
 _SENTENCE = (

@@ -459,11 +459,14 @@ class Slots:
         if before is not None and before.host is not None:
             new.host = before.host
         self._engine._loaded = new
+        self._engine._vectors_begin()
+        self._engine._vectors.forget()
         self._engine._unknown = False
 
     def _load(self, payload: bytes) -> int:
         """A load and its outcome: 0, or an error of the engine."""
         engine = self._engine
+        engine._vectors.forget()
         engine.session.call(Command.ACCESS, payload)
         status = engine._wait(Status.LOADED | Status.IDLE)
         return 0 if status & Status.LOADED else status >> 8 & 0xFF

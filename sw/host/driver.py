@@ -33,7 +33,15 @@ from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION, ACTIVATION_BITS, EVENT_BITS, Format, narrow
 from stillnet.sw.contract.image import VERSION as IMAGE_VERSION
 from stillnet.sw.contract.link import Command, Identity, Outcome
-from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Register, Status
+from stillnet.sw.contract.registers import (
+    COUNTERS,
+    Control,
+    Error,
+    Region,
+    Register,
+    Status,
+    limit,
+)
 from stillnet.sw.contract.sources import INPUT, SECOND, encoder_select
 from stillnet.sw.network.network import Network, QuantizedLayer
 from stillnet.sw.packing.packer import Image, load_image, pack
@@ -41,6 +49,7 @@ from stillnet.sw.partition.parts import HostParts
 from stillnet.sw.partition.stream import HostStream, chip_state
 from stillnet.sw.util.progress import Progress, silent
 
+from .changes import LinkVectors
 from .deployment import Deployment, Slots
 from .serving import DEFAULT_PORT, Server
 from .session import ConnectionLost, RefusedCommand, Session
@@ -80,6 +89,7 @@ class _Loaded:
     host: HostStream | None
     base: int = 0
     words: int = 0
+    exact: bool = True  # they tell all thresholds of the input
 
     @cached_property
     def selects(self) -> dict[str, int]:
@@ -88,10 +98,11 @@ class _Loaded:
 
 
 class _Awaited(NamedTuple):
-    """A command whose reply is to come: a step with its data, or what takes the reply."""
+    """A command whose reply is to come: a step with its vector, or what takes the reply."""
 
     step: bytes | None
     take: Callable[[bytes], None] | None = None
+    kind: Command = Command.ACCESS
 
 
 class _CounterRead:
@@ -155,6 +166,7 @@ class Engine:
         self._unknown = False  # steps may have been done of which nothing is known
         self._order = deque[_Awaited]()  # what a stream waits for
         self._streaming = self._streams_integers = False
+        self._vectors = LinkVectors()
         self._slots = Slots(self)
         self._watch: Watch | None = None
         self._server: Server | None = None
@@ -216,6 +228,7 @@ class Engine:
         return self._identify()
 
     def _identify(self) -> Identity:
+        self._vectors.renew()
         identity = self._session.connect()
         if identity.image_version != IMAGE_VERSION:
             raise StillnetError(
@@ -328,8 +341,15 @@ class Engine:
             reason = REFUSALS.get(error, f"error {error}; load again")  # type: ignore[call-overload]
             raise StillnetError(f"the board refused the image: {reason}")
         self._loaded = self._outline(image, base)
+        self._vectors_begin()
         self._unknown = False
         self._watch_begins()
+
+    def _vectors_begin(self) -> None:
+        """A network runs, with cleared state."""
+        loaded = self._network()
+        known = loaded.exact and self.identity.changes > 0
+        self._vectors.begin(loaded.outline, exact=known)
 
     def _outline(self, image: Image, base: int = 0) -> _Loaded:
         loaded = _outline(image)
@@ -366,6 +386,8 @@ class Engine:
             )
         self._slots.forget()
         self._loaded = self._outline(image, base)
+        self._vectors_begin()
+        self._vectors.forget()
         self._unknown = False
         self._watch_begins()
 
@@ -474,7 +496,7 @@ class Engine:
             raise StillnetError(f"window must be at least 1, not {window}")
         network = self.network
         self._ready()
-        session, reply = self._session, 2 * network.outputs
+        session, reply = self._session, self._vectors.most_reply(self.identity)
         most = window or self.identity.window
         size = 1 if network.input_mode.one_hot else network.inputs
         self._order = order = deque[_Awaited]()
@@ -491,13 +513,15 @@ class Engine:
                 if (x := next(source, None)) is None:
                     break
                 data = self._elements(x, size)
+                if self._vectors.unknown:
+                    yield from self._answers(order, 0)
+                    self._read_reference()
                 if self._watch is not None:
                     if self._watch.wanted() is not None:
                         yield from self._answers(order, 0)
                         self._give_state()
                     self._watch.sent(np.asarray(x), session.errors)
-                session.send(Command.STEP, data, reply)
-                order.append(_Awaited(data))
+                self._send_step(order, data, reply)
                 count += 1
                 while _steps_in(order) >= most or (order and not session.room(2 * size, reply)):
                     yield from self._answer(order)
@@ -524,6 +548,18 @@ class Engine:
                 except StillnetError:
                     self._unknown = True
 
+    def _read_reference(self) -> None:
+        """What the board's input encoder has passed on; no step is in flight. A board without a
+        network refuses the step that follows."""
+        if self._vectors.unknown and self._status() & Status.LOADED:
+            self._wait(Status.IDLE)
+            self._vectors.reference = self._read_elements(Region.INPUT, 0, self.network.inputs)
+
+    def _send_step(self, order: deque[_Awaited], data: bytes, reply: int) -> None:
+        kind, payload = self._vectors.command(np.frombuffer(data, "<i2"), self.identity)
+        self._session.send(kind, payload, reply)
+        order.append(_Awaited(data, kind=kind))
+
     def _answers(self, order: deque[_Awaited], left: int) -> Iterator[np.ndarray]:
         """Takes replies until ``left`` are to come; gives the outputs among them."""
         while len(order) > left:
@@ -536,6 +572,8 @@ class Engine:
         try:
             data = session.receive()
         except RefusedCommand as error:
+            if awaited.step is not None:
+                self._vectors.forget()
             if awaited.step is None or error.outcome != Outcome.NOT_LOADED:
                 raise
             self._again(order, awaited, error)
@@ -544,7 +582,7 @@ class Engine:
             awaited.take(data)
         if awaited.step is None:
             return
-        y = self._output(data, self.network)
+        y = self._output(awaited.kind, data, self.network)
         if watch is not None:
             watch.answered(y, session.errors)
             if watch.due():
@@ -563,10 +601,10 @@ class Engine:
                 self._session.receive()
         if not self._slots.struck():
             raise error
+        self._read_reference()
+        reply = self._vectors.most_reply(self.identity)
         for step in (awaited.step for awaited in steps if awaited.step is not None):
-            data = self._in_formats_of(network, step)
-            self._session.send(Command.STEP, data, 2 * self.network.outputs)
-            order.append(_Awaited(data))
+            self._send_step(order, self._in_formats_of(network, step), reply)
 
     def _in_formats_of(self, other: Network, data: bytes) -> bytes:
         """An input vector that was made for another network."""
@@ -607,9 +645,9 @@ class Engine:
             )
         return (x.astype(np.int64) & 0xFFFF).astype("<u2").tobytes()
 
-    def _output(self, data: bytes, network: Network) -> np.ndarray:
-        y = np.frombuffer(data, "<i2").astype(np.int64) if len(data) % 2 == 0 else np.zeros(0)
-        if y.shape != (network.outputs,):
+    def _output(self, kind: Command, data: bytes, network: Network) -> np.ndarray:
+        y = self._vectors.output(kind, data)
+        if y is None:
             self._session.connected = False
             self._unknown = True
             raise StillnetError(
@@ -630,6 +668,7 @@ class Engine:
             host.clear()
         self._session.call(Command.ACCESS, link.clear())
         self._wait(Status.LOADED | Status.IDLE)
+        self._vectors.clear()
         self._unknown = False
         if self._watch is not None:
             self._watch.pause()
@@ -795,6 +834,7 @@ class Engine:
 
     def _restore(self, x: np.ndarray, vectors: list[np.ndarray], flags: Control) -> None:
         self._session.call(Command.ACCESS, link.restore(flags))
+        self._vectors.forget()
         elements = np.concatenate([x, *vectors]).astype(np.int64)
         data = (elements & 0xFFFF).astype("<u2").tobytes()
         piece = self._piece(FEED_BYTES)
@@ -841,6 +881,8 @@ class Engine:
                 selects.append(encoder_select(source, second=True))
         for select in selects:
             self._session.call(Command.ACCESS, link.set_threshold(select, units))
+        if source == INPUT:
+            self._vectors.threshold = units
         if self._watch is not None:
             second = SECOND if recurrent else 0
             self._watch.threshold(network.event_names().get(source + second, str(where)), units)
@@ -887,10 +929,18 @@ class Engine:
         payload = link.write(Register.THRESHOLD_SELECT, [select])
         payload += link.write(Register.BUDGET, [events])
         self._session.call(Command.ACCESS, payload)
+        if source == INPUT:
+            self._vectors.budget = events
+            self._vectors.forget()
 
     def counters(self) -> dict[str, Any]:
         """The hardware's counters by name, in lower case, and ``events`` by source; in an engine
-        with budgets also ``late``, the events that were refused, by source."""
+        with budgets also ``late``, the events that were refused, by source. ``limited_by`` says
+        what took most of the engine's cycles: ``lanes``, ``memory``, ``cells`` or ``events``."""
+        values = self._read_counters()
+        return values | {"limited_by": limit(values)}
+
+    def _read_counters(self) -> dict[str, Any]:
         read = self._counter_read()
         self._ready()
         if self._loaded is not None:
@@ -987,14 +1037,14 @@ class Engine:
         )
         watch, self._watch = self._watch, None
         try:
-            watch.begin(facts, self.counters())
+            watch.begin(facts, self._read_counters())
         finally:
             self._watch = watch
         watch.recovered()
 
     def _watch_now(self) -> None:
         """The counters as they are after the last of some steps."""
-        self.counters()
+        self._read_counters()
         if self._watch is not None:
             self._watch.flush()
 
@@ -1142,6 +1192,7 @@ class Engine:
 
     def _drain(self) -> None:
         self._order.clear()
+        self._vectors.renew()
         if self._session.connected:
             try:
                 self._session.drain()
@@ -1191,7 +1242,7 @@ def _outline(image: Image) -> _Loaded:
                 mode=Mode[d["mode"].upper()],
                 threshold=d["threshold"],
                 threshold_recurrent=d["threshold_recurrent"],
-                unit_exponents=_exponents(d["unit_exponents"]),
+                unit_exponents=_array(d["unit_exponents"]),
             )
         )
     outline = Network(
@@ -1201,13 +1252,15 @@ def _outline(image: Image) -> _Loaded:
         input_mode=Mode[notes["input_mode"].upper()],
         input_threshold=notes["input_threshold"],
         name=notes["name"],
-        input_exponents=_exponents(notes["input_exponents"]),
+        input_exponents=_array(notes["input_exponents"]),
         host=None if notes["host"] is None else HostParts.from_dict(notes["host"]),
+        input_thresholds=_array(notes.get("input_thresholds")),
         budgets={int(source): b for source, b in notes.get("budgets", {}).items()},
     )
+    exact = not image.config.element_thresholds or "input_thresholds" in notes
     base = tuple(d["unit_base"] for d in notes["layers"])
-    return _Loaded(outline, base, HostStream.of(outline.host))
+    return _Loaded(outline, base, HostStream.of(outline.host), exact=exact)
 
 
-def _exponents(numbers: list[int] | None) -> np.ndarray | None:
+def _array(numbers: list[int] | None) -> np.ndarray | None:
     return None if numbers is None else np.array(numbers, np.int64)

@@ -49,6 +49,7 @@ class RefusedCommand(StillnetError):
         super().__init__(
             {
                 Outcome.NOT_LOADED: "the board has no verified image loaded; load one",
+                Outcome.NO_BASE: "the board has lost the vector that changes are of; connect again",
                 Outcome.UNKNOWN: "the board does not know this command; build and flash its "
                 "bitstream again with this version of stillnet",
             }.get(outcome, f"the board refused a command (outcome {outcome}); load the image again")  # type: ignore[call-overload]
@@ -84,6 +85,8 @@ class Session:
         Commands that were sent again.
     resumed : int
         Times that the board was asked to send replies again.
+    sent_bytes, received_bytes : int
+        On the line, to the board and from it, of established sessions.
     """
 
     def __init__(self, transport: Transport, *, retry: float = 0.25, timeout: float = 10.0) -> None:
@@ -91,6 +94,7 @@ class Session:
         self.retry, self.timeout = retry, timeout
         self.identity: Identity
         self.repeated = self.resumed = 0
+        self.sent_bytes = self.received_bytes = 0
         self._damaged = 0  # by earlier decoders
         self.connected = False
         self._decoder = FrameDecoder()
@@ -291,6 +295,7 @@ class Session:
         self._wait = self.retry
 
     def _write(self, data: bytes) -> None:
+        self.sent_bytes += len(data)
         try:
             self.transport.write(data)
         except StillnetError:
@@ -311,6 +316,7 @@ class Session:
             raise
         if data:
             self._heard = self.transport.now()
+            self.received_bytes += len(data)
         for frame in self._decoder.feed(data):
             self._framed = self._heard
             self._take(frame)

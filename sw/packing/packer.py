@@ -431,8 +431,10 @@ def _notes(packer: _Packer) -> dict[str, Any]:
     network, config, placement = packer.network, packer.config, packer.placement
     layouts, hot = packer.layouts, packer.hot
     budgets = {str(source): budget for source, budget in network.budgets.items()}
+    thresholds = _listed(network.input_thresholds)
     return {
         **({"budgets": budgets} if budgets else {}),
+        **({"input_thresholds": thresholds} if config.element_thresholds else {}),
         "name": network.name,
         "config": config.to_dict(),
         "host": None if network.host is None else network.host.to_dict(),
@@ -558,7 +560,7 @@ def _checked_notes(data: bytes, name: str) -> dict[str, Any]:
     """The JSON part of an image, with all keys that :func:`_notes` writes."""
     try:
         notes = json.loads(data.decode())
-        there = ["budgets"] if "budgets" in notes else []
+        there = [key for key in ("budgets", "input_thresholds") if key in notes]
         check_keys(notes, (*NOTES, *there), name, remedy="pack it again")
         if not notes["layers"]:
             raise ValueError("it has no layers")

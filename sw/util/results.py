@@ -268,9 +268,13 @@ class BoardResult(HardwareResult):
     steps_per_second : float or None
         Of this run, on the board's own clock.
     engine_steps_per_second, link_steps_per_second : float or None
-        What the engine alone does by its counters, and what the serial line alone carries.
+        What the engine alone does by its counters, and what the serial line alone carries of steps
+        that are as many bytes as these were.
+    bytes_to_board, bytes_from_board : float or None
+        On the line, per step, framing and escapes among them.
     limited_by : str or None
-        The slower of the two, ``"engine"`` or ``"link"``.
+        ``"link"`` where that is slower than the engine; else what took most of the engine's cycles:
+        ``"lanes"``, ``"memory"``, ``"cells"`` or ``"events"``.
     clock_hz : int or None
         Of the engine.
     sdram : SdramUse or None
@@ -281,6 +285,8 @@ class BoardResult(HardwareResult):
     steps_per_second: float | None
     engine_steps_per_second: float | None = None
     link_steps_per_second: float | None = None
+    bytes_to_board: float | None = None
+    bytes_from_board: float | None = None
     limited_by: str | None = None
     clock_hz: int | None = None
     sdram: SdramUse | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -14,7 +14,9 @@ from stillnet.hw.parts.layouts import output_layout
 from stillnet.sw.contract.fixed import ACTIVATION_BITS
 from stillnet.sw.contract.link import REPLY, VERSION, Command, Outcome
 from stillnet.sw.contract.registers import ADDRESS_BITS, Control, Register, Status
+from stillnet.sw.contract.vectors.changes import WANTED_SHIFT
 
+from .changes import FORM_BITS, ChangeReader, ChangeWriter
 from .receiver import frame_byte_layout
 
 __all__ = ["CommandProcessor"]
@@ -39,6 +41,13 @@ class _Signals:
         To be written; read.
     partial
         Memory may hold a part of an image.
+    vector, change, step
+        The command brings a vector; as changes; one that is answered by a vector.
+    form, reply_form
+        Of the changes in a command; of those in a reply.
+    reader, writer, forms, forms_read
+        Where changes are understood: the blocks for them; ports of a memory that says of each
+        command whether its reply has changes, and in which form.
     """
 
     def __init__(self, identity: bytes, window: int) -> None:
@@ -68,7 +77,19 @@ class _Signals:
         self.rom = Memory(shape=8, depth=len(identity), init=identity)
         self.rom_port = self.rom.read_port()
         self.rom_place = Signal(range(len(identity) + 1))
-        self.vector = Signal()  # the command brings a vector
+        self.vector, self.change, self.step = Signal(), Signal(), Signal()
+        self.form, self.reply_form = Signal(FORM_BITS), Signal(FORM_BITS)
+        self.reader: Any = None
+        self.writer: Any = None
+        self.forms: Any = None
+        self.forms_read: Any = None
+
+    def add_changes(self, m: Module, depth: int, window: int) -> None:
+        """What changes need; the memory is written and read by the number of a command."""
+        m.submodules.reader = self.reader = ChangeReader(depth)
+        m.submodules.writer = self.writer = ChangeWriter(depth)
+        m.submodules.forms = forms = Memory(shape=1 + FORM_BITS, depth=window, init=[])
+        self.forms, self.forms_read = forms.write_port(), forms.read_port(domain="comb")
 
 
 class CommandProcessor(wiring.Component):
@@ -90,6 +111,8 @@ class CommandProcessor(wiring.Component):
         Most commands that a host has unanswered.
     slots : :class:`bool`
         Another block (:class:`~stillnet.hw.host.slots.Slots`) says whether the image is whole.
+    changes : :class:`int`
+        Most elements of a vector that may come and go as changes; 0 for none.
 
     Members
     -------
@@ -107,8 +130,9 @@ class CommandProcessor(wiring.Component):
         With ``slots``: no vectors.
     """
 
-    def __init__(self, identity: bytes, window: int, *, slots: bool = False):
+    def __init__(self, identity: bytes, window: int, *, slots: bool = False, changes: int = 0):
         self._slots = slots
+        self._changes = changes
         self._identity = bytes(identity)
         self._window = window
         super().__init__(
@@ -136,6 +160,10 @@ class CommandProcessor(wiring.Component):
     def slots(self) -> bool:
         return self._slots
 
+    @property
+    def changes(self) -> int:
+        return self._changes
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         x = _Signals(self.identity, self.window)
@@ -148,13 +176,17 @@ class CommandProcessor(wiring.Component):
         ]
         m.d.comb += [
             x.rom_port.addr.eq(x.rom_place),
-            x.vector.eq((x.kind == Command.STEP) | (x.kind == Command.FEED)),
+            x.step.eq((x.kind == Command.STEP) | x.change),
+            x.vector.eq(x.step | (x.kind == Command.FEED)),
             x.last_index.eq((x.index == 3) | (x.half & (x.index == 1))),
             x.byte.data.eq(x.read_value.word_select(x.index, 8)),
             bus.address.eq(x.address),
             bus.write_data.eq(x.value),
-            self.inputs.payload.eq(x.value[:16]),
+            self.inputs.payload.eq(x.value[:ACTIVATION_BITS]),
         ]
+        if self.changes:
+            x.add_changes(m, self.changes, self.window)
+            self._connect_changes(m, x)
         with m.If(self.frames.valid & self.frames.ready):
             m.d.sync += x.ended.eq(self.frames.p.last)
         if self._slots:
@@ -166,6 +198,8 @@ class CommandProcessor(wiring.Component):
             self._dispatch(m, x)
             self._admit(m, x)
             self._elements(m, x)
+            if self.changes:
+                self._changed_elements(m, x)
             self._operation(m, x)
             self._write(m, x)
             self._read(m, x)
@@ -174,8 +208,23 @@ class CommandProcessor(wiring.Component):
         with m.FSM():
             self._reply_header(m, x)
             self._reply_vector(m, x)
+            if self.changes:
+                self._reply_changes(m, x)
             self._reply_data(m, x)
         return m
+
+    def _connect_changes(self, m: Module, x: _Signals) -> None:
+        m.d.comb += [
+            x.change.eq(x.kind == Command.CHANGE),
+            x.reader.form.eq(x.form),
+            x.writer.form.eq(x.reply_form),
+            x.reader.bytes.payload.eq(self.frames.payload),
+            x.reader.element.eq(x.value),
+            x.reader.last.eq(x.ended),
+            x.writer.elements.payload.eq(self.outputs.payload),
+            x.forms.addr.eq(x.sequence),
+            x.forms_read.addr.eq(self.sequence),
+        ]
 
     def _watch_memory(self, m: Module, x: _Signals) -> None:
         """From the first write on memory may hold a part of an image, whatever the engine says."""
@@ -212,7 +261,7 @@ class CommandProcessor(wiring.Component):
         """A vector enters at once; everything else waits until no reply is being written."""
         with m.State("DISPATCH"):
             m.d.sync += [x.address.eq(Register.STATUS), x.half.eq(x.vector)]
-            with m.If(x.vector & ((x.kind == Command.STEP) | x.quiet)):
+            with m.If(x.vector & (x.step | x.quiet)):
                 m.d.comb += x.read_strobe.eq(1)
                 m.next = "STATUS"
             with m.Elif(x.quiet):
@@ -220,6 +269,7 @@ class CommandProcessor(wiring.Component):
                 m.next = "SKIP"
                 with m.If(x.kind == Command.HELLO):
                     m.d.sync += self.sequence.eq(x.sequence)
+                    self._forget(m, x)
                     m.next = "IDENTITY"
                 with m.Elif(x.kind == Command.ACCESS):
                     m.next = "OPERATION"
@@ -234,15 +284,28 @@ class CommandProcessor(wiring.Component):
             m.next = "ADMIT"
         with m.State("ADMIT"):
             loaded = (x.read_value & Status.LOADED) != 0
-            with m.If(loaded & ~x.partial & ~x.ended):
-                m.d.comb += x.vector_in.eq(x.kind == Command.STEP)
-                m.next = "ELEMENT"
-            with m.Else():
+            known = ~x.change | x.reader.base if self.changes else Const(1)
+            m.next = "REFUSE"
+            with m.If(~loaded | x.partial | x.ended):
                 m.d.sync += x.outcome.eq(Outcome.NOT_LOADED)
-                m.next = "REFUSE"
+                self._forget(m, x)
+            with m.Elif(~known):
+                m.d.sync += x.outcome.eq(Outcome.NO_BASE)
+            with m.Else():
+                m.d.comb += x.vector_in.eq(x.step)
+                m.next = "ELEMENT"
+                if self.changes:
+                    m.d.comb += x.forms.en.eq(~x.change)  # with zeros
+                    with m.If(x.change):
+                        m.next = "FORM"
         with m.State("REFUSE"), m.If(x.quiet):
             m.d.comb += x.begin.eq(1)
             m.next = "SKIP"
+
+    def _forget(self, m: Module, x: _Signals) -> None:
+        """Changes may not be of what came before."""
+        if self.changes:
+            m.d.comb += x.reader.forget.eq(1)
 
     def _take_byte(self, m: Module, x: _Signals, k: int) -> None:
         m.d.sync += x.value[8 * k : 8 * k + 8].eq(self.frames.p.data)
@@ -262,12 +325,41 @@ class CommandProcessor(wiring.Component):
         with m.State("ENTER"):
             m.d.comb += self.inputs.valid.eq(1)
             with m.If(self.inputs.ready):
+                if self.changes:
+                    m.d.comb += x.reader.keep.eq(x.kind == Command.STEP)
                 with m.If(~x.ended):
                     m.next = "ELEMENT"
                 with m.Elif(x.kind == Command.STEP):
                     m.next = "KIND"
                 with m.Else():
                     m.next = "REFUSE"  # with outcome OK
+
+    def _changed_elements(self, m: Module, x: _Signals) -> None:
+        frames, reader = self.frames, x.reader
+        with m.State("FORM"):
+            m.d.comb += [
+                frames.ready.eq(1),
+                reader.nothing.eq(frames.p.last),
+                x.forms.data.eq(Cat(Const(1, 1), frames.p.data >> WANTED_SHIFT)),
+            ]
+            m.d.sync += x.form.eq(frames.p.data)
+            with m.If(frames.valid):
+                m.d.comb += [reader.start.eq(1), x.forms.en.eq(1)]
+                m.next = "CHANGE"
+        with m.State("CHANGE"):
+            m.d.comb += [
+                reader.bytes.valid.eq(frames.valid),
+                frames.ready.eq(reader.bytes.ready),
+            ]
+            m.d.sync += x.value[:ACTIVATION_BITS].eq(reader.value)
+            with m.If(reader.valid):
+                m.next = "ENTER_CHANGE"
+            with m.If(reader.done):
+                m.next = "KIND"
+        with m.State("ENTER_CHANGE"):
+            m.d.comb += [self.inputs.valid.eq(1), reader.keep.eq(self.inputs.ready)]
+            with m.If(self.inputs.ready):
+                m.next = "CHANGE"
 
     def _operation(self, m: Module, x: _Signals) -> None:
         """Register operations: an address with its flags, and how many accesses."""
@@ -374,10 +466,14 @@ class CommandProcessor(wiring.Component):
         return m.If(self.replies.ready)
 
     def _reply_header(self, m: Module, x: _Signals) -> None:
-        reply_kind = Signal(3)
+        reply_kind, step = Signal(3), Const(Command.STEP, 3)
+        if self.changes:
+            step = Mux(x.forms_read.data[0], Command.CHANGE, Command.STEP)
         with m.State("IDLE"):
             m.d.comb += x.quiet.eq(x.vectors == 0)
-            m.d.sync += reply_kind.eq(Mux(x.quiet, x.kind, Command.STEP))
+            m.d.sync += reply_kind.eq(Mux(x.quiet, x.kind, step))
+            if self.changes:
+                m.d.sync += x.reply_form.eq(x.forms_read.data[1:])
             with m.If(x.begin | (~x.quiet & self.outputs.valid)):
                 m.next = "HEADER"
         with m.State("HEADER"):
@@ -389,12 +485,18 @@ class CommandProcessor(wiring.Component):
             m.next = "DATA"
             with m.If(x.vectors != 0):
                 m.next = "OUTPUT"
+                if self.changes:
+                    with m.If(reply_kind == Command.CHANGE):
+                        m.next = "OUTPUT_FORM"
 
     def _reply_vector(self, m: Module, x: _Signals) -> None:
-        element = Signal(output_layout())
+        element = x.writer.element if self.changes else Signal(output_layout())
         with m.State("OUTPUT"):
             m.d.comb += self.outputs.ready.eq(1)
-            m.d.sync += element.eq(self.outputs.payload)
+            if self.changes:
+                m.d.comb += x.writer.keep.eq(self.outputs.valid)
+            else:
+                m.d.sync += element.eq(self.outputs.payload)
             with m.If(self.outputs.valid):
                 m.next = "OUTPUT_LOW"
         with m.State("OUTPUT_LOW"), self._put(m, element.data[:8]):
@@ -408,6 +510,22 @@ class CommandProcessor(wiring.Component):
             with self._put(m, Outcome.OK):
                 m.d.comb += x.vector_out.eq(1)
                 m.next = "IDLE"
+
+    def _reply_changes(self, m: Module, x: _Signals) -> None:
+        writer = x.writer
+        with m.State("OUTPUT_FORM"), self._put(m, writer.form):
+            m.d.comb += writer.start.eq(1)
+            m.next = "OUTPUT_CHANGES"
+        with m.State("OUTPUT_CHANGES"):
+            m.d.comb += [
+                writer.elements.valid.eq(self.outputs.valid),
+                self.outputs.ready.eq(writer.elements.ready),
+                self.replies.valid.eq(writer.bytes.valid),
+                self.replies.p.data.eq(writer.bytes.payload),
+                writer.bytes.ready.eq(self.replies.ready),
+            ]
+            with m.If(writer.done):
+                m.next = "OUTPUT_DONE"
 
     def _reply_data(self, m: Module, x: _Signals) -> None:
         replies = self.replies

@@ -33,6 +33,7 @@ from .transmitter import FrameTransmitter
 __all__ = ["HostLink"]
 
 DEFAULT_RING = 4096
+LEAST_CHANGES, MOST_CHANGES = 16, 1024
 
 
 class HostLink(wiring.Component):
@@ -54,6 +55,9 @@ class HostLink(wiring.Component):
         Commands that a host may have unanswered, a power of two.
     slots : :class:`bool`
         There is a :class:`~stillnet.hw.host.slots.Slots` between the link and the engine.
+    changes : :class:`int`, optional
+        Most elements of vectors that may come and go as changes, a power of two; 0 for none. As
+        many as the engine's vectors have, up to 1024, which is a block RAM each way.
 
     Members
     -------
@@ -86,6 +90,7 @@ class HostLink(wiring.Component):
         reply_bytes: int = DEFAULT_RING,
         window: int = 16,
         slots: bool = False,
+        changes: int | None = None,
     ) -> None:
         self._config = config
         largest = HEADER_BYTES + 2 * config.inputs
@@ -96,6 +101,9 @@ class HostLink(wiring.Component):
                 f"Receive buffer must be more than {largest} bytes for vectors of {config.inputs} "
                 f"elements, not {receive_bytes}"
             )
+        if changes is None:
+            largest = max(config.inputs, config.units, LEAST_CHANGES)
+            changes = min(MOST_CHANGES, 1 << (largest - 1).bit_length())
         self._identity = Identity(
             config=config,
             board=board,
@@ -106,6 +114,7 @@ class HostLink(wiring.Component):
             fingerprint=config.fingerprint,
             image_version=image.VERSION,
             slots=slots,
+            changes=changes,
         )
         self._window = window
         self._receiver = FrameReceiver(receive_bytes)
@@ -136,7 +145,10 @@ class HostLink(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         receiver, store = self._receiver, self._store
-        processor = CommandProcessor(self.identity.pack(), self._window, slots=self.identity.slots)
+        identity = self.identity
+        processor = CommandProcessor(
+            identity.pack(), self._window, slots=identity.slots, changes=identity.changes
+        )
         transmitter = FrameTransmitter()
         restart = receiver.restart
         m.submodules.receiver = receiver

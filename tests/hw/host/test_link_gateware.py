@@ -23,6 +23,7 @@ from stillnet.sw.contract import link
 from stillnet.sw.contract.image import MAGIC
 from stillnet.sw.contract.link import Cause, Command, Frame, FrameDecoder, Outcome, encode
 from stillnet.sw.contract.registers import Control, Register, Status
+from stillnet.sw.contract.vectors.changes import WANTED_SHIFT, Form, changes
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
 from tests.support.link_bench import CONFIGS, Raw, board, inputs, network
@@ -594,6 +595,57 @@ def test_lost_reply_is_repeated_and_nothing_done_twice(raw: Raw) -> None:
     assert sorted(raw.frames(), key=str) == sorted([told, *expected[1:]], key=str)
     answer = raw.ask(Command.ACCESS, sequence + 4, link.read(Register.STEPS))
     assert answer.payload == b"\4\0\0\0\0"
+
+
+CHANGE = Command.CHANGE | link.REPLY
+
+
+def test_changes_of_vectors(raw: Raw) -> None:
+    """A step as changes is the step as a whole; each reply has the form that was asked for, also
+    when several are on their way, in both forms."""
+    net = next(n for n in map(network, range(50)) if n.inputs > 9 and not n.input_mode.one_hot)
+    sequence = load(raw, 0, pack(net, CONFIGS["wide"]).hardware)
+    rows = inputs(1, net, 12)
+    reference = Reference(net, 8)
+    reference.clear()
+    outputs = [reference.step_integers(row) for row in rows]
+    expected = []
+    for k, (x, y) in enumerate(zip(rows, outputs)):
+        number = (sequence + k) % 256
+        if k % 5 == 0:
+            raw.send(Command.STEP, number, x.astype("<i2").tobytes())
+            expected.append(Frame(STEP, number, y.astype("<i2").tobytes() + b"\0"))
+            continue
+        form, wanted = Form(k % 4), Form(k // 4 % 4)
+        data = bytes([form | wanted << WANTED_SHIFT]) + changes(x, rows[k - 1], form)
+        raw.send(Command.CHANGE, number, data)
+        answer = bytes([wanted]) + changes(y, outputs[k - 1], wanted)
+        expected.append(Frame(CHANGE, number, answer + b"\0"))
+    assert raw.frames() == expected
+    raw.send(Command.RESUME, expected[8].sequence, b"\1")
+    again = [frame for frame in raw.frames() if frame.kind != link.NOTICE]
+    assert again == expected[8:]
+
+
+def test_changes_of_nothing_are_refused(raw: Raw) -> None:
+    """Before a whole vector, after a HELLO, and after a vector that was refused."""
+    net = next(n for n in map(network, range(50)) if not n.input_mode.one_hot)
+    image = pack(net, CONFIGS["wide"]).hardware
+    x = inputs(1, net, 1)[0]
+    refused, whole = bytes([Outcome.NO_BASE]), x.astype("<i2").tobytes()
+    assert raw.ask(Command.CHANGE, 0, b"\0").payload == bytes([Outcome.NOT_LOADED])
+    sequence = load(raw, 1, image)
+    assert raw.ask(Command.CHANGE, sequence, b"\0") == Frame(CHANGE, sequence, refused)
+    raw.ask(Command.STEP, sequence + 1, whole)
+    assert raw.ask(Command.CHANGE, sequence + 2, b"\0").payload[-1] == Outcome.OK
+    raw.ask(Command.HELLO, 77)
+    assert raw.ask(Command.CHANGE, 78, b"\0").payload == refused
+    raw.ask(Command.STEP, 79, whole)
+    raw.ask(Command.ACCESS, 80, link.load_block(0, image[:8], 8))
+    assert raw.ask(Command.STEP, 81, whole).payload == bytes([Outcome.NOT_LOADED])
+    sequence = load(raw, 82, image)
+    assert raw.ask(Command.CHANGE, sequence, b"\0").payload == refused
+    assert raw.ask(Command.CHANGE, sequence + 1).payload == bytes([Outcome.NOT_LOADED])
 
 
 def test_reset_frees_a_hanging_engine(raw: Raw) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import zlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from stillnet.sw.contract import link
 from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.link import Frame, FrameDecoder, Identity, encode
-from stillnet.sw.contract.registers import Register
+from stillnet.sw.contract.registers import Register, limit
 from tests import ROOT
 
 FRAMES = st.builds(Frame, st.integers(0, 15), st.integers(0, 255), st.binary(max_size=60))
@@ -163,6 +164,8 @@ IDENTITY = Identity(
 
 def test_identity_comes_back() -> None:
     assert Identity.unpack(IDENTITY.pack()) == IDENTITY
+    more = replace(IDENTITY, slots=True, changes=512)
+    assert Identity.unpack(more.pack()) == more
 
 
 @pytest.mark.parametrize(
@@ -204,3 +207,12 @@ def test_throughput_is_that_of_real_frames(inputs: int, outputs: int) -> None:
     longest = max(wire(step, 2 * inputs), wire(reply, 2 * outputs + 1))
     found = link.steps_per_second(inputs, outputs, 3_000_000)
     assert found == pytest.approx(3_000_000 / (10 * longest), rel=0.002)
+
+
+def test_what_limits_an_engine() -> None:
+    """Each cycle is of one of four counters; the largest says what limits."""
+    counters = {"words": 7, "stall_cell": 1, "stall_memory": 2, "stall_events": 3}
+    assert limit(counters) == "lanes"
+    for name, what in (("cell", "cells"), ("memory", "memory"), ("events", "events")):
+        assert limit(counters | {f"stall_{name}": 8}) == what
+    assert limit(dict.fromkeys(counters, 0)) is None

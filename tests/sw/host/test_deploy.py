@@ -170,6 +170,7 @@ def test_no_step_on_a_half_loaded_image(model: LinkModel, engine: Engine) -> Non
             assert (loaded is not None) == crc_is_right(memory, bases[place])
             if loaded is not None:
                 engine._loaded = engine._outline(images[which[place]])
+                engine._vectors_begin()
                 reference = fresh(nets[which[place]])
         elif kind == 4:
             session.call(Command.ACCESS, link.check(bases[place]))

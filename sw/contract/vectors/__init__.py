@@ -1,0 +1,1 @@
+"""How vectors travel, where that is shared by hardware and software."""
