@@ -258,7 +258,9 @@ class Board:
             "image_offset": self.image_offset,
             "flash_bytes": self.flash_bytes,
             "compact": self.part is None,
+            # An engine with tiers fills the chip, and five hundred LUTs more cost it its clock.
             "changes": self.part is not None
+            and self.memory_hz is None
             and block_rams(self.config()) + CHANGE_BLOCKS < self.block_rams,
             "ring_bytes": self.ring_bytes,
             "window": self.window,
