@@ -39,7 +39,7 @@ from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.cost.cost import predict
 from stillnet.sw.host.driver import Engine
 from stillnet.sw.report.report import write_report
-from stillnet.sw.util.results import RunResult
+from stillnet.sw.util.results.runs import RunResult
 
 HOP_MS = 1000 * signals.HOP / signals.RATE
 MEMORY_LATENCY = 30

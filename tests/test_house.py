@@ -119,6 +119,7 @@ A name is a folder, without those in it, or a single module.
 PARTS = {
     "sw.contract.cells": "sw.contract",
     "sw.contract.vectors": "sw.contract",
+    "sw.util.results": "sw.util",
     "sw.importers.onnx.cut": "sw.importers.onnx",
 }
 """Folders that stand and fall together with another one."""

@@ -13,7 +13,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
 from stillnet.sw.packing.engine_fit import fit
 from stillnet.sw.packing.packer import pack
-from stillnet.sw.util.results import GenerateResult
+from stillnet.sw.util.results.products import GenerateResult
 
 __all__ = ["GENERATE"]
 

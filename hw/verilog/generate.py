@@ -11,7 +11,7 @@ from stillnet.hw.core import STREAMS, Core, core_ports
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import write_atomically
-from stillnet.sw.util.results import GenerateResult
+from stillnet.sw.util.results.products import GenerateResult
 
 from .describe import describe_core, header
 from .example import example_verilog

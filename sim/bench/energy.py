@@ -26,7 +26,7 @@ from stillnet.sw.network.reference import Reference
 from stillnet.sw.quantization.quantizer import quantize
 from stillnet.sw.report.energy import CURRENTS, sdram_energy, standby_power
 from stillnet.sw.util.benches import Bench, table
-from stillnet.sw.util.results import SdramUse
+from stillnet.sw.util.results.runs import SdramUse
 
 __all__ = ["BENCH", "energy", "paced"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
-from stillnet.sw.util.results import RtlResult
+from stillnet.sw.util.results.runs import RtlResult
 
 from .run import run_rtl
 

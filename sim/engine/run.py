@@ -13,7 +13,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
 from stillnet.sw.packing.packer import pack
 from stillnet.sw.util.progress import Progress, silent
-from stillnet.sw.util.results import RtlResult
+from stillnet.sw.util.results.runs import RtlResult
 
 from .equivalence import run_engine
 from .model import Behaviour, build_model

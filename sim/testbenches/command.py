@@ -31,7 +31,8 @@ from stillnet.sw.packing.packer import pack, place
 from stillnet.sw.util.files import check_place, write_atomically
 from stillnet.sw.util.progress import Progress, silent
 from stillnet.sw.util.recordings import load_array
-from stillnet.sw.util.results import RtlResult, TestbenchResult
+from stillnet.sw.util.results.products import TestbenchResult
+from stillnet.sw.util.results.runs import RtlResult
 
 __all__ = ["TESTBENCH", "cocotb_engine", "core_description", "write_project"]
 

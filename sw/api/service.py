@@ -16,7 +16,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.util.progress import Progress
 from stillnet.sw.util.recordings import as_recordings
-from stillnet.sw.util.results import DeadlineReport
+from stillnet.sw.util.results.networks import DeadlineReport
 
 if TYPE_CHECKING:
     from stillnet.sw.monitor.monitor import Monitor

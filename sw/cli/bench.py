@@ -8,7 +8,7 @@ from typing import Any
 from stillnet.sw.util.benches import bench, bench_names, document, load_bench
 from stillnet.sw.util.files import check_place, write_atomically
 from stillnet.sw.util.progress import console_progress
-from stillnet.sw.util.results import BenchResult
+from stillnet.sw.util.results.studies import BenchResult
 
 from . import options
 from .main import Command

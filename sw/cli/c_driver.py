@@ -9,7 +9,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.host.c_driver import write_c_driver
 from stillnet.sw.packing.packer import load_image
-from stillnet.sw.util.results import CDriverResult
+from stillnet.sw.util.results.products import CDriverResult
 
 from . import options
 from .main import Command

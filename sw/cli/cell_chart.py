@@ -5,7 +5,7 @@ from __future__ import annotations
 from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.cells.report import cell_report
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.util.results import CellResult
+from stillnet.sw.util.results.products import CellResult
 
 __all__ = ["cell_chart", "describe_cell"]
 

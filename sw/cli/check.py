@@ -9,7 +9,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.partition.picture import draw_cut
 from stillnet.sw.util.pictures import check_picture
 from stillnet.sw.util.recordings import load_recordings
-from stillnet.sw.util.results import CheckedLayer, CheckedNode, CheckResult
+from stillnet.sw.util.results.studies import CheckedLayer, CheckedNode, CheckResult
 
 from . import options
 from .main import Command

@@ -11,7 +11,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.util.files import check_place
 from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_recordings
-from stillnet.sw.util.results import CompressReport, CompressResult
+from stillnet.sw.util.results.networks import CompressReport, CompressResult
 
 from . import options
 from .main import Command

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.packing.describe import info
-from stillnet.sw.util.results import CellResult, CheckResult, ImageInfo, NetworkInfo
+from stillnet.sw.util.results.networks import NetworkInfo
+from stillnet.sw.util.results.products import CellResult, ImageInfo
+from stillnet.sw.util.results.studies import CheckResult
 
 from .cell_chart import cell_chart, describe_cell
 from .check import describe_model, show_model

@@ -29,7 +29,7 @@ import numpy as np
 
 from stillnet.sw.contract.cells.cell import load_cells
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.util.results import Result
+from stillnet.sw.util.results.result import Result
 
 __all__ = ["Command", "command_parser", "commands", "main"]
 
@@ -71,7 +71,7 @@ class Command:
     configure : function of an ArgumentParser
         Adds the arguments. ``--json`` is there already.
     run : function of the parsed arguments
-        Does the work and returns its result: a :class:`~stillnet.sw.util.results.Result`, a
+        Does the work and returns its result: a :class:`~stillnet.sw.util.results.result.Result`, a
         dictionary of plain values, or None. ``--json`` prints all of its fields.
     show : function of the result, optional
         Prints it for people.

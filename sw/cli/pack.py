@@ -9,7 +9,7 @@ from stillnet.sw.network.network import Network
 from stillnet.sw.packing.engine_fit import fit
 from stillnet.sw.packing.packer import costs, pack
 from stillnet.sw.util.files import check_place, write_atomically
-from stillnet.sw.util.results import PackResult
+from stillnet.sw.util.results.products import PackResult
 
 from . import options
 from .main import Command

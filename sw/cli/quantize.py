@@ -9,7 +9,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import check_place
 from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_recordings
-from stillnet.sw.util.results import QuantizeResult
+from stillnet.sw.util.results.networks import QuantizeResult
 
 from . import options
 from .main import Command

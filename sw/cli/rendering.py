@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stillnet.sw.util.results import DeadlineReport, ImageInfo, NetworkInfo, QuantizeReport
+from stillnet.sw.util.results.networks import DeadlineReport, NetworkInfo, QuantizeReport
+from stillnet.sw.util.results.products import ImageInfo
 
 __all__ = [
     "columns",

@@ -20,7 +20,7 @@ from stillnet.sw.report.report import check_report, write_report
 from stillnet.sw.util.files import check_place, make_folder, write_atomically
 from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_array, recording_files
-from stillnet.sw.util.results import Energy, RunResult
+from stillnet.sw.util.results.runs import Energy, RunResult
 
 from . import options
 from .main import Command

@@ -12,7 +12,7 @@ from stillnet.sw.util.files import make_folder
 from stillnet.sw.util.pictures import check_picture
 from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_recordings
-from stillnet.sw.util.results import SearchResult
+from stillnet.sw.util.results.studies import SearchResult
 
 from . import options
 from .main import Command

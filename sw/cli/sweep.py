@@ -9,7 +9,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.util.pictures import check_picture
 from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_recordings
-from stillnet.sw.util.results import SweepResult
+from stillnet.sw.util.results.studies import SweepResult
 
 from . import options
 from .main import Command

@@ -14,7 +14,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.files import check_place
 from stillnet.sw.util.progress import Progress, console_progress
 from stillnet.sw.util.recordings import load_recordings
-from stillnet.sw.util.results import TrainResult
+from stillnet.sw.util.results.studies import TrainResult
 
 from . import options
 from .main import Command

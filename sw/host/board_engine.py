@@ -20,7 +20,7 @@ from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.engine_fit import changed, missing
 from stillnet.sw.packing.packer import pack
 from stillnet.sw.util.progress import Progress, silent
-from stillnet.sw.util.results import BoardResult
+from stillnet.sw.util.results.runs import BoardResult
 
 from .driver import Engine
 from .sdram_counters import sdram_use

@@ -24,7 +24,7 @@ from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Reg
 from stillnet.sw.contract.window import Interrupt, StreamRegister
 from stillnet.sw.packing.packer import Image
 from stillnet.sw.util.files import check_place, make_folder, write_atomically
-from stillnet.sw.util.results import CDriverResult
+from stillnet.sw.util.results.products import CDriverResult
 
 from .driver import REFUSALS
 

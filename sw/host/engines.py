@@ -27,7 +27,7 @@ from stillnet.sw.packing.engine_fit import fit as fit_engine
 from stillnet.sw.partition.parts import Kept
 from stillnet.sw.util.progress import Progress, silent
 from stillnet.sw.util.recordings import load_array
-from stillnet.sw.util.results import RunResult
+from stillnet.sw.util.results.runs import RunResult
 
 __all__ = ["engine_loaders", "run", "run_all"]
 

@@ -15,7 +15,7 @@ from stillnet.sw.contract.registers import (
     Register,
     SdramCounter,
 )
-from stillnet.sw.util.results import SdramUse
+from stillnet.sw.util.results.runs import SdramUse
 
 from .session import Session
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.image import MAGIC
 from stillnet.sw.network.network import Network, QuantizedLayer
-from stillnet.sw.util.results import (
+from stillnet.sw.util.results.networks import (
     CompressReport,
     DeadlineReport,
-    ImageInfo,
     InputInfo,
     LayerInfo,
     MatrixInfo,
     NetworkInfo,
     QuantizeReport,
 )
+from stillnet.sw.util.results.products import ImageInfo
 
 __all__ = ["describe_network", "info"]
 

@@ -10,7 +10,7 @@ from stillnet.sw.util.files import write_atomically
 from stillnet.sw.util.pictures import PALETTE, STYLE
 
 if TYPE_CHECKING:
-    from stillnet.sw.util.results import CheckResult
+    from stillnet.sw.util.results.studies import CheckResult
 
 __all__ = ["draw_cut"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.util.results import Energy, SdramUse
+from stillnet.sw.util.results.runs import Energy, SdramUse
 from stillnet.sw.util.shown import shown_joules, shown_time
 
 __all__ = [

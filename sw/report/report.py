@@ -18,7 +18,7 @@ from stillnet.sw.network.tiers import choose_hot, layouts_of
 from stillnet.sw.packing.describe import describe_network
 from stillnet.sw.util.files import check_place, write_atomically
 from stillnet.sw.util.progress import Progress
-from stillnet.sw.util.results import HardwareResult, RunResult
+from stillnet.sw.util.results.runs import HardwareResult, RunResult
 from stillnet.sw.util.shown import shown_count, shown_joules, shown_time
 
 from . import pictures as draw

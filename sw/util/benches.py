@@ -15,7 +15,7 @@ from typing import Any
 from stillnet.sw.contract.errors import StillnetError
 
 from .progress import Progress, silent
-from .results import BenchResult
+from .results.studies import BenchResult
 
 __all__ = ["Bench", "bench", "bench_names", "document", "load_bench", "table"]
 

@@ -10,7 +10,7 @@ from stillnet.sim.bench.edgedrnn import SHAPES, config, measure
 from stillnet.sim.engine.model import EngineModel
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.util.benches import bench, document
-from stillnet.sw.util.results import BenchResult
+from stillnet.sw.util.results.studies import BenchResult
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ import stillnet as sn
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 from stillnet.sw.quantization.quantizer import quantize
-from stillnet.sw.util import results
 from stillnet.sw.util.recordings import as_recordings
-from stillnet.sw.util.results import Result
+from stillnet.sw.util.results import networks, products, runs, studies
+from stillnet.sw.util.results.result import Result
 
 FUNCTIONS = (
     "bench",
@@ -233,9 +233,10 @@ def test_a_result_prints_its_fields() -> None:
     assert values["compression"] is None
 
 
-def test_all_results_are_frozen_and_documented() -> None:
+@pytest.mark.parametrize("results", [networks, products, runs, studies])
+def test_all_results_are_frozen_and_documented(results) -> None:
     kinds = [getattr(results, name) for name in results.__all__]
-    assert all(issubclass(kind, Result) and kind.__doc__ for kind in kinds)
+    assert kinds and all(issubclass(kind, Result) and kind.__doc__ for kind in kinds)
     assert all(kind.__dataclass_params__.frozen for kind in kinds)
     defined = {
         n

@@ -22,7 +22,7 @@ from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.util.recordings import load_array
-from stillnet.sw.util.results import RunResult
+from stillnet.sw.util.results.runs import RunResult
 from tests.support.networks.quick import quantize
 
 

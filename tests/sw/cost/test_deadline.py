@@ -15,7 +15,7 @@ from stillnet.sw.cost.guarantee import guaranteed_cycles
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.network.sequence import Layout, run_integers
-from stillnet.sw.util.results import DeadlineReport
+from stillnet.sw.util.results.networks import DeadlineReport
 from tests.support.networks.quick import quantize
 
 ENGINE = EngineConfig(

@@ -26,7 +26,7 @@ from stillnet.sw.report.energy import (
     standby_power,
 )
 from stillnet.sw.report.operations import operations
-from stillnet.sw.util.results import SdramUse
+from stillnet.sw.util.results.runs import SdramUse
 from stillnet.sw.util.shown import shown_joules
 from tests.support.streams import network, recording
 

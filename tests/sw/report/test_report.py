@@ -17,7 +17,7 @@ from stillnet.sw.network.reference import Reference
 from stillnet.sw.report.collect import collect
 from stillnet.sw.report.energy import energy_of
 from stillnet.sw.report.report import write_report
-from stillnet.sw.util.results import BoardResult, SdramUse
+from stillnet.sw.util.results.runs import BoardResult, SdramUse
 from stillnet.sw.util.shown import shown_count, shown_joules
 from tests.support.streams import model, network, recording
 

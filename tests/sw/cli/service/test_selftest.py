@@ -15,7 +15,7 @@ from stillnet.sw.cli.service import selftest as module
 from stillnet.sw.cli.service.selftest import selftest, verdict
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.reference import Reference
-from stillnet.sw.util.results import SdramUse
+from stillnet.sw.util.results.runs import SdramUse
 
 CONFIG = board("ulx3s-12f").config()
 

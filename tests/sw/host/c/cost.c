@@ -1,6 +1,6 @@
 /*
  * What the driver costs on a small CPU: steps on a bus and on a link whose other ends are ports of
- * a simulator. tests/support/measure_c_driver.py counts the instructions.
+ * a simulator. tests/support/measure/c_driver.py counts the instructions.
  */
 
 #include "stillnet.h"

@@ -1,6 +1,6 @@
 """Measures the LiteX system of examples/litex against the core alone, for docs/how-to/systems.md.
 
-``python -m tests.support.measure_litex --steps 202``; ``--still`` repeats one input vector.
+``python -m tests.support.measure.litex --steps 202``; ``--still`` repeats one input vector.
 """
 
 from __future__ import annotations

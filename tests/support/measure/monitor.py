@@ -1,4 +1,4 @@
-"""What looking on costs a stream: ``python -m tests.support.measure_monitor``.
+"""What looking on costs a stream: ``python -m tests.support.measure.monitor``.
 
 A program streams 161 elements in and out 100 times per second, as NSNet2 does, through a board
 that answers at once: what is measured is the host's work. Phases with and without a monitor

@@ -1,4 +1,4 @@
-"""Size and instructions of the C driver on RV32IMC: ``python -m tests.support.measure_c_driver``.
+"""Size and instructions of the C driver on RV32IMC: ``python -m tests.support.measure.c_driver``.
 
 Needs ``riscv64-unknown-elf-gcc`` (a package of the system) and ``pip install unicorn``, which the
 project itself does not. It prints the figures of docs/how-to/c-driver.md.
