@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import stillnet as sn
+from stillnet.boards.board import TIER_CLOCK_HZ
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.model.model import Model
 from stillnet.sw.quantization.quantizer import quantize
@@ -173,7 +174,7 @@ def test_a_deadline_knows_the_board(folder: Path) -> None:
     part = sn.deadline(network, np.load("x.npy"), 5.0, preset="ulx3s-85f", sdram="W9825G6KH")
     assert part.guaranteed_cycles < usual.guaranteed_cycles
     tiers = sn.deadline(network, "x.npy", 5.0, preset="ulx3s-85f-tiers")
-    assert tiers.clock_mhz == 87.5 and tiers.guaranteed_ms < usual.guaranteed_ms
+    assert tiers.clock_mhz == TIER_CLOCK_HZ / 1e6 and tiers.guaranteed_ms < usual.guaranteed_ms
     config = sn.EngineConfig.load("axi64")
     assert sn.deadline(network, "x.npy", 5.0, preset=config).clock_mhz == 100
     with pytest.raises(StillnetError, match="cannot keep 0.0001 ms"):
