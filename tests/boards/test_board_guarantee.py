@@ -182,6 +182,7 @@ def busy() -> Network:
     return network
 
 
+@pytest.mark.slow
 def test_no_step_on_a_board_passes_the_guarantee(bench: Bench, thorough: bool) -> None:
     steps, rng = (400 if thorough else 16), np.random.default_rng(1)
     network = busy()

@@ -97,7 +97,8 @@ QUICK = some(CONFIGS, *[name for name in CONFIGS if name != "shared"])
 
 @pytest.mark.parametrize("name", QUICK)
 def test_seeded_networks_equal_the_reference(cell_benches: dict[str, Bench], name: str) -> None:
-    for seed in range(SEEDS):
+    # Its delay lines make a step long.
+    for seed in range(SEEDS // 4 if name == "one cell" else SEEDS):
         cell_benches[name].check(random_cell_case(seed, CONFIGS[name]))
 
 

@@ -58,6 +58,7 @@ def test_back_to_back():
     assert np.array_equal(result.outputs, expected(X))
 
 
+@pytest.mark.slow
 def test_waveforms(tmp_path):
     path = tmp_path / "wave.vcd"
     result = run_rtl(NETWORK, X, preset=CONFIG, steps=1, trace=path)
