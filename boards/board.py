@@ -30,7 +30,7 @@ CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
 TIER_LANES = 8
 """Of an engine with a hot store: words are wider than the SDRAM's bus."""
 
-TIER_CLOCK_HZ = 93_750_000
+TIER_CLOCK_HZ = 87_500_000
 """Of such an engine, at most: it fills the chip. The SDRAM at its own clock, 131.25 MHz beside
 this, is what frames wait for."""
 
