@@ -27,9 +27,11 @@ def small_board() -> Board:
     return fast_link(replace(target, engine=engine))
 
 
-def run(target: Board, netlist: Netlist, cells: tuple[str, ...], steps: int = 5) -> Outcome:
+def run(
+    target: Board, stage: str, netlist: Netlist, cells: tuple[str, ...], steps: int = 5
+) -> Outcome:
     network, rows = small_network(replace(target.config(), cells=cells))
-    return trial(target, "synthesis", netlist, network, rows[:steps], silent)
+    return trial(target, stage, netlist, network, rows[:steps], silent)
 
 
 @pytest.mark.slow
@@ -40,7 +42,7 @@ def test_the_gates_of_a_board_compute_the_reference(stage: str) -> None:
     for cells in (("gru", "linear"), ("relu", "sigmoid", "tanh")):
         netlist = stage_netlist(target, stage, silent)
         assert kinds <= set(netlist.kinds())
-        outcome = run(target, netlist, cells)
+        outcome = run(target, stage, netlist, cells)
         assert outcome.good, verdict(outcome)
         assert set(outcome.network_cells) == set(cells)
         assert outcome.seen.domains["engine"] > 5000
@@ -60,7 +62,7 @@ def test_a_changed_table_is_noticed() -> None:
     name = next(n for n in netlist.of("LUT4") if n.startswith("system.engine.lanes"))
     parameters = netlist.cells[name]["parameters"]
     parameters["INIT"] = "".join("10"[int(bit)] for bit in parameters["INIT"])
-    outcome = run(target, netlist, ("gru", "linear"))
+    outcome = run(target, "synthesis", netlist, ("gru", "linear"))
     assert not outcome.good
     assert outcome.wrong or outcome.trouble
 
