@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import stillnet as sn
+from tests import ROOT
 
 FOLDER = Path(__file__).parents[2] / "examples/reproduce"
 NETWORKS = FOLDER / "networks"
@@ -193,3 +194,22 @@ def test_uniform_layers_keep_one_part_in_every_matrix(script: Any) -> None:
     assert len(parts[module.Uniform]) > 1
     assert parts[module.Uniform] == pytest.approx([0.5] * len(parts[module.Uniform]), abs=0.03)
     assert max(parts[module.Library]) - min(parts[module.Library]) > 0.1
+
+
+def test_the_page_of_the_search_says_what_was_measured(script: Any) -> None:
+    """On unheard recordings: ahead on one network, and not on the other."""
+    module = script("hass")
+    page = (ROOT / "docs" / "reproduce" / "hass.md").read_text()
+    names = {"uniform": "uniform", "compress": "compress", "search": "searched"}
+    areas = {}
+    for name, result in results()["hass"].items():
+        fronts = result["fronts"]
+        assert set(fronts) == set(module.WAYS)
+        areas[name] = module.volumes(fronts)
+        for way, rows in fronts.items():
+            heard = [(r["calibration"]["error"], r["calibration"]["words"]) for r in rows]
+            assert module.front(heard) == list(range(len(heard)))
+            words = [f"{module.words_at(rows, e):,.0f}" for e in module.LEVELS[name][-2:]]
+            area = f"{areas[name][way]:.3f}".removeprefix("0")
+            assert f"| {names[way]} | {len(rows)} | {area} | {words[0]} | {words[1]} |" in page
+    assert areas["nsnet2"]["search"] > 1.1 > 1 > areas["silero-vad"]["search"]
