@@ -197,7 +197,7 @@ def test_uniform_layers_keep_one_part_in_every_matrix(script: Any) -> None:
 
 
 def test_the_page_of_the_search_says_what_was_measured(script: Any) -> None:
-    """On unheard recordings: ahead on one network, and not on the other."""
+    """On unheard recordings: ahead on one network, and hardly on the other."""
     module = script("hass")
     page = (ROOT / "docs" / "reproduce" / "hass.md").read_text()
     names = {"uniform": "uniform", "compress": "compress", "search": "searched"}
@@ -212,4 +212,5 @@ def test_the_page_of_the_search_says_what_was_measured(script: Any) -> None:
             words = [f"{module.words_at(rows, e):,.0f}" for e in module.LEVELS[name][-2:]]
             area = f"{areas[name][way]:.3f}".removeprefix("0")
             assert f"| {names[way]} | {len(rows)} | {area} | {words[0]} | {words[1]} |" in page
-    assert areas["nsnet2"]["search"] > 1.1 > 1 > areas["silero-vad"]["search"]
+    assert areas["nsnet2"]["search"] > 1.1
+    assert areas["silero-vad"]["search"] < 1.1 < areas["silero-vad"]["compress"]
