@@ -19,12 +19,8 @@ TIERED = "-tiers"
 WIDE_CLOCK_HZ = 95_000_000
 """Of boards with 32 bits of SDRAM: six seeds of four lanes reached 94 to 98 MHz."""
 
-TANG_ENGINE = (
-    *(("units", 3072), ("inputs", 512), ("accumulators", 1280)),
-    *(("fetch_columns", 16), ("fetch_words", 32), ("prefetch_blocks", 4)),
-)
-"""Of the Tang Nano 20K: NSNet2's layers. Its FPGA has no blocks of RAM for powers of two. A memory
-of 16 words takes the place of eight LUTs and six registers, and a word comes after ten cycles."""
+TANG_ENGINE = (("units", 3072), ("inputs", 512), ("accumulators", 1280))
+"""Of the Tang Nano 20K: NSNet2's layers. Its FPGA has no blocks of RAM for powers of two."""
 
 
 def _ulx3s(size: str, block_rams: int, idcode: int) -> Board:

@@ -45,6 +45,9 @@ PATHS, DELAYS = "paths.json", "top.sdf"
 
 Progress = Callable[[str, int, int], None]
 
+_FULL = ("no Bels remaining", "Failed to expand region", "Unable to find legal placement")
+"""What nextpnr says of a design that does not fit."""
+
 _BRACKETS = re.compile(r"\\\S*\[\S*")
 
 
@@ -208,7 +211,7 @@ def _lines(command: list[str], folder: Path, log: Path, timeout: int) -> Iterato
         if process.wait() != 0:
             tail = [text for text in log.read_text().splitlines() if "ERROR" in text][-1:]
             error = " ".join(tail)
-            if "no Bels remaining" in error or "Failed to expand region" in error:
+            if any(sign in error for sign in _FULL):
                 raise StillnetError(
                     f"the design does not fit the FPGA ({error.strip()}); name fewer cells with "
                     f"--engine-cells (log: {log})"

