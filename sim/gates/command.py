@@ -14,6 +14,7 @@ from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.network.network import Network
+from stillnet.sw.packing.packer import pack
 from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_array
 
@@ -78,6 +79,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         network, rows = small_network(target.config())
     else:
         rows = _rows(network, args)
+        pack(network, target.config())  # refuses what does not fit, before minutes of placement
     with console_progress() as progress:
         netlist = stage_netlist(target, args.after, progress)
         if args.checks_only:

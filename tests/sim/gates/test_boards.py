@@ -6,11 +6,14 @@ The engine is small, so that placement and routing take minutes; the rest of the
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stillnet.boards.board import Board
 from stillnet.boards.catalogue import board
+from stillnet.sim.gates import command
 from stillnet.sim.gates.board import pads
 from stillnet.sim.gates.build import STAGES, fast_link, stage_netlist
 from stillnet.sim.gates.command import GATES
@@ -18,7 +21,9 @@ from stillnet.sim.gates.netlist import Netlist
 from stillnet.sim.gates.trial import Outcome, small_network, trial, verdict
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.model.model import Model
 from stillnet.sw.util.progress import silent
+from tests.support.networks.quick import quantize
 
 
 def small_board() -> Board:
@@ -82,6 +87,21 @@ def test_boards_that_cannot_be_simulated_are_refused(capsys: pytest.CaptureFixtu
         assert main(["gates", *arguments]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
+
+
+def test_a_network_that_does_not_fit_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after minutes of placement."""
+    monkeypatch.setattr(command, "stage_netlist", None)
+    rng = np.random.default_rng(0)
+    model = Model(4).lstm(rng.normal(0, 1, (12, 4)), rng.normal(0, 1, (12, 3)), *np.zeros((2, 12)))
+    quantize(model, rng.normal(0, 1, (9, 4))).save(tmp_path / "net.safetensors")
+    np.save(tmp_path / "x.npy", np.zeros((3, 4)))
+    files = [str(tmp_path / "net.safetensors"), str(tmp_path / "x.npy")]
+    assert main(["gates", *files, "--board", "ulx3s-25f"]) == 2
+    error = capsys.readouterr().err
+    assert "lstm" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["ulx3s-25f", "icesugar-pro", "colorlight-i5"])
