@@ -142,11 +142,11 @@ def trial(
     progress("simulator", 1, 1)
     try:
         _start(model, board, progress)
-        if preload:
-            model.fill(image.hardware)
         wait = WAIT_SECONDS + WAIT_A_BYTE * len(image.hardware)
         engine = Engine(model, timeout=wait, retry=wait / 4)
         if preload:
+            # Only now: the copy from an empty flash has ended, which writes to the first words.
+            model.fill(image.hardware)
             engine.start(image)
         else:
             engine.load(image, progress=progress)
