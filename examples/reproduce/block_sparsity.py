@@ -28,7 +28,7 @@ from shared import (
     read_results,
     write_results,
 )
-from signals import lorenz
+from signals import SITES, decibels, lorenz, recordings
 
 import stillnet as sn
 from stillnet.sw.compression import CompressOptions, compress
@@ -40,10 +40,7 @@ from stillnet.sw.quantization.solvers.hessian import bundles
 from stillnet.sw.quantization.solvers.masks import BLOCK, GROUP, Pattern, keep_largest
 from stillnet.sw.util.progress import silent
 
-SITES, UNITS, SEED = 16, 128, 0
-SKIPPED = 50
-"""First steps of a recording, which are not judged."""
-
+UNITS, SEED = 128, 0
 FLOAT_UPDATES, UPDATES, BATCH = 1200, 200, 16
 PLACE = FOLDER / "block-sparsity"
 
@@ -67,18 +64,6 @@ ENGINE = replace(
 
 Masks = list[np.ndarray]
 """Of the two matrices of the GRU, by inputs and by states: bool (gates, units, columns)."""
-
-
-def recordings(streams: int, steps: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What is seen and what is true, one array (steps, sites) for each stream."""
-    seen, true = lorenz(streams, steps, seed, sites=SITES)
-    return list(seen.transpose(1, 0, 2)), list(true.transpose(1, 0, 2))
-
-
-def decibels(y: list[np.ndarray], wanted: list[np.ndarray]) -> float:
-    """Squared error beside the variance of what is true, in dB."""
-    d = np.concatenate([(a - b)[SKIPPED:] for a, b in zip(y, wanted)])
-    return float(10 * np.log10(np.mean(d**2) / np.var(np.concatenate(wanted))))
 
 
 def imported(net: Any) -> sn.Model:

@@ -1,10 +1,10 @@
-"""Signals with a public definition."""
+"""Signals with a public definition, and how far an estimate of them is away."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["lorenz"]
+__all__ = ["SITES", "SKIPPED", "decibels", "lorenz", "recordings"]
 
 
 def lorenz(
@@ -44,3 +44,22 @@ def lorenz(
             found.append(x)
     true = np.stack(found)
     return (true + noise * rng.normal(size=true.shape)) / 4, true / 4
+
+
+SITES = 16
+"""Of the model that the filters of these pages learn."""
+
+SKIPPED = 50
+"""First steps of a recording, which are not judged."""
+
+
+def recordings(streams: int, steps: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What is seen and what is true, one array (steps, sites) for each stream."""
+    seen, true = lorenz(streams, steps, seed, sites=SITES)
+    return list(seen.transpose(1, 0, 2)), list(true.transpose(1, 0, 2))
+
+
+def decibels(y: list[np.ndarray], wanted: list[np.ndarray]) -> float:
+    """Squared error beside the variance of what is true, in dB."""
+    d = np.concatenate([(a - b)[SKIPPED:] for a, b in zip(y, wanted)])
+    return float(10 * np.log10(np.mean(d**2) / np.var(np.concatenate(wanted))))

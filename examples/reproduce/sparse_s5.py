@@ -15,14 +15,11 @@ from typing import Any
 
 import numpy as np
 from shared import COLOURS, FOLDER, NETWORKS, command_line, figures, judge, picture, write_results
-from signals import lorenz
+from signals import SITES, decibels, lorenz, recordings
 
 import stillnet as sn
 
-SITES, SEED = 16, 0
-SKIPPED = 50
-"""First steps of a recording, which are not judged."""
-
+SEED = 0
 SIZES = {
     "dense": (24, 32, 48, 64),
     "sparse": (64, 128),
@@ -30,18 +27,6 @@ SIZES = {
 """Units, as many as complex states."""
 KEPT = {"dense": 1.0, "sparse": 0.1}
 UPDATES = 1500
-
-
-def recordings(streams: int, steps: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What is seen and what is true, one array (steps, sites) for each stream."""
-    seen, true = lorenz(streams, steps, seed, sites=SITES)
-    return list(seen.transpose(1, 0, 2)), list(true.transpose(1, 0, 2))
-
-
-def decibels(y: list[np.ndarray], wanted: list[np.ndarray]) -> float:
-    """Squared error beside the variance of what is true, in dB."""
-    d = np.concatenate([(a - b)[SKIPPED:] for a, b in zip(y, wanted)])
-    return float(10 * np.log10(np.mean(d**2) / np.var(np.concatenate(wanted))))
 
 
 def imported(net: Any) -> sn.Model:

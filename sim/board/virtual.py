@@ -26,7 +26,10 @@ from stillnet.sw.network.network import Network
 __all__ = ["MODELS", "STARTUP_US", "VirtualBoard", "flash_half", "sim_transport"]
 
 HARNESS = HARNESSES / "board.cpp"
-MODELS = tuple(HARNESSES / f"{part}_model.h" for part in ("sdram", "flash", "uart"))
+MODELS = (
+    *(HARNESSES / f"{part}_model.h" for part in ("sdram", "flash", "uart")),
+    HARNESSES / "host_side.h",
+)
 STARTUP_US = 2
 """Pause of the SDRAM after power-up, shorter than a real one's; nothing else is."""
 YES = (True, "true", "1", "yes")
