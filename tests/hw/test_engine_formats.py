@@ -65,7 +65,7 @@ def benches() -> Iterator[dict[str, Bench]]:
         bench.renew()
 
 
-@pytest.mark.parametrize("name", some(CONFIGS, "both", "int4"))
+@pytest.mark.parametrize("name", some(CONFIGS, "both"))
 @pytest.mark.parametrize("part", range(4))
 def test_random_networks(benches: dict[str, Bench], name: str, part: int) -> None:
     bench = benches[name]
