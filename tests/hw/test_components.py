@@ -74,7 +74,7 @@ def operands(bits: int, rng: np.random.Generator, count: int) -> np.ndarray:
 # -- cells --------------------------------------------------------------------------------------
 
 
-def check_pipeline(cell: Cell, sharing: int = 1, count: int = 2000) -> None:
+def check_pipeline(cell: Cell, sharing: int = 1, count: int = 1000) -> None:
     """A pipeline against its cell's integers, with operands of every size and sign."""
     dut = CellPipeline(cell, sharing)
     assert dut.cell is cell
