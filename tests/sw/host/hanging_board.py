@@ -18,7 +18,7 @@ from stillnet.sw.contract.link import Command
 from stillnet.sw.host.driver import Engine
 from tests.support.link_bench import BAUD, CLOCK, CONFIGS
 
-__all__ = ["hanging_board", "silence"]
+__all__ = ["TRAP", "hanging_board", "silence"]
 
 TRAP = 8
 """The last words of the memory: a write there silences it."""
