@@ -398,6 +398,36 @@ def test_a_hung_engine_with_steps_in_flight(window: int | None) -> None:
     model.end()
 
 
+def test_a_hung_engine_that_is_confirmed_too_late() -> None:
+    """The confirmation comes behind steps that hang: it ends the board's refusals, and the steps
+    behind it would be done before those in front of it."""
+    model = hanging_board()
+    engine = connect(model, timeout=10 * UNIT)
+    net, new = first(), other(first())
+    engine.load(net)
+    rows = inputs(6, net, 60)
+    deployment = engine.deploy(new, watchdog=2 * UNIT)
+
+    def vectors() -> Iterator[np.ndarray]:
+        for k, row in enumerate(rows):
+            if k == 30:
+                silence(engine)
+            if k == 32:  # sent with the next output; then 30 and 31 are on their way
+                engine.confirm()
+            yield row
+
+    outputs = list(engine.stream_integers(vectors(), window=6))
+    assert deployment.stage == "fell back" and len(outputs) == len(rows)
+    begin, reference = 0, fresh(new)
+    while np.array_equal(outputs[begin], reference.step_integers(rows[begin])):
+        begin += 1
+    assert begin == 30
+    reference = fresh(net)
+    for k in range(begin, len(rows)):
+        np.testing.assert_array_equal(outputs[k], reference.step_integers(rows[k]), str(k))
+    model.end()
+
+
 def test_a_hung_engine_under_a_program_in_c() -> None:
     """It is told that nothing runs; it acknowledges, joins the network before and goes on."""
     model, rows = hanging_board(), inputs(6, first(), 30)
