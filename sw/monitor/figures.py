@@ -26,8 +26,8 @@ def recent(blocks: Iterable[dict[str, Any]]) -> dict[str, Any]:
     -------
     dict
         ``steps_per_second``, and per step ``words``, ``cycles``, those of each stall,
-        ``saturations``, ``events`` by vector, and bytes on the line each way, ``moved``; empty where
-        nothing ran.
+        ``saturations``, ``events`` by vector, and bytes on the line each way, ``moved``; empty
+        where nothing ran.
     """
     taken: list[dict[str, Any]] = []
     for block in reversed(list(blocks)):

@@ -118,8 +118,8 @@ class CommandProcessor(wiring.Component):
 
     With ``slots`` a watchdog may reset the engine. Then vectors that are in it are refused, each in
     its turn, as if none had been loaded: their replies end with what was written of an output, at
-    least an element, and the outcome. The rest of a vector that was on its way in is dropped, and so
-    is any other one until the watchdog is acknowledged.
+    least an element, and the outcome. The rest of a vector that was on its way in is dropped, and
+    so is any other one until the watchdog is acknowledged.
 
     Parameters
     ----------

@@ -230,10 +230,10 @@ class Bench:
         if in_reset:
             engine.reset()
         host.send()
-        if self.aims and now > 150 and host.out and host.order[-1][0] == self.aimed_at:
-            if len(host.out) == host.length - 2:  # header and sequence are taken
-                self.aims, self.lost_at = False, now + rng.randrange(1, 7)
-                engine.hangs = now
+        accepted = host.out and len(host.out) == host.length - 2  # header and sequence are taken
+        if self.aims and now > 150 and accepted and host.order[-1][0] == self.aimed_at:
+            self.aims, self.lost_at = False, now + rng.randrange(1, 7)
+            engine.hangs = now
         byte, last = host.out[0] if host.out and rng.random() < self.pace else (None, False)
         valid, element, end = engine.offered(now)
         takes = now < engine.hangs and not in_reset and len(engine.inside) < 2
@@ -251,17 +251,26 @@ class Bench:
         loading = lost or (self.blocked and now < self.lost_at + LOST + 100)
         ctx.set(dut.registers.read_data, 0 if loading else Status.LOADED)
         self.ack = max(0, self.ack - 1)
-        _, _, taken, into, value, out, reply_valid, reply_ready, reply, bus = (
-            await ctx.tick().sample(
-                dut.frames.ready,
-                dut.inputs.valid & dut.inputs.ready,
-                dut.inputs.payload,
-                dut.outputs.valid & dut.outputs.ready,
-                dut.replies.valid,
-                dut.replies.ready,
-                dut.replies.payload,
-                dut.registers.write_strobe | dut.registers.read_strobe,
-            )
+        (
+            _,
+            _,
+            taken,
+            into,
+            value,
+            out,
+            reply_valid,
+            reply_ready,
+            reply,
+            bus,
+        ) = await ctx.tick().sample(
+            dut.frames.ready,
+            dut.inputs.valid & dut.inputs.ready,
+            dut.inputs.payload,
+            dut.outputs.valid & dut.outputs.ready,
+            dut.replies.valid,
+            dut.replies.ready,
+            dut.replies.payload,
+            dut.registers.write_strobe | dut.registers.read_strobe,
         )
         if byte is not None and taken:
             host.out.popleft()

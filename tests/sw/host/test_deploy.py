@@ -376,8 +376,8 @@ def test_the_watchdog_goes_back_and_the_stream_goes_on(model: LinkModel, engine:
 
 @pytest.mark.parametrize("window", [1, None])
 def test_a_hung_engine_with_steps_in_flight(window: int | None) -> None:
-    """The memory falls silent under the new network. The board goes back, and refuses the steps that
-    hung; the old network does them, from a cleared state, and the stream has missed nothing."""
+    """The memory falls silent under the new network. The board goes back, and refuses the steps
+    that hung; the old network does them, from a cleared state, so the stream loses none."""
     model = hanging_board()
     engine = connect(model, timeout=10 * UNIT)
     net, new = first(), other(first())
