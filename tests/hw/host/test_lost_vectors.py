@@ -88,7 +88,7 @@ class Host:
     """Sends commands, ``WINDOW`` of them ahead, and looks at every reply."""
 
     def __init__(self, rng: random.Random, *, changes: bool) -> None:
-        self.rng, self.changes = rng, changes
+        self.rng, self.changes, self.window = rng, changes, WINDOW
         self.wanted: deque[tuple[Command, Any]] = deque()
         self.order: deque[tuple[Command, Any]] = deque()
         self.out: deque[tuple[int, bool]] = deque()
@@ -109,11 +109,11 @@ class Host:
 
     def send(self) -> None:
         """The next command, where there is room for it."""
-        if not self.wanted or len(self.order) == WINDOW or self.out:
+        if not self.wanted or len(self.order) == self.window or self.out:
             return
         kind, x = self.wanted.popleft()
         payload, form = b"", Form(0)
-        if kind == Command.CHANGE:  # of a vector that the board must have forgotten
+        if kind == Command.CHANGE:  # the same vector again
             payload = b"\0"
         elif kind == Command.ACCESS:
             payload = link.read(Register.STATUS) if x is not None else link.watchdog(0)
@@ -169,13 +169,15 @@ class Host:
 class Bench:
     """A processor between a host and an engine, which is lost at some cycle."""
 
-    def __init__(self, seed: int, *, changes: bool) -> None:
+    def __init__(self, seed: int, *, changes: bool, after: int | None = None) -> None:
         self.rng = random.Random(seed)
+        self.after, self.held = after, 0
         self.host = Host(self.rng, changes=changes)
         self.engine = ModelEngine(self.rng)
         self.lost_at = self.rng.randrange(50, 900)
         self.engine.hangs = self.lost_at - self.rng.choice([1, 1, 30, 200])
-        self.aims = seed % 2 == 1  # at a command that is just being accepted
+        # At a command that is just being accepted; at the second one, so many cycles after it came.
+        self.aims = seed % 2 == 1 or after is not None
         if self.aims:
             self.lost_at = self.engine.hangs = 1 << 30
         self.pace = self.rng.choice([0.9, 0.3])
@@ -195,8 +197,13 @@ class Bench:
 
     async def _test(self, ctx: Any) -> None:
         host = self.host
-        host.plan(14)
         self.now = 0
+        if self.after is None:
+            host.plan(14)
+        else:
+            x = np.arange(INPUTS)
+            host.wanted.extend([(Command.STEP, x), (Command.CHANGE, x)])
+            host.window = 1
         await self._until_answered(ctx, 0)
         if self.lost_at > self.now:
             self.lost_at = self.now
@@ -231,10 +238,14 @@ class Bench:
             engine.reset()
         host.send()
         accepted = host.out and len(host.out) == host.length - 2  # header and sequence are taken
-        if self.aims and now > 150 and accepted and host.order[-1][0] == self.aimed_at:
-            self.aims, self.lost_at = False, now + rng.randrange(1, 7)
+        waited = now > 150 or self.after is not None
+        if self.aims and waited and accepted and host.order[-1][0] == self.aimed_at:
+            self.aims, self.lost_at = False, now + (self.after or rng.randrange(1, 7))
             engine.hangs = now
+            self.held = 0 if self.after is None else 15
         byte, last = host.out[0] if host.out and rng.random() < self.pace else (None, False)
+        if self.held:
+            byte, self.held = None, self.held - 1
         valid, element, end = engine.offered(now)
         takes = now < engine.hangs and not in_reset and len(engine.inside) < 2
         ctx.set(dut.lost, lost)
@@ -300,3 +311,12 @@ def test_vectors_that_are_lost_are_refused(changes: bool, thorough: bool) -> Non
         cut += bench.host.cut
         fed += bench.host.fed_refused
     assert repeated > 15 and cut and fed
+
+
+@pytest.mark.parametrize("after", range(1, 14))
+def test_changes_are_lost_before_their_form_is_known(after: int) -> None:
+    """The reply must have the kind of its command, which the form is part of: its bytes come late
+    here, and the engine is lost while the command is looked at, accepted, or waits for them."""
+    bench = Bench(0, changes=True, after=after)
+    bench.run()
+    assert bench.repeated == 1
