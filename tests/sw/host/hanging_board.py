@@ -15,7 +15,7 @@ from stillnet.hw.memory.ram import RamPort
 from stillnet.sim.board.link import LinkBench, LinkModel
 from stillnet.sw.contract import link
 from stillnet.sw.contract.link import Command
-from stillnet.sw.host.driver import Engine, _Awaited
+from stillnet.sw.host.driver import Engine
 from tests.support.link_bench import BAUD, CLOCK, CONFIGS
 
 __all__ = ["TRAP", "hanging_board", "silence"]
@@ -75,6 +75,6 @@ def silence(engine: Engine) -> None:
     payload = link.load_block(at, bytes(TRAP * config.word_bytes), config.word_bytes)
     if engine._streaming:
         engine.session.send(Command.ACCESS, payload)
-        engine._order.append(_Awaited(None))
+        engine._order.append(engine._order[-1]._replace(step=None, kind=Command.ACCESS))
     else:
         engine.session.call(Command.ACCESS, payload)
