@@ -14,7 +14,7 @@ from stillnet.boards.build.toolchain import TOOLCHAINS
 from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.host.transport import DEFAULT_BAUD
+from stillnet.sw.host.driver.transport import DEFAULT_BAUD
 from stillnet.sw.network.network import Network
 from stillnet.sw.packing.packer import pack
 from stillnet.sw.util.progress import console_progress

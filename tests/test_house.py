@@ -71,24 +71,26 @@ MAY_IMPORT = {
     " sw.quantization.checking sw.quantization.solvers sw.util",
     "sw.train": "sw.compression sw.cost sw.model sw.network sw.quantization"
     " sw.quantization.checking sw.util",
-    "sw.host": "sw.network sw.packing sw.partition sw.util",
-    "sw.monitor": "sw.host sw.model sw.network sw.util",
+    "sw.host.driver": "sw.network sw.packing sw.partition sw.util",
+    "sw.host": "sw.host.driver sw.network sw.packing sw.partition sw.util",
+    "sw.monitor": "sw.host sw.host.driver sw.model sw.network sw.util",
     "sw.report": "sw.cost sw.model sw.network sw.packing sw.util",
-    "sw.cli": "sw.compression sw.cost sw.host sw.importers sw.model sw.monitor sw.network"
-    " sw.packing sw.partition sw.quantization sw.quantization.solvers sw.report sw.search"
-    " sw.train sw.util",
-    "sw.cli.service": "sw.cli sw.host sw.model sw.monitor sw.network sw.packing sw.quantization"
-    " sw.util",
-    "sw.api": "hw.verilog sw.compression sw.cost sw.host sw.importers sw.model sw.monitor"
-    " sw.network sw.packing sw.partition sw.quantization sw.train sw.util",
+    "sw.cli": "sw.compression sw.cost sw.host sw.host.driver sw.importers sw.model sw.monitor"
+    " sw.network sw.packing sw.partition sw.quantization sw.quantization.solvers sw.report"
+    " sw.search sw.train sw.util",
+    "sw.cli.service": "sw.cli sw.host sw.host.driver sw.model sw.monitor sw.network sw.packing"
+    " sw.quantization sw.util",
+    "sw.api": "hw.verilog sw.compression sw.cost sw.host sw.host.driver sw.importers sw.model"
+    " sw.monitor sw.network sw.packing sw.partition sw.quantization sw.train sw.util",
     # Boards: a board and the catalogue are modules that all the others read.
-    "boards.board": "hw.compact hw.memory.sdram sw.cost sw.network sw.packing",
+    "boards.board": "hw.compact hw.host.link hw.memory.sdram sw.cost sw.network sw.packing",
     "boards.catalogue": "boards.board boards.platforms",
     "boards.platforms": "",
     "boards.top": "boards.board boards.catalogue boards.platforms hw hw.compact hw.host"
     " hw.host.link hw.memory hw.memory.sdram hw.parts",
     "boards.build": "boards.board boards.catalogue boards.platforms boards.top hw.parts sw.util",
-    "boards": "boards.board boards.build boards.catalogue sw.cli sw.network sw.packing sw.util",
+    "boards": "boards.board boards.build boards.catalogue sw.cli sw.host.driver sw.network"
+    " sw.packing sw.util",
     "boards.systems": "hw hw.verilog",
     "boards.bench": "boards.build boards.catalogue hw hw.cell sw.cli sw.util",
     # Simulation.
@@ -99,15 +101,15 @@ MAY_IMPORT = {
     "sim.board": "boards.board boards.catalogue boards.top hw hw.host hw.host.link hw.memory"
     " hw.memory.sdram hw.verilog sim.compile sw.cli sw.network sw.packing sw.util",
     "sim.gates": "boards.board boards.build boards.catalogue sim.board sim.compile sw.cli sw.host"
-    " sw.model sw.network sw.packing sw.quantization sw.util",
+    " sw.host.driver sw.model sw.network sw.packing sw.quantization sw.util",
     "sim.proofs": "hw.events hw.host.link hw.memory hw.memory.sdram hw.parts",
     "sim.testbenches": f"{HARDWARE} boards.catalogue boards.top sim.board sim.compile sim.engine"
-    " sim.sdram sim.testbenches.template sw.cli sw.host sw.network sw.packing sw.util",
+    " sim.sdram sim.testbenches.template sw.cli sw.host sw.host.driver sw.network sw.packing"
+    " sw.util",
     "sim.testbenches.template": "",
     "sim.bench": "boards.board boards.catalogue hw.memory.sdram sim.audio sim.board sim.engine"
-    " sim.sdram"
-    " sw.compression sw.cost sw.host sw.importers sw.model sw.network sw.packing sw.partition"
-    " sw.quantization sw.report sw.util",
+    " sim.sdram sw.compression sw.cost sw.host sw.host.driver sw.importers sw.model sw.network"
+    " sw.packing sw.partition sw.quantization sw.report sw.util",
     "sim": "",
     "sw": "",
 }

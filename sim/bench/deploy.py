@@ -21,8 +21,8 @@ from stillnet.boards.catalogue import of_preset
 from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.link import BITS_PER_BYTE
-from stillnet.sw.host.deployment import Deployment
 from stillnet.sw.host.driver import Engine
+from stillnet.sw.host.driver.deployment import Deployment
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillnet.sw.contract.config import EngineConfig
-from stillnet.sw.host.serving import DEFAULT_PORT
+from stillnet.sw.host.driver.serving import DEFAULT_PORT
 from stillnet.sw.importers.load import load_model
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network

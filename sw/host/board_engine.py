@@ -23,8 +23,8 @@ from stillnet.sw.util.progress import Progress, silent
 from stillnet.sw.util.results.runs import BoardResult
 
 from .driver import Engine
+from .driver.transport import DEFAULT_BAUD, open_transport
 from .sdram_counters import sdram_use
-from .transport import DEFAULT_BAUD, open_transport
 
 __all__ = ["board_engine", "run_on_board", "sim_engine"]
 

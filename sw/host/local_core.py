@@ -59,7 +59,7 @@ class _Unanswered:
 
 
 class CoreTransport:
-    """A :class:`~stillnet.sw.host.transport.Transport` to a core on this system's bus.
+    """A :class:`~stillnet.sw.host.driver.transport.Transport` to a core on this system's bus.
 
     Parameters
     ----------
@@ -123,13 +123,13 @@ class CoreTransport:
     # -- the transport ----------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """See :class:`~stillnet.sw.host.transport.Transport`."""
+        """See :class:`~stillnet.sw.host.driver.transport.Transport`."""
         for frame in self._decoder.feed(data):
             self._accept(frame)
         self._work()
 
     def read(self, timeout: float) -> bytes:
-        """See :class:`~stillnet.sw.host.transport.Transport`."""
+        """See :class:`~stillnet.sw.host.driver.transport.Transport`."""
         end = self._now() + timeout
         while not self._replies:
             if self._work():
@@ -143,11 +143,11 @@ class CoreTransport:
         return data
 
     def now(self) -> float:
-        """See :class:`~stillnet.sw.host.transport.Transport`."""
+        """See :class:`~stillnet.sw.host.driver.transport.Transport`."""
         return self._now()
 
     def close(self) -> None:
-        """See :class:`~stillnet.sw.host.transport.Transport`."""
+        """See :class:`~stillnet.sw.host.driver.transport.Transport`."""
 
     def _pause(self, left: float) -> None:
         """Until the core has something, or takes something."""

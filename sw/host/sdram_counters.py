@@ -17,7 +17,7 @@ from stillnet.sw.contract.registers import (
 )
 from stillnet.sw.util.results.runs import SdramUse
 
-from .session import Session
+from .driver.session import Session
 
 __all__ = ["sdram_use"]
 

@@ -142,7 +142,7 @@ class UioTransport(CoreTransport):
             ) from error
 
     def close(self) -> None:
-        """See :class:`~stillnet.sw.host.transport.Transport`."""
+        """See :class:`~stillnet.sw.host.driver.transport.Transport`."""
         if self._file >= 0:
             self._mapped.close()
             os.close(self._file)

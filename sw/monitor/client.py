@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 import numpy as np
 
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.host.serving import DEFAULT_PORT, HEADER, PATIENCE
-from stillnet.sw.host.watch import VERSION
+from stillnet.sw.host.driver.serving import DEFAULT_PORT, HEADER, PATIENCE
+from stillnet.sw.host.driver.watch import VERSION
 from stillnet.sw.util.progress import Progress, silent
 
 __all__ = ["Client", "NoDriver", "NoSteps", "Steps"]

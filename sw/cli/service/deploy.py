@@ -9,7 +9,7 @@ from typing import Any
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.host.driver import Engine
-from stillnet.sw.host.serving import DEFAULT_PORT
+from stillnet.sw.host.driver.serving import DEFAULT_PORT
 from stillnet.sw.monitor.client import Client
 from stillnet.sw.packing.packer import Image, load_image
 from stillnet.sw.util.progress import console_progress

@@ -10,7 +10,7 @@ from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.cli.rendering import columns, print_tables
 from stillnet.sw.contract.errors import StillnetError
-from stillnet.sw.host.serving import DEFAULT_PORT as DRIVER_PORT
+from stillnet.sw.host.driver.serving import DEFAULT_PORT as DRIVER_PORT
 from stillnet.sw.monitor.canary import Canary
 from stillnet.sw.monitor.client import Client
 from stillnet.sw.monitor.figures import ago, limited_by, quantile, recent, status

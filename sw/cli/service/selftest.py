@@ -14,8 +14,8 @@ from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.host.driver import Engine
+from stillnet.sw.host.driver.transport import DEFAULT_BAUD
 from stillnet.sw.host.sdram_counters import sdram_use
-from stillnet.sw.host.transport import DEFAULT_BAUD
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference

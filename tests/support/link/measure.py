@@ -17,7 +17,7 @@ from stillnet.sim.audio import recordings, signals
 from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.link import REPLY, Command, Frame, encode
 from stillnet.sw.contract.vectors.changes import WANTED_SHIFT, Form, changes
-from stillnet.sw.host.changes import LinkVectors
+from stillnet.sw.host.driver.changes import LinkVectors
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 

@@ -73,8 +73,8 @@ def silence(engine: Engine) -> None:
     config = engine.config
     at = (1 << config.address_bits) - TRAP
     payload = link.load_block(at, bytes(TRAP * config.word_bytes), config.word_bytes)
-    if engine._streaming:
+    if engine._steps.running:
         engine.session.send(Command.ACCESS, payload)
-        engine._order.append(engine._order[-1]._replace(step=None, kind=Command.ACCESS))
+        engine._steps.order.append(engine._steps.order[-1]._replace(step=None, kind=Command.ACCESS))
     else:
         engine.session.call(Command.ACCESS, payload)

@@ -23,9 +23,9 @@ from stillnet.sw.contract import link
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.link import Command
 from stillnet.sw.contract.registers import CHECK_ERROR_AT, Error, Register, Status
-from stillnet.sw.host.deployment import layout_difference
 from stillnet.sw.host.driver import Engine, RefusedCommand
-from stillnet.sw.host.session import ConnectionLost
+from stillnet.sw.host.driver.deployment import layout_difference
+from stillnet.sw.host.driver.session import ConnectionLost
 from stillnet.sw.model.model import Model
 from stillnet.sw.monitor.canary import Canary
 from stillnet.sw.monitor.client import Client

@@ -25,10 +25,10 @@ from stillnet.sw.contract.link import Command
 from stillnet.sw.contract.registers import Register
 from stillnet.sw.host import board_engine as board_engine_module
 from stillnet.sw.host import engines
-from stillnet.sw.host import transport as transport_module
 from stillnet.sw.host.board_engine import board_engine, run_on_board, sim_engine
 from stillnet.sw.host.driver import ConnectionLost, Engine, RefusedCommand
-from stillnet.sw.host.transport import open_transport
+from stillnet.sw.host.driver import transport as transport_module
+from stillnet.sw.host.driver.transport import open_transport
 from stillnet.sw.model.model import Model
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
@@ -282,7 +282,7 @@ def test_image_of_another_engine_is_not_sent(model: LinkModel, engine: Engine) -
 
 
 def test_board_of_another_version(model: LinkModel, monkeypatch) -> None:
-    monkeypatch.setattr("stillnet.sw.host.driver.IMAGE_VERSION", 4)
+    monkeypatch.setattr("stillnet.sw.host.driver.engine.IMAGE_VERSION", 4)
     with pytest.raises(
         StillnetError,
         match="^the board takes images of version 3, this stillnet makes version 4; build and "

@@ -13,7 +13,7 @@ from stillnet.sw.contract.events import Mode, encode
 from stillnet.sw.contract.link import Command, Identity
 from stillnet.sw.contract.sources import INPUT
 from stillnet.sw.contract.vectors.changes import WANTED_SHIFT, Form, apply_changes, changes
-from stillnet.sw.host.changes import LinkVectors
+from stillnet.sw.host.driver.changes import LinkVectors
 from stillnet.sw.network.network import Network, QuantizedLayer
 
 IDENTITY = HostLink(PRESETS["axi64"], clock_hz=1).identity

@@ -11,7 +11,7 @@ import pytest
 
 from stillnet.sw.contract.registers import Register
 from stillnet.sw.host.driver import ConnectionLost
-from stillnet.sw.host.watch import Watch
+from stillnet.sw.host.driver.watch import Watch
 from stillnet.sw.monitor import alarms
 from stillnet.sw.monitor.canary import Canary
 from stillnet.sw.network.reference import Reference

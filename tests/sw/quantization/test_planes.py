@@ -10,7 +10,7 @@ from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.link import steps_per_second
 from stillnet.sw.contract.sources import INPUT
-from stillnet.sw.host.transport import DEFAULT_BAUD
+from stillnet.sw.host.driver.transport import DEFAULT_BAUD
 from stillnet.sw.model.model import Model
 from stillnet.sw.model.planes import PLANE_BITS, two_planes
 from stillnet.sw.network.network import Network

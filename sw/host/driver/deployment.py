@@ -31,7 +31,7 @@ from stillnet.sw.packing.packer import Image
 from stillnet.sw.util.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from .driver import Engine
+    from .engine import Engine
 
 __all__ = ["STATES", "Deployment", "Slots", "layout_difference"]
 
@@ -179,7 +179,7 @@ class Deployment:
 
 def refusal(error: int) -> str:
     """Why the board refused an image, in words."""
-    from .driver import REFUSALS
+    from .engine import REFUSALS
 
     return str(REFUSALS.get(error, f"error {error}; load again"))  # type: ignore[call-overload]
 
@@ -450,7 +450,7 @@ class Slots:
 
     def _other_integers(self, before: Any, new: Any) -> bool:
         """A stream of integers would get other formats."""
-        if before is None or not self._engine._streams_integers:
+        if before is None or not self._engine._steps.integers:
             return False
         return bool(_formats(before.outline) != _formats(new.outline))
 
@@ -538,7 +538,7 @@ class Slots:
 
     def confirm(self) -> None:
         """Ends the watchdog; with the next step, while a stream runs."""
-        if self._engine._streaming:
+        if self._engine._steps.running:
             self._confirmed = True
             return
         self._engine._ready(fresh=True)

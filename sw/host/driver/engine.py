@@ -2,7 +2,7 @@
 
 ::
 
-    from stillnet.sw.driver import Engine
+    from stillnet.sw.host.driver import Engine
 
     with Engine.open("/dev/ttyUSB0") as engine:
         engine.load("net.img")
@@ -14,45 +14,41 @@ The same program works on a virtual board: ``Engine.open("sim:ulx3s-85f")``.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from stillnet.sw.contract import link
 from stillnet.sw.contract.budgets import BUDGET_BITS
-from stillnet.sw.contract.cells import CELLS
 from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
-from stillnet.sw.contract.fixed import ACTIVATION, ACTIVATION_BITS, EVENT_BITS, Format, narrow
+from stillnet.sw.contract.fixed import EVENT_BITS
 from stillnet.sw.contract.image import VERSION as IMAGE_VERSION
-from stillnet.sw.contract.link import Command, Identity, Outcome
+from stillnet.sw.contract.link import Command, Identity
 from stillnet.sw.contract.registers import (
-    COUNTERS,
-    Control,
     Error,
-    Region,
     Register,
     Status,
     limit,
 )
 from stillnet.sw.contract.sources import INPUT, SECOND, encoder_select
-from stillnet.sw.network.network import Network, QuantizedLayer
+from stillnet.sw.network.network import Network
 from stillnet.sw.packing.packer import Image, load_image, pack
-from stillnet.sw.partition.parts import HostParts
-from stillnet.sw.partition.stream import HostStream, chip_state
+from stillnet.sw.partition.stream import chip_state
 from stillnet.sw.util.progress import Progress, silent
 
 from .changes import LinkVectors
+from .counters import CounterRead
 from .deployment import Deployment, Slots
+from .loaded import Loaded, outline_of
 from .serving import DEFAULT_PORT, Server
 from .session import ConnectionLost, RefusedCommand, Session
+from .state import StateAccess
+from .steps import Steps
 from .transport import Transport, open_transport
 from .watch import Facts, Watch
 
@@ -60,12 +56,6 @@ __all__ = ["REFUSALS", "ConnectionLost", "Engine", "RefusedCommand"]
 
 BLOCK_BYTES = 1024
 """Bytes of memory that one load command writes."""
-FEED_BYTES = 1024
-"""Bytes of elements that one feed command brings."""
-STATE_BYTES = 1024
-"""Bytes of state that one command reads or writes."""
-OPERATION_BYTES = 32
-"""More than what stands in a command besides such data."""
 
 REFUSALS = {
     Error.MAGIC: "it is not a stillnet image; load again",
@@ -77,66 +67,6 @@ REFUSALS = {
     "again, and suspect the memory (clock phase, wiring, power) if it happens again",
 }
 """Why an image was refused, and what to do."""
-
-
-@dataclass
-class _Loaded:
-    """The network on the board as far as an image's notes tell: names, sizes, formats; and where
-    its image is, in words."""
-
-    outline: Network
-    unit_base: tuple[int, ...]
-    host: HostStream | None
-    base: int = 0
-    words: int = 0
-    exact: bool = True  # they tell all thresholds of the input
-
-    @cached_property
-    def selects(self) -> dict[str, int]:
-        """What EVENTS_SELECT is for each vector."""
-        return {name: encoder_select(k) for k, name in self.outline.event_names().items()}
-
-
-class _Awaited(NamedTuple):
-    """A command whose reply is to come: a step with its vector, or what takes the reply."""
-
-    step: bytes | None
-    take: Callable[[bytes], None] | None = None
-    kind: Command = Command.ACCESS
-
-
-class _CounterRead:
-    """All counters in one command, those of events by their sources.
-
-    Parameters
-    ----------
-    selects : dict of str to int
-        What EVENTS_SELECT is for each vector.
-    late : bool
-        The engine has budgets, and counts what they refuse.
-    """
-
-    def __init__(self, selects: dict[str, int], *, late: bool) -> None:
-        self.selects, self.late = selects, late
-        self.payload = b"".join(link.read(r) for r in COUNTERS)
-        for select in selects.values():
-            self.payload += link.write(Register.EVENTS_SELECT, [select])
-            self.payload += link.read(Register.EVENTS)
-            self.payload += link.read(Register.LATE) if late else b""
-        self.reply_bytes = 4 * (len(COUNTERS) + len(selects) * (1 + late))
-
-    def values(self, data: bytes) -> dict[str, Any]:
-        """The counters by name, in lower case, and ``events`` and ``late`` by source."""
-        values = np.frombuffer(data, "<u4").tolist()
-        result: dict[str, Any] = dict(zip(_COUNTER_NAMES, values))
-        by_source = values[len(COUNTERS) :]
-        result["events"] = dict(zip(self.selects, by_source[:: 1 + self.late]))
-        if self.late:
-            result["late"] = dict(zip(self.selects, by_source[1::2]))
-        return result
-
-
-_COUNTER_NAMES = tuple(r.name.lower() for r in COUNTERS)
 
 
 class Engine:
@@ -162,10 +92,10 @@ class Engine:
     def __init__(self, transport: Transport, *, timeout: float = 10.0, retry: float = 0.25) -> None:
         self.transport = transport
         self._session = Session(transport, retry=retry, timeout=timeout)
-        self._loaded: _Loaded | None = None
+        self._loaded: Loaded | None = None
         self._unknown = False  # steps may have been done of which nothing is known
-        self._order = deque[_Awaited]()  # what a stream waits for
-        self._streaming = self._streams_integers = False
+        self._steps = Steps(self)
+        self._state = StateAccess(self)
         self._vectors = LinkVectors()
         self._slots = Slots(self)
         self._watch: Watch | None = None
@@ -351,10 +281,8 @@ class Engine:
         known = loaded.exact and self.identity.changes > 0
         self._vectors.begin(loaded.outline, exact=known)
 
-    def _outline(self, image: Image, base: int = 0) -> _Loaded:
-        loaded = _outline(image)
-        loaded.base, loaded.words = base, -(-len(image.hardware) // self.config.word_bytes)
-        return loaded
+    def _outline(self, image: Image, base: int = 0) -> Loaded:
+        return outline_of(image, base, self.config.word_bytes)
 
     def attach(self, source: Image | Network | bytes | str | Path) -> None:
         """Joins a board that runs a network already, and leaves image and state as they are.
@@ -421,7 +349,7 @@ class Engine:
         """Names, sizes and formats of the loaded network; no weights."""
         return self._network().outline
 
-    def _network(self) -> _Loaded:
+    def _network(self) -> Loaded:
         if self._loaded is None:
             raise StillnetError("no network is loaded; call load() or start() first")
         return self._loaded
@@ -476,7 +404,7 @@ class Engine:
         def chip(vectors: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             # The network may be another one from some step on (deploy).
             rows = (self.network.quantize_input(np.asarray(x)[None])[0] for x in vectors)
-            for y in self._steps(rows, window, integers=False):
+            for y in self._steps.run(rows, window, integers=False):
                 yield self.network.dequantize_output(y)
 
         if network.host is not None:
@@ -487,174 +415,7 @@ class Engine:
         self, vectors: Iterable[np.ndarray], *, window: int | None = None
     ) -> Iterator[np.ndarray]:
         """As :meth:`stream`, with integer vectors."""
-        yield from self._steps(vectors, window, integers=True)
-
-    def _steps(
-        self, vectors: Iterable[np.ndarray], window: int | None, *, integers: bool
-    ) -> Iterator[np.ndarray]:
-        if window is not None and window < 1:
-            raise StillnetError(f"window must be at least 1, not {window}")
-        network = self.network
-        self._ready()
-        session, reply = self._session, self._vectors.most_reply(self.identity)
-        most = window or self.identity.window
-        size = 1 if network.input_mode.one_hot else network.inputs
-        self._order = order = deque[_Awaited]()
-        self._streaming, self._streams_integers = True, integers
-        count = 0
-        finished = False
-        try:
-            source = iter(vectors)
-            while True:
-                # Before the next vector is asked for, because it has the formats of the network.
-                if self._slots.due:
-                    yield from self._answers(order, 0)
-                    self._slots.switch()
-                if (x := next(source, None)) is None:
-                    break
-                data = self._elements(x, size)
-                if self._vectors.unknown:
-                    yield from self._answers(order, 0)
-                    self._read_reference()
-                if self._watch is not None:
-                    if self._watch.wanted() is not None:
-                        yield from self._answers(order, 0)
-                        self._give_state()
-                    self._watch.sent(np.asarray(x), session.errors)
-                self._send_step(order, data, reply)
-                count += 1
-                while _steps_in(order) >= most or (order and not session.room(2 * size, reply)):
-                    yield from self._answer(order)
-            yield from self._answers(order, 0)
-            if self._watch is not None and count > 1:
-                self._watch_now()
-            finished = True
-        except ConnectionLost as error:
-            self._unknown = True
-            finished = True
-            self._fail(error)
-            raise
-        except StillnetError as error:
-            self._fail(error)
-            raise
-        finally:
-            self._streaming = False
-            if not finished and session.connected:
-                try:
-                    while order:
-                        with suppress(RefusedCommand):
-                            next(self._answer(order), None)
-                    session.drain()
-                except StillnetError:
-                    self._unknown = True
-
-    def _read_reference(self) -> None:
-        """What the board's input encoder has passed on; no step is in flight. A board without a
-        network refuses the step that follows."""
-        if self._vectors.unknown and self._status() & Status.LOADED:
-            self._wait(Status.IDLE)
-            self._vectors.reference = self._read_elements(Region.INPUT, 0, self.network.inputs)
-
-    def _send_step(self, order: deque[_Awaited], data: bytes, reply: int) -> None:
-        kind, payload = self._vectors.command(np.frombuffer(data, "<i2"), self.identity)
-        self._session.send(kind, payload, reply)
-        order.append(_Awaited(data, kind=kind))
-
-    def _answers(self, order: deque[_Awaited], left: int) -> Iterator[np.ndarray]:
-        """Takes replies until ``left`` are to come; gives the outputs among them."""
-        while len(order) > left:
-            yield from self._answer(order)
-
-    def _answer(self, order: deque[_Awaited]) -> Iterator[np.ndarray]:
-        """Takes the next reply: an output, or what another one waits for."""
-        session, watch = self._session, self._watch
-        awaited = order.popleft()
-        try:
-            data = session.receive()
-        except RefusedCommand as error:
-            if awaited.step is not None:
-                self._vectors.forget()
-            if awaited.step is None or error.outcome != Outcome.NOT_LOADED:
-                raise
-            self._again(order, awaited, error)
-            return
-        if awaited.take is not None:
-            awaited.take(data)
-        if awaited.step is None:
-            return
-        y = self._output(awaited.kind, data, self.network)
-        if watch is not None:
-            watch.answered(y, session.errors)
-            if watch.due():
-                self._ask_counters(order)
-        for payload, reply, take in self._slots.commands():
-            session.send(Command.ACCESS, payload, reply)
-            order.append(_Awaited(None, take))
-        yield y
-
-    def _again(self, order: deque[_Awaited], first: _Awaited, error: RefusedCommand) -> None:
-        """Repeats steps that were refused because the watchdog has gone back to another image."""
-        steps, network = [first], self.network
-        while order:
-            steps.append(order.popleft())
-            with suppress(RefusedCommand):
-                self._session.receive()
-        if not self._slots.struck():
-            raise error
-        self._read_reference()
-        reply = self._vectors.most_reply(self.identity)
-        for step in (awaited.step for awaited in steps if awaited.step is not None):
-            self._send_step(order, self._in_formats_of(network, step), reply)
-
-    def _in_formats_of(self, other: Network, data: bytes) -> bytes:
-        """An input vector that was made for another network."""
-        network = self.network
-        same = np.array_equal(other.units_of(INPUT), network.units_of(INPUT))
-        if network.input_mode.one_hot or same:
-            return data
-        x = np.frombuffer(data, "<i2") / other.units_of(INPUT)
-        return self._elements(network.quantize_input(x[None])[0], network.inputs)
-
-    def _ask_counters(self, order: deque[_Awaited]) -> None:
-        """Asks for the counters between two steps, where the board has room for it."""
-        read = self._counter_read()
-        if self._watch is not None and self._session.room(len(read.payload), read.reply_bytes):
-            self._watch.asked()
-            self._session.send(Command.ACCESS, read.payload, read.reply_bytes)
-            order.append(_Awaited(None, lambda data: self._take_counters(read, data)))
-
-    def _take_counters(self, read: _CounterRead, data: bytes) -> None:
-        if self._watch is not None:
-            self._watch.counters(read.values(data), self._session.errors)
-
-    def _elements(self, x: np.ndarray, size: int) -> bytes:
-        x = np.asarray(x)
-        if x.shape != (size,) or x.dtype.kind not in "iu":
-            raise StillnetError(
-                f"the vector has shape {x.shape} and type {x.dtype}; network '{self.network.name}' "
-                f"takes integers of shape ({size},)"
-            )
-        network = self.network
-        low, high = -(1 << 15), (1 << 15) - 1
-        if network.input_mode.one_hot:
-            low, high = -1, network.inputs - 1
-        if x.min() < low or x.max() > high:
-            raise StillnetError(
-                f"the vector holds {int(x.min())} to {int(x.max())}; elements must be {low} to "
-                f"{high}"
-            )
-        return (x.astype(np.int64) & 0xFFFF).astype("<u2").tobytes()
-
-    def _output(self, kind: Command, data: bytes, network: Network) -> np.ndarray:
-        y = self._vectors.output(kind, data)
-        if y is None:
-            self._session.connected = False
-            self._unknown = True
-            raise StillnetError(
-                f"the board answered a step with {len(data)} bytes, network '{network.name}' has "
-                f"{network.outputs} outputs of 2; load the network again"
-            )
-        return y
+        yield from self._steps.run(vectors, window, integers=True)
 
     # -- state ------------------------------------------------------------------------------------
 
@@ -676,62 +437,11 @@ class Engine:
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything that decides the future, as ``Reference.get_state`` gives it."""
-        loaded = self._network()
-        network = loaded.outline
-        self._ready()
-        self._idle()
-        result: dict[str, np.ndarray] = {}
-        for i, layer in enumerate(network.layers):
-            for s in CELLS[layer.cell].state:
-                result[f"{i}/{s}"] = self._read_state(self._state_region(s), i)
-        result[f"{INPUT}/reference"] = self._input_reference()
-        for i in range(len(network.layers)):
-            result[f"{i}/reference"] = self._read_state(Region.REFERENCE, i)
-        for i, layer in enumerate(network.layers):
-            if layer.threshold_recurrent is not None:
-                result[f"{i}/reference_second"] = self._read_state(Region.REFERENCE_SECOND, i)
-        for source in network.budgets:
-            place = source - INPUT
-            result[f"{source}/window"] = self._read_elements(Region.BUDGET_WINDOW, place, 1)
-        return result | ({} if loaded.host is None else loaded.host.get_state())
+        return self._state.get()
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Restores what :meth:`get_state` (or that of a reference) returned."""
-        network, host = self.network, self._network().host
-        whole, state = state, state if host is None else chip_state(state)
-        shapes = self._state_shapes()
-        given = {k: np.shape(v) for k, v in state.items()}
-        if given != shapes:
-            wrong = sorted(set(shapes.items()) ^ set(given.items()))[0][0]
-            raise StillnetError(
-                f"state does not belong to network '{network.name}': {wrong} has shape "
-                f"{given.get(wrong)}, expected {shapes.get(wrong)}"
-            )
-        self.clear()
-        self._unknown = True  # until all of it is there
-        layers = range(len(network.layers))
-        x = np.asarray(state[f"{INPUT}/reference"])
-        if network.input_mode.one_hot:
-            token = np.flatnonzero(x)
-            x = np.array([token[0] if len(token) else -1])
-        first = [np.asarray(state[f"{i}/reference"]) for i in layers]
-        second = [np.asarray(state.get(f"{i}/reference_second", first[i])) for i in layers]
-        if self.config.second_threshold:
-            self._restore(x, first, Control.RESTORE_EXACT | Control.RESTORE_FIRST)
-            nothing = np.zeros_like(x) - int(network.input_mode.one_hot)
-            self._restore(nothing, second, Control.RESTORE_EXACT | Control.RESTORE_SECOND)
-        else:
-            self._restore(x, first, Control.RESTORE_EXACT)
-        for i, layer in enumerate(network.layers):
-            for s in CELLS[layer.cell].state:
-                self._write_state(self._state_region(s), i, state[f"{i}/{s}"])
-        for source in network.budgets:
-            window = [int(state[f"{source}/window"][0])]
-            payload = link.write_state(Region.BUDGET_WINDOW, source - INPUT, window, half=True)
-            self._session.call(Command.ACCESS, payload)
-        if host is not None:
-            host.set_state(whole)
-        self._unknown = False
+        self._state.set(state)
 
     def set_hidden(self, values: dict[tuple[int, str], np.ndarray]) -> None:
         """As ``Reference.set_hidden``: clear, then send given states through the encoders.
@@ -740,107 +450,11 @@ class Engine:
         ----------
         values : dict of (layer, state name) to int array, shape (units,)
         """
-        network = self.network
-        for (i, s), value in values.items():
-            cell = CELLS[network.layers[i].cell] if 0 <= i < len(network.layers) else None
-            if cell is None or s not in cell.state or np.shape(value) != (network.layers[i].units,):
-                raise StillnetError(
-                    f"layer {i} of network '{network.name}' has no state '{s}' of shape "
-                    f"{np.shape(value)}"
-                )
-        vectors = []
-        for i, layer in enumerate(network.layers):
-            output = CELLS[layer.cell].output_state
-            given = values.get((i, output)) if output is not None else None
-            if given is None:
-                given = np.zeros(layer.units, np.int64)
-            vectors.append(narrow(np.asarray(given, np.int64), layer.write_shift, Format(16, 0)))
-        self.clear()
-        self._unknown = True
-        one_hot = network.input_mode.one_hot
-        x = np.array([-1]) if one_hot else np.zeros(network.inputs, np.int64)
-        self._restore(x, vectors, Control(0))
-        for (i, s), value in values.items():
-            self._write_state(self._state_region(s), i, value)
-        self._unknown = False
+        self._state.set_hidden(values)
 
     def clear_cells(self) -> None:
         """As ``Reference.clear_cells``: h of EGRUs becomes zero, all that was sent stays sent."""
-        network = self._network().outline
-        self._ready()
-        self._idle()
-        for i, layer in enumerate(network.layers):
-            for s in CELLS[layer.cell].cleared:
-                self._write_state(self._state_region(s), i, np.zeros(layer.units, np.int64))
-
-    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
-        network = self.network
-        shapes: dict[str, tuple[int, ...]] = {f"{INPUT}/reference": (network.inputs,)}
-        for i, layer in enumerate(network.layers):
-            names = [*CELLS[layer.cell].state, "reference"]
-            names += [] if layer.threshold_recurrent is None else ["reference_second"]
-            shapes |= {f"{i}/{name}": (layer.units,) for name in names}
-        return shapes | {f"{source}/window": (1,) for source in network.budgets}
-
-    def _state_region(self, name: str) -> int:
-        return Region.STATE + self.config.state_names.index(name)
-
-    def _place(self, layer: int) -> int:
-        return self._network().unit_base[layer] * self.config.cell_width
-
-    def _read_state(self, region: int, layer: int) -> np.ndarray:
-        return self._read_elements(region, self._place(layer), self.network.layers[layer].units)
-
-    def _read_elements(self, region: int, index: int, count: int) -> np.ndarray:
-        parts = []
-        size = self._element_bytes(region)
-        run = self._piece(STATE_BYTES) // size
-        for at in range(0, count, run):
-            some = min(run, count - at)
-            payload = link.read_state(region, index + at, some, half=size == 2)
-            parts.append(self._session.call(Command.ACCESS, payload, size * some))
-        return np.frombuffer(b"".join(parts), f"<i{size}").astype(np.int64)
-
-    def _element_bytes(self, region: int) -> int:
-        """Bytes of an element: four where a state memory is wider than a vector."""
-        names = self.config.state_names
-        place = region - Region.STATE
-        wide = place < len(names) and self.config.state_bits(names[place]) > ACTIVATION_BITS
-        return 4 if wide else 2
-
-    def _input_reference(self) -> np.ndarray:
-        network = self.network
-        if not network.input_mode.one_hot:
-            return self._read_elements(Region.INPUT, 0, network.inputs)
-        token = int(self._read_elements(Region.INPUT, 0, 1)[0]) & 0xFFFF
-        vector = np.zeros(network.inputs, np.int64)
-        if token:
-            vector[token - 1] = 1 << network.input_fraction
-        return vector
-
-    def _piece(self, most: int) -> int:
-        """Bytes of data in one command, at most so many, that the board's buffers have room for."""
-        room = min(self.identity.receive_bytes, self.identity.reply_bytes) - OPERATION_BYTES
-        return min(most, room // 4 * 4)
-
-    def _write_state(self, region: int, layer: int, values: np.ndarray) -> None:
-        values = np.asarray(values, np.int64)
-        size = self._element_bytes(region)
-        run = self._piece(STATE_BYTES) // size
-        for at in range(0, len(values), run):
-            part = values[at : at + run].tolist()
-            payload = link.write_state(region, self._place(layer) + at, part, half=size == 2)
-            self._session.call(Command.ACCESS, payload)
-
-    def _restore(self, x: np.ndarray, vectors: list[np.ndarray], flags: Control) -> None:
-        self._session.call(Command.ACCESS, link.restore(flags))
-        self._vectors.forget()
-        elements = np.concatenate([x, *vectors]).astype(np.int64)
-        data = (elements & 0xFFFF).astype("<u2").tobytes()
-        piece = self._piece(FEED_BYTES)
-        for at in range(0, len(data), piece):
-            self._session.call(Command.FEED, data[at : at + piece])
-        self._idle()
+        self._state.clear_cells()
 
     # -- thresholds, counters ---------------------------------------------------------------------
 
@@ -950,9 +564,9 @@ class Engine:
             self._watch.counters(values, self._session.errors)
         return values
 
-    def _counter_read(self) -> _CounterRead:
+    def _counter_read(self) -> CounterRead:
         selects = {"input": encoder_select(INPUT)} if self._loaded is None else self._loaded.selects
-        return _CounterRead(selects, late=self.config.budgets)
+        return CounterRead(selects, late=self.config.budgets)
 
     def reset_counters(self) -> None:
         """Sets all counters to zero."""
@@ -1118,7 +732,7 @@ class Engine:
             network.
         """
         image, running = self._image(source), None
-        if self._loaded is None and not self._streaming:
+        if self._loaded is None and not self._steps.running:
             self._ready(fresh=True)
             status, base = self._running()
             half, room = self._slots.half, self._slots.room
@@ -1127,7 +741,7 @@ class Engine:
         deployment = self._slots.deploy(
             image, state=state, watchdog=watchdog, share=share, progress=progress, running=running
         )
-        if not self._streaming:
+        if not self._steps.running:
             self._slots.finish()
         return deployment
 
@@ -1136,7 +750,7 @@ class Engine:
 
         While a stream runs: with the next step.
         """
-        if self._streaming:
+        if self._steps.running:
             self._slots.back(reason)
         else:
             self._slots.rollback(reason)
@@ -1191,14 +805,14 @@ class Engine:
     def _settle(self) -> None:
         """Takes counters that are on their way between two steps of a stream."""
         try:
-            while self._order and self._order[0].step is None:
+            while self._steps.order and self._steps.order[0].step is None:
                 with suppress(RefusedCommand):
-                    next(self._answer(self._order), None)
+                    next(self._steps.answer(self._steps.order), None)
         except StillnetError:
             self._unknown = True
 
     def _drain(self) -> None:
-        self._order.clear()
+        self._steps.order.clear()
         self._vectors.renew()
         if self._session.connected:
             try:
@@ -1224,50 +838,3 @@ class Engine:
                 "the connection was lost during a step, and nobody knows how far the sequence is; "
                 "call clear() to begin one, or load() or set_state()"
             )
-
-
-def _steps_in(order: deque[_Awaited]) -> int:
-    """Steps whose outputs are to come."""
-    return sum(awaited.step is not None for awaited in order)
-
-
-def _outline(image: Image) -> _Loaded:
-    notes = image.notes
-    layers = []
-    for d in notes["layers"]:
-        homogeneous = CELLS[d["cell"]].homogeneous
-        layers.append(
-            QuantizedLayer(
-                name=d["name"],
-                cell=d["cell"],
-                units=d["units"],
-                matrices=[],
-                bias={},
-                shift=0,
-                write_shift=0 if homogeneous else ACTIVATION.fraction - d["fraction"],
-                fraction=d["fraction"],
-                mode=Mode[d["mode"].upper()],
-                threshold=d["threshold"],
-                threshold_recurrent=d["threshold_recurrent"],
-                unit_exponents=_array(d["unit_exponents"]),
-            )
-        )
-    outline = Network(
-        inputs=notes["inputs"],
-        input_fraction=notes["input_fraction"],
-        layers=layers,
-        input_mode=Mode[notes["input_mode"].upper()],
-        input_threshold=notes["input_threshold"],
-        name=notes["name"],
-        input_exponents=_array(notes["input_exponents"]),
-        host=None if notes["host"] is None else HostParts.from_dict(notes["host"]),
-        input_thresholds=_array(notes.get("input_thresholds")),
-        budgets={int(source): b for source, b in notes.get("budgets", {}).items()},
-    )
-    exact = not image.config.element_thresholds or "input_thresholds" in notes
-    base = tuple(d["unit_base"] for d in notes["layers"])
-    return _Loaded(outline, base, HostStream.of(outline.host), exact=exact)
-
-
-def _array(numbers: list[int] | None) -> np.ndarray | None:
-    return None if numbers is None else np.array(numbers, np.int64)
