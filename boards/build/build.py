@@ -113,6 +113,7 @@ def design(board: Board) -> tuple[dict[str, bytes], str]:
     }
     files["top.il"] = for_yosys(files["top.il"].decode()).encode()
     files["device"] = json.dumps(chain.device(platform)).encode()
+    files |= {name: text.encode() for name, text in chain.sources.items()}
     # How the tools are called decides too.
     calls = [chain.synthesis, chain.router_options, chain.packer, NETLIST_VERSION]
     files["calls"] = json.dumps(calls).encode()
