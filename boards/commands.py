@@ -14,6 +14,7 @@ from stillnet.boards.build.toolchain import TOOLCHAINS
 from stillnet.sw.cli import options
 from stillnet.sw.cli.main import Command
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.host.transport import DEFAULT_BAUD
 from stillnet.sw.network.network import Network
 from stillnet.sw.packing.packer import pack
 from stillnet.sw.util.progress import console_progress
@@ -50,6 +51,11 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
         help="hot columns in the block RAM that is left, and the SDRAM at a clock of its own",
     )
     options.add_sdram(parser)
+    options.add_baud(
+        parser,
+        "of the serial port (default: the board's, 3,000,000; 1,000,000 without SDRAM): less for a "
+        "long cable or a slow adapter, more for a fast one",
+    )
     parser.add_argument(
         "--paths", action="store_true", help="show the slowest paths, by the blocks at their ends"
     )
@@ -69,6 +75,8 @@ def _run_build(args: argparse.Namespace) -> dict[str, Any]:
         target = target.tiered()
     if args.clock is not None:
         target = target.clocked(args.clock)
+    if args.baud is not None:
+        target = target.with_baud(args.baud)
     if args.fit and args.network is None:
         raise StillnetError("--fit needs a network: stillnet build NET --board NAME --fit")
     if args.network is not None:
@@ -139,6 +147,8 @@ def _show_build(result: dict[str, Any]) -> None:
         print("with " + ", ".join([*extras, "columns " + " or ".join(config["formats"])]))
     if "paths" in result:
         print(*describe(result["paths"]), sep="\n")
+    if result["baud"] != DEFAULT_BAUD:
+        print(f"serial port: {result['baud']:,} baud; connect with --option baud={result['baud']}")
     print(f"bitstream: {result['bitstream']}" + (" (unchanged)" if result["cached"] else ""))
 
 

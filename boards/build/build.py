@@ -428,6 +428,7 @@ def build(
         "digest": digest,
         "fingerprint": f"{config.fingerprint:08x}",
         "image_version": VERSION,
+        "baud": board.baud,
         "slots": board.image_offset is not None,
         "bitstream": str(bitstream),
         "config": config.to_dict(),

@@ -11,12 +11,12 @@ from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.parts.data_register import Data
 from stillnet.hw.parts.host_interfaces import StateAccessSignature
 from stillnet.hw.parts.interfaces import ResultsSignature
+from stillnet.hw.parts.late_memory import LateMemory
 from stillnet.hw.parts.layouts import cell_command_layout, output_groups
 from stillnet.hw.parts.shapes import Shapes
 from stillnet.sw.contract.cells import CELLS, Cell
@@ -73,7 +73,7 @@ class _Signals:
             shape = signed(config.state_bits(name))
             self.old[name] = [Signal(shape, name=f"{name}_old{p}") for p in range(width)]
             self.new[name] = [Signal(shape, name=f"{name}_new{p}") for p in range(width)]
-            self.read[name] = [Data(shape, name=f"{name}_read{p}") for p in range(width)]
+            self.read[name] = [Signal(shape, name=f"{name}_read{p}") for p in range(width)]
 
 
 class CellUnit(wiring.Component):
@@ -353,25 +353,21 @@ class CellUnit(wiring.Component):
         host, results = self.host, self.results
         shape = s.new[name][p].shape()
         # No row is read for use while it is written: cells of one layer do not overlap.
-        memory = Memory(
-            shape=shape, depth=Shapes(self._config).rows, init=[], attrs={"no_rw_check": 1}
-        )
-        m.submodules[f"state_{name}{p}"] = memory
-        reader, writer = memory.read_port(), memory.write_port()
+        m.submodules[f"state_{name}{p}"] = memory = LateMemory(shape, Shapes(self._config).rows)
         written = host.write & (host.variable == v) & (host.element == p)
         m.d.comb += [
-            reader.addr.eq(Mux(host.active, host.row, read_row)),
-            writer.addr.eq(results.row),
-            writer.data.eq(s.new[name][p]),
-            writer.en.eq(results.arrival & keeps),
+            memory.row.eq(Mux(host.active, host.row, read_row)),
+            memory.write_row.eq(results.row),
+            memory.write_data.eq(s.new[name][p]),
+            memory.write.eq(results.arrival & keeps),
+            s.read[name][p].eq(memory.data),
         ]
         with m.If(host.active):
             m.d.comb += [
-                writer.addr.eq(host.row),
-                writer.data.eq(Mux(host.clear, 0, host.data)),
-                writer.en.eq(host.clear | written),
+                memory.write_row.eq(host.row),
+                memory.write_data.eq(Mux(host.clear, 0, host.data)),
+                memory.write.eq(host.clear | written),
             ]
-        m.d.sync += s.read[name][p].eq(reader.data)
         waiting = s.read[name][p]
         for k in range(self._rescale_latency - 3):
             later = Data(shape, name=f"{name}_later{p}_{k}")

@@ -12,7 +12,6 @@ from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
@@ -30,6 +29,7 @@ from stillnet.hw.parts.interfaces import (
     ListReadSignature,
     RuleSignature,
 )
+from stillnet.hw.parts.late_memory import LateMemory
 from stillnet.hw.parts.layouts import list_layout
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
@@ -47,9 +47,7 @@ class _Signals:
         self.row1, self.row2, self.row3, self.row4 = (
             Data(row_bits, name=f"row{i}") for i in range(1, 5)
         )
-        self.references = [
-            Data(signed(ACTIVATION_BITS), name=f"reference{p}") for p in range(width)
-        ]
+        self.references: list[Any] = []
         self.valid1, self.valid2 = Signal(), Signal()
         self.first1, self.first2 = Data(), Data()
         self.last1, self.last2 = Data(), Data()
@@ -196,38 +194,31 @@ class EventEncoder(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         s = _Signals(self._width, len(self.row), self._group_bits)
-        writers = self._references(m, s)
+        memories = self._references(m, s)
         self._delay(m, s)
         for p in range(self._width):
             self._compare(m, s, p)
         if self._vectors:
             self._admit(m, s)
-        self._update_references(m, s, writers)
+        self._update_references(m, s, memories)
         entry = self._entry(m, s)
         self._list(m, s, entry)
         return m
 
-    def _references(self, m: Module, s: _Signals) -> list[Any]:
-        """Reference memories, one for each element of a group; returns their write ports."""
+    def _references(self, m: Module, s: _Signals) -> list[LateMemory]:
+        """Reference memories, one for each element of a group."""
         m.d.sync += Cat(s.row1, s.row2, s.row3, s.row4).eq(Cat(self.row, s.row1, s.row2, s.row3))
-        writers = []
-        for p, reference in enumerate(s.references):
+        memories = []
+        for p in range(self._width):
             # No row is read for use while it is written: vectors of one source do not overlap.
-            memory = Memory(
-                shape=signed(ACTIVATION_BITS),
-                depth=self._rows,
-                init=[],
-                attrs={"no_rw_check": 1},
-            )
-            m.submodules[f"reference{p}"] = memory
-            reader, writer = memory.read_port(), memory.write_port()
-            m.d.comb += reader.addr.eq(Mux(self.host.active, self.host.row, self.row))
-            m.d.sync += reference.eq(reader.data)
-            writers.append(writer)
+            m.submodules[f"reference{p}"] = memory = LateMemory(signed(ACTIVATION_BITS), self._rows)
+            m.d.comb += memory.row.eq(Mux(self.host.active, self.host.row, self.row))
+            s.references.append(memory.data)
+            memories.append(memory)
         m.d.comb += self.host.read.eq(
             Cat(*s.references).word_select(self.host.element, ACTIVATION_BITS)
         )
-        return writers
+        return memories
 
     def _delay(self, m: Module, s: _Signals) -> None:
         """What travels with a group while it is compared."""
@@ -319,20 +310,20 @@ class EventEncoder(wiring.Component):
         m.d.comb += s.bank2.eq(sent.bank)
         s.values2, s.differences2, s.sent_group = sent["values"], sent.differences, sent.group
 
-    def _update_references(self, m: Module, s: _Signals, writers: list[Any]) -> None:
+    def _update_references(self, m: Module, s: _Signals, memories: list[LateMemory]) -> None:
         """An event moves its reference; an element below a plain threshold counts as zero."""
-        for p, writer in enumerate(writers):
+        for p, memory in enumerate(memories):
             m.d.comb += [
-                writer.addr.eq(s.row4),
-                writer.data.eq(Mux(s.fire[p], s.values2[p], 0)),
-                writer.en.eq(s.valid2 & ~s.direct2 & (s.fire[p] | (s.plain2 & s.enable2))),
+                memory.write_row.eq(s.row4),
+                memory.write_data.eq(Mux(s.fire[p], s.values2[p], 0)),
+                memory.write.eq(s.valid2 & ~s.direct2 & (s.fire[p] | (s.plain2 & s.enable2))),
             ]
             host = self.host
             with m.If(host.active):
                 m.d.comb += [
-                    writer.addr.eq(host.row),
-                    writer.data.eq(Mux(host.clear, 0, host.data)),
-                    writer.en.eq(host.clear | (host.write & (host.element == p))),
+                    memory.write_row.eq(host.row),
+                    memory.write_data.eq(Mux(host.clear, 0, host.data)),
+                    memory.write.eq(host.clear | (host.write & (host.element == p))),
                 ]
 
     def _entry(self, m: Module, s: _Signals) -> Any:
@@ -387,25 +378,19 @@ class EventEncoder(wiring.Component):
         ]
         depth = ((self._lists - 1) << address_bits) + self._rows
         # Rows are read after `listed` has said that they are there.
-        m.submodules.list = memory = Memory(
-            shape=len(entry.as_value()), depth=depth, init=[], attrs={"no_rw_check": 1}
-        )
-        writer, reader = memory.write_port(), memory.read_port()
-        list_data = Data(entry.shape())
+        m.submodules.list = memory = LateMemory(len(entry.as_value()), depth)
         m.d.comb += [
-            writer.addr.eq(list_address),
-            writer.data.eq(entry),
-            writer.en.eq(s.valid2 & s.fire.any()),
-            reader.addr.eq(read_address),
-            reader.en.eq(port.enable),
-            port.data.eq(list_data),
+            memory.write_row.eq(list_address),
+            memory.write_data.eq(entry),
+            memory.write.eq(s.valid2 & s.fire.any()),
+            memory.row.eq(read_address),
+            memory.enable.eq(port.enable),
+            port.data.eq(memory.data),
         ]
-        with m.If(port.enable):
-            m.d.sync += list_data.eq(reader.data)
 
     def _reached(self, m: Module, s: _Signals, p: int, difference1: Signal) -> Any:
         """Whether element p of the group reaches its own threshold, read like its reference."""
-        found = Data(EVENT_BITS, name=f"element_found{p}")
+        found = Signal(EVENT_BITS, name=f"element_found{p}")
         above, below = (
             Data(signed(EVENT_BITS + 1), name=f"element_{name}{p}") for name in ("above", "below")
         )
@@ -419,18 +404,14 @@ class EventEncoder(wiring.Component):
         # The highest bit stands apart: it takes as many blocks of RAM, and the memories need no
         # multiplexer behind them.
         for part, first, bits in (("low", 0, EVENT_BITS - 1), ("high", EVENT_BITS - 1, 1)):
-            memory = Memory(
-                shape=unsigned(bits), depth=self._rows, init=[], attrs={"no_rw_check": 1}
-            )
-            m.submodules[f"thresholds_{part}{p}"] = memory
-            reader, writer = memory.read_port(), memory.write_port()
+            m.submodules[f"thresholds_{part}{p}"] = memory = LateMemory(unsigned(bits), self._rows)
             m.d.comb += [
-                reader.addr.eq(self.row),
-                writer.addr.eq(row),
-                writer.data.eq(self.thresholds.value[first:]),
-                writer.en.eq(self.thresholds.write & (number == p)),
+                memory.row.eq(self.row),
+                memory.write_row.eq(row),
+                memory.write_data.eq(self.thresholds.value[first:]),
+                memory.write.eq(self.thresholds.write & (number == p)),
+                found[first : first + bits].eq(memory.data),
             ]
-            m.d.sync += found[first : first + bits].eq(reader.data)
         m.d.sync += [
             above.eq(Mux(self.rule.exact, 0, found)),
             below.eq(-Mux(self.rule.exact, 0, found)),

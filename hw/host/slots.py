@@ -61,7 +61,8 @@ class Slots(wiring.Component):
     short.
 
     The *watchdog* goes back to the image beside when no output vector has left for a while: it
-    resets the engine, which may hang, and has it load and verify that image.
+    resets the engine, which may hang, and has it load and verify that image. The link refuses the
+    vectors that were in the engine.
 
     Parameters
     ----------
@@ -86,6 +87,9 @@ class Slots(wiring.Component):
         No vectors.
     reset : Out(1)
         Pulses: the engine is to be reset.
+    lost : Out(1)
+        From the next cycle on, until all of the engine is out of that reset: vectors in it are
+        lost. ``blocked`` is high by then.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -104,6 +108,7 @@ class Slots(wiring.Component):
                 "restart": In(1),
                 "blocked": Out(1),
                 "reset": Out(1),
+                "lost": Out(1),
             }
         )
 
@@ -150,6 +155,7 @@ class Slots(wiring.Component):
             self.step.eq(outputs.valid & outputs.ready & outputs.payload.last),
             self.restart.eq(restart),
             link.blocked.eq(self.blocked),
+            link.lost.eq(self.lost),
         ]
 
     # -- what is whole ----------------------------------------------------------------------------
@@ -275,7 +281,7 @@ class Slots(wiring.Component):
         with m.FSM():
             with m.State("WATCH"), m.If(over & known & ~asks):
                 m.d.comb += self.reset.eq(1)
-                m.d.sync += [limit.eq(0), over.eq(0), fell_back.eq(1)]
+                m.d.sync += [limit.eq(0), over.eq(0), fell_back.eq(1), self.lost.eq(1)]
                 m.next = "RESET"
             self._fall_back(m, beside)
 
@@ -311,7 +317,7 @@ class Slots(wiring.Component):
                 calm.eq(Mux(self.restart, 0, calm + 1)),
             ]
             with m.If(calm == _CALM):
-                m.d.sync += calm.eq(0)
+                m.d.sync += [calm.eq(0), self.lost.eq(0)]
                 m.next = "BASE"
         take("BASE", 1, Register.IMAGE_BASE, beside.base, "BASE_DONE")
         take("BASE_DONE", 0, Register.IMAGE_BASE, beside.base, "LOAD")

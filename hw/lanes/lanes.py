@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -75,6 +75,9 @@ class _Walk:
         self.left = Data(16)  # words of the column, this one included
         self.last = Data()  # left == 1
         self.block = Data(shapes.block)
+        # A pruned column: its rows are in any order, so no block of the layer may be unread. The
+        # walk stands at the last one there is.
+        self.any_block: Any = Data() if config.sparse else Const(0, 1)
         # Of the block; of its words, where the gates of a block lie together.
         self.block_base = Data(shapes.accumulator_address)
         self.rest = Data(shapes.gates)  # gates of this block still to come, this one included
@@ -266,9 +269,8 @@ class Lanes(wiring.Component):
             m.d.comb += [walk.half.eq(w.byte[0]), walk.write.eq(w.byte_last | ~column.bias)]
         if config.sparse:
             m.d.comb += [walk.first.eq(w.first), walk.base.eq(column.base)]
-            with m.If((column.kind != Kind.DENSE) & ~column.bias):
-                # Its rows are in any order, so no block of the layer may be unread.
-                m.d.comb += [walk.block.eq((1 << len(w.block)) - 1), walk.block_end.eq(0)]
+            with m.If(w.any_block):
+                m.d.comb += walk.block_end.eq(0)
 
     def _may_enter(self, m: Module, step: Any) -> Any:
         """No cell has still to read the unit for an earlier step than the column's."""
@@ -336,7 +338,7 @@ class Lanes(wiring.Component):
                 with m.If(w.none_other):
                     self._gates(m, w, column.gates)
                     m.d.sync += [
-                        w.block.eq(w.block + 1),
+                        w.block.eq(w.block + ~w.any_block),
                         w.block_base.eq(
                             w.block_base + (1 if self._config.sparse else column.stride)
                         ),
@@ -347,20 +349,23 @@ class Lanes(wiring.Component):
     def _next_column(self, m: Module, w: _Walk) -> None:
         """The walk of the next column begins."""
         entry = self.columns.payload
+        any_block: Any = Const(0, 1)
+        if self._config.sparse:
+            any_block = (entry.kind != Kind.DENSE) & ~entry.bias
         with m.If(self.columns.ready & self.columns.valid):
             m.d.sync += [
                 w.valid.eq(1),
                 w.column.eq(entry),
                 w.left.eq(entry.words),
                 w.last.eq(entry.words == 1),
-                w.block.eq(0),
+                w.block.eq(any_block.replicate(len(w.block))),
                 w.block_base.eq(entry.base),
                 w.byte.eq(0),
             ]
             self._gates(m, w, entry.gates)
             if self._config.sparse:
                 m.d.sync += [o.eq(g * entry.blocks) for g, o in enumerate(w.offsets)]
-                m.d.sync += w.first.eq(1)
+                m.d.sync += [w.first.eq(1), w.any_block.eq(any_block)]
 
     def _count(self, m: Module, w: _Walk, sequence: Signal, block: Signal) -> None:
         """How far the words are that were taken."""

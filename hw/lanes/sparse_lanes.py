@@ -154,8 +154,8 @@ class SparseLanes(wiring.Component):
             later = Signal(len(progress), name=f"progress{i}")
             m.d.sync += later.eq(progress)
             progress = later
-        empty = Signal()
-        m.d.comb += empty.eq(~(Cat(lane.some for lane in lanes).any() | decoder.other.any()))
+        empty = Signal()  # from a register: the queues lie all over the chip
+        m.d.sync += empty.eq(~(Cat(lane.some for lane in lanes).any() | decoder.other.any()))
         with m.If(empty):
             m.d.sync += Cat(self.done.sequence, self.done.block).eq(progress)
 

@@ -358,9 +358,11 @@ class WeightDecoder(wiring.Component):
     def _stages(self, m: Module, x: _Signals) -> None:
         """What follows the word from stage to stage."""
         plain1, half1, bias3 = Signal(), Signal(), Signal()
+        free2 = Signal(init=1)  # not valid2: a register of its own for the far reader
         head1, head2 = x.head1, x.head2
         m.d.sync += [
             Cat(x.valid1, x.valid2, x.valid3).eq(Cat(x.valid0, x.valid1, x.valid2)),
+            free2.eq(~x.valid1),
             x.word1.eq(x.word0),
             x.word2.eq(x.word1),
             x.word3.eq(x.word2),
@@ -385,7 +387,7 @@ class WeightDecoder(wiring.Component):
             self.entered.eq(x.valid3),
             self.raw.eq(x.word3),
             self.busy.eq(x.valid0 | x.valid1 | x.valid2 | x.valid3),
-            self.free.eq(~x.valid2),
+            self.free.eq(free2),
         ]
 
     def _lane(self, m: Module, x: _Signals, i: int) -> None:

@@ -163,19 +163,21 @@ class Tiers(wiring.Component):
         """Words of the memory, up to ``fetch_words`` of them, before their turn."""
         depth = 1 << (self._config.fetch_words - 1).bit_length()
         m.submodules.ahead = ahead = BlockFifo(self._config.word_bits, depth)
-        put, taken = Signal(), Signal()
+        put, came, taken = Signal(), Signal(), Signal()
         level = Signal(range(depth + 1))
         m.d.comb += [
             put.eq(self.memory_words.valid & self.memory_words.ready),
-            taken.eq(ahead.o_stream.valid & ahead.o_stream.ready),
             ahead.i_stream.valid.eq(put),
             ahead.i_stream.payload.eq(self.memory_words.payload),
         ]
         m.d.sync += [
-            level.eq(level + put - taken),
-            # From a register: one more word may come before it falls. One entry stays free,
+            # The crossing is far from here, so words are counted a cycle late.
+            came.eq(put),
+            taken.eq(ahead.o_stream.valid & ahead.o_stream.ready),
+            level.eq(level + came - taken),
+            # From a register: two more words may come before it falls. One entry stays free,
             # because a full queue would look like an empty one.
-            self.memory_words.ready.eq(level < depth - 3),
+            self.memory_words.ready.eq(level < depth - 4),
         ]
         return ahead.o_stream
 

@@ -46,11 +46,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--steps", type=options.positive, default=STEPS, metavar="N", help=f"steps ({STEPS})"
     )
     options.add_fit(parser, False, "the board as 'build NET --fit' makes it")
-    parser.add_argument(
-        "--baud",
-        type=options.positive,
-        metavar="N",
-        help="of the serial port (default: the clock / 8, which saves time; the rest is the same)",
+    options.add_baud(
+        parser,
+        "of the serial port (default: the clock / 8, which saves time; the rest is the same)",
     )
     parser.add_argument(
         "--preload",

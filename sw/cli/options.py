@@ -400,6 +400,11 @@ def add_sdram(parser: Parser) -> None:
     )
 
 
+def add_baud(parser: Parser, help: str) -> None:
+    """``--baud N``, bits per second of a serial port."""
+    parser.add_argument("--baud", type=positive, metavar="N", help=help)
+
+
 def add_clock(parser: Parser, default: float | None, help: str) -> None:
     """A clock."""
     parser.add_argument("--clock", type=float, default=default, metavar="MHZ", help=help)

@@ -109,7 +109,8 @@ class Outcome(IntEnum):
 
     OK = 0
     NOT_LOADED = 1
-    """No verified image is loaded; the vector was dropped."""
+    """No verified image is loaded; the vector was dropped. Also of vectors that were in the engine
+    when the watchdog reset it (slots); in front of the outcome may be a part of an output then."""
     UNKNOWN = 2
     """The board does not know this kind of command."""
     CUT = 3

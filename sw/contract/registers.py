@@ -14,6 +14,7 @@ __all__ = [
     "CHECK_ERROR_AT",
     "CHECK_WORDS",
     "COUNTERS",
+    "LIMITS",
     "SDRAM_COUNTERS",
     "SDRAM_COUNT_BITS",
     "SDRAM_HIGH",
@@ -121,12 +122,13 @@ COUNTERS = (
 )
 """The counters, without those of events, which are selected by their source."""
 
-_LIMITS = {
+LIMITS = {
     "lanes": Register.WORDS,
     "cells": Register.STALL_CELL,
     "memory": Register.STALL_MEMORY,
     "events": Register.STALL_EVENTS,
 }
+"""What may take most of an engine's cycles, and the counter of those."""
 
 
 def limit(counters: Mapping[str, Any]) -> str | None:
@@ -138,7 +140,7 @@ def limit(counters: Mapping[str, Any]) -> str | None:
     counters : mapping
         Of counters by their names in lower case; each cycle is in one of these four.
     """
-    cycles = {name: int(counters[register.name.lower()]) for name, register in _LIMITS.items()}
+    cycles = {name: counters[register.name.lower()] for name, register in LIMITS.items()}
     return max(cycles, key=cycles.__getitem__) if any(cycles.values()) else None
 
 

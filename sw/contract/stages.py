@@ -73,8 +73,8 @@ def store_stages(banks: int) -> int:
     return stages
 
 
-DECODE_CYCLES = 4
-"""``hw/lanes/weight_decoder.py``: from a word taken to its weights at the lanes."""
+DECODE_CYCLES = 5
+"""``hw/lanes/sparse_lanes.py``: from a word taken until it is known whether its weights wait."""
 
 COMMIT_CYCLES = 4
 """``hw/lanes/lanes.py``: from a word taken until a read of its row gets the new sum."""

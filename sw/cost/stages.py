@@ -117,7 +117,7 @@ STALL = 1
 """``sparse_lanes.py``: a cell and its last column are there, until no more words enter; the same
 until they enter again."""
 
-QUEUES = 2
+QUEUES = 3
 """``sparse_lane.py``: until the weights that wait in the lanes' queues are added, behind a column
 of format "step". As measured: it depends on where the weights lie."""
 

@@ -494,11 +494,18 @@ class Slots:
         """Vectors were refused: whether because the watchdog has gone back. Then all is as after
         :meth:`back`."""
         engine = self._engine
-        if self._previous is None or not engine._status() & Status.FELL_BACK:
+        if self._previous is None:
+            return False
+        status, base = engine._running()
+        told = status & Status.FELL_BACK
+        if not told and base != self._previous.base:
             return False
         engine.session.call(Command.ACCESS, link.watchdog(0))
         if not engine._wait(Status.LOADED | Status.IDLE) & Status.LOADED:
             return False
+        if not told:  # it was confirmed too late, so steps behind those may have been done
+            engine.session.call(Command.ACCESS, link.clear())
+            engine._wait(Status.LOADED | Status.IDLE)
         self._began(self._previous, engine._loaded)
         self._previous = None
         if self.current is not None:

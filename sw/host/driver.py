@@ -1006,8 +1006,14 @@ class Engine:
         """
         if self._server is not None:
             self._server.close()
-        clock = self.transport.now
-        watch = Watch(deadline=deadline, period=period, interval=interval, every=every, clock=clock)
+        watch = Watch(
+            deadline=deadline,
+            period=period,
+            interval=interval,
+            every=every,
+            clock=self.transport.now,
+            moved=lambda: self._session.moved,
+        )
         self._server = Server(watch, port, host, self._slots)
         self._watch = watch
         if self._loaded is not None:
@@ -1034,6 +1040,7 @@ class Engine:
             inputs=outline.inputs,
             outputs=outline.outputs,
             tokens=outline.input_mode.one_hot,
+            baud=getattr(self.transport, "baud", None),
         )
         watch, self._watch = self._watch, None
         try:

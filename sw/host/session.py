@@ -185,6 +185,11 @@ class Session:
         return {"repeated": self.repeated, "resumed": self.resumed, "damaged": damaged}
 
     @property
+    def moved(self) -> dict[str, int]:
+        """Bytes on the line, to the board (``sent``) and from it (``received``)."""
+        return {"sent": self.sent_bytes, "received": self.received_bytes}
+
+    @property
     def unanswered(self) -> int:
         """Commands whose replies have not been taken with :meth:`receive`."""
         return len(self._unanswered) + len(self._replies)

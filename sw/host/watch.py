@@ -65,6 +65,8 @@ class Facts:
     inputs, outputs : int
     tokens : bool
         The input is a token per step.
+    baud : int or None
+        Of a serial line; None where it is not known how fast the line is.
     """
 
     network: str
@@ -77,6 +79,7 @@ class Facts:
     inputs: int
     outputs: int
     tokens: bool
+    baud: int | None = None
 
 
 @dataclass
@@ -151,6 +154,8 @@ class Watch:
         The board's time in seconds: a virtual board has its own.
     host_clock : function
         The time of this program.
+    moved : function
+        Bytes that went over the line so far: ``sent`` and ``received``.
     """
 
     def __init__(
@@ -162,6 +167,7 @@ class Watch:
         every: int = 0,
         clock: Callable[[], float] = time.monotonic,
         host_clock: Callable[[], float] = time.perf_counter,
+        moved: Callable[[], dict[str, int]] = dict,
     ) -> None:
         for name, value in (("deadline", deadline), ("period", period), ("interval", interval)):
             if value is not None and not value > 0:
@@ -171,7 +177,7 @@ class Watch:
         self.deadline = None if deadline is None else float(f"{deadline:.9g}")
         self.period = period or self.deadline
         self.interval, self.every = interval, every
-        self._clock, self._host_clock = clock, host_clock
+        self._clock, self._host_clock, self._moved = clock, host_clock, moved
         self.bounds = SERIES
         if deadline is not None:
             self.bounds = tuple(float(f"{share * deadline:.9g}") for share in SHARES)
@@ -398,6 +404,7 @@ class Watch:
             "misses": self._misses,
             "host_late": self._host_late,
             "link": dict(self._link),
+            "moved": self._moved(),
             "faults": self._faults,
         }
 
@@ -468,6 +475,7 @@ class Watch:
                 "host_late": self._host_late,
                 "worst": [dict(e) for e in self._worst],
                 "link": dict(self._link),
+                "moved": self._moved(),
                 "fault": self._fault,
                 "faults": self._faults,
                 "thresholds": self._thresholds,

@@ -6,8 +6,15 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["RECENT", "ago", "quantile", "recent", "status"]
+from stillnet.sw.contract.link import BITS_PER_BYTE
+from stillnet.sw.contract.registers import LIMITS, limit
 
+__all__ = ["CAUSES", "RECENT", "ago", "limited_by", "quantile", "recent", "status"]
+
+CAUSES = ("link", *LIMITS)
+"""What may limit the steps per second."""
+
+_STALLS = ("stall_cell", "stall_memory", "stall_events")
 RECENT = 5.0
 """Seconds over which a rate of now is taken."""
 
@@ -18,8 +25,9 @@ def recent(blocks: Iterable[dict[str, Any]]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``steps_per_second``, and per step ``words``, ``cycles``, ``saturations`` and ``events`` by
-        vector; empty where nothing ran.
+        ``steps_per_second``, and per step ``words``, ``cycles``, those of each stall,
+        ``saturations``, ``events`` by vector, and bytes on the line each way, ``moved``; empty
+        where nothing ran.
     """
     taken: list[dict[str, Any]] = []
     for block in reversed(list(blocks)):
@@ -35,9 +43,38 @@ def recent(blocks: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "events": {n: sum(b["counters"]["events"].get(n, 0) for b in taken) / steps for n in names},
         **{
             key: sum(b["counters"][key] for b in taken) / steps
-            for key in ("words", "cycles", "saturations")
+            for key in ("words", "cycles", "saturations", *_STALLS)
+        },
+        "moved": {
+            key: sum(b.get("moved", {}).get(key, 0) for b in taken) / steps
+            for key in ("sent", "received")
         },
     }
+
+
+def limited_by(now: dict[str, Any], facts: dict[str, Any] | None) -> dict[str, Any]:
+    """What limits the steps per second, as ``Engine.counters`` and ``stillnet run`` say it.
+
+    Parameters
+    ----------
+    now : dict
+        Of :func:`recent`.
+    facts : dict or None
+        Of the driver's document.
+
+    Returns
+    -------
+    dict
+        ``by``, one of :data:`CAUSES` or None; ``engine`` and ``link``, the steps per second that
+        each would do alone, or None where that is not known.
+    """
+    if not now or facts is None:
+        return {"by": None, "engine": None, "link": None}
+    baud, longest = facts.get("baud"), max(now["moved"].values())
+    engine = facts["clock_hz"] / now["cycles"] if now["cycles"] else None
+    line = baud / (BITS_PER_BYTE * longest) if baud and longest else None
+    is_link = line is not None and engine is not None and line < engine
+    return {"by": "link" if is_link else limit(now), "engine": engine, "link": line}
 
 
 def quantile(times: dict[str, Any], share: float) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from stillnet.sw.contract.errors import StillnetError
 
+from .figures import CAUSES, limited_by, recent
 from .monitor import Monitor
 
 __all__ = ["prometheus_text"]
@@ -60,6 +61,7 @@ def _families(monitor: Monitor) -> Iterator[Any]:
     yield CounterMetricFamily("stillnet_steps", "Steps that were done.", value=document["steps"])
     yield from _engine(document["counters"], monitor.budgets)
     yield from _times(document)
+    yield from _limit(monitor, document)
     link = CounterMetricFamily("stillnet_link_errors", "Repairs of the line.", labels=["kind"])
     for kind, count in document["link"].items():
         link.add_metric([kind], count)
@@ -79,6 +81,23 @@ def _families(monitor: Monitor) -> Iterator[Any]:
     if errors:
         text = "Mean absolute error against the float model, of the latest check."
         yield GaugeMetricFamily("stillnet_canary_error", text, value=errors[-1])
+
+
+def _limit(monitor: Monitor, document: dict[str, Any]) -> Iterator[Any]:
+    """What limits the steps per second now, and bytes on the line."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    by = limited_by(recent(monitor.blocks), document["facts"])["by"]
+    limits = GaugeMetricFamily(
+        "stillnet_limited_by", "1 for what limits the steps per second.", labels=["by"]
+    )
+    for cause in CAUSES:
+        limits.add_metric([cause], int(cause == by))
+    yield limits
+    moved = CounterMetricFamily("stillnet_link_bytes", "On the line.", labels=["direction"])
+    for direction, count in document.get("moved", {}).items():
+        moved.add_metric([direction], count)
+    yield moved
 
 
 def _engine(counters: dict[str, Any], budgets: dict[str, int]) -> Iterator[Any]:

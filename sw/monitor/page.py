@@ -9,7 +9,7 @@ from typing import Any
 from stillnet.sw.util.pictures import FAINT, INK, PALETTE
 from stillnet.sw.util.shown import shown_count, shown_time
 
-from .figures import ago, quantile, recent, status
+from .figures import ago, limited_by, quantile, recent, status
 from .monitor import Monitor
 
 __all__ = ["build_page"]
@@ -315,6 +315,7 @@ class _Page:
                 f"{now.get('saturations', 0.0):.3g} per step",
             ),
             ("link errors", shown_count(link), "all repaired"),
+            _limit_tile(now, document),
         ]
         if counters.get("late"):
             tiles.append(("late events", shown_count(sum(counters["late"].values())), "by budgets"))
@@ -376,6 +377,13 @@ def reason(entry: dict[str, Any], document: dict[str, Any]) -> str:
     if "counters" in entry:
         text += f", {entry['counters']['words']:,} words"
     return text
+
+
+def _limit_tile(now: dict[str, Any], document: dict[str, Any]) -> tuple[str, str, str]:
+    found = limited_by(now, document["facts"])
+    rates = [f"{who} {found[who]:,.0f}" for who in ("engine", "link") if found[who]]
+    small = f"steps per second: {', '.join(rates)}" if rates else ""
+    return "limited by", found["by"] or "–", small
 
 
 def _tile(name: str, value: str, small: str, warn: object = False) -> str:

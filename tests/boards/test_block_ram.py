@@ -164,8 +164,7 @@ def cells_of(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
             ("also read", 18, 10, 0),
             ("two registers", 18, 10, 0),
         ],
-        *[("plain", 18, 10, 18), ("enabled", 4, 12, 4), ("reset", 18, 10, 0)],
-        *[("marked", 8, 12, 0), ("also read", 18, 10, 0), ("two registers", 18, 10, 0)],
+        *[("enabled", 4, 12, 4), ("reset", 18, 10, 0), ("two registers", 18, 10, 0)],
     ),
 )
 def test_the_netlist_does_the_same(

@@ -476,6 +476,16 @@ def ulx3s() -> Iterator[VirtualBoard]:
     model.close()
 
 
+def test_another_rate_of_the_serial_port() -> None:
+    slow = board("ulx3s-25f").with_baud(115_200)
+    assert slow.baud == 115_200 and slow.clock_hz == board("ulx3s-25f").clock_hz
+    assert board("ulx3s-25f").with_baud(12_500_000).baud == 12_500_000
+    with pytest.raises(StillnetError, match="12,500,001 baud is outside of 9,600 to 12,500,000"):
+        board("ulx3s-25f").with_baud(12_500_001)
+    with pytest.raises(StillnetError, match="to 3,000,000, what board 'icebreaker' can do at 24 "):
+        board("icebreaker").with_baud(3_000_001)
+
+
 def test_the_virtual_board_equals_the_reference(ulx3s: VirtualBoard) -> None:
     engine = Engine(ulx3s)
     assert engine.identity.board == "ulx3s-25f"

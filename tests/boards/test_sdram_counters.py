@@ -52,7 +52,7 @@ def test_another_sdram() -> None:
 
 @pytest.fixture(
     scope="module",
-    params=["ulx3s-12f", pytest.param("ulx3s-85f tiers", marks=pytest.mark.slow)],
+    params=["ulx3s-25f", pytest.param("ulx3s-85f tiers", marks=pytest.mark.slow)],
 )
 def model(request: pytest.FixtureRequest) -> Iterator[VirtualBoard]:
     name, *tiers = request.param.split()

@@ -27,6 +27,7 @@ from tests.support.networks.random import (
     random_case,
     random_network,
 )
+from tests.support.sampling import some
 
 CONFIGS: dict[str, EngineConfig] = {
     "plain": engine_config(budgets=True),
@@ -95,7 +96,7 @@ def sized_case(config: EngineConfig, steps: int) -> Case:
     return dataclasses.replace(case, inputs=(size * rng.choice([-1, 1], size.shape)).astype(int))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", some(CONFIGS, "all"))
 def test_random_networks(benches: dict[str, Bench], name: str, thorough: bool) -> None:
     bench = benches[name]
     count = 40 if thorough else 12
@@ -103,7 +104,7 @@ def test_random_networks(benches: dict[str, Bench], name: str, thorough: bool) -
     assert late > 100
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", some(CONFIGS, "all"))
 def test_every_step_is_within_its_budget(benches: dict[str, Bench], name: str) -> None:
     bench = benches[name]
     bench.check(sized_case(bench.config, 30))

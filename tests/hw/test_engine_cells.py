@@ -31,7 +31,9 @@ CONFIGS: dict[str, EngineConfig] = {
         matrices=32,
         cells=("lstm", "lstm_peephole", "egru", "gru_before", "gru_reset", "linear", "gru"),
     ),
-    "s5": engine_config(lanes=8, cell_width=2, layers=9, matrices=40, cells=(*S5, "relu")),
+    "s5": engine_config(
+        lanes=8, cell_width=2, layers=9, matrices=40, units=384, cells=(*S5, "relu")
+    ),
     "small": engine_config(
         lanes=4,
         layers=6,
@@ -107,7 +109,7 @@ def cell_benches() -> Iterator[dict[str, Bench]]:
         bench.renew()
 
 
-QUICK = some(CONFIGS, *[name for name in CONFIGS if name != "shared"])
+QUICK = some(CONFIGS, "recurrent", "s5")
 
 
 @pytest.mark.parametrize("name", QUICK)

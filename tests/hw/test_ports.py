@@ -10,6 +10,7 @@ from amaranth.lib import wiring
 from stillnet.hw.engine import Engine
 from stillnet.hw.parts.elaboration import swift_elaboration
 from tests.support.networks.random import engine_config
+from tests.support.sampling import some
 
 MOST_MEMBERS = 12
 
@@ -30,7 +31,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", some(CONFIGS, "everything"))
 def test_no_block_has_a_long_list_of_ports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     members: Counter[str] = Counter()
     by_amaranth = wiring.Component.__init__

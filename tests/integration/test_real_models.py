@@ -33,6 +33,7 @@ def test_a_voice_activity_detector_is_taken_whole(file: str, speech: np.ndarray)
     np.testing.assert_allclose(model.run_whole(speech[:120]), wanted, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_its_integers_in_hardware(speech: np.ndarray) -> None:
     file = next(iter(recordings.SILERO))
     model = load_model(recordings.silero_path(file), cut=CutOptions(elements=576))

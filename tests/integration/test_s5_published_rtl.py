@@ -29,6 +29,10 @@ from tests.support.networks.s5 import (
 from tests.support.oracles import s5 as s5_published
 from tests.support.oracles.s5 import PublishedS5
 
+# make test has the reference against that implementation (test_s5_published), and the generated
+# hardware against the reference (test_engine_cells).
+pytestmark = pytest.mark.slow
+
 CONFIG = engine_config(
     lanes=8,
     cell_width=2,

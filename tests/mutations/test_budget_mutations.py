@@ -25,13 +25,10 @@ MUTATIONS: dict[str, tuple[str, str]] = {
     "a class too few": ("over >= CLASSES, CLASSES - 1", "over >= CLASSES - 2, CLASSES - 1"),
     "a class that does not fit is no end": ("m.d.sync += s.stopped.eq(1)", "pass"),
 }
-QUICK = ("the window stays where it is",)
-"""The others compile for as long and run with ``slow``."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MUTATIONS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
 def test_broken_hardware_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put_in_place(monkeypatch, "events.budget", "Budget", MUTATIONS[name])
     config = CONFIGS["plain"]

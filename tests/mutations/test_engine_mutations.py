@@ -156,6 +156,7 @@ def test_a_mutation_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert noticed(bench, examples()), f"{name}: {EXAMPLES} examples passed"
 
 
+@pytest.mark.slow
 def test_without_the_dispatch_rule_networks_hang() -> None:
     """Rule 2 of the architecture: about one random network in fifty."""
     bench = Bench(CONFIG, engine_verilog(CONFIG, check_dispatch=False))

@@ -151,6 +151,7 @@ def test_broken_hardware_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert noticed(bench, examples(config)), f"{name}: {3 * EXAMPLES} networks passed"
 
 
+@pytest.mark.slow
 def test_no_memory_of_pruned_columns_needs_its_old_value_while_it_is_written() -> None:
     """As ``test_engine_mutations`` has it for dense columns: sums, the cell's copy of them, states,
     references and lists, with every option that adds a memory or a reader."""

@@ -108,7 +108,7 @@ TIMINGS = {
 
 @pytest.mark.parametrize(
     "name",
-    some(TIMINGS, "trp", "trfc"),
+    some(TIMINGS, "trfc"),
 )
 def test_broken_timing(name):
     less, messages = TIMINGS[name]

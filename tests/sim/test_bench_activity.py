@@ -48,7 +48,7 @@ def engines() -> Iterator[dict[str, EngineModel]]:
         model.close()
 
 
-@pytest.mark.parametrize("kind", some(SMALL, "egru", "s5"))
+@pytest.mark.parametrize("kind", some(SMALL, "egru"))
 @pytest.mark.parametrize(
     "activity, density", [(1, 1), (0.2, 1), (0.2, 0.25), (1, 0.1), (0.05, 0.1)]
 )

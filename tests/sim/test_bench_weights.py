@@ -14,6 +14,7 @@ def case(pattern: str, bits: int, density: float = 1.0) -> Case:
     return next(c for c in CASES if (c.pattern, c.bits, c.density) == (pattern, bits, density))
 
 
+@pytest.mark.slow
 def test_rows_hold_together() -> None:
     (row,) = weights(shape=SMALL, cases=(case("1 of 4", 4, 0.25),))
     assert row["format"] == "place 1 of 4" and row["density"] == 0.25

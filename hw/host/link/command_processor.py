@@ -43,6 +43,15 @@ class _Signals:
         Memory may hold a part of an image.
     vector, change, step
         The command brings a vector; as changes; one that is answered by a vector.
+    output, output_valid
+        What the engine gives; with ``slots`` also a last element for what it has lost.
+    lost, sink, verdict
+        With ``slots``: vectors in the engine are lost; so is what is left of this command; outcome
+        of a vector whose output is written.
+    begun
+        A command begins.
+    forming
+        Of an accepted command the form of its reply is not known yet.
     form, reply_form
         Of the changes in a command; of those in a reply.
     reader, writer, forms, forms_read
@@ -78,6 +87,10 @@ class _Signals:
         self.rom_port = self.rom.read_port()
         self.rom_place = Signal(range(len(identity) + 1))
         self.vector, self.change, self.step = Signal(), Signal(), Signal()
+        self.output: Any = None
+        self.output_valid: Any = None
+        self.lost, self.sink, self.verdict = Signal(), Signal(), Signal(Outcome)
+        self.begun, self.forming = Signal(), Signal()
         self.form, self.reply_form = Signal(FORM_BITS), Signal(FORM_BITS)
         self.reader: Any = None
         self.writer: Any = None
@@ -103,6 +116,11 @@ class CommandProcessor(wiring.Component):
     word of memory may have been written through this link since the last ``LOAD`` with
     ``VERIFY``. With ``slots`` the words of other images do not count.
 
+    With ``slots`` a watchdog may reset the engine. Then vectors that are in it are refused, each in
+    its turn, as if none had been loaded: their replies end with what was written of an output, at
+    least an element, and the outcome. The rest of a vector that was on its way in is dropped, and
+    so is any other one until the watchdog is acknowledged.
+
     Parameters
     ----------
     identity : :class:`bytes`
@@ -126,8 +144,9 @@ class CommandProcessor(wiring.Component):
     registers : :py:`Out(RegisterBusSignature)`
     inputs : :py:`Out(stream of 16 bits)`
     outputs : :py:`In(stream of output_layout())`
-    blocked : :py:`In(1)`
-        With ``slots``: no vectors.
+    blocked, lost : :py:`In(1)`
+        With ``slots``: no vectors; the engine is being reset, until all of it is out of that. It is
+        ``blocked`` then.
     """
 
     def __init__(self, identity: bytes, window: int, *, slots: bool = False, changes: int = 0):
@@ -144,7 +163,7 @@ class CommandProcessor(wiring.Component):
                 "registers": Out(RegisterBusSignature(ADDRESS_BITS)),
                 "inputs": Out(stream.Signature(signed(ACTIVATION_BITS))),
                 "outputs": In(stream.Signature(output_layout())),
-                **({"blocked": In(1)} if slots else {}),
+                **({"blocked": In(1), "lost": In(1)} if slots else {}),
             }
         )
 
@@ -169,6 +188,9 @@ class CommandProcessor(wiring.Component):
         x = _Signals(self.identity, self.window)
         bus = self.registers
         m.submodules.identity = x.rom
+        x.output, x.output_valid = self.outputs.payload, self.outputs.valid
+        if self._slots:
+            self._lose(m, x)
         m.d.sync += [
             x.vectors.eq(x.vectors + x.vector_in - x.vector_out),
             bus.write_strobe.eq(x.write_strobe),
@@ -189,9 +211,7 @@ class CommandProcessor(wiring.Component):
             self._connect_changes(m, x)
         with m.If(self.frames.valid & self.frames.ready):
             m.d.sync += x.ended.eq(self.frames.p.last)
-        if self._slots:
-            m.d.comb += x.partial.eq(self.blocked)
-        else:
+        if not self._slots:
             self._watch_memory(m, x)
         with m.FSM():
             self._header(m, x)
@@ -221,10 +241,32 @@ class CommandProcessor(wiring.Component):
             x.reader.bytes.payload.eq(self.frames.payload),
             x.reader.element.eq(x.value),
             x.reader.last.eq(x.ended),
-            x.writer.elements.payload.eq(self.outputs.payload),
+            x.writer.elements.payload.eq(x.output),
             x.forms.addr.eq(x.sequence),
             x.forms_read.addr.eq(self.sequence),
         ]
+
+    def _lose(self, m: Module, x: _Signals) -> None:
+        """The watchdog resets the engine. For each vector in it comes a last element from here; of
+        the command that is being carried out no more goes in."""
+        lost, sink = Signal(), Signal()
+        x.output, x.output_valid = Signal(output_layout()), Signal()
+        m.d.comb += [
+            x.lost.eq(self.lost | lost),
+            x.sink.eq(self.lost | sink),
+            x.partial.eq(self.blocked | x.sink),
+            x.output.data.eq(self.outputs.p.data),
+            x.output.last.eq(self.outputs.p.last | x.lost),
+            x.output_valid.eq(self.outputs.valid | x.lost),
+        ]
+        m.d.sync += x.verdict.eq(Mux(x.lost, Outcome.NOT_LOADED, Outcome.OK))
+        with m.If(self.lost):
+            m.d.sync += [lost.eq(1), sink.eq(1)]
+        with m.Else():
+            with m.If(x.vectors == 0):
+                m.d.sync += lost.eq(0)
+            with m.If(x.begun):
+                m.d.sync += sink.eq(0)
 
     def _watch_memory(self, m: Module, x: _Signals) -> None:
         """From the first write on memory may hold a part of an image, whatever the engine says."""
@@ -243,6 +285,10 @@ class CommandProcessor(wiring.Component):
         frames = self.frames
         with m.State("KIND"):
             m.d.comb += frames.ready.eq(1)
+            if self._slots:
+                m.d.comb += x.begun.eq(1)
+                with m.If(x.sink):
+                    self._forget(m, x)
             m.d.sync += [
                 x.kind.eq(frames.p.data),
                 x.outcome.eq(Outcome.OK),
@@ -323,16 +369,26 @@ class CommandProcessor(wiring.Component):
                 with m.If((x.index != 0) | frames.p.last):
                     m.next = "ENTER"
         with m.State("ENTER"):
-            m.d.comb += self.inputs.valid.eq(1)
-            with m.If(self.inputs.ready):
+            with m.If(self._offer(m, x)):
                 if self.changes:
                     m.d.comb += x.reader.keep.eq(x.kind == Command.STEP)
+                if self._slots:
+                    with m.If(x.sink):
+                        m.d.sync += x.outcome.eq(Outcome.NOT_LOADED)
                 with m.If(~x.ended):
                     m.next = "ELEMENT"
                 with m.Elif(x.kind == Command.STEP):
                     m.next = "KIND"
                 with m.Else():
                     m.next = "REFUSE"  # with outcome OK
+
+    def _offer(self, m: Module, x: _Signals) -> Any:
+        """Offers an element to the engine; returns whether it is gone."""
+        valid, taken = Const(1), self.inputs.ready
+        if self._slots:
+            valid, taken = ~x.sink, self.inputs.ready | x.sink
+        m.d.comb += self.inputs.valid.eq(valid)
+        return taken
 
     def _changed_elements(self, m: Module, x: _Signals) -> None:
         frames, reader = self.frames, x.reader
@@ -342,6 +398,8 @@ class CommandProcessor(wiring.Component):
                 reader.nothing.eq(frames.p.last),
                 x.forms.data.eq(Cat(Const(1, 1), frames.p.data >> WANTED_SHIFT)),
             ]
+            if self._slots:
+                m.d.comb += x.forming.eq(1)
             m.d.sync += x.form.eq(frames.p.data)
             with m.If(frames.valid):
                 m.d.comb += [reader.start.eq(1), x.forms.en.eq(1)]
@@ -357,8 +415,9 @@ class CommandProcessor(wiring.Component):
             with m.If(reader.done):
                 m.next = "KIND"
         with m.State("ENTER_CHANGE"):
-            m.d.comb += [self.inputs.valid.eq(1), reader.keep.eq(self.inputs.ready)]
-            with m.If(self.inputs.ready):
+            taken = self._offer(m, x)
+            m.d.comb += reader.keep.eq(taken)
+            with m.If(taken):
                 m.next = "CHANGE"
 
     def _operation(self, m: Module, x: _Signals) -> None:
@@ -474,7 +533,8 @@ class CommandProcessor(wiring.Component):
             m.d.sync += reply_kind.eq(Mux(x.quiet, x.kind, step))
             if self.changes:
                 m.d.sync += x.reply_form.eq(x.forms_read.data[1:])
-            with m.If(x.begin | (~x.quiet & self.outputs.valid)):
+            ready = x.output_valid & ~x.forming if self._slots else x.output_valid
+            with m.If(x.begin | (~x.quiet & ready)):
                 m.next = "HEADER"
         with m.State("HEADER"):
             m.d.comb += self.begin.eq(1)
@@ -494,10 +554,10 @@ class CommandProcessor(wiring.Component):
         with m.State("OUTPUT"):
             m.d.comb += self.outputs.ready.eq(1)
             if self.changes:
-                m.d.comb += x.writer.keep.eq(self.outputs.valid)
+                m.d.comb += x.writer.keep.eq(x.output_valid)
             else:
-                m.d.sync += element.eq(self.outputs.payload)
-            with m.If(self.outputs.valid):
+                m.d.sync += element.eq(x.output)
+            with m.If(x.output_valid):
                 m.next = "OUTPUT_LOW"
         with m.State("OUTPUT_LOW"), self._put(m, element.data[:8]):
             m.next = "OUTPUT_HIGH"
@@ -507,7 +567,9 @@ class CommandProcessor(wiring.Component):
                 m.next = "OUTPUT_DONE"
         with m.State("OUTPUT_DONE"):
             m.d.comb += self.replies.p.last.eq(1)
-            with self._put(m, Outcome.OK):
+            if self._slots:
+                m.d.sync += x.verdict.eq(x.verdict)
+            with self._put(m, x.verdict if self._slots else Outcome.OK):
                 m.d.comb += x.vector_out.eq(1)
                 m.next = "IDLE"
 
@@ -518,7 +580,7 @@ class CommandProcessor(wiring.Component):
             m.next = "OUTPUT_CHANGES"
         with m.State("OUTPUT_CHANGES"):
             m.d.comb += [
-                writer.elements.valid.eq(self.outputs.valid),
+                writer.elements.valid.eq(x.output_valid),
                 self.outputs.ready.eq(writer.elements.ready),
                 self.replies.valid.eq(writer.bytes.valid),
                 self.replies.p.data.eq(writer.bytes.payload),

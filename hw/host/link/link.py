@@ -78,6 +78,8 @@ class HostLink(wiring.Component):
         for what was under way between them.
     blocked : :py:`In(1)`
         With ``slots``: the image that is loaded is not whole, so vectors are refused.
+    lost : :py:`In(1)`
+        With ``slots``: the watchdog has the engine reset, so vectors in it are refused too.
     """
 
     def __init__(
@@ -128,7 +130,7 @@ class HostLink(wiring.Component):
                 "inputs": Out(stream.Signature(signed(ACTIVATION_BITS))),
                 "outputs": In(stream.Signature(output_layout())),
                 "engine_reset": Out(1),
-                **({"blocked": In(1)} if slots else {}),
+                **({"blocked": In(1), "lost": In(1)} if slots else {}),
             }
         )
 
@@ -184,5 +186,5 @@ class HostLink(wiring.Component):
             self.engine_reset.eq(restart),
         ]
         if self.identity.slots:
-            m.d.comb += processor.blocked.eq(self.blocked)
+            m.d.comb += [processor.blocked.eq(self.blocked), processor.lost.eq(self.lost)]
         return m

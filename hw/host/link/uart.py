@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from stillnet.hw.memory.port import check_width
 
-__all__ = ["Uart", "UartReceiver", "UartTransmitter", "baud_increment"]
+__all__ = ["MIN_CYCLES", "Uart", "UartReceiver", "UartTransmitter", "baud_increment"]
 
 MIN_CYCLES = 8
 """Fewest cycles per bit: one for each eighth."""

@@ -13,7 +13,7 @@ from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.host.serving import DEFAULT_PORT as DRIVER_PORT
 from stillnet.sw.monitor.canary import Canary
 from stillnet.sw.monitor.client import Client
-from stillnet.sw.monitor.figures import ago, quantile, recent, status
+from stillnet.sw.monitor.figures import ago, limited_by, quantile, recent, status
 from stillnet.sw.monitor.monitor import Monitor
 from stillnet.sw.monitor.server import DEFAULT_PORT, serve_page
 from stillnet.sw.network.network import Network
@@ -118,7 +118,8 @@ def _show(summary: dict[str, Any]) -> None:
     if now:
         print(
             f"words per step: {shown_count(now['words'])}, steps per second: "
-            f"{now['steps_per_second']:.3g}"
+            f"{now['steps_per_second']:.3g}, limited by: "
+            f"{limited_by(now, facts)['by'] or 'unknown'}"
         )
     if summary["steps"]:
         limit = summary["deadline"]

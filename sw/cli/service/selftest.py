@@ -241,12 +241,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "port", metavar="PORT", help="/dev/ttyUSB0, tcp:HOST:PORT, or sim:BOARD for a virtual one"
     )
-    parser.add_argument(
-        "--baud",
-        type=options.positive,
-        metavar="N",
-        help=f"of a serial port ({DEFAULT_BAUD:,})",
-    )
+    options.add_baud(parser, f"of a serial port ({DEFAULT_BAUD:,})")
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:

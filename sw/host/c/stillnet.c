@@ -489,27 +489,34 @@ static int greet(stillnet *d)
 
 /* -- the streams of a bus -------------------------------------------------------------------- */
 
+/* Gives elements to the core; how many it has taken. */
+static size_t bus_put(stillnet *d)
+{
+    stillnet_job *j;
+    size_t size, left, n;
+    int16_t one;
+    if (d->given == d->count) return 0;
+    j = job_at(d, d->given);
+    size = j->source_bytes / 2;
+    left = size - d->moved_in;
+    one = (int16_t)(uint16_t)j->value;
+    if (j->source)
+        n = d->bus.put(d->context, (const int16_t *)j->source + d->moved_in, left);
+    else
+        n = d->bus.put(d->context, &one, 1);
+    if (n > left) n = left;
+    d->moved_in += n;
+    if (d->moved_in == size) {
+        d->moved_in = 0;
+        d->given++;
+        if (!j->sink_bytes) d->answered++;
+    }
+    return n;
+}
+
 static int bus_pump(stillnet *d)
 {
-    size_t moved = 0;
-    if (d->given < d->count) {
-        stillnet_job *j = job_at(d, d->given);
-        const size_t size = j->source_bytes / 2, left = size - d->moved_in;
-        const int16_t one = (int16_t)(uint16_t)j->value;
-        size_t n;
-        if (j->source)
-            n = d->bus.put(d->context, (const int16_t *)j->source + d->moved_in, left);
-        else
-            n = d->bus.put(d->context, &one, 1);
-        if (n > left) n = left;
-        moved = n;
-        d->moved_in += n;
-        if (d->moved_in == size) {
-            d->moved_in = 0;
-            d->given++;
-            if (!j->sink_bytes) d->answered++;
-        }
-    }
+    size_t moved = bus_put(d);
     if (d->answered < d->count && job_at(d, d->answered)->sink_bytes) {
         stillnet_job *j = job_at(d, d->answered);
         const size_t left = j->sink_bytes / 2 - d->moved_out;
@@ -929,7 +936,11 @@ int stillnet_submit(stillnet *d, const int16_t *x, int16_t *y)
     j.source_bytes = 2 * d->inputs;
     j.sink = (uint16_t *)y;
     j.sink_bytes = 2 * d->outputs;
-    return has_room(d, &j) ? give(d, &j) : fail(d, STILLNET_FULL, d->count, 0);
+    if (!has_room(d, &j)) return fail(d, STILLNET_FULL, d->count, 0);
+    if (IS_LINK(d)) return give(d, &j);
+    give(d, &j);
+    while (bus_put(d)) d->progress = clock_now(d);
+    return STILLNET_OK;
 }
 
 int stillnet_finish(stillnet *d)

@@ -184,7 +184,7 @@ int stillnet_step(stillnet *d, const int16_t *x, int16_t *y);
 /* Many vectors, one after the other in both arrays, as many on their way as there is room for. */
 int stillnet_run(stillnet *d, const int16_t *x, int16_t *y, size_t steps);
 
-/* Sends a vector. `x` must not change, and `y` is not valid, until stillnet_finish() has waited for
+/* Sends a vector; on a bus as much of it as the core takes at once. `x` must not change, and `y` is not valid, until stillnet_finish() has waited for
    this vector. STILLNET_FULL: nothing was sent, call stillnet_finish() first. */
 int stillnet_submit(stillnet *d, const int16_t *x, int16_t *y);
 

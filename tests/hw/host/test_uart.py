@@ -9,11 +9,14 @@ from amaranth.sim import Simulator
 
 from stillnet.hw.host.link.uart import Uart, UartReceiver, UartTransmitter, baud_increment
 from stillnet.sim.testbenches import run_testbench
+from tests.support.sampling import some
 
 CLOCK, BAUD = 100_000_000, 3_000_000
 
 
-@pytest.mark.parametrize("baud", [BAUD, BAUD * 98 // 100, BAUD * 102 // 100])
+@pytest.mark.parametrize(
+    "baud", some([BAUD, BAUD * 98 // 100, BAUD * 102 // 100], BAUD * 98 // 100)
+)
 def test_against_a_third_party(baud: int) -> None:
     """3 Mbaud at 100 MHz (33.3 cycles a bit), the other side within 2 %."""
     result = run_testbench("uart", BAUD=baud, COUNT=150)

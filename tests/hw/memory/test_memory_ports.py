@@ -439,6 +439,7 @@ def test_axi4_bench(word_bits):
     assert figures["long_columns"] >= 0.99
 
 
+@pytest.mark.slow
 def test_axi4_bench_sees_too_many_bursts():
     """A master that may have one burst more on its way than it says."""
 

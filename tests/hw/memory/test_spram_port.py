@@ -22,6 +22,9 @@ from tests.support.mutations import built, changed
 # -- the memory of one port, in Amaranth's simulator ----------------------------------------------
 
 
+SLOW = pytest.mark.slow
+
+
 def filled(words: list[int]) -> list[tuple[int, int]]:
     return list(enumerate(words))
 
@@ -315,10 +318,10 @@ def test_primitives_behave_like_the_memory(tmp_path: Path, word_bits: int, depth
     [
         ("i_CHIPSELECT=selected", "i_CHIPSELECT=enable"),
         ("i_WREN=write", "i_WREN=self.port.write.valid"),
-        ("Array(outputs)[row_read]", "Array(outputs)[row]"),
-        ("i_MASKWREN=Const(0b1111, 4)", "i_MASKWREN=Const(0b0111, 4)"),
-        ("i_POWEROFF=Const(1)", "i_POWEROFF=Const(0)"),
-        ("ready.eq(~busy & ~word_valid)", "ready.eq(~busy)"),
+        pytest.param("Array(outputs)[row_read]", "Array(outputs)[row]", marks=SLOW),
+        pytest.param("i_MASKWREN=Const(0b1111, 4)", "i_MASKWREN=Const(0b0111, 4)", marks=SLOW),
+        pytest.param("i_POWEROFF=Const(1)", "i_POWEROFF=Const(0)", marks=SLOW),
+        pytest.param("ready.eq(~busy & ~word_valid)", "ready.eq(~busy)", marks=SLOW),
     ],
     ids=["all rows", "write in a read", "late row", "mask", "power", "word spoilt"],
 )

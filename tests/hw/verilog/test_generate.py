@@ -174,6 +174,7 @@ def test_text_is_readable(generated):
     assert os.listdir(folder) and not [n for n in os.listdir(folder) if n.startswith(".")]
 
 
+@pytest.mark.slow
 def test_same_text_twice():
     config = small_config(memory="axi4")
     assert core_verilog(config) == core_verilog(config)

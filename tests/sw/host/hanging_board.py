@@ -18,7 +18,7 @@ from stillnet.sw.contract.link import Command
 from stillnet.sw.host.driver import Engine
 from tests.support.link_bench import BAUD, CLOCK, CONFIGS
 
-__all__ = ["hanging_board", "silence"]
+__all__ = ["TRAP", "hanging_board", "silence"]
 
 TRAP = 8
 """The last words of the memory: a write there silences it."""
@@ -69,8 +69,12 @@ def hanging_board() -> LinkModel:
 
 
 def silence(engine: Engine) -> None:
-    """The memory answers no more, from the next step on."""
+    """The memory answers no more, from the next step on; also between two steps of a stream."""
     config = engine.config
     at = (1 << config.address_bits) - TRAP
-    data = bytes(TRAP * config.word_bytes)
-    engine.session.call(Command.ACCESS, link.load_block(at, data, config.word_bytes))
+    payload = link.load_block(at, bytes(TRAP * config.word_bytes), config.word_bytes)
+    if engine._streaming:
+        engine.session.send(Command.ACCESS, payload)
+        engine._order.append(engine._order[-1]._replace(step=None, kind=Command.ACCESS))
+    else:
+        engine.session.call(Command.ACCESS, payload)

@@ -694,6 +694,37 @@ def test_core_that_hangs() -> None:
     puppet.end()
 
 
+class Taking(Registers):
+    """The same, with an input stream that takes three elements at a time, until it is full."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.taken = room, []
+
+    def answer(self, kind: str, ask: Puppet) -> bytes:
+        assert kind != "g", "nobody asked for an output"
+        if kind != "p":
+            return super().answer(kind, ask)
+        self.time += 7
+        offered = np.frombuffer(ask.take(2 * ask.number()), "<i2").tolist()
+        some = offered[: min(3, self.room - len(self.taken))]
+        self.taken += some
+        return len(some).to_bytes(4, "little")
+
+
+def test_a_bus_is_given_vectors_at_once() -> None:
+    """As far as there is room for them, before anybody waits for an output."""
+    rows = inputs(5, lively(), 3)
+    host = Taking(room=2 * rows.shape[1] + 1)
+    puppet = Puppet(WIDE, host)
+    puppet.open_bus()
+    puppet.load(pack(lively(), WIDE).data)
+    for k, row in enumerate(rows):
+        puppet.submit(row)
+        assert host.taken == rows[: k + 1].ravel().tolist()[: host.room]
+    puppet.end()
+
+
 # -- what is written ------------------------------------------------------------------------------
 
 

@@ -33,10 +33,11 @@ from stillnet.sw.monitor.monitor import Monitor
 from stillnet.sw.network.network import Network
 from stillnet.sw.network.reference import Reference
 from stillnet.sw.packing.packer import pack
+from tests.support.c_driver import CError, LinkHost, Puppet
 from tests.support.link_bench import CONFIGS, FaultyWire, board, connect, inputs, network
 from tests.support.networks.quick import quantize
 from tests.sw.api.test_front_door import example
-from tests.sw.host.hanging_board import hanging_board, silence
+from tests.sw.host.hanging_board import TRAP, hanging_board, silence
 
 LANES = CONFIGS["slots"].lanes
 UNIT = (1 << 16) / 100e6
@@ -373,9 +374,10 @@ def test_the_watchdog_goes_back_and_the_stream_goes_on(model: LinkModel, engine:
             np.testing.assert_array_equal(outputs[k], reference.step_integers(rows[k]), str(k))
 
 
-def test_a_hung_engine_with_a_step_in_flight() -> None:
-    """The memory falls silent under the new network. The board goes back; the step that hung has no
-    answer, so the stream ends in a sentence, and whoever connects again goes on."""
+@pytest.mark.parametrize("window", [1, None])
+def test_a_hung_engine_with_steps_in_flight(window: int | None) -> None:
+    """The memory falls silent under the new network. The board goes back, and refuses the steps
+    that hung; the old network does them, from a cleared state, so the stream loses none."""
     model = hanging_board()
     engine = connect(model, timeout=10 * UNIT)
     net, new = first(), other(first())
@@ -383,25 +385,102 @@ def test_a_hung_engine_with_a_step_in_flight() -> None:
     rows = inputs(6, net, 60)
     deployment = engine.deploy(new, watchdog=2 * UNIT)
     assert deployment.stage == "running"
+    outputs = list(engine.stream_integers(rows[:30], window=window))
+    silence(engine)
+    outputs += engine.stream_integers(rows[30:], window=window)
+    assert deployment.stage == "fell back" and engine.network.name == net.name
+    for low, high, network_ in ((0, 30, new), (30, 60, net)):
+        reference = fresh(network_)
+        for k in range(low, high):
+            np.testing.assert_array_equal(outputs[k], reference.step_integers(rows[k]), str(k))
+    assert len(outputs) == len(rows)
+    assert not engine.status() & Status.FELL_BACK
+    model.end()
+
+
+def test_a_hung_engine_that_is_confirmed_too_late() -> None:
+    """The confirmation comes behind steps that hang: it ends the board's refusals, and the steps
+    behind it would be done before those in front of it."""
+    model = hanging_board()
+    engine = connect(model, timeout=10 * UNIT)
+    net, new = first(), other(first())
+    engine.load(net)
+    rows = inputs(6, net, 60)
+    deployment = engine.deploy(new, watchdog=2 * UNIT)
 
     def vectors() -> Iterator[np.ndarray]:
         for k, row in enumerate(rows):
             if k == 30:
                 silence(engine)
+            if k == 32:  # sent with the next output; then 30 and 31 are on their way
+                engine.confirm()
             yield row
 
+    outputs = list(engine.stream_integers(vectors(), window=6))
+    assert deployment.stage == "fell back" and len(outputs) == len(rows)
+    begin, reference = 0, fresh(new)
+    while np.array_equal(outputs[begin], reference.step_integers(rows[begin])):
+        begin += 1
+    assert begin == 30
+    reference = fresh(net)
+    for k in range(begin, len(rows)):
+        np.testing.assert_array_equal(outputs[k], reference.step_integers(rows[k]), str(k))
+    model.end()
+
+
+def test_a_hung_engine_under_a_program_in_c() -> None:
+    """It is told that nothing runs; it acknowledges, joins the network before and goes on."""
+    model, rows = hanging_board(), inputs(6, first(), 30)
+    deployer = connect(model)
+    net, new = first(), other(first())
+    deployer.load(net)
+    deployer.deploy(new, watchdog=2 * UNIT)
+    config = deployer.config
+    driver = Puppet(config, LinkHost(model))
+    driver.open()
+    driver.load(pack(new, config).data, how="a")
     reference = fresh(new)
+    for row, y in zip(rows[:10], driver.run(rows[:10])):
+        np.testing.assert_array_equal(y, reference.step_integers(row))
+    driver.write(Register.MEMORY_ADDRESS, (1 << config.address_bits) - TRAP)
+    driver.write(Register.MEMORY_DATA, 0)
+    for row in rows[10:13]:
+        driver.submit(row)
+    for _ in range(3):
+        with pytest.raises(CError, match="^the engine has no verified image; load one$"):
+            driver.finish()
+    with pytest.raises(CError, match="^the engine has no verified image; load one$"):
+        driver.run(rows[13:15])
+    assert driver.read(Register.STATUS) & Status.FELL_BACK
+    driver.write(Register.WATCHDOG, 0)
+    while not driver.read(Register.STATUS) & Status.LOADED:
+        pass
+    driver.load(pack(net, config).data, how="a")
+    reference = fresh(net)
+    for row, y in zip(rows[10:], driver.run(rows[10:])):
+        np.testing.assert_array_equal(y, reference.step_integers(row))
+    driver.end()
+    model.end()
+
+
+def test_a_program_that_gives_up_before_the_watchdog() -> None:
+    """Its patience is shorter. The stream ends in a sentence, and the next session is told."""
+    model = hanging_board()
+    engine = connect(model, timeout=UNIT / 2)
+    net, new = first(), other(first())
+    engine.load(net)
+    rows = inputs(6, net, 20)
+    engine.deploy(new, watchdog=2 * UNIT)
+    silence(engine)
     with pytest.raises(ConnectionLost, match="has not finished a command .STEP."):
-        for k, y in enumerate(engine.stream_integers(vectors(), window=1)):
-            np.testing.assert_array_equal(y, reference.step_integers(rows[k]), str(k))
-            done = k
-    assert done == 29
-    later = connect(model)  # which resets an engine that hangs, and so what is loaded
+        list(engine.stream_integers(rows, window=1))
+    model.run(400_000)
+    later = connect(model)
     assert later.status() & Status.FELL_BACK
-    with pytest.raises(StillnetError, match="nothing is loaded on board"):
+    with pytest.raises(StillnetError, match="has gone back to the image before"):
         later.attach(new)
-    later.load(net)
-    assert not later.status() & Status.FELL_BACK
+    later.confirm()
+    later.attach(net)
     reference = fresh(net)
     for row in rows[:10]:
         np.testing.assert_array_equal(later.step_integers(row), reference.step_integers(row))

@@ -21,9 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stillnet.sw.cli.main import main
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.registers import LIMITS
 from stillnet.sw.host.board_engine import board_engine, run_on_board
 from stillnet.sw.monitor.canary import Canary
 from stillnet.sw.monitor.client import Client, NoDriver
+from stillnet.sw.monitor.figures import CAUSES, limited_by, recent
 from stillnet.sw.monitor.metrics import prometheus_text
 from stillnet.sw.monitor.monitor import Monitor
 from stillnet.sw.monitor.server import serve_page
@@ -86,6 +88,11 @@ def test_prometheus_reads_the_numbers() -> None:
         bounds = [(float(k[1]), v) for k, v in found.items() if k[0].endswith("seconds_bucket")]
         times = np.array([v for _, v in sorted(bounds)])
         assert (np.diff(times, prepend=0) == document["times"]["counts"]).all()
+        limits = {k[1]: v for k, v in found.items() if k[0] == "stillnet_limited_by"}
+        assert limits == {cause: cause == counters["limited_by"] for cause in CAUSES}
+        session = stream.engine.session
+        assert found["stillnet_link_bytes_total", "sent"] == session.sent_bytes > 0
+        assert found["stillnet_link_bytes_total", "received"] == session.received_bytes > 0
         assert found["stillnet_deadline_seconds",] == 0.5
         assert found["stillnet_deadline_misses_total", "board"] == document["misses"]
         repeated = found["stillnet_link_errors_total", "repeated"]
@@ -111,6 +118,28 @@ def test_late_events_and_budgets_where_the_counters_have_them() -> None:
         block["counters"] = {**block["counters"], "late": {"gru0": 3}}
         monitor._faults(block)
         assert "3 events in" in stream.alarm("late").text
+
+
+def test_what_limits_the_steps() -> None:
+    """The engine's own cycles, or a line that carries fewer steps than the engine does."""
+    with Stream() as stream:
+        stream.board.baud = 3_000_000
+        stream.engine.load(stream.network)
+        stream.run(recording(1))
+        stream.engine.counters()
+        stream.monitor.poll()
+        now, facts = recent(stream.monitor.blocks), stream.monitor.document["facts"]
+        found, size = limited_by(now, facts), 2 * stream.network.inputs
+        assert now["moved"]["sent"] > size and found["link"] < facts["baud"] / 10 / size
+        assert found["engine"] == facts["clock_hz"] / now["cycles"]
+        for baud, engine in ((None, True), (1 << 40, True), (9600, False)):
+            by = limited_by(now, {**facts, "baud": baud})["by"]
+            assert by == (stream.engine.counters()["limited_by"] if engine else "link")
+        for cause, counter in LIMITS.items():
+            busy = {**now, **{r.name.lower(): 0.1 for r in LIMITS.values()}}
+            busy[counter.name.lower()] = 0.2
+            assert limited_by(busy, {**facts, "baud": None})["by"] == cause
+        assert limited_by({}, facts)["by"] is None
 
 
 def test_metrics_without_a_driver() -> None:
@@ -304,6 +333,7 @@ def test_a_browser_sees_live_numbers(tmp_path) -> None:
                     texts = browser.texts()
                     shown = {name: number(texts[name]) for name in expected}
                 assert number(texts["canary"].split()[0]) >= 1
+                assert texts["limited by"] == counters["limited_by"]
                 # No other computer is asked for anything.
                 assert not [r for r in browser.requests if not r.startswith((address, "data:"))]
                 for width in (1280, 390):

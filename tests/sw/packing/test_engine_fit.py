@@ -303,6 +303,7 @@ def test_the_virtual_board_fits_unless_that_is_forbidden(compressed, capsys, mon
     assert made[2] == board("ulx3s-25f").config()
 
 
+@pytest.mark.slow
 def test_a_compressed_network_on_the_virtual_board(compressed) -> None:
     """Link, engine, SDRAM controller and part; every output held against the reference."""
     result = run(compressed, np.load("x.npy"), engine="sim:ulx3s-25f")

@@ -124,6 +124,7 @@ def test_other_errors_are_not_swallowed() -> None:
     assert "does not answer" in verdict(found)[1]
 
 
+@pytest.mark.slow
 def test_the_virtual_board(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert main(["selftest", "sim:ulx3s-25f"]) == 0
