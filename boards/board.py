@@ -301,6 +301,8 @@ class Board:
                 "units": MAX_UNITS >> scale,
                 "inputs": 1024,
                 "accumulators": 2 * (MAX_UNITS >> scale) // lanes,
+                "layers": 8,
+                "matrices": 32,
                 **dict(self.own),
             }
             best = EngineConfig(
@@ -308,8 +310,6 @@ class Board:
                 lanes=lanes,
                 cells=self.cells,
                 cell_width=self.cell_width,
-                layers=8,
-                matrices=32,
                 address_bits=min(32, address_bits),
                 bus_bits=self.sdram.data_bits,
                 bus_clock=0.0 if self.memory_hz is None else self.memory_hz / self.clock_hz,

@@ -19,8 +19,12 @@ TIERED = "-tiers"
 WIDE_CLOCK_HZ = 95_000_000
 """Of boards with 32 bits of SDRAM: six seeds of four lanes reached 94 to 98 MHz."""
 
-TANG_ENGINE = (("units", 3072), ("inputs", 512), ("accumulators", 1280))
-"""Of the Tang Nano 20K: NSNet2's layers. Its FPGA has no blocks of RAM for powers of two."""
+TANG_ENGINE = (
+    *(("units", 3072), ("inputs", 512), ("accumulators", 1280), ("matrices", 16)),
+    *(("cell_sharing", 4), ("prefetch_blocks", 4)),
+)
+"""Of the Tang Nano 20K: NSNet2's layers. Its FPGA has no blocks of RAM for powers of two, and a cell
+that takes four cycles a unit, whose accumulators come in turn, is what nextpnr finds a place for."""
 
 
 def _ulx3s(size: str, block_rams: int, idcode: int) -> Board:
@@ -148,9 +152,10 @@ BOARDS: dict[str, Board] = {
             family="gowin",
             block_rams=44,  # of 46; two are the queue of columns
             part="EM638325",  # the die in the package has no name; this is the slowest of its kind
-            clock_hz=45_000_000,
+            clock_hz=81_000_000,
             cells=("gru", "linear", "relu", "sigmoid"),
             own=TANG_ENGINE,
+            counted=False,  # two percent of its LUTs
             loader=("-b", "tangnano20k"),
             idcode=0x0000081B,
             flash_bytes=8 << 20,

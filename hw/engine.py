@@ -31,6 +31,7 @@ from stillnet.hw.host.register_bus import RegisterBusSignature
 from stillnet.hw.host.registers import Registers
 from stillnet.hw.lanes.accumulator_reader import AccumulatorReader
 from stillnet.hw.lanes.lanes import Lanes
+from stillnet.hw.lanes.serial_reader import SerialReader
 from stillnet.hw.memory.port import MemoryPortSignature
 from stillnet.hw.memory.tiers import Tiers
 from stillnet.hw.parts.data_register import Data
@@ -57,7 +58,8 @@ class _Blocks:
         m.submodules.scheduler = self.scheduler = Scheduler(config, check_dispatch=check_dispatch)
         m.submodules.fetcher = self.fetcher = ColumnFetcher(config)
         m.submodules.lanes = self.lanes = Lanes(config)
-        m.submodules.reader = self.reader = AccumulatorReader(config)
+        reader = SerialReader if config.in_turn else AccumulatorReader
+        m.submodules.reader = self.reader = reader(config)
         m.submodules.cells = self.cells = CellUnit(config)
         m.submodules.write_back = self.write_back = WriteBack(config)
         m.submodules.input_encoder = self.input_encoder = InputEncoder(config)
@@ -281,6 +283,8 @@ class Engine(wiring.Component):
         connect(m, b.lanes.progress, b.reader.progress)
         connect(m, b.reader.units, b.cells.units)
         m.d.comb += b.reader.units_ready_next.eq(b.cells.units_ready_next)
+        if self._config.in_turn:
+            m.d.comb += b.reader.units_word.eq(b.cells.units_word)
         connect(m, b.cells.results, b.write_back.results)
         connect(m, b.write_back.outputs, flipped(self.outputs))
         connect(m, b.input_encoder.restore, b.write_back.restore)

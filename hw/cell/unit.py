@@ -104,12 +104,20 @@ class CellUnit(wiring.Component):
         super().__init__(
             {
                 "commands": In(stream.Signature(cell_command_layout(config))),
-                "units": In(stream.Signature(unsigned(s.gates * width * ACCUMULATOR_BITS))),
+                **self._units(),
                 "units_ready_next": Out(1),
                 "results": Out(ResultsSignature(config)),
                 "host": In(StateAccessSignature(s.row, width, s.state, variables=True)),
             }
         )
+
+    def _units(self) -> dict[str, Any]:
+        """The members by which units come."""
+        gates, width = Shapes(self._config).gates, self._config.cell_width
+        if self._config.in_turn:
+            word = Out(range(max(2, gates)))
+            return {"units": In(stream.Signature(ACCUMULATOR_BITS)), "units_word": word}
+        return {"units": In(stream.Signature(unsigned(gates * width * ACCUMULATOR_BITS)))}
 
     @property
     def config(self) -> EngineConfig:
@@ -131,10 +139,13 @@ class CellUnit(wiring.Component):
         self._may_start(m, s)
         self._issue(m, s)
         self._commands(m, s)
-        for g in range(Shapes(self._config).gates):
-            for p in range(self._config.cell_width):
-                self._rescale(m, s, g, p)
-                self._parameter(m, s, g, p)
+        if self._config.in_turn:
+            self._rescale_in_turn(m, s)
+        else:
+            for g in range(Shapes(self._config).gates):
+                for p in range(self._config.cell_width):
+                    self._rescale(m, s, g, p)
+                    self._parameter(m, s, g, p)
         self._arrival(m, s)
         for v, name in enumerate(self._config.state_names):
             self._state_variable(m, s, v, name)
@@ -174,8 +185,12 @@ class CellUnit(wiring.Component):
             # Units enter the pipelines in phase 0, after the rescale.
             m.d.sync += s.phase.eq(Mux(s.phase == sharing - 1, 0, s.phase + 1))
             may_issue &= s.phase == (-self._rescale_latency - 1) % sharing
+        taken: Any = self.units.valid
+        if self._config.in_turn:
+            may_issue &= self._in_turn(m, s, active)
+            taken = 1  # the reader shows the next unit already
         m.d.comb += [
-            s.issue.eq(s.may_issue & self.units.valid),
+            s.issue.eq(s.may_issue & taken),
             self.units.ready.eq(s.may_issue),
             self.units_ready_next.eq(may_issue),
         ]
@@ -183,6 +198,26 @@ class CellUnit(wiring.Component):
         with m.If(s.issue):
             m.d.sync += [s.left.eq(s.left - 1), s.row.eq(s.row + 1), s.last.eq(s.left == 2)]
             m.d.sync += [row.eq(row + 1) for row in s.peer_rows]
+
+    def _in_turn(self, m: Module, s: _Signals, active: Signal) -> Value:
+        """Asks for the accumulators of the next unit, one after the other.
+
+        Returns whether it was there, and its command too, before the first of them: they are
+        rescaled in the cycles before the unit is taken.
+        """
+        gates, sharing = Shapes(self._config).gates, self._config.cell_sharing
+        with m.Switch(s.phase):
+            for g in range(gates):
+                with m.Case((g - gates - self._rescale_latency) % sharing):
+                    m.d.comb += self.units_word.eq(g)
+        there: Value = self.units.valid
+        ours: Value = active
+        for k in range(gates - 1):
+            there_before, there = there, Signal(name=f"there{k}")
+            m.d.sync += there.eq(there_before)
+            ours_before, ours = ours, Signal(name=f"ours{k}")
+            m.d.sync += ours.eq(ours_before)
+        return there & ours
 
     def _commands(self, m: Module, s: _Signals) -> None:
         """The next command starts with the last group of the one before, or later."""
@@ -228,6 +263,21 @@ class CellUnit(wiring.Component):
         if self._config.row_scale:
             result = self._row_scale(m, g, p, s.kind, result)
         s.pre[g].append(result)
+
+    def _rescale_in_turn(self, m: Module, s: _Signals) -> None:
+        """One rescale unit for all accumulators of a unit, which come one after the other."""
+        gates, sharing = Shapes(self._config).gates, self._config.cell_sharing
+        m.submodules.rescale = unit = Rescale()
+        m.d.comb += [
+            unit.accumulator.eq(self.units.payload.as_signed()),
+            unit.shift.eq(s.command.shift),
+        ]
+        for g in range(gates - 1):
+            waiting = Data(unit.result.shape(), name=f"rescaled{g}")
+            with m.If(s.phase == (g + 1 - gates) % sharing):
+                m.d.sync += waiting.eq(unit.result)
+            s.pre[g].append(waiting)
+        s.pre[gates - 1].append(unit.result)
 
     def _row_scale(self, m: Module, g: int, p: int, kind: Signal, value: Signal) -> Signal:
         """The row multiplier of accumulator g of unit p, after its rescale unit.

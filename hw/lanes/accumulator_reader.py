@@ -29,7 +29,7 @@ from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.fixed import ACCUMULATOR_BITS
 from stillnet.sw.contract.stages import COMMIT_CYCLES
 
-__all__ = ["AccumulatorReader"]
+__all__ = ["AccumulatorReader", "ReaderSignals"]
 
 QUARTERS = 4
 """Parts of an accumulator that have buffers of their own, so that no pointer reaches far."""
@@ -46,7 +46,7 @@ class _Side:
         self.taken = Signal(name=f"taken{number}")
 
 
-class _Signals:
+class ReaderSignals:
     """What the parts of the reader share."""
 
     def __init__(self, config: EngineConfig) -> None:
@@ -127,18 +127,22 @@ class AccumulatorReader(wiring.Component):
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        s = Shapes(config)
         super().__init__(
             {
                 "commands": In(stream.Signature(read_command_layout(config))),
                 "progress": In(ProgressSignature(config)),
                 "hold": Out(HoldSignature(config)),
                 "sums": Out(SumReadSignature(config)),
-                "units": Out(stream.Signature(unsigned(s.gates * config.cell_width * 32))),
+                **self._units(),
                 "units_ready_next": In(1),
                 "peek": In(PeekSignature(config)),
             }
         )
+
+    def _units(self) -> dict[str, Any]:
+        """The members by which units go to their cell."""
+        words = Shapes(self._config).gates * self._config.cell_width
+        return {"units": Out(stream.Signature(unsigned(words * 32)))}
 
     @property
     def config(self) -> EngineConfig:
@@ -147,7 +151,7 @@ class AccumulatorReader(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        s = _Signals(self._config)
+        s = ReaderSignals(self._config)
         s.moves = copies(m, s.advance_next, "move", init=1)
         s.advance = s.moves[0]
         self._follow_columns(m, s)
@@ -169,7 +173,7 @@ class AccumulatorReader(wiring.Component):
 
     # -- fetch side: one block after the other ----------------------------------------------------
 
-    def _follow_columns(self, m: Module, s: _Signals) -> None:
+    def _follow_columns(self, m: Module, s: ReaderSignals) -> None:
         """Whether a block and the one after it may be read, from what was known a cycle ago."""
         sequence, progress = self.progress.sequence, self.progress.block
         for i in range(COMMIT_CYCLES - 2):
@@ -199,7 +203,7 @@ class AccumulatorReader(wiring.Component):
             s.open_next.eq(through | (at_last & (s.block + 1 < progress))),
         ]
 
-    def _begin_block(self, m: Module, s: _Signals) -> None:
+    def _begin_block(self, m: Module, s: ReaderSignals) -> None:
         """A block's reads are asked for once it is open and has a place in the buffer."""
         fresh = Signal()  # what may be read is still that of the previous command
         moved = Signal()  # what may be read is still that of the block before
@@ -222,7 +226,7 @@ class AccumulatorReader(wiring.Component):
         with m.If(s.accept):
             m.d.sync += fresh.eq(1)
 
-    def _next_block(self, m: Module, s: _Signals) -> None:
+    def _next_block(self, m: Module, s: ReaderSignals) -> None:
         """The next block is looked at."""
         units = self._config.multipliers
         with m.If(s.begin):
@@ -234,7 +238,7 @@ class AccumulatorReader(wiring.Component):
                 s.left.eq(s.left - units),
             ]
 
-    def _side(self, m: Module, s: _Signals, k: int) -> None:
+    def _side(self, m: Module, s: ReaderSignals, k: int) -> None:
         """The words of a half bank, one after the other."""
         command, side, sums = s.command, s.sides[k], self.sums
         banks = len(s.sides)
@@ -277,7 +281,7 @@ class AccumulatorReader(wiring.Component):
             host = self.peek.address[banks - 1 :]
             m.d.sync += [row.eq(host), inverse.eq(~host)]
 
-    def _choose(self, m: Module, s: _Signals) -> None:
+    def _choose(self, m: Module, s: ReaderSignals) -> None:
         """One read a cycle, of a bank that the columns leave free; the banks take turns."""
         sums, sides = self.sums, s.sides
         able = Signal(len(sides))
@@ -293,7 +297,7 @@ class AccumulatorReader(wiring.Component):
             left = Mux(sums.bank, sides[1].more | sides[0].wanted, sides[0].more | sides[1].wanted)
         m.d.comb += s.block_done.eq(sums.taken & ~left)
 
-    def _commands(self, m: Module, s: _Signals) -> None:
+    def _commands(self, m: Module, s: ReaderSignals) -> None:
         """The next command is taken as the last word of the one before is granted."""
         finished = Signal()
         m.d.comb += [
@@ -316,8 +320,8 @@ class AccumulatorReader(wiring.Component):
 
     # -- buffer: one memory for each accumulator, a block of units in a row -----------------------
 
-    def _arrive(self, m: Module, s: _Signals) -> None:
-        """What is known of a read, until its word arrives."""
+    def _arrive(self, m: Module, s: ReaderSignals) -> Signal:
+        """What is known of a read, until its word arrives. Returns the accumulator it is of."""
         gate: Any = s.sides[0].gate
         if len(s.sides) == 2:
             gate = Mux(self.sums.bank, s.sides[1].gate, gate)
@@ -329,8 +333,9 @@ class AccumulatorReader(wiring.Component):
         word, gate = before[1 + len(s.read_short)], before[2 + len(s.read_short) :]
         m.d.sync += [here.eq(word & (gate == g)) for g, here in enumerate(s.arrived)]
         m.d.sync += [absent.eq(~(word & (gate == g))) for g, absent in enumerate(s.absent)]
+        return pipe[2 + len(s.read_short) :]
 
-    def _count_blocks(self, m: Module, s: _Signals) -> None:
+    def _count_blocks(self, m: Module, s: ReaderSignals) -> None:
         """Blocks of the buffer that are free, and those that are there."""
         filled = Signal.like(s.level)
         # The late signals choose between sums that are ready.
@@ -347,7 +352,7 @@ class AccumulatorReader(wiring.Component):
             s.some.eq(s.some_next),
         ]
 
-    def _block_ends(self, m: Module, s: _Signals) -> None:
+    def _block_ends(self, m: Module, s: ReaderSignals) -> None:
         """The last group of each block in the buffer."""
         config, depth = self._config, self._config.prefetch_blocks
         write_row = Signal(range(depth))
@@ -367,7 +372,7 @@ class AccumulatorReader(wiring.Component):
             s.next_end.eq(reader.data),
         ]
 
-    def _gate_buffer(self, m: Module, s: _Signals, g: int) -> list[Any]:
+    def _gate_buffer(self, m: Module, s: ReaderSignals, g: int) -> list[Any]:
         """Buffers of accumulator g; returns the words of the group that is handed out.
 
         Pointers reach many small memories, so each quarter of the bits has its own. Synthesis
@@ -387,7 +392,7 @@ class AccumulatorReader(wiring.Component):
         quarters = [self._quarter(m, s, g, q, turned[q // 2]) for q in range(QUARTERS)]
         return [value[p * part : (p + 1) * part] for p in range(width) for value in quarters]
 
-    def _quarter(self, m: Module, s: _Signals, g: int, q: int, turned: Signal) -> Any:
+    def _quarter(self, m: Module, s: ReaderSignals, g: int, q: int, turned: Signal) -> Any:
         """Quarter q of accumulator g: its buffer, and that of the group that is handed out."""
         config, depth = self._config, self._config.prefetch_blocks
         count, width = config.multipliers, config.cell_width
@@ -431,7 +436,7 @@ class AccumulatorReader(wiring.Component):
 
     # -- issue side: one group of units after the other -------------------------------------------
 
-    def _hand_out(self, m: Module, s: _Signals, words: list[Any]) -> None:
+    def _hand_out(self, m: Module, s: ReaderSignals, words: list[Any]) -> None:
         """The group goes to the cell unit."""
         # Both registers of the slice stand here, so that the far cell unit's `ready` is cut off.
         shape = self.units.payload.shape()
@@ -451,7 +456,7 @@ class AccumulatorReader(wiring.Component):
             if len(far):
                 m.d.sync += [s.stage_far.eq(far), s.stage_far_inverse.eq(~far)]
 
-    def _next_group(self, m: Module, s: _Signals) -> None:
+    def _next_group(self, m: Module, s: ReaderSignals) -> None:
         """Whether the group is the last of its block, and whether the block goes with it.
 
         That is known as the group comes up, because many pointers depend on it.

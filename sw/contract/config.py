@@ -30,6 +30,9 @@ MEMORIES = ("ram", "axi4", "port")
 NO_PART = ("name", "cell_sharing", "bus_bits", "bus_clock")
 """Fields that no image depends on."""
 
+IN_TURN = 4
+"""Cycles that a cell takes a unit, at least, where its accumulators come one after the other."""
+
 LATER = ("budgets",)
 """Options that engines and images of before do not name; left out where they are off."""
 
@@ -304,6 +307,15 @@ class EngineConfig:
         an engine without is up to a fifth faster with it, where layers are small.
         """
         return self.sparse and self.hot_words > 0
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether a unit's accumulators come to its cell one after the other, with one rescale unit
+        for all of them: where the cell takes as many cycles a unit."""
+        cells = [CELLS[c] for c in self.cells]
+        plain = self.cell_width == 1 and not self.row_scale
+        plain = plain and not any(cell.parameters for cell in cells)
+        return plain and self.cell_sharing >= max(IN_TURN, self.max_accumulators)
 
     @property
     def read_latency(self) -> int:

@@ -41,7 +41,6 @@ from .stages import (
     LOOKED_UP,
     NEXT_DISPATCH,
     NEXT_READ,
-    OTHER_CELL,
     PASS,
     QUEUES,
     QUIET,
@@ -51,8 +50,9 @@ from .stages import (
     STALL,
     SUMS,
     TAKE,
-    TO_CELL,
     TOKEN,
+    other_cell,
+    to_cell,
 )
 from .table import Entry, Table
 
@@ -215,9 +215,16 @@ class GuaranteeModel:
         """A layer's cell from its dispatch to the last event of its vector."""
         config, layer = self.config, self.table.layers[i]
         groups = -(-layer.units // config.cell_width)
-        cycles = DISPATCH + NEXT_DISPATCH + READ + NEXT_READ + STALL + SUMS + ADD + OTHER_CELL
+        cycles = (
+            DISPATCH + NEXT_DISPATCH + READ + NEXT_READ + STALL + SUMS + ADD + other_cell(config)
+        )
         cycles += layer.blocks * layer.stride  # where a word holds up a read, the word is counted
-        cycles += config.read_latency + TO_CELL + groups * config.cell_sharing + config.cell_sharing
+        cycles += (
+            config.read_latency
+            + to_cell(config)
+            + groups * config.cell_sharing
+            + config.cell_sharing
+        )
         cycles += layer.depth + ENCODE
         if config.sparse:
             cycles += DECODE + QUEUES

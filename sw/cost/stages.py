@@ -8,6 +8,7 @@ a word*). None is fitted to what the hardware measures, but for ``QUEUES``.
 from __future__ import annotations
 
 from stillnet.sw.contract.budgets import CLASSES
+from stillnet.sw.contract.config import EngineConfig
 from stillnet.sw.contract.stages import (
     COMMIT_CYCLES,
     DECODE_CYCLES,
@@ -136,6 +137,15 @@ TO_CELL = 4
 ``EngineConfig.read_latency`` behind their read, until its first unit may enter the cell unit: the
 buffer and three registers."""
 
+IN_TURN = 2
+"""``serial_reader.py``: the same, besides a cycle for each accumulator that comes in turn."""
+
+
+def to_cell(config: EngineConfig) -> int:
+    """``TO_CELL``, or what it is where accumulators come in turn."""
+    return IN_TURN + config.max_accumulators if config.in_turn else TO_CELL
+
+
 RELEASE = 3
 """``lanes.py``: the last sums of a block asked for, until a word of the next step may enter."""
 
@@ -144,6 +154,12 @@ RESCALE, ROW_SCALE = RESCALE_LATENCY, ROW_SCALE_LATENCY
 
 OTHER_CELL = 2
 """``cell_unit.py``: the last event of a cell, until a unit may enter that had to wait for it."""
+
+
+def other_cell(config: EngineConfig) -> int:
+    """``OTHER_CELL``, and its accumulators, where they come in turn."""
+    return OTHER_CELL + (config.max_accumulators - 1 if config.in_turn else 0)
+
 
 # -- begin and end --------------------------------------------------------------------------------
 

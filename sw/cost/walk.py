@@ -42,7 +42,6 @@ from .stages import (
     NEXT_DISPATCH,
     NEXT_READ,
     NEXT_WAITS,
-    OTHER_CELL,
     PASS,
     PRESENT,
     QUEUES,
@@ -53,8 +52,9 @@ from .stages import (
     SAMPLE,
     STALL,
     SUMS,
-    TO_CELL,
     TOKEN,
+    other_cell,
+    to_cell,
 )
 from .table import Entry, Table
 
@@ -427,7 +427,7 @@ class Walk:
             ask = max(ask, ready - (shape.blocks - 1 - b) * chase)
             last = ask + shape.stride - 1
             for _ in range(-(-min(left, lanes) // width)):
-                unit = max(unit, last + config.read_latency + TO_CELL)
+                unit = max(unit, last + config.read_latency + to_cell(config))
                 if sharing > 1:
                     unit = math.ceil(unit / sharing) * sharing
                 units.append(unit)
@@ -451,7 +451,7 @@ class Walk:
             self.latest_cell[0] == shape.cell and self.latest_cell[1] != i
         )
         if not follows or shape.alone or self.config.budgets:
-            unit = max(unit, self.encoded + OTHER_CELL)
+            unit = max(unit, self.encoded + other_cell(self.config))
         return unit
 
     def _encode(self, step: int, i: int, units: list[float]) -> None:

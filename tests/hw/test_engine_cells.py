@@ -76,6 +76,21 @@ CONFIGS: dict[str, EngineConfig] = {
             *("lstm_hard", "gru_hard", "gru_reset_hard", "gru_before_hard", "linear"),
         ),
     ),
+    # Accumulators come to their cell one after the other.
+    "in turn": engine_config(
+        lanes=4,
+        layers=8,
+        matrices=32,
+        cell_sharing=4,
+        cells=("gru", "linear", "relu", "sigmoid"),
+    ),
+    "in turn, more": engine_config(
+        lanes=4,
+        layers=6,
+        matrices=32,
+        cell_sharing=6,
+        cells=("egru", "lstm", "conv3_relu", "relu"),
+    ),
     "one cell": engine_config(lanes=2, cell_width=2, cell_sharing=2, cells=("conv8",)),
 }
 """Several cells in one engine; state variables of one name and of different widths among them."""

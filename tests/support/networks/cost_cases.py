@@ -57,6 +57,14 @@ CONFIGS = {
         **_ROOM,
         **_PRUNED,
     ),
+    "turn": EngineConfig(
+        name="cost-turn",
+        lanes=4,
+        cell_sharing=4,
+        prefetch_blocks=4,
+        cells=("gru", "linear", "relu", "sigmoid"),
+        **_ROOM,
+    ),
     "sdram16": EngineConfig(
         name="cost-sdram16",
         lanes=2,
@@ -162,6 +170,9 @@ CASES = tuple(
         ("sdram16", "pyramid", 4, "8 of 16", 0.5, "bitmap", 24),
         ("sdram16", "between", 4, "all", 1.0, "dense", 8),
         ("sdram16", "mixed", 4, "any", 0.4, None, 24),
+        ("turn", "16-gru32", 8, "all", 1.0, None, 8),
+        ("turn", "three", 8, "all", 1.0, None, 8),
+        ("turn", "pyramid", 8, "all", 1.0, None, 24),
     )
 )
 
@@ -208,6 +219,9 @@ COUNTED: tuple[tuple[float, float, float], ...] = (
     (4145.0, 4414.0, 4782.125),  # sdram16 pyramid int4 8 of 16 bitmap 24
     (1450.5, 1485.9375, 1765.875),  # sdram16 between int4 all dense 8
     (2928.6875, 3158.0625, 3817.875),  # sdram16 mixed int4 any fewest words 24
+    (318.0, 362.8125, 436.6875),  # turn 16-gru32 int8 all fewest words 8
+    (2435.125, 2517.25, 2558.8125),  # turn three int8 all fewest words 8
+    (14502.9375, 14843.8125, 14752.4375),  # turn pyramid int8 all fewest words 24
 )
 """By case: words, cycles back to back, cycles from idle, of a step."""
 
