@@ -23,8 +23,9 @@ TANG_ENGINE = (
     *(("units", 3072), ("inputs", 512), ("accumulators", 1280), ("matrices", 16)),
     *(("cell_sharing", 4), ("prefetch_blocks", 4)),
 )
-"""Of the Tang Nano 20K: NSNet2's layers. Its FPGA has no blocks of RAM for powers of two, and a cell
-that takes four cycles a unit, whose accumulators come in turn, is what nextpnr finds a place for."""
+"""Of the Tang Nano 20K: NSNet2's layers. Its FPGA has no blocks of RAM for powers of two, and a
+cell that takes four cycles a unit, whose accumulators come in turn, is what nextpnr finds a place
+for."""
 
 
 def _ulx3s(size: str, block_rams: int, idcode: int) -> Board:

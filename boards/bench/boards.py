@@ -17,8 +17,8 @@ from stillnet.sw.util.benches import Bench, table
 
 __all__ = ["BENCH", "NAMES", "measure"]
 
-NAMES = ("ulx3s-25f", "ulx3s-85f", "icepi-zero", "colorlight-i9", "icebreaker")
-"""One of each kind: two sizes, another layout of pins, a 32-bit SDRAM, and none."""
+NAMES = ("ulx3s-25f", "ulx3s-85f", "icepi-zero", "colorlight-i9", "tang-nano-20k", "icebreaker")
+"""One of each kind: two sizes, another layout of pins, a 32-bit SDRAM, a Gowin, and none."""
 
 FOLDER = Path("build/boards")
 

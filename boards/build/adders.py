@@ -29,7 +29,8 @@ module short_sum (A, B, CI, BI, X, Y, CO);
 
     (* force_downto *) wire [Y_WIDTH-1:0] a, extended;
     \\$pos #(.A_SIGNED(A_SIGNED), .A_WIDTH(A_WIDTH), .Y_WIDTH(Y_WIDTH)) whole_a (.A(A), .Y(a));
-    \\$pos #(.A_SIGNED(B_SIGNED), .A_WIDTH(B_WIDTH), .Y_WIDTH(Y_WIDTH)) whole_b (.A(B), .Y(extended));
+    \\$pos #(.A_SIGNED(B_SIGNED), .A_WIDTH(B_WIDTH), .Y_WIDTH(Y_WIDTH))
+        whole_b (.A(B), .Y(extended));
     wire [Y_WIDTH-1:0] b = BI ? ~extended : extended;
     wire [Y_WIDTH:0] carry;
     assign carry[0] = CI;
