@@ -76,7 +76,7 @@ class SpiFlashReader(wiring.Component):
     start : :py:`In(1)`
         Starts to read. Ignored unless ``awake`` is high.
     address : :py:`In(24)`
-        First byte, taken with ``start``.
+        First byte, taken in the cycle after ``start``.
     again : :py:`In(1)`
         With ``again``: ends this read, as ``stop`` does, but the reader is ``awake`` again after
         it. Must stay high until then.
@@ -184,13 +184,12 @@ class SpiFlashReader(wiring.Component):
             with m.State("AWAKE"):
                 m.d.comb += self.awake.eq(1)
                 with m.If(self.start):
-                    command = Const(FAST_READ if self.fast else READ, 8)
-                    m.d.sync += [
-                        pins.cs.eq(1),
-                        out.eq(Cat(self.address, command)),
-                    ]
-                    m.d.comb += bits_next.eq(40 if self.fast else 32)
-                    m.next = "COMMAND"
+                    m.next = "START"
+            with m.State("START"):  # for whoever asks is far from the pins
+                command = Const(FAST_READ if self.fast else READ, 8)
+                m.d.sync += [pins.cs.eq(1), out.eq(Cat(self.address, command))]
+                m.d.comb += bits_next.eq(40 if self.fast else 32)
+                m.next = "COMMAND"
             with m.State("COMMAND"), m.If(last):
                 m.d.comb += bits_next.eq(8)
                 m.next = "READ"
