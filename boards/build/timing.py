@@ -21,10 +21,14 @@ _CLOCK = re.compile(r"(?:[RW]?CLK[0-3AB]?|[ES]CLK|WCK)$")
 """Pins that are clocks even of a cell without a check."""
 _PASS = ("FCI", "F1", "FXA", "FXB", "CIN")
 """Inputs behind which there is no LUT of their own: carry, and multiplexers of two LUTs."""
-_MADE = re.compile(r"(?!^)(?:\$|_(?:TRELLIS|LUT4|PFUMX|L6MUX|CCU2C|DP16KD|MULT18|SB_)).*")
+_MADE = re.compile(r"(?!^)(?:\$|_(?:TRELLIS|LUT4|PFUMX|L6MUX|CCU2C|DP16KD|MULT18|SB_|DFF)).*")
 """What synthesis and nextpnr add to the name of a signal or an instance."""
 _ROWS = 30
 """Rows of a table; of a clock that is met, a third of them."""
+
+
+GLOBAL = "global clocks"
+"""The pin of all clocks to which nextpnr writes no wires, as for a Gowin's."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ class Routed:
     driver: dict[int, int] = field(default_factory=dict)
 
     def clock_of(self, clock_pin: int) -> str:
-        """The pin that drives a clock."""
-        return self.pins[self.driver.get(clock_pin, clock_pin)]
+        """The pin that drives a clock; ``GLOBAL`` where no wire leads to it."""
+        return self.pins[self.driver[clock_pin]] if clock_pin in self.driver else GLOBAL
 
     def arrivals(self) -> dict[tuple[str, str], list[Arrival]]:
         """For each pair of clocks between which there are paths: the slowest path to each end.
@@ -321,7 +325,8 @@ def _groups(found: list[Arrival], target: float | None) -> list[dict[str, Any]]:
 def _clock_nets(routed: Routed, report: dict[str, Any]) -> dict[str, str]:
     """The names that the report has for clocks, by the pins that drive them.
 
-    SDF knows no names of wires. The paths of the report say which cells a clock drives.
+    SDF knows no names of wires. The paths of the report say which cells a clock drives. Global
+    clocks without wires count as one, the first of the report.
     """
     numbers = {name: number for number, name in enumerate(routed.pins)}
     launched = {end: clock for clock, ends in routed.launches.items() for end, _ in ends}
@@ -332,7 +337,7 @@ def _clock_nets(routed: Routed, report: dict[str, Any]) -> dict[str, str]:
             pin = numbers.get(f"{place['cell']}/{place['port']}", -1)
             clock_pin = launched.get(pin, routed.checks.get(pin, (None, 0))[0])
             if clock_pin is not None:
-                nets[routed.clock_of(clock_pin)] = edge.split(" ", 1)[1]
+                nets.setdefault(routed.clock_of(clock_pin), edge.split(" ", 1)[1])
     return nets
 
 

@@ -181,6 +181,18 @@ def test_each_end_by_hand(tmp_path: Path) -> None:
     }
 
 
+def test_clocks_without_wires_are_one(tmp_path: Path) -> None:
+    """As nextpnr writes a Gowin's global clocks: the end in the other clock is one of theirs."""
+    of_clocks = (CLOCK, OTHER)
+    text = sdf([wire for wire in WIRES if wire[0] not in of_clocks])
+    whole, found = table(tmp_path), table(tmp_path, text=text)
+    (clock,) = found["clocks"]
+    assert not found["crossings"] and clock["ends"] == 7
+    assert clock["clock"] == "engine" and clock["target_ns"] == 2.5
+    assert clock["groups"][0] == whole["clocks"][0]["groups"][0]
+    assert group("system.one", "system.far", 0.858, 0, 1, 0, "count", "seen") in clock["groups"]
+
+
 def test_what_people_read(tmp_path: Path) -> None:
     assert list(describe(table(tmp_path))) == [
         "clock engine: 2.66 ns, where 2.50 ns are asked for; 2 of 6 ends are late",
