@@ -25,6 +25,9 @@ class ShortQueue(wiring.Component):
         Shape of the payload.
     depth : :class:`int`
         A power of two.
+    counted : :class:`bool`
+        Whoever fills it counts the places, so ``i_stream`` is always ready. What comes when it is
+        full is lost.
 
     Attributes
     ----------
@@ -38,13 +41,17 @@ class ShortQueue(wiring.Component):
     o_stream : :py:`Out(stream.Signature(shape))`
     """
 
-    def __init__(self, shape: Any, depth: int):
+    def __init__(self, shape: Any, depth: int, *, counted: bool = False):
         self._shape = shape
+        self._counted = counted
         self._depth = depth
         self._bits = exact_log2(depth)
         self.probes = SimpleNamespace()
         super().__init__(
-            {"i_stream": In(stream.Signature(shape)), "o_stream": Out(stream.Signature(shape))}
+            {
+                "i_stream": In(stream.Signature(shape, always_ready=counted)),
+                "o_stream": Out(stream.Signature(shape)),
+            }
         )
 
     @property
@@ -72,12 +79,13 @@ class ShortQueue(wiring.Component):
         m.d.comb += [
             put.eq(self.i_stream.valid & self.i_stream.ready),
             get.eq(~empty & (~self.o_stream.valid | self.o_stream.ready)),
-            self.i_stream.ready.eq(~full),
             write_port.addr.eq(end[: self._bits]),
             write_port.data.eq(self.i_stream.payload),
             write_port.en.eq(put),
             read_port.addr.eq(first[: self._bits]),
         ]
+        if not self._counted:
+            m.d.comb += self.i_stream.ready.eq(~full)
         # `full` and `empty` are registers of their own, so that nothing waits for a comparison.
         level = Signal(range(self.depth + 1))
         with m.If(put):

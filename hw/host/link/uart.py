@@ -103,6 +103,7 @@ class UartReceiver(wiring.Component):
         value = Signal(8)
         # `decide` comes a cycle after the third sample, when all three are counted.
         sample, decide = Signal(), Signal()
+        whole = Signal()  # `value` is a byte; a cycle late, for it is taken far away
         m.d.comb += sample.eq((eighth != before) & ((eighth == 3) | (eighth == 4) | (eighth == 5)))
         m.d.sync += [before.eq(eighth), decide.eq(sample & (eighth == 5))]
         with m.If(sample):
@@ -110,7 +111,9 @@ class UartReceiver(wiring.Component):
 
         with m.If(self.bytes.ready):
             m.d.sync += self.bytes.valid.eq(0)
-        m.d.sync += self.error.eq(0)
+        with m.If(whole):
+            m.d.sync += [self.bytes.payload.eq(value), self.bytes.valid.eq(1)]
+        m.d.sync += [whole.eq(0), self.error.eq(0)]
         with m.FSM():
             with m.State("IDLE"):
                 # The edge was one to two cycles ago.
@@ -126,7 +129,7 @@ class UartReceiver(wiring.Component):
                     with m.If(bit == 9):
                         # The next start bit may come at once: a sender may be slightly fast.
                         with m.If(ones[1]):
-                            m.d.sync += [self.bytes.payload.eq(value), self.bytes.valid.eq(1)]
+                            m.d.sync += whole.eq(1)
                             m.next = "IDLE"
                         with m.Else():
                             m.d.sync += self.error.eq(1)

@@ -92,7 +92,7 @@ class ReadWords(wiring.Component):
                 m.d.sync += place.eq(0)
 
         # Words asked for and not yet taken out of the queue.
-        m.submodules.queue = queue = ShortQueue(self._word_bits, self._depth)
+        m.submodules.queue = queue = ShortQueue(self._word_bits, self._depth, counted=True)
         level = Signal(range(self._depth + 1))
         out = Signal()
         m.d["sync" if self._far else "comb"] += out.eq(queue.o_stream.valid & queue.o_stream.ready)
