@@ -116,6 +116,12 @@ def _cases() -> tuple[Case, ...]:
             options(**half, pattern="lane"),
             hardware=True,
         ),
+        Case(
+            "int8-ulx3s-85f",
+            "int8, dense, thresholds, ulx3s-85f",
+            options(bits=8, mean_error=0.0137, refits=0),
+            board="ulx3s-85f",
+        ),
         *(
             Case(
                 f"half-{name}",
