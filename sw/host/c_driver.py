@@ -19,8 +19,9 @@ from stillnet.sw.contract.config import MAX_STATE_NAMES, EngineConfig
 from stillnet.sw.contract.errors import StillnetError
 from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.fixed import ACTIVATION_BITS, EVENT_BITS
-from stillnet.sw.contract.image import CRC_RECORD, Record
+from stillnet.sw.contract.image import CRC_RECORD, Record, Table, matrix_records
 from stillnet.sw.contract.registers import COUNTERS, Control, Error, Region, Register, Status
+from stillnet.sw.contract.vectors.changes import BLOCK, FULL_WIDTH, WANTED_SHIFT, WIDTH_BITS, Form
 from stillnet.sw.contract.window import Interrupt, StreamRegister
 from stillnet.sw.packing.packer import Image
 from stillnet.sw.util.files import check_place, make_folder, write_atomically
@@ -59,6 +60,7 @@ def _groups() -> list[_Group]:
         "EVENT_BITS": EVENT_BITS,
         "SECOND": sources.SECOND,
         "ONE_HOT_MODES": sum(1 << mode for mode in Mode if mode.one_hot),
+        "DELTA_MODE": Mode.DELTA,
         "COUNTERS": len(COUNTERS),
     }
     framing = {
@@ -70,6 +72,13 @@ def _groups() -> list[_Group]:
         "TRAILER_BYTES": link.TRAILER_BYTES,
         "REPLY": link.REPLY,
         "NOTICE": link.NOTICE,
+    }
+    changes = {
+        "BLOCK": BLOCK,
+        "WIDTH_BITS": WIDTH_BITS,
+        "FULL_WIDTH": FULL_WIDTH,
+        "ELEMENT_BITS": ACTIVATION_BITS,
+        "WANTED_SHIFT": WANTED_SHIFT,
     }
     return [
         _Group("Registers, by index; the byte address is four times that", "REGISTER",
@@ -88,6 +97,8 @@ def _groups() -> list[_Group]:
         _Group("The host link: commands", "COMMAND", _members(link.Command)),
         _Group("The host link: outcomes", "OUTCOME", _members(link.Outcome)),
         _Group("The host link: causes of a notice", "CAUSE", _members(link.Cause)),
+        _Group("The host link: vectors as their changes", "CHANGES", changes | _members(Form)),
+        _Group("Tables of the image", "TABLE", _members(Table)),
         _Group("The image and its vectors", "", limits),
     ]  # fmt: skip
 
@@ -132,6 +143,7 @@ def constants_header() -> str:
     lines += [_define("COUNTER_REGISTERS", f"{{{numbers}}}")]
     lines += ["", "/* Fields of the image: slot in its group, lowest bit, width. */"]
     lines += _fields("HEADER", image.HEADER) + _fields("LAYER", image.LAYER)
+    lines += _fields("ENTRY", [image.ENTRY])
     lines += ["", "/* Why an image was refused, by reason. */", "#define STILLNET_REFUSALS { \\"]
     lines += [f'    "{_refusal(error)}", \\' for error in Error]
     lines += ["}", "", "#endif"]
@@ -166,6 +178,7 @@ def engine_header(config: EngineConfig) -> str:
             "cell_width": config.cell_width,
             "second_threshold": int(config.second_threshold),
             "budgets": int(config.budgets),
+            "matrix_slots": len(matrix_records(config.long_records)),
             "wide_states": wide,
             "cell_states": f"{{{', '.join(map(str, cells))}}}",
         }.items()

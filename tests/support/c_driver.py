@@ -207,13 +207,14 @@ class Puppet:
 
     # -- functions of the driver ------------------------------------------------------------------
 
-    def open(self, *, retry: int = 200, timeout: int = 20_000) -> None:
-        """Over the link; times in units of ``TICK``."""
-        self.call("O", retry, timeout)
+    def open(self, *, retry: int = 200, timeout: int = 20_000, latest: int = 4096) -> None:
+        """Over the link; times in units of ``TICK``. ``latest``: elements of the memory for the
+        latest vectors, so that they go as changes; 0 for whole ones."""
+        self.call("O", retry, timeout, latest)
 
     def open_bus(self, *, timeout: int = 20_000) -> None:
         """At the registers."""
-        self.call("o", 0, timeout)
+        self.call("o", 0, timeout, 0)
 
     def load(self, image: bytes, base: int = 0, *, how: str = "l") -> None:
         """``stillnet_load``; ``s``, ``a`` and ``v`` for start, attach, verify."""

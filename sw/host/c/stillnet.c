@@ -6,6 +6,10 @@
  * those that are not. A job holds what its frame is made from and no frame, so that it can be sent
  * again without a buffer; an answer goes straight to where the caller wants it, and counts once its
  * checksum is right.
+ *
+ * Vectors travel as changes where the program gives memory for the latest ones. That of the input is
+ * as it was when the oldest job without an answer was sent. What younger jobs changed in it is
+ * worked out from their vectors each time that it is needed, so a frame that is sent again is the same.
  */
 
 #include "stillnet.h"
@@ -23,12 +27,15 @@
 #define LENGTH_LIMIT 0x40000000u
 
 #define OTHER_LENGTH 0xffu /* an outcome that no board sends */
+#define TAIL 4u            /* bytes behind the one that may be the outcome */
 
 #if STILLNET_LINK && STILLNET_BUS
 #define IS_LINK(d) ((d)->is_link)
 #else
 #define IS_LINK(d) STILLNET_LINK
 #endif
+
+#define CHANGES (STILLNET_LINK && STILLNET_CHANGES)
 
 static const stillnet_job no_job = {0};
 
@@ -85,14 +92,26 @@ static int fail(stillnet *d, int error, uint32_t first, uint32_t second)
     return error;
 }
 
+static int is_step(const stillnet_job *j)
+{
+    return j->kind == STILLNET_COMMAND_STEP || j->kind == STILLNET_COMMAND_CHANGE;
+}
+
 /* The session has ended; what was on its way is given up. */
 static int lose(stillnet *d, int error)
 {
     for (uint32_t k = 0; k < d->count; k++)
-        if (d->jobs[(d->head + k) % STILLNET_WINDOW].kind == STILLNET_COMMAND_STEP) d->unknown = 1;
+        if (is_step(&d->jobs[(d->head + k) % STILLNET_WINDOW])) d->unknown = 1;
     d->count = d->answered = d->given = 0;
-    d->connected = 0;
+    d->connected = d->based = 0;
+    if (d->unknown) d->followed = 0;
     return error;
+}
+
+/* What the board's encoder has passed on is not known, nor whether the board has the vector. */
+static void forget(stillnet *d)
+{
+    d->based = d->followed = 0;
 }
 
 static uint32_t clock_now(const stillnet *d)
@@ -122,7 +141,7 @@ static uint32_t reply_bytes(const stillnet_job *j)
 
 typedef struct {
     stillnet *d;
-    uint32_t crc, used;
+    uint32_t crc, used, bits, count, zeros;
     int failed;
     uint8_t data[CHUNK];
 } frame_out;
@@ -176,6 +195,275 @@ static int out_end(frame_out *o)
     return o->failed ? STILLNET_GONE : STILLNET_OK;
 }
 
+/* -- vectors as their changes ---------------------------------------------------------------- */
+
+#if CHANGES
+/* A part of an entry of a table. */
+static uint32_t entry(const uint8_t *table, uint32_t slot, uint32_t shift, uint32_t width)
+{
+    return field(table, 0, slot, shift, width);
+}
+
+/* An element as the board is told it: as it was where its encoder would not pass on the new one. */
+static int32_t heard(const stillnet *d, uint32_t element, int32_t before, int32_t x)
+{
+    const uint32_t change = (uint32_t)(x < before ? before - x : x - before);
+    if (!d->followed) return x;
+    if (change < d->threshold) return before;
+    if (d->thresholds && change < entry(d->thresholds + 4 * (size_t)element, STILLNET_ENTRY_VALUE))
+        return before;
+    return x;
+}
+
+/* The vector of the job at a place, or an output that has come, beside the one before it. */
+typedef struct {
+    stillnet *d;
+    const uint16_t *output;
+    uint32_t place, count;
+} vector;
+
+static uint32_t change_of(const vector *v, uint32_t element)
+{
+    stillnet *d = v->d;
+    int32_t now = d->link.latest[element], before = now;
+    if (v->output)
+        return (uint32_t)v->output[element] - (uint32_t)d->link.latest[d->inputs + element];
+    for (uint32_t k = d->answered; k <= v->place; k++) {
+        before = now;
+        now = heard(d, element, now, ((const int16_t *)job_at(d, k)->source)[element]);
+    }
+    return (uint32_t)(now - before);
+}
+
+typedef struct { /* a block of elements; `last`: the change of the element before it */
+    uint32_t count, bits, changed, last;
+    uint16_t coded[STILLNET_CHANGES_BLOCK];
+} block;
+
+static void code_block(const vector *v, uint32_t first, uint32_t form, block *b)
+{
+    uint32_t all = 0, width = 0;
+    b->count = smaller(STILLNET_CHANGES_BLOCK, v->count - first);
+    b->changed = 0;
+    for (uint32_t k = 0; k < b->count; k++) {
+        const uint32_t change = change_of(v, first + k);
+        const uint32_t rest = change - (form & STILLNET_CHANGES_SLOPE ? b->last : 0);
+        b->coded[k] = (uint16_t)(rest << 1 ^ (rest & 0x8000u ? 0xffffu : 0u));
+        if (b->coded[k]) b->changed |= 1u << k;
+        all |= b->coded[k];
+        b->last = change;
+    }
+    while (all >> width) width++;
+    b->bits = width < STILLNET_CHANGES_FULL_WIDTH ? width : STILLNET_CHANGES_ELEMENT_BITS;
+}
+
+/* The form in which the list is shortest, and its bytes. */
+static uint32_t best_form(const vector *v, uint32_t *bytes)
+{
+    uint32_t best = 0, least = NONE;
+    for (uint32_t slope = 0; slope <= STILLNET_CHANGES_SLOPE; slope += STILLNET_CHANGES_SLOPE) {
+        uint32_t plain = 0, masked = 0;
+        block b = {0};
+        for (uint32_t at = 0; at < v->count; at += STILLNET_CHANGES_BLOCK) {
+            code_block(v, at, slope, &b);
+            plain += STILLNET_CHANGES_WIDTH_BITS + b.bits * b.count;
+            masked += STILLNET_CHANGES_WIDTH_BITS + (b.bits ? STILLNET_CHANGES_BLOCK : 0u);
+            for (uint32_t k = 0; k < b.count; k++) masked += b.changed >> k & 1 ? b.bits : 0;
+        }
+        if (plain < least) least = plain, best = slope;
+        if (masked < least) least = masked, best = slope | STILLNET_CHANGES_MASKED;
+    }
+    *bytes = 1 + (least + 7) / 8;
+    return best;
+}
+
+/* Bytes of a list in any form. */
+static uint32_t most_bytes(uint32_t count)
+{
+    const uint32_t blocks = (count + STILLNET_CHANGES_BLOCK - 1) / STILLNET_CHANGES_BLOCK;
+    const uint32_t bits = STILLNET_CHANGES_ELEMENT_BITS * count +
+                          (STILLNET_CHANGES_WIDTH_BITS + STILLNET_CHANGES_BLOCK) * blocks;
+    return 1 + (bits + 7) / 8;
+}
+
+/* Zeros at the end of a list are not sent. */
+static void out_bits(frame_out *o, uint32_t value, uint32_t width)
+{
+    o->bits |= value << o->count;
+    for (o->count += width; o->count >= 8; o->count -= 8, o->bits >>= 8) {
+        if (!(o->bits & 0xffu)) {
+            o->zeros++;
+            continue;
+        }
+        for (; o->zeros; o->zeros--) out_byte(o, 0);
+        out_byte(o, o->bits);
+    }
+}
+
+static void out_changes(frame_out *o, const stillnet_job *j)
+{
+    const uint32_t masked = j->value & STILLNET_CHANGES_MASKED;
+    stillnet *d = o->d;
+    const uint32_t slot = (uint32_t)(j - d->jobs);
+    const vector v = {d, NULL, (slot + STILLNET_WINDOW - d->head) % STILLNET_WINDOW, d->inputs};
+    block b = {0};
+    out_byte(o, j->value);
+    o->bits = o->count = o->zeros = 0;
+    for (uint32_t at = 0; at < v.count; at += STILLNET_CHANGES_BLOCK) {
+        code_block(&v, at, j->value, &b);
+        out_bits(o, smaller(b.bits, STILLNET_CHANGES_FULL_WIDTH), STILLNET_CHANGES_WIDTH_BITS);
+        if (!b.bits) continue;
+        if (masked) out_bits(o, b.changed, STILLNET_CHANGES_BLOCK);
+        for (uint32_t k = 0; k < b.count; k++)
+            if (!masked || b.coded[k]) out_bits(o, b.coded[k], b.bits);
+    }
+    out_bits(o, 0, 7);
+}
+
+/* Takes what is complete of a list; at its end zeros follow. */
+static void read_changes(stillnet *d, uint16_t *sink, int ended)
+{
+    enum { WIDTH, PRESENT, ELEMENTS };
+    stillnet_reader *r = &d->reader;
+    while (r->element < d->outputs) {
+        uint32_t need = STILLNET_CHANGES_WIDTH_BITS, value;
+        if (r->known == PRESENT) need = STILLNET_CHANGES_BLOCK;
+        if (r->known == ELEMENTS)
+            need = r->present >> r->element % STILLNET_CHANGES_BLOCK & 1 ? r->width : 0;
+        if (r->count < need && !ended) return;
+        value = r->bits & ((1u << need) - 1);
+        r->bits >>= need;
+        r->count -= smaller(need, r->count);
+        if (r->known == WIDTH) {
+            r->width = value < STILLNET_CHANGES_FULL_WIDTH ? value : STILLNET_CHANGES_ELEMENT_BITS;
+            r->present = value ? 0xffu : 0;
+            r->known = value && r->form & STILLNET_CHANGES_MASKED ? PRESENT : ELEMENTS;
+        } else if (r->known == PRESENT) {
+            r->present = value;
+            r->known = ELEMENTS;
+        } else {
+            const uint32_t rest = value >> 1 ^ (0u - (value & 1));
+            r->change = rest + (r->form & STILLNET_CHANGES_SLOPE ? r->change : 0);
+            sink[r->element] =
+                (uint16_t)((uint32_t)d->link.latest[d->inputs + r->element] + r->change);
+            if (++r->element % STILLNET_CHANGES_BLOCK == 0) r->known = WIDTH;
+        }
+    }
+}
+
+/* A byte of an answer, if it is one to a CHANGE: the form, then the list. */
+static void take_change(stillnet *d, uint32_t at, uint32_t byte)
+{
+    const stillnet_job *j = job_at(d, d->answered);
+    stillnet_reader *r = &d->reader;
+    if (j->kind != STILLNET_COMMAND_CHANGE) return;
+    if (!at) {
+        const stillnet_reader fresh = {0};
+        *r = fresh;
+        r->form = byte;
+        return;
+    }
+    if (r->element == d->outputs) return;
+    r->bits |= byte << r->count;
+    r->count += 8;
+    read_changes(d, j->sink, 0);
+}
+
+static int ends_well(stillnet *d, const stillnet_job *j, uint32_t size)
+{
+    if (!size || d->reader.form > (STILLNET_CHANGES_MASKED | STILLNET_CHANGES_SLOPE)) return 0;
+    read_changes(d, j->sink, 1);
+    return 1;
+}
+
+/* The oldest step has its answer: its vectors are the latest. */
+static void keep_latest(stillnet *d, const stillnet_job *j)
+{
+    const vector v = {d, j->sink, 0, d->outputs};
+    if (!d->changing) return;
+    for (uint32_t k = 0; k < d->inputs; k++)
+        d->link.latest[k] =
+            (int16_t)heard(d, k, d->link.latest[k], ((const int16_t *)j->source)[k]);
+    if (j->kind == STILLNET_COMMAND_CHANGE) d->wanted = best_form(&v, &d->wanted_bytes);
+    for (uint32_t k = 0; k < d->outputs; k++)
+        d->link.latest[d->inputs + k] = (int16_t)j->sink[k];
+}
+
+/* A step that is to be given: as changes, where that is shorter. */
+static void choose_form(stillnet *d, stillnet_job *j)
+{
+    const vector v = {d, NULL, d->count, d->inputs};
+    uint32_t bytes, form;
+    if (d->based) {
+        *job_at(d, d->count) = *j;
+        form = best_form(&v, &bytes);
+        if (bytes + d->wanted_bytes < 2 * d->inputs + 2 * d->outputs) {
+            j->kind = STILLNET_COMMAND_CHANGE;
+            j->value = form | d->wanted << STILLNET_CHANGES_WANTED_SHIFT;
+            j->source_bytes = bytes;
+            return;
+        }
+    }
+    j->sink_bytes = 2 * d->outputs;
+    d->wanted_bytes = 0;
+    d->based = 1;
+}
+
+/* The input is all zero, and so is what the board's encoder has passed on. */
+static void begin_sequence(stillnet *d)
+{
+    if (d->changing)
+        for (uint32_t k = 0; k < d->inputs; k++) d->link.latest[k] = 0;
+    d->based = 0;
+    d->followed = d->exact;
+}
+
+/* Tables of the image that decide which elements of the input are passed on. */
+static void learn_tables(stillnet *d, const uint8_t *image)
+{
+    const uint32_t slots = field(image, 0, STILLNET_HEADER_TABLE_SLOTS);
+    const uint32_t before = layer_group(field(image, 0, STILLNET_HEADER_LAYERS)) +
+                            d->engine.matrix_slots * field(image, 0, STILLNET_HEADER_MATRICES);
+    const uint32_t all = field(image, 0, STILLNET_HEADER_WORDS);
+    const uint32_t entries = slots * (STILLNET_SLOT_BYTES / 4);
+    const uint8_t *table = image + (size_t)before * STILLNET_SLOT_BYTES;
+    if (before + slots > (uint64_t)all * d->engine.word_bytes / STILLNET_SLOT_BYTES) d->exact = 0;
+    for (uint32_t k = 0; k < entries && d->exact; k++, table += 4) {
+        const uint32_t kind = entry(table, STILLNET_ENTRY_TABLE);
+        if (!entry(table, STILLNET_ENTRY_FIRST)) continue;
+        if (kind == STILLNET_TABLE_INPUT_THRESHOLDS && entries - k >= d->inputs)
+            d->thresholds = table;
+        if (kind == STILLNET_TABLE_BUDGETS && entry(table, STILLNET_ENTRY_VALUE)) d->exact = 0;
+    }
+}
+#else
+static void begin_sequence(stillnet *d)
+{
+    forget(d);
+}
+#endif
+
+/* An image runs. `known`: with its own thresholds, from cleared state. */
+static void begin_vectors(stillnet *d, const uint8_t *image, int known)
+{
+#if CHANGES
+    const uint32_t inputs = d->inputs, outputs = d->outputs, most = d->changes;
+    d->changing = IS_LINK(d) && d->link.latest && d->link.latest_size >= (size_t)inputs + outputs &&
+                  inputs <= most && outputs <= most &&
+                  STILLNET_LINK_HEADER_BYTES + most_bytes(outputs) + 1 <= d->reply_bytes;
+    d->exact = known && d->changing &&
+               field(image, 0, STILLNET_HEADER_INPUT_MODE) == STILLNET_DELTA_MODE;
+    d->threshold = field(image, 0, STILLNET_HEADER_INPUT_THRESHOLD);
+    d->thresholds = NULL;
+    if (d->exact) learn_tables(d, image);
+#else
+    (void)known;
+#endif
+    d->image = image;
+    d->unknown = 0;
+    begin_sequence(d);
+}
+
 static int send_control(stillnet *d, uint32_t kind, uint32_t sequence, uint32_t question)
 {
     frame_out o;
@@ -197,6 +485,12 @@ static int send_job(stillnet *d, const stillnet_job *j)
         out_byte(&o, j->second);
         out_byte(&o, j->count); /* 256 is sent as 0 */
     }
+#if CHANGES
+    if (j->kind == STILLNET_COMMAND_CHANGE) {
+        out_changes(&o, j);
+        return out_end(&o);
+    }
+#endif
     for (uint32_t k = 0; k < j->source_bytes; k++) {
         if (!j->source)
             out_byte(&o, k < 4 ? j->value >> 8 * k : 0);
@@ -280,13 +574,17 @@ static void take_reply(stillnet *d)
 {
     stillnet_job *j = job_at(d, d->answered);
     const uint32_t size = d->length - FRAME_BYTES - 1; /* less the outcome */
-    const int right = j->kind == STILLNET_COMMAND_HELLO ? size >= j->sink_bytes
-                                                         : size == j->sink_bytes;
+    int right = j->kind == STILLNET_COMMAND_HELLO ? size >= j->sink_bytes : size == j->sink_bytes;
     j->outcome = d->outcome;
+#if CHANGES
+    if (j->kind == STILLNET_COMMAND_CHANGE) right = ends_well(d, j, size);
+    if (is_step(j) && right && j->outcome == STILLNET_OUTCOME_OK) keep_latest(d, j);
+#endif
     if (d->outcome == STILLNET_OUTCOME_OK && !right) {
         j->outcome = OTHER_LENGTH;
         j->value = size;
     }
+    if (is_step(j) && j->outcome != STILLNET_OUTCOME_OK) forget(d), d->exact = 0;
     d->receive_used -= command_bytes(j);
     d->reply_used -= reply_bytes(j);
     d->answered++;
@@ -325,6 +623,19 @@ static uint32_t is_answer(stillnet *d)
            d->frame[0] == (STILLNET_LINK_VERSION_NUMBER << 4 | STILLNET_LINK_REPLY | j->kind);
 }
 
+/* Of the identity behind its numbers: how long vectors may be that go as changes. */
+static void take_description(stillnet *d, uint32_t byte)
+{
+    static const char key[] = "\"changes\":";
+    const uint32_t size = sizeof key - 1, digit = byte - '0';
+    if (d->matched < size)
+        d->matched = byte == (uint8_t)key[d->matched] ? d->matched + 1 : byte == (uint8_t)key[0];
+    else if (d->matched == size && digit < 10 && d->changes < LENGTH_LIMIT / 16)
+        d->changes = 10 * d->changes + digit;
+    else
+        d->matched = size + 1;
+}
+
 static void take_byte(stillnet *d, uint8_t byte)
 {
     uint32_t at;
@@ -351,6 +662,10 @@ static void take_byte(stillnet *d, uint8_t byte)
     }
     if (d->bad) return;
     d->crc = crc_byte(d->crc, byte);
+#if CHANGES
+    /* The byte in front of what may be the outcome and the checksum. */
+    if (d->length > 2 + TAIL && d->matches) take_change(d, d->length - 3 - TAIL, d->outcome);
+#endif
     d->outcome = d->tail >> 24;
     d->tail = d->tail << 8 | byte;
     at = d->length++;
@@ -359,9 +674,14 @@ static void take_byte(stillnet *d, uint8_t byte)
     if (at >= 2 && d->matches) {
         const stillnet_job *j = job_at(d, d->answered);
         at -= 2;
-        if (at < j->sink_bytes) {
+        if (j->kind == STILLNET_COMMAND_HELLO && !at) d->matched = d->changes = 0;
+        if (j->kind == STILLNET_COMMAND_CHANGE) {
+            /* taken above */
+        } else if (at < j->sink_bytes) {
             uint16_t *place = &j->sink[at >> 1];
             *place = (uint16_t)(at & 1 ? (*place & 0xffu) | (uint32_t)byte << 8 : byte);
+        } else if (j->kind == STILLNET_COMMAND_HELLO) {
+            take_description(d, byte);
         }
     }
     if (d->length > LENGTH_LIMIT) d->bad = 1;
@@ -417,7 +737,9 @@ static int link_pump(stillnet *d)
 static int judge(stillnet *d, const stillnet_job *j)
 {
     if (j->outcome == STILLNET_OUTCOME_OK) return STILLNET_OK;
-    if (j->outcome == STILLNET_OUTCOME_NOT_LOADED) return STILLNET_NOT_LOADED;
+    /* Without a base are the changes that follow a vector which the board refused. */
+    if (j->outcome == STILLNET_OUTCOME_NOT_LOADED || j->outcome == STILLNET_OUTCOME_NO_BASE)
+        return STILLNET_NOT_LOADED;
     if (j->outcome == OTHER_LENGTH) return fail(d, STILLNET_ANSWER, j->value, j->sink_bytes);
     return fail(d, STILLNET_COMMAND, j->kind, j->outcome);
 }
@@ -433,6 +755,7 @@ static int take_identity(stillnet *d)
         return fail(d, STILLNET_BOARD_VERSION, w[0], STILLNET_IMAGE_VERSION_NUMBER);
     if (pair(w + 2) != d->engine.fingerprint)
         return fail(d, STILLNET_BOARD_ENGINE, pair(w + 2), d->engine.fingerprint);
+    if (d->changes < d->inputs || d->changes < d->outputs) d->changing = 0;
     return STILLNET_OK;
 }
 
@@ -608,7 +931,7 @@ static int finish(stillnet *d)
     d->answered--;
     if (d->given) d->given--;
     if (j->outcome == OTHER_LENGTH) {
-        if (j->kind == STILLNET_COMMAND_STEP) d->unknown = 1;
+        if (is_step(j)) d->unknown = 1;
         lose(d, 0);
     }
     return judge(d, j);
@@ -778,6 +1101,7 @@ int stillnet_reset(stillnet *d)
     int error;
     if (!IS_LINK(d)) return STILLNET_NO_RESET;
     d->image = NULL;
+    forget(d);
     error = send_control(d, STILLNET_COMMAND_RESET, 0, NONE);
     if (error) return lose(d, error);
     d->connected = 0;
@@ -869,8 +1193,7 @@ static int start(stillnet *d, const uint8_t *image, uint32_t base)
     if (error) return error;
     if (!(status & STILLNET_STATUS_LOADED))
         return fail(d, STILLNET_REFUSED, status >> 8 & 0xffu, base);
-    d->image = image;
-    d->unknown = 0;
+    begin_vectors(d, image, 1);
     return STILLNET_OK;
 }
 
@@ -916,8 +1239,7 @@ int stillnet_attach(stillnet *d, const uint8_t *image, size_t size)
     if (!error) error = read_one(d, STILLNET_REGISTER_STATUS, &status);
     if (error) return error;
     if (!(status & STILLNET_STATUS_LOADED)) return STILLNET_NOT_LOADED;
-    d->image = image;
-    d->unknown = 0;
+    begin_vectors(d, image, 0); /* another program may have set thresholds */
     return STILLNET_OK;
 }
 
@@ -936,7 +1258,13 @@ int stillnet_submit(stillnet *d, const int16_t *x, int16_t *y)
     j.source_bytes = 2 * d->inputs;
     j.sink = (uint16_t *)y;
     j.sink_bytes = 2 * d->outputs;
+#if CHANGES
+    if (d->changing) j.sink_bytes = most_bytes(d->outputs);
+#endif
     if (!has_room(d, &j)) return fail(d, STILLNET_FULL, d->count, 0);
+#if CHANGES
+    if (d->changing) choose_form(d, &j);
+#endif
     if (IS_LINK(d)) return give(d, &j);
     give(d, &j);
     while (bus_put(d)) d->progress = clock_now(d);
@@ -989,7 +1317,9 @@ static int clear(stillnet *d)
 int stillnet_clear(stillnet *d)
 {
     const int error = clear(d);
-    if (!error) d->unknown = 0;
+    if (error) return error;
+    d->unknown = 0;
+    begin_sequence(d);
     return error;
 }
 
@@ -1136,6 +1466,7 @@ int stillnet_set_state(stillnet *d, const int16_t *state)
     int error = clear(d);
     if (error) return error;
     d->unknown = 1; /* until all of it is there */
+    forget(d);
     first = input + d->inputs;
     at = first + state_references(d);
     if (d->engine.second_threshold) {
@@ -1146,7 +1477,13 @@ int stillnet_set_state(stillnet *d, const int16_t *state)
         error = restore(d, 0, input, first);
     }
     if (!error) error = move_states(d, NULL, &at);
-    if (!error) d->unknown = 0;
+    if (error) return error;
+    d->unknown = 0;
+    begin_sequence(d);
+#if CHANGES
+    if (d->changing)
+        for (uint32_t k = 0; k < d->inputs; k++) d->link.latest[k] = state[k];
+#endif
     return error;
 }
 
@@ -1170,8 +1507,11 @@ int stillnet_set_threshold(stillnet *d, unsigned source, uint32_t value)
         error = fail(d, STILLNET_ARGUMENT, value, (1u << STILLNET_EVENT_BITS) - 1);
     if (!error) error = ready(d, 0);
     if (error) return error;
-    return write_two(d, STILLNET_REGISTER_THRESHOLD_SELECT, source, STILLNET_REGISTER_THRESHOLD,
-                     value);
+    error = write_two(d, STILLNET_REGISTER_THRESHOLD_SELECT, source, STILLNET_REGISTER_THRESHOLD,
+                      value);
+    if (!source && error) forget(d), d->exact = 0; /* the board may have it or not */
+    if (!source && !error) d->threshold = value;
+    return error;
 }
 
 int stillnet_get_counters(stillnet *d, uint32_t counters[STILLNET_COUNTERS])
@@ -1217,7 +1557,9 @@ int stillnet_read(stillnet *d, unsigned index, uint32_t *value)
 int stillnet_write(stillnet *d, unsigned index, uint32_t value)
 {
     const int error = check_register(d, index);
-    return error ? error : write_two(d, NO_REGISTER, 0, index, value);
+    if (error) return error;
+    forget(d), d->exact = 0; /* it may be a threshold, or a budget */
+    return write_two(d, NO_REGISTER, 0, index, value);
 }
 
 /* -- sentences ------------------------------------------------------------------------------- */

@@ -28,6 +28,9 @@ extern "C" {
 #ifndef STILLNET_BUS
 #define STILLNET_BUS 1 /* registers and streams in this system */
 #endif
+#ifndef STILLNET_CHANGES
+#define STILLNET_CHANGES 1 /* vectors on the link as their changes, where the program gives memory */
+#endif
 #ifndef STILLNET_SENTENCES
 #define STILLNET_SENTENCES 1 /* errors as sentences; without: as numbers */
 #endif
@@ -78,6 +81,7 @@ typedef struct {
     uint16_t cell_width;
     uint8_t second_threshold;
     uint8_t budgets;
+    uint8_t matrix_slots;   /* of a matrix in the image */
     uint8_t wide_states;    /* state variables of more than 16 bits, one bit each */
     uint8_t cell_states[15];  /* state variables of each cell */
 } stillnet_engine;
@@ -92,6 +96,11 @@ typedef struct {
     /* A clock in milliseconds that does not stop. It may wrap around. */
     uint32_t (*now)(void *context);
     void *context;
+    /* Memory for the latest vector in and the latest one out, `latest_size` elements: as many as
+       both have, or more. With it only what has changed is sent, which is the same for the engine.
+       NULL: vectors go as a whole. */
+    int16_t *latest;
+    size_t latest_size;
     uint32_t retry;    /* silence after which the board is asked again; 0: 250 */
     uint32_t timeout;  /* time without progress after which a command has failed; 0: 10000 */
 } stillnet_link;
@@ -110,6 +119,10 @@ typedef struct {
     void *context;
     uint32_t timeout;  /* time without progress after which the engine hangs; 0: 10000 */
 } stillnet_bus;
+
+typedef struct { /* a list of changes while it comes in; private */
+    uint32_t form, bits, count, known, element, width, present, change;
+} stillnet_reader;
 
 typedef struct { /* a command without its answer; private */
     uint32_t kind, source_bytes, sink_bytes, value;
@@ -131,6 +144,11 @@ typedef struct {
     uint32_t heard, framed, progress, wait, place, receive_used, reply_used, given;
     uint32_t receive_bytes, reply_bytes, window, retry, timeout, waited;
     uint32_t greeting, alive, fault, next, question, other_version, damaged;
+    uint32_t matched, changes;  /* of the identity: most elements of a vector as changes */
+    uint32_t exact, followed;   /* thresholds of the input are known; so is what was passed on */
+    uint32_t changing, based, threshold, wanted, wanted_bytes;
+    const uint8_t *thresholds;  /* of the elements of the input, in the image */
+    stillnet_reader reader;
     uint32_t repeated_from, resumed_from;
     size_t moved_in, moved_out; /* elements of the streams of a bus */
     void *context;
@@ -165,8 +183,8 @@ int stillnet_reset(stillnet *d);
 int stillnet_verify(const uint8_t *image, size_t size);
 
 /* Writes an image to the engine's memory from word `base` on, has the engine verify and start it.
-   The image must stay where it is: its head is read again by the functions for state. `progress`
-   may be NULL. */
+   The image must stay where it is: its head is read again by the functions for state, and the
+   thresholds of its input by those for steps. `progress` may be NULL. */
 int stillnet_load(stillnet *d, const uint8_t *image, size_t size, uint32_t base,
                   stillnet_progress progress, void *context);
 

@@ -204,14 +204,18 @@ static void describe(stillnet *d)
     free(text);
 }
 
+static int16_t *latest; /* of exactly the size that is asked for */
+
 static void open_engine(stillnet *d, int link)
 {
     const stillnet_engine engine = STILLNET_ENGINE;
-    const uint32_t retry = in_number(), timeout = in_number();
+    const uint32_t retry = in_number(), timeout = in_number(), size = in_number();
+    free(latest);
+    latest = memory(size * sizeof *latest);
     if (link) {
         const stillnet_link over = {
             .write = link_write, .read = link_read, .now = ask_now, .retry = retry,
-            .timeout = timeout,
+            .timeout = timeout, .latest = size ? latest : NULL, .latest_size = size,
         };
         result(stillnet_open_link(d, &engine, &over), NULL, 0);
     } else {
@@ -299,6 +303,7 @@ int main(void)
         call(d, what);
     }
     free(image);
+    free(latest);
     free(d);
     return 0;
 }
