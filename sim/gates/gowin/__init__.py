@@ -1,0 +1,1 @@
+"""Gowin: a bitstream turned back into gates, and those into Verilog."""
