@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from stillnet.sim.gates.netlist import Bit, Cell
 from stillnet.sw.contract.errors import StillnetError
 
 from .bits import Bitstream, Tile
+from .netlist import Bit, Cell
 
-__all__ = ["IO_TABLES", "Found", "find_cells"]
+__all__ = ["Found", "find_cells"]
 
-IO_TABLES = ("IOLOGICA", "IOLOGICB")
-
-_SETS = ("DFFS", "DFFP", "DFFNS", "DFFNP")
 _RESET_PIN = {"R": "RESET", "C": "CLEAR", "S": "SET", "P": "PRESET"}
-_LUT = re.compile(r"LUT(\d)")
-_NO_GATES = ("BANK", "CFG", "BUFS", "GSR", "OSC", "LUT", "MUX", "RAM16")
-_WIDTHS = {"1": 1, "2": 2, "4": 4, "9": 9, "16": 18, "X36": 36}
+_WIDTHS = {"1": 1, "2": 2, "4": 4, "9": 9, "16": 18}
 _MULTIPLIERS = [(mac, half) for mac in (0, 1) for half in (0, 1)]
-_STAGES = ("IREG", "PPREG", "OREG")
 
 
 @dataclass
@@ -67,14 +59,14 @@ def find_cells(bits: Bitstream) -> Found:
     for tile, bels in bits.bels.items():
         known = bits.database[tile].bels
         place = f"R{tile[0] + 1}C{tile[1] + 1}"
-        ram = any(f"RAM16" == b for b in bels)
+        ram = "RAM16" in bels
         if "LUT0" in known:
             _logic(bits, found, tile, place, ram)
         for name in bels:
             if name.startswith("IOB"):
                 _pad(bits, found, tile, name)
-            elif name.startswith("RPLL") or name == "PLLVR":
-                _pll(bits, found, tile, name)
+            elif name.startswith("RPLLA"):
+                _pll(bits, found, tile)
         if "BSRAM" in known:
             _block_ram(bits, found, tile, place)
         if "MULT18X1800" in known:
@@ -161,8 +153,10 @@ def _pad(bits: Bitstream, found: Found, tile: Tile, bel: str) -> None:
     """A pad, and the registers of its cell.
 
     The bits have two marks of a cell whose registers are in use, which are the same for each of
-    them. The register of what comes in has a wire of its own behind it, so it is always there;
-    those of what goes out are there where the marks are.
+    them. The register of what comes in has a wire of its own behind it, so it is always there; that
+    of what goes out is there where the marks are. That of the enable is not, as nextpnr leaves it
+    in the fabric. A register whose enable or reset has a wire uses it; that the reset waits for
+    the clock is not in the bits.
     """
     kinds = bits.bels[tile][bel]
     side = bel[-1]
@@ -177,19 +171,18 @@ def _pad(bits: Bitstream, found: Found, tile: Tile, bel: str) -> None:
     output = kinds & {"OBUF", "IOBUF", "TBUF"}
     if f"IOLOGIC{side}" in bits.database[tile].bels:
         pins = bits.ports(tile, f"IOLOGIC{side}")
-        clock: dict[str, str | Bit] = {"CLK": pins["CLK"], "CE": "1"}
-        found.add(f"{pad}_IREG", "DFF", {"D": ports["O"], **clock}, {"Q": pins["Q4"]}, KIND="DFF")
+        enabled, reset = pins["CE"] in bits.switches, pins["RESET"] in bits.switches
+        clock: dict[str, str | Bit] = {"CLK": pins["CLK"], "CE": pins["CE"] if enabled else "1"}
+        clock |= {"LSR": pins["RESET"]} if reset else {}
+        kind = "DFFR" if reset else "DFF"
+        found.add(f"{pad}_IREG", "DFF", {"D": ports["O"], **clock}, {"Q": pins["Q4"]}, KIND=kind)
         if any("ODDR" in str(flag) for flag in logic):
             both: dict[str, str | Bit] = {"D0": pins["D0"], "D1": pins["D1"], "CLK": pins["CLK"]}
             found.add(f"{pad}_ODDR", "ODDR", both, {"Q": f"{pad}_O"})
             data = f"{pad}_O"
         elif marked and output:
-            found.add(f"{pad}_OREG", "DFF", {"D": data, **clock}, {"Q": f"{pad}_O"}, KIND="DFF")
+            found.add(f"{pad}_OREG", "DFF", {"D": data, **clock}, {"Q": f"{pad}_O"}, KIND=kind)
             data = f"{pad}_O"
-            if "IOBUF" in kinds:
-                more = {"D": enable, **clock}
-                found.add(f"{pad}_TREG", "DFF", more, {"Q": f"{pad}_T"}, KIND="DFF")
-                enable = f"{pad}_T"
     way = "BIDIR" if "IOBUF" in kinds or "TBUF" in kinds else "OUTPUT" if output else "INPUT"
     inputs: dict[str, str | Bit] = {"I": data, "T": enable if way == "BIDIR" else "0"}
     if way == "INPUT":
@@ -205,15 +198,22 @@ def _fuses(bits: Bitstream, tile: Tile, bel: str) -> Tile:
     return (tile[0] + offset[0], tile[1] + offset[1]) if offset else tile
 
 
-def _pll(bits: Bitstream, found: Found, tile: Tile, bel: str) -> None:
-    flags = bits.bels[tile][bel]
-    if not any(str(flag).startswith("INSEL") for flag in flags):
-        return  # not in use
-    parameters = dict(str(flag).split("=", 1) for flag in flags)
-    known = next(n for n in bits.database[tile].bels if bel.startswith(n))
-    ports = bits.ports(tile, known)
-    outputs = {pin: ports[pin] for pin in ("CLKOUT", "CLKOUTP", "LOCK") if pin in ports}
-    found.add(f"PLL_{tile[0]}_{tile[1]}", "PLL", {}, outputs, **parameters)
+def _pll(bits: Bitstream, found: Found, tile: Tile) -> None:
+    """A PLL, whose bits and pins are in four tiles: the one at the edge, and three beside it."""
+    way = 1 if tile[1] == 0 else -1
+    parameters: dict[str, str] = {}
+    ports: dict[str, str] = {}
+    for k in range(4):
+        here = tile[0], tile[1] + way * k
+        for name, flags in bits.bels[here].items():
+            if name.startswith("RPLL"):
+                parameters = dict(str(flag).split("=", 1) for flag in flags) | parameters
+        for name in ("RPLLA", "RPLLB"):
+            if name in bits.database[here].bels:
+                ports |= bits.ports(here, name)
+    if "INSEL" in parameters:  # in use
+        outputs = {pin: ports[pin] for pin in ("CLKOUT", "CLKOUTP", "LOCK")}
+        found.add(f"PLL_{tile[0]}_{tile[1]}", "PLL", {}, outputs, **parameters)
 
 
 # -- blocks ---------------------------------------------------------------------------------------
@@ -233,8 +233,7 @@ def _block_ram(bits: Bitstream, found: Found, tile: Tile, place: str) -> None:
     ports = bits.ports(tile, "BSRAM")
     parameters: dict[str, Any] = {"WORDS": bits.first_values(tile)}
     for side in "AB":
-        width = a.get(f"DBLW{side}") or a.get(f"DP{side}_DATA_WIDTH") or "16"
-        parameters[f"WIDTH_{side}"] = _WIDTHS[width]
+        parameters[f"WIDTH_{side}"] = _width(bits, tile, side)
         mode = {"WT": 1, "RBW": 2}.get(a.get(f"DP{side}_MODE", ""), 0)
         parameters[f"MODE_{side}"] = mode
         parameters[f"OUTREG_{side}"] = int(a.get(f"DP{side}_REGMODE") == "OUTREG")
@@ -247,6 +246,18 @@ def _block_ram(bits: Bitstream, found: Found, tile: Tile, place: str) -> None:
     inputs: dict[str, str | Bit] = {pin: ports[pin] for pin in names}
     found.add(f"{place}_BSRAM", "BSRAM", inputs, {f"DO{k}": ports[f"DO{k}"] for k in range(36)},
               **parameters)
+
+
+def _width(bits: Bitstream, tile: Tile, side: str) -> int:
+    """Of a port. Its bits are in all three tiles, and each alone fits several widths: the least is
+    it."""
+    fits = []
+    for k in range(3):
+        a = bits.attributes((tile[0], tile[1] + k), "BSRAM_DP", "BSRAM")
+        if f"DBLW{side}" in a:
+            return 36
+        fits.append(_WIDTHS[a.get(f"DP{side}_DATA_WIDTH", "16")])
+    return min(fits)
 
 
 def _multipliers(bits: Bitstream, found: Found, tile: Tile, place: str) -> None:
@@ -268,8 +279,3 @@ def _multipliers(bits: Bitstream, found: Found, tile: Tile, place: str) -> None:
             HALF=half,
             PLACE=where,
         )
-
-
-def unused(found: Found) -> Iterator[str]:
-    """Nothing yet."""
-    yield from ()

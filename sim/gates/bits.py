@@ -84,6 +84,21 @@ class Bitstream:
         self._root = self._aliases()
         for tile in self.tiles:
             self._read(tile)
+        self._long_wires()
+
+    def _long_wires(self) -> None:
+        """Wires along half a column, driven at one end, with branches in each row."""
+        for (_, column, index), known in self.database.segments.items():
+            half = index // 4
+            ends = ((known[f"{e}_row"], known[f"{e}_wire"]) for e in ("top", "bottom"))
+            wires = [self.wire((row, column), wire) for row, wire in ends]
+            driven = [wire for wire in wires if wire in self.switches]
+            for row in range(known["min_y"], known["max_y"] + 1):
+                branch = self.wire((row, column), f"LBO{half}")
+                if driven and branch in self.switches:
+                    self.switches[branch] = driven[0]
+                for x in range(known["min_x"], known["max_x"] + 1):
+                    self.switches[self.wire((row, x), f"LB{index}1")] = branch
 
     def _read(self, tile: Tile) -> None:
         row, column = tile

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from stillnet.sim.gates.netlist import Cell
-from stillnet.sim.gates.verilog import FOLDER, Writer, lut
 from stillnet.sw.contract.errors import StillnetError
 
+from .netlist import Cell
 from .unpack import Unpacked
+from .verilog import FOLDER, Writer, lut
 
 __all__ = ["MODELS", "unpacked_verilog"]
 
-MODELS = (FOLDER / "pads.v", Path(__file__).parent / "bsram.v")
+MODELS = (FOLDER / "pads.v", FOLDER / "bsram.v")
 
 _BYPASSES = 12
 """Registers of a multiplier that can be left out, by their marks."""

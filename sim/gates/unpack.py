@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stillnet.sim.gates.netlist import Bit, Cell, Netlist, Pads
-
 from .bits import Bitstream
 from .cells import Found, find_cells
+from .netlist import Bit, Cell, Netlist, Pads
 
 __all__ = ["Unpacked", "unpack"]
 
 _PLL_CLOCKS = {"CLKOUT": "pll_op", "CLKOUTP": "pll_os", "": "pll_os2", "LOCK": "pll_lock"}
+
+_PHASE_STEP = 360 / 16
 
 _LEVELS: dict[str, Bit] = {"VCC": "1", "VSS": "0", "0": "0", "1": "1"}
 
@@ -23,12 +24,15 @@ class Unpacked(Netlist):
     ----------
     loose : dict of str to list of str
         Wires that nothing drives, with the pins that they are at.
-    pads : dict of str to str
-        Port by the name of its pad.
+    loose_level : str
+        What such a wire has in simulation.
+    phase : float or None
+        Degrees by which the PLL's second output is late.
     """
 
     io_cell = "PAD"
     loose: dict[str, list[str]]
+    phase: float | None = None
     loose_level: Bit = "0"
     bits: Bitstream
 
@@ -145,6 +149,8 @@ class _Walk:
         ports: dict[str, dict[str, object]] = {}
         for pad, port in sorted(names.items(), key=lambda item: _index(item[1])):
             cell = self.reached[self.found.pads[pad]]
+            if self.net(cell["connections"]["T"][0]) == "0":
+                cell["parameters"]["DIR"] = "OUTPUT"  # a three-state buffer that always drives
             base = port.split("[")[0]
             way = {"BIDIR": "inout", "OUTPUT": "output"}.get(cell["parameters"]["DIR"], "input")
             entry = ports.setdefault(base, {"direction": way, "bits": []})
@@ -157,6 +163,8 @@ class _Walk:
         nets: dict[Bit, str] = {number: wire for wire, number in self.numbers.items()}
         result = Unpacked(cells, ports, nets)
         result.loose, result.bits = self.loose, self.bits
+        for cell in result.of("PLL").values():
+            result.phase = int(cell["parameters"]["PSDA_SEL"].strip('"'), 2) * _PHASE_STEP
         return result
 
 

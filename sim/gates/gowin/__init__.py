@@ -1,1 +1,0 @@
-"""Gowin: a bitstream turned back into gates, and those into Verilog."""
