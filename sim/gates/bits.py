@@ -149,6 +149,13 @@ class Bitstream:
             found, seen = self._root[found], seen + 1
         return found
 
+    def is_signal(self, wire: str) -> bool:
+        """Whether a wire comes from a cell: one that no bit is set for is high, or loose."""
+        start = wire
+        while wire in self.switches:
+            wire = self.switches[wire]
+        return wire != start and wire not in ("VCC", "VSS")
+
     def ports(self, tile: Tile, cell: str) -> dict[str, str]:
         """The wires at the pins of a cell."""
         known = self.database[tile].bels[cell].portmap

@@ -74,7 +74,7 @@ module STILLNET_BSRAM #(
         if (WREB && WIDTH_B != 36) words[wb] <= nb;
         if (!WREB || MODE_B == 2) qb <= cut(WIDTH_B, words[wb] >> shift(WIDTH_B, ADB));
         else if (MODE_B == 1) qb <= cut(WIDTH_B, nb >> shift(WIDTH_B, ADB));
-        if (!WREB) q36 <= {words[wb | 10'd1], words[wb]};
+        q36 <= {words[wb | 10'd1], words[wb]};  // a port of 36 bits here only reads, whatever WREB is
         if (RESETB && !ASYNC) begin qb <= 0; q36 <= 0; end
     end
     always @(posedge CLKA) if (OCEA) ra <= qa;

@@ -171,7 +171,7 @@ def _pad(bits: Bitstream, found: Found, tile: Tile, bel: str) -> None:
     output = kinds & {"OBUF", "IOBUF", "TBUF"}
     if f"IOLOGIC{side}" in bits.database[tile].bels:
         pins = bits.ports(tile, f"IOLOGIC{side}")
-        enabled, reset = pins["CE"] in bits.switches, pins["RESET"] in bits.switches
+        enabled, reset = (bits.is_signal(pins[pin]) for pin in ("CE", "RESET"))
         clock: dict[str, str | Bit] = {"CLK": pins["CLK"], "CE": pins["CE"] if enabled else "1"}
         clock |= {"LSR": pins["RESET"]} if reset else {}
         kind = "DFFR" if reset else "DFF"
