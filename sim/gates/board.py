@@ -72,8 +72,10 @@ def gates_library(board: Board, netlist: Netlist) -> str:
     }
     lines = [f"#define STILLNET_{name} {value}\n" for name, value in numbers.items()]
     prologue = "".join(lines) + flash_half(board)
-    read_back = isinstance(netlist, Unpacked)
-    text = unpacked_verilog(netlist) if read_back else netlist_verilog(netlist)
+    if isinstance(netlist, Unpacked):
+        text = unpacked_verilog(netlist)
+    else:
+        text = netlist_verilog(netlist)
     return str(build_library(text, "gates", HARNESS, headers=MODELS, prologue=prologue))
 
 

@@ -107,9 +107,9 @@ def _logic(bits: Bitstream, found: Found, tile: Tile, place: str, ram: bool) -> 
             found.add(f"{name}_LUT", "LUT", pins, {"F": wire(f"F{k}")}, INIT=table)
         if f"DFF{k}" in bels and not (ram and k >= 4):
             _flip_flop(found, f"{name}_FF", bels[f"DFF{k}"], wire, k)
-    for select, (zero, one, out) in _MUXES.items():
+    for select, (zero, one, selected) in _MUXES.items():
         pins = {"I0": wire(zero), "I1": wire(one), "S0": wire(f"SEL{select}")}
-        found.add(f"{place}_MUX{select}", "MUX2", pins, {"O": wire(out)})
+        found.add(f"{place}_MUX{select}", "MUX2", pins, {"O": wire(selected)})
 
 
 _MUXES = {
@@ -244,8 +244,13 @@ def _block_ram(bits: Bitstream, found: Found, tile: Tile, place: str) -> None:
     names += [f"AD{s}{k}" for s in "AB" for k in range(14)]
     names += [f"BLKSEL{s}{k}" for s in "AB" for k in range(3)] + [f"DI{k}" for k in range(36)]
     inputs: dict[str, str | Bit] = {pin: ports[pin] for pin in names}
-    found.add(f"{place}_BSRAM", "BSRAM", inputs, {f"DO{k}": ports[f"DO{k}"] for k in range(36)},
-              **parameters)
+    found.add(
+        f"{place}_BSRAM",
+        "BSRAM",
+        inputs,
+        {f"DO{k}": ports[f"DO{k}"] for k in range(36)},
+        **parameters,
+    )
 
 
 def _width(bits: Bitstream, tile: Tile, side: str) -> int:
@@ -266,7 +271,9 @@ def _multipliers(bits: Bitstream, found: Found, tile: Tile, place: str) -> None:
         if not any(key.startswith(f"OR2CIB_EN{half}") for key in a):
             continue
         ports = bits.ports(tile, f"MULT18X18{mac}{half}")
-        inputs: dict[str, str | Bit] = {f"{p}{k}": ports[f"{p}{k}"] for p in "AB" for k in range(18)}
+        inputs: dict[str, str | Bit] = {
+            f"{p}{k}": ports[f"{p}{k}"] for p in "AB" for k in range(18)
+        }
         inputs |= {pin: ports[pin] for pin in ("ASIGN", "BSIGN")}
         outputs = {f"DOUT{k}": ports[f"DOUT{k}"] for k in range(36)}
         where = f"{place}, {mac}{half}"
