@@ -10,7 +10,7 @@ import pytest
 
 from stillnet.sim.bench.activity import Shape, calibrate, config, inputs, measure, network
 from stillnet.sim.engine.model import EngineModel
-from stillnet.sw.cost import port, walk
+from stillnet.sw.cost import port, stages, walk
 from stillnet.sw.network.reference import Reference
 from tests.support.sampling import some
 
@@ -100,7 +100,7 @@ STAGES = {
     "list": (walk, ("EMIT",)),
     "decision": (walk, ("DECIDE", "EMIT", "EMIT_BIAS", "PASS")),
     "address": (port, ("REQUEST",)),
-    "units": (walk, ("TO_CELL",)),
+    "units": (stages, ("TO_CELL",)),
     "encoder": (walk, ("ENCODE",)),
 }
 """Ways through the engine that contain the stage."""

@@ -46,6 +46,7 @@ def test_bench(name: str, simulator: str) -> None:
     assert result.compared, "a bench says what it has compared"
 
 
+@pytest.mark.slow  # tests/boards runs whole boards too, and has compiled them
 def test_board() -> None:
     result = run_testbench("board")
     (line,) = result.compared

@@ -560,12 +560,12 @@ def test_engine_that_hangs_is_reset(model: LinkModel) -> None:
     np.testing.assert_array_equal(engine.step_integers(row), fresh(net).step_integers(row))
 
 
-def test_a_reset_at_any_moment_leaves_nothing(model: LinkModel) -> None:
+def test_a_reset_at_any_moment_leaves_nothing(model: LinkModel, thorough: bool) -> None:
     """Registers without a reset keep what a cut step left in them: it must not be seen again."""
     engine = connect(model, timeout=0.004)
     rng = np.random.default_rng(5)
     nets = [delta_network(), *(network(seed) for seed in range(1, 8))]
-    for k in range(48):
+    for k in range(48 if thorough else 24):
         net = nets[k % len(nets)]
         engine.load(net)
         size = 1 if net.input_mode.one_hot else net.inputs
