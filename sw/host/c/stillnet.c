@@ -222,16 +222,23 @@ typedef struct {
     uint32_t place, count;
 } vector;
 
-static uint32_t change_of(const vector *v, uint32_t element)
+static int32_t told(const vector *v, uint32_t element, int32_t *before)
 {
     stillnet *d = v->d;
-    int32_t now = d->link.latest[element], before = now;
-    if (v->output)
-        return (uint32_t)v->output[element] - (uint32_t)d->link.latest[d->inputs + element];
+    int32_t now = *before = d->link.latest[element];
     for (uint32_t k = d->answered; k <= v->place; k++) {
-        before = now;
+        *before = now;
         now = heard(d, element, now, ((const int16_t *)job_at(d, k)->source)[element]);
     }
+    return now;
+}
+
+static uint32_t change_of(const vector *v, uint32_t element)
+{
+    int32_t now, before;
+    if (v->output)
+        return (uint32_t)v->output[element] - (uint32_t)v->d->link.latest[v->d->inputs + element];
+    now = told(v, element, &before);
     return (uint32_t)(now - before);
 }
 
@@ -300,13 +307,22 @@ static void out_bits(frame_out *o, uint32_t value, uint32_t width)
     }
 }
 
-static void out_changes(frame_out *o, const stillnet_job *j)
+static void out_vector(frame_out *o, const stillnet_job *j)
 {
     const uint32_t masked = j->value & STILLNET_CHANGES_MASKED;
     stillnet *d = o->d;
     const uint32_t slot = (uint32_t)(j - d->jobs);
     const vector v = {d, NULL, (slot + STILLNET_WINDOW - d->head) % STILLNET_WINDOW, d->inputs};
+    int32_t before;
     block b = {0};
+    if (j->kind == STILLNET_COMMAND_STEP) {
+        for (uint32_t k = 0; k < v.count; k++) {
+            const uint32_t element = (uint32_t)told(&v, k, &before);
+            out_byte(o, element);
+            out_byte(o, element >> 8);
+        }
+        return;
+    }
     out_byte(o, j->value);
     o->bits = o->count = o->zeros = 0;
     for (uint32_t at = 0; at < v.count; at += STILLNET_CHANGES_BLOCK) {
@@ -486,8 +502,8 @@ static int send_job(stillnet *d, const stillnet_job *j)
         out_byte(&o, j->count); /* 256 is sent as 0 */
     }
 #if CHANGES
-    if (j->kind == STILLNET_COMMAND_CHANGE) {
-        out_changes(&o, j);
+    if (is_step(j) && d->changing) {
+        out_vector(&o, j);
         return out_end(&o);
     }
 #endif

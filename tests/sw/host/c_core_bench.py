@@ -68,7 +68,7 @@ async def c_driver(dut):
     tb = TB(dut)
     await tb.begin()
     puppet = Puppet(CONFIG, Bus(tb))
-    await call(puppet, "o", 0, 20_000)
+    await call(puppet, "o", 0, 20_000, 0)
     await call(puppet, "l", len(IMAGE), IMAGE, IMAGE_BASE)
     reference = Reference(NETWORK, CONFIG.lanes)
     rows = vectors(8)

@@ -299,6 +299,106 @@ def test_thresholds_events_registers_reset(driver: Puppet) -> None:
     equal(driver.run(rows), rows, fresh(net, WIDE))
 
 
+# -- vectors as their changes ---------------------------------------------------------------------
+
+
+class Recorded:
+    """A transport that keeps the steps that are sent through it."""
+
+    def __init__(self, transport: LinkModel) -> None:
+        self._transport, self._frames = transport, link.FrameDecoder()
+        self.steps: list[tuple[int, bytes]] = []
+
+    def write(self, data: bytes) -> None:
+        """To the board."""
+        for frame in self._frames.feed(data):
+            if frame.kind in (Command.STEP, Command.CHANGE):
+                self.steps.append((frame.kind, frame.payload))
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+
+def calm(net: Network, steps: int) -> np.ndarray:
+    """Inputs of which most move by less than the threshold."""
+    rng = np.random.default_rng(steps)
+    size = max(4, net.input_threshold)
+    return np.cumsum(rng.integers(-size, size + 1, (steps, net.inputs)), axis=0)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_changes_are_those_of_the_python_driver(together: bool) -> None:
+    """Byte for byte, step by step, with another threshold in between; and shorter."""
+    net = lively()
+    net.input_threshold = 40
+    rows, sent = calm(net, 30), []
+    for driver in ("c", "python"):
+        model = board()
+        recorded = Recorded(model)
+        if driver == "c":
+            puppet = Puppet(WIDE, LinkHost(recorded))
+            puppet.open()
+            puppet.load(pack(net, WIDE).data)
+            outputs = [puppet.run(rows[:15], together=together)]
+            puppet.set_threshold(0, 90)
+            outputs.append(puppet.run(rows[15:], together=together))
+            puppet.end()
+        else:
+            engine = connect(recorded)
+            engine.load(net)
+            window = None if together else 1
+            outputs = [np.stack(list(engine.stream_integers(rows[:15], window=window)))]
+            engine.set_threshold("input", 90, integer=True)
+            outputs.append(np.stack(list(engine.stream_integers(rows[15:], window=window))))
+        model.end()
+        sent.append((recorded.steps, np.concatenate(outputs)))
+    (steps, outputs_c), (wanted, outputs_python) = sent
+    np.testing.assert_array_equal(outputs_c, outputs_python)
+    kinds = [kind for kind, _ in steps]
+    assert kinds[0] == Command.STEP and kinds.count(Command.CHANGE) > 20
+    if together:  # which output came last when a vector went depends on the moment
+        assert len(steps) == len(wanted) == len(rows)
+    else:
+        assert steps == wanted
+    size = sum(len(payload) for _, payload in steps)
+    assert size < 0.8 * len(rows) * 2 * net.inputs
+
+
+def test_without_memory_vectors_go_whole(model: LinkModel) -> None:
+    """None, or an element too few."""
+    net, rows = lively(), inputs(2, lively(), 6)
+    for latest, kind in ((0, 2), (net.inputs + net.outputs - 1, 2), (net.inputs + net.outputs, 6)):
+        recorded = Recorded(model)
+        puppet = Puppet(WIDE, LinkHost(recorded))
+        puppet.open(latest=latest)
+        puppet.load(pack(net, WIDE).data)
+        equal(puppet.run(rows, together=False), rows, fresh(net, WIDE))
+        assert recorded.steps[-1][0] == kind, latest
+        puppet.end()
+
+
+def test_changes_after_state_clear_and_registers(driver: Puppet) -> None:
+    """What the encoder has passed on is another one then, or not known."""
+    net, rows = lively(), calm(lively(), 20)
+    net.input_threshold = 60
+    reference = fresh(net, WIDE)
+    driver.open()
+    driver.load(pack(net, WIDE).data)
+    equal(driver.run(rows[:6]), rows[:6], reference)
+    saved = reference.get_state()
+    driver.clear()
+    reference.clear()
+    equal(driver.run(rows[6:10]), rows[6:10], reference)
+    driver.set_state(c_state(saved, net, WIDE))
+    reference.set_state(saved)
+    equal(driver.run(rows[10:14]), rows[10:14], reference)
+    driver.write(Register.THRESHOLD_SELECT, 0)
+    driver.write(Register.THRESHOLD, 7)
+    reference.network.input_threshold = 7
+    equal(driver.run(rows[14:]), rows[14:], reference)
+
+
 # -- the wire -------------------------------------------------------------------------------------
 
 
@@ -484,7 +584,7 @@ def board_of(identity: bytes, others=lambda frame: b"", version: int = link.VERS
 def test_boards_that_are_none(script: Script, name: str, sentence: str) -> None:
     """Each wrong greeting has its error; nothing and noise end in time."""
     puppet = Puppet(WIDE, LinkHost(script))
-    refused(puppet, name, sentence, "O", 200, 20_000)
+    refused(puppet, name, sentence, "O", 200, 20_000, 64)
     assert script.time < 30_000e-6
     puppet.end()
 
@@ -664,7 +764,7 @@ class Registers:
 )  # fmt: skip
 def test_cores_that_are_none(values: dict[str, int], name: str, sentence: str) -> None:
     puppet = Puppet(WIDE, Registers(**values))
-    refused(puppet, name, sentence, "o", 0, 1000)
+    refused(puppet, name, sentence, "o", 0, 1000, 0)
     puppet.end()
 
 
@@ -752,8 +852,15 @@ VARIANTS = {
     "link": ["-DSTILLNET_BUS=0"],
     "bus": ["-DSTILLNET_LINK=0"],
     "no sentences": ["-DSTILLNET_SENTENCES=0"],
+    "no changes": ["-DSTILLNET_CHANGES=0"],
 }
-MOST_BYTES = {"whole": 13_000, "link": 12_000, "bus": 8_500, "no sentences": 10_000}
+MOST_BYTES = {
+    "whole": 16_500,
+    "link": 15_500,
+    "bus": 8_700,
+    "no sentences": 13_500,
+    "no changes": 13_500,
+}
 """Program and constants on x86 with 32 bits; a RISC-V takes about the same (docs)."""
 
 
