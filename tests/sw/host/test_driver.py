@@ -189,6 +189,45 @@ def test_threshold(engine: Engine) -> None:
     same_state(engine, reference)
 
 
+def test_a_threshold_whose_answer_is_lost(model: LinkModel) -> None:
+    """Whichever one the board has: it gets all that it would pass on."""
+    net = delta_network()
+    for arrives in (True, False):
+        wire = FaultyWire(model, 0, 0)
+        engine = connect(wire)
+        engine.load(net)
+        reference = fresh(net)
+        rng = np.random.default_rng(2)
+        rows = 900 + np.cumsum(rng.integers(-90, 91, (12, net.inputs)), axis=0)
+        engine.set_threshold("input", 700, integer=True)
+        reference.network.input_threshold = 700
+        for row in rows[:4]:
+            np.testing.assert_array_equal(engine.step_integers(row), reference.step_integers(row))
+
+        def write(data: bytes, arrives: bool = arrives) -> None:
+            if arrives:
+                model.write(data)
+                model.read(1e-4)  # the reply is lost
+            raise ConnectionLost("the cable was pulled")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(wire, "write", write)
+            with pytest.raises(ConnectionLost, match="^the cable was pulled$"):
+                engine.set_threshold("input", 1, integer=True)
+        if arrives:
+            reference.network.input_threshold = 1
+        engine.identify()
+        for row in rows[4:8]:
+            np.testing.assert_array_equal(engine.step_integers(row), reference.step_integers(row))
+        same_state(engine, reference)
+        engine.set_threshold("input", 50, integer=True)
+        reference.network.input_threshold = 50
+        for row in rows[8:]:
+            np.testing.assert_array_equal(engine.step_integers(row), reference.step_integers(row))
+        same_state(engine, reference)
+        net.input_threshold = delta_network().input_threshold
+
+
 def test_stream_takes_no_more_than_the_window(engine: Engine) -> None:
     net = delta_network()
     engine.load(net)
