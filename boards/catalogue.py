@@ -16,9 +16,6 @@ TIERED = "-tiers"
 """After a board's name: its engine with a hot store."""
 
 
-WIDE_CLOCK_HZ = 95_000_000
-"""Of boards with 32 bits of SDRAM: six seeds of four lanes reached 94 to 98 MHz."""
-
 TANG_ENGINE = (
     *(("units", 3072), ("inputs", 512), ("accumulators", 1280), ("matrices", 16)),
     *(("cell_sharing", 4), ("prefetch_blocks", 4)),
@@ -105,7 +102,6 @@ BOARDS: dict[str, Board] = {
             device="LFE5U-25F-6BG256C",
             block_rams=56,
             part="M12L16161A-x2",
-            clock_hz=WIDE_CLOCK_HZ,
             loader=("-b", "colorlight", "-c", "ft232"),
             idcode=0x41111043,
             flash_bytes=4 << 20,
@@ -120,7 +116,6 @@ BOARDS: dict[str, Board] = {
             device="LFE5U-25F-6BG381C",
             block_rams=56,
             part="EM638325",
-            clock_hz=WIDE_CLOCK_HZ,
             loader=("-b", "colorlight-i5"),
             cmsis_dap=True,
             idcode=0x41111043,
@@ -136,7 +131,6 @@ BOARDS: dict[str, Board] = {
             device="LFE5U-45F-6BG381C",
             block_rams=108,
             part="M12L64322A",
-            clock_hz=WIDE_CLOCK_HZ,
             loader=("-b", "colorlight-i9"),
             cmsis_dap=True,
             idcode=0x41112043,

@@ -48,10 +48,6 @@ MEMORY_LATENCY = 30
 PREDICTED_FRAMES = 20
 """For which the cost model says what a board would take."""
 
-COMPRESSED_CLOCK_MHZ = 85
-"""At which an engine for the compressed network meets its timing on an 85F
-(docs/how-to/boards.md)."""
-
 COMPRESSION = CompressOptions(bits=4, sparsity=0.5, method="nearest", refits=0)
 """The quick one, seconds instead of minutes: no layer is solved, weights are only rounded."""
 
@@ -130,10 +126,8 @@ def compressed(path: Path, name: str) -> None:
 
 
 def compressed_board(name: str, network: Network) -> Board:
-    """The board with an engine for a compressed network, at a clock that it reaches."""
-    target = board(name).fitted(network)
-    slow = target.clock_hz > COMPRESSED_CLOCK_MHZ * 1_000_000
-    return target.clocked(COMPRESSED_CLOCK_MHZ) if slow else target
+    """The board with an engine for a compressed network."""
+    return board(name).fitted(network)
 
 
 # -- runs -----------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ __all__ = [
     "TimingNotMet",
     "build",
     "design",
+    "pack_bitstream",
     "place_and_route",
     "synthesize_design",
     "tool",
@@ -306,6 +307,16 @@ def place_and_route(
     return {**report, "clocks": clocks}
 
 
+def pack_bitstream(folder: Path, chain: Toolchain, seed: int) -> None:
+    """The bitstream of the design that :func:`place_and_route` left in a folder."""
+    program, *arguments = chain.packer
+    routed = chain.placed.format(seed)
+    command = [tool(program), *(routed if a == "{}" else a for a in arguments)]
+    log = folder / f"{program.removeprefix('yowasp-')}.log"
+    for _ in _lines(command, folder, log, ROUTER_TIMEOUT):
+        pass
+
+
 def _best_seed(
     board: Board, output: Path, device: Any, seeds: int, paths: bool, progress: Progress
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -436,12 +447,7 @@ def build(
     write_atomically(output / "engine.toml", config.to_toml().encode())
     if met:
         progress("bitstream", 0, 1)
-        program, *arguments = chain.packer
-        routed = chain.placed.format(best["seed"])
-        command = [tool(program), *(routed if a == "{}" else a for a in arguments)]
-        log = output / f"{program.removeprefix('yowasp-')}.log"
-        for _ in _lines(command, output, log, ROUTER_TIMEOUT):
-            pass
+        pack_bitstream(output, chain, best["seed"])
         progress("bitstream", 1, 1)
     write_atomically(record, (json.dumps(result, indent=2) + "\n").encode())
     table = None

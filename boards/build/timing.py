@@ -330,7 +330,7 @@ def _clock_nets(routed: Routed, report: dict[str, Any]) -> dict[str, str]:
     """
     numbers = {name: number for number, name in enumerate(routed.pins)}
     launched = {end: clock for clock, ends in routed.launches.items() for end, _ in ends}
-    nets = {}
+    nets: dict[str, str] = {}
     for path in report["critical_paths"]:
         places = path["path"][0]["from"], path["path"][-1]["to"]
         for edge, place in zip((path["from"], path["to"]), places):

@@ -69,6 +69,9 @@ class VirtualBoard:
     flash : bytes, optional
         An image in the configuration flash, where the board looks for one at power-up. Without, the
         flash is erased.
+    missing_row_bits : int
+        Address lines of rows, from the highest, that the SDRAM on the board does not have, though
+        the bitstream is made for them: each makes it half as large.
     """
 
     startup_us: int | None = STARTUP_US
@@ -81,6 +84,7 @@ class VirtualBoard:
         serial: bool = False,
         config: EngineConfig | None = None,
         flash: bytes | None = None,
+        missing_row_bits: int = 0,
     ) -> None:
         self.target = target
         self.serial = serial
@@ -127,6 +131,8 @@ class VirtualBoard:
             image,
             ctypes.c_uint64(len(image)),
         )
+        if missing_row_bits:
+            lib.board_missing_rows(self._handle, missing_row_bits)
         self._buffer = ctypes.create_string_buffer(1 << 16)
 
     def _build(self) -> ctypes.CDLL:

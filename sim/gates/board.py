@@ -17,6 +17,8 @@ from stillnet.sim.compile.model import HARNESSES, build_library
 from stillnet.sw.contract.errors import StillnetError
 
 from .netlist import Netlist, Pads
+from .unpack import Unpacked
+from .unpacked import unpacked_verilog
 from .verilog import netlist_verilog
 
 __all__ = ["GatesBoard", "gates_library", "pads"]
@@ -34,14 +36,18 @@ def pads(board: Board) -> Pads:
     StillnetError
         For a board that this cannot simulate.
     """
-    if board.family != "ecp5" or board.sdram is None or board.memory_hz is not None:
+    known = board.family in ("ecp5", "gowin")
+    if not known or board.sdram is None or board.memory_hz is not None:
         raise StillnetError(
-            f"the gates of board '{board.name}' cannot be simulated: only boards with an ECP5 and "
-            "an SDRAM at the engine's clock can; choose another --board"
+            f"the gates of board '{board.name}' cannot be simulated: only boards with an ECP5 or a "
+            "Gowin, and an SDRAM at the engine's clock, can; choose another --board"
         )
     platform = board.make_platform()
     names = {f"sdram_{name}": f"sdram_0__{name}__io" for name in _SDRAM}
-    names |= {f"flash_{name}": f"boot_flash_0__{name}__io" for name in ("cs", "copi", "cipo")}
+    gowin = board.family == "gowin"
+    flash = "spi_flash" if gowin else "boot_flash"
+    pins = ("cs", "copi", "cipo", "clk") if gowin else ("cs", "copi", "cipo")
+    names |= {f"flash_{name}": f"{flash}_0__{name}__io" for name in pins}
     names |= {"rx": "uart_0__rx__io", "tx": "uart_0__tx__io"}
     names["oscillator"] = f"{platform.default_clk}_0__io"
     lamps = tuple(f"{resource}_{number}__io" for resource, number in board.lamps)
@@ -56,7 +62,7 @@ def gates_library(board: Board, netlist: Netlist) -> str:
     access, hold = DATA_NS[board.sdram.cas_latency(board.clock_hz)]
     platform = board.make_platform()
     numbers = {
-        "SDRAM_PHASE_PS": round(board.sdram_phase / 360 * period),
+        "SDRAM_PHASE_PS": round(_phase(board, netlist) / 360 * period),
         "OSCILLATOR_PS": round(10**12 / platform.default_clk_frequency),
         # Pads and lines of both ways are on the way back.
         "DQ_HOLD_PS": round(1000 * (hold + PADS_NS)),
@@ -66,8 +72,17 @@ def gates_library(board: Board, netlist: Netlist) -> str:
     }
     lines = [f"#define STILLNET_{name} {value}\n" for name, value in numbers.items()]
     prologue = "".join(lines) + flash_half(board)
-    text = netlist_verilog(netlist)
+    if isinstance(netlist, Unpacked):
+        text = unpacked_verilog(netlist)
+    else:
+        text = netlist_verilog(netlist)
     return str(build_library(text, "gates", HARNESS, headers=MODELS, prologue=prologue))
+
+
+def _phase(board: Board, netlist: Netlist) -> float:
+    """Degrees by which the SDRAM's clock is late: those in the bits, where they are known."""
+    known = netlist.phase if isinstance(netlist, Unpacked) else None
+    return board.sdram_phase if known is None else known
 
 
 class GatesBoard(VirtualBoard):

@@ -19,7 +19,7 @@ from stillnet.sw.util.progress import console_progress
 from stillnet.sw.util.recordings import load_array
 
 from .board import pads
-from .build import STAGES, fast_link, stage_netlist
+from .build import STAGES, check_stage, fast_link, stage_netlist
 from .checks import check
 from .trial import Outcome, small_network, trial, verdict
 
@@ -40,7 +40,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--after",
         choices=STAGES,
         default="routing",
-        help="which netlist: after synthesis, or after placement and routing (the default)",
+        help="which netlist: after synthesis, after placement and routing (the default), or read "
+        "back from the bitstream (Tang Nano 20K)",
     )
     parser.add_argument(
         "--steps", type=options.positive, default=STEPS, metavar="N", help=f"steps ({STEPS})"
@@ -63,6 +64,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _board(args: argparse.Namespace, network: Network | None) -> Board:
     target = board(args.board)
     pads(target)  # refuses a board that this is not for
+    check_stage(target, args.after)
+    if args.checks_only and args.after == "bitstream":
+        raise StillnetError("--checks-only is for netlists before the bitstream; leave it out")
     if args.fit:
         if network is None:
             raise StillnetError("--fit needs a network: stillnet gates NET --board NAME --fit")
@@ -113,11 +117,14 @@ def _show(result: dict[str, Any]) -> None:
     counts = ", ".join(f"{count:,} {kind}" for kind, count in result["cells"].items())
     print(f"{result['board']} after {result['stage']}: {counts}")
     seen = result["seen"]
+    if result["loose"]:
+        print(f"wires that nothing drives: {result['loose']}, low in this run")
     registers = ", ".join(f"{count:,} {clock}" for clock, count in seen["domains"].items())
-    print(f"registers by clock: {registers}")
+    if registers:
+        print(f"registers by clock: {registers}")
     for what, found in seen["crossings"].items():
         print(f"crossing {what}: {len(found)}")
-    print(f"pads of SDRAM and serial port with their registers: {seen['pad_registers']}")
+        print(f"pads of SDRAM and serial port with their registers: {seen['pad_registers']}")
     for problem in seen["problems"]:
         print(f"problem: {problem}")
     if result["network_cells"]:
@@ -140,6 +147,8 @@ examples:
       place and route the board, simulate its gates with SDRAM, serial port and driver
   stillnet gates --board ulx3s-25f --after synthesis --checks-only
       latches, loops, clock crossings and pad registers, in a few minutes
+  stillnet gates --board tang-nano-20k --after bitstream
+      the bits of a bitstream turned back into gates, and those simulated
   stillnet gates net.safetensors x.npy --board ulx3s-25f --preload --steps 3
       three steps of a network of yours""",
 )

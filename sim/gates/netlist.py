@@ -75,6 +75,9 @@ class Netlist:
         A name of each bit, for people.
     """
 
+    io_cell = "TRELLIS_IO"
+    """A pad's cell: its pin ``B`` is outside."""
+
     def __init__(self, cells: dict[str, Cell], ports: dict[str, Any], nets: dict[Bit, str]):
         self.cells, self.ports, self.nets = cells, ports, nets
         self._fresh = 1 + max((b for b in self._bits() if isinstance(b, int)), default=0)
@@ -186,7 +189,7 @@ class Netlist:
 
     def _pads(self) -> None:
         """Each pad becomes three ports: what comes in, what goes out, and whether it is driven."""
-        cell_of = {c["connections"]["B"][0]: c for c in self.of("TRELLIS_IO").values()}
+        cell_of = {c["connections"]["B"][0]: c for c in self.of(self.io_cell).values()}
         enables: list[Bit] = []  # of pads that are outputs, and so should be driven always
         for name, port in list(self.ports.items()):
             if not set(port["bits"]) & set(cell_of):

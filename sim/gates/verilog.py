@@ -20,7 +20,7 @@ from stillnet.sw.contract.errors import StillnetError
 
 from .netlist import Bit, Cell, Netlist
 
-__all__ = ["MODELS", "lut", "netlist_verilog"]
+__all__ = ["MODELS", "Writer", "lut", "netlist_verilog"]
 
 FOLDER = Path(__file__).parent
 MODELS = tuple(FOLDER / name for name in ("pads.v", "dp16kd.v", "mult18x18d.v"))
@@ -43,7 +43,7 @@ def netlist_verilog(netlist: Netlist, top: str = "gates") -> str:
     StillnetError
         For a type of cell that is not known.
     """
-    return _Writer(netlist).text(top) + "".join(m.read_text() for m in MODELS)
+    return Writer(netlist).text(top) + "".join(m.read_text() for m in MODELS)
 
 
 # -- logic ----------------------------------------------------------------------------------------
@@ -95,8 +95,10 @@ def _number(value: Any, bits: int) -> int:
     return int(text, 2) if len(text) >= bits else int(text or "0", 2)
 
 
-class _Writer:
+class Writer:
     """Verilog of one netlist, line by line."""
+
+    chip = "an ECP5"
 
     def __init__(self, netlist: Netlist) -> None:
         self.netlist = netlist
@@ -123,7 +125,8 @@ class _Writer:
         for i, cell in enumerate(self.netlist.cells.values()):
             if cell["type"] not in self.kinds:
                 raise StillnetError(
-                    f"there is no model of the cell {cell['type']} of an ECP5; please report this"
+                    f"there is no model of the cell {cell['type']} of {self.chip}; please report "
+                    "this"
                 )
             self.kinds[cell["type"]](f"c{i}", cell)
         ports, assigns = [], []

@@ -193,6 +193,12 @@ uint64_t board_cycle(Board* b) { return b->cycle; }
 void board_flash(Board* b, uint64_t at, const uint8_t* data, uint64_t size) {
     std::copy(data, data + size, b->flash.memory.begin() + ptrdiff_t(at));
 }
+// A part with fewer rows than the bitstream is made for.
+void board_missing_rows(Board* b, int bits) {
+#ifndef STILLNET_NO_SDRAM
+    b->memory.missing_row_bits = bits;
+#endif
+}
 uint64_t board_violations(Board* b) {
     return b->memory.violations + b->flash.violations + b->uart.framing_errors;
 }

@@ -52,6 +52,9 @@ class SdramModel {
     // Commands seen, by their number: we | cas << 1 | ras << 2.
     uint64_t commands[8] = {};
     uint64_t cycle = 0;
+    // Address lines of rows, from the highest, that the part does not look at: it is a smaller one
+    // than the geometry says.
+    int missing_row_bits = 0;
     bool initialised() const { return mode_set; }
     int cas_latency() const { return cas; }
     // Cycles with a row open, with none, in power-down; with data of the part on the bus; how often
@@ -232,7 +235,7 @@ class SdramModel {
         since(bank.activated, t.trc, "tRC");
         since(any_activated, t.trrd, "tRRD");
         bank.open = true;
-        bank.row = pins.a & ((1u << g.row_bits) - 1);
+        bank.row = pins.a & ((1u << (g.row_bits - missing_row_bits)) - 1);
         bank.columns = &row_of(bank.row, pins.ba);
         bank.activated = any_activated = now;
     }

@@ -72,7 +72,7 @@ def test_facts_are_those_of_the_controller(name: str) -> None:
 
 def test_the_place_of_an_engine() -> None:
     assert place_of("sdram16").clock_mhz == 100 and place_of("sdram16", 80.0).board is None
-    assert place_of("colorlight-i5").clock_mhz == 95
+    assert place_of("colorlight-i5").clock_mhz == 100
     tiers = place_of("ulx3s-85f-tiers")
     assert tiers.board == board("ulx3s-85f").tiered() and tiers.clock_mhz < 100
     config = board("ulx3s-85f").config()

@@ -79,6 +79,14 @@ class Findings:
     steps: int = 0
     wrong: int = 0
 
+    @property
+    def size_bytes(self) -> int | None:
+        """Of the memory: up to where it begins again, or all that the engine can address; None
+        where that was not found."""
+        if self.alias is not None:
+            return self.alias
+        return None if self.pattern or self.lost else self.memory_bytes
+
 
 @cache
 def _network(config: EngineConfig, units: int, inputs: int, seed: int) -> tuple[Network, Any]:
@@ -104,14 +112,20 @@ def _network(config: EngineConfig, units: int, inputs: int, seed: int) -> tuple[
 @cache
 def _images(config: EngineConfig) -> dict[int, Image]:
     """A small image for address 0 and each power of two, in words, as far as memory goes; no two
-    are the same, and none reaches the next one."""
+    are the same, and none reaches the next one.
+
+    Each is 64 bytes further behind its power of two than the one before. A board checks only that
+    an image is whole in itself: one that came to lie exactly on another would be taken for it, one
+    that lies across it breaks it.
+    """
     images, room = {}, config.ram_words if config.memory == "ram" else 1 << config.address_bits
     first, _ = _network(config, UNITS, INPUTS, 0)
     words = -(-len(pack(first, config).hardware) // config.word_bytes)
-    base = max(64 // config.word_bytes, 1 << (words - 1).bit_length())
+    step = 64 // config.word_bytes
+    base = max(step, 1 << (words - 1).bit_length())
     bases = [0]
-    while base + words <= room:
-        bases.append(base)
+    while base + len(bases) * step + words <= room:
+        bases.append(base + len(bases) * step)
         base *= 2
     for k, at in enumerate(bases):
         images[at] = pack(_network(config, UNITS, INPUTS, k)[0], config)
@@ -165,11 +179,12 @@ def _addresses(engine: Engine, found: Findings, tell: Any) -> None:
     for k, (base, image) in enumerate(images.items()):
         tell("addresses", k, 2 * len(images))
         if not _accepts(engine.load, image, base):
-            found.lost.append(base * word_bytes)
+            found.lost.append(_power(base) * word_bytes)
     for k, (base, image) in enumerate(images.items()):
         tell("addresses", len(images) + k, 2 * len(images))
-        if base * word_bytes not in found.lost and not _accepts(engine.start, image, base):
-            found.lost.append(base * word_bytes)
+        at = _power(base) * word_bytes
+        if at not in found.lost and not _accepts(engine.start, image, base):
+            found.lost.append(at)
     tell("addresses", 2 * len(images), 2 * len(images))
     if 0 not in found.lost:
         return
@@ -177,8 +192,13 @@ def _addresses(engine: Engine, found: Findings, tell: Any) -> None:
         _accepts(engine.load, images[0], 0)
         _accepts(engine.load, image, base)
         if not _accepts(engine.start, images[0], 0):
-            found.alias = base * word_bytes
+            found.alias = _power(base) * word_bytes
             return
+
+
+def _power(base: int) -> int:
+    """The power of two that an image is for, or 0."""
+    return 1 << (base.bit_length() - 1) if base else 0
 
 
 def _accepts(call: Any, image: Image, base: int) -> bool:
@@ -251,7 +271,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     with Engine.open(args.port, **extra) as engine, console_progress() as progress:
         found = selftest(engine, progress=progress)
     good, sentence = verdict(found)
-    return {**vars(found), "good": good, "verdict": sentence}
+    return {**vars(found), "size_bytes": found.size_bytes, "good": good, "verdict": sentence}
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -261,7 +281,9 @@ def _show(result: dict[str, Any]) -> None:
         print(f"line: {result['bytes_per_second']:,.0f}{most} bytes per second", end="; ")
         print(", ".join(f"{n} {what}" for what, n in result["errors"].items()))
     part = "" if result["part"] is None else f", made for {result['part']}"
-    print(f"memory: {_size(result['memory_bytes'])} addressed{part}", end="; ")
+    size = result["size_bytes"]
+    there = "" if size is None else f", {_size(size)} found"
+    print(f"memory: {_size(result['memory_bytes'])} addressed{there}{part}", end="; ")
     print(f"a pattern of {_size(result['pattern_bytes'])}, and an image at each power of two")
     print(f"answers: {result['steps'] - result['wrong']} of {result['steps']} as the reference")
     print(result["verdict"])
