@@ -33,17 +33,18 @@ class LinkVectors:
     ----------
     reference : int64 array, shape (inputs,), or None
         What the board's input encoder has passed on; None where it is not known.
-    threshold : int
-        Of the input vector, in units of its last bit, beside those of its elements.
-    budget : int
-        Of the input vector; 0 for none.
+    threshold : int or None
+        Of the input vector, in units of its last bit, beside those of its elements; None where it
+        is not known which one the board has.
+    budget : int or None
+        Of the input vector; 0 for none, None where it is not known.
     """
 
     def __init__(self) -> None:
         self._network: Network | None = None
         self._exact = False
-        self.threshold = 0
-        self.budget = 0
+        self.threshold: int | None = 0
+        self.budget: int | None = 0
         self.reference: np.ndarray | None = None
         self._sent: np.ndarray | None = None
         self._received: np.ndarray | None = None
@@ -92,7 +93,9 @@ class LinkVectors:
         network = self._network
         if network is None or not self._exact or network.input_mode is not Mode.DELTA:
             return None
-        if self.budget:  # refuses some, by a rule of its own
+        if self.budget != 0:  # refuses some, by a rule of its own
+            return None
+        if self.threshold is None:
             return None
         elements = network.input_thresholds
         least = max(1, self.threshold)
@@ -104,6 +107,7 @@ class LinkVectors:
         """A vector in which elements that do not fire are as they were."""
         thresholds, reference = self._thresholds, self.reference
         if thresholds is None or reference is None:
+            self.reference = None  # not followed; to be read once the rule is known
             return x
         self.reference = np.where(np.abs(x - reference) >= thresholds, x, reference)
         return self.reference

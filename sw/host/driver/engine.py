@@ -427,6 +427,7 @@ class Engine:
         host = self._network().host
         if host is not None:
             host.clear()
+        self._vectors.forget()  # in case the reply is lost
         self._session.call(Command.ACCESS, link.clear())
         self._wait(Status.LOADED | Status.IDLE)
         self._vectors.clear()
@@ -493,6 +494,8 @@ class Engine:
             layer = network.layers[source]
             if layer.threshold_recurrent is None:  # then the recurrence has that of the layer
                 selects.append(encoder_select(source, second=True))
+        if source == INPUT:  # if the reply is lost, nobody knows which one the board has
+            self._vectors.threshold = None
         for select in selects:
             self._session.call(Command.ACCESS, link.set_threshold(select, units))
         if source == INPUT:
@@ -542,10 +545,12 @@ class Engine:
         select = encoder_select(source)
         payload = link.write(Register.THRESHOLD_SELECT, [select])
         payload += link.write(Register.BUDGET, [events])
+        if source == INPUT:  # as with a threshold
+            self._vectors.budget = None
+            self._vectors.forget()
         self._session.call(Command.ACCESS, payload)
         if source == INPUT:
             self._vectors.budget = events
-            self._vectors.forget()
 
     def counters(self) -> dict[str, Any]:
         """The hardware's counters by name, in lower case, and ``events`` by source; in an engine

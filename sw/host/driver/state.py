@@ -212,8 +212,8 @@ class StateAccess:
 
     def _restore(self, x: np.ndarray, vectors: list[np.ndarray], flags: Control) -> None:
         engine = self._engine
-        engine._session.call(Command.ACCESS, link.restore(flags))
         engine._vectors.forget()
+        engine._session.call(Command.ACCESS, link.restore(flags))
         elements = np.concatenate([x, *vectors]).astype(np.int64)
         data = (elements & 0xFFFF).astype("<u2").tobytes()
         piece = self._piece(FEED_BYTES)

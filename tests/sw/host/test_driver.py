@@ -21,6 +21,7 @@ from stillnet.sw.cli.main import main
 from stillnet.sw.contract import link
 from stillnet.sw.contract.config import PRESETS
 from stillnet.sw.contract.errors import StillnetError
+from stillnet.sw.contract.events import Mode
 from stillnet.sw.contract.link import Command
 from stillnet.sw.contract.registers import Register
 from stillnet.sw.host import board_engine as board_engine_module
@@ -187,6 +188,47 @@ def test_threshold(engine: Engine) -> None:
     for row in inputs(2, net, 10):
         np.testing.assert_array_equal(engine.step_integers(row), reference.step_integers(row))
     same_state(engine, reference)
+
+
+def test_a_threshold_whose_answer_is_lost(model: LinkModel) -> None:
+    """Whichever one the board has: it gets all that it would pass on."""
+    nets = (network(seed) for seed in range(100))
+    net = next(n for n in nets if n.input_mode is Mode.DELTA and n.inputs >= 5 and n.outputs >= 2)
+    loaded = net.input_threshold
+    for arrives in (True, False):
+        wire = FaultyWire(model, 0, 0)
+        engine = connect(wire)
+        engine.load(net)
+        reference = fresh(net)
+        rng = np.random.default_rng(2)
+        rows = 900 + np.cumsum(rng.integers(-90, 91, (12, net.inputs)), axis=0)
+        engine.set_threshold("input", 700, integer=True)
+        reference.network.input_threshold = 700
+        for row in rows[:4]:
+            np.testing.assert_array_equal(engine.step_integers(row), reference.step_integers(row))
+
+        def write(data: bytes, arrives: bool = arrives) -> None:
+            if arrives:
+                model.write(data)
+                model.read(1e-4)  # the reply is lost
+            raise ConnectionLost("the cable was pulled")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(wire, "write", write)
+            with pytest.raises(ConnectionLost, match="^the cable was pulled$"):
+                engine.set_threshold("input", 1, integer=True)
+        if arrives:
+            reference.network.input_threshold = 1
+        engine.identify()
+        for row in rows[4:8]:
+            np.testing.assert_array_equal(engine.step_integers(row), reference.step_integers(row))
+        same_state(engine, reference)
+        engine.set_threshold("input", 50, integer=True)
+        reference.network.input_threshold = 50
+        for row in rows[8:]:
+            np.testing.assert_array_equal(engine.step_integers(row), reference.step_integers(row))
+        same_state(engine, reference)
+        net.input_threshold = loaded
 
 
 def test_stream_takes_no_more_than_the_window(engine: Engine) -> None:
