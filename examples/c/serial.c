@@ -119,7 +119,8 @@ static void check(const stillnet *d, int error)
 int main(int count, char **words)
 {
     static const stillnet_engine engine = STILLNET_ENGINE;
-    static stillnet d; /* about 900 bytes */
+    static stillnet d; /* about 1 KB */
+    static int16_t latest[STILLNET_NETWORK_INPUTS + STILLNET_NETWORK_OUTPUTS];
     size_t image_size, x_size, steps, outputs;
     uint32_t counters[STILLNET_COUNTERS];
     uint8_t *image;
@@ -128,6 +129,7 @@ int main(int count, char **words)
     int port;
     stillnet_link link = {
         .write = send_bytes, .read = receive_bytes, .now = milliseconds, .context = &port,
+        .latest = latest, .latest_size = sizeof latest / sizeof *latest,
     };
     if (count != 5) {
         fprintf(stderr, "usage: %s PORT NET.img X.bin Y.bin\n", words[0]);

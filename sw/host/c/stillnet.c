@@ -639,11 +639,13 @@ static uint32_t is_answer(stillnet *d)
            d->frame[0] == (STILLNET_LINK_VERSION_NUMBER << 4 | STILLNET_LINK_REPLY | j->kind);
 }
 
+#if CHANGES
 /* Of the identity behind its numbers: how long vectors may be that go as changes. */
 static void take_description(stillnet *d, uint32_t byte)
 {
     static const char key[] = "\"changes\":";
     const uint32_t size = sizeof key - 1, digit = byte - '0';
+    if (!d->matched) d->changes = 0;
     if (d->matched < size)
         d->matched = byte == (uint8_t)key[d->matched] ? d->matched + 1 : byte == (uint8_t)key[0];
     else if (d->matched == size && digit < 10 && d->changes < LENGTH_LIMIT / 16)
@@ -651,6 +653,7 @@ static void take_description(stillnet *d, uint32_t byte)
     else
         d->matched = size + 1;
 }
+#endif
 
 static void take_byte(stillnet *d, uint8_t byte)
 {
@@ -681,6 +684,8 @@ static void take_byte(stillnet *d, uint8_t byte)
 #if CHANGES
     /* The byte in front of what may be the outcome and the checksum. */
     if (d->length > 2 + TAIL && d->matches) take_change(d, d->length - 3 - TAIL, d->outcome);
+    if (d->length == 2) d->matched = 0;
+    if (d->greeting && d->length >= 2 && d->matches) take_description(d, byte);
 #endif
     d->outcome = d->tail >> 24;
     d->tail = d->tail << 8 | byte;
@@ -690,14 +695,11 @@ static void take_byte(stillnet *d, uint8_t byte)
     if (at >= 2 && d->matches) {
         const stillnet_job *j = job_at(d, d->answered);
         at -= 2;
-        if (j->kind == STILLNET_COMMAND_HELLO && !at) d->matched = d->changes = 0;
         if (j->kind == STILLNET_COMMAND_CHANGE) {
             /* taken above */
         } else if (at < j->sink_bytes) {
             uint16_t *place = &j->sink[at >> 1];
             *place = (uint16_t)(at & 1 ? (*place & 0xffu) | (uint32_t)byte << 8 : byte);
-        } else if (j->kind == STILLNET_COMMAND_HELLO) {
-            take_description(d, byte);
         }
     }
     if (d->length > LENGTH_LIMIT) d->bad = 1;

@@ -24,6 +24,7 @@ FLAGS = ["-ffreestanding", "-msave-restore", "-fno-asynchronous-unwind-tables"]
 VARIANTS = {
     "link and bus": [],
     "link": ["-DSTILLNET_BUS=0"],
+    "link, whole vectors": ["-DSTILLNET_BUS=0", "-DSTILLNET_CHANGES=0"],
     "bus": ["-DSTILLNET_LINK=0"],
 }
 CODE, RAM, PORTS, IMAGE = 0x1000_0000, 0x2000_0000, 0x4000_0000, 0x3000_0000

@@ -429,7 +429,7 @@ def test_one_lost_frame_costs_no_timeout(
     driver: Puppet, wire: FaultyWire, model: LinkModel, direction: str
 ) -> None:
     """The board's notice, or a reply with a wrong checksum, is enough to repeat at once."""
-    driver.open(retry=5_000, timeout=100_000)
+    driver.open(retry=5_000, timeout=100_000, latest=0)
     net, rows = lively(), inputs(1, lively(), 8)
     driver.load(pack(net, WIDE).data)
     right = getattr(wire.inner, direction)
