@@ -124,6 +124,7 @@ def _show(result: dict[str, Any]) -> None:
         print(f"registers by clock: {registers}")
     for what, found in seen["crossings"].items():
         print(f"crossing {what}: {len(found)}")
+    if registers:
         print(f"pads of SDRAM and serial port with their registers: {seen['pad_registers']}")
     for problem in seen["problems"]:
         print(f"problem: {problem}")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from stillnet.boards.catalogue import board as board_named
-from stillnet.sim.board.link import LinkModel
+from stillnet.sim.board.link import LinkBench, LinkModel
 from stillnet.sim.board.virtual import VirtualBoard
 from stillnet.sim.engine.model import EngineModel
 from stillnet.sim.testbenches import TESTBENCHES
@@ -363,6 +363,28 @@ def test_changes_are_those_of_the_python_driver(together: bool) -> None:
         assert steps == wanted
     size = sum(len(payload) for _, payload in steps)
     assert size < 0.8 * len(rows) * 2 * net.inputs
+
+
+def test_thresholds_by_element_and_budgets() -> None:
+    """Thresholds stand in a table of the image. Where the input has a budget the board decides by a
+    rule of its own, so all that differs is sent."""
+    config = replace(CONFIGS["budgets"], name="elements", element_thresholds=True)
+    net = lively(config)
+    net.input_thresholds = np.arange(net.inputs) * 30
+    rows = calm(net, 24) * 5
+    sizes = []
+    for budget in (0, 4):
+        net.budgets = {INPUT: budget} if budget else {}
+        bench = LinkBench(config, ram_words=1 << 13, clock_hz=100_000_000, baud=3_000_000)
+        recorded = Recorded(LinkModel(bench))
+        puppet = Puppet(config, LinkHost(recorded))
+        puppet.open()
+        puppet.load(pack(net, config).data)
+        equal(puppet.run(rows, together=False), rows, fresh(net, config))
+        assert [kind for kind, _ in recorded.steps].count(Command.CHANGE) > 15
+        sizes.append(sum(len(payload) for _, payload in recorded.steps))
+        puppet.end()
+    assert sizes[0] < sizes[1]
 
 
 def test_without_memory_vectors_go_whole(model: LinkModel) -> None:
